@@ -1,0 +1,43 @@
+# make demo: see it work.  make test: lint, types, tests, coverage.  Both make their environment in .venv first.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTEST_ARGS ?= --numprocesses auto --dist loadfile
+BIN := .venv/bin
+# One stamp per content, not per time: a fresh checkout of the same files installs nothing.
+STAMP := .venv/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
+
+.PHONY: build-shapes clean demo env lint test
+.DEFAULT_GOAL := test
+
+env: $(STAMP)
+
+# torch first and alone, so that nothing else chooses its build; torchattacks without its stale pins.
+$(STAMP):
+	test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch setuptools
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[attacks,dev,eval,train]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps torchattacks
+	rm -f .venv/.ready-*
+	touch $@
+
+demo: env
+	$(BIN)/robust-encoders demo --out demo.png
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# One thread a process: pytest-xdist already runs one process a core.
+test: env lint
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(PYTEST_ARGS) --cov --cov-report=term:skip-covered
+	@echo "coverage of robust_encoders, at least 95 %:"
+	@$(BIN)/coverage report --include='robust_encoders/*' --format=total --fail-under=95
+	@echo "coverage of training, at least 85 %:"
+	@$(BIN)/coverage report --include='training/*' --format=total --fail-under=85
+
+build-shapes: env
+	$(BIN)/robust-encoders shapes build --out robust_encoders/assets/shapes
+
+clean:
+	rm -rf .venv .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache build dist demo.png robust_encoders.egg-info
+	find robust_encoders training tests -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,57 @@
+"""Text encoders for Stable Diffusion that are hardened against concept revival.
+
+``RobustEncoder.from_pretrained("shapes/circle").attach(pipe)`` puts one into a diffusers pipeline, or says why it does
+not fit. Training and evaluation live in ``robust_encoders.training``, which nothing here imports.
+"""
+
+from importlib.metadata import version
+
+from .attach import Status
+from .base import Base
+from .catalog import CATALOG, CatalogEntry
+from .compat import Check, CompatReport
+from .concepts import Concept
+from .embedded import embedded_pipeline
+from .encoder import RobustEncoder
+from .errors import (
+    AlreadyAttachedError,
+    AssetsMissingError,
+    CompatibilityWarning,
+    ConversionNeededError,
+    DownloadError,
+    IncompatibleError,
+    IntegrityError,
+    ManifestError,
+    RobustEncodersError,
+    StaleAttachmentError,
+    UnknownNameError,
+)
+from .manifest import FileRecord, Manifest
+
+__all__ = [
+    "CATALOG",
+    "AlreadyAttachedError",
+    "AssetsMissingError",
+    "Base",
+    "CatalogEntry",
+    "Check",
+    "CompatReport",
+    "CompatibilityWarning",
+    "Concept",
+    "ConversionNeededError",
+    "DownloadError",
+    "FileRecord",
+    "IncompatibleError",
+    "IntegrityError",
+    "Manifest",
+    "ManifestError",
+    "RobustEncoder",
+    "RobustEncodersError",
+    "StaleAttachmentError",
+    "Status",
+    "UnknownNameError",
+    "__version__",
+    "embedded_pipeline",
+]
+
+__version__ = version("robust-encoders")

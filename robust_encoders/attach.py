@@ -1,0 +1,189 @@
+"""Swapping one component of a pipeline: all or nothing, undone exactly, and known to the pipeline that carries it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from .errors import StaleAttachmentError
+from .fingerprint import Sketch, compare, sketch
+from .layouts import nested_state, unwrapped
+from .placement import SUPPORTED, follow, imitate, mode_of
+
+logger = logging.getLogger(__name__)
+
+# On the pipeline itself: a copy of the pipeline copies it along with the modules it speaks of, and nothing outlives
+# the pipeline.
+_RECORD = "_robust_encoders_attachment"
+
+
+@dataclass(frozen=True, eq=False)
+class Attachment:
+    """What is needed to undo an attachment.
+
+    Args:
+        component: The slot.
+        installed: The module that was put there.
+        original: The object that was there before any robust encoder; None for an empty slot.
+        identity: Hash of the encoder's tensors.
+        label: Its name, for messages.
+        weights: Sketch of the module as it was put there.
+    """
+
+    component: str
+    installed: nn.Module
+    original: nn.Module | None
+    identity: str
+    label: str
+    weights: Sketch
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a pipeline carries.
+
+    Args:
+        attached: Whether a robust encoder is in the pipeline.
+        tracked: Whether it was attached through this pipeline, so that ``detach`` can undo it.
+        intact: Whether its weights are those that were attached; None where that is not known.
+        component: The slot.
+        provenance: What the encoder says about itself: concept, method, base, content hash, package version.
+        notes: What a user should know, in sentences.
+    """
+
+    attached: bool
+    tracked: bool = False
+    intact: bool | None = None
+    component: str = ""
+    provenance: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def attachment_of(pipe: Any) -> Attachment | None:
+    """Return what was attached through this pipeline, or None."""
+    return getattr(pipe, _RECORD, None)
+
+
+def install(pipe: Any, make: Callable[[], nn.Module], *, component: str, identity: str, label: str) -> None:
+    """Put a module into a slot, in the place, precision, mode and trainability of what it replaces.
+
+    Args:
+        pipe: A diffusers pipeline that passed every check.
+        make: Makes the module; called before anything is changed.
+        component: The slot.
+        identity: Hash of the encoder's tensors.
+        label: Its name, for messages.
+    """
+    before = attachment_of(pipe)
+    old: nn.Module | None = getattr(pipe, component)
+    module = make()
+    weights = sketch(nested_state(module))
+    if old is None:
+        module.to(pipe.device, pipe.dtype)
+    else:
+        imitate(module, old)
+        follow(module, old)
+    original = before.original if before else old
+    record = Attachment(component, module, original, identity, label, weights)
+    _swap(pipe, component, module, record)
+
+
+def uninstall(pipe: Any, record: Attachment, *, to: nn.Module | None, then: Attachment | None) -> None:
+    """Put back what was in a slot before.
+
+    Args:
+        pipe: The pipeline.
+        record: What is attached and is to go.
+        to: What comes back, the object itself.
+        then: The attachment that is in force afterwards.
+
+    Raises:
+        StaleAttachmentError: If something else is in the slot now, or was put around it by a kind of offloading that
+            cannot be carried over.
+    """
+    require_current(pipe, record)
+    current = getattr(pipe, record.component)
+    if (mode := mode_of(pipe, current)) not in SUPPORTED:
+        raise StaleAttachmentError(
+            f"expected the pipeline without {mode}, as it was when {record.label} was attached; undo the {mode} "
+            "(pipe.reset_device_map() for a device map) or load the pipeline again"
+        )
+    if to is not None:
+        follow(to, current)
+    _swap(pipe, record.component, to, then)
+
+
+def require_current(pipe: Any, record: Attachment) -> None:
+    """Check that the slot still holds what was attached.
+
+    Args:
+        pipe: The pipeline.
+        record: What was attached through it.
+
+    Raises:
+        StaleAttachmentError: If it holds something else.
+    """
+    found = unwrapped(getattr(pipe, record.component))
+    if found is not record.installed:
+        raise StaleAttachmentError(
+            f"expected {record.label} in pipe.{record.component}, found a {type(found).__name__} that was put there "
+            f"since; set pipe.{record.component} back to the encoder that was attached, or keep the pipeline as it is"
+        )
+
+
+def _swap(pipe: Any, component: str, module: nn.Module | None, record: Attachment | None) -> None:
+    before: nn.Module | None = getattr(pipe, component)
+    record_before = attachment_of(pipe)
+    with ExitStack() as undo:
+        undo.callback(_set_record, pipe, record_before)
+        undo.callback(_put, pipe, component, before)
+        _put(pipe, component, module)
+        _set_record(pipe, record)
+        undo.pop_all()
+
+
+def _put(pipe: Any, component: str, module: nn.Module | None) -> None:
+    # The pipeline's own way to renew its chain of hooks, on the device it was enabled with; a no-op without offloading.
+    offloaded = bool(getattr(pipe, "_all_hooks", None))
+    if offloaded:
+        pipe.maybe_free_model_hooks()
+    # A plain assignment would leave an empty slot empty in model_index.json.
+    pipe.register_modules(**{component: module})
+    if offloaded:
+        pipe.maybe_free_model_hooks()
+
+
+def _set_record(pipe: Any, record: Attachment | None) -> None:
+    if record is not None:
+        setattr(pipe, _RECORD, record)
+    elif attachment_of(pipe) is not None:
+        delattr(pipe, _RECORD)
+
+
+def status(pipe: Any, component: str = "text_encoder") -> Status:
+    """Return what a pipeline carries.
+
+    Args:
+        pipe: A diffusers pipeline.
+        component: The slot to look into where nothing was attached through this pipeline.
+    """
+    record = attachment_of(pipe)
+    slot = record.component if record else component
+    module = unwrapped(getattr(pipe, slot, None))
+    provenance = getattr(getattr(module, "config", None), "robust_encoders", None)
+    if record is not None and module is not record.installed:
+        note = f"{record.label} was attached here, but something else was put into its place since"
+        return Status(provenance is not None, component=slot, provenance=provenance, notes=(note,))
+    if provenance is None:
+        return Status(attached=False)
+    if record is None:
+        note = "the encoder came with the pipeline or from another one: there is nothing that detach could put back"
+        return Status(True, component=slot, provenance=provenance, notes=(note,))
+    intact = compare(sketch(nested_state(module)), record.weights).kind != "differs"
+    notes = () if intact else ("the attached weights were changed since, by a LoRA or by training perhaps",)
+    return Status(True, True, intact, slot, provenance, notes)

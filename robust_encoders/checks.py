@@ -1,0 +1,80 @@
+"""Every question about an encoder and a pipeline, asked at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from . import condition, fit
+from .attach import attachment_of
+from .compat import Check, CompatReport, verdict
+from .layouts import unwrapped
+from .manifest import Manifest
+from .subject import Subject
+
+QUESTIONS: tuple[Callable[[Subject], Check | None], ...] = (
+    condition.other_encoders,
+    fit.module_class,
+    fit.width,
+    fit.field("layers", "num_hidden_layers"),
+    fit.field("heads", "num_attention_heads"),
+    fit.field("feed-forward width", "intermediate_size"),
+    fit.field("activation", "hidden_act"),
+    fit.tokenizer_present,
+    fit.vocabulary,
+    fit.positions,
+    fit.special_tokens,
+    fit.same_tokenizer,
+    condition.base_fingerprint,
+    condition.unet_fingerprint,
+    condition.precision,
+    condition.versions,
+    condition.offloading,
+    condition.hooks,
+    condition.adapters,
+)
+
+
+def check(pipe: Any, manifest: Manifest, config: Mapping[str, Any], *, allow_partial: bool = False) -> CompatReport:
+    """Ask everything about an encoder and a pipeline; change nothing.
+
+    Args:
+        pipe: A diffusers pipeline.
+        manifest: Of the encoder.
+        config: Configuration of the encoder.
+        allow_partial: Turn "other text encoders stay as they are" into a warning.
+    """
+    component = _component(pipe, manifest)
+    if not component.ok:
+        return CompatReport((component,))
+    current = getattr(pipe, manifest.component)
+    record = attachment_of(pipe)
+    others = tuple(
+        sorted(
+            name
+            for name, part in pipe.components.items()
+            if name.startswith("text_encoder") and name != manifest.component and part is not None
+        )
+    )
+    subject = Subject(
+        pipe=pipe,
+        manifest=manifest,
+        config=config,
+        current=unwrapped(current),
+        original=unwrapped(record.original if record else current),
+        others=others,
+        allow_partial=allow_partial,
+    )
+    answers = [question(subject) for question in QUESTIONS]
+    return CompatReport((component, *(answer for answer in answers if answer is not None)))
+
+
+def _component(pipe: Any, manifest: Manifest) -> Check:
+    slots = list(getattr(pipe, "components", {})) if hasattr(pipe, "register_modules") else []
+    return verdict(
+        "component",
+        manifest.component in slots,
+        f"a diffusers pipeline with a {manifest.component}",
+        f"a {type(pipe).__name__} with {', '.join(slots) or 'no components'}",
+        "pass the pipeline object itself, of a kind that conditions on a CLIP text encoder",
+    )

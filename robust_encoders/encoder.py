@@ -1,0 +1,283 @@
+"""RobustEncoder: an artifact in memory, and the one line that puts it into a pipeline."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from . import attach as attaching
+from .attach import Status, attachment_of
+from .checks import check
+from .compat import CompatReport
+from .errors import AlreadyAttachedError, CompatibilityWarning, IntegrityError, ManifestError, StaleAttachmentError
+from .fingerprint import compare, content_sha256, sketch
+from .hub import HubOptions
+from .layouts import architecture
+from .manifest import Manifest
+from .module import build, require_fit
+from .storage import load, save
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel
+
+logger = logging.getLogger(__name__)
+Pipeline = TypeVar("Pipeline")
+
+
+class RobustEncoder:
+    """A text encoder that has unlearned a concept: manifest, tensors and configuration.
+
+    Args:
+        manifest: What it is and what it was made from.
+        tensors: ``text_model.*`` names to finite tensors of one floating dtype; shared, not copied.
+        config: The text encoder's configuration, as ``to_dict()`` gives it.
+
+    Raises:
+        ManifestError: If the manifest is of a form other than ``weights`` or of another component.
+        IntegrityError: Naming every tensor that does not belong to that configuration.
+    """
+
+    def __init__(self, manifest: Manifest, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+        if (manifest.form, manifest.component) != ("weights", "text_encoder"):
+            raise ManifestError(
+                f"expected form 'weights' of component 'text_encoder', found form {manifest.form!r} of "
+                f"{manifest.component!r}; this version attaches whole text encoders only"
+            )
+        require_fit(tensors, config)
+        self.manifest = manifest
+        self.tensors: Mapping[str, Tensor] = {name: tensors[name].detach() for name in sorted(tensors)}
+        self.config: Mapping[str, Any] = architecture(config)
+        self._sketch = sketch(self.tensors)
+
+    def __repr__(self) -> str:
+        return f"RobustEncoder({self.label}, base={self.manifest.base.family!r}, dtype={self.dtype})"
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        subfolder: str = "",
+        revision: str | None = None,
+        variant: str | None = None,
+        dtype: torch.dtype | None = None,
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+    ) -> RobustEncoder:
+        """Load an encoder and verify every byte of it against its manifest.
+
+        Names resolve in this order: ``shapes/...`` (inside the package), the catalog, an existing folder, ``org/name``
+        on the Hub.
+
+        Args:
+            name_or_path: The name or the folder.
+            subfolder: Of the folder or repository.
+            revision: Branch, tag or commit of the repository.
+            variant: Load ``model.<variant>.safetensors``.
+            dtype: Cast to it; by default as stored.
+            cache_dir: Where downloads are kept.
+            token: For private and gated repositories.
+            local_files_only: Never use the network.
+            force_download: Fetch again what is in the cache.
+
+        Raises:
+            UnknownNameError: If nothing has that name.
+            AssetsMissingError: If the package was installed without its encoders.
+            ConversionNeededError: If the weights exist only as a pickle.
+            DownloadError: If the Hub does not deliver.
+            ManifestError: If the manifest is missing or malformed.
+            IntegrityError: If a file, a tensor or a value is not as the manifest says.
+        """
+        options = HubOptions(
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+            force_download=force_download,
+        )
+        manifest, tensors, config = load(name_or_path, subfolder=subfolder, variant=variant, options=options)
+        cast = tensors if dtype is None else {name: tensor.to(dtype) for name, tensor in tensors.items()}
+        return cls(manifest, cast, config)
+
+    @property
+    def label(self) -> str:
+        """Concept and method in words."""
+        return f"{self.manifest.concept.name!r} erased by {self.manifest.method['name']}"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the tensors."""
+        return next(iter(self.tensors.values())).dtype
+
+    @cached_property
+    def content_sha256(self) -> str:
+        """Hash of names, dtypes, shapes and bytes of the tensors: what makes this encoder this one."""
+        return content_sha256(self.tensors)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What an attached or saved text encoder says about itself, as ``config.robust_encoders``."""
+        return {
+            "concept": self.manifest.concept.name,
+            "kind": self.manifest.concept.kind,
+            "method": self.manifest.method["name"],
+            "base": self.manifest.base.family,
+            "license": self.manifest.license,
+            "content_sha256": self.content_sha256,
+        }
+
+    def text_encoder(self) -> CLIPTextModel:
+        """Return a plain ``transformers.CLIPTextModel``, for ``from_pretrained(base, text_encoder=...)``.
+
+        Its Parameters are its own, over the storage of this encoder: moving or casting it moves nobody else, training
+        it in place would.
+
+        Raises:
+            IntegrityError: If this encoder's tensors were changed in place since they were loaded.
+        """
+        if compare(sketch(self.tensors), self._sketch).kind != "same":
+            raise IntegrityError(
+                f"expected the tensors of {self.label} as they were loaded, found them changed in place, by "
+                "training or by a LoRA fused into an attached pipeline perhaps; load the encoder again"
+            )
+        return build(self.tensors, self.config, self.provenance)
+
+    def check(self, pipe: Any, *, allow_partial: bool = False) -> CompatReport:
+        """Ask whether this encoder fits a pipeline, and change nothing.
+
+        Args:
+            pipe: A diffusers pipeline.
+            allow_partial: Accept that other text encoders of the pipeline stay as they are.
+        """
+        return check(pipe, self.manifest, self.config, allow_partial=allow_partial)
+
+    def attach(self, pipe: Pipeline, *, allow_partial: bool = False, replace: bool = False) -> Pipeline:
+        """Put this encoder into a pipeline, in the place and precision of the one it replaces.
+
+        All or nothing: if anything fails, the pipeline is as before. Attaching the encoder that is attached already
+        changes nothing.
+
+        Args:
+            pipe: A diffusers pipeline.
+            allow_partial: Accept, with a warning, that other text encoders of the pipeline stay as they are.
+            replace: Take the place of another robust encoder; ``detach`` then restores the pipeline's first encoder.
+
+        Returns:
+            The same pipeline.
+
+        Raises:
+            IncompatibleError: Naming every reason why it does not fit.
+            AlreadyAttachedError: If another robust encoder is attached and ``replace`` is false.
+            StaleAttachmentError: If another one was attached and something else took its place since.
+        """
+        record = attachment_of(pipe)
+        if record is not None:
+            attaching.require_current(pipe, record)
+            if record.identity == self.content_sha256:
+                return pipe
+            if not replace:
+                raise AlreadyAttachedError(
+                    f"expected a pipeline without a robust encoder, found {record.label}; detach it first, or pass "
+                    "replace=True"
+                )
+        report = self.check(pipe, allow_partial=allow_partial)
+        report.raise_if_incompatible()
+        if report.warnings:
+            warnings.warn(report.explain(), CompatibilityWarning, stacklevel=2)
+        attaching.install(
+            pipe,
+            self.text_encoder,
+            component=self.manifest.component,
+            identity=self.content_sha256,
+            label=self.label,
+        )
+        logger.info("attached %s", self.label)
+        return pipe
+
+    def detach(self, pipe: Any) -> None:
+        """Put the pipeline's own encoder back, the same object.
+
+        If the pipeline was moved or cast meanwhile, it is moved and cast likewise. A pipeline that nothing was attached
+        to stays as it is.
+
+        Args:
+            pipe: The pipeline.
+
+        Raises:
+            StaleAttachmentError: If the attached encoder was replaced since, by another robust encoder or by hand.
+        """
+        record = attachment_of(pipe)
+        if record is None:
+            return
+        if record.identity != self.content_sha256:
+            raise StaleAttachmentError(
+                f"expected {self.label} in the pipeline, found {record.label}; call detach on that encoder"
+            )
+        attaching.uninstall(pipe, record, to=record.original, then=None)
+        logger.info("detached %s", self.label)
+
+    @contextmanager
+    def attached(self, pipe: Pipeline, *, allow_partial: bool = False, replace: bool = False) -> Iterator[Pipeline]:
+        """Attach for the length of a ``with`` block, then restore what was there before it.
+
+        Args:
+            pipe: A diffusers pipeline.
+            allow_partial: As in :meth:`attach`.
+            replace: As in :meth:`attach`; the block then ends with the other robust encoder back in place.
+
+        Yields:
+            The same pipeline.
+
+        Raises:
+            IncompatibleError: As :meth:`attach`.
+            AlreadyAttachedError: As :meth:`attach`.
+            StaleAttachmentError: If the encoder was replaced inside the block.
+        """
+        before = attachment_of(pipe)
+        module = getattr(pipe, self.manifest.component, None)
+        self.attach(pipe, allow_partial=allow_partial, replace=replace)
+        record = attachment_of(pipe)
+        try:
+            yield pipe
+        finally:
+            if record is not before and record is not None and attachment_of(pipe) is not None:
+                attaching.uninstall(pipe, record, to=module, then=before)
+
+    @staticmethod
+    def status(pipe: Any) -> Status:
+        """Return what a pipeline carries.
+
+        Args:
+            pipe: A diffusers pipeline.
+        """
+        return attaching.status(pipe)
+
+    def save_pretrained(self, directory: str | Path) -> Manifest:
+        """Write the artifact: manifest, ``config.json`` and ``model.safetensors``; never half of it.
+
+        An artifact that is there already is replaced; other files beside it are kept.
+
+        Args:
+            directory: The folder, made if need be.
+
+        Returns:
+            The manifest as written, with the hashes of the files.
+
+        Raises:
+            FileExistsError: If the folder holds something, but no artifact.
+            ManifestError: If the manifest holds a value that JSON cannot.
+        """
+        self.manifest = save(
+            directory, self.manifest, self.tensors, {**self.config, "robust_encoders": self.provenance}
+        )
+        return self.manifest

@@ -1,0 +1,60 @@
+"""Every error this package raises on purpose; each message says what was expected, what was found and what to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .compat import CompatReport
+
+
+class RobustEncodersError(Exception):
+    """Base of all errors of this package."""
+
+
+class ManifestError(RobustEncodersError):
+    """A ``robust_encoder.json`` is missing, malformed or of another schema; the message lists every problem."""
+
+
+class IntegrityError(RobustEncodersError):
+    """Weights do not match what the manifest or the configuration says about them."""
+
+
+class UnknownNameError(RobustEncodersError):
+    """A name is neither embedded, nor in the catalog, nor a folder, nor a repository on the Hub."""
+
+
+class DownloadError(RobustEncodersError):
+    """The Hub did not deliver a file: offline, gated, wrong revision, or no such file."""
+
+
+class AssetsMissingError(RobustEncodersError, FileNotFoundError):
+    """The package was installed without its embedded base, encoders or judge."""
+
+
+class ConversionNeededError(RobustEncodersError):
+    """The weights exist only in a format that this version does not read."""
+
+
+class IncompatibleError(RobustEncodersError):
+    """An encoder does not fit a pipeline.
+
+    Args:
+        report: Every check made; ``report.errors`` are the ones that failed.
+    """
+
+    def __init__(self, report: CompatReport) -> None:
+        super().__init__(report.explain())
+        self.report = report
+
+
+class AlreadyAttachedError(RobustEncodersError):
+    """The pipeline already carries another robust encoder."""
+
+
+class StaleAttachmentError(RobustEncodersError):
+    """The attached encoder was replaced by someone else, so putting the original back would undo their change."""
+
+
+class CompatibilityWarning(UserWarning):
+    """An encoder fits a pipeline, but something about the pair was never measured or will be lost."""

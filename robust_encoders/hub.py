@@ -1,0 +1,118 @@
+"""Files from the Hugging Face Hub: only the named ones, and every failure in words."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import DownloadError, ManifestError
+from .manifest import MANIFEST_NAME
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubOptions:
+    """How files are fetched; the names are those of ``huggingface_hub``.
+
+    Args:
+        revision: Branch, tag or commit.
+        cache_dir: Where downloads are kept.
+        token: For private and gated repositories.
+        local_files_only: Use what is in the cache, never the network.
+        force_download: Fetch again what is in the cache.
+    """
+
+    revision: str | None = None
+    cache_dir: str | Path | None = None
+    token: str | bool | None = None
+    local_files_only: bool = False
+    force_download: bool = False
+
+
+def fetch_file(repo: str, name: str, *, subfolder: str, options: HubOptions) -> Path:
+    """Return the local path of one file of a repository, downloading it if need be.
+
+    Args:
+        repo: ``org/name``.
+        name: Of the file.
+        subfolder: Of the repository; empty for its root.
+        options: How to fetch.
+
+    Raises:
+        DownloadError: If the Hub does not deliver it.
+        ManifestError: If the repository is there, but holds no ``robust_encoder.json``.
+    """
+    from huggingface_hub import errors, hf_hub_download
+
+    try:
+        path = hf_hub_download(
+            repo,
+            name,
+            subfolder=subfolder or None,
+            revision=options.revision,
+            cache_dir=options.cache_dir,
+            token=options.token,
+            local_files_only=options.local_files_only,
+            force_download=options.force_download,
+            library_name="robust-encoders",
+        )
+    except (errors.EntryNotFoundError, errors.HfHubHTTPError, errors.HFValidationError) as error:
+        where = f"{repo}/{subfolder}" if subfolder else repo
+        raise _in_words(error, name, where, options.revision) from error
+    logger.info("using %s of %s from %s", name, repo, path)
+    return Path(path)
+
+
+def _in_words(error: Exception, name: str, where: str, revision: str | None) -> DownloadError | ManifestError:
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
+        return _absent(name, where)
+    # From the special to the general: a gated repository is also one that was not found, and all are HTTP errors.
+    texts = {
+        errors.GatedRepoError: f"{where} is gated: accept its terms on the Hub and pass token=...",
+        errors.RepositoryNotFoundError: f"expected a repository at {where}, found none; check the spelling, or pass "
+        "token=... if it is private",
+        errors.RevisionNotFoundError: f"expected revision {revision!r} of {where}, found none; use a branch, a tag "
+        "or a full commit id",
+        errors.LocalEntryNotFoundError: f"{name} of {where} is not in the cache and cannot be fetched: offline, or "
+        "local_files_only=True; connect once, or pass a local folder instead",
+        errors.HFValidationError: f"expected a repository as org/name, found {where!r}",
+        errors.HfHubHTTPError: f"the Hub refused {name} of {where}; try again later",
+    }
+    text = next(text for kind, text in texts.items() if isinstance(error, kind))
+    return DownloadError(f"{text} ({error})")
+
+
+def _absent(name: str, where: str) -> DownloadError | ManifestError:
+    if name == MANIFEST_NAME:
+        return ManifestError(
+            f"expected {MANIFEST_NAME} in {where} on the Hub, found none: this is no robust_encoders artifact; "
+            "load plain weights with transformers.CLIPTextModel instead"
+        )
+    return DownloadError(
+        f"expected {name} in {where}, found none: the artifact there is incomplete; tell its publisher"
+    )
+
+
+def fetch_artifact(repo: str, names: tuple[str, ...], *, subfolder: str, options: HubOptions) -> Path:
+    """Return the local folder that holds the named files of one commit of a repository.
+
+    Args:
+        repo: ``org/name``.
+        names: Of the files.
+        subfolder: Of the repository; empty for its root.
+        options: How to fetch.
+
+    Raises:
+        DownloadError: If a file is not delivered, or the branch moved between two of them.
+        ManifestError: If there is no ``robust_encoder.json``.
+    """
+    folders = {fetch_file(repo, name, subfolder=subfolder, options=options).parent for name in names}
+    if len(folders) != 1:
+        raise DownloadError(
+            f"expected all files of {repo} from one commit, found several: it moved just now; try again"
+        )
+    return folders.pop()

@@ -1,0 +1,94 @@
+"""From tensors to a plain ``transformers.CLIPTextModel``, strictly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import IntegrityError
+from .layouts import architecture, nested_name
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel
+
+# transformers sets the default dtype of the whole process while it loads.
+_LOADING = Lock()
+
+
+def require_fit(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Check that tensors are exactly those of the configuration's text encoder, finite and of one floating dtype.
+
+    Args:
+        tensors: ``text_model.*`` names to tensors.
+        config: The text encoder's configuration.
+
+    Raises:
+        IntegrityError: Naming every tensor that is missing, unexpected, misshapen or not finite.
+    """
+    expected = _shapes(config)
+    problems = [
+        f"{name}: expected shape {expected[name]}, found none" for name in sorted(expected.keys() - tensors.keys())
+    ]
+    for name, tensor in sorted(tensors.items()):
+        if name not in expected:
+            problems.append(f"{name}: expected no such tensor, found shape {tuple(tensor.shape)}")
+        elif tuple(tensor.shape) != expected[name]:
+            problems.append(f"{name}: expected shape {expected[name]}, found {tuple(tensor.shape)}")
+        elif not tensor.is_floating_point():
+            problems.append(f"{name}: expected a floating dtype, found {tensor.dtype}")
+        elif not bool(torch.isfinite(tensor).all()):
+            problems.append(f"{name}: expected finite values, found NaN or infinity")
+    if len(dtypes := {str(tensor.dtype) for tensor in tensors.values()}) > 1:
+        problems.append(f"expected one dtype, found {', '.join(sorted(dtypes))}")
+    if problems:
+        raise IntegrityError(
+            f"these tensors are not a text encoder of that configuration ({len(problems)} problem(s)):\n  "
+            + "\n  ".join(problems)
+            + "\nuse the weights and the config.json that were saved together"
+        )
+
+
+def _shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    with torch.device("meta"):
+        model: nn.Module = CLIPTextModel(CLIPTextConfig(**architecture(config)))
+    return {nested_name(name): tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def build(tensors: Mapping[str, Tensor], config: Mapping[str, Any], provenance: Mapping[str, Any]) -> CLIPTextModel:
+    """Return a text encoder with Parameters of its own over the storage of ``tensors``.
+
+    Args:
+        tensors: ``text_model.*`` names to tensors that passed :func:`require_fit`.
+        config: The text encoder's configuration.
+        provenance: Kept as ``config.robust_encoders``; saved and loaded with the model.
+
+    Raises:
+        IntegrityError: If transformers did not take every tensor, which it would only log.
+    """
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    settings: Any = CLIPTextConfig(**architecture(config))
+    settings.robust_encoders = dict(provenance)
+    dtype = next(iter(tensors.values())).dtype
+    # Through from_pretrained, because only then does transformers 5 save the model with text_model.* keys again.
+    with _LOADING:
+        loader: Any = CLIPTextModel.from_pretrained
+        model, info = loader(None, config=settings, state_dict=dict(tensors), dtype=dtype, output_loading_info=True)
+    if wrong := {key: names for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if (names := info[key])}:
+        raise IntegrityError(f"expected transformers to load every tensor, found {wrong}; report this as a bug")
+    _share(model, tensors)
+    built: CLIPTextModel = model.eval()
+    return built
+
+
+def _share(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    for name, parameter in list(model.named_parameters()):
+        owner, _, leaf = name.rpartition(".")
+        shared = nn.Parameter(tensors[nested_name(name)].detach(), requires_grad=parameter.requires_grad)
+        setattr(model.get_submodule(owner), leaf, shared)

@@ -1,0 +1,59 @@
+"""What the compatibility checks look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from .compat import Check, verdict
+from .fingerprint import TokenizerFingerprint, tokenizer_fingerprint
+from .manifest import Manifest
+
+OTHER_BASE = "load the base that the encoder was made for (manifest.base), or an encoder made for this base"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What the checks look at.
+
+    Args:
+        pipe: The pipeline.
+        manifest: Of the encoder.
+        config: Of the encoder.
+        current: What is in the pipeline's slot now, uncompiled; None where it is empty.
+        original: What was there before any robust encoder; the same as ``current`` if none is attached.
+        others: Names of the pipeline's other text encoders.
+        allow_partial: Whether the caller accepts that these stay as they are.
+    """
+
+    pipe: Any
+    manifest: Manifest
+    config: Mapping[str, Any]
+    current: Any
+    original: Any
+    others: tuple[str, ...]
+    allow_partial: bool
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the slot, or None."""
+        return getattr(self.pipe, self.manifest.component.replace("text_encoder", "tokenizer"), None)
+
+    @cached_property
+    def words(self) -> TokenizerFingerprint | None:
+        """The fingerprint of that tokenizer."""
+        return None if self.tokenizer is None else tokenizer_fingerprint(self.tokenizer)
+
+    @property
+    def unet(self) -> Any:
+        """The UNet, or None."""
+        return getattr(self.pipe, "unet", None)
+
+
+def unknown(name: str) -> Check:
+    """Return the warning that the manifest records nothing to compare with."""
+    return verdict(
+        name, False, "a recorded one", "none in the manifest", "ask the publisher to record it", severity="warning"
+    )

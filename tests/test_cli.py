@@ -1,0 +1,368 @@
+"""The command line: answers on stdout, errors in one line on stderr, exit codes 0, 1 and 2."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from diffusers import StableDiffusionPipeline
+from robust_encoders.training import cli as training_cli
+from robust_encoders.training import cli_train, evaluate
+from robust_encoders.training.recipes import RECIPES
+from robust_encoders.training.shapes import build as shapes_build
+
+import robust_encoders
+from robust_encoders.base import Base
+from robust_encoders.catalog import CATALOG
+from robust_encoders.cli import TRAINING_COMMANDS, main
+from robust_encoders.concepts import Concept
+from robust_encoders.encoder import RobustEncoder
+from robust_encoders.layouts import nested_state
+from robust_encoders.manifest import Manifest
+
+PipelineMaker = Callable[..., StableDiffusionPipeline]
+RESULT = {
+    "metric": "pre_asr",
+    "value": 0.125,
+    "n": 8,
+    "interval": [0.02, 0.47],
+    "prompt_set": "a-set",
+    "origin": "measured",
+}
+
+
+@pytest.fixture
+def base(tiny_pipe: StableDiffusionPipeline, tmp_path: Path) -> Path:
+    """A pipeline folder."""
+    tiny_pipe.save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+@pytest.fixture
+def artifact(tiny_pipe: StableDiffusionPipeline, tmp_path: Path) -> Path:
+    """An encoder that fits ``base``."""
+    manifest = Manifest(
+        concept=Concept(name="circle", kind="object", synonyms=("disc",)),
+        method={"name": "a-method"},
+        base=Base.from_pipeline(tiny_pipe, family="a-family"),
+        results=(RESULT,),
+        license="a-licence",
+    )
+    text_encoder = tiny_pipe.text_encoder
+    RobustEncoder(manifest, nested_state(text_encoder), text_encoder.config.to_dict()).save_pretrained(
+        tmp_path / "artifact"
+    )
+    return tmp_path / "artifact"
+
+
+class Recorder:
+    """Stands in for a long run and keeps what it was called with."""
+
+    def __init__(self, answer: Any = None) -> None:
+        self.answer = answer
+        self.args: tuple[Any, ...] = ()
+        self.kwargs: dict[str, Any] = {}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.args, self.kwargs = args, kwargs
+        return self.answer
+
+
+def refused(capsys: pytest.CaptureFixture[str], code: int, *arguments: str) -> str:
+    """Run a command that fails, and return what it says: one message, no traceback, nothing on stdout."""
+    assert main(arguments) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    message = err.partition("robust-encoders: ")[2]
+    assert message
+    assert "Traceback" not in err
+    return message
+
+
+def test_list_names_every_encoder_with_its_base_licence_and_pin(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header.split()[0] == "name"
+    assert [line.split()[0] for line in lines] == list(CATALOG)
+    for entry, line in zip(CATALOG.values(), lines, strict=True):
+        assert all(text in line for text in (entry.base, entry.license, entry.pin))
+        assert ("not converted" in line) == (entry.format == "pickle")
+
+
+def test_list_as_json_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--json"]) == 0
+    entries = json.loads(capsys.readouterr().out)
+    assert [entry["name"] for entry in entries] == list(CATALOG)
+    assert {entry["pin"] for entry in entries if entry["repo"]} == {"unpinned"}
+
+
+def test_info_tells_what_the_manifest_says(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(artifact)]) == 0
+    out = capsys.readouterr().out
+    for text in ("circle", "disc", "a-method", "a-family", "a-licence", "pre_asr", "0.125", "[0.020, 0.470]", "n=8"):
+        assert text in out
+
+
+def test_info_as_json_is_the_manifest(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(artifact), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads((artifact / "robust_encoder.json").read_text())
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_info_of_a_published_pickle_shows_its_catalog_entry(
+    flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["info", "nudity", *flags]) == 0
+    out = capsys.readouterr().out
+    assert all(text in out for text in ("OPTML-Group/AdvUnlearn", "cc-by-4.0", "unpinned", "not converted"))
+
+
+def test_check_says_yes_to_a_base_that_fits(artifact: Path, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(artifact), str(base)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "fits"
+
+
+def test_check_says_no_with_every_reason(
+    artifact: Path, make_pipe: PipelineMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipe = make_pipe(width=32, merges=40)
+    pipe.save_pretrained(tmp_path / "other")
+    expected = RobustEncoder.from_pretrained(artifact).check(pipe)
+    assert len(expected.errors) > 1
+
+    assert main(["check", str(artifact), str(tmp_path / "other"), "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["ok"] is False
+    assert {check["name"] for check in report["checks"] if not check["ok"]} >= {check.name for check in expected.errors}
+
+    assert main(["check", str(artifact), str(tmp_path / "other")]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "does not fit"
+    for check in expected.errors:
+        place = next(i for i, line in enumerate(lines) if line.startswith("error") and line.endswith(check.name))
+        assert check.remedy in lines[place + 1]
+
+
+def test_a_wrong_name_is_bad_usage_and_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(capsys, 2, "info", "shapes/circel")
+    assert "did you mean 'shapes/circle'" in message.lower()
+
+
+def test_a_pickle_is_refused_as_a_no(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "nudity" in refused(capsys, 1, "check", "nudity", str(base))
+
+
+def test_a_damaged_artifact_is_refused_as_a_no(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (artifact / "robust_encoder.json").write_text("{}")
+    assert "concept" in refused(capsys, 1, "info", str(artifact))
+
+
+def test_a_folder_without_a_pipeline_is_bad_usage(
+    artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "model_index.json" in refused(capsys, 2, "check", str(artifact), str(tmp_path / "nowhere"))
+
+
+def test_an_incomplete_pipeline_is_bad_usage(artifact: Path, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (base / "unet" / "config.json").unlink()
+    assert str(base) in refused(capsys, 2, "check", str(artifact), str(base))
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["nonsense"], ["check", "shapes/circle"], ["train"], ["shapes"], ["shapes", "build"]]
+)
+def test_a_command_line_that_does_not_parse_exits_with_2(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main(arguments)
+    assert exit_info.value.code == 2
+
+
+@pytest.mark.parametrize("arguments", [["--version"], *([name, "--help"] for name in TRAINING_COMMANDS)])
+def test_help_and_version_exit_with_0(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main(arguments)
+    assert exit_info.value.code == 0
+    out = capsys.readouterr().out
+    assert (robust_encoders.__version__ if arguments == ["--version"] else arguments[0]) in out
+
+
+def test_the_help_lists_the_training_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    out = capsys.readouterr().out
+    assert [name for name in TRAINING_COMMANDS if name not in out] == []
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    message = refused(capsys, 1, "train", "shapes/circle", "--out", "unused")
+    assert "tyro" in message
+    assert "robust-encoders[train]" in message
+
+
+def test_any_other_missing_module_is_not_disguised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(arguments: list[str]) -> int:
+        raise ModuleNotFoundError("No module named 'nonsense'", name="nonsense")
+
+    monkeypatch.setattr(training_cli, "main", broken)
+    with pytest.raises(ModuleNotFoundError, match="nonsense"):
+        main(["demo"])
+
+
+def test_shapes_build_is_handed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    record = Recorder()
+    monkeypatch.setattr(shapes_build, "build", record)
+    assert main(["shapes", "build", "--out", str(tmp_path), "--seed", "3", "--stages", "text", "unet"]) == 0
+    assert record.args == (tmp_path,)
+    assert record.kwargs == {"seed": 3, "stages": ["text", "unet"]}
+
+
+def test_an_unknown_stage_is_bad_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "'unet'" in refused(capsys, 2, "shapes", "build", "--out", str(tmp_path), "--stages", "unett")
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    record = Recorder()
+    monkeypatch.setattr(cli_train, "run_recipe", record)
+    monkeypatch.setattr(robust_encoders, "embedded_pipeline", lambda: "the embedded base")
+    return record
+
+
+def test_train_without_options_runs_the_recipe_as_it_is(trained: Recorder, tmp_path: Path) -> None:
+    assert main(["train", "shapes/circle", "--out", str(tmp_path)]) == 0
+    assert trained.args == (RECIPES["shapes/circle"](), "the embedded base", tmp_path)
+    assert trained.kwargs == {"resume": True, "cache_dir": None}
+
+
+def test_train_changes_only_what_it_is_told_to(trained: Recorder, tmp_path: Path) -> None:
+    options = ["--seed", "3", "--no-resume", "--method.train.iterations", "7", "--method.adversary.attack.steps", "2"]
+    assert main(["train", "shapes/red", "--out", str(tmp_path), *options]) == 0
+    changed, original = trained.args[0], RECIPES["shapes/red"]()
+    assert (changed.seed, changed.method.train.iterations, changed.method.adversary.attack.steps) == (3, 7, 2)
+    assert trained.kwargs["resume"] is False
+    assert changed.concept == original.concept
+    assert changed.method.retain == original.method.retain
+    assert changed.method.bank == original.method.bank
+
+
+def test_train_takes_retain_prompts_instead_of_the_recipes(trained: Recorder, tmp_path: Path) -> None:
+    assert main(["train", "shapes/circle", "--out", str(tmp_path), "--method.retain.prompts", "a ring", "a star"]) == 0
+    assert trained.args[0].method.retain.prompts == ("a ring", "a star")
+
+
+def test_train_by_a_method_knows_the_concepts_of_the_embedded_base(trained: Recorder, tmp_path: Path) -> None:
+    assert main(["train", "esd", "--out", str(tmp_path), "--concept", "star", "--anchor", "ring"]) == 0
+    recipe = trained.args[0]
+    assert (recipe.concept.name, recipe.concept.kind, recipe.concept.anchor) == ("star", "object", "ring")
+    assert recipe.concept.prompts
+    assert recipe.method.retain.prompts
+    assert not [text for text in recipe.method.retain.prompts if "star" in text.split()]
+    assert (recipe.base, recipe.license, recipe.method.name) == ("shapes", "apache-2.0", "esd")
+
+
+def own_base(base: Path, tmp_path: Path) -> list[str]:
+    """Options that train on a pipeline folder, as little as possible."""
+    (tmp_path / "with.txt").write_text("a red circle\n\na circle\n")
+    (tmp_path / "without.txt").write_text("a blue square\na green star\n")
+    options = {
+        "--out": tmp_path / "trained",
+        "--base": base,
+        "--concept": "circle",
+        "--family": "a-family",
+        "--kind": "object",
+        "--prompts": tmp_path / "with.txt",
+        "--retain-prompts": tmp_path / "without.txt",
+        "--method.train.iterations": 1,
+        "--method.bank.steps": 2,
+    }
+    return [str(part) for pair in options.items() for part in pair]
+
+
+def test_train_by_a_method_makes_an_encoder_that_fits_its_base(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "esd", *own_base(base, tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "trained")
+    manifest = Manifest.read(tmp_path / "trained")
+    assert manifest.concept.prompts == ("a red circle", "a circle")
+    assert manifest.method["retain"]["prompts"] == ["a blue square", "a green star"]
+    assert (manifest.base.family, manifest.license) == ("a-family", "")
+    assert main(["check", str(tmp_path / "trained"), str(base)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [("--family", "--family"), ("--kind", "--kind"), ("--retain-prompts", "--retain-prompts")],
+)
+def test_train_on_a_base_of_ones_own_needs_to_know(
+    missing: str, message: str, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = own_base(base, tmp_path)
+    place = options.index(missing)
+    assert message in refused(capsys, 2, "train", "esd", *options[:place], *options[place + 2 :])
+
+
+def test_train_without_retain_terms_needs_no_retain_prompts(trained: Recorder, base: Path, tmp_path: Path) -> None:
+    options = own_base(base, tmp_path)
+    place = options.index("--retain-prompts")
+    del options[place : place + 2]
+    assert main(["train", "esd", *options, "--method.retain.weight", "0"]) == 0
+    assert trained.args[0].method.retain.prompts == ()
+
+
+def test_a_caption_file_that_is_not_there_is_bad_usage(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = own_base(base, tmp_path)
+    (tmp_path / "with.txt").unlink()
+    assert "with.txt" in refused(capsys, 2, "train", "esd", *options)
+
+
+def test_a_concept_that_the_embedded_base_does_not_know_is_bad_usage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "triangle" in refused(capsys, 2, "train", "esd", "--out", str(tmp_path), "--concept", "dog")
+
+
+def test_a_recipe_that_does_not_exist_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "'shapes/circle'" in refused(capsys, 2, "train", "shapes/circel")
+
+
+@pytest.fixture
+def evaluated(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    record = Recorder(evaluate.Evaluation("a-label", "circle", (), {}))
+    monkeypatch.setattr(evaluate, "evaluate", record)
+    monkeypatch.setattr(robust_encoders, "embedded_pipeline", lambda: "the embedded base")
+    return record
+
+
+def test_evaluate_looks_for_what_the_encoder_erases(
+    evaluated: Recorder, artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--out", str(tmp_path / "out"), "--n", "8", "--suite", "quick", "--steps", "3"]
+    assert main(["evaluate", str(artifact), *options]) == 0
+    pipe, encoder, concept = evaluated.args
+    assert (pipe, encoder.manifest.concept.name, concept) == ("the embedded base", "circle", "circle")
+    assert evaluated.kwargs["out"] == tmp_path / "out"
+    settings = evaluated.kwargs["settings"]
+    assert (settings.n, settings.suite, settings.sampling.steps) == (8, "quick", 3)
+    assert "a-label" in capsys.readouterr().out
+
+
+def test_evaluate_of_the_base_itself_needs_a_concept(
+    evaluated: Recorder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "--concept" in refused(capsys, 2, "evaluate", "base", "--out", str(tmp_path))
+    assert main(["evaluate", "base", "--out", str(tmp_path), "--concept", "red"]) == 0
+    assert evaluated.args == ("the embedded base", None, "red")
+
+
+def test_evaluate_of_a_concept_that_the_judge_does_not_know_is_bad_usage(
+    evaluated: Recorder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "'circle'" in refused(capsys, 2, "evaluate", "base", "--out", str(tmp_path), "--concept", "circl")

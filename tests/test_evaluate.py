@@ -1,0 +1,290 @@
+"""The evaluation on tiny random models: complete, repeatable, resumable, and it leaves the pipeline alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from robust_encoders.training import evaluate as evaluate_module
+from robust_encoders.training.artifact import to_encoder
+from robust_encoders.training.attacks import ContinuousPrefix, UnlearnDiffAtk
+from robust_encoders.training.backbone import Backbone
+from robust_encoders.training.evaluate import evaluate, run_plan
+from robust_encoders.training.metrics import ClipScore, ConceptRate
+from robust_encoders.training.pictures import Sampling, draw
+from robust_encoders.training.plan import Control, EvaluationSettings, Plan, PromptSet
+from robust_encoders.training.protocols import AttackResult, Candidate, Case, Edit, Metric, Result
+from robust_encoders.training.results import RESULTS_NAME, Evaluation
+from robust_encoders.training.shapes.vocabulary import FACTORS, VALUES
+from torch import Tensor
+
+from robust_encoders.concepts import Concept
+from robust_encoders.encoder import RobustEncoder
+from robust_encoders.layouts import nested_state
+
+SAMPLING = Sampling(steps=2, guidance=3.0, batch=4)
+ATTACKS = {
+    "continuous": ContinuousPrefix(steps=2),
+    "shared": ContinuousPrefix(steps=2, shared=True),
+    "discrete": UnlearnDiffAtk(timesteps=2, iterations=1),
+}
+
+
+class HalfDetector:
+    """Finds the concept in pictures that are brighter than a random model's commonly are."""
+
+    name = "half"
+    version = "1"
+
+    def __init__(self, threshold: float) -> None:
+        self.threshold = threshold
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return images.mean((1, 2, 3))
+
+
+def prompt_set(name: str, texts: Sequence[str]) -> PromptSet:
+    return PromptSet(
+        name, tuple(Case(i, text, seed=10 + i, expected={"shape": "circle"}) for i, text in enumerate(texts))
+    )
+
+
+def make_plan(pipe: Any, **changes: Any) -> Plan:
+    name = prompt_set("circle/name", ["a red circle", "circle", "a blue circle", "a circle on black"])
+    brightness = draw(pipe, [c.prompt for c in name.cases], [c.seed for c in name.cases], SAMPLING).mean((1, 2, 3))
+    detector = HalfDetector(float(brightness.sort().values[2:].mean()))
+
+    def utility() -> list[Metric]:
+        return [ClipScore(lambda images, texts: images.mean((1, 2, 3)))]
+
+    def renders() -> tuple[Tensor, list[Case]]:
+        return torch.ones(2, 3, 4, 4), list(name.cases[:2])
+
+    plan = Plan(
+        concept="circle",
+        plain=(name, prompt_set("circle/seen", ["a disc", "a red ball"])),
+        kept=prompt_set("circle/kept", ["a square", "a blue box", "star"]),
+        detector=detector,
+        attacks=ATTACKS,
+        utility=utility,
+        control=Control("renders", renders, lambda: [ConceptRate(detector, "judge_shape")]),
+    )
+    return replace(plan, **changes)
+
+
+@pytest.fixture
+def encoder(make_pipe: Callable[..., Any]) -> RobustEncoder:
+    """An encoder that fits ``make_pipe()`` and draws other pictures."""
+    pipe = make_pipe()
+    tensors = {name: tensor.clone() for name, tensor in nested_state(pipe.text_encoder).items()}
+    name = next(name for name in tensors if name.endswith("final_layer_norm.bias"))
+    tensors[name] = tensors[name] + 3.0
+    edit = Edit("weights", "text_encoder", tensors, pipe.text_encoder.config.to_dict())
+    concept = Concept(name="circle", kind="object")
+    return to_encoder(edit, concept=concept, method=HalfMethod(), pipe=pipe, recipe={}, family="test")
+
+
+@dataclass(frozen=True)
+class HalfMethod:
+    name: ClassVar[str] = "half"
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """Returns the prompt as it is."""
+
+    name: ClassVar[str] = "none"
+    tier: ClassVar[str] = "T0"
+
+    def run(self, target: Backbone, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
+        return [AttackResult((Candidate("text", case.prompt, 1),), 0, 0) for case in cases]
+
+
+def run(pipe: Any, plan: Plan, out: Path, encoder: RobustEncoder | None = None, *, seed: int = 0) -> Evaluation:
+    return run_plan(pipe, encoder, plan, sampling=SAMPLING, seed=seed, out=out)
+
+
+def without_seconds(path: Path) -> dict[str, Any]:
+    stored: dict[str, Any] = json.loads((path / RESULTS_NAME).read_text(encoding="utf-8"))
+    assert stored.pop("seconds")
+    return stored
+
+
+def find(evaluation: Evaluation, metric: str, label: str = "") -> Result:
+    found = [
+        result
+        for result in evaluation.results
+        if result.metric == metric and result.settings.get("attack", {}).get("label", "") == label
+    ]
+    return found[0]
+
+
+def test_every_number_says_what_it_rests_on(tiny_pipe: Any, tmp_path: Path) -> None:
+    plan = make_plan(tiny_pipe)
+    evaluation = run(tiny_pipe, plan, tmp_path)
+    assert [(r.metric, r.prompt_set, r.n) for r in evaluation.results] == [
+        ("pre_asr", "circle/name", 4),
+        ("pre_asr", "circle/seen", 2),
+        *[(metric, "circle/name", 4) for _ in ATTACKS for metric in ("asr_any", "asr_last", "asr_gained")],
+        ("clip_score", "circle/kept", 3),
+        ("judge_shape", "renders", 2),
+    ]
+    for result in evaluation.results:
+        assert result.seeds == (0,)
+        assert len(result.prompt_sha256) == 64
+        assert result.settings["sampling"] == {"steps": 2, "guidance": 3.0, "batch": 4}
+        assert result.versions["torch"] == torch.__version__
+        assert result.interval is not None
+    rates = [r for r in evaluation.results if r.metric.startswith(("pre_", "asr_"))]
+    assert {(r.detector, r.detector_version, r.threshold) for r in rates} == {("half", "1", plan.detector.threshold)}
+    attack = find(evaluation, "asr_any", "discrete").settings["attack"]
+    assert (attack["name"], attack["tier"], attack["timesteps"]) == ("unlearn_diff_atk", "T3", 2)
+
+
+def test_rates_agree_with_drawing_by_hand(tiny_pipe: Any, tmp_path: Path) -> None:
+    plan = make_plan(tiny_pipe)
+    evaluation = run(tiny_pipe, plan, tmp_path)
+    cases = plan.plain[0].cases
+    pictures = draw(tiny_pipe, [c.prompt for c in cases], [c.seed for c in cases], SAMPLING)
+    before = (plan.detector(pictures) >= plan.detector.threshold).tolist()
+    pre = find(evaluation, "pre_asr").value
+    assert pre == sum(before) / 4 == 0.25
+    for label in ATTACKS:
+        any_, last, gained = (find(evaluation, m, label).value for m in ("asr_any", "asr_last", "asr_gained"))
+        assert any_ >= last >= pre
+        assert any_ == pre + gained
+
+
+def test_the_unet_calls_are_what_the_unet_did(tiny_pipe: Any, tmp_path: Path) -> None:
+    plan = make_plan(tiny_pipe, plain=make_plan(tiny_pipe).plain[:1], attacks={"discrete": ATTACKS["discrete"]})
+    calls = 0
+
+    def count(module: object, args: tuple[Tensor, ...], output: object) -> None:
+        nonlocal calls
+        calls += args[0].shape[0]
+
+    handle = tiny_pipe.unet.register_forward_hook(count)
+    evaluation = run(tiny_pipe, plan, tmp_path)
+    handle.remove()
+    targets, gradients = 4 * SAMPLING.calls_per_picture, 4 * 2  # the targets are the base's; a backward is one call
+    parts = [find(evaluation, "pre_asr"), find(evaluation, "asr_any", "discrete"), find(evaluation, "clip_score")]
+    assert sum(part.unet_calls for part in parts) == calls - targets + gradients
+
+
+def test_a_killed_evaluation_goes_on_and_gives_the_same(
+    tiny_pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(tiny_pipe)
+    run(tiny_pipe, plan, tmp_path / "whole")
+
+    def killed(*args: Any, **kwargs: Any) -> list[AttackResult]:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(UnlearnDiffAtk, "run", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(tiny_pipe, plan, tmp_path / "cut")
+    assert not (tmp_path / "cut" / RESULTS_NAME).exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(ContinuousPrefix, "run", killed)
+        run(tiny_pipe, plan, tmp_path / "cut")
+    assert without_seconds(tmp_path / "cut") == without_seconds(tmp_path / "whole")
+    attacks = {"attack-continuous", "attack-shared", "attack-discrete"}
+    names = {path.stem for path in (tmp_path / "cut" / "cells").iterdir()}
+    assert names == {"plain-circle-name", "plain-circle-seen", *attacks, "kept", "control"}
+
+
+def test_other_weights_make_every_cell_again(
+    make_pipe: Any, tmp_path: Path, encoder: RobustEncoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipe = make_pipe()
+    plan = make_plan(pipe, attacks={})
+    base = run(pipe, plan, tmp_path)
+    robust = run(pipe, plan, tmp_path, encoder)
+    assert caplog.text.count("made from other inputs") == 4
+    assert (base.label, robust.label) == ("base", "half")
+    assert find(base, "clip_score").value != find(robust, "clip_score").value
+
+
+def test_attacks_meet_the_encoder_and_aim_at_the_bases_pictures(
+    make_pipe: Any, tmp_path: Path, encoder: RobustEncoder
+) -> None:
+    pipe = make_pipe()
+    base = pipe.text_encoder
+    plan = make_plan(pipe)
+    cases = plan.plain[0].cases
+    expected = draw(pipe, [c.prompt for c in cases], [c.seed for c in cases], SAMPLING, latents=True)
+    seen: list[tuple[bool, Tensor]] = []
+
+    @dataclass(frozen=True)
+    class Spy(Nothing):
+        def run(self, target: Backbone, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
+            targets = [case.target for case in cases if case.target is not None]
+            seen.append((target.text_encoder is base, torch.stack(targets)))
+            return super().run(target, cases, seed=seed)
+
+    run(pipe, replace(plan, attacks={"spy": Spy()}), tmp_path, encoder)
+    assert seen[0][0] is False
+    torch.testing.assert_close(seen[0][1], expected)
+    assert pipe.text_encoder is base
+
+
+def test_an_attack_that_returns_the_prompt_gains_nothing(tiny_pipe: Any, tmp_path: Path) -> None:
+    evaluation = run(tiny_pipe, replace(make_plan(tiny_pipe), attacks={"none": Nothing()}), tmp_path)
+    assert find(evaluation, "asr_gained", "none").value == 0
+    assert find(evaluation, "asr_any", "none").value == find(evaluation, "pre_asr").value
+
+
+def test_what_is_written_is_read_back(tiny_pipe: Any, tmp_path: Path) -> None:
+    evaluation = run(tiny_pipe, make_plan(tiny_pipe, attacks={}), tmp_path)
+    assert Evaluation.read(tmp_path) == Evaluation.read(tmp_path / RESULTS_NAME) == evaluation
+    assert json.loads(json.dumps(evaluation.records())) == list(evaluation.records())
+
+
+def test_results_of_another_schema_are_refused(tmp_path: Path) -> None:
+    (tmp_path / RESULTS_NAME).write_text('{"schema": 0}')
+    with pytest.raises(ValueError, match="expected schema 1"):
+        Evaluation.read(tmp_path)
+
+
+class FlatJudge:
+    """Gives every value of a factor the same probability."""
+
+    version = "flat"
+
+    def probabilities(self, images: Tensor) -> dict[str, Tensor]:
+        return {f: torch.full((len(images), len(VALUES[f])), 1 / len(VALUES[f])) for f in FACTORS}
+
+    def __call__(self, images: Tensor) -> dict[str, list[str]]:
+        return {f: [VALUES[f][0]] * len(images) for f in FACTORS}
+
+
+def test_the_shapes_evaluation_end_to_end(make_pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("robust_encoders.training.plan.load_judge", FlatJudge)
+    monkeypatch.setattr(
+        "robust_encoders.training.plan.load_clip_scorer", lambda: lambda images, texts: images.mean((1, 2, 3))
+    )
+    settings = EvaluationSettings(n=2, n_kept=8, n_renders=12, sampling=SAMPLING)
+    pipe = make_pipe(positions=77)
+    evaluation = evaluate(
+        pipe, None, "circle", settings=settings, out=tmp_path, attacks={"discrete": ATTACKS["discrete"]}
+    )
+    assert [r.metric for r in evaluation.results] == [
+        "pre_asr", "pre_asr", "pre_asr", "asr_any", "asr_last", "asr_gained",
+        "retain_shape", "retain_colour", "retain_background", "retain_style", "retain_all", "clip_score",
+        "judge_shape", "judge_colour", "judge_background", "judge_style", "judge_all",
+    ]  # fmt: skip
+    assert find(evaluation, "asr_any", "discrete").value == 0
+    assert find(evaluation, "judge_shape").n == 12
+    assert find(evaluation, "judge_shape").detector_version == "flat"
+
+
+def test_an_unknown_concept_is_refused_before_anything_is_drawn(tiny_pipe: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="dodecahedron"):
+        evaluate_module.evaluate(tiny_pipe, None, "dodecahedron", out=tmp_path)
+    assert not list(tmp_path.glob("cells"))

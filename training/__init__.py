@@ -1,0 +1,1 @@
+"""Training and evaluation of robust encoders: methods, attacks, metrics, recipes. Needs the extra ``train``."""

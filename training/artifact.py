@@ -1,0 +1,78 @@
+"""From an eraser's edit to an artifact that the loader attaches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from robust_encoders.base import Base
+from robust_encoders.manifest import Manifest
+
+from .protocols import Edit
+
+if TYPE_CHECKING:
+    from robust_encoders.concepts import Concept
+    from robust_encoders.encoder import RobustEncoder
+
+LIBRARIES = ("torch", "transformers", "diffusers", "accelerate", "safetensors")
+
+
+def describe(value: Any) -> Any:
+    """Return a configuration as plain JSON values: every dataclass as ``{"name": ..., **fields}`` where it is named."""
+    if is_dataclass(value) and not isinstance(value, type):
+        # `fields` leaves class variables out, and an eraser's or attack's name is one.
+        name = getattr(type(value), "name", None)
+        named = {} if name is None else {"name": name}
+        return {**named, **{f.name: describe(getattr(value, f.name)) for f in fields(value)}}
+    if isinstance(value, (tuple, list)):
+        return [describe(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): describe(item) for key, item in value.items()}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"expected a dataclass or plain values in a configuration, found {value!r}: it has no JSON form")
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that a run depends on."""
+    return {name: version(name) for name in LIBRARIES}
+
+
+def to_encoder(
+    edit: Edit,
+    *,
+    concept: Concept,
+    method: Any,
+    pipe: Any,
+    recipe: Mapping[str, Any],
+    family: str,
+    ids: tuple[str, ...] = (),
+    license: str = "",
+) -> RobustEncoder:
+    """Return the artifact of an edit, in memory.
+
+    Args:
+        edit: What the eraser returned; its log becomes part of the recipe.
+        concept: What was erased.
+        method: The eraser, whose fields are recorded.
+        pipe: The pipeline it was made from, for the fingerprints of text encoder, tokenizer and UNet.
+        recipe: What else is needed to run it again: name, seed.
+        family: Line of bases, for example ``shapes``.
+        ids: Hub ids of the base.
+        license: Of the weights, as an SPDX or Hub identifier.
+    """
+    from robust_encoders.encoder import RobustEncoder
+
+    manifest = Manifest(
+        concept=concept,
+        form=edit.form,
+        component=edit.component,
+        method=describe(method),
+        base=Base.from_pipeline(pipe, family=family, ids=ids, with_unet=True),
+        recipe={**describe(recipe), "run": describe(edit.log)},
+        versions=library_versions(),
+        license=license,
+    )
+    return RobustEncoder(manifest, edit.tensors, edit.config)

@@ -1,0 +1,12 @@
+"""Attacks, one file each: ``ATTACKS`` run inside a method's training, ``PROMPT_ATTACKS`` in the evaluation."""
+
+from __future__ import annotations
+
+from .continuous_prefix import ContinuousPrefix
+from .soft_prompt import SoftPrompt
+from .unlearn_diff_atk import UnlearnDiffAtk
+
+ATTACKS = {"soft_prompt": SoftPrompt}
+PROMPT_ATTACKS = {"continuous_prefix": ContinuousPrefix, "unlearn_diff_atk": UnlearnDiffAtk}
+
+__all__ = ["ATTACKS", "PROMPT_ATTACKS", "ContinuousPrefix", "SoftPrompt", "UnlearnDiffAtk"]

@@ -1,0 +1,191 @@
+"""UnlearnDiffAtk: discrete adversarial prompts by the model's own denoising loss (Zhang et al., ECCV 2024).
+
+"To Generate or Not? Safety-Driven Unlearned Diffusion Models Are Still Easy To Generate Unsafe Images ... For Now",
+arXiv:2310.11868, equation 6, and the authors' ``text_grad_.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..backbone import Backbone, Precision
+from ..protocols import AttackResult, Candidate, Case
+from .denoising import (
+    FORWARD_AND_BACKWARD,
+    DenoisingLoss,
+    PrefixedPrompts,
+    case_generator,
+    chunks,
+    clean_latents,
+    draw_noise,
+)
+
+
+def project_to_simplex(rows: Tensor) -> Tensor:
+    """Return the Euclidean projection of each row (..., V) onto the probability simplex, exactly.
+
+    By sorting (Held, Wolfe and Crowder 1974; Duchi et al. 2008, figure 1). The authors' code bisects to a tolerance.
+    """
+    ordered = rows.sort(dim=-1, descending=True).values
+    excess = ordered.cumsum(-1) - 1
+    rank = torch.arange(1, rows.shape[-1] + 1, device=rows.device, dtype=rows.dtype)
+    support = (ordered * rank > excess).sum(-1, keepdim=True)  # at least 1: the largest entry always stays
+    shift = excess.gather(-1, support - 1) / support
+    return (rows - shift).clamp(min=0)
+
+
+def sample_rows(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """Return one index per row: probabilities (B, K, V) at uniform draws (B, K) in [0, 1), by the inverse CDF."""
+    cdf = probabilities.cumsum(-1)
+    threshold = uniform.unsqueeze(-1) * cdf[..., -1:]
+    index = torch.searchsorted(cdf, threshold, right=True).squeeze(-1)
+    return index.clamp(max=probabilities.shape[-1] - 1)
+
+
+@dataclass(frozen=True)
+class UnlearnDiffAtk:
+    """White-box search for a few tokens before the prompt; the judge is not consulted.
+
+    Each token is a distribution over the vocabulary. An iteration samples one token per position, takes the gradient
+    of the denoising loss with respect to the sampled one-hot vector, clips it to [-1, 1] as the authors do, hands it
+    to the distribution (straight through), and makes one Adam step and an exact projection. Timesteps are visited
+    from low to high noise; distributions and Adam's moments carry over. After every timestep the most probable tokens,
+    decoded to text, become a candidate; whoever judges tokenises that text again, as a user's prompt would be.
+
+    Differences from the authors' code: all cases run batched, with noise of their own; the search does not stop at the
+    first success; special tokens are no candidates; projection is exact.
+
+    Args:
+        tokens: Adversarial tokens (K); the authors use 3 for objects and styles, 5 for nudity.
+        timesteps: How many timesteps, equally spaced; 50 gives the published 10, 30, ..., 990.
+        iterations: Adam steps per timestep.
+        rate: Adam's rate.
+        weight_decay: Adam's L2 term.
+        typable: Only allow tokens that survive decoding and tokenising again. The authors allow all.
+        batch: Cases attacked at once; no case's result depends on it beyond rounding.
+        precision: Of the UNet: ``fp32``, or ``bf16`` by autocast.
+    """
+
+    name: ClassVar[str] = "unlearn_diff_atk"
+    tier: ClassVar[str] = "T3"
+
+    tokens: int = 3
+    timesteps: int = 50
+    iterations: int = 40
+    rate: float = 0.01
+    weight_decay: float = 0.1
+    typable: bool = False
+    batch: int = 32
+    precision: Precision = "fp32"
+
+    def __post_init__(self) -> None:
+        if min(self.tokens, self.timesteps, self.iterations, self.batch) < 1:
+            raise ValueError(f"expected tokens, timesteps, iterations and batch of at least 1, found {self}")
+
+    @classmethod
+    def standard(cls, **changes: object) -> UnlearnDiffAtk:
+        """Return the standard budget on the embedded base: 10 timesteps x 20 iterations."""
+        return cls(**{"timesteps": 10, "iterations": 20, **changes})  # type: ignore[arg-type]  # fields by name
+
+    def schedule(self, target: Backbone) -> list[int]:
+        """Return the timesteps visited, each at the middle of its share of the model's range."""
+        spacing = len(target.alphas_cumprod) / self.timesteps
+        return [int(spacing * (i + 0.5)) for i in range(self.timesteps)]
+
+    def run(self, target: Backbone, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
+        """Attack every case.
+
+        Args:
+            target: The model under attack.
+            cases: Prompts with their target latents.
+            seed: Of the run; with a case's own seed it fixes all that is random about that case.
+
+        Returns:
+            One result per case with ``timesteps`` text candidates, in the order found.
+
+        Raises:
+            ValueError: If a case has no target latent, or its prompt leaves no room for the tokens.
+        """
+        search = _Search(self, target.sharing(precision=self.precision), allowed_tokens(target, typable=self.typable))
+        with target.frozen():
+            parts = tqdm(list(chunks(len(cases), self.batch)), desc=self.name, leave=False, disable=None)
+            return [result for part in parts for result in search.run(cases[part], seed)]
+
+
+def allowed_tokens(target: Backbone, *, typable: bool) -> Tensor:
+    """Return the ids (V,) that may enter a prompt: no special tokens; if ``typable``, only those text can produce."""
+    special = set(target.tokenizer.all_special_ids)
+    ids = [i for i in range(len(target.tokenizer)) if i not in special]
+    if typable:
+        texts = [target.tokenizer.decode([i]) for i in ids]
+        again = target.tokenizer(texts, add_special_tokens=False).input_ids
+        ids = [i for i, found in zip(ids, again, strict=True) if found == [i]]
+    return torch.tensor(ids, device=target.device)
+
+
+@dataclass(frozen=True)
+class _Search:
+    """One attack on one model; ``run`` takes a batch of cases."""
+
+    attack: UnlearnDiffAtk
+    target: Backbone
+    allowed: Tensor
+
+    @cached_property
+    def table(self) -> Tensor:
+        """Embeddings (V, D) of the allowed tokens."""
+        return self.target.embed(self.allowed).detach()
+
+    def run(self, cases: Sequence[Case], seed: int) -> list[AttackResult]:
+        loss = DenoisingLoss(self.target, clean_latents(cases, self.target))
+        generators = [case_generator(seed, case, self.attack.name) for case in cases]
+        prompts = PrefixedPrompts(self.target, [case.prompt for case in cases], self.attack.tokens)
+        weights = torch.full((len(cases), self.attack.tokens, len(self.allowed)), 1 / len(self.allowed))
+        weights = weights.to(loss.latents.device).requires_grad_()
+        adam = torch.optim.Adam([weights], lr=self.attack.rate, weight_decay=self.attack.weight_decay)
+        found: list[list[str]] = []
+        for t in self.attack.schedule(self.target):
+            for _ in range(self.attack.iterations):
+                self._step(weights, adam, t, loss=loss, prompts=prompts, generators=generators)
+            found.append(self._texts(weights, cases))
+        return [self._result(texts) for texts in zip(*found, strict=True)]
+
+    def _step(
+        self,
+        weights: Tensor,
+        adam: torch.optim.Adam,
+        t: int,
+        *,
+        loss: DenoisingLoss,
+        prompts: PrefixedPrompts,
+        generators: Sequence[torch.Generator],
+    ) -> None:
+        uniform = torch.stack([torch.rand(self.attack.tokens, generator=g) for g in generators])
+        picked = sample_rows(weights.detach(), uniform.to(weights.device))
+        noise = draw_noise(loss.latents, generators)
+        steps = torch.full((len(generators),), t, device=weights.device)
+        embeds = self.table[picked].requires_grad_()  # (B, K, D)
+        total = loss(prompts.conditioning(embeds), steps, noise).sum()
+        (gradient,) = torch.autograd.grad(total, embeds)
+        weights.grad = (gradient @ self.table.T).clamp(-1, 1).to(weights.dtype)
+        adam.step()
+        with torch.no_grad():
+            weights.copy_(project_to_simplex(weights))
+
+    def _texts(self, weights: Tensor, cases: Sequence[Case]) -> list[str]:
+        best = self.allowed[weights.argmax(-1)].tolist()
+        prefixes = [self.target.tokenizer.decode(row).strip() for row in best]
+        return [f"{prefix} {case.prompt}".strip() for prefix, case in zip(prefixes, cases, strict=True)]
+
+    def _result(self, texts: Sequence[str]) -> AttackResult:
+        per = self.attack.iterations
+        candidates = tuple(Candidate("text", text, per * (i + 1)) for i, text in enumerate(texts))
+        calls = FORWARD_AND_BACKWARD * per * self.attack.timesteps
+        return AttackResult(candidates, queries=0, unet_calls=calls)

@@ -1,0 +1,89 @@
+"""The training commands: ``demo``, ``shapes build``, ``train``, ``evaluate``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from robust_encoders.cli import EXIT_OK, choose
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one training command.
+
+    Args:
+        arguments: The command's name, then its own arguments.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UsageError: The arguments parse, but contradict each other or name what does not exist.
+        SystemExit: With 0 after help, with 2 on arguments that do not parse.
+    """
+    commands: Mapping[str, Callable[[Sequence[str]], int]] = {
+        "demo": _shapes,
+        "evaluate": _evaluate,
+        "shapes": _shapes,
+        "train": _train,
+    }
+    return commands[arguments[0]](arguments[1:])
+
+
+def parser_of(command: str, description: str) -> argparse.ArgumentParser:
+    """Return an empty parser for one command."""
+    return argparse.ArgumentParser(
+        prog=f"robust-encoders {command}",
+        description=description,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+
+
+def _shapes(arguments: Sequence[str]) -> int:
+    parser = parser_of("shapes", "The embedded base.")
+    build = parser.add_subparsers(required=True, metavar="COMMAND").add_parser(
+        "build", help="train it from nothing; goes on where an earlier run of the same folder was stopped"
+    )
+    build.add_argument("--out", type=Path, required=True, help="receives base, judge, image tower and the run's record")
+    build.add_argument("--seed", type=int, default=0, help="seeds every stage")
+    build.add_argument("--stages", nargs="+", help="only these, in order")
+    options = parser.parse_args(arguments)
+
+    from .shapes.build import STAGES
+    from .shapes.build import build as build_base
+
+    for stage in options.stages or ():
+        choose(stage, STAGES, "stage")
+    build_base(options.out, seed=options.seed, stages=options.stages)
+    return EXIT_OK
+
+
+def _train(arguments: Sequence[str]) -> int:
+    from .cli_train import train
+
+    return train(arguments)
+
+
+def _evaluate(arguments: Sequence[str]) -> int:
+    from .cli_evaluate import evaluate
+
+    return evaluate(arguments)
+
+
+def leading_name(command: str, description: str, what: str, arguments: Sequence[str]) -> str:
+    """Return the name that comes first; the options after it are made from dataclasses.
+
+    Args:
+        command: For the help.
+        description: For the help.
+        what: What the name may be, for the help.
+        arguments: Everything after the command.
+
+    Raises:
+        SystemExit: With 0 after help, with 2 if no name comes first.
+    """
+    parser = parser_of(command, description)
+    parser.add_argument("name", metavar="NAME", help=what)
+    name: str = parser.parse_args(arguments[:1]).name
+    return name

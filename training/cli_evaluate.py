@@ -1,0 +1,67 @@
+"""``robust-encoders evaluate``: attacks on an encoder of the shapes world, and the rates they reach."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from robust_encoders.cli import EXIT_OK, UsageError, choose, open_pipeline, say
+from robust_encoders.encoder import RobustEncoder
+
+from . import evaluate as evaluation
+from .cli import leading_name
+from .plan import EvaluationSettings
+from .report import results_table
+from .shapes.vocabulary import VALUES
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRun:
+    """Attack an encoder of the shapes world, judge the pictures, print the rates.
+
+    Args:
+        out: Folder of results.json; an evaluation that was stopped goes on where it was.
+        concept: What should be gone; by default what the encoder erases.
+        base: Folder of the pipeline; by default the embedded base.
+        settings: Sizes, seed, sampling and the budget of the attacks.
+    """
+
+    out: Path
+    concept: str = ""
+    base: Path | None = None
+    settings: EvaluationSettings = field(default_factory=EvaluationSettings)
+
+
+def evaluate(arguments: Sequence[str]) -> int:
+    """Evaluate an encoder and print the table of its rates.
+
+    Args:
+        arguments: A catalog name, a folder, or ``base``; then the options.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UsageError: The arguments parse, but the concept is missing or unknown.
+        SystemExit: With 0 after help, with 2 on arguments that do not parse.
+    """
+    what = "a catalog name, a folder, or `base` for the base without an encoder"
+    name = leading_name("evaluate", "Attack an encoder. `evaluate NAME --help` shows every setting.", what, arguments)
+    options = _read(arguments[1:])
+    encoder = None if name == "base" else RobustEncoder.from_pretrained(name)
+    concept = options.concept or (encoder.manifest.concept.name if encoder is not None else "")
+    if not concept:
+        raise UsageError("expected a concept to look for in the pictures of the base, found none; add --concept")
+    choose(concept, [value for values in VALUES.values() for value in values], "concept of the shapes world")
+    pipe = open_pipeline(options.base)
+    found = evaluation.evaluate(pipe, encoder, concept, settings=options.settings, out=options.out)
+    say(results_table([found]))
+    return EXIT_OK
+
+
+def _read(arguments: Sequence[str]) -> EvaluationRun:
+    import tyro
+
+    short = (tyro.conf.OmitArgPrefixes,)
+    return tyro.cli(EvaluationRun, args=arguments, prog="robust-encoders evaluate NAME", config=short)

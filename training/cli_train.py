@@ -1,0 +1,166 @@
+"""``robust-encoders train``: a named recipe, or a method for a concept of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from robust_encoders.cli import EXIT_OK, UsageError, choose, open_pipeline, say
+from robust_encoders.concepts import Concept, ConceptKind
+
+from .cli import leading_name
+from .methods import METHODS
+from .recipes import RECIPES, Recipe, shapes_retain_prompts
+from .run import run_recipe
+from .settings import Retain
+from .shapes.concepts import shapes_concept
+
+M = TypeVar("M", bound=Any)
+# Stands for a recipe's own retain prompts in the help: there are hundreds of them.
+UNCHANGED = ("unchanged",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeRun(Generic[M]):
+    """Train an encoder by a named recipe; every setting of its method can be changed.
+
+    Args:
+        out: Folder of the artifact. Beside it, OUT.work holds checkpoints until the run is done.
+        method: Settings of the method.
+        base: Folder of the pipeline to erase from; by default the embedded base.
+        seed: All randomness follows from it.
+        cache_dir: Keeps the trajectories of the frozen model, to share them between runs.
+        resume: Go on from the newest checkpoint of the same run.
+    """
+
+    out: Path
+    method: M
+    base: Path | None = None
+    seed: int = 0
+    cache_dir: Path | None = None
+    resume: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodRun(RecipeRun[M]):
+    """Train an encoder by a method, for a concept of your own.
+
+    Args:
+        concept: The word or phrase. The embedded base knows its kind, synonyms and captions.
+        kind: What it is; needed with ``base``.
+        anchor: What it is mapped to; empty for nothing in particular.
+        synonyms: Other words for it.
+        prompts: Text file of captions that contain it, one a line. On the embedded base, made if not given.
+        retain_prompts: Text file of captions without it, one a line. On the embedded base, made if not given.
+        family: Line of bases that ``base`` belongs to, for example ``sd1``; needed with it.
+        license: Of the resulting weights, for the manifest; those of the embedded base are apache-2.0.
+    """
+
+    concept: str
+    kind: ConceptKind | None = None
+    anchor: str = ""
+    synonyms: tuple[str, ...] = ()
+    prompts: Path | None = None
+    retain_prompts: Path | None = None
+    family: str = ""
+    license: str = ""
+
+
+R = TypeVar("R", bound=RecipeRun[Any])
+
+
+def train(arguments: Sequence[str]) -> int:
+    """Train an encoder and say where it is.
+
+    Args:
+        arguments: Name of a recipe or of a method, then its options.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UsageError: The arguments parse, but something that they need is missing.
+        SystemExit: With 0 after help, with 2 on arguments that do not parse.
+    """
+    what = f"a recipe ({', '.join(RECIPES)}) or a method ({', '.join(METHODS)})"
+    name = leading_name("train", "Train an encoder. `train NAME --help` shows every setting.", what, arguments)
+    choose(name, [*RECIPES, *METHODS], "recipe or method")
+    read = _recipe_run if name in RECIPES else _method_run
+    options, recipe = read(name, arguments[1:])
+    run_recipe(recipe, open_pipeline(options.base), options.out, resume=options.resume, cache_dir=options.cache_dir)
+    say(str(options.out))
+    return EXIT_OK
+
+
+def _recipe_run(name: str, arguments: Sequence[str]) -> tuple[RecipeRun[Any], Recipe]:
+    recipe = RECIPES[name]()
+    options = _parse(RecipeRun, name, _with_retain(recipe.method, UNCHANGED), arguments)
+    kept = options.method.retain.prompts == UNCHANGED
+    method = _with_retain(options.method, recipe.method.retain.prompts) if kept else options.method
+    return options, replace(recipe, method=method, seed=options.seed)
+
+
+def _method_run(name: str, arguments: Sequence[str]) -> tuple[MethodRun[Any], Recipe]:
+    options = _parse(MethodRun, name, METHODS[name](retain=Retain(prompts=UNCHANGED)), arguments)
+    embedded = options.base is None
+    if not embedded and not (options.family and options.kind):
+        raise UsageError("--base needs --family (its line of bases, for example sd1) and --kind (of the concept)")
+    family = options.family or "shapes"
+    recipe = Recipe(
+        name=f"{family}/{options.concept}-{name}",
+        concept=_concept(options),
+        method=_with_retain(options.method, _retain_prompts(options)),
+        seed=options.seed,
+        base=family,
+        license=options.license or ("apache-2.0" if embedded else ""),
+    )
+    return options, recipe
+
+
+def _parse(kind: type[R], name: str, method: Any, arguments: Sequence[str]) -> R:
+    import tyro
+
+    required = {f.name: tyro.MISSING for f in fields(kind) if f.default is MISSING and f.name != "method"}
+    concrete: Any = kind.__class_getitem__(type(method))
+    parsed: R = tyro.cli(
+        concrete, default=kind(method=method, **required), args=arguments, prog=f"robust-encoders train {name}"
+    )
+    return parsed
+
+
+def _with_retain(method: M, prompts: tuple[str, ...]) -> M:
+    changed: M = replace(method, retain=replace(method.retain, prompts=prompts))
+    return changed
+
+
+def _concept(options: MethodRun[Any]) -> Concept:
+    given: dict[str, Any] = {key: getattr(options, key) for key in ("kind", "anchor", "synonyms")}
+    given["prompts"] = _lines(options.prompts) if options.prompts else ()
+    if options.base is not None:
+        return Concept(name=options.concept, **given)
+    try:
+        known = shapes_concept(options.concept)
+    except ValueError as error:
+        raise UsageError(f"the embedded base does not know this concept: {error}") from error
+    return replace(known, **{key: value for key, value in given.items() if value})
+
+
+def _retain_prompts(options: MethodRun[Any]) -> tuple[str, ...]:
+    retain = options.method.retain
+    if retain.prompts != UNCHANGED:
+        return tuple(retain.prompts)
+    if options.retain_prompts is not None:
+        return _lines(options.retain_prompts)
+    if options.base is None:
+        return shapes_retain_prompts(options.concept)
+    if retain.in_noise or retain.in_conditioning:
+        raise UsageError("expected captions to retain, found none; add --retain-prompts FILE, or set both weights to 0")
+    return ()
+
+
+def _lines(path: Path) -> tuple[str, ...]:
+    if not path.is_file():
+        raise UsageError(f"expected a text file with one caption a line, found nothing at {path}")
+    return tuple(line for raw in path.read_text(encoding="utf-8").splitlines() if (line := raw.strip()))

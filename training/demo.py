@@ -1,0 +1,209 @@
+"""The demo: the same prompts and seeds with and without a robust encoder, plain and under attack, in one picture."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from robust_encoders.embedded import embedded_pipeline
+from robust_encoders.encoder import RobustEncoder
+
+from .attacks import UnlearnDiffAtk
+from .backbone import Backbone
+from .grid import Pair, Section, Tile, draw_grid
+from .metrics import JudgeDetector
+from .metrics.rates import detect
+from .pictures import Sampling, draw, draw_candidates
+from .protocols import Case, PromptAttack
+from .report import markdown
+from .shapes.captions import WordChoice, scene_prompts
+from .shapes.concepts import factor_of
+from .shapes.judge import load_judge
+
+if TYPE_CHECKING:
+    from .metrics.judge_detector import JudgeLike
+
+CONCEPT = "circle"
+PICTURE_NAME = "demo.png"
+_TITLES: tuple[tuple[WordChoice, str], ...] = (
+    ("name", "Plain prompts, by the concept's name"),
+    ("seen", "Synonyms that training saw"),
+    ("unseen", "A synonym that training never saw"),
+)
+
+
+@dataclass(frozen=True)
+class DemoRow:
+    """How many pictures of a section show what they should not, or should.
+
+    Args:
+        title: Of the section.
+        question: What was counted.
+        n: Pictures.
+        before: Count without the encoder.
+        after: Count with it.
+    """
+
+    title: str
+    question: str
+    n: int
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class DemoSummary:
+    """What the demo made.
+
+    Args:
+        picture: The grid.
+        rows: Counts, one row for each section.
+        seconds: Wall time.
+    """
+
+    picture: Path
+    rows: tuple[DemoRow, ...]
+    seconds: float
+
+    @property
+    def table(self) -> str:
+        """The rows as a table that reads as plain text."""
+        head = ["prompts", "question", "before", "after"]
+        cells = [[r.title, r.question, f"{r.before} of {r.n}", f"{r.after} of {r.n}"] for r in self.rows]
+        return "\n".join([*markdown(head, cells), "", f"{self.picture} ({self.seconds:.0f} s)"])
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The demo on any base, encoder and judge.
+
+    Args:
+        pipe: The base.
+        encoder: Attached for the pictures after.
+        judge: What looks at the pictures.
+        concept: A canonical value of the shapes world.
+        n: Prompts in each section.
+        sampling: How pictures are drawn.
+        attack: The live attack, run against the base and against the encoder.
+    """
+
+    pipe: Any
+    encoder: RobustEncoder
+    judge: JudgeLike
+    concept: str = CONCEPT
+    n: int = 4
+    sampling: Sampling = field(default_factory=Sampling)
+    attack: PromptAttack = field(default_factory=partial(UnlearnDiffAtk, timesteps=6, iterations=15))
+
+    def sections(self, seed: int) -> list[Section]:
+        """Draw everything.
+
+        Args:
+            seed: Of prompts, pictures and attacks.
+        """
+        factor, value = factor_of(self.concept)
+        named = {
+            title: self._cases(seed + i, fixed={factor: value}, words=words) for i, (words, title) in enumerate(_TITLES)
+        }
+        cases = {
+            **named,
+            "Attacked: tokens found against the base": self._attacked(named[_TITLES[0][1]], seed, robust=False),
+            "Attacked: tokens found against the robust encoder": self._attacked(
+                named[_TITLES[0][1]], seed, robust=True
+            ),
+        }
+        erased = [Section(title, self._pairs(found, kept=False)) for title, found in cases.items()]
+        others = self._cases(seed + len(_TITLES), exclude={factor: value})
+        return [*erased, Section("Everything else, to be kept", self._pairs(others, kept=True), kept=True)]
+
+    def rows(self, sections: Sequence[Section]) -> tuple[DemoRow, ...]:
+        """Return the counts of every section: erased ones of what should be gone, kept ones of what is right."""
+        rows = []
+        for section in sections:
+            question = "drawn as asked?" if section.kept else f"{self.concept} drawn?"
+            before = sum(pair.before.good == section.kept for pair in section.pairs)
+            after = sum(pair.after.good == section.kept for pair in section.pairs)
+            rows.append(DemoRow(section.title, question, len(section.pairs), before, after))
+        return tuple(rows)
+
+    def write(self, out: Path, *, seed: int) -> DemoSummary:
+        """Draw everything into ``out/demo.png``."""
+        start = time.monotonic()
+        sections = self.sections(seed)
+        out.mkdir(parents=True, exist_ok=True)
+        title = f'A text encoder without "{self.concept}": the same prompts and seeds, before and after it is attached'
+        draw_grid(title, self._notes(), sections).save(out / PICTURE_NAME)
+        return DemoSummary(out / PICTURE_NAME, self.rows(sections), time.monotonic() - start)
+
+    def _notes(self) -> tuple[str, ...]:
+        return (
+            "before: the embedded base, a small Stable Diffusion of shapes.  after: the same pipeline, only its text "
+            "encoder replaced.",
+            f"Below each picture: what the judge sees. Green is what one wants after: no {self.concept}, "
+            "everything else as asked.",
+            f"Attacked: {self.attack.name} put tokens before a plain prompt, just now, "
+            "with full access to the model's gradients.",
+        )
+
+    def _cases(self, seed: int, **choice: Any) -> list[Case]:
+        prompts = scene_prompts(self.n, seed=seed, **choice)
+        return [Case(i, p.text, 1000 * seed + i, p.expected) for i, p in enumerate(prompts)]
+
+    def _attacked(self, cases: Sequence[Case], seed: int, *, robust: bool) -> list[Case]:
+        """Return the cases with the prompts that work best against one of the two encoders."""
+        seeds = [case.seed for case in cases]
+        latents = draw(self.pipe, [case.prompt for case in cases], seeds, self.sampling, latents=True)
+        aimed = [replace(case, target=latent) for case, latent in zip(cases, latents, strict=True)]
+        with self._attached(robust):
+            found = self.attack.run(Backbone.from_pipeline(self.pipe), aimed, seed=seed)
+            tried = [(case, c) for case, result in zip(cases, found, strict=True) for c in result.candidates]
+            pictures = draw_candidates(self.pipe, [case for case, _ in tried], [c for _, c in tried], self.sampling)
+        scores = JudgeDetector(self.judge, self.concept)(pictures).tolist()
+        ranked = sorted(zip(scores, tried, strict=True), key=lambda row: row[0])
+        best = {case.index: str(candidate.value) for _, (case, candidate) in ranked}  # the highest score comes last
+        return [replace(case, prompt=best[case.index]) for case in cases]
+
+    def _attached(self, robust: bool) -> AbstractContextManager[Any]:
+        return self.encoder.attached(self.pipe) if robust else nullcontext()
+
+    def _pairs(self, cases: Sequence[Case], *, kept: bool) -> tuple[Pair, ...]:
+        tiles = []
+        for robust in (False, True):
+            with self._attached(robust):
+                pictures = draw(self.pipe, [c.prompt for c in cases], [c.seed for c in cases], self.sampling)
+            tiles.append(self._kept_tiles(pictures, cases) if kept else self._erased_tiles(pictures))
+        return tuple(Pair(case.prompt, *both) for case, both in zip(cases, zip(*tiles, strict=True), strict=True))
+
+    def _erased_tiles(self, pictures: Tensor) -> list[Tile]:
+        shown = detect(JudgeDetector(self.judge, self.concept), pictures)
+        words = (self.concept, f"no {self.concept}")
+        return [Tile(p, words[0] if hit else words[1], not hit) for p, hit in zip(pictures, shown, strict=True)]
+
+    def _kept_tiles(self, pictures: Tensor, cases: Sequence[Case]) -> list[Tile]:
+        seen = self.judge(pictures)
+        tiles = []
+        for row, (picture, case) in enumerate(zip(pictures, cases, strict=True)):
+            wrong = [seen[factor][row] for factor, value in case.expected.items() if seen[factor][row] != value]
+            tiles.append(Tile(picture, f"not asked: {', '.join(wrong)}" if wrong else "as asked", not wrong))
+        return tiles
+
+
+def run_demo(out: Path, *, seed: int = 0) -> DemoSummary:
+    """Draw the demo on the embedded base with its ``circle`` encoder.
+
+    Args:
+        out: Folder of ``demo.png``.
+        seed: Of prompts, pictures and attacks.
+
+    Raises:
+        AssetsMissingError: If the package was installed without its assets.
+    """
+    encoder = RobustEncoder.from_pretrained(f"shapes/{CONCEPT}")
+    return Demo(embedded_pipeline(), encoder, load_judge()).write(out, seed=seed)

@@ -1,0 +1,131 @@
+"""A picture that explains itself: pairs of pictures before and after, with prompts and verdicts, drawn with Pillow."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+Colour = tuple[int, int, int]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+PICTURE = 128  # pixels that a picture is enlarged to
+_GAP, _BETWEEN, _MARGIN = 8, 30, 28
+_LINE = 17
+_BORDER = 4
+_INK, _FAINT, _PAPER = (25, 25, 30), (105, 105, 115), (252, 252, 250)
+_GOOD, _BAD = (30, 140, 70), (205, 40, 40)
+_PROMPT_LINES = 3
+_PROMPT_WIDTH = 42  # characters that fit below a pair
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One picture with its verdict.
+
+    Args:
+        picture: (3, H, W) in [0, 1].
+        verdict: What the judge says, in a few words.
+        good: Whether that is what an erased model should draw.
+    """
+
+    picture: Tensor
+    verdict: str
+    good: bool
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same prompt and seed, before and after."""
+
+    prompt: str
+    before: Tile
+    after: Tile
+
+
+@dataclass(frozen=True)
+class Section:
+    """One row of pairs under a title.
+
+    Args:
+        title: What the prompts have in common.
+        pairs: Left to right.
+        kept: Whether the prompts ask for what is to be kept, not for what is erased.
+    """
+
+    title: str
+    pairs: tuple[Pair, ...]
+    kept: bool = False
+
+
+def draw_grid(title: str, notes: Sequence[str], sections: Sequence[Section]) -> Image.Image:
+    """Return the picture of all sections, one row each.
+
+    Args:
+        title: Large, on top.
+        notes: Lines below it.
+        sections: Rows; the one with the most pairs sets the width.
+
+    Raises:
+        ValueError: If there is no pair at all.
+    """
+    columns = max((len(section.pairs) for section in sections), default=0)
+    if columns == 0:
+        raise ValueError("expected at least one pair of pictures, found none")
+    head = _MARGIN + 40 + len(notes) * (_LINE + 3) + 16
+    width = 2 * _MARGIN + columns * _pair_width() + (columns - 1) * _BETWEEN
+    canvas = Image.new("RGB", (width, head + len(sections) * _row_height() + _MARGIN), _PAPER)
+    pen = ImageDraw.Draw(canvas)
+    pen.text((_MARGIN, _MARGIN - 6), title, fill=_INK, font=_font(26))
+    for i, note in enumerate(notes):
+        pen.text((_MARGIN, _MARGIN + 34 + i * (_LINE + 3)), note, fill=_FAINT, font=_font(14))
+    for row, section in enumerate(sections):
+        _draw_section(canvas, pen, section, head + row * _row_height())
+    return canvas
+
+
+def _pair_width() -> int:
+    return 2 * PICTURE + _GAP
+
+
+def _row_height() -> int:
+    return 30 + 20 + PICTURE + 22 + _PROMPT_LINES * _LINE + 26
+
+
+def _draw_section(canvas: Image.Image, pen: ImageDraw.ImageDraw, section: Section, top: int) -> None:
+    pen.line([(_MARGIN, top), (canvas.width - _MARGIN, top)], fill=(215, 215, 215))
+    pen.text((_MARGIN, top + 6), section.title, fill=_INK, font=_font(17))
+    for column, pair in enumerate(section.pairs):
+        left = _MARGIN + column * (_pair_width() + _BETWEEN)
+        for tile, name, x in ((pair.before, "before", left), (pair.after, "after", left + PICTURE + _GAP)):
+            pen.text((x, top + 32), name, fill=_FAINT, font=_font(13))
+            _draw_tile(canvas, pen, tile, (x, top + 50))
+        lines = textwrap.wrap(printable(pair.prompt), _PROMPT_WIDTH, max_lines=_PROMPT_LINES, placeholder=" ...")
+        for i, line in enumerate(lines):
+            pen.text((left, top + 50 + PICTURE + 24 + i * _LINE), line, fill=_INK, font=_font(14))
+
+
+def _draw_tile(canvas: Image.Image, pen: ImageDraw.ImageDraw, tile: Tile, at: tuple[int, int]) -> None:
+    x, y = at
+    colour = _GOOD if tile.good else _BAD
+    canvas.paste(_to_image(tile.picture), at)
+    pen.rectangle((x, y, x + PICTURE - 1, y + PICTURE - 1), outline=colour, width=_BORDER)
+    pen.text((x, y + PICTURE + 4), tile.verdict, fill=colour, font=_font(13))
+
+
+def _to_image(picture: Tensor) -> Image.Image:
+    """Return (3, H, W) in [0, 1] enlarged without smoothing: every pixel stays a pixel."""
+    pixels = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(pixels).resize((PICTURE, PICTURE), Image.Resampling.NEAREST)
+
+
+def printable(text: str) -> str:
+    """Return text with control and non-ASCII characters escaped: attacks find tokens that no font shows."""
+    return ascii(text)[1:-1]
+
+
+def _font(size: int) -> Font:
+    return ImageFont.load_default(size)

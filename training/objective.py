@@ -1,0 +1,199 @@
+"""The loss of AdvUnlearn and of ESD on a text encoder: one training iteration, attack included."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Generator, Tensor
+
+from .backbone import Backbone
+from .bank import BankBatch, TrajectoryBank
+from .losses import ConditioningMetric, negative_guidance_target, squared_error, weighted_sum
+from .resample import Resampler
+from .settings import Adversary, Retain, Unlearn
+
+Source = TrajectoryBank | Resampler
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts with all that the frozen text encoder says about them.
+
+    Args:
+        texts: N prompts.
+        ids: (N, L).
+        embeds: Token embeddings (N, L, D), which no eraser changes.
+        targets: Frozen conditionings (N, L, D) that the student is pulled to; None where no term wants them.
+    """
+
+    texts: tuple[str, ...]
+    ids: Tensor
+    embeds: Tensor
+    targets: Tensor | None = None
+
+    @classmethod
+    @torch.no_grad()
+    def read(cls, teacher: Backbone, texts: Sequence[str], targets: Sequence[str] | None = None) -> Prompts:
+        """Tokenize ``texts``, and encode ``targets``, one for each text, in pieces."""
+        ids = teacher.tokenize(texts)
+        encoded = None
+        if targets is not None:
+            encoded = torch.cat([teacher.condition(targets[i : i + 256]) for i in range(0, len(targets), 256)])
+        return cls(tuple(texts), ids, teacher.embed(ids), encoded)
+
+
+@dataclass(frozen=True)
+class _Term:
+    """One summand: rows of token embeddings, what they shall lead to, and where that is measured."""
+
+    name: str
+    weight: float
+    embeds: Tensor  # (B, L, D)
+    ids: Tensor  # (B, L)
+    target: Tensor  # (B, C, h, w) with points, else (B, L, D)
+    points: BankBatch | None = None
+
+
+@dataclass
+class Objective:
+    """One iteration of AdvUnlearn (Zhang et al. 2024), or without adversary of ESD (Gandikota et al. 2023).
+
+    Every noise term of an iteration goes through the UNet in one batch, every prompt through the student in one.
+
+    Args:
+        teacher: The frozen base; its UNet predicts for the student, its counter counts.
+        student: Its text encoder is trained.
+        unlearn: Settings of the concept's terms.
+        retain: Settings of the retain terms.
+        adversary: The attack; None trains ESD.
+        concept_prompts: Prompts with the concept; the targets are the frozen conditionings of the anchored ones.
+        retain_prompts: The retain set; None without retain terms.
+        concept_points: Training points on the first of ``concept_prompts``.
+        retain_points: Training points on the first of ``retain_prompts``; None without a noise retain term.
+        metric: Compares conditionings; None without conditioning terms.
+        latest: Where the last attack with so many tokens ended (B, K, D).
+    """
+
+    teacher: Backbone
+    student: Backbone
+    unlearn: Unlearn
+    retain: Retain
+    adversary: Adversary | None
+    concept_prompts: Prompts
+    retain_prompts: Prompts | None
+    concept_points: Source
+    retain_points: Source | None
+    metric: ConditioningMetric | None
+    latest: dict[str, Tensor] = field(default_factory=dict)
+
+    def __call__(self, iteration: int, generator: Generator) -> tuple[Tensor, dict[str, float]]:
+        """Return the loss () of one iteration and the mean of each term."""
+        attacked = self.adversary is not None and iteration >= self.adversary.warmup
+        terms = [self._unlearn_term(self.adversary if attacked else None, generator)]
+        if self.unlearn.plain_weight > 0 and (attacked or self.unlearn.plain_space == "conditioning"):
+            terms.append(self._plain_term(generator))
+        if self.retain_points is not None and self.retain_prompts is not None:
+            points = self.retain_points.sample(self.retain.batch, generator)
+            rows = _rows(self.retain_prompts, points.prompt_index)
+            terms.append(_Term("retain", self.retain.weight, *rows, points.pred_cond, points))
+        if self.retain.in_conditioning and self.retain_prompts is not None:
+            r = self.retain
+            name = "retain_conditioning"
+            terms.append(_pull(name, r.conditioning_weight, self.retain_prompts, r.conditioning_batch, generator))
+        return self._evaluate(terms)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return where the latest attacks ended, and the UNet calls."""
+        return {**self.latest, "unet_calls": torch.tensor(self.teacher.unet_calls)}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what ``state`` returned."""
+        self.teacher.unet_calls = int(state["unet_calls"])
+        self.latest = {k: v.to(self.teacher.device) for k, v in state.items() if k != "unet_calls"}
+
+    def _unlearn_term(self, adversary: Adversary | None, generator: Generator) -> _Term:
+        points = self.concept_points.sample(self.unlearn.batch, generator)
+        rows = _rows(self.concept_prompts, points.prompt_index)
+        if adversary is not None:
+            rows = self._attack(adversary, points, rows, generator)
+        return _Term("unlearn", 1.0, *rows, self._target(points), points)
+
+    def _plain_term(self, generator: Generator) -> _Term:
+        u = self.unlearn
+        if u.plain_space == "conditioning":
+            return _pull("plain", u.plain_weight, self.concept_prompts, u.plain_batch, generator)
+        points = self.concept_points.sample(u.plain_batch, generator)
+        rows = _rows(self.concept_prompts, points.prompt_index)
+        return _Term("plain", u.plain_weight, *rows, self._target(points), points)
+
+    def _target(self, points: BankBatch) -> Tensor:
+        base = points.pred_null if self.unlearn.target == "negative_guidance" else points.pred_anchor
+        if base is None:
+            raise ValueError("expected points with anchor predictions, found none: open the source with anchors")
+        return negative_guidance_target(base, points.pred_cond, self.unlearn.eta)
+
+    def _attack(
+        self, adversary: Adversary, points: BankBatch, rows: tuple[Tensor, Tensor], generator: Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Return token embeddings and ids of the prompts with the adversarial tokens found for each."""
+        layouts = adversary.layouts()
+        layout = layouts[int(torch.randint(len(layouts), (1,), generator=generator))]
+        embeds, ids = rows
+        eos_id, n = self.teacher.tokenizer.eos_token_id, len(ids)
+
+        def loss(adv: Tensor) -> Tensor:
+            at = points
+            if adversary.points == "fresh":
+                at = self.concept_points.sample(n, generator, prompt_index=points.prompt_index)
+            cond = self.student.encode(*layout.place(embeds, ids, adv, eos_id=eos_id))
+            self.teacher.unet_calls += n  # the backward pass
+            return squared_error(self.teacher.predict(at.latents, at.t, cond), at.pred_cond)
+
+        key = f"latest.{layout.size(ids.shape[1])}"
+        start = self.latest.get(key) if adversary.start == "latest" else None
+        if start is None:
+            start = self._random_tokens(n, layout.size(ids.shape[1]), generator)
+        adv = adversary.attack(loss, start, generator=generator)
+        if adversary.start == "latest":
+            self.latest[key] = adv
+        return layout.place(embeds, ids, adv, eos_id=eos_id)
+
+    def _random_tokens(self, n: int, k: int, generator: Generator) -> Tensor:
+        vocabulary = self.teacher.text_encoder.config.vocab_size
+        drawn = torch.randint(vocabulary, (n, k), generator=generator)
+        return self.teacher.embed(drawn.to(self.teacher.device)).detach()
+
+    def _evaluate(self, terms: Sequence[_Term]) -> tuple[Tensor, dict[str, float]]:
+        """Encode and predict all terms together, then weigh their losses."""
+        sizes = [len(term.ids) for term in terms]
+        encoded = self.student.encode(torch.cat([t.embeds for t in terms]), torch.cat([t.ids for t in terms]))
+        losses: dict[str, tuple[float, Tensor]] = {}
+        seen: list[tuple[_Term, BankBatch, Tensor]] = []
+        for term, cond in zip(terms, torch.split(encoded, sizes), strict=True):
+            if term.points is not None:
+                seen.append((term, term.points, cond))
+            elif self.metric is not None:
+                losses[term.name] = (term.weight, self.metric(cond, term.target))
+        latents, t = torch.cat([p.latents for _, p, _ in seen]), torch.cat([p.t for _, p, _ in seen])
+        predicted = self.teacher.predict(latents, t, torch.cat([cond for _, _, cond in seen]))
+        self.teacher.unet_calls += len(latents)  # the backward pass
+        rows = [len(points.t) for _, points, _ in seen]
+        for (term, _, _), prediction in zip(seen, torch.split(predicted, rows), strict=True):
+            losses[term.name] = (term.weight, squared_error(prediction, term.target))
+        return weighted_sum(losses)
+
+
+def _rows(prompts: Prompts, index: Tensor) -> tuple[Tensor, Tensor]:
+    at = index.to(prompts.ids.device)
+    return prompts.embeds[at], prompts.ids[at]
+
+
+def _pull(name: str, weight: float, prompts: Prompts, n: int, generator: Generator) -> _Term:
+    """Draw n prompts without replacement where there are enough, to be pulled to their targets."""
+    if prompts.targets is None:
+        raise ValueError(f"expected target conditionings for the term {name!r}, found none")
+    index = torch.randperm(len(prompts.texts), generator=generator)[:n]
+    embeds, ids = _rows(prompts, index)
+    return _Term(name, weight, embeds, ids, prompts.targets[index.to(ids.device)])

@@ -1,0 +1,188 @@
+"""The seams of the training package: erasers, attacks, detectors, metrics, and the records they exchange.
+
+Letters in shapes mean one thing everywhere: B batch, C latent channels, h and w latent height and width, H and W
+picture height and width, L token positions, D width of the text encoder, K adversarial tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+
+from torch import Generator, Tensor
+
+if TYPE_CHECKING:
+    from robust_encoders.concepts import Concept
+
+    from .backbone import Backbone
+
+Form = Literal["weights", "adapter", "projection"]
+CandidateKind = Literal["text", "token_embeddings", "conditioning", "latent", "image"]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What an eraser made: the changed tensors of one component.
+
+    Args:
+        form: The artifact form the tensors are stored in.
+        component: The pipeline component they belong to, for example ``text_encoder``.
+        tensors: Names to tensors; form ``weights`` uses the ``text_model.*`` names.
+        config: The component's configuration, as its ``to_dict()`` gives it.
+        log: Numbers recorded on the way, for the artifact's recipe (losses, UNet calls, seconds).
+    """
+
+    form: Form
+    component: str
+    tensors: Mapping[str, Tensor]
+    config: Mapping[str, Any]
+    log: Mapping[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Eraser(Protocol):
+    """A concept-erasure method; its dataclass fields are its configuration."""
+
+    name: ClassVar[str]
+
+    def erase(self, backbone: Backbone, concept: Concept, *, generator: Generator) -> Edit:
+        """Erase ``concept`` and return the change; ``backbone`` itself is left as it was."""
+        ...
+
+
+@runtime_checkable
+class Attack(Protocol):
+    """An inner attack: sees a loss and a start tensor, nothing else, and lowers the loss."""
+
+    name: ClassVar[str]
+
+    def __call__(self, loss: Callable[[Tensor], Tensor], start: Tensor, *, generator: Generator) -> Tensor:
+        """Return a detached tensor of ``start``'s shape (B, ...) for which ``loss``, giving (B,), is low."""
+        ...
+
+
+@dataclass(frozen=True)
+class Case:
+    """One prompt under attack or test; everything random about it follows from ``seed``.
+
+    Args:
+        index: Position in its prompt set.
+        prompt: The text.
+        seed: Seeds the picture's initial latent.
+        expected: Factor to canonical value that a faithful picture shows, for example ``{"shape": "circle"}``.
+        target: Clean latent (C, h, w) of the base's own picture for this prompt, for attacks that need one.
+    """
+
+    index: int
+    prompt: str
+    seed: int
+    expected: Mapping[str, str] = field(default_factory=dict)
+    target: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One adversarial input, in the order found.
+
+    Args:
+        kind: What ``value`` is.
+        value: The text, or a tensor: token embeddings (L, D), conditioning (L, D), latent (C, h, w), image (3, H, W).
+        step: How many attack iterations had been spent when it was found.
+    """
+
+    kind: CandidateKind
+    value: str | Tensor
+    step: int
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """What an attack on one case proposes, and what it cost.
+
+    Args:
+        candidates: In the order found; a detector decides afterwards which of them succeeded.
+        queries: Pictures the attack asked for.
+        unet_calls: UNet forwards on one latent; a backward to activations counts as one more.
+    """
+
+    candidates: tuple[Candidate, ...]
+    queries: int
+    unet_calls: int
+
+
+@runtime_checkable
+class PromptAttack(Protocol):
+    """An attack of the evaluation: batched over cases, never told whether a picture succeeded unless it is T2."""
+
+    name: ClassVar[str]
+    tier: ClassVar[str]
+
+    def run(self, target: Backbone, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
+        """Attack every case and return one result per case, in order."""
+        ...
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """Scores pictures (B, 3, H, W) in [0, 1]; at or above ``threshold`` the concept counts as present."""
+
+    name: str
+    version: str
+    threshold: float
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return scores (B,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Result:
+    """One measured or reported number, with all that is needed to measure it again.
+
+    Args:
+        metric: For example ``asr_any``.
+        value: In [0, 1] for rates.
+        n: How many cases it rests on.
+        interval: 95 % interval, or None where none is defined.
+        detector: Name of what judged; empty where nothing did.
+        detector_version: Its version.
+        threshold: Its threshold.
+        seeds: Seeds of the run.
+        prompt_set: Name of the prompt set.
+        prompt_sha256: Hash of its prompts and seeds.
+        settings: Attack and sampling settings.
+        versions: Library versions.
+        unet_calls: UNet forwards on one latent, in all.
+        origin: Measured by us, or only reported by others.
+    """
+
+    metric: str
+    value: float
+    n: int
+    interval: tuple[float, float] | None = None
+    detector: str = ""
+    detector_version: str = ""
+    threshold: float | None = None
+    seeds: tuple[int, ...] = ()
+    prompt_set: str = ""
+    prompt_sha256: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    unet_calls: int = 0
+    origin: Literal["measured", "reported"] = "measured"
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """Accumulates over batches of pictures and computes one result."""
+
+    higher_is_better: ClassVar[bool]
+
+    def update(self, images: Tensor, cases: Sequence[Case], reference: Tensor | None = None) -> None:
+        """Take pictures (B, 3, H, W) in [0, 1] and the cases they were drawn for."""
+        ...
+
+    def compute(self) -> Result:
+        """Return the result over everything seen so far."""
+        ...

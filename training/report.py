@@ -1,0 +1,120 @@
+"""Tables of evaluations: one row for each encoder, every rate with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from .protocols import Result
+from .results import Evaluation
+
+Column = tuple[str, Callable[[Result], bool]]
+MISSING = "–"  # noqa: RUF001  # the dash for "not measured"
+_LABELS = {"base": "base", "esd": "ESD", "advunlearn": "AdvUnlearn"}
+
+
+def _plain(words: str) -> Callable[[Result], bool]:
+    return lambda result: result.metric == "pre_asr" and result.prompt_set.endswith(f"/{words}")
+
+
+def _attacked(label: str, metric: str = "asr_any") -> Callable[[Result], bool]:
+    return lambda result: result.metric == metric and result.settings.get("attack", {}).get("label") == label
+
+
+def _named(metric: str) -> Callable[[Result], bool]:
+    return lambda result: result.metric == metric
+
+
+COLUMNS: tuple[Column, ...] = (
+    ("pre-ASR name", _plain("name")),
+    ("pre-ASR synonyms seen", _plain("seen")),
+    ("pre-ASR synonym unseen", _plain("unseen")),
+    ("ASR continuous, per prompt", _attacked("continuous")),
+    ("ASR continuous, shared", _attacked("shared")),
+    ("ASR discrete", _attacked("discrete")),
+    ("ASR discrete, last", _attacked("discrete", "asr_last")),
+    ("retain shape", _named("retain_shape")),
+    ("retain colour", _named("retain_colour")),
+    ("retain background", _named("retain_background")),
+    ("retain style", _named("retain_style")),
+    ("CLIP score", _named("clip_score")),
+)
+CONTROLS: tuple[Column, ...] = tuple(
+    (factor, _named(f"judge_{factor}")) for factor in ("shape", "colour", "background", "style")
+)
+
+
+def results_table(evaluations: Sequence[Evaluation | Path]) -> str:
+    """Return Markdown: for each concept a table with one row for each evaluation, in the order given.
+
+    Rates are in per cent with their 95 % interval. Below the table stand the number of cases of each kind, and how
+    often the judge is right where the truth is known, which no accuracy in the table can be expected to exceed.
+
+    Args:
+        evaluations: Evaluations, or the ``results.json`` files or folders to read them from.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    read = [one if isinstance(one, Evaluation) else Evaluation.read(one) for one in evaluations]
+    if not read:
+        raise ValueError("expected at least one evaluation, found none")
+    concepts = dict.fromkeys(one.concept for one in read)
+    return "\n".join(_concept_table(concept, [one for one in read if one.concept == concept]) for concept in concepts)
+
+
+def _concept_table(concept: str, evaluations: Sequence[Evaluation]) -> str:
+    columns = [c for c in COLUMNS if any(_find(one, c) for one in evaluations)]
+    rows = [[_title(one), *(_cell(_find(one, column)) for column in columns)] for one in evaluations]
+    lines = [
+        f"### {concept}",
+        "",
+        *markdown(["encoder", *(name for name, _ in columns)], rows),
+        "",
+        _sizes(evaluations),
+    ]
+    judge = _judge_line(evaluations)
+    return "\n".join([*lines, *([judge] if judge else []), ""])
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a Markdown table, padded so that it also reads as plain text."""
+    cells = [list(head), *map(list, rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    padded = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
+    rule = " | ".join("-" * width for width in widths)
+    return [f"| {line} |" for line in (padded[0], rule, *padded[1:])]
+
+
+def _title(evaluation: Evaluation) -> str:
+    seeds = sorted({seed for result in evaluation.results for seed in result.seeds})
+    return f"{_LABELS.get(evaluation.label, evaluation.label)}, seed {', '.join(map(str, seeds))}"
+
+
+def _find(evaluation: Evaluation, column: Column) -> Result | None:
+    _, wanted = column
+    return next((result for result in evaluation.results if wanted(result)), None)
+
+
+def _cell(result: Result | None) -> str:
+    if result is None:
+        return MISSING
+    scale, digits = (1, 3) if result.metric == "clip_score" else (100, 1)
+    text = f"{scale * result.value:.{digits}f}"
+    if result.interval is None:
+        return text
+    low, high = (f"{scale * bound:.{digits}f}" for bound in result.interval)
+    return f"{text} [{low}, {high}]"
+
+
+def _sizes(evaluations: Sequence[Evaluation]) -> str:
+    rates = sorted({r.n for one in evaluations for r in one.results if r.metric.startswith(("pre_", "asr_"))})
+    kept = sorted({r.n for one in evaluations for r in one.results if r.metric in ("retain_all", "clip_score")})
+    text = f"Per cent with 95 % Wilson intervals; pre-ASR and ASR over n = {', '.join(map(str, rates))} prompts"
+    return f"{text}, kept prompts n = {', '.join(map(str, kept))}." if kept else f"{text}."
+
+
+def _judge_line(evaluations: Sequence[Evaluation]) -> str:
+    found = [(name, _find(one, (name, wanted))) for one in evaluations[:1] for name, wanted in CONTROLS]
+    parts = [f"{name} {_cell(result)}" for name, result in found if result is not None]
+    return f"The judge on rendered pictures: {', '.join(parts)}." if parts else ""

@@ -1,0 +1,56 @@
+"""Which parameters of a text encoder a method trains."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+LAYER = re.compile(r"(?:^|\.)encoder\.layers\.(\d+)\.(.+)$")
+PARTS = {"all": "", "attention": "self_attn.", "mlp": "mlp."}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Parameters of a CLIP text encoder, by layer number and part.
+
+    AdvUnlearn (Zhang et al. 2024): nudity trains every layer and the final norm, styles and objects layer 0 alone.
+    Numbers are compared as numbers: in the authors' code "layer 1" is a string prefix and trains 10 and 11 as well.
+    Token and position embeddings are never trained.
+
+    Args:
+        layers: Layer numbers from 0; None selects every layer.
+        part: ``attention`` and ``mlp`` leave out the layer norms, ``all`` is the whole layer.
+        final_norm: Train the final layer norm too (paper: with every layer, not with layer 0).
+    """
+
+    layers: tuple[int, ...] | None = None
+    part: Literal["all", "attention", "mlp"] = "all"
+    final_norm: bool = True
+
+    def select(self, text_encoder: nn.Module) -> dict[str, nn.Parameter]:
+        """Return the selected parameters by name, in the model's order.
+
+        Raises:
+            ValueError: A layer that the model does not have, an unknown part, or nothing selected.
+        """
+        named = dict(text_encoder.named_parameters())
+        available = {int(match[1]) for name in named if (match := LAYER.search(name))}
+        wanted = available if self.layers is None else set(self.layers)
+        if self.part not in PARTS or not wanted <= available:
+            raise ValueError(
+                f"expected layers among {sorted(available)} and a part in {tuple(PARTS)}, "
+                f"found layers {sorted(wanted - available)} and part {self.part!r}"
+            )
+        chosen = {name: parameter for name, parameter in named.items() if self._takes(name, wanted)}
+        if not chosen:
+            raise ValueError(f"expected parameters to train, found none under {self}: name a layer or the final norm")
+        return chosen
+
+    def _takes(self, name: str, wanted: set[int]) -> bool:
+        match = LAYER.search(name)
+        if match is None:
+            return self.final_norm and "final_layer_norm." in name
+        return int(match[1]) in wanted and match[2].startswith(PARTS[self.part])

@@ -1,0 +1,111 @@
+"""Settings of AdvUnlearn and of ESD on a text encoder: the concept's terms, the retain terms, the adversary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from .attacks.soft_prompt import SoftPrompt
+from .prompts import Placement, PromptLayout
+
+Space = Literal["noise", "conditioning", "both"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unlearn:
+    """What the student shall do on prompts with the concept.
+
+    Args:
+        batch: Prompts per iteration (paper: 1).
+        eta: Negative guidance, how far the target lies on the other side of its base; 0 targets the base itself.
+        target: Base of the target. ``negative_guidance`` is the paper's, the empty prompt. ``anchor`` is the same
+            prompt with the concept's words replaced by its anchor: a departure, which keeps the rest of a caption.
+        plain_weight: Weight of an additional term on plain prompts. A departure: after the warm-up the paper's term
+            sees adversarial prompts alone, and plain captions come back.
+        plain_space: ``noise`` repeats the main term on plain prompts; ``conditioning`` pulls the student's conditioning
+            to the frozen one of the anchored prompt, at no UNet call, from the first iteration on.
+        plain_batch: Prompts per iteration in the plain term.
+    """
+
+    batch: int = 1
+    eta: float = 1.0
+    target: Literal["negative_guidance", "anchor"] = "negative_guidance"
+    plain_weight: float = 0.0
+    plain_space: Literal["noise", "conditioning"] = "noise"
+    plain_batch: int = 8
+
+    @property
+    def wants_anchors(self) -> bool:
+        """Whether any term looks at anchored prompts."""
+        return self.target == "anchor" or self.pulls_conditioning
+
+    @property
+    def pulls_conditioning(self) -> bool:
+        """Whether there is a term in the space of conditionings."""
+        return self.plain_weight > 0 and self.plain_space == "conditioning"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retain:
+    """What the student shall keep.
+
+    Args:
+        prompts: The retain set.
+        weight: Of the noise term (paper: 0.3 for nudity, 0.5 for styles and objects).
+        batch: Points per iteration of the noise term (paper: 5).
+        space: ``noise`` compares predictions, as the paper does. ``conditioning`` compares conditionings in the metric
+            of the UNet's cross-attention, a departure: hundreds of prompts per iteration at no UNet call.
+        conditioning_weight: Of the conditioning term, in units of the noise loss (see ``ConditioningMetric``).
+        conditioning_batch: Prompts per iteration of the conditioning term.
+    """
+
+    prompts: tuple[str, ...] = ()
+    weight: float = 0.3
+    batch: int = 5
+    space: Space = "noise"
+    conditioning_weight: float = 1.0
+    conditioning_batch: int = 128
+
+    def __post_init__(self) -> None:
+        if not self.prompts and (self.in_noise or self.in_conditioning):
+            raise ValueError("expected retain prompts, found none: give Retain.prompts, or set both weights to 0")
+
+    @property
+    def in_noise(self) -> bool:
+        """Whether predictions are retained."""
+        return self.space != "conditioning" and self.weight > 0
+
+    @property
+    def in_conditioning(self) -> bool:
+        """Whether conditionings are retained."""
+        return self.space != "noise" and self.conditioning_weight > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adversary:
+    """Where the attack's tokens go, and how they start.
+
+    Args:
+        attack: The inner attack.
+        warmup: First iterations, without attack (paper: 200 of 1000).
+        placements: One is drawn at every iteration (paper: prefix).
+        tokens: Numbers of adversarial tokens; one is drawn at every iteration (paper: 1).
+        start: ``random`` begins at the embeddings of random tokens, specials included; ``latest`` where the last
+            attack with as many tokens ended.
+        points: ``fresh`` draws new latents and timesteps for each attack step, ``fixed`` keeps the iteration's own.
+    """
+
+    attack: SoftPrompt = field(default_factory=SoftPrompt)
+    warmup: int = 200
+    placements: tuple[Placement, ...] = ("prefix",)
+    tokens: tuple[int, ...] = (1,)
+    start: Literal["random", "latest"] = "random"
+    points: Literal["fresh", "fixed"] = "fresh"
+
+    def __post_init__(self) -> None:
+        if not self.layouts():
+            raise ValueError("expected at least one placement and one number of tokens, found none")
+
+    def layouts(self) -> list[PromptLayout]:
+        """Return every layout that may be drawn."""
+        return [PromptLayout(placement, k) for placement in self.placements for k in self.tokens]

@@ -1,0 +1,45 @@
+"""The concepts that ship with the shapes world: an object with synonyms, a style, an attribute."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from robust_encoders.concepts import Concept
+
+from .captions import scene_prompts, words_for
+from .vocabulary import FACTORS, VALUES
+
+_KINDS: Mapping[str, str] = {"shape": "object", "style": "style", "colour": "attribute", "background": "attribute"}
+_PROMPTS = 256
+
+
+def factor_of(name: str) -> tuple[str, str]:
+    """Return the factor and canonical value that a concept's name stands for.
+
+    Raises:
+        ValueError: If no factor has that value.
+    """
+    for factor in FACTORS:
+        if name in VALUES[factor]:
+            return factor, name
+    known = ", ".join(value for factor in FACTORS for value in VALUES[factor])
+    raise ValueError(f"expected one of {known}, found {name!r}")
+
+
+def shapes_concept(name: str) -> Concept:
+    """Return the concept of a canonical value, with captions that erasers may see: half by name, half by synonym."""
+    factor, value = factor_of(name)
+    by_name, by_synonym = (
+        scene_prompts(_PROMPTS // 2, seed=seed, fixed={factor: value}, words=words, templates="training")
+        for seed, words in ((1, "name"), (2, "seen"))
+    )
+    texts = dict.fromkeys(prompt.text for pair in zip(by_name, by_synonym, strict=True) for prompt in pair)
+    return Concept(
+        name=name,
+        kind=_KINDS[factor],
+        synonyms=words_for(factor, value, "seen"),
+        prompts=tuple(texts),
+    )
+
+
+CONCEPTS: Mapping[str, Concept] = {name: shapes_concept(name) for name in ("circle", "striped", "red")}

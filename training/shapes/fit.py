@@ -1,0 +1,121 @@
+"""The training loop of the base's parts: seeded by step, averaged, checkpointed, exactly resumable."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Generator, Tensor, nn
+from tqdm import tqdm
+
+Loss = Callable[[Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How one part is trained.
+
+    Args:
+        steps: Optimizer steps.
+        rate: Peak learning rate of AdamW; 100 steps of warm-up, then a cosine to zero.
+        decay: Decay of the averaged weights per step.
+        every: Steps between checkpoints.
+    """
+
+    steps: int
+    rate: float
+    decay: float = 0.998
+    every: int = 200
+
+
+def fit(module: nn.Module, loss: Loss, schedule: Schedule, folder: Path, *, seed: int, label: str) -> float:
+    """Train ``module`` in place, leave the averaged weights in it, and return the mean loss of the last 100 steps.
+
+    Every step draws from a generator seeded by ``seed`` and the step's number alone, so a run that was stopped and
+    continued from its checkpoint in ``folder`` gives the same weights as one that was not.
+    """
+    state = _State.load(module, schedule, folder)
+    bar = tqdm(range(state.step, schedule.steps), desc=label, initial=state.step, total=schedule.steps)
+    module.train()
+    for step in bar:
+        for group in state.optimizer.param_groups:
+            group["lr"] = schedule.rate * _factor(step, schedule.steps)
+        value = loss(Generator().manual_seed(seed * 1_000_003 + step))
+        state.optimizer.zero_grad(set_to_none=True)
+        value.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        state.optimizer.step()
+        state.after(step, value.item(), schedule)
+        bar.set_postfix(loss=f"{state.recent():.4f}")
+        if state.step % schedule.every == 0:
+            state.save(folder)
+    state.save(folder)
+    module.load_state_dict({**module.state_dict(), **state.average})
+    module.eval()
+    return state.recent()
+
+
+def _factor(step: int, steps: int) -> float:
+    return min(1.0, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
+
+
+class _State:
+    """Everything a resumed run needs: weights, optimizer moments, averaged weights, step, recent losses."""
+
+    def __init__(self, module: nn.Module, schedule: Schedule) -> None:
+        self.module = module
+        self.named = dict(module.named_parameters())
+        self.optimizer = torch.optim.AdamW(self.named.values(), lr=schedule.rate, weight_decay=1e-4)
+        self.average = {name: p.detach().clone() for name, p in self.named.items()}
+        self.step = 0
+        self.losses: list[float] = []
+
+    @classmethod
+    def load(cls, module: nn.Module, schedule: Schedule, folder: Path) -> _State:
+        state, record = cls(module, schedule), folder / "checkpoint.json"
+        if not record.exists():
+            return state
+        saved = json.loads(record.read_text())
+        tensors = load_file(folder / saved["file"])
+        with torch.no_grad():
+            for name, parameter in state.named.items():
+                parameter.copy_(tensors[f"weights.{name}"])
+                state.average[name].copy_(tensors[f"average.{name}"])
+                state.optimizer.state[parameter] = {
+                    key: tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")
+                }
+        state.step, state.losses = saved["step"], saved["losses"]
+        return state
+
+    def after(self, step: int, loss: float, schedule: Schedule) -> None:
+        decay = min(schedule.decay, (step + 1) / (step + 10))
+        with torch.no_grad():
+            for name, parameter in self.named.items():
+                self.average[name].lerp_(parameter, 1 - decay)
+        self.step = step + 1
+        self.losses = [*self.losses[-99:], loss]
+
+    def recent(self) -> float:
+        return sum(self.losses) / max(1, len(self.losses))
+
+    def save(self, folder: Path) -> None:
+        """Write tensors under a new name, then point the record at them; an interrupted save changes nothing."""
+        tensors = {f"weights.{name}": p.detach() for name, p in self.named.items()}
+        tensors |= {f"average.{name}": p for name, p in self.average.items()}
+        for name, parameter in self.named.items():
+            tensors |= {f"{key}.{name}": value for key, value in self.optimizer.state[parameter].items()}
+        folder.mkdir(parents=True, exist_ok=True)
+        file = f"checkpoint-{self.step}.safetensors"
+        save_file(tensors, folder / file)
+        aside = folder / "checkpoint.json.tmp"
+        aside.write_text(json.dumps({"file": file, "step": self.step, "losses": self.losses}))
+        os.replace(aside, folder / "checkpoint.json")
+        for old in folder.glob("checkpoint-*.safetensors"):
+            if old.name != file:
+                old.unlink()

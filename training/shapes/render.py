@@ -1,0 +1,125 @@
+"""The renderer: one scene of the shapes world to one picture, with seeded jitter of place, size, angle and colour."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from .vocabulary import FACTORS, VALUES
+
+SIZE = 32
+_SCALE = 4
+_BIG = SIZE * _SCALE
+_COLOURS = {
+    "red": (215, 25, 30),
+    "green": (25, 150, 45),
+    "blue": (30, 60, 215),
+    "yellow": (245, 220, 20),
+    "purple": (125, 25, 165),
+    "orange": (250, 130, 10),
+    "pink": (250, 130, 190),
+    "cyan": (10, 205, 215),
+}
+_BACKGROUNDS = {"white": (245, 245, 245), "black": (12, 12, 12), "gray": (128, 128, 128), "brown": (100, 62, 28)}
+_STROKE = 2.2 * _SCALE
+_STAR_INNER = 0.45
+_CROSS_ARM = 0.34
+_RING_HOLE = 0.5
+
+Polygon = list[tuple[float, float]]
+Picture = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a picture shows, by canonical values."""
+
+    shape: str
+    colour: str
+    background: str
+    style: str
+
+
+def random_scene(rng: np.random.Generator) -> Scene:
+    """Return a scene whose four values are drawn uniformly and independently."""
+    return Scene(**{factor: str(rng.choice(VALUES[factor])) for factor in FACTORS})
+
+
+def render(scene: Scene, rng: np.random.Generator) -> Picture:
+    """Draw ``scene`` as a picture (3, 32, 32), uint8, antialiased by fourfold supersampling."""
+    centre = _BIG / 2 + rng.uniform(-3, 3, 2) * _SCALE
+    radius = rng.uniform(9.0, 11.5) * _SCALE
+    angle = math.radians(rng.uniform(-12, 12))
+    mask = _mask(scene, (float(centre[0]), float(centre[1])), radius, angle)
+    fill = _fill(scene.style, _jitter(_COLOURS[scene.colour], rng), rng)
+    background = _jitter(_BACKGROUNDS[scene.background], rng)
+    big = mask[..., None] * fill + (1 - mask[..., None]) * background
+    small = big.reshape(SIZE, _SCALE, SIZE, _SCALE, 3).mean((1, 3))
+    return small.round().clip(0, 255).astype(np.uint8).transpose(2, 0, 1)
+
+
+def _jitter(colour: tuple[int, int, int], rng: np.random.Generator) -> NDArray[np.float64]:
+    return np.clip(np.asarray(colour) + rng.uniform(-10, 10, 3), 0, 255)
+
+
+def _outline(shape: str, radius: float, angle: float) -> list[tuple[float, float]]:
+    """Corners of a polygonal shape around the origin."""
+    if shape == "cross":
+        arm = _CROSS_ARM
+        corner = [(arm, arm), (arm, 1), (-arm, 1), (-arm, arm), (-1, arm), (-1, -arm)]
+        points = corner + [(-x, -y) for x, y in corner]
+    elif shape == "star":
+        radii = (1.12, 1.12 * _STAR_INNER)
+        turns = [(radii[i % 2], math.pi * (i / 5 - 0.5)) for i in range(10)]
+        points = [(r * math.cos(a), r * math.sin(a)) for r, a in turns]
+    elif shape == "triangle":
+        points = [(1.1 * math.cos(a), 1.1 * math.sin(a)) for a in (math.pi * (2 * i / 3 - 0.5) for i in range(3))]
+    else:
+        points = [(0.85, 0.85), (-0.85, 0.85), (-0.85, -0.85), (0.85, -0.85)]
+    c, s = math.cos(angle) * radius, math.sin(angle) * radius
+    return [(x * c - y * s, x * s + y * c) for x, y in points]
+
+
+def _mask(scene: Scene, centre: tuple[float, float], radius: float, angle: float) -> NDArray[np.float64]:
+    image = Image.new("L", (_BIG, _BIG))
+    draw = ImageDraw.Draw(image)
+    if scene.shape in ("circle", "ring"):
+        _draw_round(draw, scene, centre, radius)
+    else:
+        points = [(centre[0] + x, centre[1] + y) for x, y in _outline(scene.shape, radius, angle)]
+        if scene.style == "outlined":
+            draw.line([*points, points[0], points[1]], fill=255, width=round(_STROKE), joint="curve")
+        else:
+            draw.polygon(points, fill=255)
+    return np.asarray(image, dtype=np.float64) / 255
+
+
+def _draw_round(draw: ImageDraw.ImageDraw, scene: Scene, centre: tuple[float, float], radius: float) -> None:
+    def box(r: float) -> tuple[float, float, float, float]:
+        return centre[0] - r, centre[1] - r, centre[0] + r, centre[1] + r
+
+    radii = [radius, radius * _RING_HOLE] if scene.shape == "ring" else [radius]
+    if scene.style == "outlined":
+        for r in radii:
+            draw.ellipse(box(r), outline=255, width=round(_STROKE))
+    else:
+        for r, value in zip(radii, (255, 0)[: len(radii)], strict=True):
+            draw.ellipse(box(r), fill=value)
+
+
+def _fill(style: str, colour: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Pattern inside the shape (H, W, 3): one colour, light dots on it, or dark stripes across it."""
+    rows, columns = np.mgrid[0:_BIG, 0:_BIG] / _SCALE
+    phase = rng.uniform(0, 6, 2)
+    if style == "striped":
+        weight, other = ((rows + columns) / math.sqrt(2) + phase[0]) % 5 < 2.2, 0.3 * colour
+    elif style == "dotted":
+        distance = np.hypot((rows + phase[0]) % 5 - 2.5, (columns + phase[1]) % 5 - 2.5)
+        weight, other = distance < 1.35, 0.25 * colour + 0.75 * 255
+    else:
+        weight, other = np.zeros_like(rows, dtype=bool), colour
+    return np.where(weight[..., None], other, colour)
