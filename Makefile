@@ -13,14 +13,14 @@ env: $(STAMP)
 # torch first and alone, so that nothing else chooses its build; torchattacks without its stale pins.
 $(STAMP):
 	test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch setuptools
+	$(BIN)/python -m pip install --constraint constraints.txt torch setuptools
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[attacks,dev,eval,train]'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps torchattacks
 	rm -f .venv/.ready-*
 	touch $@
 
 demo: env
-	$(BIN)/robust-encoders demo --out demo.png
+	$(BIN)/robust-encoders demo --out .
 
 lint: env
 	$(BIN)/ruff check .
@@ -36,7 +36,7 @@ test: env lint
 	@$(BIN)/coverage report --include='training/*' --format=total --fail-under=85
 
 build-shapes: env
-	$(BIN)/robust-encoders shapes build --out robust_encoders/assets/shapes
+	$(BIN)/robust-encoders shapes build --out robust_encoders/assets/shapes --work runs/shapes
 
 clean:
 	rm -rf .venv .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache build dist demo.png robust_encoders.egg-info

@@ -154,7 +154,8 @@ def _structure(found: Sketch, expected: Sketch) -> str:
 
 
 def _values(sketched: Sketch) -> Tensor:
-    return torch.tensor([v for name in sorted(sketched) for v in sketched[name].values], dtype=torch.float64)
+    values = [v for name in sorted(sketched) for v in sketched[name].values]
+    return torch.tensor(values, dtype=torch.float32).double()  # nine digits are exact only as float32
 
 
 def _relative(a: Tensor, b: Tensor) -> float:

@@ -56,25 +56,34 @@ def tokenizer_present(subject: Subject) -> Check:
 
 
 def vocabulary(subject: Subject) -> Check | None:
-    """Does every id the tokenizer can give have an embedding?"""
+    """Does every id the tokenizer can give have an embedding, as in the encoder that is replaced?"""
     if subject.tokenizer is None:
         return None
-    needed, rows = max(subject.tokenizer.get_vocab().values()) + 1, subject.config["vocab_size"]
     added = set(subject.tokenizer.get_added_vocab()) - set(subject.tokenizer.all_special_tokens)
     remedy = (
         "tokens were added, by textual inversion perhaps: call pipe.unload_textual_inversion() first (a learned token "
         "can bring an erased concept back)"
     )
-    return verdict("vocabulary", needed <= rows, f"at least {needed} tokens", rows, remedy if added else OTHER_BASE)
+    needed = max(subject.tokenizer.get_vocab().values()) + 1
+    return _capacity("vocabulary", subject, "vocab_size", needed, remedy if added else OTHER_BASE)
 
 
 def positions(subject: Subject) -> Check | None:
-    """Does the longest prompt fit?"""
+    """Does the longest prompt fit, as in the encoder that is replaced?"""
     if subject.tokenizer is None:
         return None
-    needed, positions = subject.tokenizer.model_max_length, subject.config["max_position_embeddings"]
-    remedy = f"{OTHER_BASE}, or set tokenizer.model_max_length to {positions}"
-    return verdict("positions", needed <= positions, f"at least {needed}", positions, remedy)
+    needed = subject.tokenizer.model_max_length
+    remedy = f"{OTHER_BASE}, or lower tokenizer.model_max_length if that is what is too large"
+    return _capacity("positions", subject, "max_position_embeddings", needed, remedy)
+
+
+def _capacity(name: str, subject: Subject, key: str, needed: int, remedy: str) -> Check:
+    found = subject.config[key]
+    replaced = config_of(subject.original).get(key, found)
+    expected = f"at least {needed} (tokenizer)"
+    if subject.original is not None:
+        expected = f"{replaced} (text encoder), {expected}"
+    return verdict(name, needed <= found == replaced, expected, found, remedy)
 
 
 def special_tokens(subject: Subject) -> Check | None:

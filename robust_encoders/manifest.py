@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -97,12 +98,14 @@ class Manifest:
         """
         try:
             body = {**self._body(), "manifest_sha256": self.manifest_sha256}
-            return json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False, default=_listed) + "\n"
+            text = json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False, default=_listed) + "\n"
         except (TypeError, ValueError) as error:
             raise ManifestError(
                 f"the manifest holds a value that JSON cannot: {error}; expected strings, finite numbers, booleans, "
                 "lists and mappings in method, recipe and results; convert the value first"
             ) from error
+        # Sketches hold thousands of numbers: one list a line. JSON strings hold no line breaks, so none is touched.
+        return re.sub(r"\[\n[-+.\deE,\s]*?\n\s*\]", lambda match: re.sub(r"\s+", "", match[0]), text)
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:

@@ -46,7 +46,7 @@ def resolve(name_or_path: str | Path, *, subfolder: str, revision: str | None) -
         if name in CATALOG:
             return _catalogued(CATALOG[name], revision)
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if name and folder.is_dir():
         return Place(folder / subfolder)
     if not _REPOSITORY.fullmatch(name) or isinstance(name_or_path, Path) or name.startswith("."):
         raise UnknownNameError(

@@ -39,6 +39,8 @@ def _bpe(merges: int) -> tuple[dict[str, int], list[tuple[str, str]]]:
         pairs: Counter[tuple[str, str]] = Counter()
         for word, count in words.items():
             pairs.update(dict.fromkeys(pairwise(word), count))
+        if not pairs:
+            break
         best = max(sorted(pairs), key=pairs.__getitem__)
         learned.append(best)
         words = Counter({_merged(word, best): count for word, count in words.items()})
@@ -178,11 +180,7 @@ def tiny_pipe(make_pipe: PipelineMaker) -> Any:
     return make_pipe()
 
 
-def make_encoder(pipe: Any, *, seed: int = 1, name: str = "circle", **fields: Any) -> RobustEncoder:
-    """Return a robust encoder for ``pipe``: its text encoder, every tensor changed a little.
-
-    ``fields`` are fields of the manifest.
-    """
+def _encoder_for(pipe: Any, *, seed: int = 1, name: str = "circle", **fields: Any) -> RobustEncoder:
     generator = torch.Generator().manual_seed(seed)
     state = {name: tensor.cpu() for name, tensor in nested_state(pipe.text_encoder).items()}
     tensors = {
@@ -200,6 +198,15 @@ def make_encoder(pipe: Any, *, seed: int = 1, name: str = "circle", **fields: An
 
 
 @pytest.fixture
+def make_encoder() -> Callable[..., RobustEncoder]:
+    """Return a maker of robust encoders for a pipeline: its text encoder, every tensor changed a little.
+
+    ``make_encoder(pipe, seed=1, name="circle", **fields)``; ``fields`` are fields of the manifest.
+    """
+    return _encoder_for
+
+
+@pytest.fixture
 def tiny_encoder(tiny_pipe: Any) -> RobustEncoder:
     """Return a robust encoder for ``tiny_pipe``."""
-    return make_encoder(tiny_pipe)
+    return _encoder_for(tiny_pipe)

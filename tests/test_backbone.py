@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DModel
-from robust_encoders.training.backbone import Backbone
 from torch import Tensor
+
+from robust_encoders.training.backbone import Backbone
 
 PROMPTS = ["a red circle", "nudity"]
 
@@ -153,7 +154,7 @@ def test_gram_measures_what_cross_attention_sees(backbone: Backbone) -> None:
     layers = [m for name, m in backbone.unet.named_modules() if name.endswith("attn2")]
     for layer in layers:
         for projection in (layer.to_k, layer.to_v):
-            seen += float((projection.weight.double() @ difference).square().sum())
+            seen += float((projection.weight.detach().double() @ difference).square().sum())
     assert len(layers) > 1
     gram = backbone.text_gram()
     assert gram.shape == (16, 16)

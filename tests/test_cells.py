@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from robust_encoders.training.cells import Cells, canonical_sha256, write_json
 
 

@@ -10,10 +10,6 @@ from typing import Any
 
 import pytest
 from diffusers import StableDiffusionPipeline
-from robust_encoders.training import cli as training_cli
-from robust_encoders.training import cli_train, evaluate
-from robust_encoders.training.recipes import RECIPES
-from robust_encoders.training.shapes import build as shapes_build
 
 import robust_encoders
 from robust_encoders.base import Base
@@ -23,6 +19,10 @@ from robust_encoders.concepts import Concept
 from robust_encoders.encoder import RobustEncoder
 from robust_encoders.layouts import nested_state
 from robust_encoders.manifest import Manifest
+from robust_encoders.training import cli as training_cli
+from robust_encoders.training import cli_train, demo, evaluate
+from robust_encoders.training.recipes import RECIPES
+from robust_encoders.training.shapes import build as shapes_build
 
 PipelineMaker = Callable[..., StableDiffusionPipeline]
 RESULT = {
@@ -213,12 +213,29 @@ def test_any_other_missing_module_is_not_disguised(monkeypatch: pytest.MonkeyPat
         main(["demo"])
 
 
+def test_demo_prints_the_table_of_what_it_drew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = Recorder(demo.DemoSummary(tmp_path / "demo.png", (demo.DemoRow("a-title", "a-question?", 4, 3, 0),), 1.0))
+    monkeypatch.setattr(demo, "run_demo", record)
+    assert main(["demo", "--out", str(tmp_path), "--seed", "5"]) == 0
+    assert (record.args, record.kwargs) == ((tmp_path,), {"seed": 5})
+    out = capsys.readouterr().out
+    assert all(text in out for text in ("a-title", "3 of 4", "0 of 4", str(tmp_path / "demo.png")))
+
+
+def test_demo_wants_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "folder" in refused(capsys, 2, "demo", "--out", str(tmp_path / "picture.png"))
+
+
 def test_shapes_build_is_handed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     record = Recorder()
     monkeypatch.setattr(shapes_build, "build", record)
-    assert main(["shapes", "build", "--out", str(tmp_path), "--seed", "3", "--stages", "text", "unet"]) == 0
+    work = tmp_path / "work"
+    options = ["--out", str(tmp_path), "--work", str(work), "--seed", "3", "--stages", "text", "unet"]
+    assert main(["shapes", "build", *options]) == 0
     assert record.args == (tmp_path,)
-    assert record.kwargs == {"seed": 3, "stages": ["text", "unet"]}
+    assert record.kwargs == {"seed": 3, "stages": ["text", "unet"], "work": work}
 
 
 def test_an_unknown_stage_is_bad_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

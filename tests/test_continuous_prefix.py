@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from robust_encoders.training.attacks import PROMPT_ATTACKS, ContinuousPrefix
 from robust_encoders.training.attacks.denoising import DenoisingLoss, draw_noise
 from robust_encoders.training.backbone import Backbone
 from robust_encoders.training.protocols import AttackResult, Case, PromptAttack
-from torch import Tensor
 
 PROMPTS = ("a red circle", "a blue square", "a dotted green triangle", "circle")
 
@@ -105,7 +106,9 @@ def test_a_shared_prefix_is_one_per_half_and_never_saw_its_prompts(backbone: Bac
     assert torch.equal(prefixes[0], prefixes[2])
     assert torch.equal(prefixes[1], prefixes[3])
     assert not torch.equal(prefixes[0], prefixes[1])
-    other = dataclasses.replace(cases[0], target=-make_cases(backbone)[0].target)  # type: ignore[operator]  # is set
+    target = cases[0].target
+    assert target is not None
+    other = dataclasses.replace(cases[0], target=-target)
     changed = [embeddings(r)[0, 1:4] for r in attack.run(backbone, [other, *cases[1:]], seed=0)]
     assert torch.equal(changed[0], prefixes[0])
     assert not torch.equal(changed[1], prefixes[1])

@@ -10,6 +10,11 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
+
+from robust_encoders.concepts import Concept
+from robust_encoders.encoder import RobustEncoder
+from robust_encoders.layouts import nested_state
 from robust_encoders.training import demo as demo_module
 from robust_encoders.training.artifact import to_encoder
 from robust_encoders.training.attacks import UnlearnDiffAtk
@@ -18,11 +23,6 @@ from robust_encoders.training.grid import PICTURE, Pair, Section, Tile, draw_gri
 from robust_encoders.training.pictures import Sampling, draw
 from robust_encoders.training.protocols import Edit
 from robust_encoders.training.shapes.vocabulary import FACTORS, VALUES
-from torch import Tensor
-
-from robust_encoders.concepts import Concept
-from robust_encoders.encoder import RobustEncoder
-from robust_encoders.layouts import nested_state
 
 SAMPLING = Sampling(steps=1, guidance=1.0)
 
@@ -147,7 +147,8 @@ def test_run_demo_takes_the_embedded_base_and_its_circle_encoder(
 
     def from_pretrained(name: str) -> RobustEncoder:
         names.append(name)
-        return demo.encoder
+        encoder: RobustEncoder = demo.encoder
+        return encoder
 
     monkeypatch.setattr(demo_module, "embedded_pipeline", lambda: demo.pipe)
     monkeypatch.setattr(demo_module, "load_judge", lambda: demo.judge)

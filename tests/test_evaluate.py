@@ -10,6 +10,11 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from torch import Tensor
+
+from robust_encoders.concepts import Concept
+from robust_encoders.encoder import RobustEncoder
+from robust_encoders.layouts import nested_state
 from robust_encoders.training import evaluate as evaluate_module
 from robust_encoders.training.artifact import to_encoder
 from robust_encoders.training.attacks import ContinuousPrefix, UnlearnDiffAtk
@@ -21,11 +26,6 @@ from robust_encoders.training.plan import Control, EvaluationSettings, Plan, Pro
 from robust_encoders.training.protocols import AttackResult, Candidate, Case, Edit, Metric, Result
 from robust_encoders.training.results import RESULTS_NAME, Evaluation
 from robust_encoders.training.shapes.vocabulary import FACTORS, VALUES
-from torch import Tensor
-
-from robust_encoders.concepts import Concept
-from robust_encoders.encoder import RobustEncoder
-from robust_encoders.layouts import nested_state
 
 SAMPLING = Sampling(steps=2, guidance=3.0, batch=4)
 ATTACKS = {
@@ -86,7 +86,8 @@ def encoder(make_pipe: Callable[..., Any]) -> RobustEncoder:
     tensors[name] = tensors[name] + 3.0
     edit = Edit("weights", "text_encoder", tensors, pipe.text_encoder.config.to_dict())
     concept = Concept(name="circle", kind="object")
-    return to_encoder(edit, concept=concept, method=HalfMethod(), pipe=pipe, recipe={}, family="test")
+    made: RobustEncoder = to_encoder(edit, concept=concept, method=HalfMethod(), pipe=pipe, recipe={}, family="test")
+    return made
 
 
 @dataclass(frozen=True)

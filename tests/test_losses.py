@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from robust_encoders.training.losses import (
     ConditioningMetric,
     gram_distance,

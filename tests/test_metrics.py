@@ -7,14 +7,15 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from scipy.stats import binomtest, norm
+from torch import Tensor
+
 from robust_encoders.training.metrics import DETECTORS, METRICS, ClipScore, ConceptRate, JudgeAccuracy, JudgeDetector
 from robust_encoders.training.metrics.rates import attack_rates, detect, judged, rate, wilson_interval
 from robust_encoders.training.protocols import Case, Detector, Metric
 from robust_encoders.training.shapes.judge import Judge
 from robust_encoders.training.shapes.networks import JudgeNet
 from robust_encoders.training.shapes.vocabulary import FACTORS, VALUES
-from scipy.stats import binomtest, norm
-from torch import Tensor
 
 
 class BrightnessDetector:

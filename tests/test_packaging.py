@@ -148,32 +148,39 @@ def test_every_declared_dependency_is_pinned_in_the_constraints() -> None:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy, so that no build folder of this tree can leak into it."""
-    folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of all that the wheel is built from, so that no build folder of this tree can leak into it."""
+    folder = tmp_path_factory.mktemp("source")
     for name in ("robust_encoders", "training"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source / name)
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel."""
+    folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source)]
     subprocess.run(command, check=True, capture_output=True)
     (built,) = folder.glob("*.whl")
     return built
 
 
-def test_the_wheel_holds_the_tree_and_nothing_else(wheel: Path) -> None:
-    expected = {}
-    for package, folder in FOLDERS.items():
-        for path in folder.rglob("*"):
-            if path.is_file() and "__pycache__" not in path.parts:
-                expected["/".join((*package.split("."), *path.relative_to(folder).parts))] = path.read_bytes()
+def test_the_wheel_holds_the_tree_and_nothing_else(source: Path, wheel: Path) -> None:
+    folders = {"robust_encoders": source / "robust_encoders", "robust_encoders/training": source / "training"}
+    files = {
+        f"{package}/{path.relative_to(folder).as_posix()}": path
+        for package, folder in folders.items()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
     with zipfile.ZipFile(wheel) as archive:
-        built = {name: archive.read(name) for name in archive.namelist() if ".dist-info/" not in name}
-        licences = [name for name in archive.namelist() if name.endswith("LICENSE")]
-    assert sorted(built) == sorted(expected)
-    assert [name for name in built if built[name] != expected[name]] == []
-    assert len(licences) == 1
+        built = [name for name in archive.namelist() if ".dist-info/" not in name]
+        assert sorted(built) == sorted(files)
+        assert [name for name in built if archive.read(name) != files[name].read_bytes()] == []
+        assert len([name for name in archive.namelist() if name.endswith("/LICENSE")]) == 1
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from robust_encoders.training.backbone import Backbone
 from robust_encoders.training.pictures import Sampling, draw, draw_candidates, quiet
 from robust_encoders.training.protocols import Candidate, Case

@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
+
 from robust_encoders.training.plan import EvaluationSettings, Plan, PromptSet, attack_suite, shapes_plan
 from robust_encoders.training.protocols import Case, PromptAttack
 from robust_encoders.training.shapes.captions import words_for
 from robust_encoders.training.shapes.judge import Judge
 from robust_encoders.training.shapes.networks import JudgeNet
 from robust_encoders.training.shapes.vocabulary import FACTORS, HELD_OUT_TEMPLATES
-from torch import Tensor
 
 SETTINGS = EvaluationSettings(n=30, n_kept=60, n_renders=5)
 
@@ -35,7 +36,7 @@ def test_plain_prompts_name_the_concept_by_the_words_of_their_set(concept: str, 
     for prompts, choice in zip(plan.plain, ("name", "seen", "unseen"), strict=True):
         assert prompts.name == f"{concept}/{choice}"
         assert len(prompts.cases) == 30
-        words = set(words_for(factor, concept, choice))  # type: ignore[arg-type]  # one of the three choices
+        words = set(words_for(factor, concept, choice))
         others = set(words_for(factor, concept, "any")) - words
         for case in prompts.cases:
             spoken = set(case.prompt.replace(",", "").split())

@@ -4,15 +4,15 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from robust_encoders.training.backbone import Backbone
-from robust_encoders.training.prompts import Placement, PromptLayout, anchor_prompt, prompt_lengths
 from torch import Tensor
 
 from robust_encoders.concepts import Concept
+from robust_encoders.training.backbone import Backbone
+from robust_encoders.training.prompts import Placement, PromptLayout, anchor_prompt, prompt_lengths
 
 BOS, EOS, PAD, ADV = 90, 91, 91, 50
 LENGTH = 10
-PROMPT_TOKENS = ([1, 2, 3, 4], [5], [])
+PROMPT_TOKENS: tuple[list[int], ...] = ([1, 2, 3, 4], [5], [])
 
 
 def ids_of(*prompts: list[int], pad: int = PAD) -> Tensor:
@@ -27,7 +27,8 @@ def embeds_of(ids: Tensor) -> Tensor:
 
 def placed(placement: Placement, k: int, ids: Tensor) -> tuple[Tensor, Tensor]:
     adv = torch.arange(k).add(ADV).view(1, k, 1).expand(len(ids), k, 2).float()
-    return PromptLayout(placement, k).place(embeds_of(ids), ids, adv, eos_id=EOS)
+    found: tuple[Tensor, Tensor] = PromptLayout(placement, k).place(embeds_of(ids), ids, adv, eos_id=EOS)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_other_misfits_are_refused() -> None:
     with pytest.raises(ValueError, match="k >= 1"):
         PromptLayout("prefix", 0)
     with pytest.raises(ValueError, match="expected a placement"):
-        PromptLayout("somewhere")  # type: ignore[arg-type]  # that is the point
+        PromptLayout("somewhere")
 
 
 def test_clip_pools_at_the_end_of_the_placed_prompt(tiny_pipe: Any) -> None:

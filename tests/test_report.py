@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from robust_encoders.training.metrics.rates import rate
 from robust_encoders.training.protocols import Result
 from robust_encoders.training.report import MISSING, markdown, results_table

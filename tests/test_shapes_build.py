@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from safetensors import safe_open
+from torch import Generator, Tensor, nn
+
 from robust_encoders.training.shapes import stages as parts
 from robust_encoders.training.shapes.assemble import assemble
 from robust_encoders.training.shapes.build import Workshop, build
@@ -17,8 +20,6 @@ from robust_encoders.training.shapes.judge import load_judge
 from robust_encoders.training.shapes.pictures import captions_of, render_pictures
 from robust_encoders.training.shapes.stages import Sizes
 from robust_encoders.training.shapes.vocabulary import FACTORS, VALUES
-from safetensors import safe_open
-from torch import Generator, Tensor, nn
 
 SHORT = Schedule(steps=2, rate=1e-3, every=1)
 TINY = Sizes(
@@ -120,7 +121,8 @@ def test_a_stopped_and_resumed_fit_equals_an_unbroken_one(tmp_path: Path) -> Non
 
         def loss(generator: Generator) -> Tensor:
             x = torch.randn(8, 3, generator=generator)
-            return (module(x) - x.sum(1, keepdim=True)).square().mean()
+            error: Tensor = module(x) - x.sum(1, keepdim=True)
+            return error.square().mean()
 
         calls = iter(range(stop if stop is not None else 10**9))
 
@@ -146,7 +148,7 @@ def test_fit_lowers_its_loss(tmp_path: Path) -> None:
 
     def loss(generator: Generator) -> Tensor:
         x = torch.randn(16, 3, generator=generator)
-        value = (module(x) - x.sum(1, keepdim=True)).square().mean()
+        value: Tensor = (module(x) - x.sum(1, keepdim=True)).square().mean()
         losses.append(float(value))
         return value
 

@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
+
 from robust_encoders.training.attacks.soft_prompt import SoftPrompt
 from robust_encoders.training.protocols import Attack
-from torch import Tensor
 
 GENERATOR = torch.Generator()
 START = torch.randn(3, 2, 4, generator=torch.Generator().manual_seed(0))
@@ -22,7 +23,7 @@ def test_it_is_an_attack() -> None:
 
 @pytest.mark.parametrize("rule", ["adam", "sign"])
 def test_the_loss_falls_for_every_example(rule: str) -> None:
-    attack = SoftPrompt(steps=20, rate=0.05, rule=rule)  # type: ignore[arg-type]  # parametrised literal
+    attack = SoftPrompt(steps=20, rate=0.05, rule=rule)
     found = attack(bowl, START, generator=GENERATOR)
     assert bool((bowl(found) < 0.5 * bowl(START)).all())
     assert not found.requires_grad
@@ -53,7 +54,7 @@ def test_adam_agrees_with_a_naive_loop() -> None:
 
 @pytest.mark.parametrize("rule", ["adam", "sign"])
 def test_examples_are_attacked_on_their_own(rule: str) -> None:
-    attack = SoftPrompt(steps=4, rate=0.1, rule=rule)  # type: ignore[arg-type]  # parametrised literal
+    attack = SoftPrompt(steps=4, rate=0.1, rule=rule)
     together = attack(bowl, START, generator=GENERATOR)
     alone = torch.cat([attack(bowl, START[i : i + 1], generator=GENERATOR) for i in range(3)])
     torch.testing.assert_close(together, alone)

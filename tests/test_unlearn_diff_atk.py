@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from robust_encoders.training.attacks import PROMPT_ATTACKS, UnlearnDiffAtk
 from robust_encoders.training.attacks.denoising import case_generator
 from robust_encoders.training.attacks.unlearn_diff_atk import allowed_tokens, project_to_simplex, sample_rows
 from robust_encoders.training.backbone import Backbone
 from robust_encoders.training.protocols import AttackResult, Case, PromptAttack
-from torch import Tensor
 
 PROMPTS = ("a red circle", "a blue square", "a dotted green triangle", "circle")
 
@@ -173,7 +174,8 @@ def test_the_search_finds_a_planted_prefix(make_pipe: Any) -> None:
     backbone = Backbone.from_pipeline(pipe)
 
     def distances(prompts: list[str]) -> Tensor:
-        return (backbone.condition(prompts) - goal).square().mean((1, 2))
+        found: Tensor = (backbone.condition(prompts) - goal).square().mean((1, 2))
+        return found
 
     cases = make_cases(backbone, ["circle"] * 3)
     with torch.enable_grad():

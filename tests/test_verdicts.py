@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from torch import Tensor
+
 from robust_encoders.training.protocols import AttackResult, Candidate, Case
 from robust_encoders.training.verdicts import Verdict, judge_candidates
-from torch import Tensor
 
 
 class WordDetector:

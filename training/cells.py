@@ -56,8 +56,8 @@ class Cells:
         if stored is None:
             start = time.monotonic()
             # Through JSON even when fresh: a resumed evaluation must not differ by a tuple.
-            value = json.loads(json.dumps(compute(), allow_nan=False))
-            stored = {"key": key, "seconds": round(time.monotonic() - start, 3), "value": value}
+            plain = json.loads(json.dumps(compute(), allow_nan=False))
+            stored = {"key": key, "seconds": round(time.monotonic() - start, 3), "value": plain}
             write_json(path, stored)
         self.seconds[name] = stored["seconds"]
         value: dict[str, Any] = stored["value"]

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from robust_encoders.cli import EXIT_OK, choose
+from robust_encoders.cli import EXIT_OK, UsageError, choose, say
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> int:
         SystemExit: With 0 after help, with 2 on arguments that do not parse.
     """
     commands: Mapping[str, Callable[[Sequence[str]], int]] = {
-        "demo": _shapes,
+        "demo": _demo,
         "evaluate": _evaluate,
         "shapes": _shapes,
         "train": _train,
@@ -40,6 +40,20 @@ def parser_of(command: str, description: str) -> argparse.ArgumentParser:
     )
 
 
+def _demo(arguments: Sequence[str]) -> int:
+    parser = parser_of("demo", "Draw the same prompts with and without a robust encoder, plain and under attack.")
+    parser.add_argument("--out", type=Path, default=Path(), help="folder that receives demo.png")
+    parser.add_argument("--seed", type=int, default=0, help="of prompts, pictures and attacks")
+    options = parser.parse_args(arguments)
+    if options.out.suffix or options.out.is_file():
+        raise UsageError(f"expected a folder that receives demo.png, found a file name: {options.out}")
+
+    from .demo import run_demo
+
+    say(run_demo(options.out, seed=options.seed).table)
+    return EXIT_OK
+
+
 def _shapes(arguments: Sequence[str]) -> int:
     parser = parser_of("shapes", "The embedded base.")
     build = parser.add_subparsers(required=True, metavar="COMMAND").add_parser(
@@ -47,6 +61,7 @@ def _shapes(arguments: Sequence[str]) -> int:
     )
     build.add_argument("--out", type=Path, required=True, help="receives base, judge, image tower and the run's record")
     build.add_argument("--seed", type=int, default=0, help="seeds every stage")
+    build.add_argument("--work", type=Path, help="folder of checkpoints (default: work, inside OUT)")
     build.add_argument("--stages", nargs="+", help="only these, in order")
     options = parser.parse_args(arguments)
 
@@ -55,7 +70,7 @@ def _shapes(arguments: Sequence[str]) -> int:
 
     for stage in options.stages or ():
         choose(stage, STAGES, "stage")
-    build_base(options.out, seed=options.seed, stages=options.stages)
+    build_base(options.out, seed=options.seed, stages=options.stages, work=options.work)
     return EXIT_OK
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from robust_encoders.cli import EXIT_OK, UsageError, choose, open_pipeline, say
 from robust_encoders.concepts import Concept, ConceptKind
@@ -123,7 +123,7 @@ def _parse(kind: type[R], name: str, method: Any, arguments: Sequence[str]) -> R
     import tyro
 
     required = {f.name: tyro.MISSING for f in fields(kind) if f.default is MISSING and f.name != "method"}
-    concrete: Any = kind.__class_getitem__(type(method))
+    concrete = cast(Any, kind)[type(method)]  # so that tyro sees the fields of this very method
     parsed: R = tyro.cli(
         concrete, default=kind(method=method, **required), args=arguments, prog=f"robust-encoders train {name}"
     )

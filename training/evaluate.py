@@ -10,7 +10,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from robust_encoders.encoder import RobustEncoder
 from torch import Tensor
 from tqdm import tqdm
 

@@ -19,7 +19,7 @@ _BORDER = 4
 _INK, _FAINT, _PAPER = (25, 25, 30), (105, 105, 115), (252, 252, 250)
 _GOOD, _BAD = (30, 140, 70), (205, 40, 40)
 _PROMPT_LINES = 3
-_PROMPT_WIDTH = 42  # characters that fit below a pair
+_PROMPT_WIDTH = 37  # characters that fit below a pair
 
 
 @dataclass(frozen=True)

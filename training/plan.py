@@ -167,7 +167,7 @@ def shapes_plan(
         detector=JudgeDetector(judge, concept),
         attacks=attack_suite(settings.suite) if attacks is None else attacks,
         utility=utility,
-        control=Control("renders", lambda: _renders(settings.n_renders), controls),
+        control=Control(f"renders/{settings.n_renders}", lambda: _renders(settings.n_renders), controls),
     )
 
 

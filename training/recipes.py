@@ -83,7 +83,7 @@ def _shapes_esd(concept: str) -> ESD:
         retain=Retain(prompts=shapes_retain_prompts(concept), space="both", batch=8, weight=1.0),
         unlearn=Unlearn(batch=8, target="anchor", plain_weight=1.0, plain_space="conditioning", plain_batch=32),
         select=Selection(),
-        train=Training(iterations=300, rate=5e-4, schedule="cosine", precision="bf16"),
+        train=Training(iterations=300, rate=5e-4, schedule="cosine"),
         bank=BankSettings(steps=20, limit=128),
     )
 

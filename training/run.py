@@ -65,6 +65,7 @@ def run_recipe(
         license=recipe.license,
     )
     encoder.save_pretrained(out)
-    shutil.rmtree(work)
+    if work.exists():
+        shutil.rmtree(work)
     logger.info("saved %s: %s", recipe.name, out)
     return encoder

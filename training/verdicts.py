@@ -69,6 +69,11 @@ class _Docket:
         if place == len(self.candidates) - 1:
             self.last = hit
 
+    def _step(self) -> int | None:
+        if self.before:
+            return 0
+        return None if self.first is None else self.first.step
+
     def verdict(self) -> Verdict:
         shown = (self.first or self.candidates[-1]).value
         return Verdict(
@@ -78,7 +83,7 @@ class _Docket:
             before=self.before,
             any=self.before or self.first is not None,
             last=self.before or self.last,
-            step=0 if self.before else self.first and self.first.step,
+            step=self._step(),
             text=shown if isinstance(shown, str) else "",
         )
 

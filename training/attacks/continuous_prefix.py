@@ -116,7 +116,7 @@ class _Search:
             raise ValueError(
                 f"expected at least 2 cases to train a shared prefix on one half of them, found {len(cases)}"
             )
-        found = {}
+        found: dict[int, Tensor] = {}
         for half in (0, 1):
             prefix = self._train_shared(cases[1 - half :: 2], f"{restart}:{half}")
             others = cases[half::2]

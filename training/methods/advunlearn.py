@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+import torch
 from torch import Generator, Tensor, nn
 
 from robust_encoders.fingerprint import content_sha256
@@ -165,6 +166,7 @@ def _prepare(
     )
 
 
+@torch.no_grad()
 def _metric(teacher: Backbone, texts: tuple[str, ...], points: Source) -> ConditioningMetric:
     conditionings, null = teacher.condition(texts[:256]), teacher.condition([""])
     return ConditioningMetric.fit(teacher.text_gram(), conditionings, null, unit=points.mean_difference())

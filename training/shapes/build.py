@@ -19,7 +19,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from . import stages as parts
 from .networks import ImageTower, JudgeNet
 from .pictures import Pictures, cached_pictures
-from .stages import Sizes
+from .stages import Course, Sizes
 
 STAGES = ("autoencoder", "text", "unet", "judge", "assemble")
 M = TypeVar("M", bound=nn.Module)
@@ -43,6 +43,10 @@ class Workshop:
     def pictures(self) -> Pictures:
         """Return the training pictures, rendered once."""
         return cached_pictures(self.folder / "pictures.safetensors", self.sizes.pictures, seed=self.seed)
+
+    def course(self, stage: str) -> Course:
+        """Return what a stage learns from."""
+        return Course(self.pictures(), self.sizes, self.folder / stage, self.seed)
 
     def tokenizer(self) -> CLIPTokenizer:
         """Return the tokenizer; learning it takes a second, so it is not stored."""
@@ -99,7 +103,7 @@ class Workshop:
 
 def _autoencoder(shop: Workshop) -> None:
     model, start = parts.new_autoencoder(), time.monotonic()
-    loss = parts.train_autoencoder(model, shop.pictures(), shop.sizes, shop.folder / "autoencoder", seed=shop.seed)
+    loss = parts.train_autoencoder(model, shop.course("autoencoder"))
     factor = model.config.scaling_factor
     shop.keep("autoencoder", model, {"loss": loss, "scaling_factor": factor, "seconds": time.monotonic() - start})
 
@@ -107,17 +111,15 @@ def _autoencoder(shop: Workshop) -> None:
 def _text(shop: Workshop) -> None:
     tokenizer, start = shop.tokenizer(), time.monotonic()
     encoder, tower = parts.new_text_encoder(tokenizer), ImageTower(parts.WIDTH)
-    folder = shop.folder / "text"
-    loss = parts.train_text(encoder, tower, tokenizer, shop.pictures(), shop.sizes, folder, seed=shop.seed)
+    loss = parts.train_text(encoder, tower, tokenizer, shop.course("text"))
     both = nn.ModuleDict({"encoder": encoder, "tower": tower})
     shop.keep("text", both, {"loss": loss, "seconds": time.monotonic() - start})
 
 
 def _unet(shop: Workshop) -> None:
-    pictures, unet, start = shop.pictures(), parts.new_unet(), time.monotonic()
-    latents = parts.encode_pictures(shop.autoencoder(), pictures)
-    condition, folder = _conditioner(shop), shop.folder / "unet"
-    loss = parts.train_unet(unet, condition, latents, pictures, shop.sizes, folder, seed=shop.seed)
+    course, unet, start = shop.course("unet"), parts.new_unet(), time.monotonic()
+    latents = parts.encode_pictures(shop.autoencoder(), course.pictures)
+    loss = parts.train_unet(unet, _conditioner(shop), latents, course)
     shop.keep("unet", unet, {"loss": loss, "seconds": time.monotonic() - start})
 
 
@@ -134,9 +136,7 @@ def _conditioner(shop: Workshop) -> Callable[[list[str]], Tensor]:
 
 def _judge(shop: Workshop) -> None:
     judge, start = JudgeNet(), time.monotonic()
-    loss = parts.train_judge(
-        judge, shop.autoencoder(), shop.pictures(), shop.sizes, shop.folder / "judge", seed=shop.seed
-    )
+    loss = parts.train_judge(judge, shop.autoencoder(), shop.course("judge"))
     shop.keep("judge", judge, {"loss": loss, "seconds": time.monotonic() - start})
 
 

@@ -56,7 +56,7 @@ def caption(scene: Scene, template: str, words: Mapping[str, str]) -> ScenePromp
 def random_caption(scene: Scene, rng: np.random.Generator, templates: Sequence[str]) -> ScenePrompt:
     """Return a caption of ``scene`` with a random template and random synonyms, as the base is trained on."""
     words = {factor: str(rng.choice(WORDS[factor][getattr(scene, factor)])) for factor in FACTORS}
-    return caption(scene, templates[rng.integers(len(templates))], words)
+    return caption(scene, templates[int(rng.integers(len(templates)))], words)
 
 
 def scene_prompts(
@@ -111,7 +111,7 @@ def _prompt(
         if values[factor] == value:
             values[factor] = str(rng.choice([v for v in VALUES[factor] if v != value]))
     chosen = {factor: str(rng.choice(_allowed(factor, value, fixed, words))) for factor, value in values.items()}
-    return caption(Scene(**values), templates[rng.integers(len(templates))], chosen)
+    return caption(Scene(**values), templates[int(rng.integers(len(templates)))], chosen)
 
 
 def _allowed(factor: str, value: str, fixed: Mapping[str, str], words: WordChoice) -> tuple[str, ...]:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from robust_encoders.concepts import Concept
+from robust_encoders.concepts import Concept, ConceptKind
 
-from .captions import scene_prompts, words_for
+from .captions import WordChoice, scene_prompts, words_for
 from .vocabulary import FACTORS, VALUES
 
-_KINDS: Mapping[str, str] = {"shape": "object", "style": "style", "colour": "attribute", "background": "attribute"}
+_KINDS: Mapping[str, ConceptKind] = {
+    "shape": "object",
+    "style": "style",
+    "colour": "attribute",
+    "background": "attribute",
+}
 _PROMPTS = 256
 
 
@@ -29,9 +34,10 @@ def factor_of(name: str) -> tuple[str, str]:
 def shapes_concept(name: str) -> Concept:
     """Return the concept of a canonical value, with captions that erasers may see: half by name, half by synonym."""
     factor, value = factor_of(name)
+    choices: tuple[WordChoice, ...] = ("name", "seen")
     by_name, by_synonym = (
         scene_prompts(_PROMPTS // 2, seed=seed, fixed={factor: value}, words=words, templates="training")
-        for seed, words in ((1, "name"), (2, "seen"))
+        for seed, words in enumerate(choices, start=1)
     )
     texts = dict.fromkeys(prompt.text for pair in zip(by_name, by_synonym, strict=True) for prompt in pair)
     return Concept(

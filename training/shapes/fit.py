@@ -48,7 +48,7 @@ def fit(module: nn.Module, loss: Loss, schedule: Schedule, folder: Path, *, seed
             group["lr"] = schedule.rate * _factor(step, schedule.steps)
         value = loss(Generator().manual_seed(seed * 1_000_003 + step))
         state.optimizer.zero_grad(set_to_none=True)
-        value.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(value)
         nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         state.optimizer.step()
         state.after(step, value.item(), schedule)

@@ -59,7 +59,8 @@ def render(scene: Scene, rng: np.random.Generator) -> Picture:
     background = _jitter(_BACKGROUNDS[scene.background], rng)
     big = mask[..., None] * fill + (1 - mask[..., None]) * background
     small = big.reshape(SIZE, _SCALE, SIZE, _SCALE, 3).mean((1, 3))
-    return small.round().clip(0, 255).astype(np.uint8).transpose(2, 0, 1)
+    picture: Picture = small.round().clip(0, 255).astype(np.uint8).transpose(2, 0, 1)
+    return picture
 
 
 def _jitter(colour: tuple[int, int, int], rng: np.random.Generator) -> NDArray[np.float64]:

@@ -1,0 +1,130 @@
+"""What every registered method, attack, metric and detector must keep, whoever wrote it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Generator, Tensor
+
+from robust_encoders.concepts import Concept
+from robust_encoders.fingerprint import content_sha256
+from robust_encoders.training.artifact import describe
+from robust_encoders.training.attacks import ATTACKS, PROMPT_ATTACKS
+from robust_encoders.training.backbone import Backbone
+from robust_encoders.training.bank import BankSettings
+from robust_encoders.training.finetune import Training
+from robust_encoders.training.methods import METHODS
+from robust_encoders.training.metrics import DETECTORS, METRICS
+from robust_encoders.training.protocols import Attack, Case, Edit, Eraser, PromptAttack
+from robust_encoders.training.settings import Retain
+
+CONCEPT = Concept(name="circle", kind="object", prompts=("a red circle", "a circle"))
+# The settings that a method needs to be done within a second; a new method adds its own line.
+SMALL: Mapping[str, Any] = {
+    name: METHODS[name](
+        retain=Retain(prompts=("a blue square", "a green star"), batch=2),
+        train=Training(iterations=2, rate=1e-3),
+        bank=BankSettings(steps=2),
+    )
+    for name in ("advunlearn", "esd")
+}
+# Fields that make an attack of the evaluation cheap, where it has them.
+CHEAP = {"steps": 2, "timesteps": 1, "iterations": 2, "tokens": 1}
+
+
+def generator(seed: int = 0) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+def erase(name: str, backbone: Backbone) -> Edit:
+    edit: Edit = SMALL[name].erase(backbone, CONCEPT, generator=generator())
+    return edit
+
+
+def distance(adv: Tensor) -> Tensor:
+    """Squared distance (B,) of (B, K, D) to one."""
+    return (adv - 1).square().flatten(1).sum(1)
+
+
+def test_every_method_has_small_settings() -> None:
+    assert set(SMALL) == set(METHODS)
+
+
+@pytest.mark.parametrize("registry", [METHODS, ATTACKS, PROMPT_ATTACKS], ids=["methods", "attacks", "prompt attacks"])
+def test_names_are_those_of_the_registry_and_configurations_are_frozen(registry: Mapping[str, Any]) -> None:
+    for name, kind in registry.items():
+        assert kind.name == name
+        assert is_dataclass(kind)
+        assert vars(kind)["__dataclass_params__"].frozen
+
+
+def test_every_entry_is_what_its_registry_promises() -> None:
+    assert all(isinstance(method, Eraser) for method in SMALL.values())
+    assert all(isinstance(attack(), Attack) for attack in ATTACKS.values())
+    assert all(isinstance(attack(), PromptAttack) for attack in PROMPT_ATTACKS.values())
+    assert all(isinstance(metric.higher_is_better, bool) for metric in METRICS.values())
+    assert all(callable(detector) for detector in DETECTORS.values())
+
+
+@pytest.mark.parametrize("name", [*METHODS, *ATTACKS, *PROMPT_ATTACKS])
+def test_a_configuration_can_be_written_into_a_manifest(name: str) -> None:
+    config = SMALL[name] if name in SMALL else {**ATTACKS, **PROMPT_ATTACKS}[name]()
+    described = json.loads(json.dumps(describe(config), allow_nan=False))
+    assert described["name"] == name
+    assert set(described) == {"name", *(field.name for field in fields(config))}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_changes_only_the_component_it_names_and_repeats_itself(
+    name: str, tiny_pipe: StableDiffusionPipeline
+) -> None:
+    backbone = Backbone.from_pipeline(tiny_pipe)
+    before = {part: content_sha256(getattr(tiny_pipe, part).state_dict()) for part in ("text_encoder", "unet", "vae")}
+    state = torch.get_rng_state()
+
+    edit = erase(name, backbone)
+    assert {part: content_sha256(getattr(tiny_pipe, part).state_dict()) for part in before} == before
+    assert torch.equal(torch.get_rng_state(), state), "randomness comes from the generator alone"
+    assert edit.component in tiny_pipe.components
+    assert all(torch.isfinite(tensor).all() for tensor in edit.tensors.values())
+    assert content_sha256(erase(name, backbone).tensors) == content_sha256(edit.tensors)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_inner_attack_lowers_its_loss_and_repeats_itself(name: str) -> None:
+    start = torch.randn(3, 2, 4, generator=generator())
+    kept = start.clone()
+    found = ATTACKS[name]()(distance, start, generator=generator(1))
+    assert found.shape == start.shape
+    assert not found.requires_grad
+    assert torch.equal(start, kept)
+    assert (distance(found) < distance(start)).all()
+    assert torch.equal(ATTACKS[name]()(distance, start, generator=generator(1)), found)
+
+
+@pytest.mark.parametrize("name", PROMPT_ATTACKS)
+def test_a_prompt_attack_answers_every_case_in_order_counts_its_cost_and_repeats_itself(
+    name: str, tiny_pipe: StableDiffusionPipeline
+) -> None:
+    attack = PROMPT_ATTACKS[name]()
+    attack = replace(attack, **{key: value for key, value in CHEAP.items() if hasattr(attack, key)})
+    target = Backbone.from_pipeline(tiny_pipe)
+    latents = torch.randn(2, *target.latent_shape, generator=generator())
+    cases = [Case(i, "a red circle", i, target=latent) for i, latent in enumerate(latents)]
+    before = content_sha256(tiny_pipe.text_encoder.state_dict())
+
+    found = attack.run(target, cases, seed=0)
+    assert len(found) == len(cases)
+    assert all(result.candidates and result.unet_calls > 0 for result in found)
+    assert [c.step for c in found[0].candidates] == sorted(c.step for c in found[0].candidates)
+    assert content_sha256(tiny_pipe.text_encoder.state_dict()) == before
+    again = attack.run(target, cases, seed=0)
+    for one, other in zip(found, again, strict=True):
+        for a, b in zip(one.candidates, other.candidates, strict=True):
+            assert torch.equal(a.value, b.value) if isinstance(a.value, Tensor) else a.value == b.value

@@ -1,0 +1,156 @@
+"""Attaching to pipelines that are moved around while they run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from accelerate import cpu_offload
+from accelerate.hooks import AlignDevicesHook, CpuOffload, ModelHook, add_hook_to_module
+
+from robust_encoders import IncompatibleError, RobustEncoder, StaleAttachmentError
+
+CPU = torch.device("cpu")
+
+
+def draw(pipe: Any) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    images = pipe("a red circle", num_inference_steps=2, output_type="pt", generator=generator).images
+    assert isinstance(images, torch.Tensor)
+    return images
+
+
+def offload_sequentially(pipe: Any) -> None:
+    """What ``enable_sequential_cpu_offload`` does on an accelerator."""
+    for part in (pipe.text_encoder, pipe.unet, pipe.vae):
+        cpu_offload(part, CPU)
+
+
+def hook_of(module: Any) -> Any:
+    return getattr(module, "_hf_hook", None)
+
+
+def test_model_offload_is_carried_over_and_given_back(make_pipe: Any, tiny_encoder: RobustEncoder) -> None:
+    plain = make_pipe()
+    before = draw(plain)
+    robust = draw(tiny_encoder.attach(plain))
+    pipe = make_pipe()
+    original = pipe.text_encoder
+    pipe.enable_model_cpu_offload(device="cpu")
+    tiny_encoder.attach(pipe)
+    assert isinstance(hook_of(pipe.text_encoder), CpuOffload)
+    assert [hook.model for hook in pipe._all_hooks] == [pipe.text_encoder, pipe.unet, pipe.vae]
+    assert torch.equal(draw(pipe), robust)
+    tiny_encoder.detach(pipe)
+    assert pipe.text_encoder is original
+    assert isinstance(hook_of(original), CpuOffload)
+    assert [hook.model for hook in pipe._all_hooks] == [original, pipe.unet, pipe.vae]
+    assert torch.equal(draw(pipe), before)
+
+
+def test_a_failure_under_model_offload_restores_the_chain(
+    tiny_pipe: Any, tiny_encoder: RobustEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_pipe.enable_model_cpu_offload(device="cpu")
+    before, original, calls = draw(tiny_pipe), tiny_pipe.text_encoder, []
+    real = type(tiny_pipe).enable_model_cpu_offload
+
+    def fail_second(pipe: Any, **options: Any) -> None:
+        calls.append(options)
+        if len(calls) == 2:
+            raise RuntimeError("out of memory")
+        real(pipe, **options)
+
+    monkeypatch.setattr(type(tiny_pipe), "enable_model_cpu_offload", fail_second)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        tiny_encoder.attach(tiny_pipe)
+    assert tiny_pipe.text_encoder is original
+    assert [hook.model for hook in tiny_pipe._all_hooks] == [original, tiny_pipe.unet, tiny_pipe.vae]
+    assert torch.equal(draw(tiny_pipe), before)
+
+
+def test_sequential_offload_is_carried_over_and_given_back(make_pipe: Any, tiny_encoder: RobustEncoder) -> None:
+    plain = make_pipe()
+    before = draw(plain)
+    robust = draw(tiny_encoder.attach(plain))
+    pipe = make_pipe()
+    offload_sequentially(pipe)
+    original, hooks = pipe.text_encoder, {name: hook_of(m) for name, m in pipe.text_encoder.named_modules()}
+    tiny_encoder.attach(pipe)
+    assert {parameter.device.type for parameter in pipe.text_encoder.parameters()} == {"meta"}
+    assert RobustEncoder.status(pipe).intact
+    assert torch.equal(draw(pipe), robust)
+    tiny_encoder.detach(pipe)
+    assert pipe.text_encoder is original
+    assert {name: hook_of(module) for name, module in original.named_modules()} == hooks
+    assert torch.equal(draw(pipe), before)
+
+
+def test_offloading_that_came_after_attaching_reaches_the_original(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
+    before, original = draw(tiny_pipe), tiny_pipe.text_encoder
+    tiny_encoder.attach(tiny_pipe)
+    offload_sequentially(tiny_pipe)
+    tiny_encoder.detach(tiny_pipe)
+    assert tiny_pipe.text_encoder is original
+    assert {parameter.device.type for parameter in original.parameters()} == {"meta"}
+    assert torch.equal(draw(tiny_pipe), before)
+
+
+def test_offloading_that_ended_after_attaching_leaves_the_original(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
+    before, original = draw(tiny_pipe), tiny_pipe.text_encoder
+    offload_sequentially(tiny_pipe)
+    tiny_encoder.attach(tiny_pipe)
+    tiny_pipe.remove_all_hooks()
+    tiny_encoder.detach(tiny_pipe)
+    assert tiny_pipe.text_encoder is original
+    assert [hook_of(module) for module in original.modules() if hook_of(module)] == []
+    assert torch.equal(draw(tiny_pipe), before)
+
+
+def group_offload(pipe: Any) -> None:
+    from diffusers.hooks import HookRegistry
+
+    # Group offloading itself needs an accelerator on older diffusers; every leaf gets a registry first.
+    registry: Any = HookRegistry
+    registry.check_if_exists_or_initialize(pipe.text_encoder.get_input_embeddings())
+
+
+def map_devices(pipe: Any) -> None:
+    pipe.hf_device_map = {"text_encoder": "cpu", "unet": "cpu", "vae": "cpu"}
+
+
+def hook_strangely(pipe: Any) -> None:
+    add_hook_to_module(pipe.text_encoder, ModelHook())
+
+
+@pytest.mark.parametrize(
+    ("enable", "found"),
+    [(group_offload, "group offload"), (map_devices, "device map"), (hook_strangely, "unknown hook")],
+)
+def test_other_offloading_is_refused(
+    tiny_pipe: Any, make_pipe: Any, tiny_encoder: RobustEncoder, enable: Callable[[Any], None], found: str
+) -> None:
+    enable(tiny_pipe)
+    original = tiny_pipe.text_encoder
+    with pytest.raises(IncompatibleError, match=f"offloading: .* found {found}; attach before enabling it"):
+        tiny_encoder.attach(tiny_pipe)
+    assert tiny_pipe.text_encoder is original
+    later = tiny_encoder.attach(make_pipe())
+    installed = later.text_encoder
+    enable(later)
+    with pytest.raises(StaleAttachmentError, match=f"without {found}"):
+        tiny_encoder.detach(later)
+    assert later.text_encoder is installed
+
+
+def test_a_device_map_of_one_device_is_no_offloading(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
+    tiny_pipe.hf_device_map = "cpu"
+    assert tiny_encoder.check(tiny_pipe)["offloading"].ok
+
+
+def test_hooks_in_a_chain_are_understood(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
+    add_hook_to_module(tiny_pipe.text_encoder, ModelHook())
+    add_hook_to_module(tiny_pipe.text_encoder, AlignDevicesHook(execution_device=CPU), append=True)
+    assert tiny_encoder.check(tiny_pipe)["offloading"].found == "sequential offload"
