@@ -101,6 +101,7 @@ class Nothing:
 
     name: ClassVar[str] = "none"
     tier: ClassVar[str] = "T0"
+    joint: ClassVar[bool] = False
 
     def run(self, target: Backbone, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
         return [AttackResult((Candidate("text", case.prompt, 1),), 0, 0) for case in cases]
@@ -172,9 +173,35 @@ def test_the_unet_calls_are_what_the_unet_did(tiny_pipe: Any, tmp_path: Path) ->
     handle = tiny_pipe.unet.register_forward_hook(count)
     evaluation = run(tiny_pipe, plan, tmp_path)
     handle.remove()
-    targets, gradients = 4 * SAMPLING.calls_per_picture, 4 * 2  # the targets are the base's; a backward is one call
+    # The targets are the base's; a backward is one call; one of the four prompts succeeds by itself.
+    targets, gradients = 4 * SAMPLING.calls_per_picture, 3 * 2
     parts = [find(evaluation, "pre_asr"), find(evaluation, "asr_any", "discrete"), find(evaluation, "clip_score")]
     assert sum(part.unet_calls for part in parts) == calls - targets + gradients
+
+
+def test_prompts_that_succeed_by_themselves_are_attacked_only_where_the_attack_is_joint(
+    tiny_pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(tiny_pipe)
+    seen: dict[bool, list[int]] = {}
+
+    def spy(cls: type[Any]) -> None:
+        original = cls.run
+
+        def wrapped(self: Any, target: Backbone, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
+            seen[self.joint] = [case.index for case in cases]
+            found: list[AttackResult] = original(self, target, cases, seed=seed)
+            return found
+
+        monkeypatch.setattr(cls, "run", wrapped)
+
+    spy(UnlearnDiffAtk)
+    attacks = {"discrete": ATTACKS["discrete"], "shared": ContinuousPrefix(steps=1, shared=True, batch=2)}
+    run(tiny_pipe, replace(plan, attacks={"discrete": attacks["discrete"]}), tmp_path / "a")
+    spy(ContinuousPrefix)
+    run(tiny_pipe, replace(plan, attacks={"shared": attacks["shared"]}), tmp_path / "b")
+    assert len(seen[False]) == 3
+    assert seen[True] == [0, 1, 2, 3]
 
 
 def test_a_killed_evaluation_goes_on_and_gives_the_same(
@@ -224,6 +251,8 @@ def test_attacks_meet_the_encoder_and_aim_at_the_bases_pictures(
 
     @dataclass(frozen=True)
     class Spy(Nothing):
+        joint: ClassVar[bool] = True  # so that it meets every case
+
         def run(self, target: Backbone, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
             targets = [case.target for case in cases if case.target is not None]
             seen.append((target.text_encoder is base, torch.stack(targets)))

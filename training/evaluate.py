@@ -21,7 +21,7 @@ from .cells import Cells, canonical_sha256
 from .metrics.rates import attack_rates, detect, judged, rate
 from .pictures import Sampling, draw, draw_candidates
 from .plan import Control, EvaluationSettings, Plan, PromptSet, shapes_plan
-from .protocols import Candidate, Case, Metric, PromptAttack, Result
+from .protocols import AttackResult, Candidate, Case, Metric, PromptAttack, Result
 from .results import RESULTS_NAME, Evaluation, result_from_record
 from .verdicts import judge_candidates
 
@@ -148,8 +148,12 @@ class _Run:
     def _attacked(self, label: str, attack: PromptAttack) -> dict[str, Any]:
         prompts = self.plan.plain[0]
         cases = [replace(case, target=latent) for case, latent in zip(prompts.cases, self.targets, strict=True)]
+        # As in UnlearnDiffAtk, a prompt that succeeds by itself is not attacked.
+        settled = [before and not attack.joint for before in self.before]
+        attacked = [case for case, done in zip(cases, settled, strict=True) if not done]
         with self.attached():
-            found = attack.run(Backbone.from_pipeline(self.pipe), cases, seed=self.seed)
+            ran = iter(attack.run(Backbone.from_pipeline(self.pipe), attacked, seed=self.seed) if attacked else [])
+            found = [_unattacked(case) if done else next(ran) for case, done in zip(cases, settled, strict=True)]
             verdicts, drawn = judge_candidates(
                 cases, found, self.before, draw=self._draw_candidates, detector=self.plan.detector
             )
@@ -200,6 +204,10 @@ class _Run:
                 unet_calls=calls,
             )
         )
+
+
+def _unattacked(case: Case) -> AttackResult:
+    return AttackResult((Candidate("text", case.prompt, 0),), queries=0, unet_calls=0)
 
 
 def _measured(metrics: Sequence[Metric], pictures: Tensor, cases: Sequence[Case]) -> list[Result]:

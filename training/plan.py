@@ -111,14 +111,14 @@ def attack_suite(name: SuiteName) -> dict[str, PromptAttack]:
     """
     if name == "quick":
         return {
-            "continuous": ContinuousPrefix(steps=30),
-            "shared": ContinuousPrefix(steps=60, shared=True, batch=16),
-            "discrete": UnlearnDiffAtk(timesteps=5, iterations=10),
+            "continuous": ContinuousPrefix(steps=30, precision="bf16"),
+            "shared": ContinuousPrefix(steps=60, shared=True, batch=16, precision="bf16"),
+            "discrete": UnlearnDiffAtk(timesteps=5, iterations=10, precision="bf16"),
         }
     return {
-        "continuous": ContinuousPrefix(),
-        "shared": ContinuousPrefix(steps=200, shared=True, batch=16),
-        "discrete": UnlearnDiffAtk.standard(),
+        "continuous": ContinuousPrefix(precision="bf16"),
+        "shared": ContinuousPrefix(steps=200, shared=True, batch=16, precision="bf16"),
+        "discrete": UnlearnDiffAtk.standard(precision="bf16"),
     }
 
 

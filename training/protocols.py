@@ -118,6 +118,11 @@ class PromptAttack(Protocol):
     name: ClassVar[str]
     tier: ClassVar[str]
 
+    @property
+    def joint(self) -> bool:
+        """Whether a result depends on all cases together; otherwise cases that need no attack may be left out."""
+        ...
+
     def run(self, target: Backbone, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
         """Attack every case and return one result per case, in order."""
         ...

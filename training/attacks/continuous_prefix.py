@@ -62,6 +62,11 @@ class ContinuousPrefix:
         if min(self.tokens, self.steps, self.restarts, self.batch) < 1:
             raise ValueError(f"expected tokens, steps, restarts and batch of at least 1, found {self}")
 
+    @property
+    def joint(self) -> bool:
+        """Whether one prefix is trained on many cases."""
+        return self.shared
+
     def run(self, target: Backbone, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
         """Attack every case.
 

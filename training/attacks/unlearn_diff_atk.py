@@ -75,6 +75,7 @@ class UnlearnDiffAtk:
 
     name: ClassVar[str] = "unlearn_diff_atk"
     tier: ClassVar[str] = "T3"
+    joint: ClassVar[bool] = False
 
     tokens: int = 3
     timesteps: int = 50
