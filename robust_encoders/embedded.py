@@ -38,6 +38,7 @@ def embedded_pipeline(dtype: torch.dtype | None = None) -> StableDiffusionPipeli
         )
     from diffusers import StableDiffusionPipeline
 
-    kind: Any = StableDiffusionPipeline
-    pipe: StableDiffusionPipeline = kind.from_pretrained(folder).to(dtype or torch.float32)
-    return pipe
+    # Without a dtype diffusers makes everything float32, whatever it is stored in.
+    pipe: Any = StableDiffusionPipeline.from_pretrained(folder)
+    placed: StableDiffusionPipeline = pipe if dtype is None else pipe.to(dtype)
+    return placed

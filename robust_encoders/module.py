@@ -82,6 +82,7 @@ def build(tensors: Mapping[str, Tensor], config: Mapping[str, Any], provenance: 
         model, info = loader(None, config=settings, state_dict=dict(tensors), dtype=dtype, output_loading_info=True)
     if wrong := {key: names for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if (names := info[key])}:
         raise IntegrityError(f"expected transformers to load every tensor, found {wrong}; report this as a bug")
+    # transformers 5 shares the storage already, 4 copies it.
     _share(model, tensors)
     built: CLIPTextModel = model.eval()
     return built

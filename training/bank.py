@@ -22,6 +22,11 @@ from .backbone import Backbone
 
 logger = logging.getLogger(__name__)
 FORMAT = 1
+# What DDIM reads from its configuration beside the noise schedule itself.
+SCHEDULE = (
+    "num_train_timesteps", "prediction_type", "timestep_spacing", "steps_offset", "set_alpha_to_one", "clip_sample",
+    "clip_sample_range", "thresholding", "dynamic_thresholding_ratio", "sample_max_value",
+)  # fmt: skip
 Shard = dict[str, Tensor]
 
 
@@ -94,8 +99,7 @@ def bank_key(backbone: Backbone, settings: BankSettings) -> dict[str, Any]:
 
     Weights enter by a hash of all their bytes: a sketch would miss a small fused adapter.
     """
-    names = ("num_train_timesteps", "prediction_type", "timestep_spacing", "steps_offset", "set_alpha_to_one")
-    schedule = {name: backbone.scheduler.config[name] for name in (*names, "clip_sample", "thresholding")}
+    schedule = {name: backbone.scheduler.config[name] for name in SCHEDULE}
     return {
         "format": FORMAT,
         "unet": content_sha256(backbone.unet.state_dict()),

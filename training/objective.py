@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from .backbone import Backbone
 from .bank import BankBatch, TrajectoryBank
 from .losses import ConditioningMetric, negative_guidance_target, squared_error, weighted_sum
+from .prompts import PromptLayout
 from .resample import Resampler
 from .settings import Adversary, Retain, Unlearn
 
@@ -73,6 +74,7 @@ class Objective:
         concept_points: Training points on the first of ``concept_prompts``.
         retain_points: Training points on the first of ``retain_prompts``; None without a noise retain term.
         metric: Compares conditionings; None without conditioning terms.
+        anchors: The anchored ones of ``concept_prompts``; None where no term wants them.
         latest: Where the last attack with so many tokens ended (B, K, D).
     """
 
@@ -86,12 +88,13 @@ class Objective:
     concept_points: Source
     retain_points: Source | None
     metric: ConditioningMetric | None
+    anchors: Prompts | None = None
     latest: dict[str, Tensor] = field(default_factory=dict)
 
     def __call__(self, iteration: int, generator: Generator) -> tuple[Tensor, dict[str, float]]:
         """Return the loss () of one iteration and the mean of each term."""
         attacked = self.adversary is not None and iteration >= self.adversary.warmup
-        terms = [self._unlearn_term(self.adversary if attacked else None, generator)]
+        terms = self._unlearn_terms(self.adversary if attacked else None, generator)
         if self.unlearn.plain_weight > 0 and (attacked or self.unlearn.plain_space == "conditioning"):
             terms.append(self._plain_term(generator))
         if self.retain_points is not None and self.retain_prompts is not None:
@@ -113,12 +116,18 @@ class Objective:
         self.teacher.unet_calls = int(state["unet_calls"])
         self.latest = {k: v.to(self.teacher.device) for k, v in state.items() if k != "unet_calls"}
 
-    def _unlearn_term(self, adversary: Adversary | None, generator: Generator) -> _Term:
+    def _unlearn_terms(self, adversary: Adversary | None, generator: Generator) -> list[_Term]:
         points = self.concept_points.sample(self.unlearn.batch, generator)
         rows = _rows(self.concept_prompts, points.prompt_index)
+        wanted = rows if self.anchors is None else _rows(self.anchors, points.prompt_index)
         if adversary is not None:
-            rows = self._attack(adversary, points, rows, generator)
-        return _Term("unlearn", 1.0, *rows, self._target(points), points)
+            layout, start, adv = self._attack(adversary, points, rows, generator)
+            rows, wanted = self._placed(layout, rows, adv), self._placed(layout, wanted, start)
+        terms = [_Term("unlearn", 1.0, *rows, self._target(points), points)]
+        if self.unlearn.pull_weight > 0:
+            with torch.no_grad():
+                terms.append(_Term("pull", self.unlearn.pull_weight, *rows, self.teacher.encode(*wanted)))
+        return terms
 
     def _plain_term(self, generator: Generator) -> _Term:
         u = self.unlearn
@@ -136,18 +145,17 @@ class Objective:
 
     def _attack(
         self, adversary: Adversary, points: BankBatch, rows: tuple[Tensor, Tensor], generator: Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Return token embeddings and ids of the prompts with the adversarial tokens found for each."""
+    ) -> tuple[PromptLayout, Tensor, Tensor]:
+        """Return a layout, and the adversarial tokens (B, K, D) at the attack's start and at its end."""
         layouts = adversary.layouts()
         layout = layouts[int(torch.randint(len(layouts), (1,), generator=generator))]
-        embeds, ids = rows
-        eos_id, n = self.teacher.tokenizer.eos_token_id, len(ids)
+        ids, n = rows[1], len(rows[1])
 
         def loss(adv: Tensor) -> Tensor:
             at = points
             if adversary.points == "fresh":
                 at = self.concept_points.sample(n, generator, prompt_index=points.prompt_index)
-            cond = self.student.encode(*layout.place(embeds, ids, adv, eos_id=eos_id))
+            cond = self.student.encode(*self._placed(layout, rows, adv))
             self.teacher.unet_calls += n  # the backward pass
             return squared_error(self.teacher.predict(at.latents, at.t, cond), at.pred_cond)
 
@@ -158,7 +166,10 @@ class Objective:
         adv = adversary.attack(loss, start, generator=generator)
         if adversary.start == "latest":
             self.latest[key] = adv
-        return layout.place(embeds, ids, adv, eos_id=eos_id)
+        return layout, start, adv
+
+    def _placed(self, layout: PromptLayout, rows: tuple[Tensor, Tensor], adv: Tensor) -> tuple[Tensor, Tensor]:
+        return layout.place(*rows, adv, eos_id=self.teacher.tokenizer.eos_token_id)
 
     def _random_tokens(self, n: int, k: int, generator: Generator) -> Tensor:
         vocabulary = self.teacher.text_encoder.config.vocab_size

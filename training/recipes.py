@@ -76,14 +76,30 @@ def shapes_retain_prompts(concept: str, n: int = RETAIN_PROMPTS) -> tuple[str, .
 def _shapes_esd(concept: str) -> ESD:
     """What both methods share on the embedded base.
 
-    Departures from the paper: captions, not the bare word, are unlearned towards the same caption without the word,
-    and retention is measured on conditionings as well; see ``Unlearn`` and ``Retain`` for the reasons.
+    Departures from the paper: captions, not the bare word, are unlearned towards the same caption with the concept's
+    anchor in its place, and both unlearning and retention are measured on conditionings as well; see ``Unlearn`` and
+    ``Retain`` for the reasons.
     """
     return ESD(
-        retain=Retain(prompts=shapes_retain_prompts(concept), space="both", batch=8, weight=1.0),
-        unlearn=Unlearn(batch=8, target="anchor", plain_weight=1.0, plain_space="conditioning", plain_batch=32),
+        retain=Retain(
+            prompts=shapes_retain_prompts(concept),
+            space="both",
+            batch=8,
+            weight=1.0,
+            conditioning_weight=20.0,
+            conditioning_batch=128,
+        ),
+        unlearn=Unlearn(
+            batch=8,
+            eta=0.0,
+            target="anchor",
+            plain_weight=10.0,
+            plain_space="conditioning",
+            plain_batch=48,
+            pull_weight=10.0,
+        ),
         select=Selection(),
-        train=Training(iterations=300, rate=5e-4, schedule="cosine"),
+        train=Training(iterations=300, rate=5e-4, schedule="cosine", precision="bf16"),
         bank=BankSettings(steps=20, limit=128),
     )
 

@@ -25,6 +25,9 @@ class Unlearn:
         plain_space: ``noise`` repeats the main term on plain prompts; ``conditioning`` pulls the student's conditioning
             to the frozen one of the anchored prompt, at no UNet call, from the first iteration on.
         plain_batch: Prompts per iteration in the plain term.
+        pull_weight: Weight of a term that pulls the conditionings of the attacked prompts themselves to the frozen ones
+            of the anchored prompts, with the attack's start in place of its end. A departure: beside the noise term,
+            which sees one timestep of one picture, it says what the whole conditioning shall be, at no UNet call.
     """
 
     batch: int = 1
@@ -33,6 +36,7 @@ class Unlearn:
     plain_weight: float = 0.0
     plain_space: Literal["noise", "conditioning"] = "noise"
     plain_batch: int = 8
+    pull_weight: float = 0.0
 
     @property
     def wants_anchors(self) -> bool:
@@ -42,7 +46,7 @@ class Unlearn:
     @property
     def pulls_conditioning(self) -> bool:
         """Whether there is a term in the space of conditionings."""
-        return self.plain_weight > 0 and self.plain_space == "conditioning"
+        return self.pull_weight > 0 or (self.plain_weight > 0 and self.plain_space == "conditioning")
 
 
 @dataclass(frozen=True, kw_only=True)

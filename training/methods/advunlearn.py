@@ -80,7 +80,9 @@ class AdvUnlearn:
             ValueError: Prompts too long for the adversarial tokens, or nothing selected.
             RuntimeError: The loss is not finite, or the checkpoint belongs to another run.
         """
-        return erase_from_text_encoder(self, self.adversary, backbone, concept, generator, workspace or Workspace())
+        return erase_from_text_encoder(
+            self, self.adversary, backbone, concept, generator=generator, workspace=workspace or Workspace()
+        )
 
 
 class TextEncoderMethod(Protocol):
@@ -105,6 +107,7 @@ def erase_from_text_encoder(
     adversary: Adversary | None,
     backbone: Backbone,
     concept: Concept,
+    *,
     generator: Generator,
     workspace: Workspace,
 ) -> Edit:
@@ -115,7 +118,7 @@ def erase_from_text_encoder(
     student.text_encoder.float().eval()
     identity = _identity(method, teacher, concept, generator)
     with teacher.frozen():
-        objective = _prepare(method, adversary, teacher, student, concept, workspace)
+        objective = _prepare(method, adversary, teacher, student, concept=concept, workspace=workspace)
         bank_calls, teacher.unet_calls = teacher.unet_calls, 0
         parameters = _only(method.select.select(student.text_encoder), student.text_encoder)
         log = finetune(parameters, objective, method.train, generator=generator, workspace=workspace, identity=identity)
@@ -128,6 +131,7 @@ def _prepare(
     adversary: Adversary | None,
     teacher: Backbone,
     student: Backbone,
+    *,
     concept: Concept,
     workspace: Workspace,
 ) -> Objective:
@@ -148,6 +152,7 @@ def _prepare(
         return open_source(teacher, prompts, method.bank, anchors=anchored, cache_dir=cache, progress=progress)
 
     concept_points = source(texts, anchors if unlearn.target == "anchor" else None)
+    anchor_prompts = Prompts.read(teacher, anchors) if anchors is not None and unlearn.pull_weight > 0 else None
     metric = None
     if retain.in_conditioning or unlearn.pulls_conditioning:
         metric = _metric(teacher, texts, concept_points)
@@ -163,6 +168,7 @@ def _prepare(
         concept_points=concept_points,
         retain_points=retain_points,
         metric=metric,
+        anchors=anchor_prompts,
     )
 
 

@@ -45,4 +45,6 @@ class ESD:
         self, backbone: Backbone, concept: Concept, *, generator: Generator, workspace: Workspace | None = None
     ) -> Edit:
         """Train a copy of the text encoder; ``backbone`` is left as it was. See ``AdvUnlearn.erase``."""
-        return erase_from_text_encoder(self, None, backbone, concept, generator, workspace or Workspace())
+        return erase_from_text_encoder(
+            self, None, backbone, concept, generator=generator, workspace=workspace or Workspace()
+        )

@@ -31,8 +31,13 @@ def factor_of(name: str) -> tuple[str, str]:
     raise ValueError(f"expected one of {known}, found {name!r}")
 
 
-def shapes_concept(name: str) -> Concept:
-    """Return the concept of a canonical value, with captions that erasers may see: half by name, half by synonym."""
+def shapes_concept(name: str, anchor: str = "") -> Concept:
+    """Return the concept of a canonical value, with captions that erasers may see: half by name, half by synonym.
+
+    Args:
+        name: A canonical value.
+        anchor: The word that takes its place in anchored prompts; by default it is left out.
+    """
     factor, value = factor_of(name)
     choices: tuple[WordChoice, ...] = ("name", "seen")
     by_name, by_synonym = (
@@ -43,9 +48,13 @@ def shapes_concept(name: str) -> Concept:
     return Concept(
         name=name,
         kind=_KINDS[factor],
+        anchor=anchor,
         synonyms=words_for(factor, value, "seen"),
         prompts=tuple(texts),
     )
 
 
-CONCEPTS: Mapping[str, Concept] = {name: shapes_concept(name) for name in ("circle", "striped", "red")}
+# Each is mapped to a neighbour of its own factor: without the word a caption leaves the value open, and the concept
+# would still be drawn as often as chance has it.
+_ANCHORS = {"circle": "square", "striped": "plain", "red": "green"}
+CONCEPTS: Mapping[str, Concept] = {name: shapes_concept(name, anchor) for name, anchor in _ANCHORS.items()}
