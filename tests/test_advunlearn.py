@@ -65,7 +65,7 @@ def erase(method: AdvUnlearn, pipe: Any, workspace: Workspace = QUIET, seed: int
 def prepared(method: AdvUnlearn, pipe: Any, adversary: Adversary | None = None) -> Objective:
     teacher = Backbone.from_pipeline(pipe)
     teacher.unet.requires_grad_(False)
-    made = _prepare(method, adversary or method.adversary, teacher, teacher.clone(), CIRCLE, QUIET)
+    made = _prepare(method, adversary or method.adversary, teacher, teacher.clone(), concept=CIRCLE, workspace=QUIET)
     teacher.unet_calls = 0
     return made
 
@@ -304,7 +304,8 @@ def test_fresh_trajectories_train_as_well(tiny_pipe: Any) -> None:
 
 def test_the_concepts_name_stands_in_for_missing_prompts(tiny_pipe: Any) -> None:
     bare = Concept(name="nudity", kind="content")
-    made = _prepare(TINY, None, Backbone.from_pipeline(tiny_pipe), Backbone.from_pipeline(tiny_pipe), bare, QUIET)
+    base = Backbone.from_pipeline(tiny_pipe)
+    made = _prepare(TINY, None, base, base, concept=bare, workspace=QUIET)
     assert made.concept_points.prompts == ("nudity",)
 
 
@@ -330,3 +331,46 @@ def test_defaults_are_the_papers() -> None:
     assert (paper.adversary.attack.steps, paper.adversary.attack.rate) == (30, 1e-3)
     assert (paper.adversary.placements, paper.adversary.tokens, paper.adversary.start) == (("prefix",), (1,), "random")
     assert (paper.bank.steps, paper.bank.guidance, paper.unlearn.plain_weight) == (50, 3.0, 0.0)
+
+
+def test_the_pull_wants_the_anchored_prompt_behind_the_attacks_start(
+    tiny_pipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = replace(TINY, unlearn=Unlearn(batch=2, pull_weight=1.0))
+    made = prepared(method, tiny_pipe)
+    assert made.anchors is not None
+    assert made.anchors.texts == ("a red", "a on white", "")
+    starts: list[Tensor] = []
+    random_tokens = made._random_tokens
+
+    def spying(n: int, k: int, g: torch.Generator) -> Tensor:
+        starts.append(random_tokens(n, k, g))
+        return starts[-1]
+
+    monkeypatch.setattr(made, "_random_tokens", spying)
+    unlearn, pull = made._unlearn_terms(method.adversary, generator())
+    assert torch.equal(unlearn.embeds, pull.embeds)
+    assert unlearn.points is not None
+    rows = objective_module._rows(made.anchors, unlearn.points.prompt_index)
+    eos_id = made.teacher.tokenizer.eos_token_id
+    wanted = made.teacher.encode(*PromptLayout("prefix", 1).place(*rows, starts[0], eos_id=eos_id))
+    torch.testing.assert_close(pull.target, wanted)
+    assert not pull.target.requires_grad
+
+
+def test_pulling_brings_the_conditioning_nearer_to_the_anchored_one(tiny_pipe: Any) -> None:
+    unlearn = Unlearn(batch=4, pull_weight=100.0, target="anchor", eta=0.0)
+    adversary = Adversary(attack=SoftPrompt(steps=1, rate=0.01), warmup=1000)
+    method = replace(TINY, unlearn=unlearn, adversary=adversary, train=Training(iterations=40, rate=2e-3))
+    edit = erase(method, tiny_pipe)
+    teacher = Backbone.from_pipeline(tiny_pipe)
+    student = teacher.clone()
+    names = dict(zip(nested_state(student.text_encoder), student.text_encoder.state_dict(), strict=True))
+    student.text_encoder.load_state_dict({names[name]: tensor for name, tensor in edit.tensors.items()})
+    with torch.no_grad():
+        wanted, before, after = (
+            teacher.condition(["a red"]),
+            teacher.condition(["a red circle"]),
+            student.condition(["a red circle"]),
+        )
+    assert squared_error(after, wanted) < 0.7 * squared_error(before, wanted)

@@ -12,12 +12,13 @@ from robust_encoders import RobustEncoder
 from robust_encoders.concepts import Concept
 from robust_encoders.fingerprint import compare, sketch
 from robust_encoders.layouts import nested_state
-from robust_encoders.training.artifact import describe, to_encoder
+from robust_encoders.training.artifact import describe, to_encoder, with_results
 from robust_encoders.training.bank import BankSettings
 from robust_encoders.training.finetune import Training
 from robust_encoders.training.methods import ESD, METHODS, AdvUnlearn
-from robust_encoders.training.protocols import Edit
+from robust_encoders.training.protocols import Edit, Result
 from robust_encoders.training.recipes import Recipe
+from robust_encoders.training.results import Evaluation
 from robust_encoders.training.run import run_recipe
 from robust_encoders.training.settings import Retain
 
@@ -110,3 +111,18 @@ def test_an_edit_is_recorded_with_its_log(tiny_pipe: Any) -> None:
     assert encoder.manifest.base.ids == ("o/n",)
     assert encoder.manifest.license == "mit"
     assert encoder.manifest.method["name"] in METHODS
+
+
+def test_measured_numbers_travel_with_the_artifact_and_change_nothing_else(
+    tiny_encoder: RobustEncoder, tmp_path: Path
+) -> None:
+    encoder = tiny_encoder
+    erased = encoder.manifest.concept.name
+    evaluation = Evaluation("esd", erased, (Result("pre_asr", 0.25, 8, (0.1, 0.6), seeds=(0,)),))
+    encoder.save_pretrained(tmp_path / "a")
+    with_results(encoder, evaluation).save_pretrained(tmp_path / "a")
+    loaded = RobustEncoder.from_pretrained(tmp_path / "a")
+    assert list(loaded.manifest.results) == list(evaluation.records())
+    assert loaded.content_sha256 == encoder.content_sha256
+    with pytest.raises(ValueError, match=f"expected an evaluation of '{erased}', found one of 'moon'"):
+        with_results(encoder, Evaluation("esd", "moon", ()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ from .protocols import Edit
 if TYPE_CHECKING:
     from robust_encoders.concepts import Concept
     from robust_encoders.encoder import RobustEncoder
+
+    from .results import Evaluation
 
 LIBRARIES = ("torch", "transformers", "diffusers", "accelerate", "safetensors")
 
@@ -76,3 +78,18 @@ def to_encoder(
         license=license,
     )
     return RobustEncoder(manifest, edit.tensors, edit.config)
+
+
+def with_results(encoder: RobustEncoder, evaluation: Evaluation) -> RobustEncoder:
+    """Return the same encoder with an evaluation's numbers in its manifest, instead of those that were there.
+
+    Raises:
+        ValueError: The evaluation looked for another concept than the encoder erases.
+    """
+    from robust_encoders.encoder import RobustEncoder
+
+    erased = encoder.manifest.concept.name
+    if evaluation.concept != erased:
+        raise ValueError(f"expected an evaluation of {erased!r}, found one of {evaluation.concept!r}")
+    manifest = replace(encoder.manifest, results=evaluation.records())
+    return RobustEncoder(manifest, encoder.tensors, encoder.config)

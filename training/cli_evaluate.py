@@ -10,6 +10,7 @@ from robust_encoders.cli import EXIT_OK, UsageError, choose, open_pipeline, say
 from robust_encoders.encoder import RobustEncoder
 
 from . import evaluate as evaluation
+from .artifact import with_results
 from .cli import leading_name
 from .plan import EvaluationSettings
 from .report import results_table
@@ -25,12 +26,14 @@ class EvaluationRun:
         concept: What should be gone; by default what the encoder erases.
         base: Folder of the pipeline; by default the embedded base.
         settings: Sizes, seed, sampling and the budget of the attacks.
+        record: Also write the numbers into the encoder's manifest; the encoder must be given as a folder.
     """
 
     out: Path
     concept: str = ""
     base: Path | None = None
     settings: EvaluationSettings = field(default_factory=EvaluationSettings)
+    record: bool = False
 
 
 def evaluate(arguments: Sequence[str]) -> int:
@@ -49,6 +52,8 @@ def evaluate(arguments: Sequence[str]) -> int:
     what = "a catalog name, a folder, or `base` for the base without an encoder"
     name = leading_name("evaluate", "Attack an encoder. `evaluate NAME --help` shows every setting.", what, arguments)
     options = _read(arguments[1:])
+    if options.record and not Path(name).is_dir():
+        raise UsageError(f"expected the encoder's folder with --record, found {name!r}")
     encoder = None if name == "base" else RobustEncoder.from_pretrained(name)
     concept = options.concept or (encoder.manifest.concept.name if encoder is not None else "")
     if not concept:
@@ -56,6 +61,8 @@ def evaluate(arguments: Sequence[str]) -> int:
     choose(concept, [value for values in VALUES.values() for value in values], "concept of the shapes world")
     pipe = open_pipeline(options.base)
     found = evaluation.evaluate(pipe, encoder, concept, settings=options.settings, out=options.out)
+    if options.record and encoder is not None:
+        with_results(encoder, found).save_pretrained(name)
     say(results_table([found]))
     return EXIT_OK
 
