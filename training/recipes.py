@@ -91,15 +91,14 @@ def _shapes_esd(concept: str) -> ESD:
         ),
         unlearn=Unlearn(
             batch=8,
-            eta=0.0,
+            eta=1.0,
             target="anchor",
             plain_weight=10.0,
             plain_space="conditioning",
             plain_batch=48,
-            pull_weight=10.0,
         ),
         select=Selection(),
-        train=Training(iterations=300, rate=5e-4, schedule="cosine", precision="bf16"),
+        train=Training(iterations=200, rate=5e-4, schedule="cosine", precision="bf16"),
         bank=BankSettings(steps=20, limit=128),
     )
 

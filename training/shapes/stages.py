@@ -22,7 +22,7 @@ WIDTH = 96
 MERGES = 244
 _AUTOENCODER = Schedule(steps=1800, rate=3e-3)
 _TEXT = Schedule(steps=1500, rate=1e-3)
-_UNET = Schedule(steps=3600, rate=1.5e-3, decay=0.999)
+_UNET = Schedule(steps=6000, rate=1.5e-3, decay=0.999)
 _JUDGE = Schedule(steps=1500, rate=2e-3)
 
 
@@ -104,20 +104,21 @@ def new_unet() -> UNet2DConditionModel:
 
 
 def new_scheduler() -> DDIMScheduler:
-    """Return the linear noise schedule of Ho et al. 2020 with DDIM steps, for a model that predicts velocity.
+    """Return Stable Diffusion's noise schedule, rescaled to end in pure noise, for a model that predicts velocity.
 
-    Stable Diffusion's own schedule leaves so much signal at the last timestep that backgrounds far from gray cannot be
-    drawn from pure noise (Lin et al. 2024); on pictures this small that would be every white or black one. Where
-    nothing but noise is left, velocity is still learned well (Salimans and Ho 2022) and noise is not.
+    As it stands, the schedule leaves so much signal at its last timestep that backgrounds far from gray cannot be drawn
+    from pure noise; on pictures this small that would be every white or black one. Lin et al. 2024, sections 3.1 to
+    3.3: rescale, predict velocity, start at the last timestep.
     """
     return DDIMScheduler(
-        beta_start=1e-4,
-        beta_end=0.02,
-        beta_schedule="linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
         prediction_type="v_prediction",
-        clip_sample=False,
-        set_alpha_to_one=True,
+        rescale_betas_zero_snr=True,
         timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=False,
     )
 
 
