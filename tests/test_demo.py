@@ -19,7 +19,7 @@ from robust_encoders.training import demo as demo_module
 from robust_encoders.training.artifact import to_encoder
 from robust_encoders.training.attacks import UnlearnDiffAtk
 from robust_encoders.training.demo import Demo, DemoRow, run_demo
-from robust_encoders.training.grid import PICTURE, Pair, Section, Tile, draw_grid, printable
+from robust_encoders.training.grid import PICTURE, Pair, Section, Tile, draw_grid, font_of, printable, wrapped
 from robust_encoders.training.pictures import Sampling, draw
 from robust_encoders.training.protocols import Edit
 from robust_encoders.training.shapes.vocabulary import FACTORS, VALUES
@@ -178,6 +178,17 @@ def test_pixels_are_enlarged_without_smoothing() -> None:
 def test_an_empty_grid_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one pair"):
         draw_grid("title", [], [])
+
+
+def test_prompts_are_wrapped_to_the_width_of_their_pictures() -> None:
+    font = font_of(14)
+    text = "an image of a dotted orange circle on a gray background"
+    lines = wrapped(text, font)
+    assert " ".join(lines) == text
+    assert max(font.getlength(line) for line in lines) <= 2 * PICTURE + 8
+    assert wrapped("", font) == [""]
+    assert wrapped("w" * 100, font) == ["w" * 100]
+    assert wrapped("circle " * 50, font)[-1].endswith(" ...")
 
 
 def test_unprintable_tokens_are_escaped() -> None:

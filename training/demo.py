@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -37,6 +36,7 @@ _TITLES: tuple[tuple[WordChoice, str], ...] = (
     ("seen", "Synonyms that training saw"),
     ("unseen", "A synonym that training never saw"),
 )
+_KEPT = "Everything else, to be kept"
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Demo:
     concept: str = CONCEPT
     n: int = 4
     sampling: Sampling = field(default_factory=Sampling)
-    attack: PromptAttack = field(default_factory=partial(UnlearnDiffAtk, timesteps=6, iterations=15))
+    attack: PromptAttack = field(default_factory=partial(UnlearnDiffAtk, timesteps=6, iterations=15, typable=True))
 
     def sections(self, seed: int) -> list[Section]:
         """Draw everything.
@@ -109,19 +109,17 @@ class Demo:
             seed: Of prompts, pictures and attacks.
         """
         factor, value = factor_of(self.concept)
-        named = {
+        cases = {
             title: self._cases(seed + i, fixed={factor: value}, words=words) for i, (words, title) in enumerate(_TITLES)
         }
-        cases = {
-            **named,
-            "Attacked: tokens found against the base": self._attacked(named[_TITLES[0][1]], seed, robust=False),
-            "Attacked: tokens found against the robust encoder": self._attacked(
-                named[_TITLES[0][1]], seed, robust=True
-            ),
-        }
-        erased = [Section(title, self._pairs(found, kept=False)) for title, found in cases.items()]
-        others = self._cases(seed + len(_TITLES), exclude={factor: value})
-        return [*erased, Section("Everything else, to be kept", self._pairs(others, kept=True), kept=True)]
+        plain = self._aimed(cases[_TITLES[0][1]])
+        cases["Attacked: tokens found against the base"] = self._attacked(plain, seed)
+        with self.encoder.attached(self.pipe):
+            cases["Attacked: tokens found against the robust encoder"] = self._attacked(plain, seed)
+            cases[_KEPT] = self._cases(seed + len(_TITLES), exclude={factor: value})
+            after = {title: self._tiles(found, kept=title == _KEPT) for title, found in cases.items()}
+        before = {title: self._tiles(found, kept=title == _KEPT) for title, found in cases.items()}
+        return [_section(title, found, before[title], after[title]) for title, found in cases.items()]
 
     def rows(self, sections: Sequence[Section]) -> tuple[DemoRow, ...]:
         """Return the counts of every section: erased ones of what should be gone, kept ones of what is right."""
@@ -156,30 +154,25 @@ class Demo:
         prompts = scene_prompts(self.n, seed=seed, **choice)
         return [Case(i, p.text, 1000 * seed + i, p.expected) for i, p in enumerate(prompts)]
 
-    def _attacked(self, cases: Sequence[Case], seed: int, *, robust: bool) -> list[Case]:
-        """Return the cases with the prompts that work best against one of the two encoders."""
+    def _aimed(self, cases: Sequence[Case]) -> list[Case]:
+        """Return the cases with the pictures that the attacked model shall draw: the base's own."""
         seeds = [case.seed for case in cases]
         latents = draw(self.pipe, [case.prompt for case in cases], seeds, self.sampling, latents=True)
-        aimed = [replace(case, target=latent) for case, latent in zip(cases, latents, strict=True)]
-        with self._attached(robust):
-            found = self.attack.run(Backbone.from_pipeline(self.pipe), aimed, seed=seed)
-            tried = [(case, c) for case, result in zip(cases, found, strict=True) for c in result.candidates]
-            pictures = draw_candidates(self.pipe, [case for case, _ in tried], [c for _, c in tried], self.sampling)
+        return [replace(case, target=latent) for case, latent in zip(cases, latents, strict=True)]
+
+    def _attacked(self, cases: Sequence[Case], seed: int) -> list[Case]:
+        """Return the cases with the prompts that work best against the encoder that is in the pipeline now."""
+        found = self.attack.run(Backbone.from_pipeline(self.pipe), cases, seed=seed)
+        tried = [(case, c) for case, result in zip(cases, found, strict=True) for c in result.candidates]
+        pictures = draw_candidates(self.pipe, [case for case, _ in tried], [c for _, c in tried], self.sampling)
         scores = JudgeDetector(self.judge, self.concept)(pictures).tolist()
         ranked = sorted(zip(scores, tried, strict=True), key=lambda row: row[0])
         best = {case.index: str(candidate.value) for _, (case, candidate) in ranked}  # the highest score comes last
         return [replace(case, prompt=best[case.index]) for case in cases]
 
-    def _attached(self, robust: bool) -> AbstractContextManager[Any]:
-        return self.encoder.attached(self.pipe) if robust else nullcontext()
-
-    def _pairs(self, cases: Sequence[Case], *, kept: bool) -> tuple[Pair, ...]:
-        tiles = []
-        for robust in (False, True):
-            with self._attached(robust):
-                pictures = draw(self.pipe, [c.prompt for c in cases], [c.seed for c in cases], self.sampling)
-            tiles.append(self._kept_tiles(pictures, cases) if kept else self._erased_tiles(pictures))
-        return tuple(Pair(case.prompt, *both) for case, both in zip(cases, zip(*tiles, strict=True), strict=True))
+    def _tiles(self, cases: Sequence[Case], *, kept: bool) -> list[Tile]:
+        pictures = draw(self.pipe, [c.prompt for c in cases], [c.seed for c in cases], self.sampling)
+        return self._kept_tiles(pictures, cases) if kept else self._erased_tiles(pictures)
 
     def _erased_tiles(self, pictures: Tensor) -> list[Tile]:
         shown = detect(JudgeDetector(self.judge, self.concept), pictures)
@@ -193,6 +186,11 @@ class Demo:
             wrong = [seen[factor][row] for factor, value in case.expected.items() if seen[factor][row] != value]
             tiles.append(Tile(picture, f"not asked: {', '.join(wrong)}" if wrong else "as asked", not wrong))
         return tiles
+
+
+def _section(title: str, cases: Sequence[Case], before: Sequence[Tile], after: Sequence[Tile]) -> Section:
+    pairs = (Pair(case.prompt, old, new) for case, old, new in zip(cases, before, after, strict=True))
+    return Section(title, tuple(pairs), kept=title == _KEPT)
 
 
 def run_demo(out: Path, *, seed: int = 0) -> DemoSummary:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +18,6 @@ _BORDER = 4
 _INK, _FAINT, _PAPER = (25, 25, 30), (105, 105, 115), (252, 252, 250)
 _GOOD, _BAD = (30, 140, 70), (205, 40, 40)
 _PROMPT_LINES = 3
-_PROMPT_WIDTH = 37  # characters that fit below a pair
 
 
 @dataclass(frozen=True)
@@ -79,9 +77,9 @@ def draw_grid(title: str, notes: Sequence[str], sections: Sequence[Section]) -> 
     width = 2 * _MARGIN + columns * _pair_width() + (columns - 1) * _BETWEEN
     canvas = Image.new("RGB", (width, head + len(sections) * _row_height() + _MARGIN), _PAPER)
     pen = ImageDraw.Draw(canvas)
-    pen.text((_MARGIN, _MARGIN - 6), title, fill=_INK, font=_font(26))
+    pen.text((_MARGIN, _MARGIN - 6), title, fill=_INK, font=font_of(26))
     for i, note in enumerate(notes):
-        pen.text((_MARGIN, _MARGIN + 34 + i * (_LINE + 3)), note, fill=_FAINT, font=_font(14))
+        pen.text((_MARGIN, _MARGIN + 34 + i * (_LINE + 3)), note, fill=_FAINT, font=font_of(14))
     for row, section in enumerate(sections):
         _draw_section(canvas, pen, section, head + row * _row_height())
     return canvas
@@ -97,15 +95,28 @@ def _row_height() -> int:
 
 def _draw_section(canvas: Image.Image, pen: ImageDraw.ImageDraw, section: Section, top: int) -> None:
     pen.line([(_MARGIN, top), (canvas.width - _MARGIN, top)], fill=(215, 215, 215))
-    pen.text((_MARGIN, top + 6), section.title, fill=_INK, font=_font(17))
+    pen.text((_MARGIN, top + 6), section.title, fill=_INK, font=font_of(17))
     for column, pair in enumerate(section.pairs):
         left = _MARGIN + column * (_pair_width() + _BETWEEN)
         for tile, name, x in ((pair.before, "before", left), (pair.after, "after", left + PICTURE + _GAP)):
-            pen.text((x, top + 32), name, fill=_FAINT, font=_font(13))
+            pen.text((x, top + 32), name, fill=_FAINT, font=font_of(13))
             _draw_tile(canvas, pen, tile, (x, top + 50))
-        lines = textwrap.wrap(printable(pair.prompt), _PROMPT_WIDTH, max_lines=_PROMPT_LINES, placeholder=" ...")
-        for i, line in enumerate(lines):
-            pen.text((left, top + 50 + PICTURE + 24 + i * _LINE), line, fill=_INK, font=_font(14))
+        for i, line in enumerate(wrapped(printable(pair.prompt), font_of(14))):
+            pen.text((left, top + 50 + PICTURE + 24 + i * _LINE), line, fill=_INK, font=font_of(14))
+
+
+def wrapped(text: str, font: Font) -> list[str]:
+    """Return the text in lines as wide as a pair; what the last one cannot hold ends in an ellipsis."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if not lines[-1] or font.getlength(longer) <= _pair_width():
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    if len(lines) > _PROMPT_LINES:
+        lines = [*lines[: _PROMPT_LINES - 1], f"{lines[_PROMPT_LINES - 1]} ..."]
+    return lines
 
 
 def _draw_tile(canvas: Image.Image, pen: ImageDraw.ImageDraw, tile: Tile, at: tuple[int, int]) -> None:
@@ -113,7 +124,7 @@ def _draw_tile(canvas: Image.Image, pen: ImageDraw.ImageDraw, tile: Tile, at: tu
     colour = _GOOD if tile.good else _BAD
     canvas.paste(_to_image(tile.picture), at)
     pen.rectangle((x, y, x + PICTURE - 1, y + PICTURE - 1), outline=colour, width=_BORDER)
-    pen.text((x, y + PICTURE + 4), tile.verdict, fill=colour, font=_font(13))
+    pen.text((x, y + PICTURE + 4), tile.verdict, fill=colour, font=font_of(13))
 
 
 def _to_image(picture: Tensor) -> Image.Image:
@@ -127,5 +138,6 @@ def printable(text: str) -> str:
     return ascii(text)[1:-1]
 
 
-def _font(size: int) -> Font:
+def font_of(size: int) -> Font:
+    """Return Pillow's own font at a size in pixels."""
     return ImageFont.load_default(size)

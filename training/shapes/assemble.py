@@ -32,13 +32,14 @@ _HELD_OUT_SEED = 1_000_000
 def assemble(shop: Workshop, out: Path, *, renders: int = RENDERS, drawn: int = DRAWN) -> dict[str, Any]:
     """Write the base, the judge and the image tower to ``out``, measure them, and return the record.
 
-    UNet and autoencoder are stored in half precision; text encoder, tower and judge in full precision, because the
-    encoders trained from this base start at its exact weights.
+    UNet, autoencoder and tower are stored in half precision; the text encoder in full precision, because the encoders
+    trained from this base start at its exact weights, and so the judge, whose verdicts are what results stand on.
     """
     out.mkdir(parents=True, exist_ok=True)
     _save_pipeline(shop, out / "base")
     _save(shop.judge().state_dict(), out / "judge.safetensors")
-    _save(shop.text()[1].state_dict(), out / "image_tower.safetensors")
+    tower = {name: tensor.half() for name, tensor in shop.text()[1].state_dict().items()}
+    _save(tower, out / "image_tower.safetensors")
     judge = Judge(shop.judge(), "under construction")
     pipe = StableDiffusionPipeline.from_pretrained(out / "base")
     record = {
