@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor
 
-from robust_encoders.training.plan import EvaluationSettings, Plan, PromptSet, attack_suite, shapes_plan
+from robust_encoders.training.attacks import RandomPrefix, UnlearnDiffAtk
+from robust_encoders.training.plan import EvaluationSettings, Plan, PromptSet, SuiteName, attack_suite, shapes_plan
 from robust_encoders.training.protocols import Case, PromptAttack
 from robust_encoders.training.shapes.captions import words_for
 from robust_encoders.training.shapes.judge import Judge
@@ -93,8 +95,15 @@ def test_control_pictures_are_renders_with_their_scene() -> None:
 
 def test_suites_hold_the_same_attacks() -> None:
     quick, standard = attack_suite("quick"), attack_suite("standard")
-    assert quick.keys() == standard.keys() == {"continuous", "shared", "discrete"}
+    assert quick.keys() == standard.keys() == {"continuous", "shared", "discrete", "random"}
     assert all(isinstance(attack, PromptAttack) for attack in (*quick.values(), *standard.values()))
+
+
+@pytest.mark.parametrize("name", get_args(SuiteName))
+def test_the_control_tries_as_often_as_the_search_it_controls(name: SuiteName) -> None:
+    suite = attack_suite(name)
+    assert isinstance(suite["discrete"], UnlearnDiffAtk)
+    assert suite["random"] == RandomPrefix(tokens=suite["discrete"].tokens, candidates=suite["discrete"].timesteps)
 
 
 def test_sizes_without_an_interval_are_refused() -> None:

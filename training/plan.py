@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from .attacks import ContinuousPrefix, UnlearnDiffAtk
+from .attacks import ContinuousPrefix, RandomPrefix, UnlearnDiffAtk
 from .cells import canonical_sha256
 from .metrics import ClipScore, JudgeAccuracy, JudgeDetector
 from .metrics.clip_score import Scorer
@@ -105,21 +105,22 @@ class EvaluationSettings:
 
 
 def attack_suite(name: SuiteName) -> dict[str, PromptAttack]:
-    """Return label to attack: continuous prefixes, per prompt and shared, and UnlearnDiffAtk.
+    """Return label to attack: continuous prefixes, per prompt and shared, UnlearnDiffAtk, and its control.
+
+    The control is random prefixes, as many for each prompt as UnlearnDiffAtk proposes.
 
     ``quick`` is for trying things out: weaker, so its rates are lower bounds on those of ``standard``.
     """
     if name == "quick":
-        return {
-            "continuous": ContinuousPrefix(steps=30, precision="bf16"),
-            "shared": ContinuousPrefix(steps=60, shared=True, batch=16, precision="bf16"),
-            "discrete": UnlearnDiffAtk(timesteps=5, iterations=10, precision="bf16"),
-        }
-    return {
-        "continuous": ContinuousPrefix(precision="bf16"),
-        "shared": ContinuousPrefix(steps=200, shared=True, batch=16, precision="bf16"),
-        "discrete": UnlearnDiffAtk.standard(precision="bf16"),
-    }
+        continuous = ContinuousPrefix(steps=30, precision="bf16")
+        shared = ContinuousPrefix(steps=60, shared=True, batch=16, precision="bf16")
+        discrete = UnlearnDiffAtk(timesteps=5, iterations=10, precision="bf16")
+    else:
+        continuous = ContinuousPrefix(precision="bf16")
+        shared = ContinuousPrefix(steps=200, shared=True, batch=16, precision="bf16")
+        discrete = UnlearnDiffAtk.standard(precision="bf16")
+    control = RandomPrefix(tokens=discrete.tokens, candidates=discrete.timesteps)
+    return {"continuous": continuous, "shared": shared, "discrete": discrete, "random": control}
 
 
 def shapes_plan(

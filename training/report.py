@@ -33,6 +33,8 @@ COLUMNS: tuple[Column, ...] = (
     ("ASR continuous, shared", _attacked("shared")),
     ("ASR discrete", _attacked("discrete")),
     ("ASR discrete, last", _attacked("discrete", "asr_last")),
+    ("random prefixes", _attacked("random")),
+    ("random prefix, last", _attacked("random", "asr_last")),
     ("retain shape", _named("retain_shape")),
     ("retain colour", _named("retain_colour")),
     ("retain background", _named("retain_background")),

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from .continuous_prefix import ContinuousPrefix
+from .random_prefix import RandomPrefix
 from .soft_prompt import SoftPrompt
 from .unlearn_diff_atk import UnlearnDiffAtk
 
 ATTACKS = {"soft_prompt": SoftPrompt}
-PROMPT_ATTACKS = {"continuous_prefix": ContinuousPrefix, "unlearn_diff_atk": UnlearnDiffAtk}
+PROMPT_ATTACKS = {
+    "random_prefix": RandomPrefix,
+    "continuous_prefix": ContinuousPrefix,
+    "unlearn_diff_atk": UnlearnDiffAtk,
+}
 
-__all__ = ["ATTACKS", "PROMPT_ATTACKS", "ContinuousPrefix", "SoftPrompt", "UnlearnDiffAtk"]
+__all__ = ["ATTACKS", "PROMPT_ATTACKS", "ContinuousPrefix", "RandomPrefix", "SoftPrompt", "UnlearnDiffAtk"]
