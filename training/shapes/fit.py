@@ -26,12 +26,23 @@ class Schedule:
         rate: Peak learning rate of AdamW; 100 steps of warm-up, then a cosine to zero.
         decay: Decay of the averaged weights per step.
         every: Steps between checkpoints.
+        restart: Step of a warm restart at half the rate (Loshchilov and Hutter 2017), after a first cosine to zero; 0
+            for none.
     """
 
     steps: int
     rate: float
     decay: float = 0.998
     every: int = 200
+    restart: int = 0
+
+    def rate_at(self, step: int) -> float:
+        """Return the learning rate of a step: 100 steps of warm-up, then a cosine, in one cycle or in two."""
+        start, end, peak = 0, self.restart or self.steps, self.rate
+        if self.restart and step >= self.restart:
+            start, end, peak = self.restart, self.steps, self.rate / 2
+        place = step - start
+        return peak * min(1.0, (place + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * place / (end - start)))
 
 
 def fit(module: nn.Module, loss: Loss, schedule: Schedule, folder: Path, *, seed: int, label: str) -> float:
@@ -45,7 +56,7 @@ def fit(module: nn.Module, loss: Loss, schedule: Schedule, folder: Path, *, seed
     module.train()
     for step in bar:
         for group in state.optimizer.param_groups:
-            group["lr"] = schedule.rate * _factor(step, schedule.steps)
+            group["lr"] = schedule.rate_at(step)
         value = loss(Generator().manual_seed(seed * 1_000_003 + step))
         state.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(value)
@@ -59,10 +70,6 @@ def fit(module: nn.Module, loss: Loss, schedule: Schedule, folder: Path, *, seed
     module.load_state_dict({**module.state_dict(), **state.average})
     module.eval()
     return state.recent()
-
-
-def _factor(step: int, steps: int) -> float:
-    return min(1.0, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
 
 
 class _State:
