@@ -2,10 +2,13 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PYTEST_ARGS ?= --numprocesses auto --dist loadfile
 BIN := .venv/bin
+# make -j2 results: the table of docs/results; hours. Every part that is finished is kept.
+RESULTS := runs/results
+TABLE := $(foreach c,circle striped red,$(foreach m,base esd advunlearn,$(foreach s,0 1,$(RESULTS)/$c/$m-$s)))
 # One stamp per content, not per time: a fresh checkout of the same files installs nothing.
 STAMP := .venv/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 
-.PHONY: build-shapes clean demo env lint test
+.PHONY: build-shapes clean demo env lint results test
 .DEFAULT_GOAL := test
 
 env: $(STAMP)
@@ -37,6 +40,12 @@ test: env lint
 
 build-shapes: env
 	$(BIN)/robust-encoders shapes build --out robust_encoders/assets/shapes --work runs/shapes
+
+results: $(TABLE:=/results.json)
+	$(BIN)/robust-encoders results $(TABLE)
+
+$(RESULTS)/%/results.json: | env
+	docs/results/row.sh $(*D) $(subst -, ,$(*F)) $(RESULTS)
 
 clean:
 	rm -rf .venv .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache build dist demo.png robust_encoders.egg-info

@@ -1,4 +1,4 @@
-"""The command line: ``robust-encoders list | info | check | demo | shapes | train | evaluate``.
+"""The command line: ``robust-encoders list | info | check | demo | shapes | train | evaluate | results``.
 
 Answers go to stdout, logs and errors to stderr. Exit codes: 0 yes, 1 no or failed, 2 a command line without sense.
 """
@@ -28,8 +28,15 @@ TRAINING_COMMANDS: Mapping[str, str] = {
     "shapes": "`shapes build`: train the embedded base from nothing",
     "train": "train an encoder by a named recipe or a method",
     "evaluate": "attack an encoder, judge the pictures, print the rates",
+    "results": "print the tables of finished evaluations",
 }
-EXTRA_OF: Mapping[str, str] = {"demo": "eval", "shapes": "train", "train": "train", "evaluate": "eval"}
+EXTRA_OF: Mapping[str, str] = {
+    "demo": "eval",
+    "shapes": "train",
+    "train": "train",
+    "evaluate": "eval",
+    "results": "eval",
+}
 
 
 class UsageError(RobustEncodersError):

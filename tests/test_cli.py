@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from robust_encoders.layouts import nested_state
 from robust_encoders.manifest import Manifest
 from robust_encoders.training import cli as training_cli
 from robust_encoders.training import cli_train, demo, evaluate
+from robust_encoders.training.metrics.rates import rate
 from robust_encoders.training.recipes import RECIPES
 from robust_encoders.training.shapes import build as shapes_build
 
@@ -383,3 +385,20 @@ def test_evaluate_of_a_concept_that_the_judge_does_not_know_is_bad_usage(
     evaluated: Recorder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "'circle'" in refused(capsys, 2, "evaluate", "base", "--out", str(tmp_path), "--concept", "circl")
+
+
+def test_results_prints_the_tables_of_finished_evaluations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, concept in (("one", "circle"), ("two", "striped")):
+        results = (rate("pre_asr", [True, False, False, False]),)
+        evaluation = evaluate.Evaluation(name, concept, tuple(replace(r, prompt_set="x/name") for r in results))
+        evaluation.write(tmp_path / name / "results.json")
+    assert main(["results", str(tmp_path / "one"), str(tmp_path / "two" / "results.json")]) == 0
+    out = capsys.readouterr().out
+    assert out.index("### circle") < out.index("one,") < out.index("### striped") < out.index("two,")
+    assert out.count("25.0 [4.6, 69.9]") == 2
+
+
+def test_results_of_an_evaluation_that_has_not_finished_is_bad_usage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert str(tmp_path / "results.json") in refused(capsys, 2, "results", str(tmp_path))

@@ -48,7 +48,7 @@ def cells(table: str) -> list[dict[str, str]]:
 def test_every_number_is_in_its_column() -> None:
     base, robust = cells(results_table([BASE, ROBUST]))
     assert base == {
-        "encoder": "base, seed 0",
+        "encoder": "base, seed 0, n = 200",
         "pre-ASR name": "98.0 [95.0, 99.2]",
         "pre-ASR synonyms seen": "95.0 [91.0, 97.3]",
         "ASR continuous, per prompt": "99.0 [96.4, 99.7]",
@@ -57,14 +57,14 @@ def test_every_number_is_in_its_column() -> None:
         "retain shape": "97.0 [91.5, 99.0]",
         "CLIP score": "0.512 [0.500, 0.525]",
     }
-    assert robust["encoder"] == "AdvUnlearn, seed 0"
+    assert robust["encoder"] == "AdvUnlearn, seed 0, n = 200"
     assert robust["ASR discrete"] == "7.0 [4.2, 11.4]"
     assert robust["retain shape"] == robust["CLIP score"] == MISSING
 
 
 def test_sizes_and_the_judges_own_accuracy_stand_below() -> None:
     table = results_table([BASE, ROBUST])
-    assert "pre-ASR and ASR over n = 200 prompts, kept prompts n = 100." in table
+    assert "n prompts with the concept, 100 without it." in table
     assert "The judge on rendered pictures: shape 99.0 [94.6, 99.8]." in table
     assert "kept" not in results_table([ROBUST])
     assert "judge" not in results_table([ROBUST])

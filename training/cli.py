@@ -1,4 +1,4 @@
-"""The training commands: ``demo``, ``shapes build``, ``train``, ``evaluate``."""
+"""The training commands: ``demo``, ``shapes build``, ``train``, ``evaluate``, ``results``."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     commands: Mapping[str, Callable[[Sequence[str]], int]] = {
         "demo": _demo,
         "evaluate": _evaluate,
+        "results": _results,
         "shapes": _shapes,
         "train": _train,
     }
@@ -84,6 +85,20 @@ def _evaluate(arguments: Sequence[str]) -> int:
     from .cli_evaluate import evaluate
 
     return evaluate(arguments)
+
+
+def _results(arguments: Sequence[str]) -> int:
+    parser = parser_of("results", "Print the tables of finished evaluations, one for each concept, in Markdown.")
+    parser.add_argument("found", type=Path, nargs="+", metavar="RESULTS", help="results.json, or the folder with it")
+    options = parser.parse_args(arguments)
+
+    from .report import results_table
+
+    try:
+        say(results_table(options.found))
+    except FileNotFoundError as error:
+        raise UsageError(f"expected the results of a finished evaluation, found no {error.filename}") from error
+    return EXIT_OK
 
 
 def leading_name(command: str, description: str, what: str, arguments: Sequence[str]) -> str:

@@ -98,7 +98,7 @@ def _shapes_esd(concept: str) -> ESD:
             plain_batch=48,
         ),
         select=Selection(),
-        train=Training(iterations=200, rate=5e-4, schedule="cosine", precision="bf16"),
+        train=Training(iterations=500, rate=5e-4, schedule="cosine", precision="bf16"),
         bank=BankSettings(steps=20, limit=128),
     )
 

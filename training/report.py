@@ -10,6 +10,7 @@ from .results import Evaluation
 
 Column = tuple[str, Callable[[Result], bool]]
 MISSING = "–"  # noqa: RUF001  # the dash for "not measured"
+_RATES = ("pre_", "asr_")
 _LABELS = {"base": "base", "esd": "ESD", "advunlearn": "AdvUnlearn"}
 
 
@@ -49,8 +50,8 @@ CONTROLS: tuple[Column, ...] = tuple(
 def results_table(evaluations: Sequence[Evaluation | Path]) -> str:
     """Return Markdown: for each concept a table with one row for each evaluation, in the order given.
 
-    Rates are in per cent with their 95 % interval. Below the table stand the number of cases of each kind, and how
-    often the judge is right where the truth is known, which no accuracy in the table can be expected to exceed.
+    Rates are in per cent with their 95 % interval. Below the table stands how often the judge is right where the truth
+    is known, which no accuracy in the table can be expected to exceed.
 
     Args:
         evaluations: Evaluations, or the ``results.json`` files or folders to read them from.
@@ -90,7 +91,9 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 def _title(evaluation: Evaluation) -> str:
     seeds = sorted({seed for result in evaluation.results for seed in result.seeds})
-    return f"{_LABELS.get(evaluation.label, evaluation.label)}, seed {', '.join(map(str, seeds))}"
+    sizes = sorted({r.n for r in evaluation.results if r.metric.startswith(_RATES)})
+    label = _LABELS.get(evaluation.label, evaluation.label)
+    return f"{label}, seed {', '.join(map(str, seeds))}, n = {', '.join(map(str, sizes))}"
 
 
 def _find(evaluation: Evaluation, column: Column) -> Result | None:
@@ -110,10 +113,9 @@ def _cell(result: Result | None) -> str:
 
 
 def _sizes(evaluations: Sequence[Evaluation]) -> str:
-    rates = sorted({r.n for one in evaluations for r in one.results if r.metric.startswith(("pre_", "asr_"))})
     kept = sorted({r.n for one in evaluations for r in one.results if r.metric in ("retain_all", "clip_score")})
-    text = f"Per cent with 95 % Wilson intervals; pre-ASR and ASR over n = {', '.join(map(str, rates))} prompts"
-    return f"{text}, kept prompts n = {', '.join(map(str, kept))}." if kept else f"{text}."
+    text = "Per cent with 95 % Wilson intervals; n prompts with the concept"
+    return f"{text}, {', '.join(map(str, kept))} without it." if kept else f"{text}."
 
 
 def _judge_line(evaluations: Sequence[Evaluation]) -> str:
