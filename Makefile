@@ -1,4 +1,5 @@
 # make demo: see it work.  make test: lint, types, tests, coverage.  Both make their environment in .venv first.
+# make test-oldest: the loader's tests on the oldest versions it supports, in .venv-oldest.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PYTEST_ARGS ?= --numprocesses auto --dist loadfile
 BIN := .venv/bin
@@ -8,7 +9,7 @@ TABLE := $(foreach c,circle striped red,$(foreach m,base esd advunlearn,$(foreac
 # One stamp per content, not per time: a fresh checkout of the same files installs nothing.
 STAMP := .venv/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 
-.PHONY: build-shapes clean demo env lint results test
+.PHONY: build-shapes clean demo env lint results test test-oldest
 .DEFAULT_GOAL := test
 
 env: $(STAMP)
@@ -20,6 +21,15 @@ $(STAMP):
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[attacks,dev,eval,train]'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps torchattacks
 	rm -f .venv/.ready-*
+	touch $@
+
+OLDEST := .venv-oldest/.ready-$(shell cat pyproject.toml constraints-oldest.txt | cksum | cut -d ' ' -f 1)
+$(OLDEST):
+	test -x .venv-oldest/bin/python || "$(PYTHON)" -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --constraint constraints-oldest.txt torch setuptools
+	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt --no-build-isolation --editable . \
+		accelerate pytest pytest-xdist
+	rm -f .venv-oldest/.ready-*
 	touch $@
 
 demo: env
@@ -38,6 +48,13 @@ test: env lint
 	@echo "coverage of training, at least 85 %:"
 	@$(BIN)/coverage report --include='training/*' --format=total --fail-under=85
 
+# Every test file that needs neither the training code nor the development tools.
+LOADER_TESTS = $(filter-out %/test_packaging.py %/test_project.py,$(shell grep -L 'robust_encoders\.training' tests/test_*.py))
+
+test-oldest: env $(OLDEST)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} ROBUST_ENCODERS_OTHER_PYTHON=$(BIN)/python \
+		.venv-oldest/bin/python -m pytest $(PYTEST_ARGS) tests/generations.py $(LOADER_TESTS)
+
 build-shapes: env
 	$(BIN)/robust-encoders shapes build --out robust_encoders/assets/shapes --work runs/shapes
 
@@ -48,5 +65,5 @@ $(RESULTS)/%/results.json: | env
 	docs/results/row.sh $(*D) $(subst -, ,$(*F)) $(RESULTS)
 
 clean:
-	rm -rf .venv .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache build dist demo.png robust_encoders.egg-info
+	rm -rf .venv .venv-oldest .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache build dist demo.png robust_encoders.egg-info
 	find robust_encoders training tests -name __pycache__ -prune -exec rm -rf {} +
