@@ -16,6 +16,7 @@ from .encoder import RobustEncoder
 from .errors import (
     AlreadyAttachedError,
     AssetsMissingError,
+    CardError,
     CompatibilityWarning,
     ConversionNeededError,
     DownloadError,
@@ -33,6 +34,7 @@ __all__ = [
     "AlreadyAttachedError",
     "AssetsMissingError",
     "Base",
+    "CardError",
     "CatalogEntry",
     "Check",
     "CompatReport",

@@ -263,9 +263,10 @@ class RobustEncoder:
         return attaching.status(pipe)
 
     def save_pretrained(self, directory: str | Path) -> Manifest:
-        """Write the artifact: manifest, ``config.json`` and ``model.safetensors``; never half of it.
+        """Write the artifact: manifest, ``config.json``, ``model.safetensors`` and model card; never half of it.
 
-        An artifact that is there already is replaced; other files beside it are kept.
+        An artifact that is there already is replaced; other files beside it are kept, and in a ``README.md`` everything
+        but our own part and facts.
 
         Args:
             directory: The folder, made if need be.
@@ -275,6 +276,7 @@ class RobustEncoder:
 
         Raises:
             FileExistsError: If the folder holds something, but no artifact.
+            CardError: If a ``README.md`` is there whose metadata cannot be read.
             ManifestError: If the manifest holds a value that JSON cannot.
         """
         self.manifest = save(

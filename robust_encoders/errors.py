@@ -16,6 +16,10 @@ class ManifestError(RobustEncodersError):
     """A ``robust_encoder.json`` is missing, malformed or of another schema; the message lists every problem."""
 
 
+class CardError(RobustEncodersError):
+    """A model card that is there already cannot be read, so it cannot be merged."""
+
+
 class IntegrityError(RobustEncodersError):
     """Weights do not match what the manifest or the configuration says about them."""
 
