@@ -1,4 +1,4 @@
-"""The command line: ``robust-encoders list | info | check | demo | shapes | train | evaluate | results``.
+"""The command line: ``robust-encoders list | info | check | push | demo | shapes | train | evaluate | results``.
 
 Answers go to stdout, logs and errors to stderr. Exit codes: 0 yes, 1 no or failed, 2 a command line without sense.
 """
@@ -150,12 +150,24 @@ def _parser() -> argparse.ArgumentParser:
     info.set_defaults(command=_info)
     check = commands.add_parser("check", parents=[as_json], help="does an encoder fit a pipeline?")
     check.set_defaults(command=_check)
-    for command in (info, check):
+    push = commands.add_parser("push", parents=[as_json], help="publish an encoder on the Hub, in one commit")
+    push.set_defaults(command=_push)
+    for command in (info, check, push):
         command.add_argument("name", metavar="NAME", help="a catalog name or a folder")
     check.add_argument("pipeline", metavar="PIPELINE_FOLDER", type=Path, help="a folder with a model_index.json")
+    _add_push_options(push)
     for name, text in TRAINING_COMMANDS.items():
         commands.add_parser(name, help=text)
     return parser
+
+
+def _add_push_options(push: argparse.ArgumentParser) -> None:
+    # No --token: a command line is seen by every user of a machine. The client reads HF_TOKEN and `hf auth login`.
+    push.add_argument("repo", metavar="REPO", help="org/name, made if need be")
+    push.add_argument("--private", action=argparse.BooleanOptionalAction, help="visibility of the repository")
+    push.add_argument("--revision", help="branch, made if need be")
+    push.add_argument("--message", default="", help="of the commit")
+    push.add_argument("--create-pr", action="store_true", help="propose the commit instead of making it")
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -194,6 +206,21 @@ def _check(options: argparse.Namespace) -> int:
     else:
         _say_report(report)
     return EXIT_OK if report.ok else EXIT_NO
+
+
+def _push(options: argparse.Namespace) -> int:
+    url = RobustEncoder.from_pretrained(options.name).push_to_hub(
+        options.repo,
+        private=options.private,
+        revision=options.revision,
+        commit_message=options.message,
+        create_pr=options.create_pr,
+    )
+    if options.json:
+        _say_json({"name": options.name, "repo": options.repo, "url": url})
+    else:
+        say(url)
+    return EXIT_OK
 
 
 def _say_report(report: CompatReport) -> None:

@@ -32,6 +32,10 @@ class DownloadError(RobustEncodersError):
     """The Hub did not deliver a file: offline, gated, wrong revision, or no such file."""
 
 
+class PushError(RobustEncodersError):
+    """The Hub did not take a push: offline, no permission, changed meanwhile, or cut off."""
+
+
 class AssetsMissingError(RobustEncodersError, FileNotFoundError):
     """The package was installed without its embedded base, encoders or judge."""
 
