@@ -30,6 +30,10 @@ _HUB_LICENSES = frozenset(
 _SMALL_WORLD = (
     "The embedded base is a small world of coloured shapes: none of its numbers is a Stable Diffusion number."
 )
+_ORIGINS = (
+    "Rows marked *reported* are other people's numbers, given as they gave them; all others were measured by the code "
+    "of this package and can be run again from `robust_encoder.json`."
+)
 
 
 class Paper(NamedTuple):
@@ -46,6 +50,12 @@ PAPERS: Mapping[str, Paper] = {
         "2405.15234",
     ),
     "esd": Paper("Gandikota et al., *Erasing Concepts from Diffusion Models*, ICCV 2023", "2303.07345"),
+    "safe-clip": Paper(
+        "Poppi et al., *Safe-CLIP: Removing NSFW Concepts from Vision-and-Language Models*, ECCV 2024", "2311.16254"
+    ),
+    "safer-clip": Paper("SafeR-CLIP, AAAI 2026", "2511.16743"),
+    "sage": Paper("SAGE, ECCV 2026", "2607.00402"),
+    "leaf": Paper("LEAF, NeurIPS 2025", "2506.03355"),
 }
 
 
@@ -163,7 +173,7 @@ def _results(results: Sequence[Mapping[str, Any]]) -> str:
     parts = [_table(measured) if measured else "Nothing was measured by this package yet."]
     if reported:
         parts.append(f"Reported by others, not measured by us:\n\n{_table(reported)}")
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, _ORIGINS] if results else parts)
 
 
 def _table(results: Sequence[Mapping[str, Any]]) -> str:

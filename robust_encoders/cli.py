@@ -1,4 +1,4 @@
-"""The command line: ``robust-encoders list | info | check | push | demo | shapes | train | evaluate | results``.
+"""The command line: ``robust-encoders list``, ``info``, ``check``, ``push`` and the others that its help names.
 
 Answers go to stdout, logs and errors to stderr. Exit codes: 0 yes, 1 no or failed, 2 a command line without sense.
 """
@@ -152,6 +152,9 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(command=_check)
     push = commands.add_parser("push", parents=[as_json], help="publish an encoder on the Hub, in one commit")
     push.set_defaults(command=_push)
+    cards = commands.add_parser("cards", help="write the model card of every encoder in the catalog")
+    cards.add_argument("out", metavar="OUT", type=Path, help="folder; hub_cards in a checkout")
+    cards.set_defaults(command=_cards)
     for command in (info, check, push):
         command.add_argument("name", metavar="NAME", help="a catalog name or a folder")
     check.add_argument("pipeline", metavar="PIPELINE_FOLDER", type=Path, help="a folder with a model_index.json")
@@ -175,7 +178,7 @@ def _list(options: argparse.Namespace) -> int:
         _say_json([_entry(entry) for entry in CATALOG.values()])
         return EXIT_OK
     header = ("name", "erases", "base", "method", "licence", "pin", "state")
-    rows = [(e.name, e.concept, e.base, e.method, e.license, e.pin, _state(e)) for e in CATALOG.values()]
+    rows = [(e.name, e.concept, e.base, e.method, e.licence, e.pin, _state(e)) for e in CATALOG.values()]
     for line in _columns([header, *rows]):
         say(line)
     return EXIT_OK
@@ -183,7 +186,7 @@ def _list(options: argparse.Namespace) -> int:
 
 def _info(options: argparse.Namespace) -> int:
     entry = CATALOG.get(options.name)
-    if entry is not None and entry.format == "pickle":
+    if entry is not None and entry.format != "safetensors":
         if options.json:
             _say_json(_entry(entry))
         else:
@@ -220,6 +223,14 @@ def _push(options: argparse.Namespace) -> int:
         _say_json({"name": options.name, "repo": options.repo, "url": url})
     else:
         say(url)
+    return EXIT_OK
+
+
+def _cards(options: argparse.Namespace) -> int:
+    from robust_encoders.catalog_cards import write_cards
+
+    for path in write_cards(options.out):
+        say(str(path))
     return EXIT_OK
 
 
@@ -261,7 +272,11 @@ def _entry(entry: CatalogEntry) -> dict[str, Any]:
 
 
 def _state(entry: CatalogEntry) -> str:
-    return "ready" if entry.format == "safetensors" else "a pickle: listed, not converted by this version"
+    states = {
+        "pickle": "a pickle: listed, not converted by this version",
+        "foreign": "listed, not read by this version",
+    }
+    return states.get(entry.format, "ready")
 
 
 def _say_json(value: Any) -> None:

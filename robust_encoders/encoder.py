@@ -16,6 +16,7 @@ from torch import Tensor
 
 from . import attach as attaching
 from .attach import Status, attachment_of
+from .catalog import announce
 from .checks import check
 from .compat import CompatReport
 from .errors import AlreadyAttachedError, CompatibilityWarning, IntegrityError, ManifestError, StaleAttachmentError
@@ -95,11 +96,12 @@ class RobustEncoder:
         Raises:
             UnknownNameError: If nothing has that name.
             AssetsMissingError: If the package was installed without its encoders.
-            ConversionNeededError: If the weights exist only as a pickle.
+            ConversionNeededError: If the weights exist only as a pickle, or in a layout we do not read.
             DownloadError: If the Hub does not deliver.
             ManifestError: If the manifest is missing or malformed.
             IntegrityError: If a file, a tensor or a value is not as the manifest says.
         """
+        announce(name_or_path, subfolder)
         options = HubOptions(
             revision=revision,
             cache_dir=cache_dir,
