@@ -28,6 +28,7 @@ TRAINING_COMMANDS: Mapping[str, str] = {
     "shapes": "`shapes build`: train the embedded base from nothing",
     "train": "train an encoder by a named recipe or a method",
     "evaluate": "attack an encoder, judge the pictures, print the rates",
+    "reproduce": "train an artifact again from its manifest and compare the tensors",
     "results": "print the tables of finished evaluations",
 }
 EXTRA_OF: Mapping[str, str] = {
@@ -35,6 +36,7 @@ EXTRA_OF: Mapping[str, str] = {
     "shapes": "train",
     "train": "train",
     "evaluate": "eval",
+    "reproduce": "train",
     "results": "eval",
 }
 
