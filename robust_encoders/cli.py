@@ -1,4 +1,4 @@
-"""The command line: ``robust-encoders list | info | check | demo | shapes | train | evaluate | results``.
+"""The command line: ``robust-encoders list``, ``info``, ``check``, ``push`` and the others that its help names.
 
 Answers go to stdout, logs and errors to stderr. Exit codes: 0 yes, 1 no or failed, 2 a command line without sense.
 """
@@ -28,6 +28,7 @@ TRAINING_COMMANDS: Mapping[str, str] = {
     "shapes": "`shapes build`: train the embedded base from nothing",
     "train": "train an encoder by a named recipe or a method",
     "evaluate": "attack an encoder, judge the pictures, print the rates",
+    "reproduce": "train an artifact again from its manifest and compare the tensors",
     "results": "print the tables of finished evaluations",
 }
 EXTRA_OF: Mapping[str, str] = {
@@ -35,6 +36,7 @@ EXTRA_OF: Mapping[str, str] = {
     "shapes": "train",
     "train": "train",
     "evaluate": "eval",
+    "reproduce": "train",
     "results": "eval",
 }
 
@@ -150,12 +152,27 @@ def _parser() -> argparse.ArgumentParser:
     info.set_defaults(command=_info)
     check = commands.add_parser("check", parents=[as_json], help="does an encoder fit a pipeline?")
     check.set_defaults(command=_check)
-    for command in (info, check):
+    push = commands.add_parser("push", parents=[as_json], help="publish an encoder on the Hub, in one commit")
+    push.set_defaults(command=_push)
+    cards = commands.add_parser("cards", help="write the model card of every encoder in the catalog")
+    cards.add_argument("out", metavar="OUT", type=Path, help="folder; hub_cards in a checkout")
+    cards.set_defaults(command=_cards)
+    for command in (info, check, push):
         command.add_argument("name", metavar="NAME", help="a catalog name or a folder")
     check.add_argument("pipeline", metavar="PIPELINE_FOLDER", type=Path, help="a folder with a model_index.json")
+    _add_push_options(push)
     for name, text in TRAINING_COMMANDS.items():
         commands.add_parser(name, help=text)
     return parser
+
+
+def _add_push_options(push: argparse.ArgumentParser) -> None:
+    # No --token: a command line is seen by every user of a machine. The client reads HF_TOKEN and `hf auth login`.
+    push.add_argument("repo", metavar="REPO", help="org/name, made if need be")
+    push.add_argument("--private", action=argparse.BooleanOptionalAction, help="visibility of the repository")
+    push.add_argument("--revision", help="branch, made if need be")
+    push.add_argument("--message", default="", help="of the commit")
+    push.add_argument("--create-pr", action="store_true", help="propose the commit instead of making it")
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -163,7 +180,7 @@ def _list(options: argparse.Namespace) -> int:
         _say_json([_entry(entry) for entry in CATALOG.values()])
         return EXIT_OK
     header = ("name", "erases", "base", "method", "licence", "pin", "state")
-    rows = [(e.name, e.concept, e.base, e.method, e.license, e.pin, _state(e)) for e in CATALOG.values()]
+    rows = [(e.name, e.concept, e.base, e.method, e.licence, e.pin, _state(e)) for e in CATALOG.values()]
     for line in _columns([header, *rows]):
         say(line)
     return EXIT_OK
@@ -171,7 +188,7 @@ def _list(options: argparse.Namespace) -> int:
 
 def _info(options: argparse.Namespace) -> int:
     entry = CATALOG.get(options.name)
-    if entry is not None and entry.format == "pickle":
+    if entry is not None and entry.format != "safetensors":
         if options.json:
             _say_json(_entry(entry))
         else:
@@ -194,6 +211,29 @@ def _check(options: argparse.Namespace) -> int:
     else:
         _say_report(report)
     return EXIT_OK if report.ok else EXIT_NO
+
+
+def _push(options: argparse.Namespace) -> int:
+    url = RobustEncoder.from_pretrained(options.name).push_to_hub(
+        options.repo,
+        private=options.private,
+        revision=options.revision,
+        commit_message=options.message,
+        create_pr=options.create_pr,
+    )
+    if options.json:
+        _say_json({"name": options.name, "repo": options.repo, "url": url})
+    else:
+        say(url)
+    return EXIT_OK
+
+
+def _cards(options: argparse.Namespace) -> int:
+    from robust_encoders.catalog_cards import write_cards
+
+    for path in write_cards(options.out):
+        say(str(path))
+    return EXIT_OK
 
 
 def _say_report(report: CompatReport) -> None:
@@ -234,7 +274,11 @@ def _entry(entry: CatalogEntry) -> dict[str, Any]:
 
 
 def _state(entry: CatalogEntry) -> str:
-    return "ready" if entry.format == "safetensors" else "a pickle: listed, not converted by this version"
+    states = {
+        "pickle": "a pickle: listed, not converted by this version",
+        "foreign": "listed, not read by this version",
+    }
+    return states.get(entry.format, "ready")
 
 
 def _say_json(value: Any) -> None:

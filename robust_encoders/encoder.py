@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from . import attach as attaching
 from .attach import Status, attachment_of
+from .catalog import announce
 from .checks import check
 from .compat import CompatReport
 from .errors import AlreadyAttachedError, CompatibilityWarning, IntegrityError, ManifestError, StaleAttachmentError
@@ -23,6 +25,7 @@ from .hub import HubOptions
 from .layouts import architecture
 from .manifest import Manifest
 from .module import build, require_fit
+from .publish import PushOptions, publish
 from .storage import load, save
 
 if TYPE_CHECKING:
@@ -93,11 +96,12 @@ class RobustEncoder:
         Raises:
             UnknownNameError: If nothing has that name.
             AssetsMissingError: If the package was installed without its encoders.
-            ConversionNeededError: If the weights exist only as a pickle.
+            ConversionNeededError: If the weights exist only as a pickle, or in a layout we do not read.
             DownloadError: If the Hub does not deliver.
             ManifestError: If the manifest is missing or malformed.
             IntegrityError: If a file, a tensor or a value is not as the manifest says.
         """
+        announce(name_or_path, subfolder)
         options = HubOptions(
             revision=revision,
             cache_dir=cache_dir,
@@ -263,9 +267,10 @@ class RobustEncoder:
         return attaching.status(pipe)
 
     def save_pretrained(self, directory: str | Path) -> Manifest:
-        """Write the artifact: manifest, ``config.json`` and ``model.safetensors``; never half of it.
+        """Write the artifact: manifest, ``config.json``, ``model.safetensors`` and model card; never half of it.
 
-        An artifact that is there already is replaced; other files beside it are kept.
+        An artifact that is there already is replaced; other files beside it are kept, and in a ``README.md`` everything
+        but our own part and facts.
 
         Args:
             directory: The folder, made if need be.
@@ -275,9 +280,48 @@ class RobustEncoder:
 
         Raises:
             FileExistsError: If the folder holds something, but no artifact.
+            CardError: If a ``README.md`` is there whose metadata cannot be read.
             ManifestError: If the manifest holds a value that JSON cannot.
         """
         self.manifest = save(
             directory, self.manifest, self.tensors, {**self.config, "robust_encoders": self.provenance}
         )
         return self.manifest
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        commit_message: str = "",
+        create_pr: bool = False,
+    ) -> str:
+        """Publish the artifact on the Hub: manifest, configuration, weights and model card, in one commit.
+
+        In a card that is there already, everything but our own part and facts is kept.
+
+        Args:
+            repo_id: ``org/name``, made if need be.
+            private: Of the repository; None leaves it to the Hub's default, or as it is.
+            token: With write permission; by default the one that was logged in with.
+            revision: Branch, made if need be.
+            commit_message: By default the label of this encoder.
+            create_pr: Propose the commit to a repository that is there, instead of making it.
+
+        Returns:
+            URL of the commit, or of the pull request.
+
+        Raises:
+            PushError: If the Hub does not take it, or the repository is not as private as asked.
+            CardError: If the card on the Hub has metadata that cannot be read.
+            ManifestError: If the manifest holds a value that JSON cannot.
+        """
+        options = PushOptions(
+            private=private, token=token, revision=revision, commit_message=commit_message, create_pr=create_pr
+        )
+        with TemporaryDirectory() as folder:
+            artifact = Path(folder) / "artifact"
+            manifest = save(artifact, self.manifest, self.tensors, {**self.config, "robust_encoders": self.provenance})
+            return publish(artifact, manifest, repo_id, options)

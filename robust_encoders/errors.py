@@ -16,6 +16,10 @@ class ManifestError(RobustEncodersError):
     """A ``robust_encoder.json`` is missing, malformed or of another schema; the message lists every problem."""
 
 
+class CardError(RobustEncodersError):
+    """A model card that is there already cannot be read, so it cannot be merged."""
+
+
 class IntegrityError(RobustEncodersError):
     """Weights do not match what the manifest or the configuration says about them."""
 
@@ -26,6 +30,10 @@ class UnknownNameError(RobustEncodersError):
 
 class DownloadError(RobustEncodersError):
     """The Hub did not deliver a file: offline, gated, wrong revision, or no such file."""
+
+
+class PushError(RobustEncodersError):
+    """The Hub did not take a push: offline, no permission, changed meanwhile, or cut off."""
 
 
 class AssetsMissingError(RobustEncodersError, FileNotFoundError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from .errors import DownloadError, ManifestError
 from .manifest import MANIFEST_NAME
@@ -58,11 +59,22 @@ def fetch_file(repo: str, name: str, *, subfolder: str, options: HubOptions) -> 
             force_download=options.force_download,
             library_name="robust-encoders",
         )
-    except (errors.EntryNotFoundError, errors.HfHubHTTPError, errors.HFValidationError) as error:
+    except (errors.EntryNotFoundError, errors.HFValidationError, transport_error(), OSError) as error:
         where = f"{repo}/{subfolder}" if subfolder else repo
         raise _in_words(error, name, where, options.revision) from error
     logger.info("using %s of %s from %s", name, repo, path)
     return Path(path)
+
+
+def transport_error() -> type[Exception]:
+    """Return what a connection that breaks off raises, beside OSError, in the installed version of the Hub's client.
+
+    It is the HTTP library's own error, and the library changes with the version: requests', httpx' or httpx2's, the
+    base class of ``HfHubHTTPError`` in each of them.
+    """
+    from huggingface_hub import errors
+
+    return cast(type[Exception], errors.HfHubHTTPError.__bases__[0])
 
 
 def _in_words(error: Exception, name: str, where: str, revision: str | None) -> DownloadError | ManifestError:
@@ -81,6 +93,8 @@ def _in_words(error: Exception, name: str, where: str, revision: str | None) -> 
         "local_files_only=True; connect once, or pass a local folder instead",
         errors.HFValidationError: f"expected a repository as org/name, found {where!r}",
         errors.HfHubHTTPError: f"the Hub refused {name} of {where}; try again later",
+        Exception: f"the download of {name} of {where} broke off; check connection and disk space, then try again: "
+        "what was fetched is kept",
     }
     text = next(text for kind, text in texts.items() if isinstance(error, kind))
     return DownloadError(f"{text} ({error})")

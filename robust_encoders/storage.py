@@ -17,7 +17,8 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from .errors import ConversionNeededError, IntegrityError, ManifestError
+from .cards import CARD_NAME, card
+from .errors import CardError, ConversionNeededError, IntegrityError, ManifestError
 from .fingerprint import content_sha256, dtype_name
 from .hub import HubOptions, fetch_artifact
 from .layouts import architecture, nested
@@ -113,7 +114,12 @@ def _read_tensors(data: bytes, record: FileRecord, path: Path) -> dict[str, Tens
 
 
 def save(
-    directory: str | Path, manifest: Manifest, tensors: Mapping[str, Tensor], config: Mapping[str, Any]
+    directory: str | Path,
+    manifest: Manifest,
+    tensors: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    *,
+    reference: str = "",
 ) -> Manifest:
     """Write an artifact aside and move it into place; return its manifest with the hashes of the files.
 
@@ -122,9 +128,11 @@ def save(
         manifest: Its ``files`` are replaced.
         tensors: ``text_model.*`` names to tensors.
         config: Of the text encoder, with its provenance.
+        reference: What the model card says to load it by; by default some folder.
 
     Raises:
         FileExistsError: If the folder holds something, but no artifact.
+        CardError: If a model card is there whose metadata cannot be read.
         ManifestError: If the manifest holds a value that JSON cannot.
     """
     target = Path(directory).expanduser().absolute()
@@ -137,6 +145,7 @@ def save(
     }
     finished = replace(manifest, files=files)
     contents[MANIFEST_NAME] = finished.to_json().encode()
+    contents[CARD_NAME] = _card_bytes(target, finished, reference or "path/to/this/folder")
     target.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as cleanup:
         aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -164,6 +173,15 @@ def _config_bytes(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> b
         "robust_encoders": dict(config["robust_encoders"]),
     }
     return (json.dumps(body, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _card_bytes(target: Path, manifest: Manifest, reference: str) -> bytes:
+    place = target / CARD_NAME
+    try:
+        existing = place.read_bytes().decode() if place.is_file() else ""
+    except UnicodeDecodeError as error:
+        raise CardError(f"expected text in UTF-8 in {place}, found {error}; correct or remove it") from error
+    return card(manifest, reference=reference, existing=existing).encode()
 
 
 def _weights_bytes(tensors: Mapping[str, Tensor]) -> bytes:

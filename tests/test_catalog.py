@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
+
 import pytest
 
-from robust_encoders import CATALOG, CatalogEntry
-from robust_encoders.catalog import did_you_mean, entry_at
+from robust_encoders import CATALOG, CatalogEntry, ConversionNeededError, ManifestError, RobustEncoder
+from robust_encoders.catalog import announce, did_you_mean, entry_at
 
 PUBLISHED = ("nudity", "vangogh", "church", "garbage_truck", "parachute", "tench")
+OTHERS = ("safe-clip", "safe-clip-h", "safe-clip-sd20", "safer-clip", "sage", "leaf", "clip-gmp", "clip-sae")
 
 
 def test_the_catalog_names_the_embedded_and_the_published_encoders() -> None:
-    assert list(CATALOG) == ["shapes/circle", "shapes/striped", "shapes/red", *PUBLISHED]
+    assert list(CATALOG) == ["shapes/circle", "shapes/striped", "shapes/red", *PUBLISHED, *OTHERS]
     assert all(name == entry.name for name, entry in CATALOG.items())
 
 
@@ -59,3 +63,47 @@ def test_a_near_miss_is_corrected(name: str, meant: str) -> None:
 
 def test_a_far_miss_lists_every_name() -> None:
     assert all(name in did_you_mean("zzzzzz") for name in CATALOG)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_encoders_are_refused_with_what_to_do_and_their_licence(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *args, **options: pytest.fail("nothing to fetch"))
+    entry = CATALOG[name]
+    assert (entry.format, entry.pin, entry.revision) == ("foreign", "unpinned", "")
+    for given in (name, entry.repo):
+        with pytest.raises(ConversionNeededError) as caught:
+            RobustEncoder.from_pretrained(given)
+        for words in (entry.repo, f"licence {entry.licence}", entry.note, entry.how):
+            assert words in str(caught.value)
+
+
+def test_what_a_licence_asks_is_said() -> None:
+    restricted = {name for name, entry in CATALOG.items() if entry.terms}
+    assert restricted == {"safe-clip", "safe-clip-h", "safe-clip-sd20", "safer-clip", "sage"}
+    assert all("non-commercial" in CATALOG[name].terms for name in restricted)
+    assert "contradictory" in CATALOG["sage"].licence
+    assert all("-nc-" not in entry.license for name, entry in CATALOG.items() if name not in restricted)
+
+
+def test_controls_claim_no_erasure() -> None:
+    controls = {name for name, entry in CATALOG.items() if entry.kind == "none"}
+    assert controls == {"leaf", "clip-gmp", "clip-sae"}
+    assert {CATALOG[name].concept for name in controls} == {"nothing: a control"}
+
+
+def test_the_licence_is_logged_on_load(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "robust_encoders.catalog"):
+        announce("nudity", "")
+        announce("OPTML-Group/AdvUnlearn", "tench_unlearned")
+        announce("./nudity", "")
+        announce(Path("nudity"), "")
+    assert caplog.messages == ["nudity: licence cc-by-4.0", "tench: licence cc-by-4.0"]
+
+
+def test_a_folder_of_that_name_is_not_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "Adeely93" / "SAGE").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ManifestError, match="found nothing"):
+        RobustEncoder.from_pretrained("Adeely93/SAGE")

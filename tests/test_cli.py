@@ -91,7 +91,7 @@ def test_list_names_every_encoder_with_its_base_licence_and_pin(capsys: pytest.C
     assert header.split()[0] == "name"
     assert [line.split()[0] for line in lines] == list(CATALOG)
     for entry, line in zip(CATALOG.values(), lines, strict=True):
-        assert all(text in line for text in (entry.base, entry.license, entry.pin))
+        assert all(text in line for text in (entry.base, entry.licence, entry.pin))
         assert ("not converted" in line) == (entry.format == "pickle")
 
 

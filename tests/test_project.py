@@ -148,9 +148,7 @@ def test_the_card_template_renders_to_a_card_that_the_hub_accepts() -> None:
     )
     fields: dict[str, Any] = {
         "title": "a-title",
-        "base_name": "a-base",
-        "concept": "a-concept",
-        "method": "a-method",
+        "summary": "a-summary",
         "reference": "org/a-reference",
         "results": "a-table",
         "limits": ["a-limit", "another-limit"],

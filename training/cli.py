@@ -1,12 +1,14 @@
-"""The training commands: ``demo``, ``shapes build``, ``train``, ``evaluate``, ``results``."""
+"""The training commands: ``demo``, ``shapes build``, ``train``, ``evaluate``, ``reproduce``, ``results``."""
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from robust_encoders.cli import EXIT_OK, UsageError, choose, say
+from robust_encoders.cli import EXIT_NO, EXIT_OK, UsageError, choose, open_pipeline, say
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -25,6 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     commands: Mapping[str, Callable[[Sequence[str]], int]] = {
         "demo": _demo,
         "evaluate": _evaluate,
+        "reproduce": _reproduce,
         "results": _results,
         "shapes": _shapes,
         "train": _train,
@@ -85,6 +88,29 @@ def _evaluate(arguments: Sequence[str]) -> int:
     from .cli_evaluate import evaluate
 
     return evaluate(arguments)
+
+
+def _reproduce(arguments: Sequence[str]) -> int:
+    parser = parser_of("reproduce", "Train an artifact again from its manifest and compare the tensors, bit for bit.")
+    parser.add_argument("name", metavar="ARTIFACT", help="a catalog name or a folder")
+    parser.add_argument(
+        "--base", type=Path, help="folder of the pipeline it was made from; by default the embedded one"
+    )
+    parser.add_argument("--out", type=Path, help="keep the second run's artifact in this folder")
+    parser.add_argument("--cache-dir", type=Path, help="keeps the trajectories of the frozen model")
+    parser.add_argument("--json", action="store_true", help="answer in JSON")
+    options = parser.parse_args(arguments)
+
+    from robust_encoders.encoder import RobustEncoder
+
+    from .reproduce import recorded_recipe, reproduce
+
+    encoder = RobustEncoder.from_pretrained(options.name)
+    recorded_recipe(encoder.manifest)  # says what is missing before a base is loaded
+    found = reproduce(encoder, open_pipeline(options.base), out=options.out, cache_dir=options.cache_dir)
+    answer = {"name": options.name, "equal": found.equal, **asdict(found)}
+    say(json.dumps(answer) if options.json else found.explain())
+    return EXIT_OK if found.equal else EXIT_NO
 
 
 def _results(arguments: Sequence[str]) -> int:
