@@ -142,7 +142,7 @@ def rebuilt(kind: type[T], described: Mapping[str, Any]) -> T:
         TypeError: If a field is missing, unknown or of another type.
         ValueError: If the dataclass refuses a value.
     """
-    hints, known = get_type_hints(kind), {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    hints, known = get_type_hints(kind), {f.name for f in fields(kind)}  # type: ignore[arg-type]  # only dataclasses come here
     given = {key: value for key, value in described.items() if key in known or key != "name"}
     if given.keys() != known:
         raise TypeError(f"fields that differ: {', '.join(sorted(given.keys() ^ known))}")
