@@ -23,7 +23,7 @@ from .hub import HubOptions
 from .layouts import architecture
 from .manifest import Manifest
 from .module import build, require_fit
-from .storage import load, save
+from .storage import load, provenance, save
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel
@@ -127,14 +127,7 @@ class RobustEncoder:
     @property
     def provenance(self) -> dict[str, Any]:
         """What an attached or saved text encoder says about itself, as ``config.robust_encoders``."""
-        return {
-            "concept": self.manifest.concept.name,
-            "kind": self.manifest.concept.kind,
-            "method": self.manifest.method["name"],
-            "base": self.manifest.base.family,
-            "license": self.manifest.license,
-            "content_sha256": self.content_sha256,
-        }
+        return provenance(self.manifest, self.content_sha256)
 
     def text_encoder(self) -> CLIPTextModel:
         """Return a plain ``transformers.CLIPTextModel``, for ``from_pretrained(base, text_encoder=...)``.

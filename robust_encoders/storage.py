@@ -146,6 +146,23 @@ def save(
     return finished
 
 
+def provenance(manifest: Manifest, content: str) -> dict[str, Any]:
+    """Return what an attached or saved text encoder says about itself, as ``config.robust_encoders``.
+
+    Args:
+        manifest: Of the artifact.
+        content: Hash of its tensors' contents.
+    """
+    return {
+        "concept": manifest.concept.name,
+        "kind": manifest.concept.kind,
+        "method": manifest.method["name"],
+        "base": manifest.base.family,
+        "license": manifest.license,
+        "content_sha256": content,
+    }
+
+
 def _require_free(target: Path) -> None:
     if target.exists() and not target.is_dir():
         raise FileExistsError(f"expected a folder or nothing at {target}, found a file; choose another place")
