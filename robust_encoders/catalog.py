@@ -34,7 +34,8 @@ class CatalogEntry:
         subfolder: Inside the repository.
         revision: Commit of the repository; empty where nobody has taken it yet.
         sha256: File name to hash; empty where nobody has taken them yet.
-        format: ``"safetensors"``, or ``"pickle"`` for weights this version does not read.
+        sizes: File name to size in bytes, where known.
+        format: ``"safetensors"``, or ``"pickle"`` for ``pytorch_model.bin``, which is converted on first use.
     """
 
     name: str
@@ -48,6 +49,7 @@ class CatalogEntry:
     subfolder: str = ""
     revision: str = ""
     sha256: Mapping[str, str] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
     format: Literal["safetensors", "pickle"] = "safetensors"
 
     @property
@@ -85,6 +87,7 @@ def _advunlearn(name: str, concept: str, kind: ConceptKind) -> CatalogEntry:
         license="cc-by-4.0",
         repo=_ADVUNLEARN,
         subfolder=f"{name}_unlearned",
+        sizes={"pytorch_model.bin": 492_314_807},
         format="pickle",
     )
 

@@ -1,4 +1,4 @@
-"""The command line: ``robust-encoders list | info | check | demo | shapes | train | evaluate | results``.
+"""The command line: ``robust-encoders list | info | check | verify | pin | convert``, and the training commands.
 
 Answers go to stdout, logs and errors to stderr. Exit codes: 0 yes, 1 no or failed, 2 a command line without sense.
 """
@@ -150,6 +150,9 @@ def _parser() -> argparse.ArgumentParser:
     info.set_defaults(command=_info)
     check = commands.add_parser("check", parents=[as_json], help="does an encoder fit a pipeline?")
     check.set_defaults(command=_check)
+    from . import cli_trust  # which takes say() and the exit codes from here
+
+    cli_trust.add_commands(commands, as_json)
     for command in (info, check):
         command.add_argument("name", metavar="NAME", help="a catalog name or a folder")
     check.add_argument("pipeline", metavar="PIPELINE_FOLDER", type=Path, help="a folder with a model_index.json")
@@ -234,7 +237,7 @@ def _entry(entry: CatalogEntry) -> dict[str, Any]:
 
 
 def _state(entry: CatalogEntry) -> str:
-    return "ready" if entry.format == "safetensors" else "a pickle: listed, not converted by this version"
+    return "ready" if entry.format == "safetensors" else "a pickle: converted on first use"
 
 
 def _say_json(value: Any) -> None:

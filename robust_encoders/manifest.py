@@ -177,7 +177,7 @@ def _read_manifest(fields: Fields) -> Manifest | None:
         "component": fields.text("component"),
         "method": fields.mapping("method"),
         "base": read_base(fields.child("base")),
-        "files": _read_files(fields.child("files")),
+        "files": read_files(fields.child("files")),
         "recipe": fields.mapping("recipe"),
         "versions": fields.strings_by_name("versions"),
         "results": tuple(fields.mappings("results")),
@@ -208,7 +208,8 @@ def _read_concept(fields: Fields) -> Concept | None:
         return None
 
 
-def _read_files(fields: Fields) -> dict[str, FileRecord]:
+def read_files(fields: Fields) -> dict[str, FileRecord]:
+    """Read names of files and what they must look like; problems are noted in ``fields``."""
     records = {}
     for path in fields.names():
         child = fields.child(path)
