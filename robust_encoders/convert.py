@@ -136,7 +136,7 @@ def _read_safetensors(path: Path) -> Any:
     try:
         return safetensors.torch.load_file(path)
     except SafetensorError as error:
-        raise IntegrityError(f"expected safetensors in {path}, found something else: {error}") from error
+        raise IntegrityError(f"expected safetensors in {path}, found something else: {str(error)[:300]}") from error
 
 
 def _read_pickle(path: Path) -> Any:

@@ -115,8 +115,8 @@ class Manifest:
             ManifestError: Naming every problem at once.
         """
         try:
-            data = json.loads(text)
-        except ValueError as error:
+            data = json.loads(text, parse_constant=_no_constant)
+        except (ValueError, RecursionError) as error:
             raise ManifestError(f"expected JSON in {MANIFEST_NAME}, found something else: {error}") from error
         if isinstance(data, dict) and data.get("schema", SCHEMA) != SCHEMA:
             raise ManifestError(
@@ -127,7 +127,7 @@ class Manifest:
         manifest = _read_manifest(fields)
         fields.raise_problems()
         manifest = cast(Manifest, manifest)
-        if manifest.manifest_sha256 != data["manifest_sha256"]:
+        if _hash_of(manifest) != data["manifest_sha256"]:
             raise ManifestError(
                 f"expected manifest_sha256 {manifest.manifest_sha256}, found {data['manifest_sha256']}: "
                 f"{MANIFEST_NAME} was edited after it was written; fetch the artifact again"
@@ -161,6 +161,19 @@ class Manifest:
             ManifestError: If a value has no JSON form.
         """
         (Path(directory) / MANIFEST_NAME).write_text(self.to_json(), encoding="utf-8")
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _hash_of(manifest: Manifest) -> str:
+    try:
+        return manifest.manifest_sha256
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(
+            f"expected text and finite numbers in {MANIFEST_NAME}, found neither: {error}; fetch the artifact again"
+        ) from error
 
 
 def _listed(value: object) -> object:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -148,7 +149,7 @@ def _verified(path: Path, record: FileRecord) -> bytes:
 def _read_config(data: bytes) -> dict[str, Any]:
     try:
         config = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise IntegrityError(f"expected JSON in {CONFIG_NAME}, found something else: {error}") from error
     return architecture(config if isinstance(config, dict) else {})
 
@@ -157,11 +158,14 @@ def _read_tensors(path: Path, record: FileRecord, *, known: bool) -> dict[str, T
     try:
         if record.size < MAPPED_FROM:
             # From the very bytes that were hashed: the file may change under us, these do not.
-            return safetensors.torch.load(_verified(path, record))
+            data = _verified(path, record)
+            tensors = safetensors.torch.load(data)
+            _require_once(data[8 : 8 + int.from_bytes(data[:8], "little")], path)
+            return tensors
         before = _require_size(path, record)
         tensors = safetensors.torch.load_file(path)
     except SafetensorError as error:
-        raise IntegrityError(f"expected safetensors in {path}, found something else: {error}") from error
+        raise IntegrityError(f"expected safetensors in {path}, found something else: {str(error)[:300]}") from error
     if not known:
         _require_bytes(path, record, before)
     return tensors
@@ -170,10 +174,26 @@ def _read_tensors(path: Path, record: FileRecord, *, known: bool) -> dict[str, T
 def _require_bytes(path: Path, record: FileRecord, mapped: os.stat_result) -> None:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(0)
+        _require_once(file.read(int.from_bytes(file.read(8), "little")), path)
     if found != record.sha256:
         raise _changed(path, record, f"{record.size} bytes and {found}")
     if not same_file(path.stat(), mapped):
         raise _changed(path, record, "it replaced while it was read")
+
+
+def _require_once(header: bytes, path: Path) -> None:
+    """Refuse a header that names something twice: readers disagree on which of the two counts."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if twice := sorted(name for name, count in Counter(name for name, _ in pairs).items() if count > 1):
+            raise IntegrityError(
+                f"expected every name once in the header of {path}, found {', '.join(twice)[:200]} twice; "
+                "fetch the artifact again"
+            )
+        return dict(pairs)
+
+    json.loads(header, object_pairs_hook=once)
 
 
 def _require_contents(tensors: Mapping[str, Tensor], record: FileRecord, path: Path) -> None:
