@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from .concepts import ConceptKind
+from .concepts import Concept, ConceptKind
 from .errors import ConversionNeededError
 
 logger = logging.getLogger(__name__)
@@ -41,8 +41,9 @@ class CatalogEntry:
         subfolder: Inside the repository.
         revision: Commit of the repository; empty where nobody has taken it yet.
         sha256: File name to hash; empty where nobody has taken them yet.
-        format: ``"safetensors"``, or ``"pickle"`` for weights this version does not read, or ``"foreign"`` for weights
-            of another layout, which it does not read either.
+        sizes: File name to size in bytes, where known.
+        format: ``"safetensors"``; ``"pickle"`` for ``pytorch_model.bin``, converted on first use; ``"foreign"``
+            for weights that this version does not fetch by itself.
         how: What to do instead, where the format is foreign.
     """
 
@@ -59,8 +60,21 @@ class CatalogEntry:
     subfolder: str = ""
     revision: str = ""
     sha256: Mapping[str, str] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
     format: Literal["safetensors", "pickle", "foreign"] = "safetensors"
     how: str = ""
+
+    def erased(self) -> Concept:
+        """Return what it erases, as far as the catalog knows.
+
+        Raises:
+            ValueError: If it is a control, from which nothing was erased.
+        """
+        if self.kind == "none":
+            raise ValueError(
+                f"expected an encoder that erases a concept, found the control {self.name!r}; attach nothing"
+            )
+        return Concept(name=self.concept, kind=self.kind)
 
     @property
     def embedded(self) -> bool:
@@ -102,6 +116,7 @@ def _advunlearn(name: str, concept: str, kind: ConceptKind) -> CatalogEntry:
         license="cc-by-4.0",
         repo=_ADVUNLEARN,
         subfolder=f"{name}_unlearned",
+        sizes={"pytorch_model.bin": 492_314_807},
         format="pickle",
     )
 

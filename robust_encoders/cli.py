@@ -157,6 +157,9 @@ def _parser() -> argparse.ArgumentParser:
     cards = commands.add_parser("cards", help="write the model card of every encoder in the catalog")
     cards.add_argument("out", metavar="OUT", type=Path, help="folder; hub_cards in a checkout")
     cards.set_defaults(command=_cards)
+    from . import cli_trust  # which takes say() and the exit codes from here
+
+    cli_trust.add_commands(commands, as_json)
     for command in (info, check, push):
         command.add_argument("name", metavar="NAME", help="a catalog name or a folder")
     check.add_argument("pipeline", metavar="PIPELINE_FOLDER", type=Path, help="a folder with a model_index.json")
@@ -275,7 +278,7 @@ def _entry(entry: CatalogEntry) -> dict[str, Any]:
 
 def _state(entry: CatalogEntry) -> str:
     states = {
-        "pickle": "a pickle: listed, not converted by this version",
+        "pickle": "a pickle: converted on first use",
         "foreign": "listed, not read by this version",
     }
     return states.get(entry.format, "ready")

@@ -23,10 +23,11 @@ from .errors import AlreadyAttachedError, CompatibilityWarning, IntegrityError, 
 from .fingerprint import compare, content_sha256, sketch
 from .hub import HubOptions
 from .layouts import architecture
+from .loading import load
 from .manifest import Manifest
 from .module import build, require_fit
 from .publish import PushOptions, publish
-from .storage import load, save
+from .storage import Artifact, provenance, save
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel
@@ -49,12 +50,11 @@ class RobustEncoder:
     """
 
     def __init__(self, manifest: Manifest, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-        if (manifest.form, manifest.component) != ("weights", "text_encoder"):
-            raise ManifestError(
-                f"expected form 'weights' of component 'text_encoder', found form {manifest.form!r} of "
-                f"{manifest.component!r}; this version attaches whole text encoders only"
-            )
+        _require_whole_encoder(manifest)
         require_fit(tensors, config)
+        self._take(manifest, tensors, config)
+
+    def _take(self, manifest: Manifest, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
         self.manifest = manifest
         self.tensors: Mapping[str, Tensor] = {name: tensors[name].detach() for name in sorted(tensors)}
         self.config: Mapping[str, Any] = architecture(config)
@@ -96,7 +96,7 @@ class RobustEncoder:
         Raises:
             UnknownNameError: If nothing has that name.
             AssetsMissingError: If the package was installed without its encoders.
-            ConversionNeededError: If the weights exist only as a pickle, or in a layout we do not read.
+            ConversionNeededError: If a folder holds only pickles, or a name stands for weights that are not fetched.
             DownloadError: If the Hub does not deliver.
             ManifestError: If the manifest is missing or malformed.
             IntegrityError: If a file, a tensor or a value is not as the manifest says.
@@ -109,9 +109,22 @@ class RobustEncoder:
             local_files_only=local_files_only,
             force_download=force_download,
         )
-        manifest, tensors, config = load(name_or_path, subfolder=subfolder, variant=variant, options=options)
-        cast = tensors if dtype is None else {name: tensor.to(dtype) for name, tensor in tensors.items()}
-        return cls(manifest, cast, config)
+        found = load(name_or_path, subfolder=subfolder, variant=variant, options=options).artifact
+        return cls._verified(found) if dtype is None else cls._verified(found)._cast(dtype)
+
+    @classmethod
+    def _verified(cls, found: Artifact) -> RobustEncoder:
+        """Return an encoder of what was checked while it was read, without checking it all again."""
+        _require_whole_encoder(found.manifest)
+        encoder = cls.__new__(cls)
+        encoder._take(found.manifest, found.tensors, found.config)
+        encoder.__dict__["content_sha256"] = found.content_sha256  # where cached_property looks first
+        return encoder
+
+    def _cast(self, dtype: torch.dtype) -> RobustEncoder:
+        # Checked anew: a large value may be infinite in half precision.
+        cast = {name: tensor.to(dtype) for name, tensor in self.tensors.items()}
+        return self if dtype == self.dtype else type(self)(self.manifest, cast, self.config)
 
     @property
     def label(self) -> str:
@@ -131,14 +144,7 @@ class RobustEncoder:
     @property
     def provenance(self) -> dict[str, Any]:
         """What an attached or saved text encoder says about itself, as ``config.robust_encoders``."""
-        return {
-            "concept": self.manifest.concept.name,
-            "kind": self.manifest.concept.kind,
-            "method": self.manifest.method["name"],
-            "base": self.manifest.base.family,
-            "license": self.manifest.license,
-            "content_sha256": self.content_sha256,
-        }
+        return provenance(self.manifest, self.content_sha256)
 
     def text_encoder(self) -> CLIPTextModel:
         """Return a plain ``transformers.CLIPTextModel``, for ``from_pretrained(base, text_encoder=...)``.
@@ -325,3 +331,11 @@ class RobustEncoder:
             artifact = Path(folder) / "artifact"
             manifest = save(artifact, self.manifest, self.tensors, {**self.config, "robust_encoders": self.provenance})
             return publish(artifact, manifest, repo_id, options)
+
+
+def _require_whole_encoder(manifest: Manifest) -> None:
+    if (manifest.form, manifest.component) != ("weights", "text_encoder"):
+        raise ManifestError(
+            f"expected form 'weights' of component 'text_encoder', found form {manifest.form!r} of "
+            f"{manifest.component!r}; this version attaches whole text encoders only"
+        )

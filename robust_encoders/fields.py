@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from .errors import ManifestError
 
@@ -90,7 +90,7 @@ class Fields:
 
     def numbers(self, key: str) -> list[float]:
         """Return a list of numbers as floats."""
-        return [float(v) for v in self._list(key, "numbers", lambda v: isinstance(v, float) or _is_integer(v))]
+        return [float(v) for v in self._list(key, "numbers", _is_number)]
 
     def strings(self, key: str) -> tuple[str, ...]:
         """Return a list of strings as a tuple."""
@@ -135,6 +135,11 @@ class Fields:
 
 def _is_integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    # An integer of a thousand digits is valid JSON, but no float.
+    return isinstance(value, float) or (_is_integer(value) and abs(cast(int, value)) < 2**1000)
 
 
 def _short(value: object) -> str:

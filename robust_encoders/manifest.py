@@ -115,8 +115,8 @@ class Manifest:
             ManifestError: Naming every problem at once.
         """
         try:
-            data = json.loads(text)
-        except ValueError as error:
+            data = json.loads(text, parse_constant=_no_constant)
+        except (ValueError, RecursionError) as error:
             raise ManifestError(f"expected JSON in {MANIFEST_NAME}, found something else: {error}") from error
         if isinstance(data, dict) and data.get("schema", SCHEMA) != SCHEMA:
             raise ManifestError(
@@ -127,7 +127,7 @@ class Manifest:
         manifest = _read_manifest(fields)
         fields.raise_problems()
         manifest = cast(Manifest, manifest)
-        if manifest.manifest_sha256 != data["manifest_sha256"]:
+        if _hash_of(manifest) != data["manifest_sha256"]:
             raise ManifestError(
                 f"expected manifest_sha256 {manifest.manifest_sha256}, found {data['manifest_sha256']}: "
                 f"{MANIFEST_NAME} was edited after it was written; fetch the artifact again"
@@ -163,6 +163,19 @@ class Manifest:
         (Path(directory) / MANIFEST_NAME).write_text(self.to_json(), encoding="utf-8")
 
 
+def _no_constant(name: str) -> object:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _hash_of(manifest: Manifest) -> str:
+    try:
+        return manifest.manifest_sha256
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(
+            f"expected text and finite numbers in {MANIFEST_NAME}, found neither: {error}; fetch the artifact again"
+        ) from error
+
+
 def _listed(value: object) -> object:
     if isinstance(value, Mapping):
         return dict(value)
@@ -177,7 +190,7 @@ def _read_manifest(fields: Fields) -> Manifest | None:
         "component": fields.text("component"),
         "method": fields.mapping("method"),
         "base": read_base(fields.child("base")),
-        "files": _read_files(fields.child("files")),
+        "files": read_files(fields.child("files")),
         "recipe": fields.mapping("recipe"),
         "versions": fields.strings_by_name("versions"),
         "results": tuple(fields.mappings("results")),
@@ -208,7 +221,8 @@ def _read_concept(fields: Fields) -> Concept | None:
         return None
 
 
-def _read_files(fields: Fields) -> dict[str, FileRecord]:
+def read_files(fields: Fields) -> dict[str, FileRecord]:
+    """Read names of files and what they must look like; problems are noted in ``fields``."""
     records = {}
     for path in fields.names():
         child = fields.child(path)

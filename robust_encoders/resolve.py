@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from .catalog import CATALOG, EMBEDDED, CatalogEntry, did_you_mean, entry_at
 from .embedded import shapes_folder
-from .errors import AssetsMissingError, CompatibilityWarning, ConversionNeededError, UnknownNameError
+from .errors import AssetsMissingError, CompatibilityWarning, UnknownNameError
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -22,6 +22,16 @@ class Place(NamedTuple):
     repo: str = ""
     subfolder: str = ""
     revision: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Name of the place among the pins."""
+        return str(self.folder.resolve()) if self.folder else f"{self.repo}/{self.subfolder}".strip("/")
+
+    @property
+    def entry(self) -> CatalogEntry | None:
+        """Of the catalog, if what lies here has one."""
+        return entry_at(self.repo, self.subfolder) if self.repo else None
 
 
 def resolve(name_or_path: str | Path, *, subfolder: str, revision: str | None) -> Place:
@@ -37,7 +47,6 @@ def resolve(name_or_path: str | Path, *, subfolder: str, revision: str | None) -
     Raises:
         UnknownNameError: If nothing has that name.
         AssetsMissingError: If an embedded encoder is not in the installed package.
-        ConversionNeededError: If the weights of that name exist only as a pickle.
     """
     name = os.fspath(name_or_path)
     if not isinstance(name_or_path, Path) and not name.startswith((".", "~", os.sep)):
@@ -53,8 +62,6 @@ def resolve(name_or_path: str | Path, *, subfolder: str, revision: str | None) -
             f"expected an encoder's name, an existing folder or a repository as org/name, found {name!r}. "
             f"{did_you_mean(name)}"
         )
-    if (entry := entry_at(name, subfolder)) is not None and entry.format == "pickle":
-        raise _needs_conversion(entry)
     return Place(None, name, subfolder, revision)
 
 
@@ -82,16 +89,4 @@ def _catalogued(entry: CatalogEntry, revision: str | None) -> Place:
             CompatibilityWarning,
             stacklevel=5,
         )
-    if entry.format == "pickle":
-        raise _needs_conversion(entry)
     return Place(None, entry.repo, entry.subfolder, revision or entry.revision or None)
-
-
-def _needs_conversion(entry: CatalogEntry) -> ConversionNeededError:
-    return ConversionNeededError(
-        f"expected safetensors, found a pickle: {entry.name!r} is published by its authors as pytorch_model.bin "
-        f"({entry.repo}, subfolder {entry.subfolder}, licence {entry.license}), which can run code when loaded, and "
-        "this version does not convert it yet. Until it does: load it yourself with "
-        f'transformers.CLIPTextModel.from_pretrained("{entry.repo}", subfolder="{entry.subfolder}") (transformers uses '
-        "weights_only=True) and pass it as text_encoder= to the pipeline; it is unpinned and none of our checks apply"
-    )

@@ -7,11 +7,12 @@ import json
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 from safetensors import SafetensorError
@@ -20,40 +21,77 @@ from torch import Tensor
 from .cards import CARD_NAME, card
 from .errors import CardError, ConversionNeededError, IntegrityError, ManifestError
 from .fingerprint import content_sha256, dtype_name
-from .hub import HubOptions, fetch_artifact
 from .layouts import architecture, nested
 from .manifest import MANIFEST_NAME, FileRecord, Manifest
-from .resolve import resolve
+from .module import require_fit
+from .verified import remember, remembered, same_file
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
-Loaded = tuple[Manifest, dict[str, Tensor], dict[str, Any]]
+# Below this a copy in memory costs nothing and cannot change under us; above, mapping the file saves time and memory.
+MAPPED_FROM = 2**24
 
 
-def load(name_or_path: str | Path, *, subfolder: str, variant: str | None, options: HubOptions) -> Loaded:
-    """Return manifest, tensors and configuration of an artifact, every byte verified.
+class Artifact(NamedTuple):
+    """An artifact as it lies in a folder, verified."""
+
+    manifest: Manifest
+    tensors: dict[str, Tensor]
+    config: dict[str, Any]
+    content_sha256: str
+
+
+class Trust(NamedTuple):
+    """What need not be verified again.
 
     Args:
-        name_or_path: A name or a folder, as in :func:`robust_encoders.resolve.resolve`.
-        subfolder: Of the folder or repository.
-        variant: Load ``model.<variant>.safetensors``.
-        options: How to fetch from the Hub.
+        proven: Finiteness and contents were proven for the bytes that the manifest names; those are hashed still.
+        anew: Verify everything, also what was verified before and is remembered.
+    """
+
+    proven: bool = False
+    anew: bool = False
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Return the manifest of an artifact.
+
+    Args:
+        folder: Of the artifact.
 
     Raises:
-        RobustEncodersError: As :meth:`robust_encoders.RobustEncoder.from_pretrained` says.
+        ConversionNeededError: If there are only pickles.
+        ManifestError: If there is none, or a malformed one.
     """
-    place = resolve(name_or_path, subfolder=subfolder, revision=options.revision)
-    weights = WEIGHTS_NAME if variant is None else f"model.{variant}.safetensors"
-    folder = place.folder
-    if folder is None:
-        names = (MANIFEST_NAME, CONFIG_NAME, weights)
-        options = replace(options, revision=place.revision)
-        folder = fetch_artifact(place.repo, names, subfolder=place.subfolder, options=options)
     _require_artifact(folder)
-    manifest = Manifest.read(folder)
-    config = _read_config(_verified(folder, CONFIG_NAME, manifest))
-    tensors = _read_tensors(_verified(folder, weights, manifest), manifest.files[weights], folder / weights)
-    return manifest, tensors, config
+    return Manifest.read(folder)
+
+
+def read_artifact(folder: Path, manifest: Manifest, weights: str, *, trust: Trust) -> Artifact:
+    """Return tensors and configuration of an artifact, every byte verified.
+
+    Args:
+        folder: Of the artifact.
+        manifest: Of the artifact.
+        weights: Name of the file of weights.
+        trust: What was proven before.
+
+    Raises:
+        ManifestError: If the manifest does not know the files.
+        IntegrityError: If a file, a tensor or a value is not as the manifest and the configuration say.
+    """
+    config = _read_config(_verified(folder / CONFIG_NAME, _record(manifest, CONFIG_NAME)))
+    record, path = _record(manifest, weights), folder / weights
+    looked_at = _require_size(path, record)
+    known = not trust.anew and remembered(path, record)
+    tensors = _read_tensors(path, record, known=known)
+    if not (known or trust.proven):
+        _require_contents(tensors, record, path)
+    named = nested(tensors)
+    require_fit(named, config, finite=known or trust.proven)
+    if not known:
+        remember(path, record, looked_at)
+    return Artifact(manifest, named, config, record.content_sha256)
 
 
 def _require_artifact(folder: Path) -> None:
@@ -63,7 +101,7 @@ def _require_artifact(folder: Path) -> None:
     if pickles:
         raise ConversionNeededError(
             f"expected {MANIFEST_NAME} and safetensors in {folder}, found pickles ({', '.join(pickles)}), which can "
-            "run code when loaded and which this version does not convert; ask their publisher for safetensors"
+            f"run code when loaded; convert them once: `robust-encoders convert {folder} OUT`, then load OUT"
         )
     found = ", ".join(sorted(path.name for path in folder.glob("*"))[:8]) or "nothing"
     raise ManifestError(
@@ -71,46 +109,100 @@ def _require_artifact(folder: Path) -> None:
     )
 
 
-def _verified(folder: Path, name: str, manifest: Manifest) -> bytes:
+def _record(manifest: Manifest, name: str) -> FileRecord:
     record = manifest.files.get(name)
     if record is None:
         raise ManifestError(
             f"expected {name} among the manifest's files, found {', '.join(sorted(manifest.files)) or 'none'}; "
             "choose another variant, or save the artifact again"
         )
+    return record
+
+
+def _require_size(path: Path, record: FileRecord) -> os.stat_result:
     try:
-        data = (folder / name).read_bytes()
+        state = path.stat()
     except OSError as error:
-        raise IntegrityError(f"expected {folder / name}, cannot read it: {error}; fetch the artifact again") from error
-    found = hashlib.sha256(data).hexdigest()
-    if (len(data), found) != (record.size, record.sha256):
-        raise IntegrityError(
-            f"expected {folder / name} with {record.size} bytes and sha256 {record.sha256}, found {len(data)} bytes "
-            f"and {found}: the file was changed or cut off; fetch the artifact again"
-        )
+        raise IntegrityError(f"expected {path}, cannot read it: {error}; fetch the artifact again") from error
+    if state.st_size != record.size:
+        raise _changed(path, record, f"{state.st_size} bytes")
+    return state
+
+
+def _changed(path: Path, record: FileRecord, found: str) -> IntegrityError:
+    return IntegrityError(
+        f"expected {path} with {record.size} bytes and sha256 {record.sha256}, found {found}: "
+        "the file was changed or cut off; fetch the artifact again"
+    )
+
+
+def _verified(path: Path, record: FileRecord) -> bytes:
+    _require_size(path, record)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise IntegrityError(f"expected {path}, cannot read it: {error}; fetch the artifact again") from error
+    if (found := hashlib.sha256(data).hexdigest()) != record.sha256:
+        raise _changed(path, record, f"{len(data)} bytes and {found}")
     return data
 
 
 def _read_config(data: bytes) -> dict[str, Any]:
     try:
         config = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise IntegrityError(f"expected JSON in {CONFIG_NAME}, found something else: {error}") from error
     return architecture(config if isinstance(config, dict) else {})
 
 
-def _read_tensors(data: bytes, record: FileRecord, path: Path) -> dict[str, Tensor]:
+def _read_tensors(path: Path, record: FileRecord, *, known: bool) -> dict[str, Tensor]:
     try:
-        # From the very bytes that were hashed: the file may change under us, these do not.
-        tensors = safetensors.torch.load(data)
+        if record.size < MAPPED_FROM:
+            # From the very bytes that were hashed: the file may change under us, these do not.
+            data = _verified(path, record)
+            tensors = safetensors.torch.load(data)
+            _require_once(data[8 : 8 + int.from_bytes(data[:8], "little")], path)
+            return tensors
+        before = _require_size(path, record)
+        tensors = safetensors.torch.load_file(path)
     except SafetensorError as error:
-        raise IntegrityError(f"expected safetensors in {path}, found something else: {error}") from error
+        raise IntegrityError(f"expected safetensors in {path}, found something else: {str(error)[:300]}") from error
+    if not known:
+        _require_bytes(path, record, before)
+    return tensors
+
+
+def _require_bytes(path: Path, record: FileRecord, mapped: os.stat_result) -> None:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(0)
+        _require_once(file.read(int.from_bytes(file.read(8), "little")), path)
+    if found != record.sha256:
+        raise _changed(path, record, f"{record.size} bytes and {found}")
+    if not same_file(path.stat(), mapped):
+        raise _changed(path, record, "it replaced while it was read")
+
+
+def _require_once(header: bytes, path: Path) -> None:
+    """Refuse a header that names something twice: readers disagree on which of the two counts."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if twice := sorted(name for name, count in Counter(name for name, _ in pairs).items() if count > 1):
+            raise IntegrityError(
+                f"expected every name once in the header of {path}, found {', '.join(twice)[:200]} twice; "
+                "fetch the artifact again"
+            )
+        return dict(pairs)
+
+    json.loads(header, object_pairs_hook=once)
+
+
+def _require_contents(tensors: Mapping[str, Tensor], record: FileRecord, path: Path) -> None:
     if record.content_sha256 != (found := content_sha256(tensors)):
         raise IntegrityError(
             f"expected tensors with content hash {record.content_sha256 or '(none recorded)'} in {path}, found {found}"
             "; fetch the artifact again"
         )
-    return nested(tensors)
 
 
 def save(
@@ -153,6 +245,23 @@ def save(
         _fill(aside / "new", target, contents)
         _move_into_place(aside, target)
     return finished
+
+
+def provenance(manifest: Manifest, content: str) -> dict[str, Any]:
+    """Return what an attached or saved text encoder says about itself, as ``config.robust_encoders``.
+
+    Args:
+        manifest: Of the artifact.
+        content: Hash of its tensors' contents.
+    """
+    return {
+        "concept": manifest.concept.name,
+        "kind": manifest.concept.kind,
+        "method": manifest.method["name"],
+        "base": manifest.base.family,
+        "license": manifest.license,
+        "content_sha256": content,
+    }
 
 
 def _require_free(target: Path) -> None:

@@ -29,6 +29,14 @@ CORPUS = (
 SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 
 
+@pytest.fixture(autouse=True)
+def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep what the package notes for itself out of the user's cache folder; return where it is."""
+    folder = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("ROBUST_ENCODERS_HOME", str(folder))
+    return folder
+
+
 @cache
 def _bpe(merges: int) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Learn a byte-level BPE with CLIP's end-of-word suffix; ties go by the alphabet, so every run gets the same."""

@@ -107,3 +107,14 @@ def test_a_folder_of_that_name_is_not_the_repository(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ManifestError, match="found nothing"):
         RobustEncoder.from_pretrained("Adeely93/SAGE")
+
+
+def test_a_control_erases_nothing() -> None:
+    controls = [entry for entry in CATALOG.values() if entry.kind == "none"]
+    assert {entry.name for entry in controls} == {"leaf", "clip-gmp", "clip-sae"}
+    for entry in CATALOG.values():
+        if entry in controls:
+            with pytest.raises(ValueError, match="the control"):
+                entry.erased()
+        else:
+            assert entry.erased().name == entry.concept

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 from diffusers import StableDiffusionPipeline
 
@@ -92,7 +93,7 @@ def test_list_names_every_encoder_with_its_base_licence_and_pin(capsys: pytest.C
     assert [line.split()[0] for line in lines] == list(CATALOG)
     for entry, line in zip(CATALOG.values(), lines, strict=True):
         assert all(text in line for text in (entry.base, entry.licence, entry.pin))
-        assert ("not converted" in line) == (entry.format == "pickle")
+        assert ("converted on first use" in line) == (entry.format == "pickle")
 
 
 def test_list_as_json_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,7 +121,7 @@ def test_info_of_a_published_pickle_shows_its_catalog_entry(
 ) -> None:
     assert main(["info", "nudity", *flags]) == 0
     out = capsys.readouterr().out
-    assert all(text in out for text in ("OPTML-Group/AdvUnlearn", "cc-by-4.0", "unpinned", "not converted"))
+    assert all(text in out for text in ("OPTML-Group/AdvUnlearn", "cc-by-4.0", "unpinned", "converted on first use"))
 
 
 def test_check_says_yes_to_a_base_that_fits(artifact: Path, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,7 +155,13 @@ def test_a_wrong_name_is_bad_usage_and_gets_a_suggestion(capsys: pytest.CaptureF
     assert "did you mean 'shapes/circle'" in message.lower()
 
 
-def test_a_pickle_is_refused_as_a_no(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_the_hub_does_not_deliver_is_a_no(
+    base: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*_: Any, **__: Any) -> str:
+        raise huggingface_hub.errors.LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
     assert "nudity" in refused(capsys, 1, "check", "nudity", str(base))
 
 

@@ -11,7 +11,6 @@ from robust_encoders import (
     AssetsMissingError,
     CatalogEntry,
     CompatibilityWarning,
-    ConversionNeededError,
     UnknownNameError,
     catalog,
     resolve,
@@ -51,23 +50,24 @@ def test_a_wrong_embedded_name_is_corrected(here: Path, name: str) -> None:
         find(name)
 
 
-@pytest.mark.parametrize("name", [n for n, e in CATALOG.items() if e.format == "pickle"])
-def test_published_pickles_are_refused_in_plain_words(here: Path, name: str) -> None:
-    with pytest.raises(ConversionNeededError) as caught:
-        find(name)
-    for words in ("pickle", "does not convert it yet", "OPTML-Group/AdvUnlearn", f"{name}_unlearned", "cc-by-4.0"):
-        assert words in str(caught.value)
+@pytest.mark.parametrize("name", [n for n, e in CATALOG.items() if not e.embedded and e.format != "foreign"])
+def test_published_encoders_are_found_by_name_and_by_place(here: Path, name: str) -> None:
+    entry = CATALOG[name]
+    assert find(name) == find(entry.repo, entry.subfolder) == Place(None, entry.repo, entry.subfolder)
+    assert find(name).entry is entry
+    assert find(name).key == f"{entry.repo}/{entry.subfolder}".strip("/")
 
 
-def test_published_pickles_are_refused_by_their_repository_too(here: Path) -> None:
-    with pytest.raises(ConversionNeededError, match="pickle"):
-        find("OPTML-Group/AdvUnlearn", "nudity_unlearned")
+def test_a_folder_has_no_entry_and_its_own_key(here: Path) -> None:
+    (here / "a").mkdir()
+    assert find("./a").entry is None
+    assert find("./a").key == str(here.resolve() / "a")
 
 
 def test_a_folder_that_shadows_a_catalog_name_warns(here: Path) -> None:
     (here / "nudity").mkdir()
-    with pytest.warns(CompatibilityWarning, match=r"Write '\./nudity'"), pytest.raises(ConversionNeededError):
-        find("nudity")
+    with pytest.warns(CompatibilityWarning, match=r"Write '\./nudity'"):
+        assert find("nudity").repo == CATALOG["nudity"].repo
     assert find("./nudity") == Place(Path("./nudity"))
     assert find(Path("nudity"), "sub") == Place(Path("nudity/sub"))
 

@@ -1,0 +1,132 @@
+"""The commands about trust: ``verify``, ``pin`` and ``convert``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+from .catalog import CATALOG, did_you_mean
+from .cli import EXIT_NO, EXIT_OK, UsageError, say
+from .concepts import Concept, ConceptKind
+from .convert import Origin, convert
+from .encoder import RobustEncoder
+from .errors import RobustEncodersError, UnknownNameError
+from .hub import HubOptions
+from .loading import Found, load
+from .manifest import Manifest
+from .pins import enforce, pins_file, write_pin
+
+_VARIANT = re.compile(r"model\.(.+)\.safetensors")
+
+
+def add_commands(commands: Any, as_json: argparse.ArgumentParser) -> None:
+    """Add the three commands to the parser of the command line.
+
+    Args:
+        commands: What ``add_subparsers`` returned.
+        as_json: A parent with the option ``--json``.
+    """
+    verify = commands.add_parser("verify", parents=[as_json], help="is every byte of an encoder as it should be?")
+    verify.set_defaults(command=_verify)
+    pin = commands.add_parser("pin", parents=[as_json], help="accept from now on only what an encoder is now")
+    pin.set_defaults(command=_pin)
+    pin.add_argument("--replace", action="store_true", help="although something else is pinned")
+    for command in (verify, pin):
+        command.add_argument("name", metavar="NAME", help="a catalog name, a folder or org/name on the Hub")
+        command.add_argument("--subfolder", default="", help="of the folder or repository")
+        command.add_argument("--revision", help="branch, tag or commit of the repository")
+    converting = commands.add_parser("convert", parents=[as_json], help="weights of another format to an artifact")
+    converting.set_defaults(command=_convert)
+    _add_convert_arguments(converting)
+
+
+def _add_convert_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SRC", help="a file of weights, its folder, or a catalog name")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder of the artifact")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="by default the config.json beside the weights")
+    parser.add_argument("--concept", metavar="WORDS", help="what the encoder has unlearned")
+    parser.add_argument("--kind", choices=get_args(ConceptKind), default="content", help="of the concept")
+    parser.add_argument("--method", help="how it was made")
+    parser.add_argument("--license", help="of the weights")
+    parser.add_argument("--publisher", help="who published them")
+
+
+def _look(options: argparse.Namespace, variant: str | None = None) -> Found:
+    hub = HubOptions(revision=options.revision)
+    return load(options.name, subfolder=options.subfolder, variant=variant, options=hub, enforced=False)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    try:
+        found = _look(options)
+        for name in found.artifact.manifest.files:
+            if variant := _VARIANT.fullmatch(name):
+                _look(options, variant[1])
+        pinned = enforce(found.place.key, found.seen)
+    except UnknownNameError:
+        raise
+    except RobustEncodersError as error:
+        if not options.json:
+            raise
+        say(json.dumps({"name": options.name, "ok": False, "problem": str(error)}, indent=1, ensure_ascii=False))
+        return EXIT_NO
+    _say_found(options, found, {"ok": True, "pinned": pinned})
+    return EXIT_OK
+
+
+def _pin(options: argparse.Namespace) -> int:
+    found = _look(options)
+    write_pin(found.place.key, found.seen, replace=options.replace)
+    _say_found(options, found, {"pins": str(pins_file())})
+    return EXIT_OK
+
+
+def _say_found(options: argparse.Namespace, found: Found, more: Mapping[str, Any]) -> None:
+    facts = {"name": options.name, "place": found.place.key, **more, **found.seen.to_dict()}
+    if options.json:
+        say(json.dumps(facts, indent=1, ensure_ascii=False))
+        return
+    for name, record in found.seen.files.items():
+        say(f"{name}  {record.size} bytes  sha256 {record.sha256}")
+        if record.content_sha256:
+            say(f"  contents {record.content_sha256}")
+    at = f" at revision {found.seen.revision}" if found.seen.revision else ""
+    if "pins" in more:
+        say(f"pinned: {found.place.key}{at}, in {more['pins']}")
+    else:
+        say(f"verified: {found.place.key}{at}, {'as pinned' if more['pinned'] else 'not pinned'}")
+
+
+def _convert(options: argparse.Namespace) -> int:
+    try:
+        manifest = _converted(options)
+    except FileExistsError as error:
+        raise UsageError(str(error)) from error
+    if options.json:
+        say(manifest.to_json().rstrip())
+        return EXIT_OK
+    source = manifest.recipe.get("source", {})
+    say(f"{options.out}  from {source.get('file', options.source)} ({source.get('layout', 'an artifact')})")
+    say(f"licence {manifest.license or 'not stated'}, concept {manifest.concept.name!r}")
+    return EXIT_OK
+
+
+def _converted(options: argparse.Namespace) -> Manifest:
+    if Path(options.source).expanduser().exists():
+        return convert(options.source, options.out, origin=_origin(options), config=options.config)
+    if options.source in CATALOG:
+        return RobustEncoder.from_pretrained(options.source).save_pretrained(options.out)
+    raise UsageError(
+        f"expected a file, a folder or a catalog name, found {options.source!r}. {did_you_mean(options.source)}"
+    )
+
+
+def _origin(options: argparse.Namespace) -> Origin:
+    stated = {name: getattr(options, name) for name in ("method", "license", "publisher")}
+    origin = replace(Origin(), **{name: value for name, value in stated.items() if value})
+    return replace(origin, concept=Concept(name=options.concept, kind=options.kind)) if options.concept else origin

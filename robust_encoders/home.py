@@ -1,0 +1,51 @@
+"""The folder in which this package keeps what it made or noted itself: converted encoders, pins, verified files."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def home() -> Path:
+    """Return ``$ROBUST_ENCODERS_HOME``, by default ``robust_encoders`` in the user's cache folder; it may not exist."""
+    if chosen := os.environ.get("ROBUST_ENCODERS_HOME"):
+        return Path(chosen).expanduser().absolute()
+    cache = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
+    return Path(cache or "~/.cache").expanduser().absolute() / "robust_encoders"
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let one process at a time do what it does to ``path``; the others wait.
+
+    Args:
+        path: A file or folder, which need not exist; the lock lies beside it.
+    """
+    from filelock import FileLock
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        yield
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file aside and move it into place: whoever reads it sees the old one or the new one, never half of it.
+
+    Args:
+        path: Of the file; its folder is made if need be.
+        data: All of it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, aside = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,72 @@
+"""From a name to a verified encoder: resolve, fetch or convert, compare with the pins, read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from .errors import IntegrityError
+from .hub import HubOptions, fetch_artifact
+from .manifest import MANIFEST_NAME
+from .pins import Pin, enforce
+from .published import commit_of, converted, source_of
+from .resolve import Place, resolve
+from .storage import CONFIG_NAME, WEIGHTS_NAME, Artifact, Trust, read_artifact, read_manifest
+
+
+class Found(NamedTuple):
+    """An artifact, where it was found, and what of it a pin can hold."""
+
+    artifact: Artifact
+    place: Place
+    seen: Pin
+
+
+def load(
+    name_or_path: str | Path, *, subfolder: str, variant: str | None, options: HubOptions, enforced: bool = True
+) -> Found:
+    """Return an artifact, verified against its manifest, the catalog and the pins.
+
+    Args:
+        name_or_path: A name or a folder, as in :func:`robust_encoders.resolve.resolve`.
+        subfolder: Of the folder or repository.
+        variant: Load ``model.<variant>.safetensors``.
+        options: How to fetch from the Hub.
+        enforced: Refuse what is not as pinned; false reads every byte anew and disregards the pins.
+
+    Raises:
+        RobustEncodersError: As :meth:`robust_encoders.RobustEncoder.from_pretrained` says.
+    """
+    place = resolve(name_or_path, subfolder=subfolder, revision=options.revision)
+    options = replace(options, revision=place.revision)
+    weights = WEIGHTS_NAME if variant is None else f"model.{variant}.safetensors"
+    pickled = place.entry is not None and place.entry.format == "pickle"
+    if place.entry is not None and pickled:
+        folder = converted(place.entry, place.key if enforced else "", options)
+    else:
+        folder = place.folder or _fetch(place, weights, options)
+    manifest = read_manifest(folder)
+    seen = source_of(manifest) if pickled else Pin(files=manifest.files, revision=commit_of(folder))
+    _require_catalogued(place, seen)
+    pinned = enforced and enforce(place.key, seen)
+    # Finiteness and contents of these were proven when they were converted or pinned; their bytes are hashed again.
+    proven = pickled or (pinned and variant is None)
+    artifact = read_artifact(folder, manifest, weights, trust=Trust(proven=proven and enforced, anew=not enforced))
+    return Found(artifact, place, seen)
+
+
+def _fetch(place: Place, weights: str, options: HubOptions) -> Path:
+    names = (MANIFEST_NAME, CONFIG_NAME, weights)
+    return fetch_artifact(place.repo, names, subfolder=place.subfolder, options=options)
+
+
+def _require_catalogued(place: Place, seen: Pin) -> None:
+    hashes = {} if place.entry is None else place.entry.sha256
+    found = {name: seen.files[name].sha256 if name in seen.files else "no such file" for name in hashes}
+    if wrong := [name for name in hashes if hashes[name] != found[name]]:
+        raise IntegrityError(
+            f"expected {place.key} as the catalog knows it, found other files: "
+            + "; ".join(f"{name}: expected sha256 {hashes[name]}, found {found[name]}" for name in wrong)
+            + "; fetch it at the catalog's revision, or upgrade robust_encoders"
+        )

@@ -1,0 +1,132 @@
+"""``pins.json``: what a user saw at a place once and wants to see there again, or nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import IntegrityError
+from .fields import Fields
+from .home import home, locked, write_atomically
+from .manifest import FileRecord, read_files
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pin:
+    """What was seen at a place.
+
+    Args:
+        files: Name to size, hash and, for weights, hash of the tensors' contents.
+        revision: Commit of the repository; empty for a folder.
+    """
+
+    files: Mapping[str, FileRecord]
+    revision: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return {"files": {name: vars(record) for name, record in self.files.items()}, "revision": self.revision}
+
+
+def pins_file() -> Path:
+    """Return where the pins are kept; the file may not exist."""
+    return home() / "pins.json"
+
+
+def read_pins() -> dict[str, Pin]:
+    """Return every pin by its place.
+
+    Raises:
+        IntegrityError: If there is a file of pins that cannot be understood; nothing is loaded past it.
+    """
+    path = pins_file()
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise IntegrityError(f"expected pins in {path}, cannot read them: {error}; {_REMEDY}") from error
+    fields = Fields(data, "pins")
+    pins = {place: _read_pin(fields.child(place)) for place in fields.names()}
+    if fields.problems:
+        raise IntegrityError(f"expected pins in {path}, found {'; '.join(fields.problems)}; {_REMEDY}")
+    return pins
+
+
+_REMEDY = "restore the file, or remove it and pin again what you trust"
+
+
+def _read_pin(fields: Fields) -> Pin:
+    pin = Pin(files=read_files(fields.child("files")), revision=fields.text("revision", empty=True))
+    fields.no_others()
+    return pin
+
+
+def write_pin(place: str, pin: Pin, *, replace: bool = False) -> None:
+    """Keep what was seen at a place; safe while other processes do the same.
+
+    Args:
+        place: As :attr:`robust_encoders.resolve.Place.key` names it.
+        pin: What was seen.
+        replace: Accept that something else is pinned there.
+
+    Raises:
+        IntegrityError: If something else is pinned there and ``replace`` is false.
+    """
+    with locked(pins_file()):
+        pins = read_pins()
+        if not replace:
+            _require_same(place, pins.get(place), pin)
+        body = {name: kept.to_dict() for name, kept in sorted({**pins, place: pin}.items())}
+        write_atomically(pins_file(), (json.dumps(body, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def enforce(place: str, seen: Pin) -> bool:
+    """Refuse what is not as pinned.
+
+    Args:
+        place: Where it was found.
+        seen: What was found; a content hash that is not known yet is empty.
+
+    Returns:
+        Whether the place is pinned at all.
+
+    Raises:
+        IntegrityError: If other files are pinned there.
+    """
+    pin = read_pins().get(place)
+    _require_same(place, pin, seen)
+    return pin is not None
+
+
+def _require_same(place: str, pin: Pin | None, seen: Pin) -> None:
+    if pin is None:
+        return
+    names = sorted(pin.files.keys() | seen.files.keys())
+    if wrong := [name for name in names if not _alike(pin.files.get(name), seen.files.get(name))]:
+        raise IntegrityError(
+            f"expected {place} as pinned in {pins_file()}"
+            + (f" from revision {pin.revision}" if pin.revision else "")
+            + "".join(f"\n  {name}: {_words(pin.files.get(name))}" for name in wrong)
+            + "\nfound"
+            + (f" at revision {seen.revision}" if seen.revision else "")
+            + "".join(f"\n  {name}: {_words(seen.files.get(name))}" for name in wrong)
+            + "\nload the pinned revision, or, if you trust the change, run `robust-encoders pin --replace` on it"
+        )
+
+
+def _alike(pinned: FileRecord | None, seen: FileRecord | None) -> bool:
+    if pinned is None or seen is None:
+        return False
+    contents = {record.content_sha256 for record in (pinned, seen)} - {""}
+    return (pinned.sha256, pinned.size) == (seen.sha256, seen.size) and len(contents) <= 1
+
+
+def _words(record: FileRecord | None) -> str:
+    if record is None:
+        return "no such file"
+    content = f", contents {record.content_sha256}" if record.content_sha256 else ""
+    return f"{record.size} bytes, sha256 {record.sha256}{content}"
