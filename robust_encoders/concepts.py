@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
+from .fields import short
+
 ConceptKind = Literal["content", "style", "object", "attribute"]
 
 
@@ -37,20 +39,22 @@ class Concept:
     def _text_problems(self) -> list[str]:
         problems = []
         if not isinstance(self.name, str) or not self.name.strip():
-            problems.append(f"name: expected a word or phrase, found {self.name!r}")
+            problems.append(f"name: expected a word or phrase, found {short(self.name)}")
         if self.kind not in get_args(ConceptKind):
-            problems.append(f"kind: expected one of {', '.join(get_args(ConceptKind))}, found {self.kind!r}")
+            problems.append(f"kind: expected one of {', '.join(get_args(ConceptKind))}, found {short(self.kind)}")
         if not isinstance(self.anchor, str):
-            problems.append(f"anchor: expected a string (empty for none), found {self.anchor!r}")
+            problems.append(f"anchor: expected a string (empty for none), found {short(self.anchor)}")
         return problems
 
     def _words_problems(self, field: str) -> list[str]:
         words = getattr(self, field)
         if not isinstance(words, tuple):
-            return [f"{field}: expected a tuple of strings, found {words!r}"]
-        problems = [f"{field}: expected words, found {w!r}" for w in words if not isinstance(w, str) or not w.strip()]
+            return [f"{field}: expected a tuple of strings, found {short(words)}"]
+        problems = [
+            f"{field}: expected words, found {short(w)}" for w in words if not isinstance(w, str) or not w.strip()
+        ]
         if not problems and len(set(words)) < len(words):
-            problems.append(f"{field}: expected each word once, found {words!r}")
+            problems.append(f"{field}: expected each word once, found {short(words)}")
         return problems
 
     def words(self) -> tuple[str, ...]:

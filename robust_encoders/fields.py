@@ -27,11 +27,11 @@ class Fields:
         self._read: set[str] = set()
         self._data: dict[str, Any] = data if isinstance(data, dict) else {}
         if not isinstance(data, dict):
-            self.problems.append(f"{where}: expected an object, found {_short(data)}")
+            self.problems.append(f"{where}: expected an object, found {short(data)}")
 
     def problem(self, key: str, expected: str, found: object) -> None:
         """Note that ``key`` holds something else than ``expected``."""
-        self.problems.append(f"{self._where}.{key}: expected {expected}, found {_short(found)}")
+        self.problems.append(f"{self._where}.{key}: expected {expected}, found {short(found)}")
 
     def raise_problems(self) -> None:
         """Raise ManifestError naming every problem, if there is one."""
@@ -44,7 +44,7 @@ class Fields:
     def no_others(self) -> None:
         """Note every key that was never read."""
         for key in sorted(self._data.keys() - self._read):
-            self.problems.append(f"{self._where}.{key}: expected no such field, found {_short(self._data[key])}")
+            self.problems.append(f"{self._where}.{key}: expected no such field, found {short(self._data[key])}")
 
     def names(self) -> list[str]:
         """Return the keys, all of which count as read."""
@@ -142,6 +142,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, float) or (_is_integer(value) and abs(cast(int, value)) < 2**1000)
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """Return a value for a message, cut where it is long."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -14,7 +14,7 @@ from typing import Any, Literal, cast, get_args
 from .base import Base, read_base
 from .concepts import Concept
 from .errors import ManifestError
-from .fields import Fields
+from .fields import Fields, short
 
 MANIFEST_NAME = "robust_encoder.json"
 SCHEMA = 1
@@ -120,7 +120,7 @@ class Manifest:
             raise ManifestError(f"expected JSON in {MANIFEST_NAME}, found something else: {error}") from error
         if isinstance(data, dict) and data.get("schema", SCHEMA) != SCHEMA:
             raise ManifestError(
-                f"expected a manifest of schema {SCHEMA}, found {data['schema']!r}; "
+                f"expected a manifest of schema {SCHEMA}, found {short(data['schema'])}; "
                 "upgrade robust_encoders to read artifacts made by a newer version"
             )
         fields = Fields(data, "manifest")
@@ -129,7 +129,7 @@ class Manifest:
         manifest = cast(Manifest, manifest)
         if _hash_of(manifest) != data["manifest_sha256"]:
             raise ManifestError(
-                f"expected manifest_sha256 {manifest.manifest_sha256}, found {data['manifest_sha256']}: "
+                f"expected manifest_sha256 {manifest.manifest_sha256}, found {short(data['manifest_sha256'])}: "
                 f"{MANIFEST_NAME} was edited after it was written; fetch the artifact again"
             )
         return manifest
@@ -227,7 +227,7 @@ def read_files(fields: Fields) -> dict[str, FileRecord]:
     for path in fields.names():
         child = fields.child(path)
         if path != Path(path).as_posix() or Path(path).is_absolute() or ".." in Path(path).parts:
-            fields.problems.append(f"manifest.files: expected paths inside the artifact, found {path!r}")
+            fields.problems.append(f"manifest.files: expected paths inside the artifact, found {short(path)}")
         content = "" if child.is_empty_text("content_sha256") else child.digest("content_sha256")
         records[path] = FileRecord(sha256=child.digest("sha256"), size=child.number("size"), content_sha256=content)
         child.no_others()
