@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from hub_server import READER, WRITER, Hub, Repo, serve
-from huggingface_hub import constants
+from huggingface_hub import constants, file_download, utils
 
 from robust_encoders import CardError, DownloadError, IntegrityError, ManifestError, PushError, RobustEncoder
 from robust_encoders.cli import main
@@ -26,6 +26,11 @@ FILES = {".gitattributes", "README.md", "config.json", "model.safetensors", MANI
 Maker = Callable[..., RobustEncoder]
 
 
+def reset_sessions() -> None:
+    """Let older clients see whether they are offline, which they decide once for each session."""
+    getattr(utils, "reset_sessions", lambda: None)()
+
+
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     """A Hub that this process's client talks to, with a cache and without a token of its own.
@@ -34,9 +39,10 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     """
     with serve() as hub:
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-        )
+        reset_sessions()
+        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        for module in (constants, file_download):  # older clients keep a copy of it where they download
+            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=module is constants)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
@@ -212,6 +218,7 @@ def test_offline_uses_the_cache_and_refuses_the_rest(
     RobustEncoder.from_pretrained(REPO)
     hub.requests.clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    reset_sessions()
     cached = [RobustEncoder.from_pretrained(REPO), RobustEncoder.from_pretrained(REPO, local_files_only=True)]
     assert {encoder.content_sha256 for encoder in cached} == {tiny_encoder.content_sha256}
     with pytest.raises(DownloadError, match="not in the cache and cannot be fetched"):
