@@ -218,3 +218,13 @@ def make_encoder() -> Callable[..., RobustEncoder]:
 def tiny_encoder(tiny_pipe: Any) -> RobustEncoder:
     """Return a robust encoder for ``tiny_pipe``."""
     return _encoder_for(tiny_pipe)
+
+
+@pytest.fixture
+def config_folder(tiny_pipe: Any, tmp_path: Path) -> Path:
+    """A folder with the tiny encoder's config.json and no weights yet."""
+    source = tmp_path / "source"
+    source.mkdir()
+    config = {**tiny_pipe.text_encoder.config.to_dict(), "dtype": "float32"}
+    (source / "config.json").write_text(json.dumps(config, default=str))
+    return source

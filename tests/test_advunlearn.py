@@ -243,24 +243,6 @@ def test_the_latest_start_is_where_the_last_attack_ended(tiny_pipe: Any) -> None
     assert restored.teacher.unet_calls == made.teacher.unet_calls
 
 
-@pytest.mark.parametrize("chance", [0.5, 1.0])
-def test_some_rows_of_a_latest_start_are_fresh(chance: float, tiny_pipe: Any) -> None:
-    made = prepared(TINY, tiny_pipe)
-    adversary = replace(TINY.adversary, start="latest", fresh=chance)
-    table = made.teacher.text_encoder.get_input_embeddings().weight
-    made.latest = {"latest.1": torch.full((200, 1, 16), 9.0)}
-    start = made._start(adversary, 200, 1, generator())
-    kept = (start == 9).flatten(1).all(1)
-    assert abs(float(kept.float().mean()) - (1 - chance)) < 0.15
-    assert bool((start[~kept] == table).all(-1).any(-1).all())
-    assert torch.equal(start, made._start(adversary, 200, 1, generator()))
-
-
-def test_a_chance_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        Adversary(start="latest", fresh=1.5)
-
-
 def test_the_attack_lowers_its_loss(tiny_pipe: Any) -> None:
     adversary = Adversary(attack=SoftPrompt(steps=25, rate=0.05), warmup=0, points="fixed")
     made = prepared(replace(TINY, adversary=adversary), tiny_pipe)

@@ -23,13 +23,9 @@ def artifact(tiny_encoder: RobustEncoder, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def source(tiny_pipe: Any, tmp_path: Path) -> Path:
-    folder = tmp_path / "source"
-    folder.mkdir()
-    config = {**tiny_pipe.text_encoder.config.to_dict(), "dtype": "float32"}
-    (folder / "config.json").write_text(json.dumps(config, default=str))
-    torch.save(nested_state(tiny_pipe.text_encoder), folder / "weights.pt")
-    return folder
+def source(tiny_pipe: Any, config_folder: Path) -> Path:
+    torch.save(nested_state(tiny_pipe.text_encoder), config_folder / "weights.pt")
+    return config_folder
 
 
 def damage(artifact: Path) -> None:

@@ -37,34 +37,26 @@ def state(tiny_pipe: Any) -> Tensors:
     return nested_state(tiny_pipe.text_encoder)
 
 
-@pytest.fixture
-def folder(tiny_pipe: Any, tmp_path: Path) -> Path:
-    """A folder with the tiny encoder's config.json and no weights yet."""
-    source = tmp_path / "source"
-    source.mkdir()
-    config = {**tiny_pipe.text_encoder.config.to_dict(), "dtype": "float32"}
-    (source / "config.json").write_text(json.dumps(config, default=str))
-    return source
-
-
 def positions(state: Tensors) -> Tensors:
     """As OPTML-Group's files are: nested names, and the position index as a buffer."""
     return {"text_model.embeddings.position_ids": torch.arange(24)[None], **state}
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "a.pt", "a.pth", "a.ckpt", "a.safetensors"])
-def test_every_kind_of_file_gives_the_same_bits(state: Tensors, folder: Path, tmp_path: Path, name: str) -> None:
+def test_every_kind_of_file_gives_the_same_bits(state: Tensors, config_folder: Path, tmp_path: Path, name: str) -> None:
     saver: Callable[[Any, Path], None] = safetensors.torch.save_file if name.endswith("ors") else torch.save
-    saver(positions(state), folder / name)
-    convert(folder / name, tmp_path / "out", origin=ORIGIN)
+    saver(positions(state), config_folder / name)
+    convert(config_folder / name, tmp_path / "out", origin=ORIGIN)
     loaded = RobustEncoder.from_pretrained(tmp_path / "out")
     assert loaded.content_sha256 == content_sha256(state)
 
 
-def test_the_manifest_says_what_it_was_made_from_and_nothing_else(state: Tensors, folder: Path, tmp_path: Path) -> None:
-    torch.save(positions(state), folder / "pytorch_model.bin")
-    data = (folder / "pytorch_model.bin").read_bytes()
-    manifest = convert(folder, tmp_path / "out", origin=ORIGIN)
+def test_the_manifest_says_what_it_was_made_from_and_nothing_else(
+    state: Tensors, config_folder: Path, tmp_path: Path
+) -> None:
+    torch.save(positions(state), config_folder / "pytorch_model.bin")
+    data = (config_folder / "pytorch_model.bin").read_bytes()
+    manifest = convert(config_folder, tmp_path / "out", origin=ORIGIN)
     assert manifest.recipe == {
         "name": "convert",
         "source": {
@@ -89,23 +81,25 @@ def test_the_manifest_says_what_it_was_made_from_and_nothing_else(state: Tensors
     assert manifest.results == ()
 
 
-def test_what_nobody_stated_is_said_to_be_not_stated(state: Tensors, folder: Path, tmp_path: Path) -> None:
-    torch.save(state, folder / "a.pt")
-    manifest = convert(folder / "a.pt", tmp_path / "out")
+def test_what_nobody_stated_is_said_to_be_not_stated(state: Tensors, config_folder: Path, tmp_path: Path) -> None:
+    torch.save(state, config_folder / "a.pt")
+    manifest = convert(config_folder / "a.pt", tmp_path / "out")
     said = (manifest.concept.name, manifest.method["name"], manifest.recipe["source"]["publisher"])
     assert said == ("not stated",) * 3
     assert manifest.license == ""
 
 
-def test_converting_twice_gives_the_same_bytes(state: Tensors, folder: Path, tmp_path: Path) -> None:
-    torch.save(state, folder / "a.pt")
-    assert convert(folder, tmp_path / "1", origin=ORIGIN) == convert(folder, tmp_path / "2", origin=ORIGIN)
+def test_converting_twice_gives_the_same_bytes(state: Tensors, config_folder: Path, tmp_path: Path) -> None:
+    torch.save(state, config_folder / "a.pt")
+    assert convert(config_folder, tmp_path / "1", origin=ORIGIN) == convert(
+        config_folder, tmp_path / "2", origin=ORIGIN
+    )
 
 
 @pytest.mark.parametrize("layout", [A1111, COMFYUI, OPEN_CLIP], ids=lambda layout: layout.name)
-def test_other_layouts_are_converted_too(state: Tensors, folder: Path, tmp_path: Path, layout: Layout) -> None:
-    torch.save({"state_dict": write(state, layout), "global_step": 3}, folder / "a.ckpt")
-    manifest = convert(folder / "a.ckpt", tmp_path / "out", config=folder / "config.json")
+def test_other_layouts_are_converted_too(state: Tensors, config_folder: Path, tmp_path: Path, layout: Layout) -> None:
+    torch.save({"state_dict": write(state, layout), "global_step": 3}, config_folder / "a.ckpt")
+    manifest = convert(config_folder / "a.ckpt", tmp_path / "out", config=config_folder / "config.json")
     assert manifest.recipe["source"]["layout"] == layout.name
     assert RobustEncoder.from_pretrained(tmp_path / "out").content_sha256 == content_sha256(state)
 
@@ -121,12 +115,14 @@ class Hostile:
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(folder: Path, tmp_path: Path, legacy: bool) -> None:
+def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(
+    config_folder: Path, tmp_path: Path, legacy: bool
+) -> None:
     trace = tmp_path / "trace"
-    path = folder / "pytorch_model.bin"
+    path = config_folder / "pytorch_model.bin"
     torch.save({"a": torch.zeros(1), "b": Hostile(trace)}, path, _use_new_zipfile_serialization=not legacy)
     with pytest.raises(IntegrityError, match=r"asks for posix\.mkdir: refused, and nothing in it was run") as caught:
-        convert(folder, tmp_path / "out")
+        convert(config_folder, tmp_path / "out")
     assert not trace.exists()
     assert not (tmp_path / "out").exists()
     assert "weights_only" not in str(caught.value)
@@ -136,10 +132,10 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(folder: Path, 
 
 @pytest.mark.parametrize("data", [b"", b"PK\x03\x04", b"\x80\x02.", b"not a pickle", b"\x80\x02K\x01."])
 @pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
-def test_a_file_of_something_else_is_refused(folder: Path, tmp_path: Path, data: bytes, name: str) -> None:
-    (folder / name).write_bytes(data)
+def test_a_file_of_something_else_is_refused(config_folder: Path, tmp_path: Path, data: bytes, name: str) -> None:
+    (config_folder / name).write_bytes(data)
     with pytest.raises(IntegrityError, match="expected"):
-        convert(folder / name, tmp_path / "out")
+        convert(config_folder / name, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -152,53 +148,59 @@ def test_a_file_of_something_else_is_refused(folder: Path, tmp_path: Path, data:
         (torch.zeros(1).expand(10**9), r"'extra': shape \(1000000000,\), but 4 bytes"),
     ],
 )
-def test_what_is_no_plain_tensor_is_named(state: Tensors, folder: Path, tmp_path: Path, value: Any, words: str) -> None:
-    torch.save({**state, "extra": value}, folder / "a.pt")
+def test_what_is_no_plain_tensor_is_named(
+    state: Tensors, config_folder: Path, tmp_path: Path, value: Any, words: str
+) -> None:
+    torch.save({**state, "extra": value}, config_folder / "a.pt")
     with pytest.raises(IntegrityError, match=words):
-        convert(folder, tmp_path / "out")
+        convert(config_folder, tmp_path / "out")
 
 
 @pytest.mark.parametrize("data", [[1, 2], torch.zeros(2), {7: torch.zeros(1)}])
-def test_a_pickle_without_a_state_dict_is_refused(folder: Path, tmp_path: Path, data: Any) -> None:
-    torch.save(data, folder / "a.pt")
+def test_a_pickle_without_a_state_dict_is_refused(config_folder: Path, tmp_path: Path, data: Any) -> None:
+    torch.save(data, config_folder / "a.pt")
     with pytest.raises(IntegrityError, match=r"expected names and (plain )?tensors"):
-        convert(folder, tmp_path / "out")
+        convert(config_folder, tmp_path / "out")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_values_that_are_not_finite_are_refused(state: Tensors, folder: Path, tmp_path: Path, value: float) -> None:
+def test_values_that_are_not_finite_are_refused(
+    state: Tensors, config_folder: Path, tmp_path: Path, value: float
+) -> None:
     bias = torch.zeros(16)
     bias[2] = value
-    torch.save({**state, "text_model.final_layer_norm.bias": bias}, folder / "a.pt")
+    torch.save({**state, "text_model.final_layer_norm.bias": bias}, config_folder / "a.pt")
     with pytest.raises(IntegrityError, match=r"final_layer_norm\.bias: expected finite values"):
-        convert(folder, tmp_path / "out")
+        convert(config_folder, tmp_path / "out")
 
 
-def test_every_wrong_tensor_is_named(state: Tensors, folder: Path, tmp_path: Path) -> None:
+def test_every_wrong_tensor_is_named(state: Tensors, config_folder: Path, tmp_path: Path) -> None:
     wrong = {**state, "text_model.strange": torch.zeros(1), "text_model.final_layer_norm.bias": torch.zeros(3)}
     del wrong["text_model.encoder.layers.0.mlp.fc1.bias"]
-    torch.save(wrong, folder / "a.pt")
+    torch.save(wrong, config_folder / "a.pt")
     with pytest.raises(IntegrityError, match=r"3 problem\(s\)") as caught:
-        convert(folder, tmp_path / "out")
+        convert(config_folder, tmp_path / "out")
     for name in ("text_model.strange: expected no", r"final_layer_norm.bias: expected shape", "mlp.fc1.bias: expected"):
         assert name in str(caught.value)
 
 
-def test_the_configuration_of_a_whole_clip_model_is_understood(state: Tensors, folder: Path, tmp_path: Path) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({"model_type": "clip", "text_config": config}))
-    torch.save({**state, "logit_scale": torch.zeros(())}, folder / "a.pt")
-    assert convert(folder, tmp_path / "out").recipe["dropped"] == ["logit_scale"]
+def test_the_configuration_of_a_whole_clip_model_is_understood(
+    state: Tensors, config_folder: Path, tmp_path: Path
+) -> None:
+    config = json.loads((config_folder / "config.json").read_text())
+    (config_folder / "config.json").write_text(json.dumps({"model_type": "clip", "text_config": config}))
+    torch.save({**state, "logit_scale": torch.zeros(())}, config_folder / "a.pt")
+    assert convert(config_folder, tmp_path / "out").recipe["dropped"] == ["logit_scale"]
 
 
-def test_a_configuration_that_could_be_two_is_not_guessed(state: Tensors, folder: Path, tmp_path: Path) -> None:
-    (folder / "config.json").unlink()
-    torch.save(state, folder / "a.pt")
+def test_a_configuration_that_could_be_two_is_not_guessed(state: Tensors, config_folder: Path, tmp_path: Path) -> None:
+    (config_folder / "config.json").unlink()
+    torch.save(state, config_folder / "a.pt")
     with pytest.raises(IntegrityError, match=r"expected a config\.json beside .*--config FILE"):
-        convert(folder, tmp_path / "out")
-    (folder / "config.json").write_text("{")
+        convert(config_folder, tmp_path / "out")
+    (config_folder / "config.json").write_text("{")
     with pytest.raises(IntegrityError, match="expected JSON in"):
-        convert(folder, tmp_path / "out")
+        convert(config_folder, tmp_path / "out")
 
 
 def on_meta(layout: Layout, width: int, layers: int) -> Reading:
@@ -237,11 +239,13 @@ def test_sd_2_does_without_the_last_layer() -> None:
     assert without_last_layer(nested, settings) == (found.tensors, False)
 
 
-def test_the_last_layer_is_dropped_in_the_artifact_and_said_so(state: Tensors, folder: Path, tmp_path: Path) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
-    torch.save(write(state, OPEN_CLIP), folder / "a.pt")
-    manifest = convert(folder, tmp_path / "out")
+def test_the_last_layer_is_dropped_in_the_artifact_and_said_so(
+    state: Tensors, config_folder: Path, tmp_path: Path
+) -> None:
+    config = json.loads((config_folder / "config.json").read_text())
+    (config_folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
+    torch.save(write(state, OPEN_CLIP), config_folder / "a.pt")
+    manifest = convert(config_folder, tmp_path / "out")
     assert "last layer" in manifest.recipe["dropped"][-1]
     assert not any(".layers.1." in name for name in RobustEncoder.from_pretrained(tmp_path / "out").tensors)
 
@@ -259,8 +263,8 @@ def test_one_file_of_weights_is_found_in_a_folder(tmp_path: Path) -> None:
         weights_in(tmp_path / "c.txt")
 
 
-def test_an_existing_folder_of_something_else_is_kept(state: Tensors, folder: Path, tmp_path: Path) -> None:
-    torch.save(state, folder / "a.pt")
+def test_an_existing_folder_of_something_else_is_kept(state: Tensors, config_folder: Path, tmp_path: Path) -> None:
+    torch.save(state, config_folder / "a.pt")
     with pytest.raises(FileExistsError, match="choose another folder"):
-        convert(folder / "a.pt", folder)
-    assert sorted(path.name for path in folder.iterdir()) == ["a.pt", "config.json"]
+        convert(config_folder / "a.pt", config_folder)
+    assert sorted(path.name for path in config_folder.iterdir()) == ["a.pt", "config.json"]

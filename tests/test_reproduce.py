@@ -147,3 +147,8 @@ def test_the_command_says_why_not(
     out, err = capsys.readouterr()
     assert out == ""
     assert "found 'test'; ask its authors how it was made" in err
+
+
+@pytest.mark.parametrize("name", ["shapes/circle", "shapes/striped", "shapes/red"])
+def test_what_is_shipped_was_made_by_the_recipe_of_its_name(name: str) -> None:
+    assert recorded_recipe(RobustEncoder.from_pretrained(name).manifest) == RECIPES[name]()

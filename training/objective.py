@@ -159,21 +159,14 @@ class Objective:
             self.teacher.unet_calls += n  # the backward pass
             return squared_error(self.teacher.predict(at.latents, at.t, cond), at.pred_cond)
 
-        start = self._start(adversary, n, layout.size(ids.shape[1]), generator)
+        key = f"latest.{layout.size(ids.shape[1])}"
+        start = self.latest.get(key) if adversary.start == "latest" else None
+        if start is None:
+            start = self._random_tokens(n, layout.size(ids.shape[1]), generator)
         adv = adversary.attack(loss, start, generator=generator)
         if adversary.start == "latest":
-            self.latest[f"latest.{adv.shape[1]}"] = adv
+            self.latest[key] = adv
         return layout, start, adv
-
-    def _start(self, adversary: Adversary, n: int, k: int, generator: Generator) -> Tensor:
-        """Return where an attack begins (B, K, D)."""
-        latest = self.latest.get(f"latest.{k}") if adversary.start == "latest" else None
-        if latest is None:
-            return self._random_tokens(n, k, generator)
-        if adversary.fresh == 0:
-            return latest
-        fresh = torch.rand((n, 1, 1), generator=generator) < adversary.fresh
-        return torch.where(fresh.to(latest.device), self._random_tokens(n, k, generator), latest)
 
     def _placed(self, layout: PromptLayout, rows: tuple[Tensor, Tensor], adv: Tensor) -> tuple[Tensor, Tensor]:
         return layout.place(*rows, adv, eos_id=self.teacher.tokenizer.eos_token_id)

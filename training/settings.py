@@ -95,8 +95,7 @@ class Adversary:
         placements: One is drawn at every iteration (paper: prefix).
         tokens: Numbers of adversarial tokens; one is drawn at every iteration (paper: 1).
         start: ``random`` begins at the embeddings of random tokens, specials included; ``latest`` where the last
-            attack with as many tokens ended, so that attacks grow as long as those of an evaluation.
-        fresh: With ``latest``, the chance of every row of the batch to begin at random tokens all the same.
+            attack with as many tokens ended.
         points: ``fresh`` draws new latents and timesteps for each attack step, ``fixed`` keeps the iteration's own.
     """
 
@@ -105,14 +104,11 @@ class Adversary:
     placements: tuple[Placement, ...] = ("prefix",)
     tokens: tuple[int, ...] = (1,)
     start: Literal["random", "latest"] = "random"
-    fresh: float = 0.0
     points: Literal["fresh", "fixed"] = "fresh"
 
     def __post_init__(self) -> None:
         if not self.layouts():
             raise ValueError("expected at least one placement and one number of tokens, found none")
-        if not 0 <= self.fresh <= 1:
-            raise ValueError(f"expected a chance of a fresh start between 0 and 1, found {self.fresh}")
 
     def layouts(self) -> list[PromptLayout]:
         """Return every layout that may be drawn."""
