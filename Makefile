@@ -28,7 +28,7 @@ $(OLDEST):
 	test -x .venv-oldest/bin/python || "$(PYTHON)" -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install --constraint constraints-oldest.txt torch setuptools
 	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt --no-build-isolation --editable . \
-		accelerate pytest pytest-xdist
+		accelerate peft pytest pytest-xdist
 	rm -f .venv-oldest/.ready-*
 	touch $@
 

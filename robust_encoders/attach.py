@@ -10,9 +10,11 @@ from typing import Any
 
 from torch import nn
 
+from .bypass import to_unload, ways_around
 from .errors import StaleAttachmentError
 from .fingerprint import Sketch, compare, sketch
 from .layouts import nested_state, unwrapped
+from .learned import EMBEDDING, carry_over, first_rows
 from .placement import SUPPORTED, follow, imitate, mode_of
 
 logger = logging.getLogger(__name__)
@@ -32,7 +34,8 @@ class Attachment:
         original: The object that was there before any robust encoder; None for an empty slot.
         identity: Hash of the encoder's tensors.
         label: Its name, for messages.
-        weights: Sketch of the module as it was put there.
+        weights: Sketch of the module as it was put there, without learned tokens.
+        source: Where the encoder was loaded from; empty for one that was made in memory.
     """
 
     component: str
@@ -41,6 +44,12 @@ class Attachment:
     identity: str
     label: str
     weights: Sketch
+    source: str
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of token embeddings of the encoder, without learned tokens."""
+        return self.weights[EMBEDDING].shape[0]
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,8 @@ class Status:
         component: The slot.
         provenance: What the encoder says about itself: concept, method, base, content hash, package version.
         notes: What a user should know, in sentences.
+        source: Where the encoder was loaded from: a folder, or a repository and its commit; empty where not known.
+        bypasses: What can carry the concept past the encoder in this pipeline, in sentences.
     """
 
     attached: bool
@@ -62,6 +73,8 @@ class Status:
     component: str = ""
     provenance: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
+    source: str = ""
+    bypasses: tuple[str, ...] = ()
 
 
 def attachment_of(pipe: Any) -> Attachment | None:
@@ -69,7 +82,9 @@ def attachment_of(pipe: Any) -> Attachment | None:
     return getattr(pipe, _RECORD, None)
 
 
-def install(pipe: Any, make: Callable[[], nn.Module], *, component: str, identity: str, label: str) -> None:
+def install(
+    pipe: Any, make: Callable[[], nn.Module], *, component: str, identity: str, label: str, source: str
+) -> None:
     """Put a module into a slot, in the place, precision, mode and trainability of what it replaces.
 
     Args:
@@ -78,6 +93,7 @@ def install(pipe: Any, make: Callable[[], nn.Module], *, component: str, identit
         component: The slot.
         identity: Hash of the encoder's tensors.
         label: Its name, for messages.
+        source: Where it was loaded from.
     """
     before = attachment_of(pipe)
     old: nn.Module | None = getattr(pipe, component)
@@ -86,10 +102,11 @@ def install(pipe: Any, make: Callable[[], nn.Module], *, component: str, identit
     if old is None:
         module.to(pipe.device, pipe.dtype)
     else:
+        carry_over(module, unwrapped(old), getattr(pipe, component.replace("text_encoder", "tokenizer"), None))
         imitate(module, old)
         follow(module, old)
     original = before.original if before else old
-    record = Attachment(component, module, original, identity, label, weights)
+    record = Attachment(component, module, original, identity, label, weights, source)
     _swap(pipe, component, module, record)
 
 
@@ -104,7 +121,7 @@ def uninstall(pipe: Any, record: Attachment, *, to: nn.Module | None, then: Atta
 
     Raises:
         StaleAttachmentError: If something else is in the slot now, or was put around it by a kind of offloading that
-            cannot be carried over.
+            cannot be carried over, or a LoRA or a textual inversion was loaded since.
     """
     require_current(pipe, record)
     current = getattr(pipe, record.component)
@@ -112,6 +129,12 @@ def uninstall(pipe: Any, record: Attachment, *, to: nn.Module | None, then: Atta
         raise StaleAttachmentError(
             f"expected the pipeline without {mode}, as it was when {record.label} was attached; undo the {mode} "
             "(pipe.reset_device_map() for a device map) or load the pipeline again"
+        )
+    if needed := to_unload(pipe, record.component, unwrapped(current), to):
+        raise StaleAttachmentError(
+            f"expected the pipeline as it was when {record.label} was attached, found "
+            + " and ".join(needed)
+            + " first, then detach"
         )
     if to is not None:
         follow(to, current)
@@ -148,6 +171,9 @@ def _swap(pipe: Any, component: str, module: nn.Module | None, record: Attachmen
 
 
 def _put(pipe: Any, component: str, module: nn.Module | None) -> None:
+    if hasattr(pipe, "update_components"):  # a modular pipeline, which keeps a specification of each component
+        pipe.update_components(**{component: module})
+        return
     # The pipeline's own way to renew its chain of hooks, on the device it was enabled with; a no-op without offloading.
     offloaded = bool(getattr(pipe, "_all_hooks", None))
     if offloaded:
@@ -181,9 +207,11 @@ def status(pipe: Any, component: str = "text_encoder") -> Status:
         return Status(provenance is not None, component=slot, provenance=provenance, notes=(note,))
     if provenance is None:
         return Status(attached=False)
+    around = ways_around(pipe, slot, module, record.vocabulary if record else None)
     if record is None:
         note = "the encoder came with the pipeline or from another one: there is nothing that detach could put back"
-        return Status(True, component=slot, provenance=provenance, notes=(note,))
-    intact = compare(sketch(nested_state(module)), record.weights).kind != "differs"
+        return Status(True, component=slot, provenance=provenance, notes=(note,), bypasses=around)
+    found = sketch(first_rows(nested_state(module), record.vocabulary))
+    intact = compare(found, record.weights).kind != "differs"
     notes = () if intact else ("the attached weights were changed since, by a LoRA or by training perhaps",)
-    return Status(True, True, intact, slot, provenance, notes)
+    return Status(True, True, intact, slot, provenance, notes, record.source, around)

@@ -7,6 +7,7 @@ from typing import Any
 
 from . import condition, fit
 from .attach import attachment_of
+from .bypass import other_text_encoders
 from .compat import Check, CompatReport, verdict
 from .layouts import unwrapped
 from .manifest import Manifest
@@ -32,6 +33,7 @@ QUESTIONS: tuple[Callable[[Subject], Check | None], ...] = (
     condition.offloading,
     condition.hooks,
     condition.adapters,
+    condition.learned,
 )
 
 
@@ -49,20 +51,13 @@ def check(pipe: Any, manifest: Manifest, config: Mapping[str, Any], *, allow_par
         return CompatReport((component,))
     current = getattr(pipe, manifest.component)
     record = attachment_of(pipe)
-    others = tuple(
-        sorted(
-            name
-            for name, part in pipe.components.items()
-            if name.startswith("text_encoder") and name != manifest.component and part is not None
-        )
-    )
     subject = Subject(
         pipe=pipe,
         manifest=manifest,
         config=config,
         current=unwrapped(current),
         original=unwrapped(record.original if record else current),
-        others=others,
+        others=other_text_encoders(pipe, manifest.component),
         allow_partial=allow_partial,
     )
     answers = [question(subject) for question in QUESTIONS]
@@ -70,7 +65,9 @@ def check(pipe: Any, manifest: Manifest, config: Mapping[str, Any], *, allow_par
 
 
 def _component(pipe: Any, manifest: Manifest) -> Check:
-    slots = list(getattr(pipe, "components", {})) if hasattr(pipe, "register_modules") else []
+    # The second is a modular pipeline.
+    known = hasattr(pipe, "register_modules") or hasattr(pipe, "update_components")
+    slots = list(getattr(pipe, "components", {})) if known else []
     return verdict(
         "component",
         manifest.component in slots,

@@ -8,13 +8,16 @@ from importlib.metadata import version
 from torch import nn
 
 from . import placement
+from .bypass import has_adapter
 from .compat import Check, verdict
 from .fingerprint import compare, sketch
-from .layouts import module_state, nested_state
+from .layouts import module_state
 from .subject import Subject, unknown
 
 # The oldest generation that the tests run on.
 MINIMUM = {"torch": "2.6", "transformers": "4.57", "diffusers": "0.35"}
+# Before it a modular pipeline took no component that it had not loaded itself.
+MODULAR = {"diffusers": "0.37"}
 
 
 def other_encoders(subject: Subject) -> Check:
@@ -36,7 +39,7 @@ def base_fingerprint(subject: Subject) -> Check | None:
         return None
     if recorded is None:
         return unknown("base fingerprint")
-    outcome = compare(sketch(nested_state(subject.original)), recorded)
+    outcome = compare(subject.original_sketch, recorded)
     return verdict(
         "base fingerprint",
         outcome.kind != "differs",
@@ -81,12 +84,13 @@ def precision(subject: Subject) -> Check | None:
 
 def versions(subject: Subject) -> Check:
     """Are the libraries new enough?"""
-    installed = {name: version(name) for name in MINIMUM}
-    old = [name for name, least in MINIMUM.items() if _release(installed[name]) < _release(least)]
+    minimum = MINIMUM | (MODULAR if hasattr(subject.pipe, "update_components") else {})
+    installed = {name: version(name) for name in minimum}
+    old = [name for name, least in minimum.items() if _release(installed[name]) < _release(least)]
     return verdict(
         "library versions",
         not old,
-        ", ".join(f"{name} >= {least}" for name, least in MINIMUM.items()),
+        ", ".join(f"{name} >= {least}" for name, least in minimum.items()),
         ", ".join(f"{name} {found}" for name, found in installed.items()),
         f"pip install --upgrade {' '.join(old)}",
     )
@@ -126,20 +130,35 @@ def hooks(subject: Subject) -> Check | None:
 
 
 def _has_hooks(part: nn.Module) -> bool:
-    return bool(part._forward_hooks or part._forward_pre_hooks)
+    # Those of transformers itself, which stay after hidden states were asked for once, come again by themselves.
+    hooks = [*part._forward_hooks.values(), *part._forward_pre_hooks.values()]
+    return any(getattr(hook, "__module__", "").partition(".")[0] != "transformers" for hook in hooks)
 
 
 def adapters(subject: Subject) -> Check | None:
     """Would half of a LoRA be left behind?"""
     if subject.current is None:
         return None
-    loaded = bool(getattr(subject.current, "_hf_peft_config_loaded", False)) or any(
-        type(part).__module__.split(".")[0] == "peft" for part in subject.current.modules()
-    )
+    loaded = has_adapter(subject.current)
     return verdict(
         "adapters",
         not loaded,
         "no adapter in the text encoder",
         "a LoRA or another adapter" if loaded else "none",
         "its text half would vanish while its UNet half stays: call pipe.unload_lora_weights() first",
+    )
+
+
+def learned(subject: Subject) -> Check | None:
+    """Do tokens of a textual inversion stay?"""
+    if not subject.carried:
+        return None
+    return verdict(
+        "learned tokens",
+        False,
+        "no token of a textual inversion",
+        ", ".join(subject.learned),
+        "they are kept and work as before, but a learned vector can bring the concept back, and was never measured; "
+        "call pipe.unload_textual_inversion() to be rid of them",
+        severity="warning",
     )

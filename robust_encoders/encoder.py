@@ -59,6 +59,7 @@ class RobustEncoder:
         self.tensors: Mapping[str, Tensor] = {name: tensors[name].detach() for name in sorted(tensors)}
         self.config: Mapping[str, Any] = architecture(config)
         self._sketch = sketch(self.tensors)
+        self.source = ""
 
     def __repr__(self) -> str:
         return f"RobustEncoder({self.label}, base={self.manifest.base.family!r}, dtype={self.dtype})"
@@ -109,8 +110,11 @@ class RobustEncoder:
             local_files_only=local_files_only,
             force_download=force_download,
         )
-        found = load(name_or_path, subfolder=subfolder, variant=variant, options=options).artifact
-        return cls._verified(found) if dtype is None else cls._verified(found)._cast(dtype)
+        found = load(name_or_path, subfolder=subfolder, variant=variant, options=options)
+        encoder = cls._verified(found.artifact)
+        encoder = encoder if dtype is None else encoder._cast(dtype)
+        encoder.source = found.source
+        return encoder
 
     @classmethod
     def _verified(cls, found: Artifact) -> RobustEncoder:
@@ -210,6 +214,7 @@ class RobustEncoder:
             component=self.manifest.component,
             identity=self.content_sha256,
             label=self.label,
+            source=self.source,
         )
         logger.info("attached %s", self.label)
         return pipe

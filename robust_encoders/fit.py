@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .compat import Check, config_of, equal, verdict
+from .fingerprint import compare
+from .learned import highest_id, rows_of
 from .subject import OTHER_BASE, Subject, unknown
 
 
@@ -61,25 +63,35 @@ def vocabulary(subject: Subject) -> Check | None:
         return None
     added = set(subject.tokenizer.get_added_vocab()) - set(subject.tokenizer.all_special_tokens)
     remedy = (
-        "tokens were added, by textual inversion perhaps: call pipe.unload_textual_inversion() first (a learned token "
-        "can bring an erased concept back)"
+        "tokens were added, by textual inversion perhaps, and not to the text encoder: call "
+        "pipe.unload_textual_inversion() first (a learned token can bring an erased concept back)"
     )
-    needed = max(subject.tokenizer.get_vocab().values()) + 1
-    return _capacity("vocabulary", subject, "vocab_size", needed, remedy if added else OTHER_BASE)
+    found, needed = subject.config["vocab_size"], highest_id(subject.tokenizer) + 1 - subject.carried
+    rows = rows_of(subject.original)
+    replaced = found if rows is None or _has_spare_rows(subject, rows) else rows
+    return _capacity("vocabulary", (found, needed, replaced), subject, remedy if added else OTHER_BASE)
+
+
+def _has_spare_rows(subject: Subject, rows: int) -> bool:
+    """Return whether the encoder that is replaced only has learned vectors, or what is left of them, beyond ours."""
+    recorded, beyond = subject.manifest.base.text_encoder, rows - subject.config["vocab_size"]
+    if beyond <= 0 or recorded is None:
+        return False
+    return beyond == subject.carried or compare(subject.original_sketch, recorded).kind != "differs"
 
 
 def positions(subject: Subject) -> Check | None:
     """Does the longest prompt fit, as in the encoder that is replaced?"""
     if subject.tokenizer is None:
         return None
-    needed = subject.tokenizer.model_max_length
+    found, needed = subject.config["max_position_embeddings"], subject.tokenizer.model_max_length
+    replaced = config_of(subject.original).get("max_position_embeddings", found)
     remedy = f"{OTHER_BASE}, or lower tokenizer.model_max_length if that is what is too large"
-    return _capacity("positions", subject, "max_position_embeddings", needed, remedy)
+    return _capacity("positions", (found, needed, replaced), subject, remedy)
 
 
-def _capacity(name: str, subject: Subject, key: str, needed: int, remedy: str) -> Check:
-    found = subject.config[key]
-    replaced = config_of(subject.original).get(key, found)
+def _capacity(name: str, sizes: tuple[int, int, int], subject: Subject, remedy: str) -> Check:
+    found, needed, replaced = sizes
     expected = f"at least {needed} (tokenizer)"
     if subject.original is not None:
         expected = f"{replaced} (text encoder), {expected}"

@@ -22,6 +22,11 @@ class Found(NamedTuple):
     place: Place
     seen: Pin
 
+    @property
+    def source(self) -> str:
+        """Where it was found, in words: a folder, or a repository and its commit."""
+        return f"{self.place.key}@{self.seen.revision}" if self.seen.revision else self.place.key
+
 
 def load(
     name_or_path: str | Path, *, subfolder: str, variant: str | None, options: HubOptions, enforced: bool = True

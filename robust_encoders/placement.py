@@ -9,7 +9,9 @@ from torch import nn
 
 from .layouts import nested_name, unwrapped
 
-Mode = Literal["none", "model offload", "sequential offload", "group offload", "device map", "unknown hook"]
+Mode = Literal[
+    "none", "model offload", "sequential offload", "group offload", "layerwise casting", "device map", "unknown hook"
+]
 SUPPORTED: tuple[Mode, ...] = ("none", "model offload", "sequential offload")
 
 
@@ -28,12 +30,20 @@ def mode_of(pipe: Any, module: nn.Module | None) -> Mode:
     if module is None:
         return "none"
     parts = list(unwrapped(module).modules())
-    if any(hasattr(part, "_diffusers_hook") for part in parts):
-        return "group offload"
+    # A registry stays behind when its last hook is removed.
+    registries = [part._diffusers_hook for part in parts if hasattr(part, "_diffusers_hook")]
+    if names := {name for registry in registries for name in registry.hooks}:
+        return _known(names)
     hooks = [part._hf_hook for part in parts if hasattr(part, "_hf_hook")]
     if not hooks:
         return "none"
     return "sequential offload" if _aligns(hooks[0]) else "unknown hook"
+
+
+def _known(names: set[str]) -> Mode:
+    if any("group_offloading" in name for name in names):
+        return "group offload"
+    return "layerwise casting" if "layerwise_casting" in names else "unknown hook"
 
 
 def _aligns(hook: Any) -> bool:

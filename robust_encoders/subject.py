@@ -8,7 +8,9 @@ from functools import cached_property
 from typing import Any
 
 from .compat import Check, verdict
-from .fingerprint import TokenizerFingerprint, tokenizer_fingerprint
+from .fingerprint import Sketch, TokenizerFingerprint, sketch, tokenizer_fingerprint
+from .layouts import nested_state
+from .learned import carried_rows, first_rows, learned_tokens
 from .manifest import Manifest
 
 OTHER_BASE = "load the base that the encoder was made for (manifest.base), or an encoder made for this base"
@@ -45,6 +47,21 @@ class Subject:
     def words(self) -> TokenizerFingerprint | None:
         """The fingerprint of that tokenizer."""
         return None if self.tokenizer is None else tokenizer_fingerprint(self.tokenizer)
+
+    @property
+    def learned(self) -> tuple[str, ...]:
+        """Tokens beyond the encoder's vocabulary, of textual inversion."""
+        return learned_tokens(self.tokenizer, self.config["vocab_size"])
+
+    @property
+    def carried(self) -> int:
+        """How many learned vectors the encoder would take over."""
+        return carried_rows(self.tokenizer, self.current, self.config["vocab_size"])
+
+    @cached_property
+    def original_sketch(self) -> Sketch:
+        """Of what was there before any robust encoder, without token embeddings beyond the encoder's vocabulary."""
+        return sketch(first_rows(nested_state(self.original), self.config["vocab_size"]))
 
     @property
     def unet(self) -> Any:

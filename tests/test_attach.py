@@ -332,10 +332,18 @@ def test_status_of_an_ordinary_pipeline(tiny_pipe: Any) -> None:
 
 def test_status_of_an_attached_pipeline(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
     tiny_encoder.attach(tiny_pipe)
-    provenance = tiny_encoder.provenance
-    assert RobustEncoder.status(tiny_pipe) == attach.Status(True, True, True, "text_encoder", provenance, ())
+    status = RobustEncoder.status(tiny_pipe)
+    assert (status.attached, status.tracked, status.intact) == (True, True, True)
+    assert (status.component, status.provenance, status.notes) == ("text_encoder", tiny_encoder.provenance, ())
+    assert status.source == ""  # it was made in memory
     tiny_pipe.to(torch.float16)
     assert RobustEncoder.status(tiny_pipe).intact
+
+
+def test_status_says_where_the_encoder_came_from(tiny_pipe: Any, tiny_encoder: RobustEncoder, tmp_path: Path) -> None:
+    tiny_encoder.save_pretrained(tmp_path / "artifact")
+    RobustEncoder.from_pretrained(tmp_path / "artifact").attach(tiny_pipe)
+    assert RobustEncoder.status(tiny_pipe).source == str((tmp_path / "artifact").resolve())
 
 
 def test_status_sees_changed_weights(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 import pytest
 import torch
 from accelerate import cpu_offload
 from accelerate.hooks import AlignDevicesHook, CpuOffload, ModelHook, add_hook_to_module
+from diffusers.hooks import HookRegistry
+from diffusers.hooks import ModelHook as DiffusersHook
 
 from robust_encoders import IncompatibleError, RobustEncoder, StaleAttachmentError
 
 CPU = torch.device("cpu")
+# Older versions of diffusers ask for the accelerator itself, whatever the devices are.
+NEEDS_ACCELERATOR = tuple(int(part) for part in version("diffusers").split(".")[:2]) < (0, 38)
 
 
 def draw(pipe: Any) -> torch.Tensor:
@@ -110,11 +115,20 @@ def test_offloading_that_ended_after_attaching_leaves_the_original(tiny_pipe: An
 
 
 def group_offload(pipe: Any) -> None:
-    from diffusers.hooks import HookRegistry
+    from diffusers.hooks import apply_group_offloading
 
-    # Group offloading itself needs an accelerator on older diffusers; every leaf gets a registry first.
+    if torch.accelerator.is_available() or not NEEDS_ACCELERATOR:
+        apply_group_offloading(pipe.text_encoder, onload_device=CPU, offload_device=CPU, offload_type="leaf_level")
+        return
     registry: Any = HookRegistry
-    registry.check_if_exists_or_initialize(pipe.text_encoder.get_input_embeddings())
+    hook: Any = DiffusersHook
+    registry.check_if_exists_or_initialize(pipe.text_encoder).register_hook(hook(), "group_offloading")
+
+
+def cast_by_layers(pipe: Any) -> None:
+    from diffusers.hooks import apply_layerwise_casting
+
+    apply_layerwise_casting(pipe.text_encoder, torch.float8_e4m3fn, torch.float32, skip_modules_pattern=("embeddings",))
 
 
 def map_devices(pipe: Any) -> None:
@@ -127,7 +141,12 @@ def hook_strangely(pipe: Any) -> None:
 
 @pytest.mark.parametrize(
     ("enable", "found"),
-    [(group_offload, "group offload"), (map_devices, "device map"), (hook_strangely, "unknown hook")],
+    [
+        (group_offload, "group offload"),
+        (cast_by_layers, "layerwise casting"),
+        (map_devices, "device map"),
+        (hook_strangely, "unknown hook"),
+    ],
 )
 def test_other_offloading_is_refused(
     tiny_pipe: Any, make_pipe: Any, tiny_encoder: RobustEncoder, enable: Callable[[Any], None], found: str
@@ -143,6 +162,27 @@ def test_other_offloading_is_refused(
     with pytest.raises(StaleAttachmentError, match=f"without {found}"):
         tiny_encoder.detach(later)
     assert later.text_encoder is installed
+
+
+def test_a_registry_without_hooks_is_no_offloading(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
+    registry: Any = HookRegistry
+    hook: Any = DiffusersHook
+    kept = registry.check_if_exists_or_initialize(tiny_pipe.text_encoder)
+    kept.register_hook(hook(), "group_offloading")
+    assert tiny_encoder.check(tiny_pipe)["offloading"].found == "group offload"
+    kept.remove_hook("group_offloading")
+    assert tiny_encoder.check(tiny_pipe)["offloading"].ok
+
+
+def test_group_offloading_of_other_parts_is_left_to_them(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
+    registry: Any = HookRegistry
+    hook: Any = DiffusersHook
+    registry.check_if_exists_or_initialize(tiny_pipe.unet).register_hook(hook(), "group_offloading")
+    original = tiny_pipe.text_encoder
+    tiny_encoder.attach(tiny_pipe)
+    assert RobustEncoder.status(tiny_pipe).intact
+    tiny_encoder.detach(tiny_pipe)
+    assert tiny_pipe.text_encoder is original
 
 
 def test_a_device_map_of_one_device_is_no_offloading(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
