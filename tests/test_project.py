@@ -166,3 +166,15 @@ def test_the_card_template_renders_to_a_card_that_the_hub_accepts() -> None:
         text in card.text for value in fields.values() for text in ([value] if isinstance(value, str) else value)
     )
     assert "{{" not in card.text
+
+
+def test_every_test_that_the_table_of_pitfalls_names_is_there() -> None:
+    text = (ROOT / "docs" / "pitfalls.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(\w+\.py)::(test_\w+)`", text)
+    missing = [
+        f"{file}::{name}"
+        for file, name in named
+        if not re.search(rf"^def {name}\(", (ROOT / "tests" / file).read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    assert missing == []
+    assert re.findall(r"^\| (P\d+) \|", text, re.MULTILINE) == [f"P{i}" for i in range(1, 24)]
