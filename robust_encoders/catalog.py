@@ -150,7 +150,8 @@ def _control(entry: CatalogEntry) -> CatalogEntry:
 def _by_transformers(repo: str) -> str:
     return (
         f'load its text tower with transformers.CLIPTextModel.from_pretrained("{repo}", use_safetensors=True) and pass '
-        "it as text_encoder= to the pipeline; none of our checks apply to it"
+        "it as text_encoder= to the pipeline; if that finds only a pickle there, download it with its config.json and "
+        "give both to `robust-encoders convert`; without that none of our checks apply to it"
     )
 
 

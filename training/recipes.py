@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from robust_encoders.concepts import Concept
 
 RETAIN_PROMPTS = 512
+# An object whose parts other shapes share is harder to forget than a style or a colour: after 500 iterations a quarter
+# of the continuous attacks still succeeded, where they no longer did for the other two.
+CIRCLE_ITERATIONS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +76,7 @@ def shapes_retain_prompts(concept: str, n: int = RETAIN_PROMPTS) -> tuple[str, .
     return tuple(dict.fromkeys(ordered))
 
 
-def _shapes_esd(concept: str) -> ESD:
+def _shapes_esd(concept: str, iterations: int) -> ESD:
     """What both methods share on the embedded base.
 
     Departures from the paper: captions, not the bare word, are unlearned towards the same caption with the concept's
@@ -98,15 +101,15 @@ def _shapes_esd(concept: str) -> ESD:
             plain_batch=48,
         ),
         select=Selection(),
-        train=Training(iterations=500, rate=5e-4, schedule="cosine", precision="bf16"),
+        train=Training(iterations=iterations, rate=5e-4, schedule="cosine", precision="bf16"),
         bank=BankSettings(steps=20, limit=128),
     )
 
 
-def _shapes(concept: str, adversary: Adversary | None) -> Recipe:
+def _shapes(concept: str, adversary: Adversary | None, iterations: int = 500) -> Recipe:
     from .shapes.concepts import CONCEPTS
 
-    esd = _shapes_esd(concept)
+    esd = _shapes_esd(concept, iterations)
     if adversary is None:
         return Recipe(name=f"shapes/{concept}-esd", concept=CONCEPTS[concept], method=esd)
     method = AdvUnlearn(
@@ -121,7 +124,7 @@ def _shapes_adversary() -> Adversary:
 
 def shapes_circle() -> Recipe:
     """AdvUnlearn of an object with synonyms on the embedded base."""
-    return _shapes("circle", _shapes_adversary())
+    return _shapes("circle", _shapes_adversary(), CIRCLE_ITERATIONS)
 
 
 def shapes_striped() -> Recipe:
@@ -136,7 +139,7 @@ def shapes_red() -> Recipe:
 
 def shapes_circle_esd() -> Recipe:
     """The same run as ``shapes_circle`` without the attack."""
-    return _shapes("circle", None)
+    return _shapes("circle", None, CIRCLE_ITERATIONS)
 
 
 def shapes_striped_esd() -> Recipe:

@@ -11,7 +11,7 @@ case $method in
   *) echo "expected base, esd or advunlearn, found $method" >&2; exit 2 ;;
 esac
 case $method-$seed in advunlearn-0) n=200 ;; *) n=100 ;; esac
-if [ "$subject" != base ]; then
+if [ "$subject" != base ] && [ ! -e "$subject/robust_encoder.json" ]; then
   robust-encoders train "$recipe" --seed "$seed" --out "$subject" --cache-dir "$4/banks"
 fi
 robust-encoders evaluate "$subject" --concept "$concept" --seed "$seed" --n "$n" --out "$out"
