@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -26,7 +25,7 @@ from .layouts import architecture
 from .loading import load
 from .manifest import Manifest
 from .module import build, require_fit
-from .publish import PushOptions, publish
+from .publish import PushOptions, publish, workplace
 from .storage import Artifact, provenance, save
 
 if TYPE_CHECKING:
@@ -327,8 +326,8 @@ class RobustEncoder:
         options = PushOptions(
             private=private, token=token, revision=revision, commit_message=commit_message, create_pr=create_pr
         )
-        with TemporaryDirectory() as folder:
-            artifact = Path(folder) / "artifact"
+        with workplace() as folder:
+            artifact = folder / "artifact"
             manifest = save(artifact, self.manifest, self.tensors, {**self.config, "robust_encoders": self.provenance})
             return publish(artifact, manifest, repo_id, options)
 

@@ -178,6 +178,17 @@ def test_a_private_repository_needs_a_token(hub: Hub, tiny_encoder: RobustEncode
     assert RobustEncoder.from_pretrained(REPO, token=READER).content_sha256 == tiny_encoder.content_sha256
 
 
+def test_fetching_again_fails_in_words(hub: Hub, pushed: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DownloadError, match="expected a repository at org/other, found none"):
+        RobustEncoder.from_pretrained("org/other", force_download=True)
+    with pytest.raises(DownloadError, match="force_download and local_files_only are both set, leave one"):
+        RobustEncoder.from_pretrained(REPO, force_download=True, local_files_only=True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    reset_sessions()
+    with pytest.raises(DownloadError, match="while offline; unset HF_HUB_OFFLINE, or leave out force_download"):
+        RobustEncoder.from_pretrained(REPO, force_download=True)
+
+
 def test_a_commit_in_between_is_not_overwritten(hub: Hub, pushed: Repo, make_encoder: Maker, tiny_pipe: Any) -> None:
     def meanwhile(method: str, path: str) -> None:
         if "/preupload/" in path:
