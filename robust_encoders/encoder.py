@@ -174,7 +174,8 @@ class RobustEncoder:
         """Put this encoder into a pipeline, in the place and precision of the one it replaces.
 
         All or nothing: if anything fails, the pipeline is as before. Attaching the encoder that is attached already
-        changes nothing.
+        changes nothing. Many threads may share an encoder, but one pipeline must not be attached to, detached from or
+        used by two threads at once.
 
         Args:
             pipe: A diffusers pipeline.
