@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 # How newer clients name what they have not received yet: anew for each attempt, so nothing goes on with one.
 _UNFINISHED = re.compile(r".+\.[0-9a-f]{8}\.incomplete")
 ABANDONED = 24 * HOUR
+_COMMIT = re.compile(r"/snapshots/([0-9a-f]{40})(?:/|$)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +123,16 @@ def _absent(name: str, where: str) -> DownloadError | ManifestError:
     )
 
 
+def commit_of(folder: Path) -> str:
+    """Return the commit that a folder of the Hub's cache holds, empty for any other folder.
+
+    Args:
+        folder: Of a snapshot, or inside one.
+    """
+    found = _COMMIT.search(folder.as_posix())
+    return found[1] if found else ""
+
+
 def fetch_artifact(repo: str, names: tuple[str, ...], *, subfolder: str, options: HubOptions) -> Path:
     """Return the local folder that holds the named files of one commit of a repository.
 
@@ -129,20 +140,23 @@ def fetch_artifact(repo: str, names: tuple[str, ...], *, subfolder: str, options
 
     Args:
         repo: ``org/name``.
-        names: Of the files.
+        names: Of the files; the first one decides which commit a branch stands for.
         subfolder: Of the repository; empty for its root.
         options: How to fetch.
 
     Raises:
-        DownloadError: If a file is not delivered, or the branch moved between two of them.
+        DownloadError: If a file is not delivered, or not all of them come from one commit.
         ManifestError: If there is no ``robust_encoder.json``.
     """
-    folders = {fetch_file(repo, name, subfolder=subfolder, options=options).parent for name in names}
+    first, *others = names
+    folder = fetch_file(repo, first, subfolder=subfolder, options=options).parent
+    # A branch may move between two files; the commit of the first one does not.
+    options = replace(options, revision=commit_of(folder) or options.revision)
+    folders = {folder, *(fetch_file(repo, name, subfolder=subfolder, options=options).parent for name in others)}
     if len(folders) != 1:
         raise DownloadError(
             f"expected all files of {repo} from one commit, found several: it moved just now; try again"
         )
-    (folder,) = folders
     _remove_unfinished(folder)
     return folder
 
