@@ -99,12 +99,24 @@ def sketch(tensors: Mapping[str, Tensor]) -> Sketch:
     return {name: _sketch_one(tensors[name]) for name in sorted(tensors)}
 
 
+def picked(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Return the values that the sketch of a state dict holds, unrounded, names sorted, (n,) float64.
+
+    Args:
+        tensors: Names to tensors, as for :func:`sketch`.
+    """
+    return torch.cat([_pick(tensors[name]).to("cpu", torch.float64) for name in sorted(tensors)])
+
+
 def _sketch_one(tensor: Tensor) -> TensorSketch:
-    flat = tensor.detach().reshape(-1)  # (n,)
-    at = torch.tensor(_positions(flat.numel()), dtype=torch.long, device=flat.device)
-    picked = flat[at].to("cpu", torch.float64).tolist()
+    values = _pick(tensor).to("cpu", torch.float64).tolist()
     # Nine digits give every float32 back exactly and keep the manifest short.
-    return TensorSketch(tuple(tensor.shape), dtype_name(tensor.dtype), tuple(float(f"{v:.9g}") for v in picked))
+    return TensorSketch(tuple(tensor.shape), dtype_name(tensor.dtype), tuple(float(f"{v:.9g}") for v in values))
+
+
+def _pick(tensor: Tensor) -> Tensor:
+    at = torch.tensor(_positions(tensor.numel()), dtype=torch.long, device=tensor.device)
+    return tensor.detach().reshape(-1)[at]
 
 
 @lru_cache(maxsize=1024)
