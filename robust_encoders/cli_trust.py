@@ -1,4 +1,4 @@
-"""The commands about trust: ``verify``, ``pin`` and ``convert``."""
+"""The commands about trust: ``verify``, ``pin``, ``unpin`` and ``convert``."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from .cli import EXIT_NO, EXIT_OK, UsageError, say
 from .concepts import Concept, ConceptKind
 from .convert import Origin, convert
 from .encoder import RobustEncoder
-from .errors import RobustEncodersError, UnknownNameError
+from .errors import AssetsMissingError, NotPinnedError, RobustEncodersError, UnknownNameError
 from .hub import HubOptions
 from .loading import Found, load
 from .manifest import Manifest
-from .pins import enforce, pins_file, write_pin
+from .pins import Pin, enforce, pinned_instead, pins_file, read_pins, remove_pin, write_pin
+from .resolve import resolve
 
 _VARIANT = re.compile(r"model\.(.+)\.safetensors")
 
 
 def add_commands(commands: Any, as_json: argparse.ArgumentParser) -> None:
-    """Add the three commands to the parser of the command line.
+    """Add the four commands to the parser of the command line.
 
     Args:
         commands: What ``add_subparsers`` returned.
@@ -36,9 +37,12 @@ def add_commands(commands: Any, as_json: argparse.ArgumentParser) -> None:
     pin = commands.add_parser("pin", parents=[as_json], help="accept from now on only what an encoder is now")
     pin.set_defaults(command=_pin)
     pin.add_argument("--replace", action="store_true", help="although something else is pinned")
-    for command in (verify, pin):
+    unpin = commands.add_parser("unpin", parents=[as_json], help="accept again whatever is there")
+    unpin.set_defaults(command=_unpin)
+    for command in (verify, pin, unpin):
         command.add_argument("name", metavar="NAME", help="a catalog name, a folder or org/name on the Hub")
         command.add_argument("--subfolder", default="", help="of the folder or repository")
+    for command in (verify, pin):
         command.add_argument("--revision", help="branch, tag or commit of the repository")
     converting = commands.add_parser("convert", parents=[as_json], help="weights of another format to an artifact")
     converting.set_defaults(command=_convert)
@@ -71,12 +75,16 @@ def _verify(options: argparse.Namespace) -> int:
     except UnknownNameError:
         raise
     except RobustEncodersError as error:
-        if not options.json:
-            raise
-        say(json.dumps({"name": options.name, "ok": False, "problem": str(error)}, indent=1, ensure_ascii=False))
-        return EXIT_NO
+        return _say_problem(options, error)
     _say_found(options, found, {"ok": True, "pinned": pinned})
     return EXIT_OK
+
+
+def _say_problem(options: argparse.Namespace, error: RobustEncodersError) -> int:
+    if not options.json:
+        raise error
+    say(json.dumps({"name": options.name, "ok": False, "problem": str(error)}, indent=1, ensure_ascii=False))
+    return EXIT_NO
 
 
 def _pin(options: argparse.Namespace) -> int:
@@ -86,20 +94,55 @@ def _pin(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _unpin(options: argparse.Namespace) -> int:
+    try:
+        place = _pinned_place(options.name, options.subfolder)
+        pin = remove_pin(place)
+    except RobustEncodersError as error:
+        return _say_problem(options, error)
+    if options.json:
+        facts = {"name": options.name, "place": place, "ok": True, "pins": str(pins_file()), **pin.to_dict()}
+        say(json.dumps(facts, indent=1, ensure_ascii=False))
+        return EXIT_OK
+    _say_files(pin)
+    say(f"no longer pinned: {place}{_at(pin)}, in {pins_file()}")
+    return EXIT_OK
+
+
+def _pinned_place(name: str, subfolder: str) -> str:
+    """Return how a place is called among the pins, also of a folder that is gone."""
+    pins, folder = read_pins(), str((Path(name).expanduser() / subfolder).resolve())
+    if name in pins and not subfolder:
+        return name
+    try:
+        return resolve(name, subfolder=subfolder, revision=None).key
+    except (UnknownNameError, AssetsMissingError) as error:
+        if folder in pins:
+            return folder
+        raise NotPinnedError(f"{error} {pinned_instead(name)}") from error
+
+
 def _say_found(options: argparse.Namespace, found: Found, more: Mapping[str, Any]) -> None:
     facts = {"name": options.name, "place": found.place.key, **more, **found.seen.to_dict()}
     if options.json:
         say(json.dumps(facts, indent=1, ensure_ascii=False))
         return
-    for name, record in found.seen.files.items():
+    _say_files(found.seen)
+    if "pins" in more:
+        say(f"pinned: {found.place.key}{_at(found.seen)}, in {more['pins']}")
+    else:
+        say(f"verified: {found.place.key}{_at(found.seen)}, {'as pinned' if more['pinned'] else 'not pinned'}")
+
+
+def _say_files(pin: Pin) -> None:
+    for name, record in pin.files.items():
         say(f"{name}  {record.size} bytes  sha256 {record.sha256}")
         if record.content_sha256:
             say(f"  contents {record.content_sha256}")
-    at = f" at revision {found.seen.revision}" if found.seen.revision else ""
-    if "pins" in more:
-        say(f"pinned: {found.place.key}{at}, in {more['pins']}")
-    else:
-        say(f"verified: {found.place.key}{at}, {'as pinned' if more['pinned'] else 'not pinned'}")
+
+
+def _at(pin: Pin) -> str:
+    return f" at revision {pin.revision}" if pin.revision else ""
 
 
 def _convert(options: argparse.Namespace) -> int:

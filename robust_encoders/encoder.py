@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -20,13 +19,13 @@ from .catalog import announce
 from .checks import check
 from .compat import CompatReport
 from .errors import AlreadyAttachedError, CompatibilityWarning, IntegrityError, ManifestError, StaleAttachmentError
-from .fingerprint import compare, content_sha256, sketch
+from .fingerprint import content_sha256, picked
 from .hub import HubOptions
 from .layouts import architecture
 from .loading import load
 from .manifest import Manifest
 from .module import build, require_fit
-from .publish import PushOptions, publish
+from .publish import PushOptions, publish, workplace
 from .storage import Artifact, provenance, save
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ class RobustEncoder:
         self.manifest = manifest
         self.tensors: Mapping[str, Tensor] = {name: tensors[name].detach() for name in sorted(tensors)}
         self.config: Mapping[str, Any] = architecture(config)
-        self._sketch = sketch(self.tensors)
+        self._taken = _state_of(self.tensors)
         self.source = ""
 
     def __repr__(self) -> str:
@@ -159,7 +158,7 @@ class RobustEncoder:
         Raises:
             IntegrityError: If this encoder's tensors were changed in place since they were loaded.
         """
-        if compare(sketch(self.tensors), self._sketch).kind != "same":
+        if _state_of(self.tensors) != self._taken:
             raise IntegrityError(
                 f"expected the tensors of {self.label} as they were loaded, found them changed in place, by "
                 "training or by a LoRA fused into an attached pipeline perhaps; load the encoder again"
@@ -179,7 +178,8 @@ class RobustEncoder:
         """Put this encoder into a pipeline, in the place and precision of the one it replaces.
 
         All or nothing: if anything fails, the pipeline is as before. Attaching the encoder that is attached already
-        changes nothing.
+        changes nothing. Many threads may share an encoder, but one pipeline must not be attached to, detached from or
+        used by two threads at once.
 
         Args:
             pipe: A diffusers pipeline.
@@ -332,10 +332,15 @@ class RobustEncoder:
         options = PushOptions(
             private=private, token=token, revision=revision, commit_message=commit_message, create_pr=create_pr
         )
-        with TemporaryDirectory() as folder:
-            artifact = Path(folder) / "artifact"
+        with workplace() as folder:
+            artifact = folder / "artifact"
             manifest = save(artifact, self.manifest, self.tensors, {**self.config, "robust_encoders": self.provenance})
             return publish(artifact, manifest, repo_id, options)
+
+
+def _state_of(tensors: Mapping[str, Tensor]) -> tuple[Any, ...]:
+    """Return names, shapes, dtypes and some values: enough to see that tensors were changed in place."""
+    return picked(tensors).tolist(), [(name, tensor.shape, tensor.dtype) for name, tensor in tensors.items()]
 
 
 def _require_whole_encoder(manifest: Manifest) -> None:

@@ -28,6 +28,10 @@ class UnknownNameError(RobustEncodersError):
     """A name is neither embedded, nor in the catalog, nor a folder, nor a repository on the Hub."""
 
 
+class NotPinnedError(RobustEncodersError):
+    """Nothing is pinned at a place whose pin was to be removed."""
+
+
 class DownloadError(RobustEncodersError):
     """The Hub did not deliver a file: offline, gated, wrong revision, or no such file."""
 

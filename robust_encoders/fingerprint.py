@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -98,14 +99,30 @@ def sketch(tensors: Mapping[str, Tensor]) -> Sketch:
     return {name: _sketch_one(tensors[name]) for name in sorted(tensors)}
 
 
+def picked(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Return the values that the sketch of a state dict holds, unrounded, names sorted, (n,) float64.
+
+    Args:
+        tensors: Names to tensors, as for :func:`sketch`.
+    """
+    return torch.cat([_pick(tensors[name]).to("cpu", torch.float64) for name in sorted(tensors)])
+
+
 def _sketch_one(tensor: Tensor) -> TensorSketch:
-    flat = tensor.detach().reshape(-1)  # (n,)
-    n = flat.numel()
-    count = min(n, VALUES_PER_TENSOR)
-    at = [round(i * (n - 1) / max(count - 1, 1)) for i in range(count)]
-    picked = flat[torch.tensor(at, dtype=torch.long, device=flat.device)].to("cpu", torch.float64).tolist()
+    values = _pick(tensor).to("cpu", torch.float64).tolist()
     # Nine digits give every float32 back exactly and keep the manifest short.
-    return TensorSketch(tuple(tensor.shape), dtype_name(tensor.dtype), tuple(float(f"{v:.9g}") for v in picked))
+    return TensorSketch(tuple(tensor.shape), dtype_name(tensor.dtype), tuple(float(f"{v:.9g}") for v in values))
+
+
+def _pick(tensor: Tensor) -> Tensor:
+    at = torch.tensor(_positions(tensor.numel()), dtype=torch.long, device=tensor.device)
+    return tensor.detach().reshape(-1)[at]
+
+
+@lru_cache(maxsize=1024)
+def _positions(n: int) -> tuple[int, ...]:
+    count = min(n, VALUES_PER_TENSOR)
+    return tuple(round(i * (n - 1) / max(count - 1, 1)) for i in range(count))
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from .scratch import temporary_of
+
+HOUR = 3600.0
 
 
 def home() -> Path:
@@ -15,6 +21,21 @@ def home() -> Path:
         return Path(chosen).expanduser().absolute()
     cache = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
     return Path(cache or "~/.cache").expanduser().absolute() / "robust_encoders"
+
+
+def remove_aged(folder: Path, pattern: re.Pattern[str], age: float) -> None:
+    """Remove files that nobody has written to for so long that nobody will.
+
+    Args:
+        folder: Where to look; it may not exist.
+        pattern: Of their whole names.
+        age: In seconds.
+    """
+    for path in folder.glob("*"):
+        # Somebody else may do the same at the same time.
+        with suppress(OSError):
+            if pattern.fullmatch(path.name) and time.time() - path.lstat().st_mtime > age:
+                path.unlink()
 
 
 @contextmanager
@@ -34,11 +55,14 @@ def locked(path: Path) -> Iterator[None]:
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file aside and move it into place: whoever reads it sees the old one or the new one, never half of it.
 
+    What processes that were killed meanwhile left beside it is removed an hour later.
+
     Args:
         path: Of the file; its folder is made if need be.
         data: All of it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    remove_aged(path.parent, temporary_of(path.name), HOUR)
     handle, aside = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:

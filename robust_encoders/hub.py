@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 from .errors import DownloadError, ManifestError
+from .home import HOUR, remove_aged
 from .manifest import MANIFEST_NAME
 
 logger = logging.getLogger(__name__)
+# How newer clients name what they have not received yet: anew for each attempt, so nothing goes on with one.
+_UNFINISHED = re.compile(r".+\.[0-9a-f]{8}\.incomplete")
+ABANDONED = 24 * HOUR
+_COMMIT = re.compile(r"/snapshots/([0-9a-f]{40})(?:/|$)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +65,7 @@ def fetch_file(repo: str, name: str, *, subfolder: str, options: HubOptions) -> 
             force_download=options.force_download,
             library_name="robust-encoders",
         )
-    except (errors.EntryNotFoundError, errors.HFValidationError, transport_error(), OSError) as error:
+    except (errors.EntryNotFoundError, transport_error(), OSError, ValueError) as error:
         where = f"{repo}/{subfolder}" if subfolder else repo
         raise _in_words(error, name, where, options.revision) from error
     logger.info("using %s of %s from %s", name, repo, path)
@@ -80,6 +86,8 @@ def transport_error() -> type[Exception]:
 def _in_words(error: Exception, name: str, where: str, revision: str | None) -> DownloadError | ManifestError:
     from huggingface_hub import errors
 
+    if type(error) is ValueError and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # force_download hides what went wrong
     if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
         return _absent(name, where)
     # From the special to the general: a gated repository is also one that was not found, and all are HTTP errors.
@@ -92,7 +100,11 @@ def _in_words(error: Exception, name: str, where: str, revision: str | None) -> 
         errors.LocalEntryNotFoundError: f"{name} of {where} is not in the cache and cannot be fetched: offline, or "
         "local_files_only=True; connect once, or pass a local folder instead",
         errors.HFValidationError: f"expected a repository as org/name, found {where!r}",
+        errors.OfflineModeIsEnabled: f"cannot fetch {name} of {where} again while offline; unset HF_HUB_OFFLINE, or "
+        "leave out force_download",
         errors.HfHubHTTPError: f"the Hub refused {name} of {where}; try again later",
+        ValueError: f"the Hub's client refused to fetch {name} of {where}; if force_download and local_files_only are "
+        "both set, leave one out",
         Exception: f"the download of {name} of {where} broke off; check connection and disk space, then try again: "
         "what was fetched is kept",
     }
@@ -111,22 +123,45 @@ def _absent(name: str, where: str) -> DownloadError | ManifestError:
     )
 
 
+def commit_of(folder: Path) -> str:
+    """Return the commit that a folder of the Hub's cache holds, empty for any other folder.
+
+    Args:
+        folder: Of a snapshot, or inside one.
+    """
+    found = _COMMIT.search(folder.as_posix())
+    return found[1] if found else ""
+
+
 def fetch_artifact(repo: str, names: tuple[str, ...], *, subfolder: str, options: HubOptions) -> Path:
     """Return the local folder that holds the named files of one commit of a repository.
 
+    What downloads of the repository that were killed more than a day ago left in the cache is removed.
+
     Args:
         repo: ``org/name``.
-        names: Of the files.
+        names: Of the files; the first one decides which commit a branch stands for.
         subfolder: Of the repository; empty for its root.
         options: How to fetch.
 
     Raises:
-        DownloadError: If a file is not delivered, or the branch moved between two of them.
+        DownloadError: If a file is not delivered, or not all of them come from one commit.
         ManifestError: If there is no ``robust_encoder.json``.
     """
-    folders = {fetch_file(repo, name, subfolder=subfolder, options=options).parent for name in names}
+    first, *others = names
+    folder = fetch_file(repo, first, subfolder=subfolder, options=options).parent
+    # A branch may move between two files; the commit of the first one does not.
+    options = replace(options, revision=commit_of(folder) or options.revision)
+    folders = {folder, *(fetch_file(repo, name, subfolder=subfolder, options=options).parent for name in others)}
     if len(folders) != 1:
         raise DownloadError(
             f"expected all files of {repo} from one commit, found several: it moved just now; try again"
         )
-    return folders.pop()
+    _remove_unfinished(folder)
+    return folder
+
+
+def _remove_unfinished(folder: Path) -> None:
+    for parent in folder.parents:
+        if parent.name == "snapshots":
+            remove_aged(parent.with_name("blobs"), _UNFINISHED, ABANDONED)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .errors import IntegrityError
-from .hub import HubOptions, fetch_artifact
+from .hub import HubOptions, commit_of, fetch_artifact
 from .manifest import MANIFEST_NAME
 from .pins import Pin, enforce
-from .published import commit_of, converted, source_of
+from .published import converted, source_of
 from .resolve import Place, resolve
 from .storage import CONFIG_NAME, WEIGHTS_NAME, Artifact, Trust, read_artifact, read_manifest
 

@@ -22,7 +22,7 @@ _MOST = {
 }  # fmt: skip
 _FRACTIONS = ("layer_norm_eps", "attention_dropout", "initializer_range", "initializer_factor")
 _TOKENS = ("projection_dim", "pad_token_id", "bos_token_id", "eos_token_id")
-# transformers sets the default dtype of the whole process while it loads.
+# transformers changes things of the whole process while it loads.
 _LOADING = Lock()
 
 
@@ -132,20 +132,37 @@ def build(tensors: Mapping[str, Tensor], config: Mapping[str, Any], provenance: 
     settings: Any = CLIPTextConfig(**architecture(config))
     settings.robust_encoders = dict(provenance)
     dtype = next(iter(tensors.values())).dtype
+    state, default = _at_default_dtype(tensors)
     # Through from_pretrained, because only then does transformers 5 save the model with text_model.* keys again.
     with _LOADING:
         loader: Any = CLIPTextModel.from_pretrained
-        model, info = loader(None, config=settings, state_dict=dict(tensors), dtype=dtype, output_loading_info=True)
+        model, info = loader(None, config=settings, state_dict=state, dtype=default, output_loading_info=True)
     if wrong := {key: names for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if (names := info[key])}:
         raise IntegrityError(f"expected transformers to load every tensor, found {wrong}; report this as a bug")
-    # transformers 5 shares the storage already, 4 copies it.
     _share(model, tensors)
-    built: CLIPTextModel = model.eval()
+    model.config.dtype = dtype
+    built: CLIPTextModel = model
     return built
 
 
+def _at_default_dtype(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], torch.dtype]:
+    """Return what transformers can load without a change of the default dtype, and that dtype.
+
+    It would change it for all threads while it loads, and what they compute meanwhile would have another precision.
+    """
+    default = torch.get_default_dtype()
+    if next(iter(tensors.values())).dtype == default:
+        return dict(tensors), default
+    # Placeholders of one number each: their shapes are checked, and the tensors take their places afterwards.
+    return {name: torch.zeros((), dtype=default).expand(tensor.shape) for name, tensor in tensors.items()}, default
+
+
 def _share(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    modules = dict(model.named_modules())
     for name, parameter in list(model.named_parameters()):
+        tensor = tensors[nested_name(name)]
+        # transformers 5 shares the storage already, 4 copies it.
+        if parameter is not tensor and parameter.data_ptr() == tensor.data_ptr() and parameter.dtype == tensor.dtype:
+            continue
         owner, _, leaf = name.rpartition(".")
-        shared = nn.Parameter(tensors[nested_name(name)].detach(), requires_grad=parameter.requires_grad)
-        setattr(model.get_submodule(owner), leaf, shared)
+        setattr(modules[owner], leaf, nn.Parameter(tensor.detach(), requires_grad=parameter.requires_grad))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import IntegrityError
+from .errors import IntegrityError, NotPinnedError
 from .fields import Fields
 from .home import home, locked, write_atomically
 from .manifest import FileRecord, read_files
@@ -80,8 +81,50 @@ def write_pin(place: str, pin: Pin, *, replace: bool = False) -> None:
         pins = read_pins()
         if not replace:
             _require_same(place, pins.get(place), pin)
-        body = {name: kept.to_dict() for name, kept in sorted({**pins, place: pin}.items())}
-        write_atomically(pins_file(), (json.dumps(body, indent=1, ensure_ascii=False) + "\n").encode())
+        _write({**pins, place: pin})
+
+
+def remove_pin(place: str) -> Pin:
+    """Accept at a place from now on whatever is there; safe while other processes do the same.
+
+    Args:
+        place: As it is named among the pins.
+
+    Returns:
+        What was pinned there.
+
+    Raises:
+        NotPinnedError: If nothing was, with what is pinned instead.
+        IntegrityError: If the file of pins cannot be understood; it stays as it is.
+    """
+    with locked(pins_file()):
+        pins = read_pins()
+        if place not in pins:
+            raise NotPinnedError(f"expected a place with a pin, found none at {place!r}. {pinned_instead(place)}")
+        _write({name: pin for name, pin in pins.items() if name != place})
+    return pins[place]
+
+
+def pinned_instead(place: str) -> str:
+    """Return a sentence that names what is pinned, for somebody who looked for a place that is not.
+
+    Args:
+        place: What was looked for.
+
+    Raises:
+        IntegrityError: If the file of pins cannot be understood.
+    """
+    pins = read_pins()
+    if not pins:
+        return f"Nothing is pinned in {pins_file()}."
+    close = difflib.get_close_matches(place, pins)
+    hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+    return f"Pinned in {pins_file()} are: {', '.join(sorted(pins))}.{hint}"
+
+
+def _write(pins: Mapping[str, Pin]) -> None:
+    body = {place: pin.to_dict() for place, pin in sorted(pins.items())}
+    write_atomically(pins_file(), (json.dumps(body, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def enforce(place: str, seen: Pin) -> bool:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .cards import CARD_NAME, LIBRARY, card
 from .errors import PushError
+from .home import home
 from .hub import transport_error
 from .manifest import Manifest
+from .scratch import remove_abandoned, scratch
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
@@ -40,6 +42,28 @@ class PushOptions:
     create_pr: bool = False
 
 
+@contextmanager
+def workplace() -> Iterator[Path]:
+    """Make a folder for an artifact on its way to the Hub; what pushes that were killed left there is removed.
+
+    Yields:
+        The folder.
+
+    Raises:
+        PushError: If it cannot be made.
+    """
+    with ExitStack() as cleanup:
+        try:
+            remove_abandoned(home(), "push")
+            folder = cleanup.enter_context(scratch(home(), "push"))
+        except OSError as error:
+            raise PushError(
+                f"expected a folder to work in at {home()}, found none that can be written: {error}; "
+                "set ROBUST_ENCODERS_HOME to one"
+            ) from error
+        yield folder
+
+
 def publish(artifact: Path, manifest: Manifest, repo: str, options: PushOptions) -> str:
     """Publish a folder that :func:`robust_encoders.storage.save` wrote, in one commit.
 
@@ -63,7 +87,7 @@ def publish(artifact: Path, manifest: Manifest, repo: str, options: PushOptions)
     api = HfApi(token=options.token, library_name=LIBRARY, library_version=version(LIBRARY))
     with in_words(repo):
         head = _head(api, repo, options)
-        there = _existing_card(api, repo, head)
+        there = _existing_card(api, repo, head, artifact.parent)
         (artifact / CARD_NAME).write_bytes(card(manifest, reference=repo, existing=there).encode())
         commit = api.create_commit(
             repo,
@@ -99,10 +123,10 @@ def _head(api: HfApi, repo: str, options: PushOptions) -> str:
     return str(info.sha)
 
 
-def _existing_card(api: HfApi, repo: str, head: str) -> str:
+def _existing_card(api: HfApi, repo: str, head: str, beside: Path) -> str:
     from huggingface_hub import errors
 
-    with tempfile.TemporaryDirectory() as cache:
+    with tempfile.TemporaryDirectory(dir=beside) as cache:
         try:
             path = api.hf_hub_download(repo, CARD_NAME, revision=head, cache_dir=cache)
         except errors.LocalEntryNotFoundError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -14,23 +13,12 @@ from .configuration import CONFIG_NAME
 from .convert import Origin, convert, file_record
 from .errors import CompatibilityWarning
 from .home import home, locked
-from .hub import HubOptions, fetch_artifact
+from .hub import HubOptions, commit_of, fetch_artifact
 from .manifest import MANIFEST_NAME, FileRecord, Manifest
 from .pins import Pin, enforce
 
 logger = logging.getLogger(__name__)
 PICKLE_NAME = "pytorch_model.bin"
-_COMMIT = re.compile(r"/snapshots/([0-9a-f]{40})(?:/|$)")
-
-
-def commit_of(folder: Path) -> str:
-    """Return the commit that a folder of the Hub's cache holds, empty for any other folder.
-
-    Args:
-        folder: Of a snapshot, or inside one.
-    """
-    found = _COMMIT.search(folder.as_posix())
-    return found[1] if found else ""
 
 
 def converted(entry: CatalogEntry, place: str, options: HubOptions) -> Path:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -24,6 +23,7 @@ from .fingerprint import content_sha256, dtype_name
 from .layouts import architecture, nested
 from .manifest import MANIFEST_NAME, FileRecord, Manifest
 from .module import require_fit
+from .scratch import remove_abandoned, scratch
 from .verified import remember, remembered, same_file
 
 CONFIG_NAME = "config.json"
@@ -215,6 +215,8 @@ def save(
 ) -> Manifest:
     """Write an artifact aside and move it into place; return its manifest with the hashes of the files.
 
+    What a process that was killed while it saved there left behind is removed.
+
     Args:
         directory: The folder, made if need be.
         manifest: Its ``files`` are replaced.
@@ -228,6 +230,7 @@ def save(
         ManifestError: If the manifest holds a value that JSON cannot.
     """
     target = Path(directory).expanduser().absolute()
+    remove_abandoned(target.parent, target.name, lambda aside: _put_back(aside, target))
     _require_free(target)
     contents = {CONFIG_NAME: _config_bytes(tensors, config), WEIGHTS_NAME: _weights_bytes(tensors)}
     hashes = {WEIGHTS_NAME: content_sha256(tensors)}
@@ -238,10 +241,7 @@ def save(
     finished = replace(manifest, files=files)
     contents[MANIFEST_NAME] = finished.to_json().encode()
     contents[CARD_NAME] = _card_bytes(target, finished, reference or "path/to/this/folder")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as cleanup:
-        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        cleanup.callback(shutil.rmtree, aside, ignore_errors=True)
+    with scratch(target.parent, target.name) as aside:
         _fill(aside / "new", target, contents)
         _move_into_place(aside, target)
     return finished
@@ -309,6 +309,12 @@ def _fill(folder: Path, target: Path, contents: Mapping[str, bytes]) -> None:
         folder.mkdir()
     for name, data in contents.items():
         (folder / name).write_bytes(data)
+
+
+def _put_back(aside: Path, target: Path) -> None:
+    # Killed between the two moves of _move_into_place: what else lies in the old folder is nowhere but here.
+    if not target.exists() and (aside / "new").is_dir() and (aside / "old").is_dir():
+        os.replace(aside / "old", target)
 
 
 def _move_into_place(aside: Path, target: Path) -> None:

@@ -12,7 +12,9 @@ import json
 import re
 import socket
 import struct
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +25,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import yaml
 
 WRITER, READER = "hf_writer", "hf_reader"
+PIECE = 2**13
 
 
 class Refused(Exception):
@@ -79,6 +82,8 @@ class Hub:
         cut_at: Send only so many bytes of a large file, then break the connection.
         reset: Break it by a reset instead of closing it.
         before: Called with method and path before every request.
+        pause: Seconds that every piece of a body takes, sent or received.
+        busy: Threads that are answering a request.
         requests: Every method and path.
     """
 
@@ -89,7 +94,16 @@ class Hub:
     reset: bool = False
     before: Callable[[str, str], None] = lambda method, path: None
     requests: list[tuple[str, str]] = field(default_factory=list)
+    pause: float = 0.0
+    busy: set[int] = field(default_factory=set)
     url: str = ""
+
+    def settle(self) -> None:
+        """Wait until nothing that was sent, also by a client that is gone, is still to be answered."""
+        seen = -1
+        while self.busy or len(self.requests) != seen:
+            seen = len(self.requests)
+            time.sleep(0.01)
 
     def repo(self, name: str, token: str) -> Repo:
         """Return a repository that the holder of a token may see."""
@@ -139,8 +153,17 @@ class Handler(BaseHTTPRequestHandler):
 
     def handle_one(self) -> None:
         """Answer one request."""
-        path = unquote(urlsplit(self.path).path)
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.hub.busy.add(threading.get_ident())
+        try:
+            self.answer(unquote(urlsplit(self.path).path))
+        except ConnectionError:
+            self.close_connection = True  # the client is gone
+        finally:
+            self.hub.busy.discard(threading.get_ident())
+
+    def answer(self, path: str) -> None:
+        """Answer a request for ``path``."""
+        body = self.receive(int(self.headers.get("Content-Length") or 0))
         self.hub.requests.append((self.command, path))
         self.hub.before(self.command, path)
         try:
@@ -154,6 +177,16 @@ class Handler(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_POST = do_PUT = handle_one
 
+    def receive(self, size: int) -> bytes:
+        """Return the body of the request."""
+        pieces = []
+        for start in range(0, size, PIECE):
+            time.sleep(self.hub.pause)
+            pieces.append(self.rfile.read(min(PIECE, size - start)))
+        if len(body := b"".join(pieces)) < size:
+            raise ConnectionError("the client is gone")
+        return body
+
     def send_json(self, value: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
         """Answer in JSON."""
         self.send_bytes(json.dumps(value).encode(), status, {"Content-Type": "application/json", **(headers or {})})
@@ -164,8 +197,9 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data)
+        for start in range(0, len(data) if self.command != "HEAD" else 0, PIECE):
+            time.sleep(self.hub.pause)
+            self.wfile.write(data[start : start + PIECE])
 
     def send_cut(self, data: bytes, headers: dict[str, str], at: int) -> None:
         """Promise a body, send a part of it, and break the connection."""
@@ -356,12 +390,22 @@ ROUTES: tuple[tuple[str, str, Callable[..., None]], ...] = (
 )
 
 
+class Server(ThreadingHTTPServer):
+    """One that is used to clients which go without a word."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a connection that broke."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 @contextmanager
 def serve() -> Iterator[Hub]:
     """Serve an empty Hub on a free port of loopback until the block ends."""
     hub = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("HubHandler", (Handler,), {"hub": hub}))
-    server.daemon_threads = True
+    server = Server(("127.0.0.1", 0), type("HubHandler", (Handler,), {"hub": hub}))
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""``verify``, ``pin`` and ``convert``: the same facts for people and for programs, exit codes 0, 1 and 2."""
+"""``verify``, ``pin``, ``unpin`` and ``convert``: the same facts for people and for programs, exit codes 0, 1 and 2."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from robust_encoders import Manifest, RobustEncoder
 from robust_encoders.cli import main
 from robust_encoders.layouts import nested_state
-from robust_encoders.pins import read_pins
+from robust_encoders.pins import Pin, pins_file, read_pins, write_pin
 
 
 @pytest.fixture
@@ -82,6 +82,67 @@ def test_a_pin_is_kept_and_enforced(
     assert main(["pin", str(artifact), "--replace"]) == 0
     assert "pinned: " in capsys.readouterr().out
     assert main(["info", str(artifact)]) == 0
+
+
+def test_what_is_unpinned_is_accepted_again(
+    artifact: Path, tiny_pipe: Any, make_encoder: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pin", str(artifact), "--json"]) == 0
+    pinned = json.loads(capsys.readouterr().out)
+    make_encoder(tiny_pipe, seed=7).save_pretrained(artifact)
+    assert main(["info", str(artifact)]) == 1
+    capsys.readouterr()
+    assert main(["unpin", str(artifact)]) == 0
+    out = capsys.readouterr().out
+    assert pinned["files"]["model.safetensors"]["sha256"] in out
+    assert out.splitlines()[-1] == f"no longer pinned: {artifact.resolve()}, in {pins_file()}"
+    assert read_pins() == {}
+    assert main(["info", str(artifact)]) == 0
+
+
+def test_unpin_tells_programs_what_was_removed(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pin", str(artifact), "--json"]) == 0
+    pinned = json.loads(capsys.readouterr().out)
+    assert main(["unpin", str(artifact), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {**pinned, "ok": True}
+    assert main(["unpin", str(artifact), "--json"]) == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert not answer["ok"]
+    assert "expected a place with a pin, found none at" in answer["problem"]
+
+
+def test_a_pin_is_removed_by_its_name_in_the_catalog_or_among_the_pins(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("nudity", "OPTML-Group/AdvUnlearn/nudity_unlearned"):
+        write_pin("OPTML-Group/AdvUnlearn/nudity_unlearned", Pin(files={}, revision="f" * 40))
+        assert main(["unpin", name]) == 0
+        assert f"nudity_unlearned at revision {'f' * 40}" in capsys.readouterr().out
+        assert read_pins() == {}
+
+
+def test_the_pin_of_a_folder_that_is_gone_is_removed(artifact: Path) -> None:
+    assert main(["pin", str(artifact)]) == 0
+    artifact.rename(artifact.with_name("elsewhere"))
+    assert main(["unpin", str(artifact)]) == 0
+    assert read_pins() == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("nudty", "Did you mean 'nudity'"),
+        ("vangogh", "found none at 'OPTML-Group/AdvUnlearn/vangogh_unlearned'"),
+        ("org/nam", "Did you mean 'org/name'"),
+        ("./gone", "Pinned in"),
+    ],
+)
+def test_unpin_says_what_is_pinned_instead(name: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["unpin", name]) == 1
+    assert f"Nothing is pinned in {pins_file()}" in capsys.readouterr().err
+    write_pin("org/name", Pin(files={}))
+    assert main(["unpin", name]) == 1
+    out, err = capsys.readouterr()
+    assert (out, words in err, "org/name" in err) == ("", True, True)
+    assert list(read_pins()) == ["org/name"]
 
 
 def test_a_damaged_artifact_is_not_pinned(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:

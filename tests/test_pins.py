@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from robust_encoders import FileRecord, IntegrityError, RobustEncoder
+from robust_encoders import FileRecord, IntegrityError, NotPinnedError, RobustEncoder
 from robust_encoders.hub import HubOptions
 from robust_encoders.loading import load
-from robust_encoders.pins import Pin, enforce, pins_file, read_pins, write_pin
+from robust_encoders.pins import Pin, enforce, pins_file, read_pins, remove_pin, write_pin
 
 PIN = Pin(files={"a.bin": FileRecord(sha256="1" * 64, size=3, content_sha256="2" * 64)}, revision="f" * 40)
 
@@ -28,6 +28,17 @@ def test_pins_come_back_as_they_were_written() -> None:
     write_pin("a", replace(PIN, revision=""))
     assert read_pins() == {"a": replace(PIN, revision=""), "b": PIN}
     assert [path.name for path in pins_file().parent.iterdir() if not path.name.endswith(".lock")] == ["pins.json"]
+
+
+def test_a_pin_is_removed_and_no_other() -> None:
+    write_pin("b", PIN)
+    write_pin("a", replace(PIN, revision=""))
+    assert remove_pin("b") == PIN
+    assert read_pins() == {"a": replace(PIN, revision="")}
+    before = pins_file().read_bytes()
+    with pytest.raises(NotPinnedError, match=r"found none at 'b'\. Pinned in .* are: a\."):
+        remove_pin("b")
+    assert pins_file().read_bytes() == before
 
 
 def test_a_pin_is_not_replaced_unless_asked() -> None:
@@ -85,6 +96,8 @@ def test_pins_that_cannot_be_understood_stop_everything(text: str, tiny_encoder:
         RobustEncoder.from_pretrained(tmp_path / "artifact")
     with pytest.raises(IntegrityError, match="expected pins"):
         write_pin("a", PIN)
+    with pytest.raises(IntegrityError, match="expected pins"):
+        remove_pin("a")
     assert pins_file().read_text() == text
 
 
@@ -108,6 +121,8 @@ def _pin_many(home: str, name: str) -> None:
     os.environ["ROBUST_ENCODERS_HOME"] = home
     for i in range(10):
         write_pin(f"{name}{i}", PIN)
+        write_pin(f"gone-{name}{i}", PIN)
+        remove_pin(f"gone-{name}{i}")
 
 
 def test_two_processes_lose_none_of_each_others_pins(own_home: Path) -> None:

@@ -178,6 +178,44 @@ def test_a_private_repository_needs_a_token(hub: Hub, tiny_encoder: RobustEncode
     assert RobustEncoder.from_pretrained(REPO, token=READER).content_sha256 == tiny_encoder.content_sha256
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_a_branch_that_moves_meanwhile_is_read_at_one_commit(
+    hub: Hub, pushed: Repo, make_encoder: Maker, tiny_pipe: Any, tiny_encoder: RobustEncoder, again: bool
+) -> None:
+    other, commit = make_encoder(tiny_pipe, seed=2), pushed.branches["main"]
+    if again:
+        RobustEncoder.from_pretrained(REPO)
+
+    def move(method: str, path: str) -> None:
+        if method == "HEAD" and path.endswith("/config.json"):
+            hub.before = lambda method, path: None
+            other.push_to_hub(REPO, token=WRITER)
+
+    hub.before = move
+    hub.requests.clear()
+    assert RobustEncoder.from_pretrained(REPO, force_download=again).content_sha256 == tiny_encoder.content_sha256
+    asked = {path.rpartition("/")[2]: path.split("/")[4] for _, path in hub.requests if path.startswith(f"/{REPO}/r")}
+    assert asked == {MANIFEST_NAME: "main", "config.json": commit, "model.safetensors": commit, "README.md": commit}
+    assert pushed.branches["main"] != commit, "it moved"
+    for revision in (None, commit):
+        offline = RobustEncoder.from_pretrained(REPO, revision=revision, local_files_only=True)
+        assert offline.content_sha256 == tiny_encoder.content_sha256
+    assert RobustEncoder.from_pretrained(REPO).content_sha256 == other.content_sha256
+    offline = RobustEncoder.from_pretrained(REPO, revision=commit, local_files_only=True)
+    assert offline.content_sha256 == tiny_encoder.content_sha256
+
+
+def test_fetching_again_fails_in_words(hub: Hub, pushed: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DownloadError, match="expected a repository at org/other, found none"):
+        RobustEncoder.from_pretrained("org/other", force_download=True)
+    with pytest.raises(DownloadError, match="force_download and local_files_only are both set, leave one"):
+        RobustEncoder.from_pretrained(REPO, force_download=True, local_files_only=True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    reset_sessions()
+    with pytest.raises(DownloadError, match="while offline; unset HF_HUB_OFFLINE, or leave out force_download"):
+        RobustEncoder.from_pretrained(REPO, force_download=True)
+
+
 def test_a_commit_in_between_is_not_overwritten(hub: Hub, pushed: Repo, make_encoder: Maker, tiny_pipe: Any) -> None:
     def meanwhile(method: str, path: str) -> None:
         if "/preupload/" in path:
@@ -226,22 +264,6 @@ def test_offline_uses_the_cache_and_refuses_the_rest(
     with pytest.raises(PushError, match="cannot push to org/circle while offline"):
         tiny_encoder.push_to_hub(REPO, token=WRITER)
     assert hub.requests == []
-
-
-def test_a_branch_that_moves_between_two_files_is_refused_once(
-    hub: Hub, pushed: Repo, make_encoder: Maker, tiny_pipe: Any
-) -> None:
-    other = make_encoder(tiny_pipe, seed=2)
-
-    def move(method: str, path: str) -> None:
-        if method == "HEAD" and path.endswith("config.json"):
-            hub.before = lambda method, path: None
-            other.push_to_hub(REPO, token=WRITER)
-
-    hub.before = move
-    with pytest.raises(DownloadError, match="from one commit"):
-        RobustEncoder.from_pretrained(REPO)
-    assert RobustEncoder.from_pretrained(REPO).content_sha256 == other.content_sha256
 
 
 @pytest.mark.parametrize("same_size", [True, False])
