@@ -70,11 +70,9 @@ class Case:
     """An operation that turns something old, or nothing, into something new.
 
     Args:
-        do: What is done, and with what.
-        look: What reads the outcome, and with what.
+        do, look: What is done and what reads the outcome, each with its options.
         reset: Puts back what was there before.
-        old: Hash of the contents before; empty for none.
-        new: Hash of the contents afterwards.
+        old, new: Hashes of the contents before and afterwards; empty for none.
         litter: Patterns, inside ``place``, of what only a killed process leaves.
     """
 
@@ -88,7 +86,7 @@ class Case:
 
     def left(self) -> list[str]:
         """Return what killed processes left behind."""
-        return [str(path) for pattern in self.litter for path in self.place.rglob(pattern) if ".git" not in path.name]
+        return [str(path) for pattern in self.litter for path in self.place.rglob(pattern)]
 
 
 @pytest.fixture(scope="module")
@@ -131,14 +129,8 @@ def put(source: str, target: Path) -> None:
 def saving(worker: Worker, artifacts: dict[str, str], place: Path, *, over: bool) -> Case:
     (old, first), (new, second) = artifacts.items()
     target = place / "artifact"
-    return Case(
-        do=("save", {"source": second, "target": target}),
-        look=("load", {"name": f"{target}", "options": {}}),
-        reset=lambda: put(first if over else "", target),
-        old=old if over else "",
-        new=new,
-        place=place,
-    )
+    do, look = ("save", {"source": second, "target": target}), ("load", {"name": f"{target}", "options": {}})
+    return Case(do, look, lambda: put(first if over else "", target), old if over else "", new, place)
 
 
 def converting(worker: Worker, artifacts: dict[str, str], place: Path, *, over: bool) -> Case:

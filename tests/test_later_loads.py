@@ -94,6 +94,7 @@ def test_later_loads_cost_what_transformers_own_do(tmp_path: Path, monkeypatch: 
             if kind == "later" and not home.exists():
                 measured(kind, home, full, small)
             runs[kind].append(measured(kind, home, full, small))
+    size = (full / "model.safetensors").stat().st_size / 2**20
     (full / "model.safetensors").unlink()
     columns = ("wall", "cpu", "peak", "own")
     medians = {kind: {c: statistics.median(row[c] for row in rows) for c in columns} for kind, rows in runs.items()}
@@ -102,5 +103,5 @@ def test_later_loads_cost_what_transformers_own_do(tmp_path: Path, monkeypatch: 
     assert later["cpu"] < 0.5 * medians["first, pinned"]["cpu"] < medians["first, unpinned"]["cpu"]
     assert later["cpu"] < 2 * theirs["cpu"]
     # The file is mapped: of its clean pages a later load touches a few, transformers none; neither copies them.
-    assert later["peak"] < 0.5 * medians["first, pinned"]["peak"]
+    assert later["peak"] < 0.5 * size
     assert later["own"] < theirs["own"] + 8
