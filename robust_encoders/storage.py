@@ -87,7 +87,7 @@ def read_artifact(folder: Path, manifest: Manifest, weights: str, *, trust: Trus
     record, path = _record(manifest, weights), folder / weights
     looked_at = _require_size(path, record)
     known = not trust.anew and remembered(path, record)
-    tensors = _read_tensors(path, record, known=known)
+    tensors = _read_tensors(path, record, looked_at, known=known)
     if not (known or trust.proven):
         _require_contents(tensors, record, path)
     named = nested(tensors)
@@ -158,7 +158,7 @@ def _read_config(data: bytes) -> dict[str, Any]:
     return architecture(config if isinstance(config, dict) else {})
 
 
-def _read_tensors(path: Path, record: FileRecord, *, known: bool) -> dict[str, Tensor]:
+def _read_tensors(path: Path, record: FileRecord, looked_at: os.stat_result, *, known: bool) -> dict[str, Tensor]:
     try:
         if record.size < MAPPED_FROM:
             # From the very bytes that were hashed: the file may change under us, these do not.
@@ -166,24 +166,24 @@ def _read_tensors(path: Path, record: FileRecord, *, known: bool) -> dict[str, T
             tensors = safetensors.torch.load(data)
             _require_once(data[8 : 8 + int.from_bytes(data[:8], "little")], path)
             return tensors
-        before = _require_size(path, record)
         tensors = safetensors.torch.load_file(path)
     except SafetensorError as error:
         raise IntegrityError(f"expected safetensors in {path}, found something else: {str(error)[:300]}") from error
     if not known:
-        _require_bytes(path, record, before)
+        _require_bytes(path, record)
+    # Also where it is known: what was mapped may be another file than the one that was looked up.
+    if not same_file(_require_size(path, record), looked_at):
+        raise _changed(path, record, "it replaced while it was read")
     return tensors
 
 
-def _require_bytes(path: Path, record: FileRecord, mapped: os.stat_result) -> None:
+def _require_bytes(path: Path, record: FileRecord) -> None:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
         file.seek(0)
         _require_once(file.read(int.from_bytes(file.read(8), "little")), path)
     if found != record.sha256:
         raise _changed(path, record, f"{record.size} bytes and {found}")
-    if not same_file(path.stat(), mapped):
-        raise _changed(path, record, "it replaced while it was read")
 
 
 def _require_once(header: bytes, path: Path) -> None:
