@@ -337,6 +337,7 @@ def _fill(folder: Path, target: Path, contents: Mapping[str, bytes]) -> None:
     else:
         folder.mkdir()
     for name, data in contents.items():
+        (folder / name).unlink(missing_ok=True)  # It may be a link to a file elsewhere.
         (folder / name).write_bytes(data)
 
 
