@@ -229,11 +229,12 @@ def save(
         reference: What the model card says to load it by; by default some folder.
 
     Raises:
-        FileExistsError: If the folder holds something, but no artifact.
+        FileExistsError: If the folder holds something, but no artifact, or cannot be replaced: this process works in
+            it, or it is a mount point.
         CardError: If a model card is there whose metadata cannot be read.
         ManifestError: If the manifest holds a value that JSON cannot.
     """
-    target = Path(directory).expanduser().absolute()
+    target = Path(directory).expanduser().resolve()
 
     def rescue(aside: Path) -> bool:
         try:
@@ -243,6 +244,7 @@ def save(
                 f"expected to put back what was at {target}, found {error}: it lies in {aside / 'old'}; move it back"
             ) from error
 
+    _require_movable(target)
     with _alone(target):
         remove_abandoned(target.parent, target.name, rescue)
         _require_free(target)
@@ -291,6 +293,19 @@ def provenance(manifest: Manifest, content: str) -> dict[str, Any]:
         "license": manifest.license,
         "content_sha256": content,
     }
+
+
+def _require_movable(target: Path) -> None:
+    if not target.is_dir():
+        return
+    reason = "a file system is mounted there" if os.path.ismount(target) else ""
+    if Path.cwd().is_relative_to(target):
+        reason = f"this process works in {Path.cwd()}"
+    if reason:
+        raise FileExistsError(
+            f"expected a folder that can be replaced at {target}, found that {reason}; save to a subfolder of it, "
+            f"{target / 'NAME'} for example"
+        )
 
 
 def _require_free(target: Path) -> None:
