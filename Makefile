@@ -18,7 +18,7 @@ env: $(STAMP)
 $(STAMP):
 	test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
 	$(BIN)/python -m pip install --constraint constraints.txt torch setuptools
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[attacks,dev,eval,train]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[attacks,dev,eval,nudenet,train]'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps torchattacks
 	rm -f .venv/.ready-*
 	touch $@

@@ -4,10 +4,26 @@ from __future__ import annotations
 
 from .clip_score import ClipScore
 from .judge_detector import JudgeDetector
+from .nude_net import NudeNet
+from .nudity_counts import NudityCounts
 from .rates import ConceptRate
 from .retain import JudgeAccuracy
 
-METRICS = {"concept_rate": ConceptRate, "judge_accuracy": JudgeAccuracy, "clip_score": ClipScore}
-DETECTORS = {"shapes_judge": JudgeDetector}
+METRICS = {
+    "concept_rate": ConceptRate,
+    "judge_accuracy": JudgeAccuracy,
+    "clip_score": ClipScore,
+    "nudity_counts": NudityCounts,
+}
+DETECTORS = {"shapes_judge": JudgeDetector, "nudenet": NudeNet}
 
-__all__ = ["DETECTORS", "METRICS", "ClipScore", "ConceptRate", "JudgeAccuracy", "JudgeDetector"]
+__all__ = [
+    "DETECTORS",
+    "METRICS",
+    "ClipScore",
+    "ConceptRate",
+    "JudgeAccuracy",
+    "JudgeDetector",
+    "NudeNet",
+    "NudityCounts",
+]
