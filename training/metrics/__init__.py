@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from .clip_score import ClipScore
+from .feature_distance import FrechetDistance, KernelDistance
 from .judge_detector import JudgeDetector
 from .nude_net import NudeNet
 from .nudity_counts import NudityCounts
+from .picture_distance import PictureDistance
 from .rates import ConceptRate
 from .retain import JudgeAccuracy
 
@@ -13,6 +15,9 @@ METRICS = {
     "concept_rate": ConceptRate,
     "judge_accuracy": JudgeAccuracy,
     "clip_score": ClipScore,
+    "fid": FrechetDistance,
+    "kid": KernelDistance,
+    "picture_distance": PictureDistance,
     "nudity_counts": NudityCounts,
 }
 DETECTORS = {"shapes_judge": JudgeDetector, "nudenet": NudeNet}
@@ -22,8 +27,11 @@ __all__ = [
     "METRICS",
     "ClipScore",
     "ConceptRate",
+    "FrechetDistance",
     "JudgeAccuracy",
     "JudgeDetector",
+    "KernelDistance",
     "NudeNet",
     "NudityCounts",
+    "PictureDistance",
 ]

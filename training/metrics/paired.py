@@ -80,10 +80,11 @@ def paired_test(first: Sequence[bool], second: Sequence[bool]) -> PairedTest:
     if len(first) != len(second) or not first:
         raise ValueError(f"expected the same prompts for both, at least one, found {len(first)} and {len(second)}")
     pairs = list(zip(first, second, strict=True))
-    counts = [pairs.count(pair) for pair in ((True, True), (True, False), (False, True), (False, False))]
-    p_exact, p_mid = mcnemar(counts[1], counts[2])
-    difference = (counts[1] - counts[2]) / len(pairs)
-    return PairedTest(len(pairs), *counts, p_exact, p_mid, difference, newcombe_interval(*counts))
+    both, neither = pairs.count((True, True)), pairs.count((False, False))
+    one, other = pairs.count((True, False)), pairs.count((False, True))
+    p_exact, p_mid = mcnemar(one, other)
+    interval = newcombe_interval(both, one, other, neither)
+    return PairedTest(len(pairs), both, one, other, neither, p_exact, p_mid, (one - other) / len(pairs), interval)
 
 
 def paired_verdicts(first: Sequence[Verdict], second: Sequence[Verdict]) -> PairedTest:
