@@ -129,7 +129,9 @@ def negative_force(
 
     Returns:
         ``negative_without`` and ``negative_with``, the rates at which the concept is shown, and, if it is shown at all
-        without, ``negative_removed``: in how many of those pictures the negative prompt removed it.
+        without, ``negative_removed``: in how many of those pictures the negative prompt removed it. Alone, the last
+        flatters a negative prompt that only changes pictures: ``negative_with`` counts the newly shown, too, and
+        ``settings["paired"]`` tests the two rates on the same pictures.
 
     Raises:
         ValueError: If the sampling has no guidance, or the negative prompt is empty.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .clip_score import ClipScore
+from .diffusion_classifier import DiffusionClassifierDetector
 from .feature_distance import FrechetDistance, KernelDistance
 from .judge_detector import JudgeDetector
 from .nude_net import NudeNet
@@ -20,13 +21,14 @@ METRICS = {
     "picture_distance": PictureDistance,
     "nudity_counts": NudityCounts,
 }
-DETECTORS = {"shapes_judge": JudgeDetector, "nudenet": NudeNet}
+DETECTORS = {"shapes_judge": JudgeDetector, "nudenet": NudeNet, "diffusion_classifier": DiffusionClassifierDetector}
 
 __all__ = [
     "DETECTORS",
     "METRICS",
     "ClipScore",
     "ConceptRate",
+    "DiffusionClassifierDetector",
     "FrechetDistance",
     "JudgeAccuracy",
     "JudgeDetector",
