@@ -14,12 +14,14 @@ STAMP := .venv/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -
 
 env: $(STAMP)
 
-# torch first and alone, so that nothing else chooses its build; torchattacks without its stale pins.
+# torch first and alone, so that nothing else chooses its build; torchattacks without its stale pins. torchvision lies
+# apart: the index's build does not import beside every build of torch, and transformers imports it wherever it finds it.
 $(STAMP):
 	test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
 	$(BIN)/python -m pip install --constraint constraints.txt torch setuptools
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[attacks,dev,eval,train]'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps torchattacks
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[attacks,dev,eval,metrics,nudenet,train]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps torchattacks lpips
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --upgrade --target .venv/torchvision torchvision
 	rm -f .venv/.ready-*
 	touch $@
 

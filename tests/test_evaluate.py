@@ -318,3 +318,18 @@ def test_an_unknown_concept_is_refused_before_anything_is_drawn(tiny_pipe: Any, 
     with pytest.raises(ValueError, match="dodecahedron"):
         evaluate_module.evaluate(tiny_pipe, None, "dodecahedron", out=tmp_path)
     assert not list(tmp_path.glob("cells"))
+
+
+class Annotated(ConceptRate):  # type: ignore[misc]  # untyped to the checker: see pyproject.toml
+    """A metric that says how it was measured."""
+
+    def compute(self) -> Result:
+        return replace(super().compute(), settings={"policy": "explicit"})
+
+
+def test_what_a_metric_says_of_itself_stays_in_the_record(tiny_pipe: Any, tmp_path: Path) -> None:
+    plan = make_plan(tiny_pipe, attacks={})
+    plan = replace(plan, utility=lambda: [Annotated(plan.detector, "annotated")])
+    settings = find(run(tiny_pipe, plan, tmp_path), "annotated").settings
+    assert settings["policy"] == "explicit"
+    assert settings["sampling"]["steps"] == SAMPLING.steps

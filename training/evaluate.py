@@ -199,7 +199,7 @@ class _Run:
                 seeds=(self.seed,),
                 prompt_set=prompts.name,
                 prompt_sha256=prompts.sha256,
-                settings={"sampling": asdict(self.sampling), **settings},
+                settings={**result.settings, "sampling": asdict(self.sampling), **settings},
                 versions=library_versions(),
                 unet_calls=calls,
             )

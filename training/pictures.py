@@ -50,7 +50,13 @@ def quiet(pipe: Any) -> Iterator[None]:
 
 
 def draw(
-    pipe: Any, prompts: Sequence[str] | Tensor, seeds: Sequence[int], sampling: Sampling, *, latents: bool = False
+    pipe: Any,
+    prompts: Sequence[str] | Tensor,
+    seeds: Sequence[int],
+    sampling: Sampling,
+    *,
+    latents: bool = False,
+    negative: str = "",
 ) -> Tensor:
     """Draw one picture per prompt.
 
@@ -60,6 +66,7 @@ def draw(
         seeds: B seeds of the initial latents, drawn on the CPU.
         sampling: Steps, guidance, batch.
         latents: Return the clean latents that the UNet ended at instead of decoding them.
+        negative: Negative prompt of all pictures.
 
     Returns:
         Pictures (B, 3, H, W) in [0, 1], or latents (B, C, h, w), in float32 on the CPU.
@@ -76,6 +83,7 @@ def draw(
             inputs = {"prompt_embeds": prompts[part]} if isinstance(prompts, Tensor) else {"prompt": [*prompts[part]]}
             drawn = pipe(
                 **inputs,
+                negative_prompt=[negative] * len(seeds[part]) if negative else None,
                 generator=[torch.Generator().manual_seed(seed) for seed in seeds[part]],
                 num_inference_steps=sampling.steps,
                 guidance_scale=sampling.guidance,
