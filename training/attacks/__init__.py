@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .continuous_prefix import ContinuousPrefix
+from .p4d import P4D
 from .random_prefix import RandomPrefix
 from .soft_prompt import SoftPrompt
 from .unlearn_diff_atk import UnlearnDiffAtk
@@ -12,6 +13,15 @@ PROMPT_ATTACKS = {
     "random_prefix": RandomPrefix,
     "continuous_prefix": ContinuousPrefix,
     "unlearn_diff_atk": UnlearnDiffAtk,
+    "p4d": P4D,
 }
 
-__all__ = ["ATTACKS", "PROMPT_ATTACKS", "ContinuousPrefix", "RandomPrefix", "SoftPrompt", "UnlearnDiffAtk"]
+__all__ = [
+    "ATTACKS",
+    "P4D",
+    "PROMPT_ATTACKS",
+    "ContinuousPrefix",
+    "RandomPrefix",
+    "SoftPrompt",
+    "UnlearnDiffAtk",
+]
