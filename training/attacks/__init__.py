@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .continuous_prefix import ContinuousPrefix
 from .p4d import P4D
+from .prompt_embeds import PromptEmbeds
 from .random_prefix import RandomPrefix
 from .soft_prompt import SoftPrompt
 from .unlearn_diff_atk import UnlearnDiffAtk
@@ -14,6 +15,7 @@ PROMPT_ATTACKS = {
     "continuous_prefix": ContinuousPrefix,
     "unlearn_diff_atk": UnlearnDiffAtk,
     "p4d": P4D,
+    "prompt_embeds": PromptEmbeds,
 }
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "P4D",
     "PROMPT_ATTACKS",
     "ContinuousPrefix",
+    "PromptEmbeds",
     "RandomPrefix",
     "SoftPrompt",
     "UnlearnDiffAtk",
