@@ -16,6 +16,7 @@ from robust_encoders.concepts import Concept
 from robust_encoders.fingerprint import content_sha256
 from robust_encoders.training.artifact import describe
 from robust_encoders.training.attacks import ATTACKS, PROMPT_ATTACKS
+from robust_encoders.training.attacks.transfer import Recorded
 from robust_encoders.training.backbone import Backbone
 from robust_encoders.training.bank import BankSettings
 from robust_encoders.training.finetune import Training
@@ -38,9 +39,11 @@ SMALL: Mapping[str, Any] = {
 # Fields that make an attack of the evaluation cheap, where it has them.
 CHEAP = {"steps": 2, "every": 1, "timesteps": 1, "iterations": 2, "tokens": 1}
 # What an attack of the evaluation cannot do without; one that needs something adds its own line.
-NEEDED: Mapping[str, Mapping[str, Any]] = {}
+NEEDED: Mapping[str, Mapping[str, Any]] = {
+    "transfer": {"source": "a record", "recorded": tuple(Recorded(i, "a red circle", i, ("circle",)) for i in (0, 1))},
+}
 # Attacks that never run the UNet on latents of their own.
-WITHOUT_UNET = {"random_prefix", "prompt_embeds"}
+WITHOUT_UNET = {"random_prefix", "transfer", "ring_a_bell", "prompt_embeds"}
 
 
 def generator(seed: int = 0) -> Generator:

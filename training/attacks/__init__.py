@@ -7,6 +7,7 @@ from .p4d import P4D
 from .prompt_embeds import PromptEmbeds
 from .random_prefix import RandomPrefix
 from .soft_prompt import SoftPrompt
+from .transfer import Transfer
 from .unlearn_diff_atk import UnlearnDiffAtk
 
 ATTACKS = {"soft_prompt": SoftPrompt}
@@ -15,6 +16,7 @@ PROMPT_ATTACKS = {
     "continuous_prefix": ContinuousPrefix,
     "unlearn_diff_atk": UnlearnDiffAtk,
     "p4d": P4D,
+    "transfer": Transfer,
     "prompt_embeds": PromptEmbeds,
 }
 
@@ -26,5 +28,6 @@ __all__ = [
     "PromptEmbeds",
     "RandomPrefix",
     "SoftPrompt",
+    "Transfer",
     "UnlearnDiffAtk",
 ]
