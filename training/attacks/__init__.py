@@ -6,6 +6,7 @@ from .continuous_prefix import ContinuousPrefix
 from .p4d import P4D
 from .prompt_embeds import PromptEmbeds
 from .random_prefix import RandomPrefix
+from .ring_a_bell import RingABell
 from .soft_prompt import SoftPrompt
 from .transfer import Transfer
 from .unlearn_diff_atk import UnlearnDiffAtk
@@ -17,6 +18,7 @@ PROMPT_ATTACKS = {
     "unlearn_diff_atk": UnlearnDiffAtk,
     "p4d": P4D,
     "transfer": Transfer,
+    "ring_a_bell": RingABell,
     "prompt_embeds": PromptEmbeds,
 }
 
@@ -27,6 +29,7 @@ __all__ = [
     "ContinuousPrefix",
     "PromptEmbeds",
     "RandomPrefix",
+    "RingABell",
     "SoftPrompt",
     "Transfer",
     "UnlearnDiffAtk",
