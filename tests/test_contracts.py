@@ -42,9 +42,10 @@ CHEAP = {"steps": 2, "every": 1, "timesteps": 1, "iterations": 2, "tokens": 1}
 NEEDED: Mapping[str, Mapping[str, Any]] = {
     "transfer": {"source": "a record", "recorded": tuple(Recorded(i, "a red circle", i, ("circle",)) for i in (0, 1))},
     "ring_a_bell": {"pairs": (("a circle", "a square"),), "population": 4, "generations": 2, "every": 1},
+    "concept_inversion": {"words": ("circle",)},
 }
 # Attacks that never run the UNet on latents of their own.
-WITHOUT_UNET = {"random_prefix", "transfer", "ring_a_bell", "prompt_embeds"}
+WITHOUT_UNET = {"random_prefix", "transfer", "ring_a_bell", "black_box", "prompt_embeds"}
 
 
 def generator(seed: int = 0) -> Generator:

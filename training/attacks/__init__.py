@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .concept_inversion import ConceptInversion
 from .continuous_prefix import ContinuousPrefix
 from .p4d import P4D
 from .prompt_embeds import PromptEmbeds
@@ -19,6 +20,7 @@ PROMPT_ATTACKS = {
     "p4d": P4D,
     "transfer": Transfer,
     "ring_a_bell": RingABell,
+    "concept_inversion": ConceptInversion,
     "prompt_embeds": PromptEmbeds,
 }
 
@@ -26,6 +28,7 @@ __all__ = [
     "ATTACKS",
     "P4D",
     "PROMPT_ATTACKS",
+    "ConceptInversion",
     "ContinuousPrefix",
     "PromptEmbeds",
     "RandomPrefix",

@@ -21,7 +21,7 @@ from ..losses import squared_error
 from ..prompts import Placement, PromptLayout, prompt_lengths
 from ..protocols import AttackResult, Candidate, Case
 from ..target import TargetModel
-from .denoising import FORWARD_AND_BACKWARD, case_generator, chunks, clean_latents, draw_noise
+from .denoising import FORWARD_AND_BACKWARD, case_generator, chunks, clean_latents, draw_noise, draw_timesteps
 from .unlearn_diff_atk import allowed_tokens
 
 
@@ -111,8 +111,7 @@ class _Comparison:
 
     def __call__(self, conditioning: Tensor, generators: Sequence[Generator]) -> Tensor:
         """Return the loss (B,) of conditionings (B, L, D), at a timestep and noise from each case's generator."""
-        highest = len(self.target.alphas_cumprod)
-        t = torch.cat([torch.randint(highest, (1,), generator=g) for g in generators]).to(self.latents.device)
+        t = draw_timesteps(self.target, generators)
         noisy = self.target.add_noise(self.latents, draw_noise(self.latents, generators), t)
         with torch.no_grad():
             wanted = self.base.predict(noisy, t, self.plain)
