@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .black_box import BlackBox
 from .concept_inversion import ConceptInversion
 from .continuous_prefix import ContinuousPrefix
 from .p4d import P4D
@@ -21,6 +22,7 @@ PROMPT_ATTACKS = {
     "transfer": Transfer,
     "ring_a_bell": RingABell,
     "concept_inversion": ConceptInversion,
+    "black_box": BlackBox,
     "prompt_embeds": PromptEmbeds,
 }
 
@@ -28,6 +30,7 @@ __all__ = [
     "ATTACKS",
     "P4D",
     "PROMPT_ATTACKS",
+    "BlackBox",
     "ConceptInversion",
     "ContinuousPrefix",
     "PromptEmbeds",
