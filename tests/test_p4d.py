@@ -92,14 +92,16 @@ def test_the_search_finds_a_prompt_of_which_the_target_says_the_same(make_pipe: 
     assert found.max() < random.quantile(0.02)
 
 
-def test_it_compares_with_the_base_not_with_the_target(make_pipe: Any) -> None:
-    """With another base the same seeds lead elsewhere; the target's own encoder would not notice."""
-    pipe, cases = make_pipe(), make_cases(make_target(make_pipe()))
-    pipe.text_encoder.get_input_embeddings().weight.data.mul_(50)
-    other = make_pipe(seed=5)
-    other.text_encoder.get_input_embeddings().weight.data.mul_(50)
+@pytest.mark.parametrize("part", ["text_encoder", "unet"])
+def test_it_compares_with_the_base_not_with_the_target(make_pipe: Any, part: str) -> None:
+    """With another encoder or UNet of the base the same seeds lead elsewhere; the target's own would not notice."""
+    pipe, base, other = make_pipe(), make_pipe(), make_pipe(seed=5)
+    for one in (pipe, base, other):
+        one.text_encoder.get_input_embeddings().weight.data.mul_(50)
+    setattr(base, part, getattr(other, part))
     attack = P4D(tokens=3, steps=6, every=6)
-    own, foreign = ([texts(r) for r in attack.run(make_target(pipe, base), cases, seed=0)] for base in (pipe, other))
+    cases = make_cases(make_target(pipe))
+    own, foreign = ([texts(r) for r in attack.run(make_target(pipe, one), cases, seed=0)] for one in (pipe, base))
     assert own != foreign
 
 
