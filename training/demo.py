@@ -15,7 +15,6 @@ from robust_encoders.embedded import embedded_pipeline
 from robust_encoders.encoder import RobustEncoder
 
 from .attacks import UnlearnDiffAtk
-from .backbone import Backbone
 from .grid import Pair, Section, Tile, draw_grid
 from .metrics import JudgeDetector
 from .metrics.rates import detect
@@ -25,6 +24,7 @@ from .report import markdown
 from .shapes.captions import WordChoice, scene_prompts
 from .shapes.concepts import factor_of
 from .shapes.judge import load_judge
+from .target import TargetModel
 
 if TYPE_CHECKING:
     from .metrics.judge_detector import JudgeLike
@@ -162,7 +162,7 @@ class Demo:
 
     def _attacked(self, cases: Sequence[Case], seed: int) -> list[Case]:
         """Return the cases with the prompts that work best against the encoder that is in the pipeline now."""
-        found = self.attack.run(Backbone.from_pipeline(self.pipe), cases, seed=seed)
+        found = self.attack.run(TargetModel.from_pipeline(self.pipe), cases, seed=seed)
         tried = [(case, c) for case, result in zip(cases, found, strict=True) for c in result.candidates]
         pictures = draw_candidates(self.pipe, [case for case, _ in tried], [c for _, c in tried], self.sampling)
         scores = JudgeDetector(self.judge, self.concept)(pictures).tolist()

@@ -23,6 +23,7 @@ from .pictures import Sampling, draw, draw_candidates
 from .plan import Control, EvaluationSettings, Plan, PromptSet, shapes_plan
 from .protocols import AttackResult, Candidate, Case, Metric, PromptAttack, Result
 from .results import RESULTS_NAME, Evaluation, result_from_record
+from .target import TargetModel
 from .verdicts import judge_candidates
 
 if TYPE_CHECKING:
@@ -151,17 +152,27 @@ class _Run:
         # As in UnlearnDiffAtk, a prompt that succeeds by itself is not attacked.
         settled = [before and not attack.joint for before in self.before]
         attacked = [case for case, done in zip(cases, settled, strict=True) if not done]
+        base = Backbone.from_pipeline(self.pipe)
         with self.attached():
-            ran = iter(attack.run(Backbone.from_pipeline(self.pipe), attacked, seed=self.seed) if attacked else [])
+            ran = iter(attack.run(self._target(base, attack), attacked, seed=self.seed) if attacked else [])
             found = [_unattacked(case) if done else next(ran) for case, done in zip(cases, settled, strict=True)]
             verdicts, drawn = judge_candidates(
                 cases, found, self.before, draw=self._draw_candidates, detector=self.plan.detector
             )
         rates = attack_rates(self.before, [v.any for v in verdicts], [v.last for v in verdicts])
-        calls = sum(r.unet_calls for r in found) + drawn * self.sampling.calls_per_picture
+        pictures = drawn + sum(r.queries for r in found)
+        calls = sum(r.unet_calls for r in found) + pictures * self.sampling.calls_per_picture
         extra = {"attack": _described(label, attack)}
         records = [self._record(r, prompts, calls=calls, **extra) for r in rates]
         return {"verdicts": [asdict(v) for v in verdicts], "results": records}
+
+    def _target(self, base: Backbone, attack: PromptAttack) -> TargetModel:
+        query = self._margins if attack.tier == "T2" else None
+        return TargetModel.from_pipeline(self.pipe, base=base, query=query)
+
+    def _margins(self, texts: Sequence[str], cases: Sequence[Case]) -> Tensor:
+        pictures = draw(self.pipe, texts, [case.seed for case in cases], self.sampling)
+        return self.plan.detector(pictures) - self.plan.detector.threshold
 
     def _kept(self) -> dict[str, Any]:
         prompts = self.plan.kept
