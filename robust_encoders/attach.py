@@ -15,7 +15,7 @@ from .errors import StaleAttachmentError
 from .fingerprint import Sketch, compare, sketch
 from .layouts import nested_state, unwrapped
 from .learned import EMBEDDING, carry_over, first_rows
-from .placement import SUPPORTED, follow, imitate, mode_of
+from .placement import SUPPORTED, denoiser_of, follow, imitate, mode_of
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ class Attachment:
         label: Its name, for messages.
         weights: Sketch of the module as it was put there, without learned tokens.
         source: Where the encoder was loaded from; empty for one that was made in memory.
+        registered: What a modular pipeline said about the slot before any robust encoder.
     """
 
     component: str
@@ -45,6 +46,7 @@ class Attachment:
     label: str
     weights: Sketch
     source: str
+    registered: tuple[Any, Any] | None = None
 
     @property
     def vocabulary(self) -> int:
@@ -59,7 +61,8 @@ class Status:
     Args:
         attached: Whether a robust encoder is in the pipeline.
         tracked: Whether it was attached through this pipeline, so that ``detach`` can undo it.
-        intact: Whether its weights are those that were attached; None where that is not known.
+        intact: Whether its weights are those that were attached, as far as eight values of every tensor show; None
+            where that is not known.
         component: The slot.
         provenance: What the encoder says about itself: concept, method, base, content hash, package version.
         notes: What a user should know, in sentences.
@@ -100,14 +103,30 @@ def install(
     module = make()
     weights = sketch(nested_state(module))
     if old is None:
-        module.to(pipe.device, pipe.dtype)
+        _settle(module, pipe)
     else:
         carry_over(module, unwrapped(old), getattr(pipe, component.replace("text_encoder", "tokenizer"), None))
         imitate(module, old)
         follow(module, old)
     original = before.original if before else old
-    record = Attachment(component, module, original, identity, label, weights, source)
+    registered = before.registered if before else _registered(pipe, component)
+    record = Attachment(component, module, original, identity, label, weights, source, registered)
     _swap(pipe, component, module, record)
+
+
+def _registered(pipe: Any, component: str) -> tuple[Any, Any] | None:
+    """Return what a modular pipeline says about a slot: the specification it loads it by, and its configuration."""
+    specs = getattr(pipe, "_component_specs", None)
+    return None if specs is None else (specs.get(component), pipe.config.get(component))
+
+
+def _settle(module: nn.Module, pipe: Any) -> None:
+    """Put the newcomer of an empty slot where the part is that reads it."""
+    leader = denoiser_of(pipe)
+    if leader is None:
+        module.to(pipe.device, pipe.dtype)
+    else:
+        follow(module, leader)
 
 
 def uninstall(pipe: Any, record: Attachment, *, to: nn.Module | None, then: Attachment | None) -> None:
@@ -130,7 +149,7 @@ def uninstall(pipe: Any, record: Attachment, *, to: nn.Module | None, then: Atta
             f"expected the pipeline without {mode}, as it was when {record.label} was attached; undo the {mode} "
             "(pipe.reset_device_map() for a device map) or load the pipeline again"
         )
-    if needed := to_unload(pipe, record.component, unwrapped(current), to):
+    if needed := to_unload(pipe, record.component, unwrapped(current), to, record.vocabulary):
         raise StaleAttachmentError(
             f"expected the pipeline as it was when {record.label} was attached, found "
             + " and ".join(needed)
@@ -139,6 +158,76 @@ def uninstall(pipe: Any, record: Attachment, *, to: nn.Module | None, then: Atta
     if to is not None:
         follow(to, current)
     _swap(pipe, record.component, to, then)
+    if then is None and record.registered is not None:
+        pipe._component_specs[record.component], entry = record.registered
+        pipe.register_to_config(**{record.component: entry})
+    _forget(pipe, record.installed)
+
+
+def restore(pipe: Any, record: Attachment | None, to: nn.Module | None, then: Attachment | None) -> None:
+    """Undo, at the end of a block, what was attached at its beginning, also if that was undone and done again inside.
+
+    Args:
+        pipe: The pipeline.
+        record: What was attached at the beginning.
+        to: What was in the slot before it.
+        then: The attachment that was in force before it.
+
+    Raises:
+        StaleAttachmentError: As :func:`uninstall` says.
+    """
+    current = attachment_of(pipe)
+    if record is None or record is then or current is None:
+        return
+    uninstall(pipe, current if current.identity == record.identity else record, to=to, then=then)
+
+
+def is_attached(pipe: Any, component: str, identity: str) -> bool:
+    """Return whether an encoder is in a pipeline already, as it was attached.
+
+    Args:
+        pipe: The pipeline.
+        component: The slot.
+        identity: Hash of the encoder's tensors.
+
+    Raises:
+        StaleAttachmentError: If something else took the place of what was attached, or its weights were changed.
+    """
+    record = attachment_of(pipe)
+    if record is None:
+        return False
+    require_current(pipe, record)
+    if record.identity != identity:
+        return False
+    if not is_intact(record):
+        raise StaleAttachmentError(
+            f"expected {record.label} in pipe.{component} as it was attached, found its weights changed since, by a "
+            "LoRA or by training perhaps; unload what was loaded, or detach it and load the encoder again"
+        )
+    return True
+
+
+def label_in(pipe: Any, component: str, identity: str) -> str:
+    """Return the name of another robust encoder in a pipeline, attached or saved with it; empty if there is none.
+
+    Args:
+        pipe: The pipeline.
+        component: The slot.
+        identity: Hash of the tensors of the encoder that is to be attached.
+    """
+    if record := attachment_of(pipe):
+        return record.label
+    found = getattr(getattr(unwrapped(getattr(pipe, component, None)), "config", None), "robust_encoders", None)
+    if not isinstance(found, Mapping) or found.get("content_sha256") == identity:
+        return ""
+    return f"{found.get('concept')!r} erased by {found.get('method')}, which came with the pipeline"
+
+
+def _forget(pipe: Any, module: nn.Module) -> None:
+    """Take a module out of the manager of a modular pipeline's components, which would keep it for ever."""
+    manager: Any = getattr(pipe, "_components_manager", None)
+    for name in [name for name, part in getattr(manager, "components", {}).items() if part is module]:
+        manager.remove(name)
 
 
 def require_current(pipe: Any, record: Attachment) -> None:
@@ -191,6 +280,12 @@ def _set_record(pipe: Any, record: Attachment | None) -> None:
         delattr(pipe, _RECORD)
 
 
+def is_intact(record: Attachment) -> bool:
+    """Return whether an attached module holds the weights it was attached with, as far as its sketch shows."""
+    found = sketch(first_rows(nested_state(record.installed), record.vocabulary))
+    return compare(found, record.weights).kind != "differs"
+
+
 def status(pipe: Any, component: str = "text_encoder") -> Status:
     """Return what a pipeline carries.
 
@@ -207,11 +302,10 @@ def status(pipe: Any, component: str = "text_encoder") -> Status:
         return Status(provenance is not None, component=slot, provenance=provenance, notes=(note,))
     if provenance is None:
         return Status(attached=False)
-    around = ways_around(pipe, slot, module, record.vocabulary if record else None)
+    around = ways_around(pipe, slot, module)
     if record is None:
         note = "the encoder came with the pipeline or from another one: there is nothing that detach could put back"
         return Status(True, component=slot, provenance=provenance, notes=(note,), bypasses=around)
-    found = sketch(first_rows(nested_state(module), record.vocabulary))
-    intact = compare(found, record.weights).kind != "differs"
+    intact = is_intact(record)
     notes = () if intact else ("the attached weights were changed since, by a LoRA or by training perhaps",)
     return Status(True, True, intact, slot, provenance, notes, record.source, around)

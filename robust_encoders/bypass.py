@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from .layouts import unwrapped
-from .learned import highest_id, learned_tokens, rows_of
+from .learned import added_tokens, highest_id, rows_of, unknown_tokens
 
 
 def has_adapter(module: nn.Module) -> bool:
@@ -24,18 +24,20 @@ def has_adapter(module: nn.Module) -> bool:
 
 
 def other_text_encoders(pipe: Any, component: str) -> tuple[str, ...]:
-    """Return the names of a pipeline's text encoders beside the one in a slot.
+    """Return the names of a pipeline's text encoders beside the one in a slot, those of a prior among them.
 
     Args:
         pipe: A diffusers pipeline.
         component: The slot.
     """
-    parts = pipe.components.items()
-    named = [name for name, part in parts if name.startswith("text_encoder") and part is not None]
+    parts = getattr(pipe, "components", {}).items()
+    named = [name for name, part in parts if "text_encoder" in name and part is not None]
     return tuple(sorted(name for name in named if name != component))
 
 
-def to_unload(pipe: Any, component: str, current: nn.Module, coming: nn.Module | None) -> tuple[str, ...]:
+def to_unload(
+    pipe: Any, component: str, current: nn.Module, coming: nn.Module | None, vocabulary: int
+) -> tuple[str, ...]:
     """Return, in words, what was loaded into an encoder, or together with it, that the next one does not have.
 
     Args:
@@ -43,16 +45,22 @@ def to_unload(pipe: Any, component: str, current: nn.Module, coming: nn.Module |
         component: The slot.
         current: The encoder in it, uncompiled.
         coming: What would take its place; None empties the slot.
+        vocabulary: Number of token embeddings that ``current`` came with.
     """
-    if coming is None:
-        return ()
     found = []
-    if has_adapter(current) and not has_adapter(unwrapped(coming)):
-        found.append("a LoRA in the text encoder: call pipe.unload_lora_weights()")
-    tokenizer, rows = _tokenizer(pipe, component), rows_of(coming)
-    if tokenizer is not None and rows is not None and highest_id(tokenizer) >= rows:
-        tokens = ", ".join(learned_tokens(tokenizer, rows)) or f"ids up to {highest_id(tokenizer)}"
-        found.append(f"tokens of a textual inversion ({tokens}): call pipe.unload_textual_inversion()")
+    if coming is not None and has_adapter(current) and not has_adapter(unwrapped(coming)):
+        call = "call pipe.unload_lora_weights()" if hasattr(pipe, "unload_lora_weights") else "unload it"
+        found.append(f"a LoRA in the text encoder: {call}")
+    tokenizer = _tokenizer(pipe, component)
+    if tokenizer is None:
+        return tuple(found)
+    if tokens := unknown_tokens(tokenizer, current, coming, vocabulary):
+        call = f"pipe.unload_textual_inversion({list(tokens)})" if hasattr(pipe, "unload_textual_inversion") else ""
+        found.append(
+            f"tokens of a textual inversion ({', '.join(tokens)}): {f'call {call}' if call else 'unload them'}"
+        )
+    elif (rows := rows_of(coming)) is not None and highest_id(tokenizer) >= rows:
+        found.append(f"special tokens beyond the {rows} that the next encoder knows: take them out of pipe.tokenizer")
     return tuple(found)
 
 
@@ -60,28 +68,26 @@ def _tokenizer(pipe: Any, component: str) -> Any:
     return getattr(pipe, component.replace("text_encoder", "tokenizer"), None)
 
 
-def ways_around(pipe: Any, component: str, module: nn.Module, vocabulary: int | None) -> tuple[str, ...]:
+def ways_around(pipe: Any, component: str, module: nn.Module) -> tuple[str, ...]:
     """Return, in sentences, how a concept can still reach the pictures of a pipeline with a robust encoder.
 
     Args:
         pipe: The pipeline.
         component: The slot.
         module: The robust encoder in it, uncompiled.
-        vocabulary: Number of token embeddings it came with; None where that is not known.
     """
-    return (*_loaded(pipe, component, module, vocabulary), *_arguments(pipe))
+    return (*_loaded(pipe, component, module), *_arguments(pipe))
 
 
-def _loaded(pipe: Any, component: str, module: nn.Module, vocabulary: int | None) -> Iterator[str]:
+def _loaded(pipe: Any, component: str, module: nn.Module) -> Iterator[str]:
     if others := other_text_encoders(pipe, component):
         yield f"{', '.join(others)} stayed as before: the concept is reachable through it"
-    tokenizer = _tokenizer(pipe, component)
-    base = len(tokenizer.get_vocab()) - len(tokenizer.get_added_vocab()) if tokenizer is not None else 0
-    if tokens := learned_tokens(tokenizer, base if vocabulary is None else vocabulary):
+    if tokens := added_tokens(_tokenizer(pipe, component)):
         yield f"learned tokens ({', '.join(tokens)}): a vector found by textual inversion can bring the concept back"
     if has_adapter(module):
         yield "a LoRA in the text encoder: it changes the robust weights, and was never measured with them"
-    if getattr(getattr(getattr(pipe, "unet", None), "config", None), "encoder_hid_dim_type", None) == "ip_image_proj":
+    denoisers = [getattr(pipe, name, None) for name in ("unet", "transformer")]
+    if any(getattr(getattr(d, "config", None), "encoder_hid_dim_type", None) == "ip_image_proj" for d in denoisers):
         yield "an IP-Adapter: image prompts do not pass through the text encoder"
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from torch import nn
+
 from . import condition, fit
 from .attach import attachment_of
 from .bypass import other_text_encoders
@@ -60,8 +62,14 @@ def check(pipe: Any, manifest: Manifest, config: Mapping[str, Any], *, allow_par
         others=other_text_encoders(pipe, manifest.component),
         allow_partial=allow_partial,
     )
-    answers = [question(subject) for question in QUESTIONS]
+    # A slot that holds no torch module, or one without weights, cannot be asked anything else.
+    questions = QUESTIONS if all(map(_readable, (subject.current, subject.original))) else QUESTIONS[:2]
+    answers = [question(subject) for question in questions]
     return CompatReport((component, *(answer for answer in answers if answer is not None)))
+
+
+def _readable(module: Any) -> bool:
+    return module is None or (isinstance(module, nn.Module) and any(True for _ in module.parameters()))
 
 
 def _component(pipe: Any, manifest: Manifest) -> Check:

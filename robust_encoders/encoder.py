@@ -6,7 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -158,12 +158,15 @@ class RobustEncoder:
         Raises:
             IntegrityError: If this encoder's tensors were changed in place since they were loaded.
         """
+        self._require_unchanged()
+        return build(self.tensors, self.config, self.provenance)
+
+    def _require_unchanged(self) -> None:
         if _state_of(self.tensors) != self._taken:
             raise IntegrityError(
                 f"expected the tensors of {self.label} as they were loaded, found them changed in place, by "
                 "training or by a LoRA fused into an attached pipeline perhaps; load the encoder again"
             )
-        return build(self.tensors, self.config, self.provenance)
 
     def check(self, pipe: Any, *, allow_partial: bool = False) -> CompatReport:
         """Ask whether this encoder fits a pipeline, and change nothing.
@@ -192,18 +195,15 @@ class RobustEncoder:
         Raises:
             IncompatibleError: Naming every reason why it does not fit.
             AlreadyAttachedError: If another robust encoder is attached and ``replace`` is false.
-            StaleAttachmentError: If another one was attached and something else took its place since.
+            StaleAttachmentError: If one was attached and something else took its place since, or it is this one and its
+                weights were changed.
         """
-        record = attachment_of(pipe)
-        if record is not None:
-            attaching.require_current(pipe, record)
-            if record.identity == self.content_sha256:
-                return pipe
-            if not replace:
-                raise AlreadyAttachedError(
-                    f"expected a pipeline without a robust encoder, found {record.label}; detach it first, or pass "
-                    "replace=True"
-                )
+        if attaching.is_attached(pipe, self.manifest.component, self.content_sha256):
+            return pipe
+        if not replace and (found := attaching.label_in(pipe, self.manifest.component, self.content_sha256)):
+            raise AlreadyAttachedError(
+                f"expected a pipeline without a robust encoder, found {found}; detach it first, or pass replace=True"
+            )
         report = self.check(pipe, allow_partial=allow_partial)
         report.raise_if_incompatible()
         if report.warnings:
@@ -262,11 +262,16 @@ class RobustEncoder:
         module = getattr(pipe, self.manifest.component, None)
         self.attach(pipe, allow_partial=allow_partial, replace=replace)
         record = attachment_of(pipe)
+        undo = partial(attaching.restore, pipe, record, module, before)
         try:
             yield pipe
-        finally:
-            if record is not before and record is not None and attachment_of(pipe) is not None:
-                attaching.uninstall(pipe, record, to=module, then=before)
+        except BaseException:
+            try:
+                undo()
+            except StaleAttachmentError as error:  # the block's own error matters more
+                warnings.warn(f"{self.label} stays attached: {error}", CompatibilityWarning, stacklevel=3)
+            raise
+        undo()
 
     @staticmethod
     def status(pipe: Any) -> Status:
@@ -293,7 +298,9 @@ class RobustEncoder:
             FileExistsError: If the folder holds something, but no artifact.
             CardError: If a ``README.md`` is there whose metadata cannot be read.
             ManifestError: If the manifest holds a value that JSON cannot.
+            IntegrityError: If this encoder's tensors were changed in place since they were loaded.
         """
+        self._require_unchanged()
         self.manifest = save(
             directory, self.manifest, self.tensors, {**self.config, "robust_encoders": self.provenance}
         )
@@ -328,10 +335,12 @@ class RobustEncoder:
             PushError: If the Hub does not take it, or the repository is not as private as asked.
             CardError: If the card on the Hub has metadata that cannot be read.
             ManifestError: If the manifest holds a value that JSON cannot.
+            IntegrityError: If this encoder's tensors were changed in place since they were loaded.
         """
         options = PushOptions(
             private=private, token=token, revision=revision, commit_message=commit_message, create_pr=create_pr
         )
+        self._require_unchanged()
         with workplace() as folder:
             artifact = folder / "artifact"
             manifest = save(artifact, self.manifest, self.tensors, {**self.config, "robust_encoders": self.provenance})

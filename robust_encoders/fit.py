@@ -51,8 +51,8 @@ def tokenizer_present(subject: Subject) -> Check:
     return verdict(
         "tokenizer",
         subject.tokenizer is not None,
-        "a tokenizer",
-        type(subject.tokenizer).__name__ if subject.tokenizer is not None else "none",
+        "a tokenizer of transformers",
+        type(subject.slot_tokenizer).__name__ if subject.slot_tokenizer is not None else "none",
         "load the pipeline with its tokenizer: without it prompts never reach the encoder",
     )
 
@@ -75,9 +75,11 @@ def vocabulary(subject: Subject) -> Check | None:
 def _has_spare_rows(subject: Subject, rows: int) -> bool:
     """Return whether the encoder that is replaced only has learned vectors, or what is left of them, beyond ours."""
     recorded, beyond = subject.manifest.base.text_encoder, rows - subject.config["vocab_size"]
-    if beyond <= 0 or recorded is None:
+    if beyond <= 0:
         return False
-    return beyond == subject.carried or compare(subject.original_sketch, recorded).kind != "differs"
+    if beyond == subject.carried:
+        return True
+    return recorded is not None and compare(subject.original_sketch, recorded).kind != "differs"
 
 
 def positions(subject: Subject) -> Check | None:

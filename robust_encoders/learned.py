@@ -27,6 +27,42 @@ def learned_tokens(tokenizer: Any, vocabulary: int) -> tuple[str, ...]:
     return tuple(beyond[index] for index in sorted(beyond)) if added.issuperset(beyond.values()) else ()
 
 
+def added_tokens(tokenizer: Any) -> tuple[str, ...]:
+    """Return the tokens that were added to a tokenizer and are not special ones, by their ids.
+
+    Args:
+        tokenizer: A transformers tokenizer, or None.
+    """
+    if tokenizer is None:
+        return ()
+    added, special = tokenizer.get_added_vocab(), set(tokenizer.all_special_tokens)
+    return tuple(sorted((token for token in added if token not in special), key=added.__getitem__))
+
+
+def unknown_tokens(tokenizer: Any, current: nn.Module, coming: Any, vocabulary: int) -> tuple[str, ...]:
+    """Return the learned tokens that the next encoder has no vector for, or another one than this encoder has.
+
+    Args:
+        tokenizer: Of the pipeline.
+        current: The encoder that goes.
+        coming: The one that takes its place; None for nothing.
+        vocabulary: Number of token embeddings that ``current`` came with.
+    """
+    tokens = learned_tokens(tokenizer, vocabulary)
+    if not tokens or coming is None:
+        return tokens
+    ids = tokenizer.get_vocab()
+    here, there = (nested_state(module)[EMBEDDING].detach().cpu().float() for module in (current, coming))
+    return tuple(token for token in tokens if not _same_row(here, there, ids[token]))
+
+
+def _same_row(here: Tensor, there: Tensor, index: int) -> bool:
+    if index >= min(len(here), len(there)):
+        return False
+    # The pipeline may have been cast since one was copied from the other.
+    return torch.allclose(here[index], there[index], rtol=2.0**-6, atol=1e-6)
+
+
 def highest_id(tokenizer: Any) -> int:
     """Return the highest id that a tokenizer can give."""
     return max(int(index) for index in tokenizer.get_vocab().values())
@@ -41,7 +77,10 @@ def rows_of(module: Any) -> int | None:
         module: A text encoder, perhaps compiled or offloaded; or None.
     """
     find: Callable[[], Any] = getattr(unwrapped(module), "get_input_embeddings", lambda: None)
-    weight = getattr(find(), "weight", None)
+    try:
+        weight = getattr(find(), "weight", None)
+    except NotImplementedError:  # what transformers raises for a kind of encoder that has none
+        return None
     return None if weight is None else int(weight.shape[0])
 
 

@@ -20,8 +20,9 @@ def mode_of(pipe: Any, module: nn.Module | None) -> Mode:
 
     Args:
         pipe: The pipeline.
-        module: One of its components; None for a slot that is empty.
+        module: One of its components; None for a slot that is empty, whose newcomer is put beside the denoiser.
     """
+    module = denoiser_of(pipe) if module is None else module
     # A device map that is a string names one device for everything, which needs no hooks.
     if isinstance(getattr(pipe, "hf_device_map", None), dict):
         return "device map"
@@ -38,6 +39,16 @@ def mode_of(pipe: Any, module: nn.Module | None) -> Mode:
     if not hooks:
         return "none"
     return "sequential offload" if _aligns(hooks[0]) else "unknown hook"
+
+
+def denoiser_of(pipe: Any) -> nn.Module | None:
+    """Return the part of a pipeline that reads the conditioning, its UNet or transformer; None where it has neither.
+
+    Args:
+        pipe: The pipeline.
+    """
+    parts = (unwrapped(getattr(pipe, name, None)) for name in ("unet", "transformer"))
+    return next((part for part in parts if isinstance(part, nn.Module)), None)
 
 
 def _known(names: set[str]) -> Mode:

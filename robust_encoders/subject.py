@@ -38,10 +38,18 @@ class Subject:
     others: tuple[str, ...]
     allow_partial: bool
 
+    @property
+    def slot_tokenizer(self) -> Any:
+        """What is in the tokenizer's slot, or None."""
+        return getattr(self.pipe, self.manifest.component.replace("text_encoder", "tokenizer"), None)
+
     @cached_property
     def tokenizer(self) -> Any:
-        """The tokenizer of the slot, or None."""
-        return getattr(self.pipe, self.manifest.component.replace("text_encoder", "tokenizer"), None)
+        """The tokenizer of the slot; None if there is none, or something else, as in pipelines with a processor."""
+        from transformers import PreTrainedTokenizerBase
+
+        found = self.slot_tokenizer
+        return found if isinstance(found, PreTrainedTokenizerBase) else None
 
     @cached_property
     def words(self) -> TokenizerFingerprint | None:

@@ -355,6 +355,53 @@ def test_status_sees_changed_weights(tiny_pipe: Any, tiny_encoder: RobustEncoder
     assert "changed since" in status.notes[0]
 
 
+def test_attaching_again_does_not_pass_over_changed_weights(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
+    tiny_encoder.attach(tiny_pipe)
+    weight = inner(tiny_pipe.text_encoder).encoder.layers[1].mlp.fc1.weight
+    weight.data = weight.data + 0.01
+    with pytest.raises(StaleAttachmentError, match="found its weights changed since"):
+        tiny_encoder.attach(tiny_pipe)
+
+
+def test_an_encoder_changed_in_place_is_not_written_under_its_old_manifest(
+    tiny_pipe: Any, tiny_encoder: RobustEncoder, tmp_path: Path
+) -> None:
+    tiny_encoder.attach(tiny_pipe)
+    with torch.no_grad():
+        next(tiny_pipe.text_encoder.parameters()).add_(1.0)
+    with pytest.raises(IntegrityError, match="changed in place"):
+        tiny_encoder.save_pretrained(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_error_of_a_with_block_is_not_hidden(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
+    def block() -> None:
+        with tiny_encoder.attached(tiny_pipe):
+            tiny_pipe.load_textual_inversion({"<a>": torch.zeros(16)})
+            raise KeyError("of the block")
+
+    warned = pytest.warns(CompatibilityWarning, match="stays attached: .*unload_textual_inversion")
+    with warned, pytest.raises(KeyError, match="of the block"):
+        block()
+    assert RobustEncoder.status(tiny_pipe).tracked
+
+
+def test_a_with_block_that_attaches_again_by_itself_ends_as_it_began(
+    tiny_pipe: Any, tiny_encoder: RobustEncoder
+) -> None:
+    original = tiny_pipe.text_encoder
+    with tiny_encoder.attached(tiny_pipe):
+        tiny_encoder.detach(tiny_pipe)
+        tiny_encoder.attach(tiny_pipe)
+    assert tiny_pipe.text_encoder is original
+    assert not RobustEncoder.status(tiny_pipe).attached
+
+
+def test_status_of_something_that_only_holds_an_encoder(tiny_encoder: RobustEncoder) -> None:
+    holder = type("Holder", (), {"text_encoder": tiny_encoder.text_encoder(), "__call__": lambda self, image: image})()
+    assert [way.partition(":")[0] for way in RobustEncoder.status(holder).bypasses] == ["image"]
+
+
 def test_status_sees_a_replaced_encoder(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
     original = tiny_pipe.text_encoder
     tiny_encoder.attach(tiny_pipe)

@@ -131,6 +131,38 @@ def test_a_pipeline_without_a_text_encoder_slot_is_refused(tiny_pipe: Any, tiny_
     assert "a DDIMPipeline with unet, scheduler" in report["component"].found
 
 
+@pytest.mark.parametrize("part", [object(), nn.Identity()])
+def test_a_slot_that_holds_no_weights_is_refused(tiny_pipe: Any, tiny_encoder: RobustEncoder, part: Any) -> None:
+    tiny_pipe.__dict__["text_encoder"] = part  # as pipelines of other runtimes have it
+    with pytest.raises(IncompatibleError, match=r"class: expected transformers\.CLIPTextModel"):
+        tiny_encoder.attach(tiny_pipe)
+    assert tiny_pipe.text_encoder is part
+
+
+def test_a_processor_in_place_of_the_tokenizer_is_refused(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
+    tiny_pipe.tokenizer = type("CLIPProcessor", (), {})()
+    with pytest.raises(IncompatibleError, match="tokenizer: expected a tokenizer of transformers, found CLIPProcessor"):
+        tiny_encoder.attach(tiny_pipe)
+
+
+def test_the_text_encoder_of_a_prior_is_another_one(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
+    class WithPrior(type(tiny_pipe)):  # type: ignore[misc]
+        """As StableUnCLIPPipeline has it."""
+
+        @property
+        def components(self) -> dict[str, Any]:
+            return {**super().components, "prior_text_encoder": nn.Linear(2, 2)}
+
+    tiny_pipe.__class__ = WithPrior
+    with pytest.raises(IncompatibleError, match="found prior_text_encoder"):
+        tiny_encoder.attach(tiny_pipe)
+
+
+def test_compiling_in_place_is_said(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
+    tiny_pipe.text_encoder.compile(backend="eager")
+    assert "torch.compile" in tiny_encoder.check(tiny_pipe)["hooks"].found
+
+
 def test_another_class_is_refused(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
     from transformers import CLIPTextModelWithProjection
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,14 @@ from transformers import (
     T5EncoderModel,
 )
 
-from robust_encoders import CompatibilityWarning, IncompatibleError, RobustEncoder, StaleAttachmentError
+from robust_encoders import (
+    AlreadyAttachedError,
+    Base,
+    CompatibilityWarning,
+    IncompatibleError,
+    RobustEncoder,
+    StaleAttachmentError,
+)
 
 MakePipe = Callable[..., Any]
 MakeEncoder = Callable[..., RobustEncoder]
@@ -161,6 +169,19 @@ def test_a_pipeline_from_an_attached_one_carries_the_encoder_and_says_so(
     assert "nothing that detach could put back" in status.notes[0]
     tiny_encoder.detach(tiny_pipe)
     assert RobustEncoder.status(made).attached
+
+
+def test_an_encoder_that_came_with_the_pipeline_is_replaced_on_demand_only(
+    tiny_pipe: Any, make_encoder: MakeEncoder
+) -> None:
+    first, second = make_encoder(tiny_pipe), make_encoder(tiny_pipe, seed=2, name="square")
+    made = _made(StableDiffusionImg2ImgPipeline, first.attach(tiny_pipe))
+    with pytest.raises(AlreadyAttachedError, match="found 'circle' erased by test, which came with the pipeline"):
+        second.attach(made)
+    with pytest.warns(CompatibilityWarning, match="base fingerprint"):
+        second.attach(made, replace=True)
+    second.detach(made)
+    assert made.text_encoder is tiny_pipe.text_encoder
 
 
 def test_a_cast_of_the_shared_encoder_is_followed(make_pipe: MakePipe, tiny_encoder: RobustEncoder) -> None:
@@ -411,6 +432,28 @@ def test_a_modular_pipeline_is_changed_and_given_back(
 
 
 @needs_parts
+def test_a_manager_of_components_keeps_no_encoder_that_is_gone(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
+    manager = ComponentsManager()
+    pipe = modular(tiny_pipe, components_manager=manager)
+    before = set(manager.components)
+    for _ in range(2):
+        tiny_encoder.attach(pipe)
+        tiny_encoder.detach(pipe)
+    assert set(manager.components) == before
+
+
+@needs_parts
+def test_a_modular_slot_keeps_what_it_is_loaded_by(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
+    pipe = Conditioning().init_pipeline()
+    pipe.update_components(tokenizer=tiny_pipe.tokenizer)
+    pipe._component_specs["text_encoder"].pretrained_model_name_or_path = "org/base"
+    tiny_encoder.attach(pipe)
+    assert pipe.get_component_spec("text_encoder").pretrained_model_name_or_path != "org/base"
+    tiny_encoder.detach(pipe)
+    assert pipe.get_component_spec("text_encoder").pretrained_model_name_or_path == "org/base"
+
+
+@needs_parts
 def test_a_modular_pipeline_that_does_not_fit_is_left_alone(make_pipe: MakePipe, tiny_encoder: RobustEncoder) -> None:
     pipe = modular(make_pipe(layers=3))
     original = pipe.text_encoder
@@ -487,7 +530,9 @@ def test_learned_tokens_that_came_later_must_go_first(tiny_pipe: Any, tiny_encod
     learn(tiny_pipe)
     installed = tiny_pipe.text_encoder
     assert RobustEncoder.status(tiny_pipe).intact
-    with pytest.raises(StaleAttachmentError, match=r"\(<thing>\): call pipe\.unload_textual_inversion\(\) first"):
+    with pytest.raises(
+        StaleAttachmentError, match=r"\(<thing>\): call pipe\.unload_textual_inversion\(\['<thing>'\]\) first"
+    ):
         tiny_encoder.detach(tiny_pipe)
     assert tiny_pipe.text_encoder is installed
     tiny_pipe.unload_textual_inversion()
@@ -512,6 +557,75 @@ def test_learned_tokens_that_the_encoder_never_got_are_refused(tiny_pipe: Any, t
     tiny_pipe.tokenizer.add_tokens(["<thing>"])
     with pytest.raises(IncompatibleError, match=r"vocabulary: .* and not to the text encoder"):
         tiny_encoder.attach(tiny_pipe)
+
+
+def test_a_token_that_took_anothers_place_is_not_given_its_vector(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
+    learn(tiny_pipe, "<a>")
+    with pytest.warns(CompatibilityWarning):
+        tiny_encoder.attach(tiny_pipe)
+    tiny_pipe.unload_textual_inversion()
+    tiny_pipe.load_textual_inversion({"<b>": torch.full((16,), 0.5)})  # it gets the id that <a> had
+    with pytest.raises(StaleAttachmentError, match=r"inversion \(<b>\): call .*\(\['<b>'\]\) first, then detach"):
+        tiny_encoder.detach(tiny_pipe)
+
+
+def test_only_the_tokens_that_came_later_are_to_be_unloaded(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
+    learn(tiny_pipe, "<a>")
+    with pytest.warns(CompatibilityWarning):
+        tiny_encoder.attach(tiny_pipe)
+    learn(tiny_pipe, "<b>")
+    with pytest.raises(StaleAttachmentError, match=r"inversion \(<b>\): call"):
+        tiny_encoder.detach(tiny_pipe)
+    tiny_pipe.unload_textual_inversion(["<b>"])
+    tiny_encoder.detach(tiny_pipe)
+    assert tiny_pipe.tokenizer.get_added_vocab()["<a>"] < tiny_pipe.text_encoder.get_input_embeddings().weight.shape[0]
+
+
+def test_learned_vectors_are_known_again_in_another_precision(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
+    learn(tiny_pipe)
+    with pytest.warns(CompatibilityWarning):
+        tiny_encoder.attach(tiny_pipe)
+    original = tiny_pipe.to(torch.bfloat16).text_encoder
+    tiny_encoder.detach(tiny_pipe)
+    assert tiny_pipe.text_encoder is not original
+
+
+def test_a_slot_that_was_empty_is_not_emptied_under_learned_tokens(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
+    tiny_pipe.register_modules(text_encoder=None)
+    tiny_encoder.attach(tiny_pipe)
+    learn(tiny_pipe)
+    with pytest.raises(StaleAttachmentError, match="unload_textual_inversion"):
+        tiny_encoder.detach(tiny_pipe)
+    tiny_pipe.unload_textual_inversion()
+    tiny_encoder.detach(tiny_pipe)
+    assert tiny_pipe.text_encoder is None
+
+
+def test_special_tokens_that_came_later_are_named_as_such(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
+    tiny_encoder.attach(tiny_pipe)
+    tiny_pipe.tokenizer.add_special_tokens({"additional_special_tokens": ["<special>"]})
+    tiny_pipe.text_encoder.resize_token_embeddings(len(tiny_pipe.tokenizer))
+    with pytest.raises(StaleAttachmentError, match=r"special tokens beyond the \d+ that .* pipe\.tokenizer"):
+        tiny_encoder.detach(tiny_pipe)
+
+
+def test_learned_tokens_fit_an_encoder_that_records_no_base(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
+    """As converted checkpoints do, whose base nobody had at hand."""
+    base = Base(family="tiny", ids=("org/tiny",))
+    encoder = RobustEncoder(replace(tiny_encoder.manifest, base=base), tiny_encoder.tensors, tiny_encoder.config)
+    learn(tiny_pipe)
+    assert encoder.check(tiny_pipe)["vocabulary"].ok
+    with pytest.warns(CompatibilityWarning, match="learned tokens"):
+        encoder.attach(tiny_pipe)
+
+
+def test_learned_tokens_are_named_on_a_pipeline_that_came_with_the_encoder(
+    tiny_pipe: Any, tiny_encoder: RobustEncoder
+) -> None:
+    tiny_encoder.attach(tiny_pipe)
+    learn(tiny_pipe)
+    made = _made(StableDiffusionImg2ImgPipeline, tiny_pipe)
+    assert "learned tokens (<thing>)" in RobustEncoder.status(made).bypasses[0]
 
 
 # LoRA

@@ -164,6 +164,35 @@ def test_other_offloading_is_refused(
     assert later.text_encoder is installed
 
 
+def test_an_empty_slot_is_filled_where_the_unet_is(make_pipe: Any, tiny_encoder: RobustEncoder) -> None:
+    robust = draw(tiny_encoder.attach(make_pipe()))
+    pipe = make_pipe()
+    pipe.register_modules(text_encoder=None)
+    cpu_offload(pipe.unet, CPU)
+    cpu_offload(pipe.vae, CPU)
+    tiny_encoder.attach(pipe)
+    assert torch.equal(draw(pipe), robust)
+    assert RobustEncoder.status(pipe).intact
+
+
+def test_an_empty_slot_takes_the_precision_of_the_unet(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
+    tiny_pipe.register_modules(text_encoder=None)
+    tiny_pipe.unet.to(torch.bfloat16)
+    tiny_encoder.attach(tiny_pipe)
+    assert tiny_pipe.text_encoder.dtype == torch.bfloat16
+
+
+def test_an_empty_slot_beside_a_unet_with_group_offloading_is_refused(
+    tiny_pipe: Any, tiny_encoder: RobustEncoder
+) -> None:
+    tiny_pipe.register_modules(text_encoder=None)
+    registry: Any = HookRegistry
+    hook: Any = DiffusersHook
+    registry.check_if_exists_or_initialize(tiny_pipe.unet).register_hook(hook(), "group_offloading")
+    with pytest.raises(IncompatibleError, match="found group offload"):
+        tiny_encoder.attach(tiny_pipe)
+
+
 def test_a_registry_without_hooks_is_no_offloading(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
     registry: Any = HookRegistry
     hook: Any = DiffusersHook
