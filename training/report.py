@@ -11,7 +11,7 @@ from .results import Evaluation
 Column = tuple[str, Callable[[Result], bool]]
 MISSING = "–"  # noqa: RUF001  # the dash for "not measured"
 _RATES = ("pre_", "asr_")
-_LABELS = {"base": "base", "esd": "ESD", "advunlearn": "AdvUnlearn"}
+LABELS = {"base": "base", "esd": "ESD", "advunlearn": "AdvUnlearn"}
 
 
 def _plain(words: str) -> Callable[[Result], bool]:
@@ -92,7 +92,7 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 def _title(evaluation: Evaluation) -> str:
     seeds = sorted({seed for result in evaluation.results for seed in result.seeds})
     sizes = sorted({r.n for r in evaluation.results if r.metric.startswith(_RATES)})
-    label = _LABELS.get(evaluation.label, evaluation.label)
+    label = LABELS.get(evaluation.label, evaluation.label)
     return f"{label}, seed {', '.join(map(str, seeds))}, n = {', '.join(map(str, sizes))}"
 
 
