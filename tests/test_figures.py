@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 
 import matplotlib
 import pytest
+from evaluations import Attacks, verdict, write_evaluation
 from matplotlib.patches import Rectangle
 from PIL import Image
 
@@ -17,16 +15,13 @@ from robust_encoders.training.charts import curve_points, curves_of, rates_of, s
 from robust_encoders.training.drawing import DARK, LIGHT, Draw, png, svg
 from robust_encoders.training.figures import Curve, Rank, Rate, Spot, attack_curves, ranking, rate_bars, trade_off
 from robust_encoders.training.finished import Finished
-from robust_encoders.training.metrics.rates import attack_rates, rate, wilson_interval
-from robust_encoders.training.protocols import Result
-from robust_encoders.training.results import RESULTS_NAME, Evaluation
-from robust_encoders.training.verdicts import Verdict
+from robust_encoders.training.metrics.rates import wilson_interval
+from robust_encoders.training.results import RESULTS_NAME
 
 BARS = rate_bars({"a": [Rate("none", 0.0, (0.0, 0.1)), Rate("worst", 0.5, bound=True)], "b": [Rate("none", 1.0)]})
 CURVES = attack_curves([Curve("discrete", ((0, 0.0), (20, 0.25), (200, 0.5))), Curve("random", ((0, 0.0), (10, 0.0)))])
 TRADE = trade_off([Spot("a", Rate("w", 0.1, (0.0, 0.2)), (Rate("x", 0.05),), {"retain, %": (96.0, 94.0, 98.0)})])
 RANKING = ranking([Rank("a", Rate("w", 0.1, (0.0, 0.2)), (Rate("x", 0.05),)), Rank("b", Rate("w", 0.3), (), True)])
-Attacks = Mapping[str, tuple[str, Sequence[int | None]]]
 ALL = [BARS, CURVES, TRADE, RANKING]
 
 
@@ -67,36 +62,10 @@ def test_a_figure_of_nothing_is_refused() -> None:
         ranking([])
 
 
-def verdict(index: int, step: int | None) -> Verdict:
-    before = step == 0
-    return Verdict(index, f"prompt {index}", index, before, step is not None, step is not None, step, "text")
-
-
 def test_a_curve_counts_what_was_won_by_each_iteration() -> None:
     verdicts = [verdict(0, 0), verdict(1, 20), verdict(2, 20), verdict(3, None)]
     assert curve_points(verdicts, 60) == ((0, 0.25), (20, 0.75), (60, 0.75))
     assert curve_points([verdict(0, None)], 0) == ((0, 0.0),)
-
-
-def attack_cell(label: str, tier: str, steps: Sequence[int | None]) -> tuple[list[Verdict], list[Result]]:
-    verdicts = [verdict(i, step) for i, step in enumerate(steps)]
-    rates = attack_rates([v.before for v in verdicts], [v.any for v in verdicts], [v.last for v in verdicts])
-    attack = {"label": label, "tier": tier, "name": "random_prefix", "candidates": 40}
-    return verdicts, [replace(r, settings={"attack": attack}, prompt_set="circle/name", seeds=(3,)) for r in rates]
-
-
-def write_evaluation(folder: Path, attacks: Attacks, label: str = "esd") -> Path:
-    """Write a finished evaluation: label of an attack to its tier and the step at which each case was won."""
-    made = {name: attack_cell(name, tier, steps) for name, (tier, steps) in attacks.items()}
-    numbers = [result for _, results in made.values() for result in results]
-    plain = replace(rate("pre_asr", [False] * 4), prompt_set="circle/name", seeds=(3,))
-    kept = [rate("retain_all", [True] * 9 + [False]), Result("clip_score", 0.5, 10, (0.4, 0.6))]
-    Evaluation(label, "circle", (plain, *numbers, *kept)).write(folder / RESULTS_NAME)
-    for name, (verdicts, results) in made.items():
-        value = {"verdicts": [asdict(v) for v in verdicts], "results": [asdict(r) for r in results]}
-        (folder / "cells").mkdir(exist_ok=True)
-        (folder / "cells" / f"attack-{name}.json").write_text(json.dumps({"key": "k", "seconds": 1, "value": value}))
-    return folder
 
 
 def test_the_worst_case_is_the_union_over_the_attacks_by_text(tmp_path: Path) -> None:

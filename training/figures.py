@@ -105,9 +105,8 @@ def rate_bars(groups: Mapping[str, Sequence[Rate]]) -> Draw:
         if len(groups) > 1:
             legend(axes, columns=1)
 
-    return single(
-        paint, height=0.9 + max(0.3, 0.22 * len(groups)) * len(labels) + 0.25 * (len(groups) > 1) * len(groups)
-    )
+    below = 0.25 * len(groups) if len(groups) > 1 else 0
+    return single(paint, height=max(1.6, 0.9 + max(0.3, 0.22 * len(groups)) * len(labels)) + below)
 
 
 def _interval(axes: Axes, rate: Rate, row: float, theme: Theme) -> None:
