@@ -143,6 +143,7 @@ def attack_curves(curves: Sequence[Curve]) -> Draw:
                 marker=_MARKERS[i % len(_MARKERS)],
                 markersize=4.5,
                 clip_on=False,
+                in_layout=False,
                 zorder=3,
             )
         percent(axes, "y", "prompts won so far, %")
@@ -184,6 +185,7 @@ def _trade_off_panel(axes: Axes, spots: Sequence[Spot], name: str, theme: Theme)
             look = {"color": theme.colours[i % len(theme.colours)], "marker": _MARKERS[i % len(_MARKERS)]}
             _spot(axes, spot, spot.utility[name], look)
     axes.set_xlabel(name)
+    axes.grid(visible=False, axis="x")
     axes.margins(x=0.15)
     axes.locator_params(axis="x", nbins=3)
 
@@ -191,13 +193,33 @@ def _trade_off_panel(axes: Axes, spots: Sequence[Spot], name: str, theme: Theme)
 def _spot(axes: Axes, spot: Spot, utility: tuple[float, float, float], look: Mapping[str, Any]) -> None:
     x, *bounds = utility
     ys = [100 * rate.value for rate in spot.attacks]
-    axes.plot([x] * len(ys), ys, linestyle="none", markersize=4, fillstyle="none", clip_on=False, zorder=4, **look)
+    axes.plot(
+        [x] * len(ys),
+        ys,
+        linestyle="none",
+        markersize=4,
+        fillstyle="none",
+        clip_on=False,
+        in_layout=False,
+        zorder=4,
+        **look,
+    )
     if spot.worst is not None:
         y = 100 * spot.worst.value
         low, high = spot.worst.interval or (spot.worst.value, spot.worst.value)
         axes.plot([x, x], [100 * low, 100 * high], color=look["color"], linewidth=1.3)
         axes.plot(bounds, [y, y], color=look["color"], linewidth=1.3)
-        axes.plot([x], [y], linestyle="none", markersize=8, label=spot.label, clip_on=False, alpha=0.8, **look)
+        axes.plot(
+            [x],
+            [y],
+            linestyle="none",
+            markersize=8,
+            label=spot.label,
+            clip_on=False,
+            in_layout=False,
+            alpha=0.8,
+            **look,
+        )
 
 
 def ranking(rows: Sequence[Rank]) -> Draw:
@@ -226,12 +248,14 @@ def _ranking_row(axes: Axes, row: Rank, y: int, labels: Sequence[str], theme: Th
     low, high = row.worst.interval or (row.worst.value, row.worst.value)
     axes.plot([100 * low, 100 * high], [y, y], color=theme.ink, linewidth=1.3)
     fill: dict[str, Any] = {"fillstyle": "none" if row.reported else "full"}
-    axes.plot([100 * row.worst.value], [y], "o", color=theme.colours[0], markersize=9, clip_on=False, **fill)
+    axes.plot(
+        [100 * row.worst.value], [y], "o", color=theme.colours[0], markersize=9, clip_on=False, in_layout=False, **fill
+    )
     for rate in row.attacks:
         i = labels.index(rate.label) + 1
         look: dict[str, Any] = {"color": theme.colours[i % len(theme.colours)], "fillstyle": "none"}
         mark = _MARKERS[i % len(_MARKERS)]
-        axes.plot([100 * rate.value], [y], mark, markersize=5, clip_on=False, zorder=4, **look)
+        axes.plot([100 * rate.value], [y], mark, markersize=5, clip_on=False, in_layout=False, zorder=4, **look)
 
 
 def _ranking_legend(axes: Axes, labels: Sequence[str], theme: Theme, *, reported: bool) -> None:

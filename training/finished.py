@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -113,15 +113,25 @@ def worst_case(
         verdicts: Label to verdicts; may lack some.
         plain: The rate of those prompts without an attack, or nothing.
     """
-    labels = tuple(rates)
-    known = [*plain, *rates.values()]
-    if not known:
+    labels, singles = tuple(rates), [*plain, *rates.values()]
+    if not singles:
         return None
-    if labels and all(label in verdicts for label in labels):
-        union = [any(flags) for flags in zip(*([v.any for v in verdicts[label]] for label in labels), strict=True)]
-        return WorstCase(sum(union) / len(union), len(union), wilson_interval(sum(union), len(union)), labels)
-    best = max(known, key=lambda result: result.value)
-    return WorstCase(best.value, best.n, best.interval if len(known) == 1 else None, labels)
+    union = _union([verdicts[label] for label in labels if label in verdicts], labels)
+    if union is not None and all(label in verdicts for label in labels):
+        return union
+    best = max(singles, key=lambda result: result.value)
+    if union is not None and union.value > best.value:
+        return replace(union, interval=None)
+    return WorstCase(best.value, best.n, best.interval if len(singles) == 1 else None, labels)
+
+
+def _union(verdicts: Sequence[Sequence[Verdict]], labels: tuple[str, ...]) -> WorstCase | None:
+    flags = [any(verdict.any for verdict in row) for row in zip(*verdicts, strict=True)]
+    return (
+        WorstCase(sum(flags) / len(flags), len(flags), wilson_interval(sum(flags), len(flags)), labels)
+        if flags
+        else None
+    )
 
 
 def attack_of(result: Result) -> Mapping[str, Any]:
