@@ -18,6 +18,7 @@ from .attacks import UnlearnDiffAtk
 from .grid import Pair, Section, Tile, draw_grid
 from .metrics import JudgeDetector
 from .metrics.rates import detect
+from .metrics.retain import not_as_asked
 from .pictures import Sampling, draw, draw_candidates
 from .protocols import Case, PromptAttack
 from .report import markdown
@@ -180,12 +181,9 @@ class Demo:
         return [Tile(p, words[0] if hit else words[1], not hit) for p, hit in zip(pictures, shown, strict=True)]
 
     def _kept_tiles(self, pictures: Tensor, cases: Sequence[Case]) -> list[Tile]:
-        seen = self.judge(pictures)
-        tiles = []
-        for row, (picture, case) in enumerate(zip(pictures, cases, strict=True)):
-            wrong = [seen[factor][row] for factor, value in case.expected.items() if seen[factor][row] != value]
-            tiles.append(Tile(picture, f"not asked: {', '.join(wrong)}" if wrong else "as asked", not wrong))
-        return tiles
+        wrong = not_as_asked(self.judge, pictures, cases)
+        words = [f"not asked: {values}" if values else "as asked" for values in wrong]
+        return [Tile(p, word, not values) for p, word, values in zip(pictures, words, wrong, strict=True)]
 
 
 def _section(title: str, cases: Sequence[Case], before: Sequence[Tile], after: Sequence[Tile]) -> Section:

@@ -18,6 +18,8 @@ from robust_encoders.fingerprint import sketch, tokenizer_fingerprint
 from .artifact import describe, library_versions
 from .backbone import Backbone
 from .cells import Cells, canonical_sha256
+from .finished import PICTURES_CELL
+from .gallery import Group, gallery, groups_of, to_pictures
 from .metrics.rates import attack_rates, detect, judged, rate
 from .pictures import Sampling, draw, draw_candidates
 from .plan import Control, EvaluationSettings, Plan, PromptSet, shapes_plan
@@ -43,7 +45,7 @@ def evaluate(
 
     Every part is written to ``out/cells`` when it is done. Run again after a kill, an evaluation keeps the finished
     parts that were made from the same weights, prompts and settings, and gives the same ``results.json`` but for the
-    seconds.
+    seconds. Last of all it draws the pictures that a report shows, into a part of their own.
 
     Args:
         pipe: The base; the encoder is attached to it only while it is needed.
@@ -72,8 +74,10 @@ def run_plan(
         common = {"models": _models_sha256(pipe), "detector": detector, "sampling": asdict(sampling), "seed": seed}
     cells = Cells(out / "cells", common)
     label = "base" if encoder is None else str(encoder.manifest.method["name"])
-    evaluation = Evaluation(label, plan.concept, tuple(run.results(cells)), cells.seconds)
+    results = tuple(run.results(cells))
+    evaluation = Evaluation(label, plan.concept, results, dict(cells.seconds))
     evaluation.write(out / RESULTS_NAME)
+    run.show(cells)
     return evaluation
 
 
@@ -107,6 +111,7 @@ class _Run:
     sampling: Sampling
     seed: int
     before: list[bool] = field(default_factory=list)
+    verdicts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def attached(self) -> AbstractContextManager[Any]:
         return nullcontext() if self.encoder is None else self.encoder.attached(self.pipe)
@@ -117,8 +122,25 @@ class _Run:
         for part in tqdm(self._parts(), desc=f"evaluate {self.plan.concept}", disable=None):
             value = cells.get(*part)
             self.before = self.before or value.get("flags", [])
+            if "verdicts" in value:
+                self.verdicts[value["results"][0]["settings"]["attack"]["label"]] = value["verdicts"]
             found += [result_from_record(record) for record in value["results"]]
         return found
+
+    def show(self, cells: Cells) -> None:
+        """Draw a few pictures of every kind for the report; they change no number."""
+        groups = groups_of(self.plan, self.verdicts)
+        # The other cells depend on the base's text encoder only where it is what they look at.
+        inputs = {"base": _models_sha256(self.pipe), "groups": [group.described() for group in groups]}
+        cells.get(PICTURES_CELL, inputs, partial(self._pictures, groups))
+
+    def _pictures(self, groups: Sequence[Group]) -> dict[str, Any]:
+        cases = [case for group in groups for case in group.cases]
+        before = to_pictures(self.plan, self._draw(cases), groups)
+        if self.encoder is None:
+            return gallery(groups, before, None)
+        with self.attached():
+            return gallery(groups, before, to_pictures(self.plan, self._draw(cases), groups))
 
     def _parts(self) -> list[_Part]:
         first = self.plan.plain[0]
