@@ -6,6 +6,7 @@ ends, and the next one to work at the same place removes what nobody holds.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tempfile
@@ -17,10 +18,18 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 LOCK_NAME = "in-use.lock"
-# Seconds in which a folder that was just made may not be locked yet.
+# Seconds in which a folder that was just made may not have its lock yet.
 GRACE = 10.0
+# How often a folder is made anew because somebody else locked it first, and took it for abandoned.
+TRIES = 20
 # What a lock raises that another holds, and what one raises on a file system that has none.
 _NOT_MINE = (Timeout, OSError, NotImplementedError)
+# Does what is still to be done with a folder, and says whether it must stay all the same.
+Rescue = Callable[[Path], bool]
+
+
+def _nothing(folder: Path) -> bool:
+    return False
 
 
 def temporary_of(name: str) -> re.Pattern[str]:
@@ -33,57 +42,79 @@ def temporary_of(name: str) -> re.Pattern[str]:
 
 
 @contextmanager
-def scratch(parent: Path, name: str) -> Iterator[Path]:
+def scratch(parent: Path, name: str, rescue: Rescue = _nothing) -> Iterator[Path]:
     """Make a folder to work in, hold it, and remove it when the block ends.
 
     Args:
         parent: Where it is made; made if need be.
         name: What it is for; see :func:`remove_abandoned`.
+        rescue: Called before it is removed, however the block ends; if it returns true or raises, the folder stays.
 
     Yields:
         The folder. On a file system without locks nobody holds it and nobody takes it for abandoned.
     """
     parent.mkdir(parents=True, exist_ok=True)
+    folder, lock = _make(parent, name)
     with ExitStack() as cleanup:
-        folder = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=parent))
-        lock = FileLock(folder / LOCK_NAME)
-        cleanup.callback(_discard, folder, lock)
-        with suppress(*_NOT_MINE):
-            lock.acquire(timeout=0)
+        cleanup.callback(_finish, folder, lock, rescue)
         yield folder
 
 
-def remove_abandoned(parent: Path, name: str, rescue: Callable[[Path], None] = lambda folder: None) -> None:
+def _make(parent: Path, name: str) -> tuple[Path, FileLock]:
+    for _ in range(TRIES):
+        folder = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=parent))
+        lock = FileLock(folder / LOCK_NAME)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            continue  # Who holds it removes it.
+        except _NOT_MINE:
+            pass
+        return folder, lock
+    raise OSError(f"expected a folder in {parent} that nobody else locks, found none in {TRIES}; use another place")
+
+
+def remove_abandoned(parent: Path, name: str, rescue: Rescue = _nothing) -> None:
     """Remove the folders that killed processes left.
 
     Args:
         parent: As given to :func:`scratch`; it may not exist.
         name: As given to :func:`scratch`.
-        rescue: Called with each folder before it is removed, while no other process can touch it.
+        rescue: Called with each folder before it is removed, while no other process can touch it; if it returns true
+            or raises, the folder stays.
     """
     pattern = temporary_of(name)
     for folder in [path for path in parent.glob("*") if pattern.fullmatch(path.name)]:
-        if _age(folder) < GRACE:
-            continue
-        if not (folder / LOCK_NAME).is_file():
+        if (folder / LOCK_NAME).is_file():
+            _remove(folder, rescue)
+        elif _age(folder) >= GRACE:
             with suppress(OSError):  # not ours, or killed before it did anything: removed only if it is empty
                 folder.rmdir()
-            continue
-        _remove(folder, rescue)
 
 
-def _remove(folder: Path, rescue: Callable[[Path], None]) -> None:
+def _remove(folder: Path, rescue: Rescue) -> None:
     lock = FileLock(folder / LOCK_NAME)
     try:
         lock.acquire(timeout=0)
     except _NOT_MINE:
         return
-    with ExitStack() as cleanup:
-        cleanup.callback(_discard, folder, lock)
-        rescue(folder)
+    _finish(folder, lock, rescue)
 
 
-def _discard(folder: Path, lock: FileLock) -> None:
+def _finish(folder: Path, lock: FileLock, rescue: Rescue) -> None:
+    try:
+        stays = rescue(folder)
+        if not stays:
+            _discard(folder)
+    finally:
+        lock.release()
+    with suppress(OSError):
+        if os.name == "nt" and not stays:  # Where a file that is open cannot be removed.
+            (folder / LOCK_NAME).unlink()
+        folder.rmdir()
+
+
+def _discard(folder: Path) -> None:
     # The lock goes last: without it, what a process leaves that is killed meanwhile would be nobody's to remove.
     for path in folder.glob("*"):
         if path.is_dir() and not path.is_symlink():
@@ -91,8 +122,9 @@ def _discard(folder: Path, lock: FileLock) -> None:
         elif path.name != LOCK_NAME:
             with suppress(OSError):
                 path.unlink()
-    lock.release()
-    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):
+        if len(list(folder.glob("*"))) == 1:
+            (folder / LOCK_NAME).unlink()
 
 
 def _age(folder: Path) -> float:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +28,7 @@ from .module import require_fit
 from .scratch import remove_abandoned, scratch
 from .verified import remember, remembered, same_file
 
+logger = logging.getLogger(__name__)
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 # Below this a copy in memory costs nothing and cannot change under us; above, mapping the file saves time and memory.
@@ -84,7 +87,7 @@ def read_artifact(folder: Path, manifest: Manifest, weights: str, *, trust: Trus
     record, path = _record(manifest, weights), folder / weights
     looked_at = _require_size(path, record)
     known = not trust.anew and remembered(path, record)
-    tensors = _read_tensors(path, record, known=known)
+    tensors = _read_tensors(path, record, looked_at, known=known)
     if not (known or trust.proven):
         _require_contents(tensors, record, path)
     named = nested(tensors)
@@ -155,7 +158,7 @@ def _read_config(data: bytes) -> dict[str, Any]:
     return architecture(config if isinstance(config, dict) else {})
 
 
-def _read_tensors(path: Path, record: FileRecord, *, known: bool) -> dict[str, Tensor]:
+def _read_tensors(path: Path, record: FileRecord, looked_at: os.stat_result, *, known: bool) -> dict[str, Tensor]:
     try:
         if record.size < MAPPED_FROM:
             # From the very bytes that were hashed: the file may change under us, these do not.
@@ -163,24 +166,24 @@ def _read_tensors(path: Path, record: FileRecord, *, known: bool) -> dict[str, T
             tensors = safetensors.torch.load(data)
             _require_once(data[8 : 8 + int.from_bytes(data[:8], "little")], path)
             return tensors
-        before = _require_size(path, record)
         tensors = safetensors.torch.load_file(path)
     except SafetensorError as error:
         raise IntegrityError(f"expected safetensors in {path}, found something else: {str(error)[:300]}") from error
     if not known:
-        _require_bytes(path, record, before)
+        _require_bytes(path, record)
+    # Also where it is known: what was mapped may be another file than the one that was looked up.
+    if not same_file(_require_size(path, record), looked_at):
+        raise _changed(path, record, "it replaced while it was read")
     return tensors
 
 
-def _require_bytes(path: Path, record: FileRecord, mapped: os.stat_result) -> None:
+def _require_bytes(path: Path, record: FileRecord) -> None:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
         file.seek(0)
         _require_once(file.read(int.from_bytes(file.read(8), "little")), path)
     if found != record.sha256:
         raise _changed(path, record, f"{record.size} bytes and {found}")
-    if not same_file(path.stat(), mapped):
-        raise _changed(path, record, "it replaced while it was read")
 
 
 def _require_once(header: bytes, path: Path) -> None:
@@ -311,10 +314,34 @@ def _fill(folder: Path, target: Path, contents: Mapping[str, bytes]) -> None:
         (folder / name).write_bytes(data)
 
 
-def _put_back(aside: Path, target: Path) -> None:
-    # Killed between the two moves of _move_into_place: what else lies in the old folder is nowhere but here.
-    if not target.exists() and (aside / "new").is_dir() and (aside / "old").is_dir():
-        os.replace(aside / "old", target)
+def _put_back(aside: Path, target: Path) -> bool:
+    """Return to a folder what a save moved out of it that did not end; say whether some of it is nowhere else."""
+    old = aside / "old"
+    if not ((aside / "new").is_dir() and old.is_dir()):
+        return False  # It did end, or it had not begun.
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        os.replace(old, target)
+        return False
+    if (target / MANIFEST_NAME).is_file():
+        for path in [path for path in old.iterdir() if not os.path.lexists(target / path.name)]:
+            if not _replaced(path.name):
+                os.replace(path, target / path.name)
+    left = sorted(path.name for path in old.iterdir() if not (_replaced(path.name) or _same(path, target / path.name)))
+    if left:
+        logger.warning(
+            "expected to put back what a save to %s moved, found others there instead of %s in %s; "
+            "take from it what you need and remove it",
+            target, ", ".join(left), old,
+        )  # fmt: skip
+    return bool(left)
+
+
+def _replaced(name: str) -> bool:
+    return name in (MANIFEST_NAME, CONFIG_NAME) or fnmatch(name, "model.*safetensors")
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.is_file() and other.is_file() and one.read_bytes() == other.read_bytes()
 
 
 def _move_into_place(aside: Path, target: Path) -> None:

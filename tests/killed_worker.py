@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import huggingface_hub.hf_api
 import torch
 
-from robust_encoders import CompatibilityWarning, RobustEncoder, RobustEncodersError, cli, home, hub, scratch
+from robust_encoders import CompatibilityWarning, RobustEncoder, RobustEncodersError, cli, home, hub
 from robust_encoders.fingerprint import content_sha256
 
 Given = Mapping[str, Any]
@@ -113,8 +113,8 @@ def run(command: Given) -> dict[str, Any]:
 def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", CompatibilityWarning)
-    # Nothing else works in these folders: what a killed process left is abandoned at once, not in an hour.
-    scratch.GRACE = home.HOUR = hub.ABANDONED = -1.0
+    # Nothing else works in these folders: a file that a killed process left is abandoned at once, not in an hour.
+    home.HOUR = hub.ABANDONED = -1.0
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     huggingface_hub.hf_api.HfApi()  # which imports what is imported on first use

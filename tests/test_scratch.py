@@ -67,10 +67,51 @@ def test_the_lock_is_the_last_that_goes(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_what_was_made_just_now_may_not_be_held_yet(tmp_path: Path) -> None:
-    left = abandoned(tmp_path, ".a-12345678", LOCK_NAME)
+    left = abandoned(tmp_path, ".a-12345678")
     os.utime(left, (time.time() - GRACE / 2,) * 2)
     remove_abandoned(tmp_path, "a")
     assert left.is_dir()
+
+
+def test_what_was_held_and_is_no_more_goes_at_once(tmp_path: Path) -> None:
+    left = abandoned(tmp_path, ".a-12345678", LOCK_NAME, "file")
+    os.utime(left)
+    remove_abandoned(tmp_path, "a")
+    assert not left.exists()
+
+
+def test_a_folder_that_is_taken_before_it_is_held_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, taken = FileLock.acquire, []
+
+    def late(lock: FileLock, **options: Any) -> Any:
+        if not taken:
+            taken.append(FileLock(lock.lock_file, is_singleton=False))
+            real(taken[0], timeout=0)
+        return real(lock, **options)
+
+    monkeypatch.setattr(FileLock, "acquire", late)
+    with scratch(tmp_path, "a") as folder:
+        assert folder != Path(taken[0].lock_file).parent
+        taken[0].release()
+        remove_abandoned(tmp_path, "a")
+        assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_what_could_not_be_rescued_stays(tmp_path: Path) -> None:
+    left = abandoned(tmp_path, ".a-12345678", LOCK_NAME, "file")
+    remove_abandoned(tmp_path, "a", lambda folder: True)
+    assert (left / "file").is_file()
+
+    def fail(folder: Path) -> bool:
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        remove_abandoned(tmp_path, "a", fail)
+    assert (left / "file").is_file()
+    remove_abandoned(tmp_path, "a")
+    assert not left.exists(), "it was let go of"
 
 
 @pytest.mark.parametrize("name", [".a-1234567", ".a-b-123456", ".ab-12345678", "a-12345678", ".a-ABCDEFGH"])
@@ -103,10 +144,11 @@ def test_the_rescued_folder_is_held_meanwhile(tmp_path: Path) -> None:
     abandoned(tmp_path, ".a-12345678", LOCK_NAME)
     held = []
 
-    def rescue(folder: Path) -> None:
+    def rescue(folder: Path) -> bool:
         with pytest.raises(Timeout):
             FileLock(folder / LOCK_NAME).acquire(timeout=0)
         held.append(folder)
+        return False
 
     remove_abandoned(tmp_path, "a", rescue)
     assert len(held) == 1
@@ -126,6 +168,50 @@ def test_only_a_save_that_was_cut_off_is_put_back(tmp_path: Path, tiny_encoder: 
     # With the new folder moved, the save was complete, and it was the user who removed it since.
     assert (target / "notes.txt").exists() == (not moved)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.fixture
+def cut_off(tmp_path: Path, tiny_encoder: RobustEncoder) -> Path:
+    """Make what a save leaves that was killed between its two moves, just now."""
+    target, aside = tmp_path / "artifact", tmp_path / ".artifact-12345678"
+    tiny_encoder.save_pretrained(target)
+    (target / "notes.txt").write_text("mine")
+    aside.mkdir()
+    (aside / LOCK_NAME).touch()
+    shutil.copytree(target, aside / "new")
+    target.rename(aside / "old")
+    return aside
+
+
+def test_a_save_that_is_tried_again_at_once_keeps_what_lay_beside(
+    cut_off: Path, tmp_path: Path, tiny_encoder: RobustEncoder
+) -> None:
+    for _ in range(2):
+        tiny_encoder.save_pretrained(tmp_path / "artifact")
+        assert (tmp_path / "artifact" / "notes.txt").read_text() == "mine"
+        assert not cut_off.exists()
+
+
+def test_what_a_new_artifact_lacks_is_put_back_into_it(
+    cut_off: Path, tmp_path: Path, tiny_encoder: RobustEncoder
+) -> None:
+    tiny_encoder.save_pretrained(tmp_path / "other")
+    (tmp_path / "other").rename(tmp_path / "artifact")
+    tiny_encoder.save_pretrained(tmp_path / "artifact")
+    assert (tmp_path / "artifact" / "notes.txt").read_text() == "mine"
+    assert not cut_off.exists()
+
+
+def test_what_cannot_be_put_back_stays_where_it_is(
+    cut_off: Path, tmp_path: Path, tiny_encoder: RobustEncoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny_encoder.save_pretrained(tmp_path / "other")
+    (tmp_path / "other").rename(tmp_path / "artifact")
+    (tmp_path / "artifact" / "notes.txt").write_text("other notes")
+    tiny_encoder.save_pretrained(tmp_path / "artifact")
+    assert (tmp_path / "artifact" / "notes.txt").read_text() == "other notes"
+    assert (cut_off / "old" / "notes.txt").read_text() == "mine"
+    assert f"notes.txt in {cut_off / 'old'}" in caplog.text
 
 
 def test_files_of_killed_writers_go_after_an_hour(tmp_path: Path) -> None:

@@ -194,3 +194,22 @@ def test_training_a_mapped_encoder_never_reaches_the_file(artifact: Path, work: 
     assert (artifact / "model.safetensors").read_bytes() == before
     with pytest.raises(IntegrityError, match="changed in place"):
         encoder.text_encoder()
+
+
+def test_a_known_file_that_is_replaced_before_it_is_mapped_is_refused(
+    artifact: Path, tmp_path: Path, tiny_pipe: Any, make_encoder: Any, old_enough: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "MAPPED_FROM", 0)
+    make_encoder(tiny_pipe, seed=7).save_pretrained(tmp_path / "other")
+    RobustEncoder.from_pretrained(artifact)
+    answers = []
+
+    def replaced_meanwhile(path: Path, record: FileRecord) -> bool:
+        answers.append(remembered(path, record))
+        (tmp_path / "other" / "model.safetensors").replace(path)
+        return answers[-1]
+
+    monkeypatch.setattr(storage, "remembered", replaced_meanwhile)
+    with pytest.raises(IntegrityError, match="replaced while it was read"):
+        RobustEncoder.from_pretrained(artifact)
+    assert answers == [True]
