@@ -71,7 +71,7 @@ def _verify(options: argparse.Namespace) -> int:
         for name in found.artifact.manifest.files:
             if variant := _VARIANT.fullmatch(name):
                 _look(options, variant[1])
-        pinned = enforce(found.place.key, found.seen)
+        pinned = enforce(found.place.key, found.seen) is not None
     except UnknownNameError:
         raise
     except RobustEncodersError as error:

@@ -295,7 +295,8 @@ class RobustEncoder:
             The manifest as written, with the hashes of the files.
 
         Raises:
-            FileExistsError: If the folder holds something, but no artifact.
+            FileExistsError: If the folder holds something, but no artifact, or cannot be replaced: this process works
+                in it, or it is a mount point.
             CardError: If a ``README.md`` is there whose metadata cannot be read.
             ManifestError: If the manifest holds a value that JSON cannot.
             IntegrityError: If this encoder's tensors were changed in place since they were loaded.

@@ -54,9 +54,10 @@ def load(
     manifest = read_manifest(folder)
     seen = source_of(manifest) if pickled else Pin(files=manifest.files, revision=commit_of(folder))
     _require_catalogued(place, seen)
-    pinned = enforced and enforce(place.key, seen)
+    pin = enforce(place.key, seen) if enforced else None
     # Finiteness and contents of these were proven when they were converted or pinned; their bytes are hashed again.
-    proven = pickled or (pinned and variant is None)
+    held = variant is None and pin is not None and weights in pin.files and bool(pin.files[weights].content_sha256)
+    proven = pickled or held
     artifact = read_artifact(folder, manifest, weights, trust=Trust(proven=proven and enforced, anew=not enforced))
     return Found(artifact, place, seen)
 

@@ -127,29 +127,30 @@ def _write(pins: Mapping[str, Pin]) -> None:
     write_atomically(pins_file(), (json.dumps(body, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def enforce(place: str, seen: Pin) -> bool:
+def enforce(place: str, seen: Pin, *, read: bool = True) -> Pin | None:
     """Refuse what is not as pinned.
 
     Args:
         place: Where it was found.
-        seen: What was found; a content hash that is not known yet is empty.
+        seen: What was found.
+        read: Whether the hashes of contents are known; where they are not yet, they are not compared.
 
     Returns:
-        Whether the place is pinned at all.
+        What is pinned there, or nothing.
 
     Raises:
         IntegrityError: If other files are pinned there.
     """
     pin = read_pins().get(place)
-    _require_same(place, pin, seen)
-    return pin is not None
+    _require_same(place, pin, seen, read=read)
+    return pin
 
 
-def _require_same(place: str, pin: Pin | None, seen: Pin) -> None:
+def _require_same(place: str, pin: Pin | None, seen: Pin, *, read: bool = True) -> None:
     if pin is None:
         return
     names = sorted(pin.files.keys() | seen.files.keys())
-    if wrong := [name for name in names if not _alike(pin.files.get(name), seen.files.get(name))]:
+    if wrong := [name for name in names if not _alike(pin.files.get(name), seen.files.get(name), read=read)]:
         raise IntegrityError(
             f"expected {place} as pinned in {pins_file()}"
             + (f" from revision {pin.revision}" if pin.revision else "")
@@ -161,11 +162,11 @@ def _require_same(place: str, pin: Pin | None, seen: Pin) -> None:
         )
 
 
-def _alike(pinned: FileRecord | None, seen: FileRecord | None) -> bool:
+def _alike(pinned: FileRecord | None, seen: FileRecord | None, *, read: bool) -> bool:
     if pinned is None or seen is None:
         return False
-    contents = {record.content_sha256 for record in (pinned, seen)} - {""}
-    return (pinned.sha256, pinned.size) == (seen.sha256, seen.size) and len(contents) <= 1
+    contents = not read or pinned.content_sha256 in ("", seen.content_sha256)
+    return contents and (pinned.sha256, pinned.size) == (seen.sha256, seen.size)
 
 
 def _words(record: FileRecord | None) -> str:

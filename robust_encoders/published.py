@@ -65,7 +65,7 @@ def _suffix(revision: str | None) -> str:
 def _convert(entry: CatalogEntry, place: str, options: HubOptions, folder: Path) -> None:
     source = fetch_artifact(entry.repo, (CONFIG_NAME, PICKLE_NAME), subfolder=entry.subfolder, options=options)
     record = file_record(source / PICKLE_NAME)
-    enforce(place, Pin(files={PICKLE_NAME: record}, revision=commit_of(source)))
+    enforce(place, Pin(files={PICKLE_NAME: record}, revision=commit_of(source)), read=False)
     if (size := entry.sizes.get(PICKLE_NAME, record.size)) != record.size:
         warnings.warn(
             f"expected {PICKLE_NAME} of {entry.name} with {size} bytes, as it was when the catalog was written, found "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -84,12 +85,21 @@ def remove_abandoned(parent: Path, name: str, rescue: Rescue = _nothing) -> None
             or raises, the folder stays.
     """
     pattern = temporary_of(name)
-    for folder in [path for path in parent.glob("*") if pattern.fullmatch(path.name)]:
+    for folder in [path for path in parent.glob("*") if pattern.fullmatch(path.name) and _ours(path)]:
         if (folder / LOCK_NAME).is_file():
             _remove(folder, rescue)
         elif _age(folder) >= GRACE:
             with suppress(OSError):  # not ours, or killed before it did anything: removed only if it is empty
                 folder.rmdir()
+
+
+def _ours(path: Path) -> bool:
+    """Return whether a path is a folder, not a link to one, that belongs to the user of this process."""
+    try:
+        state = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(state.st_mode) and (not hasattr(os, "getuid") or state.st_uid == os.getuid())
 
 
 def _remove(folder: Path, rescue: Rescue) -> None:

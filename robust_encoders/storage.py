@@ -8,8 +8,8 @@ import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch import Tensor
 from .cards import CARD_NAME, card
 from .errors import CardError, ConversionNeededError, IntegrityError, ManifestError
 from .fingerprint import content_sha256, dtype_name
+from .home import home, locked
 from .layouts import architecture, nested
 from .manifest import MANIFEST_NAME, FileRecord, Manifest
 from .module import require_fit
@@ -88,7 +89,7 @@ def read_artifact(folder: Path, manifest: Manifest, weights: str, *, trust: Trus
     looked_at = _require_size(path, record)
     known = not trust.anew and remembered(path, record)
     tensors = _read_tensors(path, record, looked_at, known=known)
-    if not (known or trust.proven):
+    if not (known or trust.proven) or not record.content_sha256:
         _require_contents(tensors, record, path)
     named = nested(tensors)
     require_fit(named, config, finite=known or trust.proven)
@@ -228,13 +229,45 @@ def save(
         reference: What the model card says to load it by; by default some folder.
 
     Raises:
-        FileExistsError: If the folder holds something, but no artifact.
+        FileExistsError: If the folder holds something, but no artifact, or cannot be replaced: this process works in
+            it, or it is a mount point.
         CardError: If a model card is there whose metadata cannot be read.
         ManifestError: If the manifest holds a value that JSON cannot.
     """
-    target = Path(directory).expanduser().absolute()
-    remove_abandoned(target.parent, target.name, lambda aside: _put_back(aside, target))
-    _require_free(target)
+    target = Path(directory).expanduser().resolve()
+
+    def rescue(aside: Path) -> bool:
+        try:
+            return _put_back(aside, target)
+        except OSError as error:
+            raise OSError(
+                f"expected to put back what was at {target}, found {error}: it lies in {aside / 'old'}; move it back"
+            ) from error
+
+    _require_movable(target)
+    with _alone(target):
+        remove_abandoned(target.parent, target.name, rescue)
+        _require_free(target)
+        finished, contents = _contents(manifest, tensors, config)
+        contents[CARD_NAME] = _card_bytes(target, finished, reference or "path/to/this/folder")
+        with scratch(target.parent, target.name, rescue) as aside:
+            _fill(aside / "new", target, contents)
+            _move_into_place(aside, target)
+    return finished
+
+
+@contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Let one process of this user at a time save to a folder; the lock lies in the package's own home."""
+    with ExitStack() as stack:
+        with suppress(OSError, NotImplementedError):  # A home that cannot be written is no reason not to save.
+            stack.enter_context(locked(home() / "saving" / hashlib.sha256(os.fsencode(target)).hexdigest()))
+        yield
+
+
+def _contents(
+    manifest: Manifest, tensors: Mapping[str, Tensor], config: Mapping[str, Any]
+) -> tuple[Manifest, dict[str, bytes]]:
     contents = {CONFIG_NAME: _config_bytes(tensors, config), WEIGHTS_NAME: _weights_bytes(tensors)}
     hashes = {WEIGHTS_NAME: content_sha256(tensors)}
     files = {
@@ -242,12 +275,7 @@ def save(
         for name, data in contents.items()
     }
     finished = replace(manifest, files=files)
-    contents[MANIFEST_NAME] = finished.to_json().encode()
-    contents[CARD_NAME] = _card_bytes(target, finished, reference or "path/to/this/folder")
-    with scratch(target.parent, target.name) as aside:
-        _fill(aside / "new", target, contents)
-        _move_into_place(aside, target)
-    return finished
+    return finished, {**contents, MANIFEST_NAME: finished.to_json().encode()}
 
 
 def provenance(manifest: Manifest, content: str) -> dict[str, Any]:
@@ -265,6 +293,19 @@ def provenance(manifest: Manifest, content: str) -> dict[str, Any]:
         "license": manifest.license,
         "content_sha256": content,
     }
+
+
+def _require_movable(target: Path) -> None:
+    if not target.is_dir():
+        return
+    reason = "a file system is mounted there" if os.path.ismount(target) else ""
+    if Path.cwd().is_relative_to(target):
+        reason = f"this process works in {Path.cwd()}"
+    if reason:
+        raise FileExistsError(
+            f"expected a folder that can be replaced at {target}, found that {reason}; save to a subfolder of it, "
+            f"{target / 'NAME'} for example"
+        )
 
 
 def _require_free(target: Path) -> None:
@@ -311,6 +352,7 @@ def _fill(folder: Path, target: Path, contents: Mapping[str, bytes]) -> None:
     else:
         folder.mkdir()
     for name, data in contents.items():
+        (folder / name).unlink(missing_ok=True)  # It may be a link to a file elsewhere.
         (folder / name).write_bytes(data)
 
 
@@ -345,9 +387,9 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def _move_into_place(aside: Path, target: Path) -> None:
-    with ExitStack() as undo:
+    try:
         if target.is_dir():
             os.replace(target, aside / "old")
-            undo.callback(os.replace, aside / "old", target)
         os.replace(aside / "new", target)
-        undo.pop_all()
+    except OSError as error:
+        raise OSError(f"expected to move the artifact to {target}, found {error}; choose another place") from error

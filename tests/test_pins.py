@@ -80,9 +80,34 @@ def test_files_that_come_or_go_are_refused() -> None:
         enforce("a", Pin(files={**PIN.files, "b.bin": PIN.files["a.bin"]}))
 
 
-def test_contents_that_are_not_known_yet_are_not_compared() -> None:
+def test_only_contents_that_cannot_be_known_yet_are_not_compared() -> None:
     write_pin("a", PIN)
-    assert enforce("a", Pin(files={"a.bin": replace(PIN.files["a.bin"], content_sha256="")}))
+    without = Pin(files={"a.bin": replace(PIN.files["a.bin"], content_sha256="")})
+    assert enforce("a", without, read=False)
+    with pytest.raises(IntegrityError, match="expected a as pinned"):
+        enforce("a", without)
+
+
+@pytest.mark.parametrize("pinned", ["both", "neither"])
+def test_a_manifest_that_lost_the_hash_of_its_contents_is_refused(
+    tiny_encoder: RobustEncoder, tmp_path: Path, pinned: str
+) -> None:
+    manifest = tiny_encoder.save_pretrained(tmp_path / "artifact")
+    lost = {name: replace(record, content_sha256="") for name, record in manifest.files.items()}
+    replace(manifest, files=lost).write(tmp_path / "artifact")
+    write_pin(str((tmp_path / "artifact").resolve()), Pin(files=manifest.files if pinned == "both" else lost))
+    with pytest.raises(IntegrityError, match=r"contents|content hash \(none recorded\)"):
+        RobustEncoder.from_pretrained(tmp_path / "artifact")
+
+
+def test_contents_that_the_pin_does_not_hold_are_computed(tiny_encoder: RobustEncoder, tmp_path: Path) -> None:
+    manifest = tiny_encoder.save_pretrained(tmp_path / "artifact")
+    lost = {name: replace(record, content_sha256="") for name, record in manifest.files.items()}
+    write_pin(str((tmp_path / "artifact").resolve()), Pin(files=lost))
+    weights = replace(manifest.files["model.safetensors"], content_sha256="0" * 64)
+    replace(manifest, files={**manifest.files, "model.safetensors": weights}).write(tmp_path / "artifact")
+    with pytest.raises(IntegrityError, match="content hash 0000"):
+        RobustEncoder.from_pretrained(tmp_path / "artifact")
 
 
 @pytest.mark.parametrize(

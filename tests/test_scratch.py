@@ -83,7 +83,8 @@ def test_what_was_held_and_is_no_more_goes_at_once(tmp_path: Path) -> None:
 def test_a_folder_that_is_taken_before_it_is_held_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, taken = FileLock.acquire, []
+    real: Any = FileLock.acquire
+    taken: list[Any] = []
 
     def late(lock: FileLock, **options: Any) -> Any:
         if not taken:
@@ -112,6 +113,32 @@ def test_what_could_not_be_rescued_stays(tmp_path: Path) -> None:
     assert (left / "file").is_file()
     remove_abandoned(tmp_path, "a")
     assert not left.exists(), "it was let go of"
+
+
+def test_a_link_by_such_a_name_is_left_alone(tmp_path: Path) -> None:
+    theirs = abandoned(tmp_path, "theirs", LOCK_NAME, "thesis.tex")
+    link = tmp_path / ".a-12345678"
+    link.symlink_to(theirs)
+    os.utime(link, (OLD, OLD), follow_symlinks=False)
+    remove_abandoned(tmp_path, "a")
+    assert link.is_symlink()
+    assert sorted(path.name for path in theirs.iterdir()) == [LOCK_NAME, "thesis.tex"]
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="needs owners of files")
+def test_the_folder_of_another_user_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = abandoned(tmp_path, ".a-12345678", LOCK_NAME)
+    rescued: list[Path] = []
+    user = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: user + 1)
+
+    def rescue(folder: Path) -> bool:
+        rescued.append(folder)
+        return False
+
+    remove_abandoned(tmp_path, "a", rescue)
+    assert theirs.is_dir()
+    assert rescued == []
 
 
 @pytest.mark.parametrize("name", [".a-1234567", ".a-b-123456", ".ab-12345678", "a-12345678", ".a-ABCDEFGH"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from robust_encoders import (
     Manifest,
     ManifestError,
     RobustEncoder,
+    storage,
 )
 from robust_encoders.fingerprint import content_sha256
 from robust_encoders.manifest import MANIFEST_NAME
@@ -214,6 +217,93 @@ def test_a_failure_midway_leaves_everything_as_it_was(
         encoder.save_pretrained(target)
     assert (snapshot(target) if target.exists() else {}) == before
     assert [name for name in os.listdir(tmp_path) if name.startswith(".artifact")] == []
+
+
+def test_an_old_folder_that_cannot_be_put_back_is_kept_and_named(
+    tiny_encoder: RobustEncoder, artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (artifact / "notes.txt").write_text("mine")
+    real, moves = os.replace, []
+
+    def fail(source: Path, target: Path) -> None:
+        moves.append(source)
+        if len(moves) > 1:
+            raise OSError("no permission")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match=r"no permission.*it lies in (.*old); move it back") as caught:
+        tiny_encoder.save_pretrained(artifact)
+    monkeypatch.undo()
+    (kept,) = artifact.parent.glob(".artifact-*/old")
+    assert str(kept) in str(caught.value)
+    tiny_encoder.save_pretrained(artifact)
+    assert (artifact / "notes.txt").read_text() == "mine"
+    assert not kept.exists()
+
+
+def test_two_saves_to_one_folder_wait_for_each_other(
+    tiny_encoder: RobustEncoder, artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, at_once = storage._fill, [0]
+
+    def slow(*arguments: Any) -> None:
+        at_once.append(at_once[-1] + 1)
+        time.sleep(0.05)
+        real(*arguments)
+        at_once.append(at_once[-1] - 1)
+
+    monkeypatch.setattr(storage, "_fill", slow)
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(tiny_encoder.save_pretrained, artifact) for _ in range(4)]:
+            done.result()
+    assert (len(at_once), max(at_once)) == (9, 1)
+    assert [path.name for path in artifact.parent.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "robust_encoder.json", "README.md"])
+def test_saving_never_writes_through_a_link(tiny_encoder: RobustEncoder, artifact: Path, name: str) -> None:
+    outside = artifact.with_name("outside")
+    (artifact / name).rename(outside)
+    (artifact / name).symlink_to(outside)
+    before = outside.stat().st_mtime_ns
+    tiny_encoder.save_pretrained(artifact)
+    assert outside.stat().st_mtime_ns == before
+    assert not (artifact / name).is_symlink()
+    assert RobustEncoder.from_pretrained(artifact).content_sha256 == tiny_encoder.content_sha256
+
+
+def test_a_link_to_a_folder_stays_one(tiny_encoder: RobustEncoder, tmp_path: Path) -> None:
+    (tmp_path / "latest").symlink_to("run")
+    for _ in range(2):
+        tiny_encoder.save_pretrained(tmp_path / "latest")
+        assert (tmp_path / "latest").is_symlink()
+        assert RobustEncoder.from_pretrained(tmp_path / "run").content_sha256 == tiny_encoder.content_sha256
+
+
+@pytest.mark.parametrize("inside", ["", "deeper"])
+def test_the_working_directory_is_not_replaced(
+    tiny_encoder: RobustEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: str
+) -> None:
+    folder = tmp_path / "here"
+    (folder / inside).mkdir(parents=True)
+    monkeypatch.chdir(folder / inside)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(FileExistsError, match=r"this process works in .*save to a subfolder") as caught:
+        tiny_encoder.save_pretrained(os.path.relpath(folder))
+    assert str(folder / "NAME") in str(caught.value)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_mount_point_is_not_replaced(
+    tiny_encoder: RobustEncoder, artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == artifact)
+    before = snapshot(artifact.parent)
+    with pytest.raises(FileExistsError, match=r"mounted there.*save to a subfolder"):
+        tiny_encoder.save_pretrained(artifact)
+    assert snapshot(artifact.parent) == before
+    tiny_encoder.save_pretrained(artifact / "sub")
 
 
 def test_a_recipe_without_a_json_form_writes_nothing(tiny_pipe: Any, make_encoder: Any, tmp_path: Path) -> None:
