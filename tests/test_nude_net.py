@@ -45,7 +45,8 @@ def bytes_of(images: Tensor) -> list[Any]:
 def astronaut() -> Tensor:
     """The benign portrait that scikit-image ships, (1, 3, 512, 512)."""
     path = Path(skimage.__file__).parent / "data" / "astronaut.png"
-    picture = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+    read: Any = cv2.imread(str(path))
+    picture = cv2.cvtColor(read, cv2.COLOR_BGR2RGB)
     return torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
 
 

@@ -195,7 +195,7 @@ def _squared(picture: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
     longer = max(height, width)
     padded = np.pad(picture, ((0, longer - height), (0, longer - width), (0, 0)))
     # In bytes, as the package does: resizing in floats would differ by up to half a level.
-    resized = cv2.resize(padded, (side, side), interpolation=cv2.INTER_LINEAR)
+    resized: Any = cv2.resize(padded, (side, side), interpolation=cv2.INTER_LINEAR)
     blob: NDArray[np.float32] = resized.transpose(2, 0, 1).astype(np.float32) / 255
     return blob
 
