@@ -1,4 +1,5 @@
 # make demo: see it work.  make test: lint, types, tests, coverage.  Both make their environment in .venv first.
+# make test-browser: the report in a real browser.
 # make test-oldest: the loader's tests on the oldest versions it supports, in .venv-oldest.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PYTEST_ARGS ?= --numprocesses auto --dist loadfile
@@ -9,17 +10,19 @@ TABLE := $(foreach c,circle striped red,$(foreach m,base esd advunlearn,$(foreac
 # One stamp per content, not per time: a fresh checkout of the same files installs nothing.
 STAMP := .venv/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 
-.PHONY: build-shapes clean demo env lint results test test-oldest
+.PHONY: build-shapes clean demo env lint results test test-browser test-oldest
 .DEFAULT_GOAL := test
 
 env: $(STAMP)
 
-# torch first and alone, so that nothing else chooses its build; torchattacks without its stale pins.
+# torch first and alone, so that nothing else chooses its build; torchattacks without its stale pins. torchvision lies
+# apart: the index's build does not import beside every build of torch, and transformers imports it wherever it finds it.
 $(STAMP):
 	test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
 	$(BIN)/python -m pip install --constraint constraints.txt torch setuptools
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[attacks,dev,eval,train]'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps torchattacks
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[attacks,dev,eval,metrics,nudenet,train]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps torchattacks lpips
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --upgrade --target .venv/torchvision torchvision
 	rm -f .venv/.ready-*
 	touch $@
 
@@ -54,6 +57,10 @@ LOADER_TESTS = $(filter-out %/test_packaging.py %/test_project.py,$(shell grep -
 test-oldest: env $(OLDEST)
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} ROBUST_ENCODERS_OTHER_PYTHON=$(BIN)/python \
 		.venv-oldest/bin/python -m pytest $(PYTEST_ARGS) tests/generations.py $(LOADER_TESTS)
+
+# Fails where Chromium or ChromeDriver is missing; Debian: apt-get install chromium chromium-driver fonts-dejavu-core
+test-browser: env
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m browser tests/test_browser.py
 
 build-shapes: env
 	$(BIN)/robust-encoders shapes build --out robust_encoders/assets/shapes --work runs/shapes

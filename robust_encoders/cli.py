@@ -30,6 +30,7 @@ TRAINING_COMMANDS: Mapping[str, str] = {
     "evaluate": "attack an encoder, judge the pictures, print the rates",
     "reproduce": "train an artifact again from its manifest and compare the tensors",
     "results": "print the tables of finished evaluations",
+    "leaderboard": "rank many evaluations in one table and one plot",
 }
 EXTRA_OF: Mapping[str, str] = {
     "demo": "eval",
@@ -38,6 +39,7 @@ EXTRA_OF: Mapping[str, str] = {
     "evaluate": "eval",
     "reproduce": "train",
     "results": "eval",
+    "leaderboard": "eval",
 }
 
 

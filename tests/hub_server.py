@@ -387,6 +387,8 @@ ROUTES: tuple[tuple[str, str, Callable[..., None]], ...] = (
     ("HEAD", "/cdn/([0-9a-f]{64})", cdn),
     ("GET", f"/{REPO}/resolve/([^/]+)/(.+)", resolve),
     ("HEAD", f"/{REPO}/resolve/([^/]+)/(.+)", resolve),
+    ("GET", f"/datasets/{REPO}/resolve/([^/]+)/(.+)", resolve),
+    ("HEAD", f"/datasets/{REPO}/resolve/([^/]+)/(.+)", resolve),
 )
 
 

@@ -388,6 +388,16 @@ def test_evaluate_of_the_base_itself_needs_a_concept(
     assert evaluated.args == ("the embedded base", None, "red")
 
 
+def test_evaluate_writes_the_report_and_says_where(
+    evaluated: Recorder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["evaluate", "base", "--concept", "red", "--out", str(tmp_path / "out")]
+    assert main(options) == 0
+    assert str(tmp_path / "out" / "report.html") in capsys.readouterr().out
+    assert "a-label" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "found no results.json" in refused(capsys, 2, *options, "--beside", str(tmp_path))
+
+
 def test_evaluate_of_a_concept_that_the_judge_does_not_know_is_bad_usage(
     evaluated: Recorder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

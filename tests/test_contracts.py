@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from robust_encoders.concepts import Concept
 from robust_encoders.fingerprint import content_sha256
 from robust_encoders.training.artifact import describe
 from robust_encoders.training.attacks import ATTACKS, PROMPT_ATTACKS
+from robust_encoders.training.attacks.transfer import Recorded
 from robust_encoders.training.backbone import Backbone
 from robust_encoders.training.bank import BankSettings
 from robust_encoders.training.finetune import Training
@@ -23,6 +24,7 @@ from robust_encoders.training.methods import METHODS
 from robust_encoders.training.metrics import DETECTORS, METRICS
 from robust_encoders.training.protocols import Attack, Case, Edit, Eraser, PromptAttack
 from robust_encoders.training.settings import Retain
+from robust_encoders.training.target import TargetModel
 
 CONCEPT = Concept(name="circle", kind="object", prompts=("a red circle", "a circle"))
 # The settings that a method needs to be done within a second; a new method adds its own line.
@@ -35,7 +37,16 @@ SMALL: Mapping[str, Any] = {
     for name in ("advunlearn", "esd")
 }
 # Fields that make an attack of the evaluation cheap, where it has them.
-CHEAP = {"steps": 2, "timesteps": 1, "iterations": 2, "tokens": 1}
+CHEAP = {"steps": 2, "every": 1, "timesteps": 1, "iterations": 2, "tokens": 1}
+# What an attack of the evaluation cannot do without; one that needs something adds its own line.
+NEEDED: Mapping[str, Mapping[str, Any]] = {
+    "transfer": {"source": "a record", "recorded": tuple(Recorded(i, "a red circle", i, ("circle",)) for i in (0, 1))},
+    "ring_a_bell": {"pairs": (("a circle", "a square"),), "population": 4, "generations": 2, "every": 1},
+    "concept_inversion": {"words": ("circle",)},
+    "black_box": {"words": ("red", "blue", "striped"), "budget": 2},
+}
+# Attacks that never run the UNet on latents of their own.
+WITHOUT_UNET = {"random_prefix", "transfer", "ring_a_bell", "black_box", "prompt_embeds"}
 
 
 def generator(seed: int = 0) -> Generator:
@@ -45,6 +56,16 @@ def generator(seed: int = 0) -> Generator:
 def erase(name: str, backbone: Backbone) -> Edit:
     edit: Edit = SMALL[name].erase(backbone, CONCEPT, generator=generator())
     return edit
+
+
+def prompt_attack(name: str) -> PromptAttack:
+    made: PromptAttack = PROMPT_ATTACKS[name](**NEEDED.get(name, {}))
+    return made
+
+
+def margins(texts: Sequence[str], cases: Sequence[Case]) -> Tensor:
+    """Stands in for the judge of finished pictures: the longer a text, the better."""
+    return torch.tensor([len(text) / 100 - 1 for text in texts])
 
 
 def distance(adv: Tensor) -> Tensor:
@@ -67,14 +88,14 @@ def test_names_are_those_of_the_registry_and_configurations_are_frozen(registry:
 def test_every_entry_is_what_its_registry_promises() -> None:
     assert all(isinstance(method, Eraser) for method in SMALL.values())
     assert all(isinstance(attack(), Attack) for attack in ATTACKS.values())
-    assert all(isinstance(attack(), PromptAttack) for attack in PROMPT_ATTACKS.values())
+    assert all(isinstance(prompt_attack(name), PromptAttack) for name in PROMPT_ATTACKS)
     assert all(isinstance(metric.higher_is_better, bool) for metric in METRICS.values())
     assert all(callable(detector) for detector in DETECTORS.values())
 
 
 @pytest.mark.parametrize("name", [*METHODS, *ATTACKS, *PROMPT_ATTACKS])
 def test_a_configuration_can_be_written_into_a_manifest(name: str) -> None:
-    config = SMALL[name] if name in SMALL else {**ATTACKS, **PROMPT_ATTACKS}[name]()
+    config = {**SMALL, **{one: kind() for one, kind in ATTACKS.items()}}.get(name) or prompt_attack(name)
     described = json.loads(json.dumps(describe(config), allow_nan=False))
     assert described["name"] == name
     assert set(described) == {"name", *(field.name for field in fields(config))}
@@ -112,16 +133,17 @@ def test_an_inner_attack_lowers_its_loss_and_repeats_itself(name: str) -> None:
 def test_a_prompt_attack_answers_every_case_in_order_counts_its_cost_and_repeats_itself(
     name: str, tiny_pipe: StableDiffusionPipeline
 ) -> None:
-    attack = PROMPT_ATTACKS[name]()
+    attack: Any = prompt_attack(name)
     attack = replace(attack, **{key: value for key, value in CHEAP.items() if hasattr(attack, key)})
-    target = Backbone.from_pipeline(tiny_pipe)
+    query = margins if attack.tier == "T2" else None
+    target = TargetModel.from_pipeline(tiny_pipe, base=Backbone.from_pipeline(tiny_pipe), query=query)
     latents = torch.randn(2, *target.latent_shape, generator=generator())
     cases = [Case(i, "a red circle", i, target=latent) for i, latent in enumerate(latents)]
     before = content_sha256(tiny_pipe.text_encoder.state_dict())
 
     found = attack.run(target, cases, seed=0)
     assert len(found) == len(cases)
-    assert all(result.candidates and (result.unet_calls > 0) == (name != "random_prefix") for result in found)
+    assert all(result.candidates and (result.unet_calls > 0) == (name not in WITHOUT_UNET) for result in found)
     assert [c.step for c in found[0].candidates] == sorted(c.step for c in found[0].candidates)
     assert content_sha256(tiny_pipe.text_encoder.state_dict()) == before
     again = attack.run(target, cases, seed=0)

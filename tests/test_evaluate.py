@@ -20,6 +20,7 @@ from robust_encoders.training.artifact import to_encoder
 from robust_encoders.training.attacks import ContinuousPrefix, UnlearnDiffAtk
 from robust_encoders.training.backbone import Backbone
 from robust_encoders.training.evaluate import evaluate, run_plan
+from robust_encoders.training.gallery import groups_of
 from robust_encoders.training.metrics import ClipScore, ConceptRate
 from robust_encoders.training.pictures import Sampling, draw
 from robust_encoders.training.plan import Control, EvaluationSettings, Plan, PromptSet
@@ -173,10 +174,11 @@ def test_the_unet_calls_are_what_the_unet_did(tiny_pipe: Any, tmp_path: Path) ->
     handle = tiny_pipe.unet.register_forward_hook(count)
     evaluation = run(tiny_pipe, plan, tmp_path)
     handle.remove()
-    # The targets are the base's; a backward is one call; one of the four prompts succeeds by itself.
+    # The targets are the base's; a backward is one call; one of the four prompts needs no attack.
     targets, gradients = 4 * SAMPLING.calls_per_picture, 3 * 2
+    shown = (4 + 3 + 3) * SAMPLING.calls_per_picture  # for the report, not for a number
     parts = [find(evaluation, "pre_asr"), find(evaluation, "asr_any", "discrete"), find(evaluation, "clip_score")]
-    assert sum(part.unet_calls for part in parts) == calls - targets + gradients
+    assert sum(part.unet_calls for part in parts) == calls - targets - shown + gradients
 
 
 def test_prompts_that_succeed_by_themselves_are_attacked_only_where_the_attack_is_joint(
@@ -224,7 +226,69 @@ def test_a_killed_evaluation_goes_on_and_gives_the_same(
     assert without_seconds(tmp_path / "cut") == without_seconds(tmp_path / "whole")
     attacks = {"attack-continuous", "attack-shared", "attack-discrete"}
     names = {path.stem for path in (tmp_path / "cut" / "cells").iterdir()}
-    assert names == {"plain-circle-name", "plain-circle-seen", *attacks, "kept", "control"}
+    assert names == {"plain-circle-name", "plain-circle-seen", *attacks, "kept", "control", "pictures"}
+
+
+def pictures_of(folder: Path) -> list[dict[str, Any]]:
+    stored = json.loads((folder / "cells" / "pictures.json").read_text(encoding="utf-8"))
+    groups: list[dict[str, Any]] = stored["value"]["groups"]
+    return groups
+
+
+def test_a_finished_evaluation_gets_its_pictures_without_another_attack(
+    make_pipe: Any, tmp_path: Path, encoder: RobustEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = make_pipe()
+    plan = make_plan(pipe, attacks={"discrete": ATTACKS["discrete"], "continuous": ATTACKS["continuous"]})
+    run(pipe, plan, tmp_path, encoder)
+    groups, numbers = pictures_of(tmp_path), (tmp_path / RESULTS_NAME).read_bytes()
+    assert [group["kind"] for group in groups] in (["plain", "plain", *rest, "kept"] for rest in ([], ["attack"]))
+    (tmp_path / "cells" / "pictures.json").unlink()
+
+    def killed(*args: Any, **kwargs: Any) -> list[AttackResult]:
+        raise KeyboardInterrupt
+
+    for attack in (UnlearnDiffAtk, ContinuousPrefix):
+        monkeypatch.setattr(attack, "run", killed)
+    run(pipe, plan, tmp_path, encoder)
+    assert pictures_of(tmp_path) == groups
+    assert (tmp_path / RESULTS_NAME).read_bytes() == numbers
+
+
+def test_pictures_are_those_of_the_base_and_of_the_encoder(
+    make_pipe: Any, tmp_path: Path, encoder: RobustEncoder
+) -> None:
+    pipe = make_pipe()
+    plan = make_plan(pipe, attacks={}, instead=lambda images, cases: [f"saw {case.prompt}" for case in cases])
+    run(pipe, plan, tmp_path, encoder)
+    cases = plan.plain[0].cases
+    before = plan.detector(draw(pipe, [c.prompt for c in cases], [c.seed for c in cases], SAMPLING))
+    with encoder.attached(pipe):
+        after = plan.detector(draw(pipe, [c.prompt for c in cases], [c.seed for c in cases], SAMPLING))
+    name, _, kept = pictures_of(tmp_path)
+    for side, expected in (("before", before), ("after", after)):
+        scores = torch.tensor([row[side]["score"] for row in name["rows"]])
+        torch.testing.assert_close(scores, expected, atol=1e-4, rtol=0)
+        assert [row[side]["found"] for row in name["rows"]] == (expected >= plan.detector.threshold).tolist()
+    assert before.tolist() != after.tolist()
+    assert [row["after"]["instead"] for row in kept["rows"]] == ["saw a square", "saw a blue box", "saw star"]
+    assert {row["before"]["instead"] for row in name["rows"]} == {None}
+    run(pipe, plan, tmp_path / "base")
+    assert {row["after"] for group in pictures_of(tmp_path / "base") for row in group["rows"]} == {None}
+
+
+def test_of_an_attack_the_cases_that_it_won_are_shown_first(tiny_pipe: Any) -> None:
+    plan = make_plan(tiny_pipe)
+    verdicts = [
+        {"text": f"found {i}", "any": won, "before": before}
+        for i, (won, before) in enumerate([(False, False), (True, True), (True, False), (False, False)])
+    ]
+    groups = groups_of(plan, {"discrete": verdicts, "continuous": [{**v, "text": ""} for v in verdicts]})
+    assert [group.name for group in groups] == ["circle/name", "circle/seen", "discrete", "circle/kept"]
+    assert [case.prompt for case in groups[2].cases] == ["found 2", "found 0", "found 3"]
+    assert [case.seed for case in groups[2].cases] == [12, 10, 13]
+    assert groups[2].originals == ("a blue circle", "a red circle", "a circle on black")
+    assert groups[2].won == (True, False, False)
 
 
 def test_other_weights_make_every_cell_again(
@@ -234,7 +298,7 @@ def test_other_weights_make_every_cell_again(
     plan = make_plan(pipe, attacks={})
     base = run(pipe, plan, tmp_path)
     robust = run(pipe, plan, tmp_path, encoder)
-    assert caplog.text.count("made from other inputs") == 4
+    assert caplog.text.count("made from other inputs") == 5
     assert (base.label, robust.label) == ("base", "half")
     assert find(base, "clip_score").value != find(robust, "clip_score").value
 
@@ -318,3 +382,18 @@ def test_an_unknown_concept_is_refused_before_anything_is_drawn(tiny_pipe: Any, 
     with pytest.raises(ValueError, match="dodecahedron"):
         evaluate_module.evaluate(tiny_pipe, None, "dodecahedron", out=tmp_path)
     assert not list(tmp_path.glob("cells"))
+
+
+class Annotated(ConceptRate):  # type: ignore[misc]  # untyped to the checker: see pyproject.toml
+    """A metric that says how it was measured."""
+
+    def compute(self) -> Result:
+        return replace(super().compute(), settings={"policy": "explicit"})
+
+
+def test_what_a_metric_says_of_itself_stays_in_the_record(tiny_pipe: Any, tmp_path: Path) -> None:
+    plan = make_plan(tiny_pipe, attacks={})
+    plan = replace(plan, utility=lambda: [Annotated(plan.detector, "annotated")])
+    settings = find(run(tiny_pipe, plan, tmp_path), "annotated").settings
+    assert settings["policy"] == "explicit"
+    assert settings["sampling"]["steps"] == SAMPLING.steps

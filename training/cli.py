@@ -1,4 +1,4 @@
-"""The training commands: ``demo``, ``shapes build``, ``train``, ``evaluate``, ``reproduce``, ``results``."""
+"""The training commands: ``demo``, ``shapes build``, ``train``, ``evaluate``, ``reproduce``, ``leaderboard``, ..."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     commands: Mapping[str, Callable[[Sequence[str]], int]] = {
         "demo": _demo,
         "evaluate": _evaluate,
+        "leaderboard": _leaderboard,
         "reproduce": _reproduce,
         "results": _results,
         "shapes": _shapes,
@@ -124,6 +125,29 @@ def _results(arguments: Sequence[str]) -> int:
         say(results_table(options.found))
     except FileNotFoundError as error:
         raise UsageError(f"expected the results of a finished evaluation, found no {error.filename}") from error
+    return EXIT_OK
+
+
+def _leaderboard(arguments: Sequence[str]) -> int:
+    parser = parser_of("leaderboard", "Print one table of many evaluations, worst case first, and draw it.")
+    parser.add_argument("found", type=Path, nargs="+", metavar="DIR", help="a finished evaluation, or an artifact")
+    parser.add_argument("--out", type=Path, default=Path(), help="folder that receives leaderboard.png")
+    parser.add_argument("--json", action="store_true", help="answer in JSON")
+    options = parser.parse_args(arguments)
+
+    from robust_encoders.home import write_atomically
+
+    from .drawing import png
+    from .leaderboard import Leaderboard
+
+    try:
+        board = Leaderboard.read(options.found)
+    except FileNotFoundError as error:
+        raise UsageError(f"expected finished evaluations or artifacts, found no {error.filename}") from error
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    write_atomically(options.out / "leaderboard.png", png(board.figure()))
+    say(board.to_json() if options.json else board.table())
     return EXIT_OK
 
 

@@ -14,6 +14,8 @@ from .artifact import with_results
 from .cli import leading_name
 from .plan import EvaluationSettings
 from .report import results_table
+from .report_page import write_report
+from .results import RESULTS_NAME
 from .shapes.vocabulary import VALUES
 
 
@@ -22,10 +24,11 @@ class EvaluationRun:
     """Attack an encoder of the shapes world, judge the pictures, print the rates.
 
     Args:
-        out: Folder of results.json; an evaluation that was stopped goes on where it was.
+        out: Folder of results.json, report.html and its figures; an evaluation that was stopped goes on where it was.
         concept: What should be gone; by default what the encoder erases.
         base: Folder of the pipeline; by default the embedded base.
         settings: Sizes, seed, sampling and the budget of the attacks.
+        beside: Folders of finished evaluations that the report's figures show, too, for example that of the base.
         record: Also write the numbers into the encoder's manifest; the encoder must be given as a folder.
     """
 
@@ -33,6 +36,7 @@ class EvaluationRun:
     concept: str = ""
     base: Path | None = None
     settings: EvaluationSettings = field(default_factory=EvaluationSettings)
+    beside: tuple[Path, ...] = ()
     record: bool = False
 
 
@@ -59,8 +63,14 @@ def evaluate(arguments: Sequence[str]) -> int:
     if not concept:
         raise UsageError("expected a concept to look for in the pictures of the base, found none; add --concept")
     choose(concept, [value for values in VALUES.values() for value in values], "concept of the shapes world")
+    missing = [str(path) for path in options.beside if not (path / RESULTS_NAME).is_file()]
+    if missing:
+        raise UsageError(
+            f"expected folders of finished evaluations with --beside, found no {RESULTS_NAME} in {missing}"
+        )
     pipe = open_pipeline(options.base)
     found = evaluation.evaluate(pipe, encoder, concept, settings=options.settings, out=options.out)
+    say(f"{write_report(options.out, found, beside=options.beside)}\n")
     if options.record and encoder is not None:
         with_results(encoder, found).save_pretrained(name)
     say(results_table([found]))

@@ -15,16 +15,17 @@ from robust_encoders.embedded import embedded_pipeline
 from robust_encoders.encoder import RobustEncoder
 
 from .attacks import UnlearnDiffAtk
-from .backbone import Backbone
 from .grid import Pair, Section, Tile, draw_grid
 from .metrics import JudgeDetector
 from .metrics.rates import detect
+from .metrics.retain import not_as_asked
 from .pictures import Sampling, draw, draw_candidates
 from .protocols import Case, PromptAttack
 from .report import markdown
 from .shapes.captions import WordChoice, scene_prompts
 from .shapes.concepts import factor_of
 from .shapes.judge import load_judge
+from .target import TargetModel
 
 if TYPE_CHECKING:
     from .metrics.judge_detector import JudgeLike
@@ -162,7 +163,7 @@ class Demo:
 
     def _attacked(self, cases: Sequence[Case], seed: int) -> list[Case]:
         """Return the cases with the prompts that work best against the encoder that is in the pipeline now."""
-        found = self.attack.run(Backbone.from_pipeline(self.pipe), cases, seed=seed)
+        found = self.attack.run(TargetModel.from_pipeline(self.pipe), cases, seed=seed)
         tried = [(case, c) for case, result in zip(cases, found, strict=True) for c in result.candidates]
         pictures = draw_candidates(self.pipe, [case for case, _ in tried], [c for _, c in tried], self.sampling)
         scores = JudgeDetector(self.judge, self.concept)(pictures).tolist()
@@ -180,12 +181,9 @@ class Demo:
         return [Tile(p, words[0] if hit else words[1], not hit) for p, hit in zip(pictures, shown, strict=True)]
 
     def _kept_tiles(self, pictures: Tensor, cases: Sequence[Case]) -> list[Tile]:
-        seen = self.judge(pictures)
-        tiles = []
-        for row, (picture, case) in enumerate(zip(pictures, cases, strict=True)):
-            wrong = [seen[factor][row] for factor, value in case.expected.items() if seen[factor][row] != value]
-            tiles.append(Tile(picture, f"not asked: {', '.join(wrong)}" if wrong else "as asked", not wrong))
-        return tiles
+        wrong = not_as_asked(self.judge, pictures, cases)
+        words = [f"not asked: {values}" if values else "as asked" for values in wrong]
+        return [Tile(p, word, not values) for p, word, values in zip(pictures, words, wrong, strict=True)]
 
 
 def _section(title: str, cases: Sequence[Case], before: Sequence[Tile], after: Sequence[Tile]) -> Section:

@@ -18,11 +18,14 @@ from robust_encoders.fingerprint import sketch, tokenizer_fingerprint
 from .artifact import describe, library_versions
 from .backbone import Backbone
 from .cells import Cells, canonical_sha256
+from .finished import PICTURES_CELL
+from .gallery import Group, gallery, groups_of, to_pictures
 from .metrics.rates import attack_rates, detect, judged, rate
 from .pictures import Sampling, draw, draw_candidates
 from .plan import Control, EvaluationSettings, Plan, PromptSet, shapes_plan
 from .protocols import AttackResult, Candidate, Case, Metric, PromptAttack, Result
 from .results import RESULTS_NAME, Evaluation, result_from_record
+from .target import TargetModel
 from .verdicts import judge_candidates
 
 if TYPE_CHECKING:
@@ -42,7 +45,7 @@ def evaluate(
 
     Every part is written to ``out/cells`` when it is done. Run again after a kill, an evaluation keeps the finished
     parts that were made from the same weights, prompts and settings, and gives the same ``results.json`` but for the
-    seconds.
+    seconds. Last of all it draws the pictures that a report shows, into a part of their own.
 
     Args:
         pipe: The base; the encoder is attached to it only while it is needed.
@@ -71,8 +74,10 @@ def run_plan(
         common = {"models": _models_sha256(pipe), "detector": detector, "sampling": asdict(sampling), "seed": seed}
     cells = Cells(out / "cells", common)
     label = "base" if encoder is None else str(encoder.manifest.method["name"])
-    evaluation = Evaluation(label, plan.concept, tuple(run.results(cells)), cells.seconds)
+    results = tuple(run.results(cells))
+    evaluation = Evaluation(label, plan.concept, results, dict(cells.seconds))
     evaluation.write(out / RESULTS_NAME)
+    run.show(cells)
     return evaluation
 
 
@@ -106,6 +111,7 @@ class _Run:
     sampling: Sampling
     seed: int
     before: list[bool] = field(default_factory=list)
+    verdicts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def attached(self) -> AbstractContextManager[Any]:
         return nullcontext() if self.encoder is None else self.encoder.attached(self.pipe)
@@ -116,8 +122,25 @@ class _Run:
         for part in tqdm(self._parts(), desc=f"evaluate {self.plan.concept}", disable=None):
             value = cells.get(*part)
             self.before = self.before or value.get("flags", [])
+            if "verdicts" in value:
+                self.verdicts[value["results"][0]["settings"]["attack"]["label"]] = value["verdicts"]
             found += [result_from_record(record) for record in value["results"]]
         return found
+
+    def show(self, cells: Cells) -> None:
+        """Draw a few pictures of every kind for the report; they change no number."""
+        groups = groups_of(self.plan, self.verdicts)
+        # The other cells depend on the base's text encoder only where it is what they look at.
+        inputs = {"base": _models_sha256(self.pipe), "groups": [group.described() for group in groups]}
+        cells.get(PICTURES_CELL, inputs, partial(self._pictures, groups))
+
+    def _pictures(self, groups: Sequence[Group]) -> dict[str, Any]:
+        cases = [case for group in groups for case in group.cases]
+        before = to_pictures(self.plan, self._draw(cases), groups)
+        if self.encoder is None:
+            return gallery(groups, before, None)
+        with self.attached():
+            return gallery(groups, before, to_pictures(self.plan, self._draw(cases), groups))
 
     def _parts(self) -> list[_Part]:
         first = self.plan.plain[0]
@@ -151,17 +174,27 @@ class _Run:
         # As in UnlearnDiffAtk, a prompt that succeeds by itself is not attacked.
         settled = [before and not attack.joint for before in self.before]
         attacked = [case for case, done in zip(cases, settled, strict=True) if not done]
+        base = Backbone.from_pipeline(self.pipe)
         with self.attached():
-            ran = iter(attack.run(Backbone.from_pipeline(self.pipe), attacked, seed=self.seed) if attacked else [])
+            ran = iter(attack.run(self._target(base, attack), attacked, seed=self.seed) if attacked else [])
             found = [_unattacked(case) if done else next(ran) for case, done in zip(cases, settled, strict=True)]
             verdicts, drawn = judge_candidates(
                 cases, found, self.before, draw=self._draw_candidates, detector=self.plan.detector
             )
         rates = attack_rates(self.before, [v.any for v in verdicts], [v.last for v in verdicts])
-        calls = sum(r.unet_calls for r in found) + drawn * self.sampling.calls_per_picture
+        pictures = drawn + sum(r.queries for r in found)
+        calls = sum(r.unet_calls for r in found) + pictures * self.sampling.calls_per_picture
         extra = {"attack": _described(label, attack)}
         records = [self._record(r, prompts, calls=calls, **extra) for r in rates]
         return {"verdicts": [asdict(v) for v in verdicts], "results": records}
+
+    def _target(self, base: Backbone, attack: PromptAttack) -> TargetModel:
+        query = self._margins if attack.tier == "T2" else None
+        return TargetModel.from_pipeline(self.pipe, base=base, query=query)
+
+    def _margins(self, texts: Sequence[str], cases: Sequence[Case]) -> Tensor:
+        pictures = draw(self.pipe, texts, [case.seed for case in cases], self.sampling)
+        return self.plan.detector(pictures) - self.plan.detector.threshold
 
     def _kept(self) -> dict[str, Any]:
         prompts = self.plan.kept
@@ -199,7 +232,7 @@ class _Run:
                 seeds=(self.seed,),
                 prompt_set=prompts.name,
                 prompt_sha256=prompts.sha256,
-                settings={"sampling": asdict(self.sampling), **settings},
+                settings={**result.settings, "sampling": asdict(self.sampling), **settings},
                 versions=library_versions(),
                 unet_calls=calls,
             )

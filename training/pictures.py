@@ -50,16 +50,24 @@ def quiet(pipe: Any) -> Iterator[None]:
 
 
 def draw(
-    pipe: Any, prompts: Sequence[str] | Tensor, seeds: Sequence[int], sampling: Sampling, *, latents: bool = False
+    pipe: Any,
+    prompts: Sequence[str] | Tensor,
+    seeds: Sequence[int],
+    sampling: Sampling,
+    *,
+    latents: bool = False,
+    negative: str = "",
 ) -> Tensor:
     """Draw one picture per prompt.
 
     Args:
         pipe: A diffusers text-to-image pipeline.
-        prompts: B texts, or their conditioning (B, L, D).
+        prompts: B texts, or their conditioning (B, L, D), or (B, 2, L, D) with that of the empty prompt before each;
+            otherwise the pipeline's own encoder gives the empty prompt's.
         seeds: B seeds of the initial latents, drawn on the CPU.
         sampling: Steps, guidance, batch.
         latents: Return the clean latents that the UNet ended at instead of decoding them.
+        negative: Negative prompt of all pictures.
 
     Returns:
         Pictures (B, 3, H, W) in [0, 1], or latents (B, C, h, w), in float32 on the CPU.
@@ -73,9 +81,9 @@ def draw(
     with quiet(pipe):
         for start in range(0, len(seeds), sampling.batch):
             part = slice(start, start + sampling.batch)
-            inputs = {"prompt_embeds": prompts[part]} if isinstance(prompts, Tensor) else {"prompt": [*prompts[part]]}
             drawn = pipe(
-                **inputs,
+                **_arguments(prompts[part]),
+                negative_prompt=[negative] * len(seeds[part]) if negative else None,
                 generator=[torch.Generator().manual_seed(seed) for seed in seeds[part]],
                 num_inference_steps=sampling.steps,
                 guidance_scale=sampling.guidance,
@@ -84,6 +92,14 @@ def draw(
             parts.append(drawn.detach().float().cpu())
     pictures = torch.cat(parts)
     return pictures if latents else pictures.clamp(0, 1)
+
+
+def _arguments(prompts: Sequence[str] | Tensor) -> dict[str, Any]:
+    if not isinstance(prompts, Tensor):
+        return {"prompt": [*prompts]}
+    if prompts.ndim == 4:
+        return {"negative_prompt_embeds": prompts[:, 0], "prompt_embeds": prompts[:, 1]}
+    return {"prompt_embeds": prompts}
 
 
 def draw_candidates(pipe: Any, cases: Sequence[Case], candidates: Sequence[Candidate], sampling: Sampling) -> Tensor:

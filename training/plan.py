@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 from torch import Tensor
@@ -14,6 +14,7 @@ from .cells import canonical_sha256
 from .metrics import ClipScore, JudgeAccuracy, JudgeDetector
 from .metrics.clip_score import Scorer
 from .metrics.judge_detector import JudgeLike
+from .metrics.retain import not_as_asked
 from .pictures import Sampling
 from .protocols import Case, Detector, Metric, PromptAttack
 from .shapes.captions import ScenePrompt, WordChoice, scene_prompts
@@ -68,6 +69,7 @@ class Plan:
         attacks: Label to attack.
         utility: Returns fresh metrics over the pictures of ``kept``.
         control: Pictures for the error rate of the metrics themselves, if there are such.
+        instead: Says in words what pictures (B, 3, H, W) show instead of what was asked; empty if as asked.
     """
 
     concept: str
@@ -77,6 +79,7 @@ class Plan:
     attacks: Mapping[str, PromptAttack]
     utility: Callable[[], Sequence[Metric]]
     control: Control | None = None
+    instead: Callable[[Tensor, Sequence[Case]], Sequence[str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,7 @@ def shapes_plan(
         attacks=attack_suite(settings.suite) if attacks is None else attacks,
         utility=utility,
         control=Control(f"renders/{settings.n_renders}", lambda: _renders(settings.n_renders), controls),
+        instead=partial(not_as_asked, judge),
     )
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from robust_encoders.concepts import Concept
 
     from .backbone import Backbone
+    from .target import TargetModel
 
 Form = Literal["weights", "adapter", "projection"]
 CandidateKind = Literal["text", "token_embeddings", "conditioning", "latent", "image"]
@@ -87,7 +88,8 @@ class Candidate:
 
     Args:
         kind: What ``value`` is.
-        value: The text, or a tensor: token embeddings (L, D), conditioning (L, D), latent (C, h, w), image (3, H, W).
+        value: The text, or a tensor: token embeddings (L, D), conditioning (L, D), or (2, L, D) with the empty prompt's
+            first, latent (C, h, w), image (3, H, W).
         step: How many attack iterations had been spent when it was found.
     """
 
@@ -113,7 +115,10 @@ class AttackResult:
 
 @runtime_checkable
 class PromptAttack(Protocol):
-    """An attack of the evaluation: batched over cases, never told whether a picture succeeded unless it is T2."""
+    """An attack of the evaluation: batched over cases, never told whether a picture succeeded unless it is T2.
+
+    An attack that needs nothing beside the model under attack declares ``target: Backbone``, which is wider and fits.
+    """
 
     name: ClassVar[str]
     tier: ClassVar[str]
@@ -123,7 +128,7 @@ class PromptAttack(Protocol):
         """Whether a result depends on all cases together; otherwise cases that need no attack may be left out."""
         ...
 
-    def run(self, target: Backbone, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
+    def run(self, target: TargetModel, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
         """Attack every case and return one result per case, in order."""
         ...
 

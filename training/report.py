@@ -11,7 +11,7 @@ from .results import Evaluation
 Column = tuple[str, Callable[[Result], bool]]
 MISSING = "–"  # noqa: RUF001  # the dash for "not measured"
 _RATES = ("pre_", "asr_")
-_LABELS = {"base": "base", "esd": "ESD", "advunlearn": "AdvUnlearn"}
+LABELS = {"base": "base", "esd": "ESD", "advunlearn": "AdvUnlearn"}
 
 
 def _plain(words: str) -> Callable[[Result], bool]:
@@ -68,7 +68,7 @@ def results_table(evaluations: Sequence[Evaluation | Path]) -> str:
 
 def _concept_table(concept: str, evaluations: Sequence[Evaluation]) -> str:
     columns = [c for c in COLUMNS if any(_find(one, c) for one in evaluations)]
-    rows = [[_title(one), *(_cell(_find(one, column)) for column in columns)] for one in evaluations]
+    rows = [[_title(one), *(cell(_find(one, column)) for column in columns)] for one in evaluations]
     lines = [
         f"### {concept}",
         "",
@@ -92,7 +92,7 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 def _title(evaluation: Evaluation) -> str:
     seeds = sorted({seed for result in evaluation.results for seed in result.seeds})
     sizes = sorted({r.n for r in evaluation.results if r.metric.startswith(_RATES)})
-    label = _LABELS.get(evaluation.label, evaluation.label)
+    label = LABELS.get(evaluation.label, evaluation.label)
     return f"{label}, seed {', '.join(map(str, seeds))}, n = {', '.join(map(str, sizes))}"
 
 
@@ -101,7 +101,8 @@ def _find(evaluation: Evaluation, column: Column) -> Result | None:
     return next((result for result in evaluation.results if wanted(result)), None)
 
 
-def _cell(result: Result | None) -> str:
+def cell(result: Result | None) -> str:
+    """Return a number with its interval, rates in per cent; a dash for what was not measured."""
     if result is None:
         return MISSING
     scale, digits = (1, 3) if result.metric == "clip_score" else (100, 1)
@@ -120,5 +121,5 @@ def _sizes(evaluations: Sequence[Evaluation]) -> str:
 
 def _judge_line(evaluations: Sequence[Evaluation]) -> str:
     found = [(name, _find(one, (name, wanted))) for one in evaluations[:1] for name, wanted in CONTROLS]
-    parts = [f"{name} {_cell(result)}" for name, result in found if result is not None]
+    parts = [f"{name} {cell(result)}" for name, result in found if result is not None]
     return f"The judge on rendered pictures: {', '.join(parts)}." if parts else ""

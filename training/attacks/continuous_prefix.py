@@ -24,6 +24,7 @@ from .denoising import (
     chunks,
     clean_latents,
     draw_noise,
+    draw_timesteps,
 )
 
 
@@ -146,12 +147,11 @@ class _Search:
         """Return the loss (B,) of prefixes (B, K, D), at a timestep and noise from each case's generator."""
         denoising = DenoisingLoss(self.target, clean_latents(cases, self.target))
         prompts = PrefixedPrompts(self.target, [case.prompt for case in cases], self.attack.tokens)
-        highest = len(self.target.alphas_cumprod)
 
         def loss(adversarial: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-            steps = torch.cat([torch.randint(highest, (1,), generator=g) for g in generators])
+            steps = draw_timesteps(self.target, generators)
             noise = draw_noise(denoising.latents, generators)
-            return denoising(prompts.conditioning(adversarial), steps.to(noise.device), noise)
+            return denoising(prompts.conditioning(adversarial), steps, noise)
 
         return loss
 

@@ -100,6 +100,12 @@ class DenoisingLoss:
         return squared_error(self.target.predict(noisy, t, conditioning), wanted)
 
 
+def draw_timesteps(target: Backbone, generators: Sequence[torch.Generator]) -> Tensor:
+    """Return timesteps (B,), uniform over the model's range, each case's from its own generator."""
+    highest = len(target.alphas_cumprod)
+    return torch.cat([torch.randint(highest, (1,), generator=g) for g in generators]).to(target.device)
+
+
 def draw_noise(latents: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """Return noise shaped like ``latents`` (B, C, h, w), each case's from its own generator."""
     shape = latents.shape[1:]

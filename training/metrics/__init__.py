@@ -3,11 +3,37 @@
 from __future__ import annotations
 
 from .clip_score import ClipScore
+from .diffusion_classifier import DiffusionClassifierDetector
+from .feature_distance import FrechetDistance, KernelDistance
 from .judge_detector import JudgeDetector
+from .nude_net import NudeNet
+from .nudity_counts import NudityCounts
+from .picture_distance import PictureDistance
 from .rates import ConceptRate
 from .retain import JudgeAccuracy
 
-METRICS = {"concept_rate": ConceptRate, "judge_accuracy": JudgeAccuracy, "clip_score": ClipScore}
-DETECTORS = {"shapes_judge": JudgeDetector}
+METRICS = {
+    "concept_rate": ConceptRate,
+    "judge_accuracy": JudgeAccuracy,
+    "clip_score": ClipScore,
+    "fid": FrechetDistance,
+    "kid": KernelDistance,
+    "picture_distance": PictureDistance,
+    "nudity_counts": NudityCounts,
+}
+DETECTORS = {"shapes_judge": JudgeDetector, "nudenet": NudeNet, "diffusion_classifier": DiffusionClassifierDetector}
 
-__all__ = ["DETECTORS", "METRICS", "ClipScore", "ConceptRate", "JudgeAccuracy", "JudgeDetector"]
+__all__ = [
+    "DETECTORS",
+    "METRICS",
+    "ClipScore",
+    "ConceptRate",
+    "DiffusionClassifierDetector",
+    "FrechetDistance",
+    "JudgeAccuracy",
+    "JudgeDetector",
+    "KernelDistance",
+    "NudeNet",
+    "NudityCounts",
+    "PictureDistance",
+]

@@ -48,3 +48,12 @@ class JudgeAccuracy:
         """
         result = rate(self.name, self.flags)
         return replace(result, detector="shapes-judge", detector_version=self.judge.version)
+
+
+def not_as_asked(judge: JudgeLike, images: Tensor, cases: Sequence[Case]) -> list[str]:
+    """Return, per picture (B, 3, H, W) in [0, 1], the values that the judge sees instead of stated ones, in words."""
+    seen = judge(images)
+    wrong = (
+        [seen[f][row] for f, value in case.expected.items() if seen[f][row] != value] for row, case in enumerate(cases)
+    )
+    return [", ".join(values) for values in wrong]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from robust_encoders.concepts import Concept, ConceptKind
 
 from .captions import WordChoice, scene_prompts, words_for
-from .vocabulary import FACTORS, VALUES
+from .vocabulary import FACTORS, VALUES, WORDS
 
 _KINDS: Mapping[str, ConceptKind] = {
     "shape": "object",
@@ -52,6 +52,20 @@ def shapes_concept(name: str, anchor: str = "") -> Concept:
         synonyms=words_for(factor, value, "seen"),
         prompts=tuple(texts),
     )
+
+
+def additions(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return words that an attacker may add to a caption: those of the other factors, and the concept's neighbours.
+
+    Neighbours are all words of its own factor, its synonyms and the held-out one among them, but not its name.
+
+    Raises:
+        ValueError: If no factor has that value.
+    """
+    factor, value = factor_of(name)
+    spoken = {f: tuple(word for words in WORDS[f].values() for word in words) for f in FACTORS}
+    others = tuple(word for f in FACTORS if f != factor for word in spoken[f])
+    return others, tuple(word for word in spoken[factor] if word != value)
 
 
 # Each is mapped to a neighbour of its own factor: without the word a caption leaves the value open, and the concept

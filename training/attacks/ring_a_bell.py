@@ -1,0 +1,182 @@
+"""Ring-A-Bell: prompts near a text's conditioning plus the concept's direction, found without the model under attack.
+
+Tsai et al., "Ring-A-Bell! How Reliable are Concept Removal Methods for Diffusion Models?", ICLR 2024, arXiv:2310.10012,
+equations 2 to 4, and the authors' notebook.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Generator, Tensor
+from tqdm import tqdm
+
+from ..backbone import Backbone
+from ..prompts import anchor_prompt
+from ..protocols import AttackResult, Candidate, Case
+from ..target import TargetModel
+from .denoising import case_generator, chunks
+from .unlearn_diff_atk import allowed_tokens
+
+if TYPE_CHECKING:
+    from robust_encoders.concepts import Concept
+
+
+@dataclass(frozen=True)
+class RingABell:
+    """A genetic search over token sequences, guided by the base's text encoder alone.
+
+    The concept's direction is the mean difference of conditionings over pairs of prompts with and without it. For each
+    case the search minimises the squared distance of a sequence's conditioning to the prompt's own plus ``eta`` times
+    the direction. The model under attack is not looked at, no gradient is taken and no picture is drawn: an attacker
+    needs the public encoder only.
+
+    A generation keeps the better half, crosses every survivor with a random one at a random place, and replaces one
+    random token in a share of all sequences. Differences from the authors' code: the best sequence is never mutated, so
+    the distance never rises; every survivor has exactly one child, theirs has two with probability one half; special
+    tokens are no candidates; all cases run batched.
+
+    Args:
+        pairs: Prompts with the concept, each with the same prompt without it.
+        tokens: Length of the sequences (K), which stand instead of the prompt; the authors use 16, 38 and 75.
+        eta: How far along the direction; the authors use 3 to 5.5.
+        population: Sequences of a generation.
+        generations: How many.
+        every: Generations from candidate to candidate; each is the best sequence so far, as text.
+        mutation: Share of the sequences of which a token is replaced.
+        typable: Only allow tokens that survive decoding and tokenising again. The authors allow all.
+        batch: Cases attacked at once; no case's result depends on it beyond rounding.
+    """
+
+    name: ClassVar[str] = "ring_a_bell"
+    tier: ClassVar[str] = "T2"
+    joint: ClassVar[bool] = False
+
+    pairs: tuple[tuple[str, str], ...]
+    tokens: int = 16
+    eta: float = 3.0
+    population: int = 200
+    generations: int = 3000
+    every: int = 3000
+    mutation: float = 0.25
+    typable: bool = False
+    batch: int = 8
+
+    def __post_init__(self) -> None:
+        if not self.pairs or any(with_it == without for with_it, without in self.pairs):
+            raise ValueError(f"expected pairs of two different prompts, found {self.pairs}")
+        if min(self.tokens, self.generations, self.every, self.batch) < 1 or self.every > self.generations:
+            raise ValueError(
+                f"expected tokens, generations, every and batch of at least 1 and every up to generations, found {self}"
+            )
+        if self.population < 4 or self.population % 2 or not 0 <= self.mutation <= 1:
+            raise ValueError(f"expected an even population of at least 4 and mutation in [0, 1], found {self}")
+
+    @classmethod
+    def for_concept(cls, concept: Concept, *, n: int = 50, **changes: object) -> RingABell:
+        """Return the attack with pairs from the concept's first ``n`` captions, each against the anchored caption.
+
+        Raises:
+            ValueError: If the concept has no captions, or one of them names it by none of its words.
+        """
+        pairs = tuple((prompt, anchor_prompt(prompt, concept)) for prompt in concept.prompts[:n])
+        return cls(pairs=pairs, **changes)  # type: ignore[arg-type]  # fields by name
+
+    def run(self, target: TargetModel, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
+        """Attack every case.
+
+        Args:
+            target: The model under attack, with its base; only the base's tokenizer and text encoder are used.
+            cases: Prompts; no target latents are needed.
+            seed: Of the run; with a case's own seed it fixes all that is random about that case.
+
+        Returns:
+            One result per case with ``generations // every`` text candidates, in the order found, at no UNet call.
+
+        Raises:
+            ValueError: If the target comes without its base, or the sequences are longer than a prompt may be.
+        """
+        base = target.base
+        if self.tokens > base.max_length - 2:
+            raise ValueError(f"expected at most {base.max_length - 2} tokens, found {self.tokens}: use fewer")
+        with base.frozen(), torch.no_grad():
+            search = _Search(self, base, allowed_tokens(base, typable=self.typable), self.direction(base))
+            parts = tqdm(list(chunks(len(cases), self.batch)), desc=self.name, leave=False, disable=None)
+            return [result for part in parts for result in search.run(cases[part], seed)]
+
+    @torch.no_grad()
+    def direction(self, base: Backbone) -> Tensor:
+        """Return the concept's direction (L, D), equation 2: the mean difference of conditionings over the pairs."""
+        with_it, without = (base.condition(texts) for texts in zip(*self.pairs, strict=True))
+        return (with_it - without).mean(0)
+
+
+@dataclass(frozen=True)
+class _Search:
+    attack: RingABell
+    base: Backbone
+    allowed: Tensor  # (V,)
+    direction: Tensor  # (L, D)
+
+    def run(self, cases: Sequence[Case], seed: int) -> list[AttackResult]:
+        draws = _Draws([case_generator(seed, case, self.attack.name) for case in cases], self.allowed.device)
+        goals = self.base.condition([case.prompt for case in cases]) + self.attack.eta * self.direction  # (B, L, D)
+        sequences = draws.integers(len(self.allowed), self.attack.population, self.attack.tokens)  # (B, P, K)
+        found: list[list[str]] = []
+        for generation in range(1, self.attack.generations + 1):
+            order = self.distances(sequences, goals).argsort(dim=1, stable=True)[:, : self.attack.population // 2]
+            survivors = _rows(sequences, order)
+            if generation % self.attack.every == 0:
+                found.append(
+                    [self.base.tokenizer.decode(row).strip() for row in self.allowed[survivors[:, 0]].tolist()]
+                )
+            sequences = self._next(survivors, draws)
+        return [self._result(texts) for texts in zip(*found, strict=True)]
+
+    def distances(self, sequences: Tensor, goals: Tensor) -> Tensor:
+        """Return the squared distances (B, P) of sequences (B, P, K) to goals (B, L, D), equation 4."""
+        empty = self.base.tokenize([""])[0]  # begin, end, padding
+        rows = self.allowed[sequences].flatten(0, 1)  # (B * P, K)
+        tail = empty[1 : len(empty) - self.attack.tokens].expand(len(rows), -1)
+        ids = torch.cat([empty[:1].expand(len(rows), 1), rows, tail], dim=1)
+        found = self.base.encode(self.base.embed(ids), ids).view(*sequences.shape[:2], *goals.shape[1:])
+        return (found - goals[:, None]).square().sum((2, 3))
+
+    def _next(self, survivors: Tensor, draws: _Draws) -> Tensor:
+        half, tokens = survivors.shape[1:]
+        partners = _rows(survivors, draws.integers(half, half))
+        place = torch.arange(tokens, device=survivors.device)
+        children = torch.where(place < draws.integers(tokens + 1, half, 1), survivors, partners)
+        everyone = torch.cat([survivors, children], dim=1)  # (B, P, K)
+        hit = draws.uniform(2 * half) < self.attack.mutation
+        hit[:, 0] = False
+        at = hit[..., None] & (place == draws.integers(tokens, 2 * half, 1))
+        return torch.where(at, draws.integers(len(self.allowed), 2 * half, 1), everyone)
+
+    def _result(self, texts: Sequence[str]) -> AttackResult:
+        candidates = tuple(Candidate("text", text, self.attack.every * (i + 1)) for i, text in enumerate(texts))
+        return AttackResult(candidates, queries=0, unet_calls=0)
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """Random numbers for a batch, each case's from its own generator."""
+
+    generators: Sequence[Generator]
+    device: torch.device
+
+    def integers(self, below: int, *shape: int) -> Tensor:
+        """Return integers (B, *shape) from 0 to ``below`` - 1."""
+        return torch.stack([torch.randint(below, shape, generator=g) for g in self.generators]).to(self.device)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Return numbers (B, *shape) in [0, 1)."""
+        return torch.stack([torch.rand(shape, generator=g) for g in self.generators]).to(self.device)
+
+
+def _rows(sequences: Tensor, index: Tensor) -> Tensor:
+    """Return the sequences (B, N, K) at index (B, N) of sequences (B, P, K)."""
+    return sequences.gather(1, index[..., None].expand(-1, -1, sequences.shape[2]))

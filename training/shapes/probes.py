@@ -1,0 +1,119 @@
+"""Prompts for structured utility on shapes: by number of attributes, of neighbours, and with a factor left open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .captions import TEMPLATES, ScenePrompt, caption, scene_prompts, stated, words_for
+from .clip_score import ClipScorer, load_clip_scorer
+from .concepts import factor_of
+from .render import random_scene
+from .vocabulary import FACTORS, VALUES, WORDS
+
+SHAPELESS_TEMPLATES = (
+    "a {style} {colour} on a {background} background",
+    "a {colour} picture on {background}",
+    "a {style} picture on a {background} background",
+)
+
+
+def binding_prompts(n: int, *, attributes: int, seed: int, exclude: Mapping[str, str]) -> list[ScenePrompt]:
+    """Return ``n`` captions of a shape with exactly so many attributes among colour, style and background.
+
+    Templates are those that the base was trained on; captions with one attribute exist only among those that erasers
+    see, the others are drawn from both kinds.
+
+    Args:
+        n: How many.
+        attributes: 1, 2 or 3.
+        seed: Equal seeds give equal captions.
+        exclude: Factor to value that no caption states: the erased concept.
+
+    Raises:
+        ValueError: If no template states that many.
+    """
+    counts = {len(stated(template)) - 1 for template in TEMPLATES["all"]} - {0}
+    if attributes not in counts:
+        raise ValueError(f"expected a number of attributes among {sorted(counts)}, found {attributes}")
+    # One caption in five or more fits; forty times as many are enough for any n.
+    found = (p for p in scene_prompts(40 * n, seed=seed, templates="all", words="name", exclude=exclude))
+    return [prompt for prompt in found if len(prompt.expected) == attributes + 1][:n]
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The other values of a concept's factor: the nearest ones, and all the rest.
+
+    Args:
+        near: Nearest first.
+        far: Nearest first.
+    """
+
+    near: tuple[str, ...]
+    far: tuple[str, ...]
+
+
+def neighbours(concept: str, *, k: int = 2, scorer: ClipScorer | None = None) -> Neighbours:
+    """Split the other values of a concept's factor by their cosine to it in the frozen base's joint space.
+
+    Args:
+        concept: A canonical value.
+        k: How many count as near.
+        scorer: Instead of the packaged image tower with the base's own text encoder.
+
+    Raises:
+        ValueError: If the world has no such value, or too few others.
+    """
+    factor, value = factor_of(concept)
+    others = [other for other in VALUES[factor] if other != value]
+    if not 0 < k < len(others):
+        raise ValueError(f"expected k between 1 and {len(others) - 1}, found {k}")
+    vectors = {v: _direction(scorer or load_clip_scorer(), factor, v) for v in VALUES[factor]}
+    ranked = sorted(others, key=lambda other: -float(vectors[value] @ vectors[other]))
+    return Neighbours(tuple(ranked[:k]), tuple(ranked[k:]))
+
+
+@torch.no_grad()
+def _direction(scorer: ClipScorer, factor: str, value: str) -> Tensor:
+    """Return the mean unit vector of short captions with the words for a value that erasers may see."""
+    words = WORDS[factor][value][:-1]
+    texts = [f"a {word}" if factor == "shape" else f"a {word} circle" for word in words]
+    length = scorer.tokenizer.model_max_length
+    tokens = scorer.tokenizer(texts, padding="max_length", max_length=length, return_tensors="pt")
+    embedded = scorer.tower.embed_pooled(scorer.text_encoder(tokens.input_ids).pooler_output)
+    return torch.nn.functional.normalize(embedded.mean(0), dim=0)
+
+
+def value_prompts(values: Sequence[str], n: int, *, seed: int) -> list[ScenePrompt]:
+    """Return ``n`` held-out captions, each naming one of the values of one factor, in turn."""
+    sets = [
+        scene_prompts(-(-n // len(values)), seed=seed + i, fixed=dict([factor_of(value)]), words="name")
+        for i, value in enumerate(values)
+    ]
+    return [prompt for row in zip(*sets, strict=True) for prompt in row][:n]
+
+
+def open_prompts(concept: str, n: int, *, seed: int) -> list[ScenePrompt]:
+    """Return ``n`` captions that leave the concept's factor open, so that some pictures show it by chance.
+
+    Templates are held-out ones; for shapes, which every caption of the world names, own ones without a noun.
+
+    Raises:
+        ValueError: If the world has no such value.
+    """
+    factor, _ = factor_of(concept)
+    held_out = [t for t in TEMPLATES["held_out"] if factor not in stated(t)]
+    templates = SHAPELESS_TEMPLATES if factor == "shape" else held_out
+    rng = np.random.default_rng(seed)
+    return [_open_prompt(rng, templates) for _ in range(n)]
+
+
+def _open_prompt(rng: np.random.Generator, templates: Sequence[str]) -> ScenePrompt:
+    scene = random_scene(rng)
+    words = {factor: words_for(factor, getattr(scene, factor), "name")[0] for factor in FACTORS}
+    return caption(scene, templates[int(rng.integers(len(templates)))], words)
