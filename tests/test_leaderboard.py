@@ -24,11 +24,11 @@ def ranks(board: Leaderboard) -> list[tuple[str, int, str]]:
     return [(row.claims[0].finished.evaluation.label, board.rank(row), board.letter(row)) for row in board.rows]
 
 
-def test_the_worst_case_comes_first_where_conditions_are_equal(tmp_path: Path) -> None:
+def test_the_encoder_that_stands_most_comes_first_where_conditions_are_equal(tmp_path: Path) -> None:
     weak = write_evaluation(tmp_path / "weak", WEAK, "esd")
     strong = write_evaluation(tmp_path / "strong", STRONG, "advunlearn")
     board = Leaderboard.read([weak, strong])
-    assert ranks(board) == [("advunlearn", 1, "A"), ("esd", 2, "A")]
+    assert ranks(board) == [("esd", 1, "A"), ("advunlearn", 2, "A")]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -161,9 +162,9 @@ def rows_of(claims: Iterable[Claim]) -> list[Row]:
 
 
 def _order(row: Row) -> tuple[Any, ...]:
-    value = 0.0 if row.worst is None else row.worst.value
+    value = math.inf if row.worst is None else row.worst.value
     conditions = row.claims[0].conditions
-    return row.origin, conditions["concept"], canonical_sha256(row.group), -value, row.claims[0].source
+    return row.origin, conditions["concept"], canonical_sha256(row.group), value, row.claims[0].source
 
 
 def percent(worst: WorstCase | None) -> str:
