@@ -3,51 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from attack_helpers import PROMPTS, PlantedUNet, make_cases, tensors
 from torch import Tensor
 
 from robust_encoders.training.attacks import PROMPT_ATTACKS, ContinuousPrefix
 from robust_encoders.training.attacks.denoising import DenoisingLoss, draw_noise
 from robust_encoders.training.backbone import Backbone
-from robust_encoders.training.protocols import AttackResult, Case, PromptAttack
-
-PROMPTS = ("a red circle", "a blue square", "a dotted green triangle", "circle")
-
-
-def make_cases(backbone: Backbone) -> list[Case]:
-    rng = torch.Generator().manual_seed(3)
-    shape = backbone.latent_shape
-    return [
-        Case(i, prompt, seed=100 + i, target=torch.randn(shape, generator=rng, dtype=backbone.dtype))
-        for i, prompt in enumerate(PROMPTS)
-    ]
-
-
-def embeddings(result: AttackResult) -> Tensor:
-    values = [candidate.value for candidate in result.candidates]
-    return torch.stack([value for value in values if isinstance(value, Tensor)])
+from robust_encoders.training.protocols import Case, PromptAttack
 
 
 @pytest.fixture
 def backbone(tiny_pipe: Any) -> Backbone:
     return Backbone.from_pipeline(tiny_pipe)
-
-
-class PlantedUNet(torch.nn.Module):
-    """Predicts zero, the best guess of unseen noise, for one conditioning, and worse the farther away it is."""
-
-    def __init__(self, like: Any, goal: Tensor) -> None:
-        super().__init__()
-        self.config = like.config
-        self.goal = torch.nn.Parameter(goal)
-
-    def forward(self, latents: Tensor, t: Tensor, encoder_hidden_states: Tensor) -> SimpleNamespace:
-        distance = (encoder_hidden_states - self.goal).square().mean((1, 2)).view(-1, 1, 1, 1)
-        return SimpleNamespace(sample=distance.expand_as(latents))
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -64,7 +35,7 @@ def test_it_approaches_a_planted_conditioning(make_pipe: Any, shared: bool) -> N
         attack = ContinuousPrefix(steps=steps, rate=0.05, shared=shared)
         with torch.enable_grad():
             results = attack.run(backbone, cases, seed=0)
-        embeds = torch.cat([embeddings(result) for result in results])
+        embeds = torch.cat([tensors(result) for result in results])
         return float((backbone.encode(embeds, backbone.tokenize(PROMPTS)) - goal).square().mean())
 
     assert distance(60) < 0.8 * distance(1)
@@ -74,7 +45,7 @@ def test_only_the_places_before_the_prompt_are_free(backbone: Backbone) -> None:
     results = ContinuousPrefix(tokens=2, steps=3).run(backbone, make_cases(backbone), seed=0)
     ids = backbone.tokenize(PROMPTS)
     for row, result in enumerate(results):
-        found, plain = embeddings(result)[0], backbone.embed(ids[row])
+        found, plain = tensors(result)[0], backbone.embed(ids[row])
         assert torch.equal(found[0], plain[0])
         assert torch.equal(found[3:], plain[1:-2])
         assert not (found[1:3, None] == plain).all(-1).any()
@@ -84,7 +55,7 @@ def test_restarts_are_candidates_from_different_starts(backbone: Backbone) -> No
     results = ContinuousPrefix(steps=2, restarts=3).run(backbone, make_cases(backbone), seed=0)
     assert all([c.kind for c in r.candidates] == ["token_embeddings"] * 3 for r in results)
     assert [c.step for c in results[0].candidates] == [2, 4, 6]
-    first, second, third = embeddings(results[0])
+    first, second, third = tensors(results[0])
     assert not torch.equal(first, second)
     assert not torch.equal(second, third)
 
@@ -96,20 +67,20 @@ def test_a_batch_equals_its_cases_one_by_one(make_pipe: Any) -> None:
     together = attack.run(backbone, cases, seed=7)
     for case, result in zip(cases, together, strict=True):
         alone = dataclasses.replace(attack, batch=1).run(backbone, [case], seed=7)[0]
-        torch.testing.assert_close(embeddings(alone), embeddings(result), atol=1e-8, rtol=0)
+        torch.testing.assert_close(tensors(alone), tensors(result), atol=1e-8, rtol=0)
 
 
 def test_a_shared_prefix_is_one_per_half_and_never_saw_its_prompts(backbone: Backbone) -> None:
     cases = make_cases(backbone)
     attack = ContinuousPrefix(steps=3, shared=True)
-    prefixes = [embeddings(r)[0, 1:4] for r in attack.run(backbone, cases, seed=0)]
+    prefixes = [tensors(r)[0, 1:4] for r in attack.run(backbone, cases, seed=0)]
     assert torch.equal(prefixes[0], prefixes[2])
     assert torch.equal(prefixes[1], prefixes[3])
     assert not torch.equal(prefixes[0], prefixes[1])
     target = cases[0].target
     assert target is not None
     other = dataclasses.replace(cases[0], target=-target)
-    changed = [embeddings(r)[0, 1:4] for r in attack.run(backbone, [other, *cases[1:]], seed=0)]
+    changed = [tensors(r)[0, 1:4] for r in attack.run(backbone, [other, *cases[1:]], seed=0)]
     assert torch.equal(changed[0], prefixes[0])
     assert not torch.equal(changed[1], prefixes[1])
 
@@ -118,10 +89,10 @@ def test_seeds_decide_and_nothing_else_does(backbone: Backbone) -> None:
     cases = make_cases(backbone)
     for attack in (ContinuousPrefix(steps=2), ContinuousPrefix(steps=2, shared=True)):
         torch.manual_seed(1)
-        first = torch.cat([embeddings(r) for r in attack.run(backbone, cases, seed=0)])
+        first = torch.cat([tensors(r) for r in attack.run(backbone, cases, seed=0)])
         torch.manual_seed(2)
-        assert torch.equal(torch.cat([embeddings(r) for r in attack.run(backbone, cases, seed=0)]), first)
-        assert not torch.equal(torch.cat([embeddings(r) for r in attack.run(backbone, cases, seed=1)]), first)
+        assert torch.equal(torch.cat([tensors(r) for r in attack.run(backbone, cases, seed=0)]), first)
+        assert not torch.equal(torch.cat([tensors(r) for r in attack.run(backbone, cases, seed=1)]), first)
 
 
 @pytest.mark.parametrize("attack", [ContinuousPrefix(steps=3), ContinuousPrefix(steps=3, shared=True, batch=2)])

@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from attack_helpers import PROMPTS, PlantedUNet, make_cases, texts
 from torch import Tensor
 
 from robust_encoders.training.attacks import PROMPT_ATTACKS, UnlearnDiffAtk
 from robust_encoders.training.attacks.denoising import case_generator
 from robust_encoders.training.attacks.unlearn_diff_atk import allowed_tokens, project_to_simplex, sample_rows
 from robust_encoders.training.backbone import Backbone
-from robust_encoders.training.protocols import AttackResult, Case, PromptAttack
-
-PROMPTS = ("a red circle", "a blue square", "a dotted green triangle", "circle")
-
-
-def make_cases(backbone: Backbone, prompts: Sequence[str] = PROMPTS) -> list[Case]:
-    rng = torch.Generator().manual_seed(3)
-    shape = backbone.latent_shape
-    return [
-        Case(i, prompt, seed=100 + i, target=torch.randn(shape, generator=rng, dtype=backbone.dtype))
-        for i, prompt in enumerate(prompts)
-    ]
-
-
-def texts(result: AttackResult) -> list[str]:
-    return [str(candidate.value) for candidate in result.candidates]
+from robust_encoders.training.protocols import Case, PromptAttack
 
 
 @pytest.fixture
@@ -150,19 +134,6 @@ def test_typable_tokens_survive_decoding(backbone: Backbone) -> None:
     result = UnlearnDiffAtk(timesteps=1, iterations=3, typable=True).run(backbone, make_cases(backbone)[:1], seed=0)
     prefix = texts(result[0])[0].removesuffix(PROMPTS[0])
     assert len(backbone.tokenizer(prefix, add_special_tokens=False).input_ids) == 3
-
-
-class PlantedUNet(torch.nn.Module):
-    """Predicts zero, the best guess of unseen noise, for one conditioning, and worse the farther away it is."""
-
-    def __init__(self, like: Any, goal: Tensor) -> None:
-        super().__init__()
-        self.config = like.config
-        self.goal = torch.nn.Parameter(goal)
-
-    def forward(self, latents: Tensor, t: Tensor, encoder_hidden_states: Tensor) -> SimpleNamespace:
-        distance = (encoder_hidden_states - self.goal).square().mean((1, 2)).view(-1, 1, 1, 1)
-        return SimpleNamespace(sample=distance.expand_as(latents))
 
 
 @torch.no_grad()

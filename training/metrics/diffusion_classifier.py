@@ -194,7 +194,7 @@ class DiffusionClassifierDetector:
 
 def _refuse_unfit(prompts: Mapping[str, str], stages: Sequence[Stage], total: int) -> None:
     keeps, samples = [s.keep for s in stages], [s.samples for s in stages]
-    falling = all(a > b for a, b in zip([len(prompts), *keeps], keeps, strict=False))
+    falling = all(a > b for a, b in pairwise([len(prompts), *keeps]))
     rising = all(a < b for a, b in pairwise(samples))
     if len(prompts) < 2 or not stages or keeps[-1] != 1 or not falling:
         raise ValueError(f"expected two or more classes and stages that keep ever fewer, down to 1, found {keeps}")
