@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 
 from .scratch import temporary_of
 
@@ -63,13 +63,14 @@ def write_atomically(path: Path, data: bytes) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_aged(path.parent, temporary_of(path.name), HOUR)
-    handle, aside = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    # Not by tempfile, whose files are their owner's alone: who may read this one is up to the umask, as for any file.
+    aside = path.with_name(f".{path.name}-{token_hex(4)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with aside.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
     except BaseException:
-        Path(aside).unlink(missing_ok=True)
+        aside.unlink(missing_ok=True)
         raise

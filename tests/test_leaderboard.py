@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,22 @@ def test_numbers_of_other_conditions_are_not_ranked_together(tmp_path: Path, cha
     assert sorted((label, rank) for label, rank, _ in ranks(board)) == [("advunlearn", 1), ("esd", 1)]
     assert set(board.groups) == {"A", "B"}
     assert "Ranks compare numbers under one letter only" in board.table()
+
+
+def test_a_lower_bound_is_not_ranked_against_a_number_that_is_known(tmp_path: Path) -> None:
+    """Each attack wins one case of four; whether it is the same case only the cells know."""
+    both: Attacks = {"a": ("T3", [20, None, None, None]), "b": ("T3", [None, 20, None, None])}
+    known = write_evaluation(tmp_path / "known", both, "esd")
+    bound = write_evaluation(tmp_path / "bound", both, "advunlearn")
+    shutil.rmtree(bound / "cells")
+    board = Leaderboard.read([known, bound])
+    worst = {row.claims[0].finished.evaluation.label: row.worst for row in board.rows}
+    assert {label: (w.value, w.exact) for label, w in worst.items() if w is not None} == {
+        "esd": (0.5, True),
+        "advunlearn": (0.25, False),
+    }
+    assert sorted((label, rank) for label, rank, _ in ranks(board)) == [("advunlearn", 1), ("esd", 1)]
+    assert "worst case lower bound" in board.table()
 
 
 def test_reported_numbers_stand_apart(tmp_path: Path) -> None:

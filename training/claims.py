@@ -97,7 +97,9 @@ class Row:
     @property
     def group(self) -> dict[str, Any]:
         """What has to be equal before two rows may be ranked against each other."""
-        return {"origin": self.origin, **self.claims[0].conditions, "attacks": self.budget}
+        # A lower bound is no better than a number that is known.
+        counted = "lower bound" if self.worst is not None and not self.worst.exact else "prompt by prompt"
+        return {"origin": self.origin, **self.claims[0].conditions, "worst case": counted, "attacks": self.budget}
 
     def replaced(self) -> list[str]:
         """Return in words which weaker claims a stronger attack has replaced."""
@@ -150,7 +152,7 @@ def _identity(folder: Path, evaluation: Evaluation) -> str:
 
 
 def rows_of(claims: Iterable[Claim]) -> list[Row]:
-    """Return one row for each encoder, origin and conditions, worst case first.
+    """Return one row for each encoder, origin and conditions, the lowest worst case first.
 
     Rows that may be ranked against each other stand together.
     """

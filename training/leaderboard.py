@@ -98,7 +98,7 @@ class Leaderboard:
         )
         lines = []
         for letter, group in self.groups.items():
-            said = "; ".join(f"{key} {group[key]}" for key in ("detector", "prompts", "sampling"))
+            said = "; ".join(f"{key} {group[key]}" for key in ("detector", "prompts", "sampling", "worst case"))
             lines.append(f"{letter}: {said}; budget {budgets.index(group['attacks']) + 1}")
         for i, attacks in enumerate(budgets):
             lines.append(f"budget {i + 1}: {'; '.join(map(_settings, attacks.values())) or 'no attacks'}")

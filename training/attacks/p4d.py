@@ -34,6 +34,9 @@ class P4D:
     between the base's prediction for the plain prompt and the target's for the adversarial one, both without guidance,
     on the base's picture noised to a random timestep. Every ``every`` steps the projection, as text, is a candidate.
 
+    It can bring back no more than the base draws for the very prompt: one without the concept leaves nothing
+    to find.
+
     Differences from the authors' code: all cases run batched, with noise and timesteps of their own; special tokens are
     no candidates; every text proposed is kept in order, where theirs keeps the one whose picture CLIP finds most
     similar to the base's; P4D-K spreads a given number of tokens through each prompt, theirs puts one after every
