@@ -211,10 +211,10 @@ class _Run:
 
     @cached_property
     def targets(self) -> Tensor:
-        """Clean latents (N, C, h, w) of the base's own pictures of the attacked prompts, without the encoder."""
+        """Clean latents (N, C, h, w) of the base's own pictures of what attacks are after, without the encoder."""
         cases = self.plan.plain[0].cases
         seeds = [case.seed for case in cases]
-        return draw(self.pipe, [case.prompt for case in cases], seeds, self.sampling, latents=True)
+        return draw(self.pipe, [case.wanted for case in cases], seeds, self.sampling, latents=True)
 
     def _draw(self, cases: Sequence[Case]) -> Tensor:
         return draw(self.pipe, [case.prompt for case in cases], [case.seed for case in cases], self.sampling)

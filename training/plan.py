@@ -38,8 +38,9 @@ class PromptSet:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the prompts, their seeds and what they state."""
-        return canonical_sha256([[case.prompt, case.seed, dict(case.expected)] for case in self.cases])
+        """Hash of the prompts, their seeds, what they state, and where it is another prompt what attacks are after."""
+        rows = ([c.prompt, c.seed, dict(c.expected), *([c.goal] if c.goal else [])] for c in self.cases)
+        return canonical_sha256(list(rows))
 
 
 @dataclass(frozen=True)

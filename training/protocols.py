@@ -72,7 +72,8 @@ class Case:
         prompt: The text.
         seed: Seeds the picture's initial latent.
         expected: Factor to canonical value that a faithful picture shows, for example ``{"shape": "circle"}``.
-        target: Clean latent (C, h, w) of the base's own picture for this prompt, for attacks that need one.
+        target: Clean latent (C, h, w) of the base's own picture of ``wanted``, for attacks that need one.
+        goal: Prompt that says what an attack is after; empty where that is the prompt itself.
     """
 
     index: int
@@ -80,6 +81,12 @@ class Case:
     seed: int
     expected: Mapping[str, str] = field(default_factory=dict)
     target: Tensor | None = None
+    goal: str = ""
+
+    @property
+    def wanted(self) -> str:
+        """The prompt that says what an attack is after."""
+        return self.goal or self.prompt
 
 
 @dataclass(frozen=True)
@@ -89,13 +96,16 @@ class Candidate:
     Args:
         kind: What ``value`` is.
         value: The text, or a tensor: token embeddings (L, D), conditioning (L, D), or (2, L, D) with the empty prompt's
-            first, latent (C, h, w), image (3, H, W).
+            first, latent (C, h, w) that the picture starts from instead of the seed's noise, image (C, h, w), the
+            clean latent of an input picture of image-to-image.
         step: How many attack iterations had been spent when it was found.
+        strength: Of image-to-image, in (0, 1]; 1 keeps nothing of the input picture.
     """
 
     kind: CandidateKind
     value: str | Tensor
     step: int
+    strength: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -165,6 +175,7 @@ class Result:
         versions: Library versions.
         unet_calls: UNet forwards on one latent, in all.
         origin: Measured by us, or only reported by others.
+        tier: Threat tier, ``T0`` to ``T7``, of a rate of success; ``T0-T3`` of a worst case over such; else empty.
     """
 
     metric: str
@@ -181,6 +192,7 @@ class Result:
     versions: Mapping[str, str] = field(default_factory=dict)
     unet_calls: int = 0
     origin: Literal["measured", "reported"] = "measured"
+    tier: str = ""
 
 
 @runtime_checkable

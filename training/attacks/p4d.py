@@ -31,11 +31,9 @@ class P4D:
 
     The variable is K free token embeddings. Every step projects them to the nearest real tokens by cosine, takes the
     gradient of the loss at those tokens, and applies it to the free embeddings (straight through). The loss is the MSE
-    between the base's prediction for the plain prompt and the target's for the adversarial one, both without guidance,
-    on the base's picture noised to a random timestep. Every ``every`` steps the projection, as text, is a candidate.
-
-    It can bring back no more than the base draws for the very prompt: one without the concept leaves nothing
-    to find.
+    between the base's prediction for the prompt (or the case's goal) and the target's for the adversarial one, both
+    without guidance, on the base's picture noised to a random timestep. Every ``every`` steps the projection, as text,
+    is a candidate.
 
     Differences from the authors' code: all cases run batched, with noise and timesteps of their own; special tokens are
     no candidates; every text proposed is kept in order, where theirs keeps the one whose picture CLIP finds most
@@ -137,7 +135,7 @@ class _Search:
         generators = [case_generator(seed, case, self.attack.name) for case in cases]
         ids = self.target.tokenize([case.prompt for case in cases])
         with torch.no_grad():
-            plain = self.base.condition([case.prompt for case in cases])
+            plain = self.base.condition([case.wanted for case in cases])
         loss = _Comparison(self.target, self.base, clean_latents(cases, self.target), plain)
         soft = self._start(generators).requires_grad_()
         adam = torch.optim.AdamW([soft], lr=self.attack.rate, weight_decay=self.attack.weight_decay)

@@ -42,5 +42,5 @@ class PromptEmbeds:
         """
         with target.base.frozen(), torch.no_grad():
             null = target.base.condition([""])[0]
-            found = [torch.stack([null, target.base.condition([case.prompt])[0]]) for case in cases]
+            found = [torch.stack([null, target.base.condition([case.wanted])[0]]) for case in cases]
         return [AttackResult((Candidate("conditioning", value, 1),), queries=0, unet_calls=0) for value in found]
