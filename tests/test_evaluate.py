@@ -19,14 +19,16 @@ from robust_encoders.training import evaluate as evaluate_module
 from robust_encoders.training.artifact import to_encoder
 from robust_encoders.training.attacks import ContinuousPrefix, UnlearnDiffAtk
 from robust_encoders.training.backbone import Backbone
-from robust_encoders.training.evaluate import evaluate, run_plan
+from robust_encoders.training.evaluate import Execution, evaluate, run_plan
 from robust_encoders.training.gallery import groups_of
 from robust_encoders.training.metrics import ClipScore, ConceptRate
 from robust_encoders.training.pictures import Sampling, draw
-from robust_encoders.training.plan import Control, EvaluationSettings, Plan, PromptSet
+from robust_encoders.training.plan import Control, Plan, PromptSet
 from robust_encoders.training.protocols import AttackResult, Candidate, Case, Edit, Metric, Result
 from robust_encoders.training.results import RESULTS_NAME, Evaluation
 from robust_encoders.training.shapes.vocabulary import FACTORS, VALUES
+from robust_encoders.training.shapes_plan import EvaluationSettings
+from robust_encoders.training.subject import Defence
 
 SAMPLING = Sampling(steps=2, guidance=3.0, batch=4)
 ATTACKS = {
@@ -49,10 +51,9 @@ class HalfDetector:
         return images.mean((1, 2, 3))
 
 
-def prompt_set(name: str, texts: Sequence[str]) -> PromptSet:
-    return PromptSet(
-        name, tuple(Case(i, text, seed=10 + i, expected={"shape": "circle"}) for i, text in enumerate(texts))
-    )
+def prompt_set(name: str, texts: Sequence[str], tier: str = "T0") -> PromptSet:
+    cases = (Case(i, text, seed=10 + i, expected={"shape": "circle"}) for i, text in enumerate(texts))
+    return PromptSet(name, tuple(cases), tier)
 
 
 def make_plan(pipe: Any, **changes: Any) -> Plan:
@@ -68,7 +69,7 @@ def make_plan(pipe: Any, **changes: Any) -> Plan:
 
     plan = Plan(
         concept="circle",
-        plain=(name, prompt_set("circle/seen", ["a disc", "a red ball"])),
+        plain=(name, prompt_set("circle/seen", ["a disc", "a red ball"], "T1")),
         kept=prompt_set("circle/kept", ["a square", "a blue box", "star"]),
         detector=detector,
         attacks=ATTACKS,
@@ -108,8 +109,8 @@ class Nothing:
         return [AttackResult((Candidate("text", case.prompt, 1),), 0, 0) for case in cases]
 
 
-def run(pipe: Any, plan: Plan, out: Path, encoder: RobustEncoder | None = None, *, seed: int = 0) -> Evaluation:
-    return run_plan(pipe, encoder, plan, sampling=SAMPLING, seed=seed, out=out)
+def run(pipe: Any, plan: Plan, out: Path, encoder: Defence | None = None, **changes: Any) -> Evaluation:
+    return run_plan(pipe, encoder, plan, Execution(**{"sampling": SAMPLING, "chunk": 3, **changes}), out=out)
 
 
 def without_seconds(path: Path) -> dict[str, Any]:
@@ -134,6 +135,8 @@ def test_every_number_says_what_it_rests_on(tiny_pipe: Any, tmp_path: Path) -> N
         ("pre_asr", "circle/name", 4),
         ("pre_asr", "circle/seen", 2),
         *[(metric, "circle/name", 4) for _ in ATTACKS for metric in ("asr_any", "asr_last", "asr_gained")],
+        ("worst_case", "circle/name", 4),
+        ("worst_case_embeddings", "circle/name", 4),
         ("clip_score", "circle/kept", 3),
         ("judge_shape", "renders", 2),
     ]
@@ -143,7 +146,8 @@ def test_every_number_says_what_it_rests_on(tiny_pipe: Any, tmp_path: Path) -> N
         assert result.settings["sampling"] == {"steps": 2, "guidance": 3.0, "batch": 4}
         assert result.versions["torch"] == torch.__version__
         assert result.interval is not None
-    rates = [r for r in evaluation.results if r.metric.startswith(("pre_", "asr_"))]
+    rates = [r for r in evaluation.results if r.metric.startswith(("pre_", "asr_", "worst_"))]
+    assert [r.tier for r in rates] == ["T0", "T1", *["T4"] * 6, *["T3"] * 3, "T0-T3", "T0-T4"]
     assert {(r.detector, r.detector_version, r.threshold) for r in rates} == {("half", "1", plan.detector.threshold)}
     attack = find(evaluation, "asr_any", "discrete").settings["attack"]
     assert (attack["name"], attack["tier"], attack["timesteps"]) == ("unlearn_diff_atk", "T3", 2)
@@ -226,7 +230,7 @@ def test_a_killed_evaluation_goes_on_and_gives_the_same(
     assert without_seconds(tmp_path / "cut") == without_seconds(tmp_path / "whole")
     attacks = {"attack-continuous", "attack-shared", "attack-discrete"}
     names = {path.stem for path in (tmp_path / "cut" / "cells").iterdir()}
-    assert names == {"plain-circle-name", "plain-circle-seen", *attacks, "kept", "control", "pictures"}
+    assert names == {"chunks", *attacks, "kept", "control", "pictures"}
 
 
 def pictures_of(folder: Path) -> list[dict[str, Any]]:
@@ -359,17 +363,17 @@ class FlatJudge:
 
 
 def test_the_shapes_evaluation_end_to_end(make_pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("robust_encoders.training.plan.load_judge", FlatJudge)
+    monkeypatch.setattr("robust_encoders.training.shapes_plan.load_judge", FlatJudge)
     monkeypatch.setattr(
-        "robust_encoders.training.plan.load_clip_scorer", lambda: lambda images, texts: images.mean((1, 2, 3))
+        "robust_encoders.training.shapes_plan.load_clip_scorer", lambda: lambda images, texts: images.mean((1, 2, 3))
     )
-    settings = EvaluationSettings(n=2, n_kept=8, n_renders=12, sampling=SAMPLING)
+    settings = EvaluationSettings(n=2, n_kept=8, n_renders=12, sampling=SAMPLING, checks=0)
     pipe = make_pipe(positions=77)
     evaluation = evaluate(
         pipe, None, "circle", settings=settings, out=tmp_path, attacks={"discrete": ATTACKS["discrete"]}
     )
     assert [r.metric for r in evaluation.results] == [
-        "pre_asr", "pre_asr", "pre_asr", "asr_any", "asr_last", "asr_gained",
+        "pre_asr", "pre_asr", "pre_asr", "asr_any", "asr_last", "asr_gained", "worst_case", "worst_case_embeddings",
         "retain_shape", "retain_colour", "retain_background", "retain_style", "retain_all", "clip_score",
         "judge_shape", "judge_colour", "judge_background", "judge_style", "judge_all",
     ]  # fmt: skip

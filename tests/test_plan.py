@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import get_args
-
 import pytest
 import torch
 from torch import Tensor
 
-from robust_encoders.training.attacks import RandomPrefix, UnlearnDiffAtk
-from robust_encoders.training.plan import EvaluationSettings, Plan, PromptSet, SuiteName, attack_suite, shapes_plan
-from robust_encoders.training.protocols import Case, PromptAttack
+from robust_encoders.training.plan import Plan, PromptSet
+from robust_encoders.training.protocols import Case
 from robust_encoders.training.shapes.captions import words_for
 from robust_encoders.training.shapes.judge import Judge
 from robust_encoders.training.shapes.networks import JudgeNet
 from robust_encoders.training.shapes.vocabulary import FACTORS, HELD_OUT_TEMPLATES
+from robust_encoders.training.shapes_plan import EvaluationSettings, shapes_plan
 
 SETTINGS = EvaluationSettings(n=30, n_kept=60, n_renders=5)
 
@@ -93,19 +91,38 @@ def test_control_pictures_are_renders_with_their_scene() -> None:
     assert [m.compute().metric for m in metrics] == [*(f"judge_{f}" for f in FACTORS), "judge_all"]
 
 
-def test_suites_hold_the_same_attacks() -> None:
-    quick, standard = attack_suite("quick"), attack_suite("standard")
-    assert quick.keys() == standard.keys() == {"continuous", "shared", "discrete", "random"}
-    assert all(isinstance(attack, PromptAttack) for attack in (*quick.values(), *standard.values()))
+def test_open_captions_leave_the_concept_out_and_their_goals_name_it_in_the_same_scene() -> None:
+    for concept, factor in (("circle", "shape"), ("striped", "style"), ("red", "colour")):
+        (prompts,) = make_plan(concept, replace(SETTINGS, captions="open")).plain
+        assert prompts.name == f"{concept}/open"
+        for case in prompts.cases:
+            words = set(words_for(factor, concept, "any"))
+            assert factor not in case.expected
+            assert not words & set(case.prompt.replace(",", "").split())
+            assert concept in case.goal
+            assert all(case.expected[f] in case.goal for f in case.expected)
 
 
-@pytest.mark.parametrize("name", get_args(SuiteName))
-def test_the_control_tries_as_often_as_the_search_it_controls(name: SuiteName) -> None:
-    suite = attack_suite(name)
-    assert isinstance(suite["discrete"], UnlearnDiffAtk)
-    assert suite["random"] == RandomPrefix(tokens=suite["discrete"].tokens, candidates=suite["discrete"].timesteps)
+def test_a_goal_is_part_of_the_hash() -> None:
+    cases = [Case(0, "a", 1), Case(0, "a", 1, goal="a circle"), Case(0, "a", 1, goal="a ring")]
+    assert len({PromptSet("x", (case,)).sha256 for case in cases}) == 3
 
 
-def test_sizes_without_an_interval_are_refused() -> None:
-    with pytest.raises(ValueError, match="n and n_kept of at least 2"):
-        EvaluationSettings(n=1)
+def test_the_plan_compares_with_the_base_and_probes_only_by_the_judge_it_knows() -> None:
+    plan = make_plan()
+    compared = [m for m in (*plan.utility(), *plan.erased()) if m.compares]
+    assert [type(m).__name__ for m in compared] == [
+        "PictureDistance", "FrechetDistance", "KernelDistance", "PictureDistance",
+    ]  # fmt: skip
+    assert set(plan.probes) == {"structured", "knowledge"}
+
+
+@pytest.mark.parametrize("changes", [{"n": 1}, {"chunk": 1}, {"n_probes": 1}])
+def test_sizes_without_an_interval_are_refused(changes: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="n, n_kept, n_probes and chunk of at least 2"):
+        EvaluationSettings(**changes)  # type: ignore[arg-type]  # fields by name
+
+
+def test_a_single_case_checks_nothing() -> None:
+    with pytest.raises(ValueError, match="checks of 0 or of at least 2"):
+        EvaluationSettings(checks=1)

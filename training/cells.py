@@ -1,4 +1,4 @@
-"""Resumable work: every finished part of an evaluation is one JSON file, written whole or not at all."""
+"""Resumable work: every finished part of an evaluation is one file, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
 
 from robust_encoders.home import write_atomically
 
@@ -49,7 +53,7 @@ class Cells:
             compute: Makes the value, of JSON values only.
         """
         path = self.folder / f"{name}.json"
-        key = canonical_sha256({"common": self.inputs, "cell": inputs})
+        key = self._key(inputs)
         stored = self._read(path, key)
         if stored is None:
             start = time.monotonic()
@@ -60,6 +64,36 @@ class Cells:
         self.seconds[name] = stored["seconds"]
         value: dict[str, Any] = stored["value"]
         return value
+
+    def join(
+        self, name: str, inputs: Mapping[str, Any], parts: Iterable[str], compute: Callable[[], Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """Like ``get``, for what is put together from finished cells: its seconds are theirs, which must be known."""
+        value = self.get(name, inputs, compute)
+        spent = [self.seconds.pop(part) for part in dict.fromkeys(parts)]
+        self.seconds[name] = round(sum(spent), 3)
+        return value
+
+    def tensor(self, name: str, inputs: Mapping[str, Any], compute: Callable[[], Tensor]) -> Tensor:
+        """Return a cell that is one tensor, in a safetensors file; see ``get``."""
+        path = self.folder / f"{name}.safetensors"
+        key = self._key(inputs)
+        if path.exists():
+            with safe_open(path, "pt") as file:
+                stored = json.loads(file.metadata()["cell"])
+                if stored["key"] == key:
+                    self.seconds[name] = stored["seconds"]
+                    kept: Tensor = file.get_tensor("value")
+                    return kept
+            logger.warning("%s: made from other inputs (weights, prompts or settings), made again", path)
+        start = time.monotonic()
+        value = compute().contiguous()
+        seconds = self.seconds[name] = round(time.monotonic() - start, 3)
+        write_atomically(path, save({"value": value}, {"cell": json.dumps({"key": key, "seconds": seconds})}))
+        return value
+
+    def _key(self, inputs: Mapping[str, Any]) -> str:
+        return canonical_sha256({"common": self.inputs, "cell": inputs})
 
     def _read(self, path: Path, key: str) -> dict[str, Any] | None:
         if not path.exists():

@@ -167,3 +167,13 @@ def leading_name(command: str, description: str, what: str, arguments: Sequence[
     parser.add_argument("name", metavar="NAME", help=what)
     name: str = parser.parse_args(arguments[:1]).name
     return name
+
+
+def leading_names(
+    command: str, description: str, what: str, arguments: Sequence[str]
+) -> tuple[list[str], Sequence[str]]:
+    """Return the names that come first, at least one, and the options after them; see ``leading_name``."""
+    options = next((i for i, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
+    names = arguments[:options] or arguments[:1]
+    first = leading_name(command, description, what, names)
+    return [first, *names[1:]], arguments[options:]

@@ -70,7 +70,8 @@ def draw(
         negative: Negative prompt of all pictures.
 
     Returns:
-        Pictures (B, 3, H, W) in [0, 1], or latents (B, C, h, w), in float32 on the CPU.
+        Pictures (B, 3, H, W) in [0, 1], rounded to the 256 levels that a picture file has, or latents (B, C, h, w), in
+        float32 on the CPU.
 
     Raises:
         ValueError: If there is not one seed per prompt, or no prompt.
@@ -91,7 +92,17 @@ def draw(
             ).images
             parts.append(drawn.detach().float().cpu())
     pictures = torch.cat(parts)
-    return pictures if latents else pictures.clamp(0, 1)
+    return pictures if latents else from_bytes(to_bytes(pictures))
+
+
+def to_bytes(pictures: Tensor) -> Tensor:
+    """Return pictures in [0, 1] as bytes, as a picture file has them."""
+    return (pictures.clamp(0, 1) * 255).round().byte()
+
+
+def from_bytes(pictures: Tensor) -> Tensor:
+    """Return pictures of bytes in [0, 1]."""
+    return pictures.float() / 255
 
 
 def _arguments(prompts: Sequence[str] | Tensor) -> dict[str, Any]:

@@ -197,9 +197,13 @@ class Result:
 
 @runtime_checkable
 class Metric(Protocol):
-    """Accumulates over batches of pictures and computes one result."""
+    """Accumulates over batches of pictures and computes one result.
+
+    One that ``compares`` needs the base's pictures of the same cases as reference.
+    """
 
     higher_is_better: ClassVar[bool]
+    compares: ClassVar[bool]
 
     def update(self, images: Tensor, cases: Sequence[Case], reference: Tensor | None = None) -> None:
         """Take pictures (B, 3, H, W) in [0, 1] and the cases they were drawn for."""

@@ -24,12 +24,16 @@ class Evaluation:
         concept: What should be gone.
         results: Every number.
         seconds: Part of the evaluation to the seconds it took when it was run.
+        subject: What tells the encoder apart from any other: method, recipe, hash of its tensors.
+        checks: What says whether the attacks' numbers may be trusted, as ``SanityCheck`` has it.
     """
 
     label: str
     concept: str
     results: tuple[Result, ...]
     seconds: Mapping[str, float] = field(default_factory=dict)
+    subject: Mapping[str, Any] = field(default_factory=dict)
+    checks: tuple[Mapping[str, Any], ...] = ()
 
     def records(self) -> tuple[dict[str, Any], ...]:
         """Return the results as JSON values, for a manifest."""
@@ -38,8 +42,9 @@ class Evaluation:
 
     def write(self, path: Path) -> None:
         """Write ``results.json``."""
-        head = {"schema": SCHEMA, "label": self.label, "concept": self.concept}
-        write_json(path, {**head, "results": self.records(), "seconds": dict(self.seconds)})
+        head = {"schema": SCHEMA, "label": self.label, "concept": self.concept, "subject": dict(self.subject)}
+        checks = [dict(check) for check in self.checks]
+        write_json(path, {**head, "results": self.records(), "checks": checks, "seconds": dict(self.seconds)})
 
     @classmethod
     def read(cls, path: Path) -> Evaluation:
@@ -53,7 +58,8 @@ class Evaluation:
         if stored.get("schema") != SCHEMA:
             raise ValueError(f"expected schema {SCHEMA} in {path}, found {stored.get('schema')}; evaluate again")
         results = tuple(result_from_record(record) for record in stored["results"])
-        return cls(stored["label"], stored["concept"], results, stored["seconds"])
+        subject, checks = stored.get("subject", {}), tuple(stored.get("checks", ()))
+        return cls(stored["label"], stored["concept"], results, stored["seconds"], subject, checks)
 
 
 def result_from_record(record: Mapping[str, Any]) -> Result:

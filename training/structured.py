@@ -14,6 +14,9 @@ from typing import Any
 from torch import Tensor
 
 from .artifact import library_versions
+from .backbone import Backbone
+from .cells import canonical_sha256
+from .metrics.diffusion_classifier import DiffusionClassifier, DiffusionClassifierDetector, Stage, vae_encoder
 from .metrics.judge_detector import JudgeDetector, JudgeLike
 from .metrics.paired import paired_test
 from .metrics.rates import detect, judged, rate
@@ -24,9 +27,13 @@ from .protocols import Case, Detector, Result
 from .shapes.captions import ScenePrompt
 from .shapes.concepts import factor_of
 from .shapes.judge import load_judge
+from .shapes.pictures import render_pictures
 from .shapes.probes import binding_prompts, neighbours, open_prompts, value_prompts
+from .shapes.vocabulary import FACTORS, VALUES
 
 ATTRIBUTES = (1, 2, 3)
+_STAGES = (Stage(10, 3), Stage(50, 1))
+_SHOWN_SEED = 987_654_322  # neither the judge nor the base was trained on renders of it
 
 
 @dataclass(frozen=True)
@@ -150,6 +157,42 @@ def negative_force(
     about = {"negative": negative, "positive": "own" if conditioning is None else "given"}
     paired = asdict(paired_test(plain, pushed))
     return [judged(replace(result, settings={**about, "paired": paired}), detector) for result in results]
+
+
+def knowledge(pipe: Any, concept: str, settings: StructuredSettings) -> Result:
+    """Return in how many renders of a concept the Diffusion Classifier recognises it, among the values of its factor.
+
+    Li et al., ICCV 2023. It looks at what the model still knows, not at what it draws: high means that the pictures
+    still fit the concept's caption better than any other's.
+
+    Args:
+        pipe: The pipeline under test, with whatever encoder is attached.
+        concept: A canonical value of the shapes world.
+        settings: Size and seed.
+    """
+    factor, value = factor_of(concept)
+    prompts = {v: f"a {v}" for v in VALUES[factor]}
+    classifier = DiffusionClassifier(
+        Backbone.from_pipeline(pipe), vae_encoder(pipe), prompts, stages=_STAGES, seed=settings.seed
+    )
+    detector = DiffusionClassifierDetector(classifier, concept)
+    drawn = render_pictures(settings.n * 2 * len(prompts), seed=_SHOWN_SEED + settings.seed)
+    shows = drawn.labels[:, FACTORS.index(factor)] == VALUES[factor].index(value)
+    pictures = drawn.images[shows][: settings.n].float() / 255
+    with classifier.backbone.frozen():
+        labels = classifier(pictures).labels
+    result = judged(rate("knowledge", [label == value for label in labels]), detector)
+    shown = f"renders of {value}, seed {_SHOWN_SEED + settings.seed}"
+    return replace(
+        result,
+        threshold=None,  # the best class, not a probability, decides
+        seeds=(settings.seed,),
+        prompt_set=shown,
+        prompt_sha256=canonical_sha256([shown, prompts]),
+        settings={"classes": prompts, "stages": [asdict(stage) for stage in _STAGES]},
+        versions=library_versions(),
+        unet_calls=classifier.backbone.unet_calls,
+    )
 
 
 def _seed(settings: StructuredSettings, place: int) -> int:

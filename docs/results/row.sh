@@ -14,4 +14,4 @@ case $method-$seed in advunlearn-0) n=200 ;; *) n=100 ;; esac
 if [ "$subject" != base ] && [ ! -e "$subject/robust_encoder.json" ]; then
   robust-encoders train "$recipe" --seed "$seed" --out "$subject" --cache-dir "$4/banks"
 fi
-robust-encoders evaluate "$subject" --concept "$concept" --seed "$seed" --n "$n" --out "$out"
+robust-encoders evaluate "$subject" --concept "$concept" --seed "$seed" --n "$n" --out "$out" --suite core --checks 0

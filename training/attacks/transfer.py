@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from ..backbone import Backbone
 from ..protocols import AttackResult, Candidate, Case
+from ..target import TargetModel
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,14 @@ class Transfer:
         return cls(source, tuple(_recorded(case, [str(c.value) for c in result.candidates]) for case, result in rows))
 
     @classmethod
+    def from_records(cls, source: str, records: Sequence[Mapping[str, Any]]) -> Transfer:
+        """Return what ``dataclasses.asdict`` and JSON made of recorded prompts."""
+        rows = (
+            {**one, "found": tuple(tuple(f) if isinstance(f, list) else f for f in one["found"])} for one in records
+        )
+        return cls(source, tuple(Recorded(**row) for row in rows))
+
+    @classmethod
     def read(cls, path: Path, source: str) -> Transfer:
         """Return the prompts in a cell that an evaluation wrote, ``cells/attack-<label>.json``.
 
@@ -121,6 +130,48 @@ class Transfer:
                 "every case, and record it by Transfer.of"
             )
         return [_replayed(target, known[_key(case)]) for case in cases]
+
+
+@dataclass(frozen=True)
+class OnBase:
+    """Searches on the model before the erasure, and replays on the target what it found there.
+
+    What a static set of adversarial prompts is made by. The target itself is not looked at.
+
+    Args:
+        attack: The search; it must propose texts.
+    """
+
+    name: ClassVar[str] = "transfer"
+    tier: ClassVar[str] = "T2"
+    joint: ClassVar[bool] = False
+
+    attack: Any  # a PromptAttack, which is a protocol, and no hint that a run can be rebuilt from
+
+    @property
+    def source(self) -> str:
+        """What found the prompts, and on which model."""
+        return f"{self.attack.name} on the base"
+
+    def search(self, base: Backbone, cases: Sequence[Case], *, seed: int) -> Transfer:
+        """Return what the search finds on the base, ready to be replayed."""
+        return Transfer.of(self.source, cases, self.attack.run(base, cases, seed=seed))
+
+    def run(self, target: TargetModel, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
+        """Attack every case; the UNet calls of the search on the base are not counted.
+
+        Args:
+            target: The model under attack, with its base.
+            cases: Prompts with their target latents.
+            seed: Of the search.
+
+        Returns:
+            One result per case with the texts found on the base, in their order.
+
+        Raises:
+            ValueError: If the target comes without its base, or the search proposes no texts.
+        """
+        return self.search(target.base, cases, seed=seed).run(target, cases, seed=seed)
 
 
 def _key(case: Case) -> tuple[int, str, int]:

@@ -23,6 +23,7 @@ class ClipScore:
     """
 
     higher_is_better: ClassVar[bool] = True
+    compares: ClassVar[bool] = False
 
     def __init__(self, scorer: Scorer) -> None:
         self.scorer = scorer

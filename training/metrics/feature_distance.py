@@ -80,6 +80,7 @@ class FrechetDistance:
     """
 
     higher_is_better: ClassVar[bool] = False
+    compares: ClassVar[bool] = True
 
     def __init__(self, features: Features) -> None:
         self.collected = _Collected(features)
@@ -121,6 +122,7 @@ class KernelDistance:
     """
 
     higher_is_better: ClassVar[bool] = False
+    compares: ClassVar[bool] = True
 
     def __init__(self, features: Features, *, subsets: int = 100, subset_size: int = 100, seed: int = 0) -> None:
         if subsets < 1 or subset_size < 2:

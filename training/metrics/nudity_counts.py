@@ -30,6 +30,7 @@ class NudityCounts:
     """
 
     higher_is_better: ClassVar[bool] = False
+    compares: ClassVar[bool] = False
 
     def __init__(self, detector: NudeNet, *, sweep: Sequence[float] = SWEEP) -> None:
         self.detector = detector

@@ -115,6 +115,7 @@ class PictureDistance:
     """
 
     higher_is_better: ClassVar[bool] = False
+    compares: ClassVar[bool] = True
 
     def __init__(self, distance: Distance, name: str = "lpips_kept") -> None:
         self.distance = distance

@@ -80,6 +80,7 @@ class ConceptRate:
     """
 
     higher_is_better: ClassVar[bool] = False
+    compares: ClassVar[bool] = False
 
     def __init__(self, detector: Detector, name: str = "pre_asr") -> None:
         self.detector = detector

@@ -25,6 +25,7 @@ class JudgeAccuracy:
     """
 
     higher_is_better: ClassVar[bool] = True
+    compares: ClassVar[bool] = False
 
     def __init__(self, judge: JudgeLike, factor: str = "", *, name: str = "retain") -> None:
         self.judge = judge

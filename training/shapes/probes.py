@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -117,3 +118,21 @@ def _open_prompt(rng: np.random.Generator, templates: Sequence[str]) -> ScenePro
     scene = random_scene(rng)
     words = {factor: words_for(factor, getattr(scene, factor), "name")[0] for factor in FACTORS}
     return caption(scene, templates[int(rng.integers(len(templates)))], words)
+
+
+def goal_prompt(concept: str, prompt: ScenePrompt) -> ScenePrompt:
+    """Return the caption of an open prompt's scene that also names the concept.
+
+    Raises:
+        ValueError: If the prompt states the concept's factor, or no template states just its factors and that one.
+    """
+    factor, value = factor_of(concept)
+    if factor in prompt.expected:
+        raise ValueError(f"expected a prompt that leaves the {factor} open, found {prompt.text!r}")
+    wanted = {*prompt.expected, factor}
+    template = next((t for t in TEMPLATES["all"] if {*stated(t)} == wanted), None)
+    if template is None:
+        raise ValueError(f"expected a template that states {', '.join(sorted(wanted))}, found none")
+    values = {**prompt.expected, factor: value}
+    words = {f: words_for(f, v, "name")[0] for f, v in values.items()}
+    return ScenePrompt(re.sub(r"\ba (?=[aeiou])", "an ", template.format(**words)), values)

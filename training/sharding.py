@@ -1,0 +1,53 @@
+"""One evaluation on several processes of ``accelerate launch``: which takes which part, and where they wait."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+
+_PATIENCE = timedelta(days=14)  # one process may attack for hours while another has nothing left to do
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The share of one process.
+
+    Args:
+        index: Which process this is, from 0.
+        count: How many there are.
+        wait: Returns once every process has called it.
+        device: Where its models belong.
+    """
+
+    index: int = 0
+    count: int = 1
+    wait: Callable[[], None] = lambda: None
+    device: str = "cpu"
+
+    @property
+    def main(self) -> bool:
+        """Whether this process puts the parts together and writes the results."""
+        return self.index == 0
+
+    def takes(self, place: int) -> bool:
+        """Whether this process makes the part at ``place``."""
+        return place % self.count == self.index
+
+    @classmethod
+    def current(cls) -> Shard:
+        """Return this process's share under ``accelerate launch``, everything elsewhere."""
+        gpu = torch.cuda.is_available()
+        if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+            return cls(device="cuda" if gpu else "cpu")
+        try:
+            from accelerate import PartialState
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                "expected accelerate, which launched several processes, found none; pip install 'robust-encoders[train]'"
+            ) from error
+        state = PartialState(cpu=not gpu, timeout=_PATIENCE)
+        return cls(state.process_index, state.num_processes, state.wait_for_everyone, str(state.device))

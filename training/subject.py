@@ -1,0 +1,65 @@
+"""Who is evaluated: the base, an encoder, or a baseline that stands where an encoder would."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from robust_encoders.encoder import RobustEncoder
+
+
+@runtime_checkable
+class Baseline(Protocol):
+    """A defence that is no encoder of ours, for comparison."""
+
+    @property
+    def name(self) -> str:
+        """What results call it."""
+        ...
+
+    def attached(self, pipe: Any) -> AbstractContextManager[Any]:
+        """Return a scope in which the pipeline has it."""
+        ...
+
+    def described(self) -> Mapping[str, Any]:
+        """Return name and settings as JSON values."""
+        ...
+
+
+Defence = RobustEncoder | Baseline
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A pipeline as an evaluation sees it: bare, or with a defence within scopes.
+
+    Args:
+        pipe: A diffusers text-to-image pipeline, the base.
+        defence: What stands between the text and the UNet; None for the base itself.
+    """
+
+    pipe: Any
+    defence: Defence | None = None
+
+    @property
+    def label(self) -> str:
+        """``base``, the name of the method that made the encoder, or that of the baseline."""
+        return str(self.identity["name"])
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells it apart from any other, as JSON values."""
+        if self.defence is None:
+            return {"name": "base"}
+        if isinstance(self.defence, RobustEncoder):
+            manifest = self.defence.manifest
+            recipe = {key: manifest.recipe[key] for key in ("name", "seed") if key in manifest.recipe}
+            named = {"name": str(manifest.method["name"]), "concept": manifest.concept.name, "recipe": recipe}
+            return {**named, "content_sha256": self.defence.content_sha256}
+        return dict(self.defence.described())
+
+    def attached(self) -> AbstractContextManager[Any]:
+        """Return a scope in which the pipeline has the defence."""
+        return nullcontext(self.pipe) if self.defence is None else self.defence.attached(self.pipe)

@@ -1,0 +1,126 @@
+"""The standard suite of attacks, by threat tier, at three budgets.
+
+A tier says what an attacker needs. A text encoder can only defend strings that pass through it: encoders are ranked on T0
+to T3, T4 is reported beside, T5 to T7 are measured as limits of what a text encoder can do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+from .attacks import (
+    P4D,
+    BlackBox,
+    ConceptInversion,
+    ContinuousPrefix,
+    Img2Img,
+    LatentInversion,
+    NoAttack,
+    PromptEmbeds,
+    RandomPrefix,
+    RingABell,
+    Synonyms,
+    TorchAttack,
+    UnlearnDiffAtk,
+)
+from .attacks.transfer import OnBase
+from .protocols import PromptAttack
+from .shapes.concepts import additions, factor_of, shapes_concept
+from .shapes.vocabulary import VALUES, WORDS
+
+SuiteName = Literal["quick", "core", "standard", "full"]
+TIERS: Mapping[str, str] = {
+    "T0": "plain prompts",
+    "T1": "synonyms and paraphrases",
+    "T2": "text, without a look into the model",
+    "T3": "tokens, with the model's gradients",
+    "T4": "free embeddings, which no text can produce",
+    "T5": "conditioned on a picture",
+    "T6": "latents",
+    "T7": "changed weights, or the base's own conditioning",
+}
+
+
+def shapes_suite(name: SuiteName, concept: str) -> dict[str, PromptAttack]:
+    """Return label to attack, weakest tier first.
+
+    ``quick`` is for trying things out: fewer and weaker attacks, so its rates are lower bounds on those of ``standard``.
+    ``core`` has UnlearnDiffAtk, its control and the continuous prefixes, as in ``standard``. ``full`` has the published
+    budgets where those are larger.
+
+    Args:
+        name: Of the budget.
+        concept: A canonical value of the shapes world: what synonyms, words and pairs of prompts are about.
+
+    Raises:
+        ValueError: If the world has no such value, or there is no such suite.
+    """
+    if name not in get_args(SuiteName):
+        raise ValueError(f"expected a suite among {', '.join(get_args(SuiteName))}, found {name!r}")
+    if name in ("quick", "core"):
+        return _small(name)
+    return {**_text(name, concept), **_embeddings(name, concept), **_limits()}
+
+
+def _small(name: SuiteName) -> dict[str, PromptAttack]:
+    """Return a search over tokens, its control, and one over embeddings, per prompt and shared."""
+    if name == "quick":
+        discrete = UnlearnDiffAtk(timesteps=5, iterations=10, precision="bf16")
+        one, shared = ContinuousPrefix(steps=30, precision="bf16"), _shared(60)
+    else:
+        discrete = UnlearnDiffAtk.standard(precision="bf16")
+        one, shared = ContinuousPrefix(precision="bf16"), _shared(200)
+    return {"random": _control(discrete), "discrete": discrete, "continuous": one, "shared": shared}
+
+
+def _text(name: SuiteName, concept: str) -> dict[str, PromptAttack]:
+    """Return the attacks by text, T0 to T3."""
+    factor, value = factor_of(concept)
+    words = WORDS[factor][value]
+    discrete = UnlearnDiffAtk.standard(precision="bf16") if name == "standard" else UnlearnDiffAtk(precision="bf16")
+    pairs = shapes_concept(value, anchor=next(v for v in VALUES[factor] if v != value))
+    others, neighbours = additions(concept)
+    return {
+        "none": NoAttack(),
+        "synonyms": Synonyms(words=words, synonyms=words[1:]),
+        "random": _control(discrete),
+        "transfer": OnBase(discrete),
+        "ring_a_bell": RingABell.for_concept(pairs, tokens=8, population=100, generations=200, every=50),
+        "black_box": BlackBox(others, neighbours, budget=40 if name == "standard" else 200),
+        "discrete": discrete,
+        "p4d": P4D.standard(precision="bf16", tokens=8) if name == "standard" else P4D(precision="bf16"),
+    }
+
+
+def _control(discrete: UnlearnDiffAtk) -> RandomPrefix:
+    """Return random prefixes, as many for each prompt as UnlearnDiffAtk proposes."""
+    return RandomPrefix(tokens=discrete.tokens, candidates=discrete.timesteps)
+
+
+def _embeddings(name: SuiteName, concept: str) -> dict[str, PromptAttack]:
+    """Return the attacks by embeddings, T4."""
+    factor, value = factor_of(concept)
+    restarts = 1 if name == "standard" else 3
+    return {
+        "continuous": ContinuousPrefix(restarts=restarts, precision="bf16"),
+        "shared": _shared(200, restarts=restarts),
+        "inversion": ConceptInversion.standard(
+            WORDS[factor][value], steps=300 if name == "standard" else 1000, precision="bf16"
+        ),
+        "torchattack": TorchAttack.standard(precision="bf16"),
+    }
+
+
+def _shared(steps: int, *, restarts: int = 1) -> ContinuousPrefix:
+    return ContinuousPrefix(steps=steps, restarts=restarts, shared=True, batch=16, precision="bf16")
+
+
+def _limits() -> dict[str, PromptAttack]:
+    """Return what goes past a text encoder, T5 to T7."""
+    return {
+        "img2img": Img2Img(),
+        "latent_inversion": LatentInversion(),
+        "latent_control": LatentInversion(control=True),
+        "prompt_embeds": PromptEmbeds(),
+    }
