@@ -86,7 +86,7 @@ def _text(name: SuiteName, concept: str) -> dict[str, PromptAttack]:
         "synonyms": Synonyms(words=words, synonyms=words[1:]),
         "random": _control(discrete),
         "transfer": OnBase(discrete),
-        "ring_a_bell": RingABell.for_concept(pairs, tokens=8, population=100, generations=200, every=50),
+        "ring_a_bell": RingABell.for_concept(pairs, tokens=8, population=60, generations=60, every=20),
         "black_box": BlackBox(others, neighbours, budget=40 if name == "standard" else 200),
         "discrete": discrete,
         "p4d": P4D.standard(precision="bf16", tokens=8) if name == "standard" else P4D(precision="bf16"),

@@ -1,0 +1,68 @@
+"""Several processes give the results of one, and each does its share."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sharded_worker import SAMPLING, prompts
+
+from robust_encoders.training.pictures import draw
+from robust_encoders.training.sharding import Shard
+
+WORKER = Path(__file__).with_name("sharded_worker.py")
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+def evaluated(launch: list[str], folder: Path, out: Path, threshold: float) -> dict[str, Any]:
+    command = [*launch, str(WORKER), str(folder), str(out), repr(threshold)]
+    subprocess.run(command, check=True, env={**os.environ, **ONE_THREAD}, timeout=240)
+    stored: dict[str, Any] = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    assert stored.pop("seconds")
+    return stored
+
+
+def test_two_processes_give_the_results_of_one(make_pipe: Callable[..., Any], tmp_path: Path) -> None:
+    pipe = make_pipe()
+    pipe.save_pretrained(tmp_path / "pipe")
+    cases = prompts("circle/name", 10).cases
+    pictures = draw(pipe, [c.prompt for c in cases], [c.seed for c in cases], SAMPLING)
+    threshold = float(pictures.mean((1, 2, 3)).sort().values[-3:-1].mean())  # two succeed by themselves
+    two = [
+        *(sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
+        *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port())),
+    ]
+    alone = evaluated([sys.executable], tmp_path / "pipe", tmp_path / "one", threshold)
+    shared = evaluated(two, tmp_path / "pipe", tmp_path / "two", threshold)
+    told = [json.loads(json.dumps(one).replace(str(tmp_path / name), "OUT")) for one, name in ((alone, "one"), (shared, "two"))]
+    assert told[0] == told[1]
+    assert {path.name for path in (tmp_path / "two").glob("ran-*")} == {"ran-0", "ran-1"}
+    assert {path.name for path in (tmp_path / "one").glob("ran-*")} == {"ran-0"}
+
+
+def test_every_part_is_taken_by_exactly_one_process() -> None:
+    shards = [Shard(index, 3) for index in range(3)]
+    assert all(sum(shard.takes(place) for shard in shards) == 1 for place in range(10))
+    assert [shard.main for shard in shards] == [True, False, False]
+
+
+def test_outside_of_a_launch_one_process_takes_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    shard = Shard.current()
+    assert (shard.index, shard.count) == (0, 1)
+    assert all(map(shard.takes, range(5)))
+    shard.wait()
