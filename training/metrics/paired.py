@@ -64,6 +64,25 @@ def mcnemar(only_first: int, only_second: int) -> tuple[float, float]:
     return 2 * tail / 2**n, (2 * tail - point) / 2**n
 
 
+def mcnemar_below(only_first: int, only_second: int) -> float:
+    """Return the one-sided exact p of McNemar's test, against the first succeeding on fewer prompts than the second.
+
+    The chance of ``only_first`` or fewer heads in as many fair flips as there are discordant pairs; see ``mcnemar``.
+
+    Args:
+        only_first: Pairs where only the first succeeded.
+        only_second: Pairs where only the second did.
+
+    Raises:
+        ValueError: If a count is negative.
+    """
+    if only_first < 0 or only_second < 0:
+        raise ValueError(f"expected counts of at least 0, found {only_first} and {only_second}")
+    n = only_first + only_second
+    p: float = sum(math.comb(n, k) for k in range(only_first + 1)) / 2**n
+    return p
+
+
 def paired_test(first: Sequence[bool], second: Sequence[bool]) -> PairedTest:
     """Compare two encoders by whether an attack succeeded on each of the same prompts.
 
