@@ -10,6 +10,7 @@ from .prompt_embeds import PromptEmbeds
 from .random_prefix import RandomPrefix
 from .ring_a_bell import RingABell
 from .soft_prompt import SoftPrompt
+from .torchattack import TorchAttack
 from .transfer import Transfer
 from .unlearn_diff_atk import UnlearnDiffAtk
 
@@ -24,6 +25,7 @@ PROMPT_ATTACKS = {
     "concept_inversion": ConceptInversion,
     "black_box": BlackBox,
     "prompt_embeds": PromptEmbeds,
+    "torchattack": TorchAttack,
 }
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "RandomPrefix",
     "RingABell",
     "SoftPrompt",
+    "TorchAttack",
     "Transfer",
     "UnlearnDiffAtk",
 ]
