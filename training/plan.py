@@ -70,6 +70,7 @@ class Plan:
         attacks: Label to attack.
         utility: Returns fresh metrics over the pictures of ``kept``.
         control: Pictures for the error rate of the metrics themselves, if there are such.
+        erased: Returns fresh metrics over the unattacked pictures of the first of ``plain``.
         instead: Says in words what pictures (B, 3, H, W) show instead of what was asked; empty if as asked.
     """
 
@@ -80,6 +81,7 @@ class Plan:
     attacks: Mapping[str, PromptAttack]
     utility: Callable[[], Sequence[Metric]]
     control: Control | None = None
+    erased: Callable[[], Sequence[Metric]] = lambda: ()
     instead: Callable[[Tensor, Sequence[Case]], Sequence[str]] | None = None
 
 
