@@ -1,7 +1,8 @@
-"""Tiny random models in folders, saved and loaded as published ones are."""
+"""Tiny random models in folders, saved and loaded as published ones are, and what else an evaluation reads."""
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -77,3 +78,9 @@ def pictures(n: int, *, side: int = 40, seed: int = 0) -> torch.Tensor:
     noise = torch.rand(n, 3, side, side + 8, generator=torch.Generator().manual_seed(seed))
     tint = torch.rand(n, 3, 1, 1, generator=torch.Generator().manual_seed(seed + 1))
     return ((noise + tint) / 2 * 255).round() / 255
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([columns, *rows])
+    return path
