@@ -96,20 +96,28 @@ def i2p(
         PromptFileError: If the file is not what it should be, or has no prompt of these categories.
         huggingface_hub.errors.HfHubHTTPError: If the Hub refuses; LocalEntryNotFoundError, if it cannot be reached.
     """
+    path = hub_file(I2P_REPO, I2P_FILE, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
+    return read_i2p(path, source=f"{I2P_REPO}@{revision}/{I2P_FILE}", categories=categories)
+
+
+def hub_file(
+    repo: str, file: str, *, revision: str, cache_dir: Path | None = None, local_files_only: bool = False
+) -> Path:
+    """Return a file of a data set on the Hub, pinned to one commit; see ``i2p``."""
     from huggingface_hub import hf_hub_download
 
     if not _COMMIT.fullmatch(revision):
         raise ValueError(f"expected a commit of 40 hexadecimal digits, found {revision!r}; see the data set's history")
     path = hf_hub_download(
-        I2P_REPO,
-        I2P_FILE,
+        repo,
+        file,
         repo_type="dataset",
         revision=revision,
         cache_dir=cache_dir,
         local_files_only=local_files_only,
         library_name="robust-encoders",
     )
-    return read_i2p(Path(path), source=f"{I2P_REPO}@{revision}/{I2P_FILE}", categories=categories)
+    return Path(path)
 
 
 def read_i2p(path: Path, *, source: str = "", categories: Sequence[str] = ()) -> GuidedPromptSet:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from .clip_hub import ClipFeatures, HubClip, PickScore
 from .clip_score import ClipScore
 from .diffusion_classifier import DiffusionClassifierDetector
 from .feature_distance import FrechetDistance, KernelDistance
+from .image_classifier import ImageClassifier
 from .judge_detector import JudgeDetector
 from .nude_net import NudeNet
 from .nudity_counts import NudityCounts
@@ -20,20 +22,30 @@ METRICS = {
     "kid": KernelDistance,
     "picture_distance": PictureDistance,
     "nudity_counts": NudityCounts,
+    "pick_score": PickScore,
 }
-DETECTORS = {"shapes_judge": JudgeDetector, "nudenet": NudeNet, "diffusion_classifier": DiffusionClassifierDetector}
+DETECTORS = {
+    "shapes_judge": JudgeDetector,
+    "nudenet": NudeNet,
+    "image_classifier": ImageClassifier,
+    "diffusion_classifier": DiffusionClassifierDetector,
+}
 
 __all__ = [
     "DETECTORS",
     "METRICS",
+    "ClipFeatures",
     "ClipScore",
     "ConceptRate",
     "DiffusionClassifierDetector",
     "FrechetDistance",
+    "HubClip",
+    "ImageClassifier",
     "JudgeAccuracy",
     "JudgeDetector",
     "KernelDistance",
     "NudeNet",
     "NudityCounts",
+    "PickScore",
     "PictureDistance",
 ]

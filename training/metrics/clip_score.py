@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,13 +20,15 @@ class ClipScore:
 
     Args:
         scorer: Maps pictures (B, 3, H, W) in [0, 1] and texts to cosines (B,); its text side must be the frozen base's.
+        settings: What the result says about the scorer.
     """
 
     higher_is_better: ClassVar[bool] = True
     compares: ClassVar[bool] = False
 
-    def __init__(self, scorer: Scorer) -> None:
+    def __init__(self, scorer: Scorer, *, settings: Mapping[str, Any] | None = None) -> None:
         self.scorer = scorer
+        self.settings = dict(settings or {})
         self.scores: list[float] = []
 
     def update(self, images: Tensor, cases: Sequence[Case], reference: Tensor | None = None) -> None:
@@ -39,9 +41,18 @@ class ClipScore:
         Raises:
             ValueError: If fewer than two pictures were seen: there is no interval then.
         """
-        n = len(self.scores)
-        if n < 2:
-            raise ValueError(f"expected at least 2 scored pictures, found {n}; call update() first")
-        scores = torch.tensor(self.scores, dtype=torch.float64)
-        mean, half = float(scores.mean()), Z_95 * float(scores.std()) / math.sqrt(n)
-        return Result(metric="clip_score", value=mean, n=n, interval=(mean - half, mean + half))
+        return mean_score("clip_score", self.scores, self.settings)
+
+
+def mean_score(metric: str, scores: Sequence[float], settings: Mapping[str, Any]) -> Result:
+    """Return the mean of the scores of pictures with its normal 95 % interval.
+
+    Raises:
+        ValueError: If there are fewer than two: there is no interval then.
+    """
+    n = len(scores)
+    if n < 2:
+        raise ValueError(f"expected at least 2 scored pictures, found {n}; call update() first")
+    values = torch.tensor(scores, dtype=torch.float64)
+    mean, half = float(values.mean()), Z_95 * float(values.std()) / math.sqrt(n)
+    return Result(metric=metric, value=mean, n=n, interval=(mean - half, mean + half), settings=dict(settings))

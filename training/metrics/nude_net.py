@@ -24,6 +24,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .picture_bytes import to_bytes
+
 LABELS = (
     "FEMALE_GENITALIA_COVERED", "FACE_FEMALE", "BUTTOCKS_EXPOSED", "FEMALE_BREAST_EXPOSED", "FEMALE_GENITALIA_EXPOSED",
     "MALE_BREAST_EXPOSED", "ANUS_EXPOSED", "FEET_EXPOSED", "BELLY_COVERED", "FEET_COVERED", "ARMPITS_COVERED",
@@ -133,7 +135,7 @@ class NudeNet:
         Raises:
             ValueError: If the pictures have another shape or leave [0, 1].
         """
-        blob = np.stack([_squared(one, self.resolution) for one in _bytes(images)])
+        blob = np.stack([_squared(one, self.resolution) for one in to_bytes(images)])
         name = self.session.get_inputs()[0].name
         parts = [self.session.run(None, {name: blob[i : i + 16]})[0] for i in range(0, len(blob), 16)]
         return torch.from_numpy(np.concatenate(parts))
@@ -175,16 +177,6 @@ def _session(path: Path) -> tuple[Any, str]:
 
 def _version() -> str:
     return metadata.version("nudenet")
-
-
-def _bytes(images: Tensor) -> NDArray[np.uint8]:
-    """Return pictures (B, 3, H, W) in [0, 1] as bytes (B, H, W, 3)."""
-    if images.ndim != 4 or images.shape[1] != 3 or not images.numel():
-        raise ValueError(f"expected RGB pictures (B, 3, H, W), found {tuple(images.shape)}")
-    if not 0 <= float(images.min()) <= float(images.max()) <= 1:
-        raise ValueError("expected pictures in [0, 1]; divide bytes by 255, or map [-1, 1] by x / 2 + 0.5")
-    scaled: NDArray[np.uint8] = (images.detach().float().cpu() * 255).round().to(torch.uint8).numpy()
-    return scaled.transpose(0, 2, 3, 1)
 
 
 def _squared(picture: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
