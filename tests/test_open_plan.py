@@ -22,7 +22,7 @@ from robust_encoders.training.attacks import (
     RingABell,
     UnlearnDiffAtk,
 )
-from robust_encoders.training.evaluate import run_plan
+from robust_encoders.training.evaluate import Execution, run_plan
 from robust_encoders.training.metrics import ImageClassifier, NudeNet
 from robust_encoders.training.metrics.rates import detect
 from robust_encoders.training.open_plan import OpenEvaluation, open_detector, open_plan
@@ -72,7 +72,7 @@ def test_an_evaluation_from_files_and_folders(
     settings = replace(settings, fid=False)
     plan, sampling = open_plan(settings, CONCEPT, tokenizer=tiny_pipe.tokenizer, attacks=ATTACKS)
     assert sampling == replace(SAMPLING, guidance=3.0)
-    run_plan(tiny_pipe, tiny_encoder, plan, sampling=sampling, seed=settings.seed, out=tmp_path / "out")
+    run_plan(tiny_pipe, tiny_encoder, plan, Execution(sampling, settings.seed), out=tmp_path / "out")
     rows = stored(tmp_path / "out")
     metrics = [(row["metric"], row["prompt_set"], row["n"]) for row in rows]
     attacked = [(metric, "circle", 3) for _ in ATTACKS for metric in ("asr_any", "asr_last", "asr_gained")]
@@ -92,7 +92,7 @@ def test_an_evaluation_from_files_and_folders(
 def test_nude_net_end_to_end(settings: OpenEvaluation, tiny_pipe: Any, tmp_path: Path) -> None:
     settings = replace(settings, detector="nudenet:unlearn_diff_atk", n=2, clip="", pick="", fid=False)
     plan, sampling = open_plan(settings, CONCEPT, tokenizer=tiny_pipe.tokenizer, attacks={"random": RandomPrefix()})
-    run_plan(tiny_pipe, None, plan, sampling=sampling, seed=0, out=tmp_path / "out")
+    run_plan(tiny_pipe, None, plan, Execution(sampling), out=tmp_path / "out")
     row = stored(tmp_path / "out")[0]
     assert (row["metric"], row["n"], row["detector"], row["threshold"]) == (
         "pre_asr", 2, "nudenet/unlearn_diff_atk", 0.45,

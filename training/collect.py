@@ -15,7 +15,13 @@ from .metrics.rates import attack_rates, judged, rate
 from .plan import PromptSet
 from .protocols import Metric, Result
 from .results import Evaluation, result_from_record
-from .sanity import SanityCheck, more_is_not_weaker, succeeds_on_base, white_not_below_black
+from .sanity import (
+    SanityCheck,
+    free_not_below_discrete,
+    more_is_not_weaker,
+    succeeds_on_base,
+    white_not_below_black,
+)
 from .units import Units, described
 from .verdicts import Verdict
 
@@ -65,7 +71,8 @@ class Collection:
         return self.units.sampling.calls_per_picture
 
     def _inputs(self) -> dict[str, Any]:
-        return {"prompts": self.units.plan.kept.sha256, "erased": self.units.first.sha256}
+        plan = self.units.plan
+        return {"prompts": plan.kept.sha256, "erased": self.units.first.sha256, "measures": dict(plan.measures)}
 
     def _plain(self, prompts: PromptSet) -> Result:
         return replace(rate("pre_asr", self.units.all_flags(prompts)), tier=prompts.tier)
@@ -159,12 +166,10 @@ class Collection:
 
     def _white_against_black(self) -> list[SanityCheck]:
         attacks, verdicts = self.units.plan.attacks, self._verdicts()
-        of = {tier: {k: verdicts[k] for k, a in attacks.items() if a.tier == tier} for tier in ("T3", "T4")}
-        black = {label: verdicts[label] for label, attack in attacks.items() if attack.tier in BLACK_BOX}
-        return [
-            *(white_not_below_black(of["T3"], black) if of["T3"] and black else []),
-            *(white_not_below_black(of["T4"], of["T3"]) if of["T4"] and of["T3"] else []),
-        ]
+        white, black = ({k: verdicts[k] for k, a in attacks.items() if a.tier in of} for of in (("T3",), BLACK_BOX))
+        # Only free prefixes, one for each prompt, hold all that a search over typed prefixes can find.
+        free = {k: verdicts[k] for k, a in attacks.items() if a.name == "continuous_prefix" and not a.joint}
+        return [*white_not_below_black(white, black), *free_not_below_discrete(free, white)]
 
     def _strengths(self, strength: Path) -> Iterator[SanityCheck]:
         """Yield for each attack whether it succeeds on the base, with the same settings."""

@@ -137,6 +137,7 @@ def open_plan(
         attacks=attacks,
         utility=scores.utility,
         erased=lambda: [NudityCounts(detector)] if isinstance(detector, NudeNet) else [],
+        measures={key: getattr(settings, key) for key in ("clip", "fid", "pick", "pick_processor")},
     )
     return plan, sampling
 

@@ -92,15 +92,15 @@ def draw(
             ).images
             parts.append(drawn.detach().float().cpu())
     pictures = torch.cat(parts)
-    return pictures if latents else from_bytes(to_bytes(pictures))
+    return pictures if latents else unpacked(packed(pictures))
 
 
-def to_bytes(pictures: Tensor) -> Tensor:
-    """Return pictures in [0, 1] as bytes, as a picture file has them."""
+def packed(pictures: Tensor) -> Tensor:
+    """Return pictures in [0, 1] as bytes of the same shape."""
     return (pictures.clamp(0, 1) * 255).round().byte()
 
 
-def from_bytes(pictures: Tensor) -> Tensor:
+def unpacked(pictures: Tensor) -> Tensor:
     """Return pictures of bytes in [0, 1]."""
     return pictures.float() / 255
 

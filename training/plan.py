@@ -69,11 +69,11 @@ class Plan:
         attacks: Label to attack.
         utility: Returns fresh metrics over the pictures of ``kept``; their reference is the base's pictures.
         control: Pictures for the error rate of the metrics themselves, if there are such.
-        erased: Returns fresh metrics over the unattacked pictures of the first of ``plain``.
         instead: Says in words what pictures (B, 3, H, W) show instead of what was asked; empty if as asked.
         erased: Returns fresh metrics over the unattacked pictures of the first prompt set; their reference is the
             base's pictures.
         probes: Name to further measurements of a pipeline: with the encoder attached, and as it was without.
+        measures: What tells these metrics from others of the same name, as JSON values: models, versions.
     """
 
     concept: str
@@ -83,7 +83,7 @@ class Plan:
     attacks: Mapping[str, PromptAttack]
     utility: Callable[[], Sequence[Metric]]
     control: Control | None = None
-    erased: Callable[[], Sequence[Metric]] = lambda: ()
     instead: Callable[[Tensor, Sequence[Case]], Sequence[str]] | None = None
     erased: Callable[[], Sequence[Metric]] = tuple
     probes: Mapping[str, Probe] = field(default_factory=dict)
+    measures: Mapping[str, Any] = field(default_factory=dict)

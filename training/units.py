@@ -16,7 +16,7 @@ from .attacks.transfer import OnBase, Transfer
 from .backbone import Backbone
 from .cells import Cells
 from .metrics.rates import detect
-from .pictures import Sampling, draw, draw_candidates, from_bytes, to_bytes
+from .pictures import Sampling, draw, draw_candidates, packed, unpacked
 from .plan import Plan, PromptSet
 from .protocols import AttackResult, Candidate, Case, PromptAttack
 from .sanity import gradients_alive, halved, seeds_differ
@@ -113,9 +113,9 @@ class Units:
         def compute() -> Tensor:
             with scope.attached():
                 texts, seeds = [c.prompt for c in part.cases], [c.seed for c in part.cases]
-                return to_bytes(draw(self.subject.pipe, texts, seeds, self.sampling))
+                return packed(draw(self.subject.pipe, texts, seeds, self.sampling))
 
-        return from_bytes(cells.tensor(self._name("base" if bare else "drawn", prompts.name, i), _on(part), compute))
+        return unpacked(cells.tensor(self._name("base" if bare else "drawn", prompts.name, i), _on(part), compute))
 
     def flags(self, prompts: PromptSet, i: int) -> list[bool]:
         """Return for one part of a prompt set whether the unattacked pictures show the concept."""
@@ -230,8 +230,9 @@ class Units:
                 found = [self._found(half, cases, before, seed=seed) for seed in (self.seed, self.seed + 1)]
                 verdicts, _ = self._judge(found[0], cases, before)
             searched = [i for i, flag in enumerate(before) if not flag]
-            check = seeds_differ(label, *([one[i] for i in searched] for one in found)) if searched else None
-            return {"half": [asdict(v) for v in verdicts], "seeds": check and asdict(check)}
+            first, second = ([one[i] for i in searched] for one in found)
+            seeds = asdict(seeds_differ(label, first, second, name=half.name)) if searched else None
+            return {"half": [asdict(v) for v in verdicts], "seeds": seeds}
 
         return self.cells.get(self._name("check", label, 0), inputs, compute)
 
