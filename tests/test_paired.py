@@ -9,7 +9,13 @@ import pytest
 from scipy.stats import binomtest
 from scipy.stats.contingency import odds_ratio
 
-from robust_encoders.training.metrics.paired import mcnemar, newcombe_interval, paired_test, paired_verdicts
+from robust_encoders.training.metrics.paired import (
+    mcnemar,
+    mcnemar_below,
+    newcombe_interval,
+    paired_test,
+    paired_verdicts,
+)
 from robust_encoders.training.verdicts import Verdict
 
 
@@ -17,6 +23,17 @@ from robust_encoders.training.verdicts import Verdict
 def test_the_exact_p_is_scipys_binomial_test(b: int, c: int) -> None:
     expected = binomtest(b, b + c, 0.5).pvalue if b + c else 1.0
     assert mcnemar(b, c)[0] == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("b", "c"), [(0, 0), (0, 1), (1, 0), (1, 8), (10, 3), (25, 40), (6, 6), (700, 640)])
+def test_the_one_sided_p_is_scipys_too(b: int, c: int) -> None:
+    expected = binomtest(b, b + c, 0.5, alternative="less").pvalue if b + c else 1.0
+    assert mcnemar_below(b, c) == pytest.approx(expected, rel=1e-9)
+
+
+def test_negative_counts_have_no_one_sided_p() -> None:
+    with pytest.raises(ValueError, match="expected counts of at least 0, found -1 and 2"):
+        mcnemar_below(-1, 2)
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 8])
