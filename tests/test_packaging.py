@@ -123,7 +123,9 @@ def test_the_loader_needs_only_declared_core_dependencies() -> None:
 
 
 def test_training_needs_only_declared_dependencies() -> None:
-    assert third_party(ROOT / "training") <= declared_by("train", "eval", "attacks", "lpips", "metrics", "nudenet")
+    # No extra can name torchattacks, which pins an old requests; where it is missing, its error gives the command.
+    declared = declared_by("train", "eval", "attacks", "lpips", "metrics", "nudenet")
+    assert third_party(ROOT / "training") <= declared | {"torchattacks"}
 
 
 @pytest.mark.parametrize("extra", ["train", "eval"])
