@@ -120,7 +120,7 @@ def test_the_plan_compares_with_the_base_and_probes_only_by_the_judge_it_knows()
 @pytest.mark.parametrize("changes", [{"n": 1}, {"chunk": 1}, {"n_probes": 1}])
 def test_sizes_without_an_interval_are_refused(changes: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="n, n_kept, n_probes and chunk of at least 2"):
-        EvaluationSettings(**changes)  # type: ignore[arg-type]  # fields by name
+        EvaluationSettings(**changes)
 
 
 def test_a_single_case_checks_nothing() -> None:

@@ -53,6 +53,6 @@ def test_full_has_the_published_budget_of_unlearn_diff_atk() -> None:
 
 def test_an_unknown_suite_or_concept_is_refused() -> None:
     with pytest.raises(ValueError, match="quick, core, standard, full, found 'huge'"):
-        shapes_suite("huge", "circle")  # type: ignore[arg-type]
+        shapes_suite("huge", "circle")
     with pytest.raises(ValueError, match="dodecahedron"):
         shapes_suite("quick", "dodecahedron")

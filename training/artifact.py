@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from robust_encoders.base import Base
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from .results import Evaluation
 
 LIBRARIES = ("torch", "transformers", "diffusers", "accelerate", "safetensors")
+JUDGING = ("torchattacks", "torchmetrics", "nudenet")
 
 
 def describe(value: Any) -> Any:
@@ -40,6 +42,11 @@ def describe(value: Any) -> Any:
 def library_versions() -> dict[str, str]:
     """Return the versions of the libraries that a run depends on."""
     return {name: version(name) for name in LIBRARIES}
+
+
+def judging_versions() -> dict[str, str]:
+    """Return the same with those libraries that only evaluations use, where they are installed."""
+    return {**library_versions(), **{name: version(name) for name in JUDGING if find_spec(name)}}
 
 
 def to_encoder(

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .artifact import library_versions
+from .artifact import describe, judging_versions
 from .attacks.worst_case import WorstCase
 from .metrics.picture_distance import PictureDistance, distance_difference
 from .metrics.rates import attack_rates, judged, rate
@@ -105,7 +105,7 @@ class Collection:
             labels = tuple(label for label, attack in attacks.items() if attack.tier in tiers)
             if labels:
                 joined = WorstCase(labels, f"{tiers[0]}-{tiers[-1]}")
-                settings = {"attack": described(name, joined)}
+                settings = {"attack": {"label": name, **describe(joined)}}
                 yield replace(rate(name, joined.union(verdicts)), settings=settings, tier=joined.tier)
 
     def _verdicts(self) -> dict[str, list[Verdict]]:
@@ -191,7 +191,7 @@ class Collection:
                 prompt_set=prompts.name,
                 prompt_sha256=prompts.sha256,
                 settings={**result.settings, **common, **settings},
-                versions=library_versions(),
+                versions=judging_versions(),
                 unet_calls=calls,
             )
         )

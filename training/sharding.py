@@ -1,4 +1,4 @@
-"""One evaluation on several processes of ``accelerate launch``: which takes which part, and where they wait."""
+"""One evaluation on several processes of ``accelerate launch`` or ``torchrun``: which takes which part, when they wait."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Shard:
 
     @classmethod
     def current(cls) -> Shard:
-        """Return this process's share under ``accelerate launch``, everything elsewhere."""
+        """Return this process's share under ``accelerate launch`` or ``torchrun``, everything elsewhere."""
         gpu = torch.cuda.is_available()
         if int(os.environ.get("WORLD_SIZE", "1")) < 2:
             return cls(device="cuda" if gpu else "cpu")

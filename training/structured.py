@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .artifact import library_versions
+from .artifact import judging_versions
 from .backbone import Backbone
 from .cells import canonical_sha256
 from .metrics.diffusion_classifier import DiffusionClassifier, DiffusionClassifierDetector, Stage, vae_encoder
@@ -190,7 +190,7 @@ def knowledge(pipe: Any, concept: str, settings: StructuredSettings) -> Result:
         prompt_set=shown,
         prompt_sha256=canonical_sha256([shown, prompts]),
         settings={"classes": prompts, "stages": [asdict(stage) for stage in _STAGES]},
-        versions=library_versions(),
+        versions=judging_versions(),
         unet_calls=classifier.backbone.unet_calls,
     )
 
@@ -212,6 +212,6 @@ def _recorded(result: Result, prompts: PromptSet, settings: StructuredSettings) 
         prompt_set=prompts.name,
         prompt_sha256=prompts.sha256,
         settings={**result.settings, "sampling": asdict(settings.sampling)},
-        versions=library_versions(),
+        versions=judging_versions(),
         unet_calls=calls,
     )

@@ -58,6 +58,7 @@ def shapes_suite(name: SuiteName, concept: str) -> dict[str, PromptAttack]:
     """
     if name not in get_args(SuiteName):
         raise ValueError(f"expected a suite among {', '.join(get_args(SuiteName))}, found {name!r}")
+    factor_of(concept)
     if name in ("quick", "core"):
         return _small(name)
     return {**_text(name, concept), **_embeddings(name, concept), **_limits()}

@@ -225,7 +225,8 @@ class Units:
         inputs = {**_on(self.first.part(few)), "attack": described(label, half)}
 
         def compute() -> dict[str, Any]:
-            cases, before = (rows[few] for rows in self.cases(0))
+            cases, before = self.cases(0)
+            cases, before = cases[few], before[few]
             with self.subject.attached():
                 found = [self._found(half, cases, before, seed=seed) for seed in (self.seed, self.seed + 1)]
                 verdicts, _ = self._judge(found[0], cases, before)

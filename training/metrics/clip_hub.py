@@ -123,6 +123,7 @@ class PickScore:
     """
 
     higher_is_better: ClassVar[bool] = True
+    compares: ClassVar[bool] = False
 
     def __init__(self, clip: HubClip) -> None:
         self.clip = clip
