@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .target import TargetModel
 
 Form = Literal["weights", "adapter", "projection"]
-CandidateKind = Literal["text", "token_embeddings", "conditioning", "latent", "image"]
+CandidateKind = Literal["text", "token_embeddings", "conditioning", "latent", "image", "clean_latent"]
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,8 @@ class Candidate:
         kind: What ``value`` is.
         value: The text, or a tensor: token embeddings (L, D), conditioning (L, D), or (2, L, D) with the empty prompt's
             first, latent (C, h, w) that the picture starts from instead of the seed's noise, image (C, h, w), the
-            clean latent of an input picture of image-to-image.
+            clean latent of an input picture of image-to-image, clean_latent (C, h, w) of a picture that the attack
+            itself has finished, which is decoded and no more.
         step: How many attack iterations had been spent when it was found.
         strength: Of image-to-image, in (0, 1]; 1 keeps nothing of the input picture.
     """
