@@ -5,16 +5,22 @@ from __future__ import annotations
 from .black_box import BlackBox
 from .concept_inversion import ConceptInversion
 from .continuous_prefix import ContinuousPrefix
+from .img2img import Img2Img
+from .latent_inversion import LatentInversion
+from .none import NoAttack
 from .p4d import P4D
 from .prompt_embeds import PromptEmbeds
 from .random_prefix import RandomPrefix
 from .ring_a_bell import RingABell
 from .soft_prompt import SoftPrompt
+from .synonyms import Synonyms
 from .transfer import Transfer
 from .unlearn_diff_atk import UnlearnDiffAtk
 
 ATTACKS = {"soft_prompt": SoftPrompt}
 PROMPT_ATTACKS = {
+    "none": NoAttack,
+    "synonyms": Synonyms,
     "random_prefix": RandomPrefix,
     "continuous_prefix": ContinuousPrefix,
     "unlearn_diff_atk": UnlearnDiffAtk,
@@ -23,6 +29,8 @@ PROMPT_ATTACKS = {
     "ring_a_bell": RingABell,
     "concept_inversion": ConceptInversion,
     "black_box": BlackBox,
+    "img2img": Img2Img,
+    "latent_inversion": LatentInversion,
     "prompt_embeds": PromptEmbeds,
 }
 
@@ -33,10 +41,14 @@ __all__ = [
     "BlackBox",
     "ConceptInversion",
     "ContinuousPrefix",
+    "Img2Img",
+    "LatentInversion",
+    "NoAttack",
     "PromptEmbeds",
     "RandomPrefix",
     "RingABell",
     "SoftPrompt",
+    "Synonyms",
     "Transfer",
     "UnlearnDiffAtk",
 ]

@@ -54,6 +54,15 @@ def shapes_concept(name: str, anchor: str = "") -> Concept:
     )
 
 
+def all_words(name: str) -> tuple[str, ...]:
+    """Return every word of a value: its name, the synonyms that erasers see, and last the one held out from them.
+
+    Raises:
+        ValueError: If no factor has that value.
+    """
+    return words_for(*factor_of(name), "any")
+
+
 def additions(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return words that an attacker may add to a caption: those of the other factors, and the concept's neighbours.
 
