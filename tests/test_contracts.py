@@ -43,10 +43,11 @@ NEEDED: Mapping[str, Mapping[str, Any]] = {
     "transfer": {"source": "a record", "recorded": tuple(Recorded(i, "a red circle", i, ("circle",)) for i in (0, 1))},
     "ring_a_bell": {"pairs": (("a circle", "a square"),), "population": 4, "generations": 2, "every": 1},
     "concept_inversion": {"words": ("circle",)},
+    "synonyms": {"words": ("circle",), "synonyms": ("disc", "ball")},
     "black_box": {"words": ("red", "blue", "striped"), "budget": 2},
 }
 # Attacks that never run the UNet on latents of their own.
-WITHOUT_UNET = {"random_prefix", "transfer", "ring_a_bell", "black_box", "prompt_embeds"}
+WITHOUT_UNET = {"none", "synonyms", "random_prefix", "transfer", "ring_a_bell", "black_box", "prompt_embeds"}
 
 
 def generator(seed: int = 0) -> Generator:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor

@@ -24,9 +24,14 @@ from robust_encoders.training.attacks import (
     BlackBox,
     ConceptInversion,
     ContinuousPrefix,
+    Img2Img,
+    LatentInversion,
+    NoAttack,
     PromptEmbeds,
     RandomPrefix,
     RingABell,
+    Synonyms,
+    TorchAttack,
     Transfer,
     UnlearnDiffAtk,
 )
@@ -67,6 +72,11 @@ SMALL: dict[str, tuple[PromptAttack, dict[str, int]]] = {
     "concept_inversion": (ConceptInversion(("circle",), steps=4), {"steps": 2}),
     "black_box": (BlackBox(("shiny", "big", "old"), budget=5), {"budget": 2}),
     "prompt_embeds": (PromptEmbeds(), {}),
+    "none": (NoAttack(), {}),
+    "synonyms": (Synonyms(("circle",), ("disc", "ball")), {}),
+    "img2img": (Img2Img(steps=2), {}),
+    "latent_inversion": (LatentInversion(steps=2, refinements=1), {}),
+    "torchattack": (TorchAttack(steps=4, samples=1), {"steps": 2}),
 }
 
 

@@ -154,9 +154,7 @@ def _prepared(
     how = evaluation.Execution(
         sampling, options.settings.seed, options.chunk, options.checks, strength=options.strength, shard=shard
     )
-    return lambda defence, out: evaluation.run_plan(
-        opened, defence, plan, replace(how, source=shared(out)), out=out
-    )
+    return lambda defence, out: evaluation.run_plan(opened, defence, plan, replace(how, source=shared(out)), out=out)
 
 
 def _load(base: str, dtype: str) -> Any:

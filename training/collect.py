@@ -116,7 +116,9 @@ class Collection:
         plan, units = self.units.plan, self.units
         utility = self._fed([*plan.utility()], plan.kept)
         erased = self._fed([*plan.erased()], units.first)
-        records = [self._record(m.compute(), plan.kept, calls=len(plan.kept.cases) * self._per_picture) for m in utility]
+        records = [
+            self._record(m.compute(), plan.kept, calls=len(plan.kept.cases) * self._per_picture) for m in utility
+        ]
         records += [self._record(metric.compute(), units.first) for metric in erased]
         far, near = ([m for m in metrics if isinstance(m, PictureDistance)] for metrics in (erased, utility))
         records += [

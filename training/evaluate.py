@@ -20,8 +20,8 @@ from .pictures import Sampling, draw
 from .plan import Plan
 from .protocols import Case, PromptAttack
 from .results import RESULTS_NAME, Evaluation
-from .sharding import Shard
 from .shapes_plan import EvaluationSettings, shapes_plan
+from .sharding import Shard
 from .subject import Defence, Subject
 from .units import Unit, Units
 

@@ -201,7 +201,7 @@ def _read(rows: Sequence[_Row], name: str, *, source: str, guidance: float | Non
     _refuse(problems, source)
     cases = tuple(Case(int(row.text("case_number")), row.text("prompt"), _seed(row)) for row in rows)
     scales = tuple(float(row.text("evaluation_guidance") or guidance or 0) for row in rows)
-    return GuidedPromptSet(name, cases, scales, source)
+    return GuidedPromptSet(name, cases, guidance=scales, source=source)
 
 
 def _refuse_missing_columns(rows: Sequence[_Row], needed: Sequence[str], source: str) -> None:

@@ -84,7 +84,7 @@ def _text(name: SuiteName, concept: str) -> dict[str, PromptAttack]:
     others, neighbours = additions(concept)
     return {
         "none": NoAttack(),
-        "synonyms": Synonyms(words=words, synonyms=words[1:]),
+        "synonyms": Synonyms(words, words),
         "random": _control(discrete),
         "transfer": OnBase(discrete),
         "ring_a_bell": RingABell.for_concept(pairs, tokens=8, population=60, generations=60, every=20),
@@ -109,7 +109,7 @@ def _embeddings(name: SuiteName, concept: str) -> dict[str, PromptAttack]:
         "inversion": ConceptInversion.standard(
             WORDS[factor][value], steps=300 if name == "standard" else 1000, precision="bf16"
         ),
-        "torchattack": TorchAttack.standard(precision="bf16"),
+        "torchattack": TorchAttack.standard(),
     }
 
 

@@ -184,10 +184,16 @@ class Units:
         self, found: Sequence[AttackResult], cases: Sequence[Case], before: Sequence[bool]
     ) -> tuple[list[Verdict], int]:
         """Judge what was found, with the defence attached; return verdicts and the UNet calls of search and pictures."""
-        detector = self.plan.detector
-        verdicts, drawn = judge_candidates(cases, found, before, draw=self._draw_candidates, detector=detector)
-        pictures = drawn + sum(result.queries for result in found)
-        return verdicts, sum(r.unet_calls for r in found) + pictures * self.sampling.calls_per_picture
+        verdicts, drawing = judge_candidates(
+            cases,
+            found,
+            before,
+            draw=self._draw_candidates,
+            detector=self.plan.detector,
+            cost=self.sampling.calls_for,
+        )
+        queries = sum(result.queries for result in found) * self.sampling.calls_per_picture
+        return verdicts, sum(r.unet_calls for r in found) + drawing + queries
 
     def _found(
         self, attack: PromptAttack, cases: Sequence[Case], before: Sequence[bool], *, seed: int

@@ -95,6 +95,7 @@ def judge_candidates(
     *,
     draw: DrawCandidates,
     detector: Detector,
+    cost: Callable[[Candidate], int] = lambda _: 1,
 ) -> tuple[list[Verdict], int]:
     """Draw and judge what an attack found, in the order found, and stop where the verdict is settled.
 
@@ -107,9 +108,10 @@ def judge_candidates(
         before: Whether each succeeds unattacked.
         draw: Maps cases and one candidate for each to pictures (B, 3, H, W) in [0, 1].
         detector: What judges.
+        cost: Of drawing a candidate.
 
     Returns:
-        One verdict per case, in order, and the number of pictures drawn.
+        One verdict per case, in order, and what drawing has cost; by default the number of pictures.
 
     Raises:
         ValueError: If the lengths differ, or an attack proposed nothing for a case.
@@ -118,7 +120,7 @@ def judge_candidates(
     if empty:
         raise ValueError(f"expected at least one candidate per case, found none for cases {empty}")
     dockets = [_Docket(c, r.candidates, b) for c, r, b in zip(cases, results, before, strict=True)]
-    drawn = 0
+    spent = 0
     for place in range(max(len(docket.candidates) for docket in dockets)):
         for docket in dockets:
             if docket.open(place) and (hit := docket.remembered(place)) is not None:
@@ -128,5 +130,5 @@ def judge_candidates(
             pictures = draw([d.case for d in fresh], [d.candidates[place] for d in fresh])
             for docket, hit in zip(fresh, detect(detector, pictures), strict=True):
                 docket.settle(place, hit)
-            drawn += len(fresh)
-    return [docket.verdict() for docket in dockets], drawn
+            spent += sum(cost(docket.candidates[place]) for docket in fresh)
+    return [docket.verdict() for docket in dockets], spent

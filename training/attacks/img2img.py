@@ -36,7 +36,7 @@ class Img2Img:
     tier: ClassVar[str] = "T5"
     joint: ClassVar[bool] = False
 
-    strength: float = 0.5
+    strength: float = 0.6
     text: Literal["prompt", "empty"] = "empty"
     steps: int = 15
     batch: int = 50
