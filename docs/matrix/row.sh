@@ -1,0 +1,17 @@
+#!/bin/sh
+# Measures one row of the matrix: row.sh CONCEPT SUBJECT FOLDER ENCODERS, SUBJECT one of open (the base on captions that
+# leave the concept open), base, esd, advunlearn, empty_prompt, word_filter. ENCODERS is what `make results` trained into.
+# What an earlier run finished is kept.
+set -eu
+concept=$1 subject=$2 out=$3/$1 captions=named
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" PATH="$(dirname "$0")/../../.venv/bin:$PATH"
+case $subject in
+  open) name=base captions=open ;;
+  esd) name=$4/$concept/esd-0/encoder ;;
+  advunlearn) name=shapes/$concept ;;
+  base | empty_prompt | word_filter) name=$subject ;;
+  *) echo "expected open, base, esd, advunlearn, empty_prompt or word_filter, found $subject" >&2; exit 2 ;;
+esac
+if [ -e "$out/open/results.json" ] && [ "$subject" != open ]; then set -- --strength "$out/open"; else set --; fi
+robust-encoders evaluate "$name" --concept "$concept" --captions "$captions" --suite standard --out "$out/$subject" \
+  --source "$out/source-$captions" --n 30 --n-kept 200 --n-probes 60 --n-renders 500 --checks 8 "$@"
