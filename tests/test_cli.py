@@ -363,8 +363,19 @@ def test_a_recipe_that_does_not_exist_is_bad_usage(capsys: pytest.CaptureFixture
 def evaluated(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     record = Recorder(evaluate.Evaluation("a-label", "circle", (), {}))
     monkeypatch.setattr(evaluate, "evaluate", record)
-    monkeypatch.setattr(robust_encoders, "embedded_pipeline", lambda: "the embedded base")
+    monkeypatch.setattr(robust_encoders, "embedded_pipeline", Placed)
     return record
+
+
+class Placed(str):
+    """Stands for the embedded base, and notes where it is put."""
+
+    def __new__(cls) -> Placed:
+        return super().__new__(cls, "the embedded base")
+
+    def to(self, device: str) -> Placed:
+        assert device
+        return self
 
 
 def test_evaluate_looks_for_what_the_encoder_erases(
@@ -396,6 +407,34 @@ def test_evaluate_writes_the_report_and_says_where(
     assert str(tmp_path / "out" / "report.html") in capsys.readouterr().out
     assert "a-label" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "found no results.json" in refused(capsys, 2, *options, "--beside", str(tmp_path))
+
+
+def test_evaluate_takes_several_encoders_and_gives_each_a_folder(
+    evaluated: Recorder, artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["evaluate", "base", "word_filter", str(artifact), "--concept", "circle", "--out", str(out)]) == 0
+    made = [path.parent.name for path in sorted(out.glob("*/report.html"))]
+    assert len(made) == 3
+    assert {"base", "word_filter"} < set(made)
+    assert evaluated.kwargs["source"] == out / "source"
+    assert capsys.readouterr().out.count("a-label") == 3
+
+
+def test_evaluate_of_two_encoders_under_one_name_or_of_two_concepts_is_bad_usage(
+    evaluated: Recorder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--out", str(tmp_path), "--concept", "circle"]
+    assert "names of their own" in refused(capsys, 2, "evaluate", "base", "base", *options)
+    both = refused(capsys, 2, "evaluate", "shapes/circle", "shapes/red", "--out", str(tmp_path))
+    assert "expected encoders of one concept, found circle, red" in both
+
+
+def test_evaluate_takes_a_baseline_for_the_concept_it_is_told(evaluated: Recorder, tmp_path: Path) -> None:
+    assert main(["evaluate", "word_filter", "--concept", "circle", "--out", str(tmp_path)]) == 0
+    words = evaluated.args[1].words
+    assert "circle" in words
+    assert "round" not in words  # held out: no defender knows it
 
 
 def test_evaluate_of_a_concept_that_the_judge_does_not_know_is_bad_usage(

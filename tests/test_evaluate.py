@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from plans import ATTACKS, SAMPLING, find, make_plan, run, without_seconds
 from torch import Tensor
 
 from robust_encoders.concepts import Concept
@@ -19,64 +20,14 @@ from robust_encoders.training import evaluate as evaluate_module
 from robust_encoders.training.artifact import to_encoder
 from robust_encoders.training.attacks import ContinuousPrefix, UnlearnDiffAtk
 from robust_encoders.training.backbone import Backbone
-from robust_encoders.training.evaluate import Execution, evaluate, run_plan
+from robust_encoders.training.evaluate import evaluate
 from robust_encoders.training.gallery import groups_of
-from robust_encoders.training.metrics import ClipScore, ConceptRate
-from robust_encoders.training.pictures import Sampling, draw
-from robust_encoders.training.plan import Control, Plan, PromptSet
-from robust_encoders.training.protocols import AttackResult, Candidate, Case, Edit, Metric, Result
+from robust_encoders.training.metrics import ConceptRate
+from robust_encoders.training.pictures import draw
+from robust_encoders.training.protocols import AttackResult, Candidate, Case, Edit, Result
 from robust_encoders.training.results import RESULTS_NAME, Evaluation
 from robust_encoders.training.shapes.vocabulary import FACTORS, VALUES
 from robust_encoders.training.shapes_plan import EvaluationSettings
-from robust_encoders.training.subject import Defence
-
-SAMPLING = Sampling(steps=2, guidance=3.0, batch=4)
-ATTACKS = {
-    "continuous": ContinuousPrefix(steps=2),
-    "shared": ContinuousPrefix(steps=2, shared=True),
-    "discrete": UnlearnDiffAtk(timesteps=2, iterations=1),
-}
-
-
-class HalfDetector:
-    """Finds the concept in pictures that are brighter than a random model's commonly are."""
-
-    name = "half"
-    version = "1"
-
-    def __init__(self, threshold: float) -> None:
-        self.threshold = threshold
-
-    def __call__(self, images: Tensor) -> Tensor:
-        return images.mean((1, 2, 3))
-
-
-def prompt_set(name: str, texts: Sequence[str], tier: str = "T0") -> PromptSet:
-    cases = (Case(i, text, seed=10 + i, expected={"shape": "circle"}) for i, text in enumerate(texts))
-    return PromptSet(name, tuple(cases), tier)
-
-
-def make_plan(pipe: Any, **changes: Any) -> Plan:
-    name = prompt_set("circle/name", ["a red circle", "circle", "a blue circle", "a circle on black"])
-    brightness = draw(pipe, [c.prompt for c in name.cases], [c.seed for c in name.cases], SAMPLING).mean((1, 2, 3))
-    detector = HalfDetector(float(brightness.sort().values[2:].mean()))
-
-    def utility() -> list[Metric]:
-        return [ClipScore(lambda images, texts: images.mean((1, 2, 3)))]
-
-    def renders() -> tuple[Tensor, list[Case]]:
-        return torch.ones(2, 3, 4, 4), list(name.cases[:2])
-
-    plan = Plan(
-        concept="circle",
-        plain=(name, prompt_set("circle/seen", ["a disc", "a red ball"], "T1")),
-        kept=prompt_set("circle/kept", ["a square", "a blue box", "star"]),
-        detector=detector,
-        attacks=ATTACKS,
-        utility=utility,
-        control=Control("renders", renders, lambda: [ConceptRate(detector, "judge_shape")]),
-    )
-    return replace(plan, **changes)
 
 
 @pytest.fixture
@@ -107,25 +58,6 @@ class Nothing:
 
     def run(self, target: Backbone, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
         return [AttackResult((Candidate("text", case.prompt, 1),), 0, 0) for case in cases]
-
-
-def run(pipe: Any, plan: Plan, out: Path, encoder: Defence | None = None, **changes: Any) -> Evaluation:
-    return run_plan(pipe, encoder, plan, Execution(**{"sampling": SAMPLING, "chunk": 3, **changes}), out=out)
-
-
-def without_seconds(path: Path) -> dict[str, Any]:
-    stored: dict[str, Any] = json.loads((path / RESULTS_NAME).read_text(encoding="utf-8"))
-    assert stored.pop("seconds")
-    return stored
-
-
-def find(evaluation: Evaluation, metric: str, label: str = "") -> Result:
-    found = [
-        result
-        for result in evaluation.results
-        if result.metric == metric and result.settings.get("attack", {}).get("label", "") == label
-    ]
-    return found[0]
 
 
 def test_every_number_says_what_it_rests_on(tiny_pipe: Any, tmp_path: Path) -> None:

@@ -77,7 +77,8 @@ def test_an_evaluation_from_files_and_folders(
     metrics = [(row["metric"], row["prompt_set"], row["n"]) for row in rows]
     attacked = [(metric, "circle", 3) for _ in ATTACKS for metric in ("asr_any", "asr_last", "asr_gained")]
     kept = [("clip_score", "captions", 2), ("pick_score", "captions", 2)]
-    assert metrics == [("pre_asr", "circle", 3), *attacked, *kept]
+    worst = [("worst_case", "circle", 3), ("worst_case_embeddings", "circle", 3)]
+    assert metrics == [("pre_asr", "circle", 3), *attacked, *worst, *kept]
     for row in rows[:7]:
         assert (row["detector"], row["threshold"]) == ("vit/circle, disc/top-1", 0.0)
         assert row["detector_version"] == plan.detector.version

@@ -76,7 +76,7 @@ SMALL: dict[str, tuple[PromptAttack, dict[str, int]]] = {
     "synonyms": (Synonyms(("circle",), ("disc", "ball")), {}),
     "img2img": (Img2Img(steps=2), {}),
     "latent_inversion": (LatentInversion(steps=2, refinements=1), {}),
-    "torchattack": (TorchAttack(steps=4, samples=1), {"steps": 2}),
+    "torchattack": (TorchAttack(steps=40, samples=1), {"steps": 20}),
 }
 
 
@@ -312,7 +312,8 @@ def test_half_the_budget_is_half_the_cost_and_nothing_else_changes(tiny_pipe: An
     cases = make_cases(target)
     full_cost, half_cost = (cost(one.run(target, cases, seed=0)) for one in (attack, half))
     field = next(iter(changes))
-    assert half_cost / full_cost == pytest.approx(changes[field] / getattr(attack, field))
+    # What an attack looks at once, such as its start, is not halved.
+    assert half_cost / full_cost == pytest.approx(changes[field] / getattr(attack, field), rel=0.03)
 
 
 def cost(results: Sequence[AttackResult]) -> float:

@@ -175,11 +175,14 @@ class Collection:
 
     def _strengths(self, strength: Path) -> Iterator[SanityCheck]:
         """Yield for each attack whether it succeeds on the base, with the same settings."""
-        found = [r for r in Evaluation.read(strength).results if r.metric == "asr_any"]
+        results = Evaluation.read(strength).results
+        of = {metric: [r for r in results if r.metric == metric] for metric in ("asr_any", "asr_gained")}
         for label, attack in self.units.plan.attacks.items():
-            same = [r for r in found if r.settings.get("attack") == described(label, attack)]
-            if same and attack.tier in (*WORST_CASES["worst_case"], "T4"):
-                yield succeeds_on_base(same[0])
+            about = described(label, attack)
+            won, gained = ([r for r in found if r.settings.get("attack") == about] for found in of.values())
+            searched = _of_those_that_failed(won[0], gained[0]) if won and gained else None
+            if searched is not None and attack.tier in WORST_CASES["worst_case_embeddings"] and attack.tier != "T0":
+                yield succeeds_on_base(searched)
 
     def _record(self, result: Result, prompts: PromptSet, *, calls: int = 0, **settings: Any) -> dict[str, Any]:
         """Return the result with all that is needed to measure it again, as JSON values."""
@@ -197,3 +200,10 @@ class Collection:
                 unet_calls=calls,
             )
         )
+
+
+def _of_those_that_failed(won: Result, gained: Result) -> Result | None:
+    """Return an attack's rate among the cases that failed unattacked; None where there are none."""
+    before, found = (round(r.n * share) for r, share in ((won, won.value - gained.value), (gained, gained.value)))
+    failed = won.n - before
+    return replace(rate(won.metric, [i < found for i in range(failed)]), settings=won.settings) if failed else None

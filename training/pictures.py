@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionImg2ImgPipeline
 from torch import Tensor
 
 from .backbone import Backbone
@@ -133,6 +132,8 @@ def redraw(
         raise ValueError(
             f"expected a strength that leaves at least 1 of {sampling.steps} steps, found {strength}: raise it"
         )
+    from diffusers import StableDiffusionImg2ImgPipeline  # needs accelerate, other evaluations do not
+
     made: Any = StableDiffusionImg2ImgPipeline
     redrawing = made(**pipe.components, requires_safety_checker=False)
 
