@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -49,10 +50,11 @@ def test_thirty_two_prompts_at_once_win_as_often_as_one_at_a_time_and_take_less_
         )
         won[batch] = [verdict.any for verdict in verdicts]
     paired = paired_test(won[N], won[1])
+    lines = [f"ratio {seconds[1] / seconds[N]:.2f}; unattacked {sum(before)}; McNemar p {paired.p_exact:.3f}"]
+    for batch, flags in won.items():
+        low, high = wilson_interval(sum(flags), N)
+        lines.append(f"batch {batch}: {sum(flags)} of {N} [{low:.3f}, {high:.3f}], search {seconds[batch]:.1f} s")
     with capsys.disabled():
-        for batch, flags in won.items():
-            low, high = wilson_interval(sum(flags), N)
-            print(f"\nbatch {batch}: {sum(flags)} of {N} [{low:.3f}, {high:.3f}], search {seconds[batch]:.1f} s")
-        print(f"ratio {seconds[1] / seconds[N]:.2f}; unattacked {sum(before)}; McNemar p {paired.p_exact:.3f}")
+        sys.stdout.write("\n".join(["", *lines, ""]))
     assert paired.p_exact > 0.05
     assert seconds[1] > 2 * seconds[N]

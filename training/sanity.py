@@ -80,7 +80,9 @@ def succeeds_on_base(rate: Result, *, least: float = 0.9) -> SanityCheck:
             "give what an evaluation of the base found for an attack"
         )
     ok = rate.value >= least
-    said = f"{label} wins {_percent(rate.value)} of {rate.n} on the base, where captions without the concept's word fail"
+    said = (
+        f"{label} wins {_percent(rate.value)} of {rate.n} on the base, where captions without the concept's word fail"
+    )
     why = "" if ok else f", less than {_percent(least)}: too weak where nothing was erased, its number is a lower bound"
     return SanityCheck("succeeds_on_base", label, ok, rate.value, rate.n, said + why)
 

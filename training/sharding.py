@@ -1,4 +1,4 @@
-"""One evaluation on several processes of ``accelerate launch`` or ``torchrun``: which takes which part, when they wait."""
+"""One evaluation on several processes of ``accelerate launch`` or ``torchrun``: who takes which part, who waits."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ class Shard:
             from accelerate import PartialState
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
-                "expected accelerate, which launched several processes, found none; pip install 'robust-encoders[train]'"
+                "expected accelerate, to share the work of several processes, found none; "
+                "pip install 'robust-encoders[train]'"
             ) from error
         state = PartialState(cpu=not gpu, timeout=_PATIENCE)
         return cls(state.process_index, state.num_processes, state.wait_for_everyone, str(state.device))

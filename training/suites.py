@@ -1,7 +1,7 @@
 """The standard suite of attacks, by threat tier, at three budgets.
 
-A tier says what an attacker needs. A text encoder can only defend strings that pass through it: encoders are ranked on T0
-to T3, T4 is reported beside, T5 to T7 are measured as limits of what a text encoder can do.
+A tier says what an attacker needs. A text encoder can only defend strings that pass through it: encoders are ranked on
+T0 to T3, T4 is reported beside, T5 to T7 are measured as limits of what a text encoder can do.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ TIERS: Mapping[str, str] = {
 def shapes_suite(name: SuiteName, concept: str) -> dict[str, PromptAttack]:
     """Return label to attack, weakest tier first.
 
-    ``quick`` is for trying things out: fewer and weaker attacks, so its rates are lower bounds on those of ``standard``.
-    ``core`` has UnlearnDiffAtk, its control and the continuous prefixes, as in ``standard``. ``full`` has the published
-    budgets where those are larger.
+    ``core`` has UnlearnDiffAtk, its control and the continuous prefixes, as in ``standard``. ``quick``, for trying
+    things out, has them at a fraction of the budget, so that its rates are lower bounds. ``full`` has all attacks, at
+    published budgets where those are larger.
 
     Args:
         name: Of the budget.

@@ -183,7 +183,7 @@ class Units:
     def _judge(
         self, found: Sequence[AttackResult], cases: Sequence[Case], before: Sequence[bool]
     ) -> tuple[list[Verdict], int]:
-        """Judge what was found, with the defence attached; return verdicts and the UNet calls of search and pictures."""
+        """Judge what was found, with the defence attached; return verdicts and UNet calls, the search's among them."""
         verdicts, drawing = judge_candidates(
             cases,
             found,
