@@ -58,6 +58,9 @@ PAPERS: Mapping[str, Paper] = {
     "leaf": Paper("LEAF, NeurIPS 2025", "2506.03355"),
 }
 
+# What only says more about a number that is shown.
+_BESIDE = ("asr_last", "asr_gained")
+
 
 def card(manifest: Manifest, *, reference: str, existing: str = "") -> str:
     """Return the text of an artifact's model card.
@@ -79,7 +82,7 @@ def card_data(manifest: Manifest) -> ModelCardData:
 
     method = str(manifest.method["name"])
     based = manifest.base.ids[:1]
-    results = [found for result in manifest.results if (found := _eval_result(result)) is not None]
+    results = [found for result in _shown(manifest.results) if (found := _eval_result(result)) is not None]
     return ModelCardData(
         library_name=LIBRARY,
         base_model=based[0] if based else None,
@@ -125,10 +128,26 @@ def _eval_result(result: Mapping[str, Any]) -> EvalResult | None:
     )
 
 
-def _attack(result: Mapping[str, Any]) -> str:
-    settings = result.get("settings")
-    attack = settings.get("attack") if isinstance(settings, Mapping) else None
-    return str(attack.get("label", "")) if isinstance(attack, Mapping) else ""
+def _shown(results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the results that a reader looks for, worst cases first; the manifest holds the others, too."""
+    kept = [r for r in results if r.get("metric") not in _BESIDE and not str(r.get("metric")).startswith("judge_")]
+    return sorted(kept, key=lambda result: not str(result.get("metric")).startswith("worst_case"))
+
+
+def _settings(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = result.get("settings")
+    return found if isinstance(found, Mapping) else {}
+
+
+def _attack(result: Mapping[str, Any], key: str = "label") -> str:
+    attack = _settings(result).get("attack")
+    return str(attack.get(key, "")) if isinstance(attack, Mapping) else ""
+
+
+def _doubts(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return in words which numbers the evaluation's own checks tell against."""
+    found = (_settings(result).get("doubts") for result in results)
+    return list(dict.fromkeys(_plain(str(doubt)) for doubts in found for doubt in doubts or ()))
 
 
 def words(manifest: Manifest, reference: str) -> dict[str, Any]:
@@ -173,12 +192,15 @@ def _results(results: Sequence[Mapping[str, Any]]) -> str:
     parts = [_table(measured) if measured else "Nothing was measured by this package yet."]
     if reported:
         parts.append(f"Reported by others, not measured by us:\n\n{_table(reported)}")
+    doubts = _doubts(results)
+    if doubts:
+        parts.append("\n".join(["Checks on the attacks tell against these numbers:", "", *(f"- {d}" for d in doubts)]))
     return "\n\n".join([*parts, _ORIGINS] if results else parts)
 
 
 def _table(results: Sequence[Mapping[str, Any]]) -> str:
-    head = ("metric", "attack", "prompts", "value", "95 % interval", "n", "judged by", "origin")
-    rows = [head, ("---",) * len(head), *map(_row, results)]
+    head = ("metric", "attack", "tier", "prompts", "value", "95 % interval", "n", "judged by", "origin")
+    rows = [head, ("---",) * len(head), *map(_row, _shown(results))]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -189,7 +211,8 @@ def _row(result: Mapping[str, Any]) -> tuple[str, ...]:
     number = f"{value:.3f}" if isinstance(value, (int, float)) else str(value)
     said = [str(result.get(key) or "") for key in ("metric", "prompt_set", "n", "detector", "origin")]
     metric, prompts, n, detector, origin = map(_plain, said)
-    return metric, _plain(_attack(result)), prompts, number, bounds, n, detector, origin or "reported"
+    attack, tier = (_plain(text) for text in (_attack(result), str(result.get("tier") or _attack(result, "tier"))))
+    return metric, attack, tier, prompts, number, bounds, n, detector, origin or "reported"
 
 
 def rendered(data: ModelCardData, filled: Mapping[str, Any]) -> str:

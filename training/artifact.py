@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -90,6 +90,8 @@ def to_encoder(
 def with_results(encoder: RobustEncoder, evaluation: Evaluation) -> RobustEncoder:
     """Return the same encoder with an evaluation's numbers in its manifest, instead of those that were there.
 
+    Numbers that the evaluation's own checks tell against carry what they say, as ``doubts`` in their settings.
+
     Raises:
         ValueError: The evaluation looked for another concept than the encoder erases.
     """
@@ -98,5 +100,15 @@ def with_results(encoder: RobustEncoder, evaluation: Evaluation) -> RobustEncode
     erased = encoder.manifest.concept.name
     if evaluation.concept != erased:
         raise ValueError(f"expected an evaluation of {erased!r}, found one of {evaluation.concept!r}")
-    manifest = replace(encoder.manifest, results=evaluation.records())
-    return RobustEncoder(manifest, encoder.tensors, encoder.config)
+    records = tuple(_doubted(record, evaluation.checks) for record in evaluation.records())
+    return RobustEncoder(replace(encoder.manifest, results=records), encoder.tensors, encoder.config)
+
+
+def _doubted(record: dict[str, Any], checks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return an attack's number with what the evaluation's checks say against it: a manifest has no place for checks."""
+    attack = record["settings"].get("attack", {})
+    about = [check for check in checks if not check["ok"] and check["attack"] in ("", attack.get("label"))]
+    told = [check["detail"] for check in about if check["attack"] or attack.get("tier") in ("T3", "T4")]
+    if not told or not record["metric"].startswith("asr_"):
+        return record
+    return {**record, "settings": {**record["settings"], "doubts": told}}
