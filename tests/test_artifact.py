@@ -126,3 +126,20 @@ def test_measured_numbers_travel_with_the_artifact_and_change_nothing_else(
     assert loaded.content_sha256 == encoder.content_sha256
     with pytest.raises(ValueError, match=f"expected an evaluation of '{erased}', found one of 'moon'"):
         with_results(encoder, Evaluation("esd", "moon", ()))
+
+
+def test_a_manifest_carries_what_the_checks_tell_against_a_number(tiny_encoder: RobustEncoder) -> None:
+    def asr(label: str, tier: str) -> Result:
+        return Result("asr_any", 0.25, 8, settings={"attack": {"label": label, "tier": tier}})
+
+    checks = (
+        {"attack": "weak", "ok": False, "detail": "too weak"},
+        {"attack": "weak", "ok": True, "detail": "fine"},
+        {"attack": "", "ok": False, "detail": "no gradient"},
+    )
+    numbers = (asr("weak", "T3"), asr("other", "T4"), asr("plain", "T0"), Result("clip_score", 0.5, 8))
+    evaluation = Evaluation("esd", tiny_encoder.manifest.concept.name, numbers, checks=checks)
+    records = with_results(tiny_encoder, evaluation).manifest.results
+    told = [record["settings"].get("doubts") for record in records]
+    assert told == [["too weak", "no gradient"], ["no gradient"], None, None]
+    assert evaluation.results == numbers

@@ -61,9 +61,28 @@ def test_results_measured_and_reported_are_apart(manifest: Manifest) -> None:
     assert measured["name"] == "asr_any an-attack (measured)"
     assert (reported["type"], reported["value"]) == ("pre_asr", 0.5)
     own, others = text.split("Reported by others")
-    assert "| asr_any | an-attack | a-set | 0.250 | 0.070 to 0.590 | 8 | a-judge | measured |" in own
+    assert "| asr_any | an-attack |  | a-set | 0.250 | 0.070 to 0.590 | 8 | a-judge | measured |" in own
     assert "| pre_asr |" not in own
-    assert "| pre_asr |  | b-set | 0.500 |  | 100 |  | reported |" in others
+    assert "| pre_asr |  |  | b-set | 0.500 |  | 100 |  | reported |" in others
+
+
+def test_worst_cases_come_first_with_their_tier_and_what_is_beside_them_stays_in_the_manifest(
+    manifest: Manifest,
+) -> None:
+    others = ({**MEASURED, "metric": name} for name in ("asr_last", "asr_gained", "judge_shape"))
+    worst = {**MEASURED, "metric": "worst_case", "tier": "T0-T3", "settings": {"attack": {"label": "worst_case"}}}
+    text = card(replace(manifest, results=(MEASURED, *others, worst)), reference="o/r")
+    assert "| worst_case | worst_case | T0-T3 | a-set |" in text
+    assert text.index("| worst_case |") < text.index("| asr_any |")
+    assert not any(f"| {name} |" in text for name in ("asr_last", "asr_gained", "judge_shape"))
+
+
+def test_what_the_checks_tell_against_a_number_stands_below_the_table(manifest: Manifest) -> None:
+    doubted = {**MEASURED, "settings": {"attack": {"label": "weak", "tier": "T3"}, "doubts": ["weak | is too weak"]}}
+    text = card(replace(manifest, results=(doubted, doubted)), reference="o/r")
+    assert "Checks on the attacks tell against these numbers:\n\n- weak \\| is too weak\n" in text
+    assert text.count("is too weak") == 1
+    assert "tell against" not in card(manifest, reference="o/r")
 
 
 def test_a_card_reads_back_as_it_was_written(manifest: Manifest) -> None:
