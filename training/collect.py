@@ -22,7 +22,7 @@ from .sanity import (
     succeeds_on_base,
     white_not_below_black,
 )
-from .units import Units, described
+from .units import Units, described, slug
 from .verdicts import Verdict
 
 # Name of a worst case to the tiers that it spans; the first is what encoders are ranked by.
@@ -84,7 +84,7 @@ class Collection:
         made = [units.attacked(label, part) for part in parts]
         inputs = {"prompts": units.first.sha256, "attack": described(label, attack)}
         names = [units.attack_name(label, part) for part in parts]
-        value = units.cells.join(f"attack-{label}", inputs, names, partial(self._joined, label, made))
+        value = units.cells.join(f"attack-{slug(label)}", inputs, names, partial(self._joined, label, made))
         self.verdicts[label] = value["verdicts"]
         records: list[dict[str, Any]] = value["results"]
         return records

@@ -263,10 +263,10 @@ class Units:
             return {"results": [asdict(result) for result in results]}
 
         sets = [*self.plan.plain, self.plan.kept]
-        return self.cells.get(_slug(name), {"prompts": [prompts.sha256 for prompts in sets]}, compute)
+        return self.cells.get(slug(name), {"prompts": [prompts.sha256 for prompts in sets]}, compute)
 
     def _name(self, kind: str, what: str, i: int) -> str:
-        return f"chunks/{kind}-{_slug(what)}-{i}"
+        return f"chunks/{kind}-{slug(what)}-{i}"
 
 
 def described(label: str, attack: PromptAttack) -> dict[str, Any]:
@@ -282,5 +282,6 @@ def _unattacked(case: Case) -> AttackResult:
     return AttackResult((Candidate("text", case.prompt, 0),), queries=0, unet_calls=0)
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
+    """Return a name as part of a file's."""
     return re.sub(r"[^A-Za-z0-9_.]+", "-", name)
