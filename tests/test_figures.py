@@ -13,9 +13,10 @@ from PIL import Image
 
 from robust_encoders.training.charts import curve_points, curves_of, rates_of, short_title, spot_of
 from robust_encoders.training.drawing import DARK, LIGHT, Draw, png, svg
-from robust_encoders.training.figures import Curve, Rank, Rate, Spot, attack_curves, ranking, rate_bars, trade_off
+from robust_encoders.training.figures import Curve, Rate, Spot, attack_curves, rate_bars, trade_off
 from robust_encoders.training.finished import Finished
 from robust_encoders.training.metrics.rates import wilson_interval
+from robust_encoders.training.ranking import Rank, ranking
 from robust_encoders.training.results import RESULTS_NAME
 
 BARS = rate_bars({"a": [Rate("none", 0.0, (0.0, 0.1)), Rate("worst", 0.5, bound=True)], "b": [Rate("none", 1.0)]})
@@ -72,7 +73,7 @@ def test_the_worst_case_is_the_union_over_the_attacks_by_text(tmp_path: Path) ->
     steps: Attacks = {"a": ("T3", [20, None, None, None]), "b": ("T2", [None, 1, None, None]), "c": ("T4", [5] * 4)}
     worst = Finished.read(write_evaluation(tmp_path, steps)).worst_case
     assert worst is not None
-    assert (worst.value, worst.n, worst.labels, worst.exact) == (0.5, 4, ("a", "b"), True)
+    assert (worst.value, worst.n, worst.labels, worst.exact) == (0.5, 4, ("b", "a"), True)
     assert worst.interval == wilson_interval(2, 4)
 
 
@@ -97,7 +98,12 @@ def test_cells_of_other_numbers_are_left_out(tmp_path: Path) -> None:
 def test_charts_show_what_the_evaluation_found(tmp_path: Path) -> None:
     finished = Finished.read(write_evaluation(tmp_path, {"a": ("T3", [20, None, None, 40]), "c": ("T4", [5] * 4)}))
     assert short_title(finished) == "ESD, seed 3"
-    assert [(r.label, r.value) for r in rates_of(finished)] == [("no attack: name", 0), ("a T3", 0.5), ("c T4", 1)]
+    assert [(r.label, r.value) for r in rates_of(finished)] == [
+        ("no attack: name", 0),
+        ("a T3", 0.5),
+        ("c T4", 1),
+        ("worst case, T0-T4", 1),
+    ]
     assert [c.label for c in curves_of(finished)] == ["a T3", "c T4"]
     assert curves_of(finished)[0].points == ((0, 0), (20, 0.25), (40, 0.5))
     spot = spot_of(finished)
