@@ -15,7 +15,7 @@ from .trust import doubts, doubts_of_all
 from .verdicts import Verdict
 
 # The names say what the bars can be compared with.
-WORST = "worst case of texts, T0-T3"
+WORST = "worst case, T0-T3"
 WORST_EMBEDDINGS = "worst case, T0-T4"
 # What an attack's iterations are, as its candidates count them; a product where it nests them.
 _ITERATIONS: Mapping[str, tuple[str, ...]] = {

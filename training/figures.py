@@ -100,7 +100,7 @@ def rate_bars(groups: Mapping[str, Sequence[Rate]]) -> Draw:
             axes.axhline(row - 0.5, color=theme.faint, linewidth=0.9)
         axes.set_yticks(range(len(labels)), labels)
         axes.set_ylim(len(labels) - 0.5, -0.5)
-        percent(axes, "x", "success, % of prompts, with 95 % interval")
+        percent(axes, "x", "success, %, with 95 % interval")
         axes.set_xlim(0, 124)  # room for the numbers
         if len(groups) > 1:
             legend(axes, columns=1)
@@ -171,7 +171,7 @@ def _curve_panel(curves: Sequence[Curve], theme: Theme, axes: Axes, *, title: st
     axes.set_ylim(0, 100)
     if title:
         axes.set_title(title, fontsize=10, loc="left")
-        axes.set_xscale("symlog", linthresh=1)
+        axes.set_xscale("symlog", linthresh=10, linscale=0.6)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.legend(ncols=2, loc="upper left", bbox_to_anchor=(0, -0.24), borderaxespad=0)
     else:

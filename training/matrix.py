@@ -14,8 +14,11 @@ from .results import Evaluation
 from .tiers import LIMITS, SCOPE, by_tier, tier_of
 from .trust import Marks, doubts, doubts_of_all
 
-_COSTS = "gained / n / UNet calls / seconds"
-_LEGEND = "Gained: per cent of the prompts that only the attack won; seconds are those of the machine it ran on."
+_COSTS = (
+    "Gained / n / UNet calls / seconds. Gained over `none`: per cent of the prompts that only the attack won. Seconds "
+    "are those of the machine that it ran on."
+)
+_UTILITY = "FID, KID and LPIPS are distances to the base's own pictures: for kept prompts, lower is nearer to the base."
 _UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -56,7 +59,8 @@ def _concept(concept: str, evaluations: Sequence[Evaluation]) -> str:
     titles = [title_of(one) for one in evaluations]
     labels = _labels(shown)
     ranked = [label for label, tier in labels.items() if tier not in LIMITS]
-    rows = [*_plain_rows(shown), *_attack_rows(shown, ranked, labels, marks), *_worst_rows(shown, marks)]
+    attacked = [*_plain_rows(shown), *_attack_rows(shown, ranked, labels, marks)]
+    rows = [*sorted(attacked, key=lambda row: row[0]), *_worst_rows(shown, marks)]
     limits = _attack_rows(shown, [label for label in labels if label not in ranked], labels, marks)
     costs = [[labels[label], label, *(_cost(one, label) for one in shown)] for label in labels]
     parts = [
@@ -64,8 +68,8 @@ def _concept(concept: str, evaluations: Sequence[Evaluation]) -> str:
         markdown(["tier", "attack", *titles], rows),
         [*filter(None, (sizes(evaluations), judge_line(evaluations)))],
         *_titled("Limits of scope", [SCOPE], ["tier", "attack", *titles], limits),
-        *_titled("Gained, and what it cost", [_LEGEND], ["tier", "attack", *(f"{t}: {_COSTS}" for t in titles)], costs),
-        *_titled("Utility", [], ["metric", *titles], _utility_rows(evaluations)),
+        *_titled("Gained, and what it cost", [_COSTS], ["tier", "attack", *titles], costs),
+        *_titled("Utility", [_UTILITY], ["metric", *titles], _utility_rows(evaluations)),
         [f"{line}  " for line in marks.notes()],
     ]
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
@@ -130,9 +134,9 @@ def short(value: float) -> str:
 
 
 def _utility_rows(evaluations: Sequence[Evaluation]) -> list[list[str]]:
-    """Return a row for each metric that some evaluation has; its subheading is the group's."""
-    found = grouped(result for one in evaluations for result in one.results)
-    metrics = dict.fromkeys(result.metric for results in found.values() for result in results)
+    """Return a row for each metric that some evaluation has; the judge's own accuracy stands elsewhere."""
+    found = grouped(result for one in evaluations for result in one.results).values()
+    metrics = dict.fromkeys(r.metric for results in found for r in results if measure_of(r.metric).group != "control")
     shown = [Finished(one) for one in evaluations]
     return [[measure_of(metric).words, *(cell(_first(one, metric)) for one in shown)] for metric in metrics]
 

@@ -69,8 +69,8 @@ class Marks:
 
     def text(self, checks: Iterable[Mapping[str, Any]]) -> str:
         """Return ``not trusted ¹`` for failed checks, and nothing where there are none."""
-        numbers = [self._number(said(check)) for check in checks]
-        return f"{NOT_TRUSTED} {' '.join(numbers)}" if numbers else ""
+        numbers = sorted({self._number(said(check)) for check in checks})
+        return f"{NOT_TRUSTED} {' '.join(map(raised, numbers))}" if numbers else ""
 
     def beside(self, number: str, checks: Iterable[Mapping[str, Any]]) -> str:
         """Return a number with its mark."""
@@ -81,10 +81,10 @@ class Marks:
         """Return the sentences, each behind its number."""
         return [f"{raised(i)} {sentence}" for i, sentence in enumerate(self.sentences, start=1)]
 
-    def _number(self, sentence: str) -> str:
+    def _number(self, sentence: str) -> int:
         if sentence not in self.sentences:
             self.sentences.append(sentence)
-        return raised(self.sentences.index(sentence) + 1)
+        return self.sentences.index(sentence) + 1
 
 
 def raised(number: int) -> str:
