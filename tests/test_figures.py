@@ -188,7 +188,7 @@ def test_a_whole_suite_fits_its_figures(tmp_path: Path, width: int) -> None:
     groups = {f"evaluation {i}": rates_of(Finished(suite_evaluation(strength=1 + i)[0])) for i in range(width)}
     for draw in (rate_bars(groups), attack_curves(curves_of(Finished.read(write_suite(tmp_path))))):
         figure = draw(LIGHT)
-        FigureCanvasAgg(figure).draw()
+        FigureCanvasAgg(figure).draw()  # type: ignore[no-untyped-call]  # matplotlib has no type for it
         for axes in figure.axes:
             texts = [axes.xaxis.label, axes.yaxis.label, *axes.get_yticklabels(), *axes.texts]
             boxes = [text.get_window_extent() for text in texts if text.get_text()]

@@ -35,8 +35,8 @@ _FIGURES: Mapping[str, tuple[str, str]] = {
     "asr": (
         "Success without and under attack, as bars with their intervals; the table below holds the same numbers.",
         "How often a picture shows the concept, with 95 % intervals. T0 to T7 are the threat tiers of the attacks, "
-        "from plain prompts to changed weights; a text encoder can only defend T0 to T3. A question mark stands where a "
-        "check on the attack failed.",
+        "from plain prompts to changed weights; a text encoder can only defend T0 to T3. A question mark stands where "
+        "a check on the attack failed.",
     ),
     "curves": (
         "Share of the prompts that each attack had won after so many of its iterations.",
