@@ -155,6 +155,24 @@ def test_folders_about_the_same_tensors_are_joined(
     assert row.replaced() == []
 
 
+def test_doubts_in_a_manifest_mark_its_numbers_and_do_not_make_them_others(
+    tmp_path: Path, tiny_pipe: Any, make_encoder: Callable[..., RobustEncoder]
+) -> None:
+    encoder, said = make_encoder(tiny_pipe), "p4d wins 41.0 % of 200 on the base, less than 90.0 %"
+    measured = write_suite(tmp_path / "measured", cells=False, subject={"content_sha256": encoder.content_sha256})
+    records = [dict(record) for record in suite_evaluation()[0].records()]
+    for record in records:
+        if record["settings"].get("attack", {}).get("label") == "p4d":
+            record["settings"] = {**record["settings"], "doubts": [said]}
+    make_encoder(tiny_pipe, results=tuple(records)).save_pretrained(tmp_path / "artifact")
+    (row,) = Leaderboard.read([measured, tmp_path / "artifact"]).rows
+    assert row.worst is not None
+    assert row.worst.exact
+    alone = json.loads(Leaderboard.read([tmp_path / "artifact"]).to_json())["rows"][0]
+    assert [label for label, attack in alone["attacks"].items() if attack["not_trusted"]] == ["p4d"]
+    assert [check["detail"] for check in alone["checks"]] == [said]
+
+
 def test_an_attack_that_only_another_folder_ran_joins_the_worst_case(tmp_path: Path) -> None:
     """Without the cells of both it is a bound, not below what either of them recorded."""
     same: dict[str, Any] = {"subject": {"name": "esd", "content_sha256": "one"}}

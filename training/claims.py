@@ -17,6 +17,7 @@ from .finished import Finished, WorstCase, worst_case
 from .protocols import Result
 from .results import RESULTS_NAME, Evaluation, result_from_record
 from .tiers import EMBEDDING_TIERS, TEXT_TIERS, attack_of, tier_of
+from .trust import with_recorded_doubts
 from .verdicts import Verdict
 
 
@@ -203,7 +204,7 @@ def _artifact(folder: Path) -> Finished:
         raise FileNotFoundError(2, "no evaluation and no artifact", str(folder / RESULTS_NAME))
     manifest = Manifest.read(folder)
     results = tuple(result_from_record(record) for record in manifest.results)
-    return Finished(Evaluation(str(manifest.method["name"]), manifest.concept.name, results))
+    return Finished(with_recorded_doubts(Evaluation(str(manifest.method["name"]), manifest.concept.name, results)))
 
 
 def _identity(folder: Path, evaluation: Evaluation) -> str:

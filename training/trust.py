@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .protocols import Result
@@ -17,9 +17,10 @@ CHECKS: Mapping[str, str] = {
     "seeds_differ": "Another seed finds something else",
     "more_is_not_weaker": "A larger budget is not weaker",
     "white_not_below_black": "With gradients it is not weaker than without",
+    "recorded": "Nothing is recorded against it",
 }
 # A number whose attack fails one of these may be low because the attack is weak.
-DECISIVE = ("white_not_below_black", "gradients_alive", "succeeds_on_base")
+DECISIVE = ("white_not_below_black", "gradients_alive", "succeeds_on_base", "recorded")
 WORST_METRICS = ("worst_case", "worst_case_embeddings")
 _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -55,6 +56,24 @@ def doubts_of_all(evaluation: Evaluation, labels: Iterable[str]) -> list[Mapping
     if not all(found):
         return []
     return list({(check["name"], check["attack"]): check for checks in found for check in checks}.values())
+
+
+def with_recorded_doubts(evaluation: Evaluation) -> Evaluation:
+    """Return the numbers of a manifest as their evaluation had them, with what stood against them as checks.
+
+    A manifest has no place for checks: there, ``doubts`` in a number's settings say what told against it.
+    """
+    told = {
+        (str(attack_of(r).get("label", "")), str(detail)): None
+        for r in evaluation.results
+        for detail in r.settings.get("doubts", ())
+    }
+    checks = ({"name": "recorded", "attack": label, "ok": False, "detail": detail} for label, detail in told)
+    return replace(evaluation, results=tuple(map(_bare, evaluation.results)), checks=(*evaluation.checks, *checks))
+
+
+def _bare(result: Result) -> Result:
+    return replace(result, settings={key: value for key, value in result.settings.items() if key != "doubts"})
 
 
 @dataclass
