@@ -10,6 +10,7 @@ import pytest
 from browser import Browser, open_browser
 from evaluations import write_evaluation, write_pictures
 from PIL import Image
+from suite_evaluations import checks, write_suite
 
 from robust_encoders.training.report_page import write_report
 from robust_encoders.training.results import Evaluation
@@ -21,6 +22,10 @@ TOO_WIDE = """return [...document.querySelectorAll('body *')].filter(
         && !e.closest('thead')).map(e => e.outerHTML.slice(0, 80))"""
 SMALLEST = """return Math.min(...[...document.querySelectorAll('body *')].filter(e => e.innerText).map(
     e => parseFloat(getComputedStyle(e).fontSize)))"""
+# Cells of one short word that stand on more than one line.
+BROKEN_WORDS = """return [...document.querySelectorAll('td, thead th')].filter(
+    e => e.innerText.length < 12 && !e.innerText.includes(' ') && e.firstChild.getClientRects
+        && e.querySelector('span')?.getClientRects().length > 1).map(e => e.innerText)"""
 LONG = "unbroken" * 40
 HOSTILE = '<script>document.title = "broken"</script><img src="http://127.0.0.1:9/x">'
 
@@ -55,6 +60,19 @@ def test_the_report_is_whole_and_legible(browser: Browser, page: Path, width: in
     image = Image.open(io.BytesIO(browser.screenshot())).convert("L")
     assert image.width == width
     assert (image.getpixel((2, 2)) < 60) is dark  # type: ignore[operator]  # of mode L, so a number
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_report_of_a_whole_suite_beside_two_others_is_legible(browser: Browser, tmp_path: Path, width: int) -> None:
+    folder = write_suite(tmp_path / "esd", checks=checks(("gradients_alive", "")))
+    beside = [write_suite(tmp_path / name, name, strength=k) for name, k in (("base", 2), ("advunlearn", 0.4))]
+    browser.open(write_report(folder, Evaluation.read(folder), beside=beside), width=width)
+    assert browser.complaints() == []
+    assert browser.run("return [innerWidth, document.documentElement.scrollWidth]") == [width, width]
+    assert browser.run(TOO_WIDE) == []
+    assert browser.run(SMALLEST) >= 12
+    if width > 720:
+        assert browser.run(BROKEN_WORDS) == []
 
 
 def test_the_browser_of_these_tests_does_complain(browser: Browser, tmp_path: Path) -> None:

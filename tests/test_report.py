@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from robust_encoders.training.measures import MISSING
 from robust_encoders.training.metrics.rates import rate
 from robust_encoders.training.protocols import Result
-from robust_encoders.training.report import MISSING, markdown, results_table
+from robust_encoders.training.report import markdown, results_table
 from robust_encoders.training.results import Evaluation
 
 

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .figures import Curve, Rate, Spot
-from .finished import Finished, WorstCase, attack_of
+from .finished import Finished, WorstCase
 from .protocols import Result
 from .report import LABELS
+from .tiers import LIMITS, attack_of, tier_of, tier_title
+from .trust import doubts, doubts_of_all
 from .verdicts import Verdict
 
-# Of the text an encoder sees; the name says what its bar can be compared with.
-WORST = "worst case of texts"
+# The names say what the bars can be compared with.
+WORST = "worst case, T0-T3"
+WORST_EMBEDDINGS = "worst case, T0-T4"
+# What an attack's iterations are, as its candidates count them; a product where it nests them.
+_ITERATIONS: Mapping[str, tuple[str, ...]] = {
+    "black_box": ("budget",),
+    "concept_inversion": ("steps",),
+    "continuous_prefix": ("steps", "restarts"),
+    "p4d": ("steps",),
+    "random_prefix": ("candidates",),
+    "ring_a_bell": ("generations",),
+    "torchattack": ("steps",),
+    "unlearn_diff_atk": ("timesteps", "iterations"),
+}
 _UTILITIES = (("retain_all", "retain, %", 100), ("clip_score", "CLIP score", 1))
 
 
@@ -25,34 +40,48 @@ def short_title(finished: Finished) -> str:
 
 def attack_title(result: Result) -> str:
     """Return an attack's label with its threat tier."""
-    attack = attack_of(result)
-    return " ".join(filter(None, (attack.get("label", ""), attack.get("tier", ""))))
+    return " ".join(filter(None, (attack_of(result).get("label", ""), tier_of(result))))
 
 
 def rates_of(finished: Finished) -> list[Rate]:
-    """Return the bars of an evaluation: unattacked, each attack, and the worst case by text."""
-    plain = [Rate(f"no attack: {r.prompt_set.rpartition('/')[2]}", r.value, r.interval) for r in finished.plain]
-    worst = finished.worst_case
-    rows = [] if worst is None or len(worst.labels) < 2 else [worst_rate(worst)]
-    return [*plain, *attack_rates_of(finished), *rows]
+    """Return the bars of an evaluation: unattacked, each attack by tier, and the worst cases."""
+    plain = [
+        Rate(f"no attack: {r.prompt_set.rpartition('/')[2]}", r.value, r.interval, group="plain")
+        for r in finished.plain
+    ]
+    worst = [worst_rate(finished, one, label) for label, one in worst_cases(finished)]
+    return [*plain, *attack_rates_of(finished), *worst]
+
+
+def worst_cases(finished: Finished) -> list[tuple[str, WorstCase]]:
+    """Return name and value of each worst case over at least two attacks."""
+    named = ((WORST, finished.worst_case), (WORST_EMBEDDINGS, finished.worst_case_embeddings))
+    return [(label, worst) for label, worst in named if worst is not None and len(worst.labels) > 1]
 
 
 def attack_rates_of(finished: Finished) -> tuple[Rate, ...]:
-    """Return one rate for each attack."""
-    return tuple(Rate(attack_title(r), r.value, r.interval) for r in finished.attacks.values())
+    """Return one rate for each attack, weakest tier first."""
+    return tuple(attack_rate(finished, result) for result in finished.attacks.values())
 
 
-def worst_rate(worst: WorstCase) -> Rate:
+def attack_rate(finished: Finished, result: Result) -> Rate:
+    """Return the bar of one attack."""
+    doubtful = bool(doubts(finished.evaluation, result))
+    return Rate(attack_title(result), result.value, result.interval, doubtful=doubtful, group=tier_of(result))
+
+
+def worst_rate(finished: Finished, worst: WorstCase, label: str = WORST) -> Rate:
     """Return the bar of a worst case."""
-    return Rate(WORST, worst.value, worst.interval, bound=not worst.exact)
+    doubtful = bool(doubts_of_all(finished.evaluation, worst.labels))
+    return Rate(label, worst.value, worst.interval, bound=not worst.exact, doubtful=doubtful, group="worst")
 
 
 def curves_of(finished: Finished) -> list[Curve]:
-    """Return a curve for each attack whose verdicts are known."""
+    """Return a curve for each attack that goes on for some time, and whose verdicts are known."""
     return [
-        Curve(attack_title(result), curve_points(finished.verdicts[label], _budget(attack_of(result))))
-        for label, result in finished.attacks.items()
-        if label in finished.verdicts
+        Curve(attack_title(r), curve_points(finished.verdicts[label], budget_of(attack_of(r))), tier_title(tier_of(r)))
+        for label, r in finished.attacks.items()
+        if label in finished.verdicts and tier_of(r) not in ("T0", "T1", *LIMITS)
     ]
 
 
@@ -70,17 +99,10 @@ def curve_points(verdicts: Sequence[Verdict], budget: int) -> tuple[tuple[float,
     return tuple((at, sum(step <= at for step in steps) / len(verdicts)) for at in grid)
 
 
-def _budget(attack: Mapping[str, Any]) -> int:
+def budget_of(attack: Mapping[str, Any]) -> int:
     """Return how many iterations an attack spends on a case by its settings; 0 where they do not say."""
-    product = 1
-    named = {
-        "continuous_prefix": ("steps", "restarts"),
-        "unlearn_diff_atk": ("timesteps", "iterations"),
-        "random_prefix": ("candidates",),
-    }.get(attack.get("name", ""), ())
-    for key in named:
-        product *= int(attack.get(key, 1))
-    return product if named else 0
+    named = _ITERATIONS.get(attack.get("name", ""), ())
+    return math.prod(int(attack.get(key, 1)) for key in named) if named else 0
 
 
 def spot_of(finished: Finished) -> Spot:
@@ -89,8 +111,8 @@ def spot_of(finished: Finished) -> Spot:
     worst = finished.worst_case
     return Spot(
         short_title(finished),
-        None if worst is None else worst_rate(worst),
-        attack_rates_of(finished),
+        None if worst is None else worst_rate(finished, worst),
+        tuple(rate for rate in attack_rates_of(finished) if rate.group not in LIMITS),
         {title: _scaled(result, scale) for title, scale, result in found if result is not None},
     )
 

@@ -119,10 +119,10 @@ def _results(arguments: Sequence[str]) -> int:
     parser.add_argument("found", type=Path, nargs="+", metavar="RESULTS", help="results.json, or the folder with it")
     options = parser.parse_args(arguments)
 
-    from .report import results_table
+    from .matrix import tables
 
     try:
-        say(results_table(options.found))
+        say(tables(options.found))
     except FileNotFoundError as error:
         raise UsageError(f"expected the results of a finished evaluation, found no {error.filename}") from error
     return EXIT_OK

@@ -1,4 +1,4 @@
-"""Figures of evaluations: rates with intervals, attack curves, robustness against utility, rankings.
+"""Figures of evaluations: rates with intervals, attack curves, robustness against utility.
 
 Colours stay apart for colour-blind readers; markers and dashes repeat what they say.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -14,8 +15,9 @@ from matplotlib.figure import Figure
 
 from .drawing import WIDTH, Draw, Theme, legend, percent, single, styled
 
-_MARKERS = "osD^vP*X"
+MARKERS = "osD^vP*X"
 _DASHES = ("-", "--", "-.", ":")
+_LEGIBLE = 5  # curves in one panel
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,16 @@ class Rate:
         value: The rate.
         interval: 95 % interval, if there is one.
         bound: Whether the value is only a lower bound.
+        doubtful: Whether a check on the attack failed.
+        group: Rates of one group stand together in bars, with a line between groups.
     """
 
     label: str
     value: float
     interval: tuple[float, float] | None = None
     bound: bool = False
+    doubtful: bool = False
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,10 +48,12 @@ class Curve:
     Args:
         label: Of the attack.
         points: Iteration, share of the cases won by then; rising in both, the last one at the end of the attack.
+        group: Curves of one group share a panel where there are too many for one.
     """
 
     label: str
     points: tuple[tuple[float, float], ...]
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,48 +73,45 @@ class Spot:
     utility: Mapping[str, tuple[float, float, float]]
 
 
-@dataclass(frozen=True)
-class Rank:
-    """One row of a ranking.
-
-    Args:
-        label: Of the row.
-        worst: Its worst case.
-        attacks: One rate for each attack.
-        reported: Whether others reported the numbers.
-    """
-
-    label: str
-    worst: Rate
-    attacks: tuple[Rate, ...] = ()
-    reported: bool = False
-
-
 def rate_bars(groups: Mapping[str, Sequence[Rate]]) -> Draw:
     """Return what draws one bar for each rate, side by side for each evaluation.
 
+    A question mark stands at a number whose check failed.
+
     Args:
-        groups: Name of an evaluation to its rates; rates of one label share a row, the first group sets the order.
+        groups: Name of an evaluation to its rates; rates of one label share a row. Rows keep their order as far as all
+            evaluations agree on it, and rates of one group stand together.
     """
-    labels = list(dict.fromkeys(rate.label for rates in groups.values() for rate in rates))
+    rates = [rate for rows in groups.values() for rate in rows]
+    kinds = list(dict.fromkeys(rate.group for rate in sorted(rates, key=lambda rate: _place(rate.group))))
+    labels = list(dict.fromkeys(rate.label for kind in kinds for rate in rates if rate.group == kind))
+    of = {rate.label: rate.group for rate in rates}
+    ends = [row for row in range(1, len(labels)) if of[labels[row]] != of[labels[row - 1]]]
     thick = 0.8 / max(1, len(groups))
 
     def paint(theme: Theme, axes: Axes) -> None:
-        for i, (name, rates) in enumerate(groups.items()):
+        for i, (name, shown) in enumerate(groups.items()):
             colour = theme.colours[i % len(theme.colours)]
-            rows = [labels.index(rate.label) - 0.4 + (i + 0.5) * thick for rate in rates]
-            axes.barh(rows, [100 * r.value for r in rates], thick * 0.86, color=colour, label=name, alpha=0.85)
-            for row, rate in zip(rows, rates, strict=True):
+            rows = [labels.index(rate.label) - 0.4 + (i + 0.5) * thick for rate in shown]
+            axes.barh(rows, [100 * r.value for r in shown], thick * 0.86, color=colour, label=name, alpha=0.85)
+            for row, rate in zip(rows, shown, strict=True):
                 _interval(axes, rate, row, theme)
+        for row in ends:
+            axes.axhline(row - 0.5, color=theme.faint, linewidth=0.9)
         axes.set_yticks(range(len(labels)), labels)
         axes.set_ylim(len(labels) - 0.5, -0.5)
-        percent(axes, "x", "success, % of prompts, with 95 % interval")
+        percent(axes, "x", "success, %, with 95 % interval")
         axes.set_xlim(0, 124)  # room for the numbers
         if len(groups) > 1:
             legend(axes, columns=1)
 
     below = 0.25 * len(groups) if len(groups) > 1 else 0
-    return single(paint, height=max(1.6, 0.9 + max(0.3, 0.22 * len(groups)) * len(labels)) + below)
+    return single(paint, height=max(1.6, 0.9 + max(0.26, 0.17 * len(groups)) * len(labels)) + below)
+
+
+def _place(group: str) -> tuple[int, str]:
+    """Return what sorts groups of bars: without an attack, by tier, and what sums them up."""
+    return {"plain": 0, "worst": 2}.get(group, 1), group
 
 
 def _interval(axes: Axes, rate: Rate, row: float, theme: Theme) -> None:
@@ -117,42 +122,62 @@ def _interval(axes: Axes, rate: Rate, row: float, theme: Theme) -> None:
         axes.plot([low, high], [row, row], color=theme.ink, linewidth=1.3)
         axes.plot([low, high], [row, row], "|", color=theme.ink, markersize=5)
         end = max(end, high)
-    text = f"{'≥ ' if rate.bound else ''}{100 * rate.value:.1f}"
+    text = f"{'≥ ' if rate.bound else ''}{100 * rate.value:.1f}{' ?' if rate.doubtful else ''}"
     axes.text(end + 1.5, row, text, va="center", fontsize=9)
 
 
 def attack_curves(curves: Sequence[Curve]) -> Draw:
     """Return what draws the share of cases won over the iterations of each attack.
 
+    Where there are more curves than can be told apart, each group has a panel of its own, and iterations stand on a
+    scale on which ten and three thousand can both be read.
+
     Raises:
         ValueError: If there is no curve.
     """
     if not curves:
         raise ValueError("expected at least one attack curve, found none: an evaluation without cells has none")
+    if len(curves) <= _LEGIBLE:
+        return single(partial(_curve_panel, curves), height=3.0 + 0.12 * len(curves))
+    groups = list(dict.fromkeys(curve.group for curve in curves))
 
-    def paint(theme: Theme, axes: Axes) -> None:
-        for i, curve in enumerate(curves):
-            xs, ys = zip(*curve.points, strict=True)
-            axes.step(
-                xs,
-                [100 * y for y in ys],
-                where="post",
-                label=curve.label,
-                color=theme.colours[i % len(theme.colours)],
-                linestyle=_DASHES[i % len(_DASHES)],
-                marker=_MARKERS[i % len(_MARKERS)],
-                markersize=4.5,
-                clip_on=False,
-                in_layout=False,
-                zorder=3,
-            )
-        percent(axes, "y", "prompts won so far, %")
-        axes.set_ylim(0, 100)
-        axes.set_xlim(left=0)
-        axes.set_xlabel("iterations of the attack")
+    def draw(theme: Theme) -> Figure:
+        with styled(theme):
+            figure = Figure(figsize=(WIDTH, 2.9 * len(groups)), layout="constrained")
+            for axes, group in zip(figure.subplots(len(groups), 1, squeeze=False)[:, 0], groups, strict=True):
+                _curve_panel([curve for curve in curves if curve.group == group], theme, axes, title=group)
+            return figure
+
+    return draw
+
+
+def _curve_panel(curves: Sequence[Curve], theme: Theme, axes: Axes, *, title: str = "") -> None:
+    for i, curve in enumerate(curves):
+        xs, ys = zip(*curve.points, strict=True)
+        axes.step(
+            xs,
+            [100 * y for y in ys],
+            where="post",
+            label=curve.label,
+            color=theme.colours[i % len(theme.colours)],
+            linestyle=_DASHES[i % len(_DASHES)],
+            marker=MARKERS[i % len(MARKERS)],
+            markersize=4.5,
+            clip_on=False,
+            in_layout=False,
+            zorder=3,
+        )
+    percent(axes, "y", "prompts won so far, %")
+    axes.set_ylim(0, 100)
+    if title:
+        axes.set_title(title, fontsize=10, loc="left")
+        axes.set_xscale("symlog", linthresh=10, linscale=0.6)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.legend(ncols=2, loc="upper left", bbox_to_anchor=(0, -0.24), borderaxespad=0)
+    else:
         legend(axes, columns=2)
-
-    return single(paint, height=3.0 + 0.12 * len(curves))
+    axes.set_xlim(left=0)
+    axes.set_xlabel("iterations of the attack")
 
 
 def trade_off(spots: Sequence[Spot]) -> Draw:
@@ -173,7 +198,7 @@ def trade_off(spots: Sequence[Spot]) -> Draw:
                 _trade_off_panel(axes, spots, name, theme)
             percent(panels[0], "y", "success of attacks, %")
             panels[0].set_ylim(-4, 104)
-            legend(panels[0], columns=1, title="large: worst case of texts; small: each attack")
+            legend(panels[0], columns=1, title="large: worst case of texts; small: attacks, T0 to T4")
             return figure
 
     return draw
@@ -182,7 +207,7 @@ def trade_off(spots: Sequence[Spot]) -> Draw:
 def _trade_off_panel(axes: Axes, spots: Sequence[Spot], name: str, theme: Theme) -> None:
     for i, spot in enumerate(spots):
         if name in spot.utility:
-            look = {"color": theme.colours[i % len(theme.colours)], "marker": _MARKERS[i % len(_MARKERS)]}
+            look = {"color": theme.colours[i % len(theme.colours)], "marker": MARKERS[i % len(MARKERS)]}
             _spot(axes, spot, spot.utility[name], look)
     axes.set_xlabel(name)
     axes.grid(visible=False, axis="x")
@@ -220,49 +245,3 @@ def _spot(axes: Axes, spot: Spot, utility: tuple[float, float, float], look: Map
             alpha=0.8,
             **look,
         )
-
-
-def ranking(rows: Sequence[Rank]) -> Draw:
-    """Return what draws one row for each encoder: its worst case, and small marks for each attack.
-
-    Raises:
-        ValueError: If there are no rows.
-    """
-    if not rows:
-        raise ValueError("expected at least one row to rank, found none")
-    labels = list(dict.fromkeys(rate.label for row in rows for rate in row.attacks))
-
-    def paint(theme: Theme, axes: Axes) -> None:
-        for y, row in enumerate(rows):
-            _ranking_row(axes, row, y, labels, theme)
-        axes.set_yticks(range(len(rows)), [row.label for row in rows])
-        axes.set_ylim(len(rows) - 0.5, -0.5)
-        percent(axes, "x", "success of attacks, %")
-        axes.set_xlim(-2, 102)
-        _ranking_legend(axes, labels, theme, reported=any(row.reported for row in rows))
-
-    return single(paint, height=1.5 + 0.3 * len(rows) + 0.12 * len(labels), width=6.4)
-
-
-def _ranking_row(axes: Axes, row: Rank, y: int, labels: Sequence[str], theme: Theme) -> None:
-    low, high = row.worst.interval or (row.worst.value, row.worst.value)
-    axes.plot([100 * low, 100 * high], [y, y], color=theme.ink, linewidth=1.3)
-    fill: dict[str, Any] = {"fillstyle": "none" if row.reported else "full"}
-    axes.plot(
-        [100 * row.worst.value], [y], "o", color=theme.colours[0], markersize=9, clip_on=False, in_layout=False, **fill
-    )
-    for rate in row.attacks:
-        i = labels.index(rate.label) + 1
-        look: dict[str, Any] = {"color": theme.colours[i % len(theme.colours)], "fillstyle": "none"}
-        mark = _MARKERS[i % len(_MARKERS)]
-        axes.plot([100 * rate.value], [y], mark, markersize=5, clip_on=False, in_layout=False, zorder=4, **look)
-
-
-def _ranking_legend(axes: Axes, labels: Sequence[str], theme: Theme, *, reported: bool) -> None:
-    axes.plot([], [], "o", color=theme.colours[0], markersize=9, label="worst case, with 95 % interval")
-    if reported:
-        axes.plot([], [], "o", color=theme.colours[0], markersize=9, fillstyle="none", label="worst case, reported")
-    for i, label in enumerate(labels, start=1):
-        colour = theme.colours[i % len(theme.colours)]
-        axes.plot([], [], _MARKERS[i % len(_MARKERS)], color=colour, markersize=5, fillstyle="none", label=label)
-    legend(axes, columns=2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,15 +12,15 @@ from typing import Any
 from .metrics.rates import wilson_interval
 from .protocols import Result
 from .results import Evaluation
+from .tiers import EMBEDDING_TIERS, TEXT_TIERS, attack_of, by_tier, tier_of
 from .verdicts import Verdict
 
-TEXT_TIERS = ("T0", "T1", "T2", "T3")  # what passes through a text encoder, and so what one can defend
 PICTURES_CELL = "pictures"
 
 
 @dataclass(frozen=True)
 class WorstCase:
-    """How many prompts fall to at least one attack that is a text.
+    """How many prompts fall to at least one of several attacks.
 
     Args:
         value: Share of the prompts.
@@ -38,6 +38,12 @@ class WorstCase:
     def exact(self) -> bool:
         """Whether the union was counted prompt by prompt; otherwise the value is a lower bound."""
         return self.interval is not None
+
+    @property
+    def text(self) -> str:
+        """The value with its interval, in per cent."""
+        bounds = "" if self.interval is None else " [{:.1f}, {:.1f}]".format(*(100 * bound for bound in self.interval))
+        return f"{'' if self.exact else '≥ '}{100 * self.value:.1f}{bounds}"
 
 
 @dataclass(frozen=True)
@@ -80,8 +86,9 @@ class Finished:
 
     @cached_property
     def attacks(self) -> dict[str, Result]:
-        """Label of an attack to its headline rate, ``asr_any``."""
-        return {attack_of(r)["label"]: r for r in self.evaluation.results if r.metric == "asr_any"}
+        """Label of an attack to its headline rate, ``asr_any``, weakest tier first."""
+        found = sorted((r for r in self.evaluation.results if r.metric == "asr_any"), key=by_tier)
+        return {attack_of(r)["label"]: r for r in found}
 
     @cached_property
     def plain(self) -> tuple[Result, ...]:
@@ -93,14 +100,26 @@ class Finished:
         found = (r for r in self.evaluation.results if r.metric == metric and attack_of(r).get("label", "") == label)
         return next(found, None)
 
+    def recorded(self, metric: str) -> WorstCase | None:
+        """Return a worst case that the evaluation itself counted prompt by prompt, if it did."""
+        found = (r for r in self.evaluation.results if r.metric == metric)
+        return next((WorstCase(r.value, r.n, r.interval, tuple(attack_of(r).get("attacks", ()))) for r in found), None)
+
     @cached_property
     def worst_case(self) -> WorstCase | None:
         """The worst case per prompt over all attacks by text; None where nothing was attacked or drawn plainly."""
-        return worst_case(
-            {label: r for label, r in self.attacks.items() if attack_of(r).get("tier") in TEXT_TIERS},
-            self.verdicts,
-            self.plain[:1],
-        )
+        return self.recorded("worst_case") or self._counted(TEXT_TIERS)
+
+    @cached_property
+    def worst_case_embeddings(self) -> WorstCase | None:
+        """The worst case over text and free embeddings; None where no embeddings were attacked."""
+        if recorded := self.recorded("worst_case_embeddings"):
+            return recorded
+        return self._counted(EMBEDDING_TIERS) if any(tier_of(r) == "T4" for r in self.attacks.values()) else None
+
+    def _counted(self, tiers: Collection[str]) -> WorstCase | None:
+        rates = {label: r for label, r in self.attacks.items() if tier_of(r) in tiers}
+        return worst_case(rates, self.verdicts, self.plain[:1])
 
 
 def worst_case(
@@ -132,12 +151,6 @@ def _union(verdicts: Sequence[Sequence[Verdict]], labels: tuple[str, ...]) -> Wo
         if flags
         else None
     )
-
-
-def attack_of(result: Result) -> Mapping[str, Any]:
-    """Return label, tier, name and settings of the attack behind a number; empty where there was none."""
-    found: Mapping[str, Any] = result.settings.get("attack", {})
-    return found
 
 
 def _value(file: Path) -> dict[str, Any]:

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from .cells import canonical_sha256
-from .charts import attack_title, short_title
-from .claims import Row, claims_of, percent, rows_of
+from .charts import short_title
+from .claims import Claim, Row, claims_of, rows_of
 from .drawing import Draw
-from .figures import Rank, Rate, ranking
-from .report import cell, markdown
+from .figures import Rate
+from .finished import WorstCase
+from .measures import MISSING, cell
+from .protocols import Result
+from .ranking import Rank, ranking
+from .report import markdown
+from .report_words import settings_line
+from .tiers import EMBEDDING_TIERS, LIMITS, TEXT_TIERS, TIERS, attack_of, tier_of
+from .trust import Marks, doubts, doubts_of_all
+
+_LEGEND = (
+    "Ranked by the worst case over T0 to T3: the share of prompts that fall to at least one attack by text; ≥ where",
+    "only the strongest single attack is known. With T4, free embeddings, it stands beside; T5 to T7 go past a text",
+    "encoder and rank nobody. Of each tier the strongest attack is shown. Ranks compare numbers under one letter only;",
+    "letters differ in concept, detector, threshold, prompts, sampling or budget of the attacks.",
+)
 
 
 @dataclass(frozen=True)
@@ -58,38 +72,31 @@ class Leaderboard:
     def table(self) -> str:
         """Return Markdown: measured, then reported, then the conditions and what was replaced."""
         lines: list[str] = []
+        marks = Marks()
         for origin, title in (("measured", "Measured"), ("reported", "Reported by others, not measured here")):
             rows = [row for row in self.rows if row.origin == origin]
-            lines += [f"### {title}", "", *self._markdown(rows), ""] if rows else []
-        lines += ["Ranked by the worst case: the share of prompts that fall to at least one attack by text; ≥ where"]
-        lines += [
-            "only the strongest single attack is known. Ranks compare numbers under one letter only; letters differ in"
-        ]
-        lines += ["concept, detector, threshold, prompts, sampling or budget of the attacks.", "", *self._legend()]
-        replaced = [line for row in self.rows for line in row.replaced()]
+            lines += [f"### {title}", "", *self._markdown(rows, marks), ""] if rows else []
+        lines += [*_LEGEND, "", *self._legend()]
+        lines += ["", "Not trusted:", *_bullets(marks.notes())] if marks.sentences else []
+        replaced = [line for row in self.rows for line in (*row.replaced(), *row.reported_stronger(self.rows))]
         return "\n".join([*lines, *(["", "Replaced by a stronger attack:", *_bullets(replaced)] if replaced else [])])
 
-    def _markdown(self, rows: Sequence[Row]) -> list[str]:
-        labels = list(dict.fromkeys(label for row in rows for label in row.attacks))
-        titles = {label: attack_title(row.attacks[label][0]) for row in rows for label in row.attacks}
-        head = [
-            "rank",
-            "conditions",
-            "concept",
-            "encoder",
-            "worst case",
-            *(titles[label] for label in labels),
-            "retain",
-        ]
-        return markdown([*head, "CLIP score", "source"], [self._cells(row, labels) for row in rows])
+    def _markdown(self, rows: Sequence[Row], marks: Marks) -> list[str]:
+        tiers = [tier for tier in TIERS if any(row.strongest(tier) for row in rows)]
+        titles = [f"{tier}, not ranked" if tier in LIMITS else tier for tier in tiers]
+        head = ["rank", "conditions", "concept", "encoder", "worst case T0-T3", "worst case T0-T4", *titles]
+        return markdown([*head, "retain", "CLIP score", "source"], [self._cells(row, tiers, marks) for row in rows])
 
-    def _cells(self, row: Row, labels: Sequence[str]) -> list[str]:
+    def _cells(self, row: Row, tiers: Sequence[str], marks: Marks) -> list[str]:
         finished = row.claims[0].finished
-        attacks = [cell(row.attacks[label][0] if label in row.attacks else None) for label in labels]
-        utility = [cell(finished.named("retain_all")), cell(finished.named("clip_score"))]
         lead = [str(self.rank(row)), self.letter(row), finished.evaluation.concept, short_title(finished)]
+        pairs = ((row.worst, TEXT_TIERS), (row.worst_embeddings, EMBEDDING_TIERS))
+        worst = [_worst_cell(row, one, counted, marks) for one, counted in pairs]
+        worst[0] += ", reported stronger" if row.reported_stronger(self.rows) else ""
+        attacks = [_strongest_cell(row, tier, marks) for tier in tiers]
+        utility = [cell(finished.named("retain_all")), cell(finished.named("clip_score"))]
         sources = ", ".join(dict.fromkeys(claim.source for claim in row.claims))
-        return [text.replace("|", "\\|") for text in (*lead, percent(row.worst), *attacks, *utility, sources)]
+        return [text.replace("|", "\\|") for text in (*lead, *worst, *attacks, *utility, sources)]
 
     def _legend(self) -> list[str]:
         """Return one line for each letter and each budget: all that is common to its rows."""
@@ -101,7 +108,7 @@ class Leaderboard:
             said = "; ".join(f"{key} {group[key]}" for key in ("detector", "prompts", "sampling", "worst case"))
             lines.append(f"{letter}: {said}; budget {budgets.index(group['attacks']) + 1}")
         for i, attacks in enumerate(budgets):
-            lines.append(f"budget {i + 1}: {'; '.join(map(_settings, attacks.values())) or 'no attacks'}")
+            lines.append(f"budget {i + 1}: {'; '.join(map(_attack_line, attacks.values())) or 'no attacks'}")
         return _bullets(lines)
 
     def to_json(self) -> str:
@@ -110,20 +117,19 @@ class Leaderboard:
         return json.dumps({"rows": rows, "conditions": self.groups}, indent=1, ensure_ascii=False)
 
     def _record(self, row: Row) -> dict[str, Any]:
-        attacks = {
-            label: {"value": result.value, "interval": result.interval, "n": result.n, "source": claim.source}
-            for label, (result, claim) in row.attacks.items()
-        }
+        named = (("worst_case", row.worst), ("worst_case_embeddings", row.worst_embeddings))
         return {
             "rank": self.rank(row),
             "conditions": self.letter(row),
             "origin": row.origin,
             "concept": row.claims[0].conditions["concept"],
             "encoder": short_title(row.claims[0].finished),
-            "worst_case": None if row.worst is None else {**vars(row.worst), "exact": row.worst.exact},
-            "attacks": attacks,
+            **{name: None if worst is None else {**vars(worst), "exact": worst.exact} for name, worst in named},
+            "attacks": {label: _attack_record(result, claim) for label, (result, claim) in row.attacks.items()},
             "sources": [claim.source for claim in row.claims],
             "replaced": row.replaced(),
+            "reported_stronger": row.reported_stronger(self.rows),
+            "checks": [dict(check) for claim in row.claims for check in claim.finished.evaluation.checks],
         }
 
     def figure(self) -> Draw:
@@ -132,10 +138,38 @@ class Leaderboard:
 
     def _rank(self, row: Row) -> Rank:
         first = row.claims[0].finished
-        rates = tuple(Rate(attack_title(r), r.value, r.interval) for r, _ in row.attacks.values())
+        found = [(tier, row.strongest(tier)) for tier in EMBEDDING_TIERS]
+        rates = tuple(Rate(f"strongest of {tier}", one[0].value) for tier, one in found if one is not None)
         worst = Rate("", _value(row), None if row.worst is None else row.worst.interval)
         label = f"{self.letter(row)}  {first.evaluation.concept}, {short_title(first)}"
         return Rank(label, worst, rates, reported=row.origin == "reported")
+
+
+def _worst_cell(row: Row, worst: WorstCase | None, tiers: Collection[str], marks: Marks) -> str:
+    """Return a worst case, marked where nobody's attacks with gradients are to be trusted."""
+    if worst is None:
+        return MISSING
+    found = []
+    for claim in row.claims:
+        labels = [label for label, result in claim.finished.attacks.items() if tier_of(result) in tiers]
+        found.append(doubts_of_all(claim.finished.evaluation, labels))
+    return marks.beside(worst.text, [check for checks in found for check in checks] if all(found) else [])
+
+
+def _strongest_cell(row: Row, tier: str, marks: Marks) -> str:
+    """Return label and rate of the strongest attack of a tier."""
+    strongest = row.strongest(tier)
+    if strongest is None:
+        return MISSING
+    result, claim = strongest
+    text = f"{attack_of(result).get('label', '')} {100 * result.value:.1f}"
+    return marks.beside(text, doubts(claim.finished.evaluation, result))
+
+
+def _attack_record(result: Result, claim: Claim) -> dict[str, Any]:
+    failed = [check["name"] for check in doubts(claim.finished.evaluation, result)]
+    rate = {"value": result.value, "interval": result.interval, "n": result.n, "tier": tier_of(result)}
+    return {**rate, "source": claim.source, "not_trusted": failed}
 
 
 def _letter(place: int) -> str:
@@ -151,6 +185,5 @@ def _bullets(lines: Iterable[str]) -> list[str]:
     return [f"- {line}" for line in lines]
 
 
-def _settings(attack: Mapping[str, Any]) -> str:
-    named = ", ".join(f"{key} {value}" for key, value in attack.items() if key not in ("label", "tier", "name"))
-    return f"{attack.get('label', 'attack')}: {attack.get('name', 'unknown')} {named}".rstrip()
+def _attack_line(attack: Mapping[str, Any]) -> str:
+    return f"{attack.get('label', 'attack')}: {settings_line({'name': 'unknown', **attack, 'tier': ''})}"

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from .measures import cell
 from .protocols import Result
 from .results import Evaluation
 
 Column = tuple[str, Callable[[Result], bool]]
-MISSING = "–"  # noqa: RUF001  # the dash for "not measured"
 _RATES = ("pre_", "asr_")
-LABELS = {"base": "base", "esd": "ESD", "advunlearn": "AdvUnlearn"}
+LABELS = {
+    "base": "base",
+    "empty_prompt": "empty prompt",
+    "word_filter": "word filter",
+    "esd": "ESD",
+    "advunlearn": "AdvUnlearn",
+}
 
 
 def _plain(words: str) -> Callable[[Result], bool]:
@@ -68,15 +74,15 @@ def results_table(evaluations: Sequence[Evaluation | Path]) -> str:
 
 def _concept_table(concept: str, evaluations: Sequence[Evaluation]) -> str:
     columns = [c for c in COLUMNS if any(_find(one, c) for one in evaluations)]
-    rows = [[_title(one), *(cell(_find(one, column)) for column in columns)] for one in evaluations]
+    rows = [[title_of(one), *(cell(_find(one, column)) for column in columns)] for one in evaluations]
     lines = [
         f"### {concept}",
         "",
         *markdown(["encoder", *(name for name, _ in columns)], rows),
         "",
-        _sizes(evaluations),
+        sizes(evaluations),
     ]
-    judge = _judge_line(evaluations)
+    judge = judge_line(evaluations)
     return "\n".join([*lines, *([judge] if judge else []), ""])
 
 
@@ -89,11 +95,12 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [f"| {line} |" for line in (padded[0], rule, *padded[1:])]
 
 
-def _title(evaluation: Evaluation) -> str:
+def title_of(evaluation: Evaluation) -> str:
+    """Return who was evaluated, with which seed, on how many prompts."""
     seeds = sorted({seed for result in evaluation.results for seed in result.seeds})
-    sizes = sorted({r.n for r in evaluation.results if r.metric.startswith(_RATES)})
+    counts = sorted({r.n for r in evaluation.results if r.metric.startswith(_RATES)})
     label = LABELS.get(evaluation.label, evaluation.label)
-    return f"{label}, seed {', '.join(map(str, seeds))}, n = {', '.join(map(str, sizes))}"
+    return f"{label}, seed {', '.join(map(str, seeds))}, n = {', '.join(map(str, counts))}"
 
 
 def _find(evaluation: Evaluation, column: Column) -> Result | None:
@@ -101,25 +108,15 @@ def _find(evaluation: Evaluation, column: Column) -> Result | None:
     return next((result for result in evaluation.results if wanted(result)), None)
 
 
-def cell(result: Result | None) -> str:
-    """Return a number with its interval, rates in per cent; a dash for what was not measured."""
-    if result is None:
-        return MISSING
-    scale, digits = (1, 3) if result.metric == "clip_score" else (100, 1)
-    text = f"{scale * result.value:.{digits}f}"
-    if result.interval is None:
-        return text
-    low, high = (f"{scale * bound:.{digits}f}" for bound in result.interval)
-    return f"{text} [{low}, {high}]"
-
-
-def _sizes(evaluations: Sequence[Evaluation]) -> str:
+def sizes(evaluations: Sequence[Evaluation]) -> str:
+    """Return what the numbers and their intervals are, and how many prompts without the concept there were."""
     kept = sorted({r.n for one in evaluations for r in one.results if r.metric in ("retain_all", "clip_score")})
     text = "Per cent with 95 % Wilson intervals; n prompts with the concept"
     return f"{text}, {', '.join(map(str, kept))} without it." if kept else f"{text}."
 
 
-def _judge_line(evaluations: Sequence[Evaluation]) -> str:
+def judge_line(evaluations: Sequence[Evaluation]) -> str:
+    """Return how often the judge is right where the truth is known; empty where nobody looked."""
     found = [(name, _find(one, (name, wanted))) for one in evaluations[:1] for name, wanted in CONTROLS]
     parts = [f"{name} {cell(result)}" for name, result in found if result is not None]
     return f"The judge on rendered pictures: {', '.join(parts)}." if parts else ""

@@ -15,21 +15,34 @@ from robust_encoders.home import write_atomically
 from .charts import attack_title, curves_of, rates_of, short_title, spot_of
 from .drawing import DARK, LIGHT, Draw, png, svg
 from .figures import attack_curves, rate_bars, trade_off
-from .finished import Finished
-from .report import LABELS, cell
-from .report_words import method_of, set_title, tables_of, visible
+from .finished import Finished, WorstCase
+from .measures import cell
+from .report import LABELS
+from .report_tables import tables_of
+from .report_words import method_of, set_title, visible
 from .results import Evaluation
+from .tiers import tier_of
+from .trust import NOT_TRUSTED, doubts_of_all
 
 REPORT_NAME = "report.html"
+_TEXTLESS: Mapping[str, str] = {
+    "T4": "It puts free vectors in place of words: no text exists that could be shown.",
+    "T5": "It starts from a picture of the concept: what it adds is no text that could be shown.",
+    "T6": "It chooses the latents that the picture starts from: it adds no text that could be shown.",
+    "T7": "It goes past the text encoder: it adds no text that could be shown.",
+}
 _FIGURES: Mapping[str, tuple[str, str]] = {
     "asr": (
         "Success without and under attack, as bars with their intervals; the table below holds the same numbers.",
-        "How often a picture shows the concept, with 95 % intervals. T2 to T4 are the threat tiers of the attacks.",
+        "How often a picture shows the concept, with 95 % intervals. T0 to T7 are the threat tiers of the attacks, "
+        "from plain prompts to changed weights; a text encoder can only defend T0 to T3. A question mark stands where "
+        "a check on the attack failed.",
     ),
     "curves": (
         "Share of the prompts that each attack had won after so many of its iterations.",
         "What more iterations bought. A mark stands where some candidate won its first prompt and at the end of the "
-        "attack; an attack that hands over its candidates at the end can only rise there.",
+        "attack; an attack that hands over its candidates at the end can only rise there. Iterations of different "
+        "attacks are different things: the table has what they cost.",
     ),
     "trade-off": (
         "Success of attacks against what the encoder keeps; the tables below hold the same numbers.",
@@ -107,7 +120,7 @@ def page(finished: Finished, draws: Mapping[str, Draw]) -> str:
         groups=_groups(finished),
         textless=_textless(finished),
         figures=[_figure(name, draw) for name, draw in draws.items()],
-        tables=[table for table in tables_of(finished) if table["rows"]],
+        tables=tables_of(finished),
         method=method_of(finished),
     )
 
@@ -122,22 +135,26 @@ def _lead(finished: Finished) -> str:
 
 
 def _cards(finished: Finished) -> list[dict[str, str]]:
-    worst = finished.worst_case
     cards = [
         {"name": f"no attack, {r.prompt_set}", "value": f"{100 * r.value:.1f} %", "note": cell(r)}
         for r in finished.plain[:1]
     ]
-    if worst is not None:
-        sign, how = ("", "prompt by prompt") if worst.exact else ("≥ ", "the strongest single attack")
-        bounds = "" if worst.interval is None else f"[{100 * worst.interval[0]:.1f}, {100 * worst.interval[1]:.1f}]; "
-        note = f"{bounds}{', '.join(worst.labels) or 'no attack'}; {how}; n = {worst.n}"
-        cards.append({"name": "worst case of texts", "value": f"{sign}{100 * worst.value:.1f} %", "note": note})
+    named = (("worst case of texts", finished.worst_case), ("with embeddings, too", finished.worst_case_embeddings))
+    cards += [_worst_card(finished, name, worst) for name, worst in named if worst is not None]
     for metric, name, scale, unit in (("retain_all", "kept as asked", 100, " %"), ("clip_score", "CLIP score", 1, "")):
         result = finished.named(metric)
         if result is not None:
             value = f"{scale * result.value:.{1 if unit else 3}f}{unit}"
             cards.append({"name": name, "value": value, "note": f"{cell(result)}; n = {result.n}"})
     return cards
+
+
+def _worst_card(finished: Finished, name: str, worst: WorstCase) -> dict[str, str]:
+    sign, how = ("", "prompt by prompt") if worst.exact else ("≥ ", "the strongest single attack")
+    bounds = "" if worst.interval is None else f"[{100 * worst.interval[0]:.1f}, {100 * worst.interval[1]:.1f}]; "
+    doubt = f"; {NOT_TRUSTED}, see the checks" if doubts_of_all(finished.evaluation, worst.labels) else ""
+    note = f"{bounds}{', '.join(worst.labels) or 'no attack'}; {how}; n = {worst.n}{doubt}"
+    return {"name": name, "value": f"{sign}{100 * worst.value:.1f} %", "note": note}
 
 
 def _pictures_note(finished: Finished) -> str:
@@ -151,7 +168,16 @@ def _pictures_note(finished: Finished) -> str:
 def _groups(finished: Finished) -> list[dict[str, Any]]:
     if finished.pictures is None:
         return []
-    return [_group(finished, group) for group in finished.pictures["groups"]]
+    groups = finished.pictures["groups"]
+    return [
+        _group(finished, group) for group in groups if not (group["kind"] == "attack" and _is_plain(finished, group))
+    ]
+
+
+def _is_plain(finished: Finished, group: Mapping[str, Any]) -> bool:
+    """Return whether an attack only repeats the prompts, whose pictures the page shows already."""
+    result = finished.attacks.get(group["name"])
+    return result is not None and tier_of(result) == "T0"
 
 
 def _group(finished: Finished, group: Mapping[str, Any]) -> dict[str, Any]:
@@ -200,13 +226,13 @@ def _textless(finished: Finished) -> list[dict[str, str]]:
     """Return what there is to say about attacks of which no text can be shown."""
     shown = {group["name"] for group in (finished.pictures or {"groups": []})["groups"] if group["kind"] == "attack"}
     notes = []
-    for label, verdicts in finished.verdicts.items():
-        if label not in shown:
-            free = all(verdict.before for verdict in verdicts)
+    for label, result in finished.attacks.items():
+        if label in finished.verdicts and label not in shown and tier_of(result) != "T0":
+            free = all(verdict.before for verdict in finished.verdicts[label])
             why = (
                 "Every prompt succeeds without the attack, so there is nothing to show."
                 if free
-                else "It puts free vectors in place of words: no text exists that could be shown."
+                else _TEXTLESS.get(tier_of(result), "It found no text that could be shown.")
             )
             notes.append({"title": f"Attacked: {label}", "note": f"{_won(finished, label)} {why}"})
     return notes

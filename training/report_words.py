@@ -7,24 +7,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .charts import attack_title
-from .finished import Finished, attack_of
+from .finished import Finished
+from .measures import MISSING, cell
 from .protocols import Result
-from .report import CONTROLS, MISSING, cell
+from .report import CONTROLS
+from .tiers import TIERS, attack_of
 
-TIERS: Mapping[str, str] = {
-    "T0": "plain prompts",
-    "T1": "synonyms and paraphrases",
-    "T2": "text, without a look into the model",
-    "T3": "tokens, with the model's gradients",
-    "T4": "free input embeddings, which no text can produce",
-    "T5": "conditioned on a picture",
-    "T6": "latents",
-    "T7": "changed weights",
-}
+_LISTED = 4  # items of a setting that are written out
+
 SETS: Mapping[str, str] = {
     "name": "Plain prompts: the concept by its name",
     "seen": "Synonyms that training saw",
     "unseen": "A synonym that training never saw",
+    "open": "Prompts that leave the concept open",
 }
 
 
@@ -48,36 +43,10 @@ def one_or_list(values: Iterable[Any]) -> str:
     return ", ".join(str(value) for value in dict.fromkeys(values)) or MISSING
 
 
-def tables_of(finished: Finished) -> list[dict[str, Any]]:
-    """Return the tables of unattacked, attacked and kept prompts."""
-    evaluation = finished.evaluation
-    plain = [[set_title(r.prompt_set), cell(r), str(r.n), count(r.unet_calls), r.origin] for r in finished.plain]
-    attacked = [_attack_row(finished, label, result) for label, result in finished.attacks.items()]
-    shown = {"pre_asr", "asr_any", "asr_last", "asr_gained"}
-    others = [r for r in evaluation.results if r.metric not in shown]
-    kept = [[r.metric.replace("_", " "), cell(r), str(r.n), r.prompt_set or MISSING, r.origin] for r in others]
-    return [
-        {"title": "Without an attack", "head": ["prompts", "success", "n", "UNet calls", "origin"], "rows": plain},
-        {
-            "title": "Under attack",
-            "head": ["attack", "success", "gained", "last", "n", "UNet calls", "seconds", "origin"],
-            "rows": attacked,
-        },
-        {"title": "What is kept, and controls", "head": ["metric", "value", "n", "prompts", "origin"], "rows": kept},
-    ]
-
-
-def _attack_row(finished: Finished, label: str, result: Result) -> list[str]:
-    seconds = finished.evaluation.seconds.get(f"attack-{label}")
-    others = [cell(finished.named(metric, label)) for metric in ("asr_gained", "asr_last")]
-    spent = MISSING if seconds is None else count(seconds)
-    return [attack_title(result), cell(result), *others, str(result.n), count(result.unet_calls), spent, result.origin]
-
-
 def method_of(finished: Finished) -> list[dict[str, Any]]:
     """Return what was measured how, as titled lists of names and explanations."""
     results = finished.evaluation.results
-    attacks = [(attack_title(r), _settings(attack_of(r))) for r in finished.attacks.values()]
+    attacks = [(attack_title(r), settings_line(attack_of(r))) for r in finished.attacks.values()]
     return [
         {"title": "In every number", "rows": [_detector(results), _seeds(results), *_sampling(results)]},
         {"title": "Prompts", "rows": _prompts(results)},
@@ -102,7 +71,7 @@ def _seeds(results: Sequence[Result]) -> tuple[str, str]:
 
 def _sampling(results: Sequence[Result]) -> list[tuple[str, str]]:
     found = (r.settings.get("sampling", {}) for r in results)
-    return [("Sampling", one_or_list(_settings(one) for one in found if one))]
+    return [("Sampling", one_or_list(settings_line(one) for one in found if one))]
 
 
 def _prompts(results: Sequence[Result]) -> list[tuple[str, str]]:
@@ -111,14 +80,26 @@ def _prompts(results: Sequence[Result]) -> list[tuple[str, str]]:
     return [(name, f"{largest[name, sha]} cases, hash {sha or MISSING}") for name, sha in sets]
 
 
-def _settings(values: Mapping[str, Any]) -> str:
+def settings_line(values: Mapping[str, Any]) -> str:
     """Return settings as one line; what the title says already is left out, a tier is put in words."""
     tier = TIERS.get(values.get("tier", ""), "")
     named = [
-        f"{key.replace('_', ' ')} {value}" for key, value in values.items() if key not in ("label", "tier", "name")
+        f"{key.replace('_', ' ')} {_setting(value)}"
+        for key, value in values.items()
+        if key not in ("label", "tier", "name")
     ]
     lead = [f"{values['name']} ({tier})" if tier else str(values["name"])] if "name" in values else []
     return ": ".join([*lead, ", ".join(named)]) if named else ", ".join(lead)
+
+
+def _setting(value: Any) -> str:
+    """Return a value of a setting; of a long list only its start and how long it is."""
+    if isinstance(value, Mapping):
+        return f"({settings_line(value)})"
+    if not isinstance(value, (list, tuple)):
+        return str(value)
+    shown = ", ".join(map(_setting, value[:_LISTED]))
+    return f"[{shown}, … {len(value)} in all]" if len(value) > _LISTED else f"[{shown}]"
 
 
 def _control(finished: Finished) -> list[tuple[str, str]]:
@@ -129,7 +110,11 @@ def _control(finished: Finished) -> list[tuple[str, str]]:
 
 
 def _costs(results: Sequence[Result]) -> tuple[str, str]:
-    parts = {(r.prompt_set, attack_of(r).get("label", "")): r.unet_calls for r in results}
+    # Results of the same pictures each hold the calls of those pictures; some were computed without drawing anything.
+    parts: dict[tuple[str, str], int] = {}
+    for r in results:
+        key = (r.prompt_set, attack_of(r).get("label", ""))
+        parts[key] = max(parts.get(key, 0), r.unet_calls)
     return "UNet calls in all", f"{count(sum(parts.values()))}, forwards on one latent; a backward counts as one more"
 
 
