@@ -133,9 +133,10 @@ def test_a_manifest_carries_what_the_checks_tell_against_a_number(tiny_encoder: 
         return Result("asr_any", 0.25, 8, settings={"attack": {"label": label, "tier": tier}})
 
     checks = (
-        {"attack": "weak", "ok": False, "detail": "too weak"},
-        {"attack": "weak", "ok": True, "detail": "fine"},
-        {"attack": "", "ok": False, "detail": "no gradient"},
+        {"name": "white_not_below_black", "attack": "weak", "ok": False, "detail": "too weak"},
+        {"name": "more_is_not_weaker", "attack": "weak", "ok": True, "detail": "fine"},
+        {"name": "seeds_differ", "attack": "weak", "ok": False, "detail": "nothing random"},
+        {"name": "gradients_alive", "attack": "", "ok": False, "detail": "no gradient"},
     )
     numbers = (asr("weak", "T3"), asr("other", "T4"), asr("plain", "T0"), Result("clip_score", 0.5, 8))
     evaluation = Evaluation("esd", tiny_encoder.manifest.concept.name, numbers, checks=checks)

@@ -11,7 +11,8 @@ from robust_encoders.training.attacks import RandomPrefix, UnlearnDiffAtk
 from robust_encoders.training.attacks.transfer import OnBase
 from robust_encoders.training.protocols import PromptAttack
 from robust_encoders.training.shapes.concepts import CONCEPTS
-from robust_encoders.training.suites import TIERS, SuiteName, shapes_suite
+from robust_encoders.training.suites import SuiteName, shapes_suite
+from robust_encoders.training.tiers import TIERS
 
 NAMES = get_args(SuiteName)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from robust_encoders.base import Base
 from robust_encoders.manifest import Manifest
 
-from .protocols import Edit
+from .protocols import Edit, Result
 
 if TYPE_CHECKING:
     from robust_encoders.concepts import Concept
@@ -100,15 +100,14 @@ def with_results(encoder: RobustEncoder, evaluation: Evaluation) -> RobustEncode
     erased = encoder.manifest.concept.name
     if evaluation.concept != erased:
         raise ValueError(f"expected an evaluation of {erased!r}, found one of {evaluation.concept!r}")
-    records = tuple(_doubted(record, evaluation.checks) for record in evaluation.records())
+    records = tuple(_doubted(evaluation, result) for result in evaluation.results)
     return RobustEncoder(replace(encoder.manifest, results=records), encoder.tensors, encoder.config)
 
 
-def _doubted(record: dict[str, Any], checks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return an attack's number with what the evaluation's checks say against it: a manifest has no place for checks."""
-    attack = record["settings"].get("attack", {})
-    about = [check for check in checks if not check["ok"] and check["attack"] in ("", attack.get("label"))]
-    told = [check["detail"] for check in about if check["attack"] or attack.get("tier") in ("T3", "T4")]
-    if not told or not record["metric"].startswith("asr_"):
-        return record
-    return {**record, "settings": {**record["settings"], "doubts": told}}
+def _doubted(evaluation: Evaluation, result: Result) -> dict[str, Any]:
+    """Return a number with what the evaluation's checks say against it: a manifest has no place for checks."""
+    from .trust import doubts
+
+    told = [str(check["detail"]) for check in doubts(evaluation, result)]
+    record: dict[str, Any] = result.record()
+    return {**record, "settings": {**record["settings"], "doubts": told}} if told else record

@@ -22,11 +22,12 @@ from .sanity import (
     succeeds_on_base,
     white_not_below_black,
 )
+from .tiers import EMBEDDING_TIERS, TEXT_TIERS
 from .units import Units, described, slug
 from .verdicts import Verdict
 
 # Name of a worst case to the tiers that it spans; the first is what encoders are ranked by.
-WORST_CASES = {"worst_case": ("T0", "T1", "T2", "T3"), "worst_case_embeddings": ("T0", "T1", "T2", "T3", "T4")}
+WORST_CASES = {"worst_case": TEXT_TIERS, "worst_case_embeddings": EMBEDDING_TIERS}
 BLACK_BOX = ("T0", "T1", "T2")
 
 
@@ -169,9 +170,10 @@ class Collection:
     def _white_against_black(self) -> list[SanityCheck]:
         attacks, verdicts = self.units.plan.attacks, self._verdicts()
         white, black = ({k: verdicts[k] for k, a in attacks.items() if a.tier in of} for of in (("T3",), BLACK_BOX))
-        # Only free prefixes, one for each prompt, hold all that a search over typed prefixes can find.
+        # Free prefixes, one for each prompt, hold all that a search over typed prefixes can find, and nothing else.
         free = {k: verdicts[k] for k, a in attacks.items() if a.name == "continuous_prefix" and not a.joint}
-        return [*white_not_below_black(white, black), *free_not_below_discrete(free, white)]
+        typed = {k: verdicts[k] for k, a in attacks.items() if a.name == "unlearn_diff_atk"}
+        return [*white_not_below_black(white, black), *free_not_below_discrete(free, typed)]
 
     def _strengths(self, strength: Path) -> Iterator[SanityCheck]:
         """Yield for each attack whether it succeeds on the base, with the same settings."""
@@ -181,7 +183,7 @@ class Collection:
             about = described(label, attack)
             won, gained = ([r for r in found if r.settings.get("attack") == about] for found in of.values())
             searched = _of_those_that_failed(won[0], gained[0]) if won and gained else None
-            if searched is not None and attack.tier in WORST_CASES["worst_case_embeddings"] and attack.tier != "T0":
+            if searched is not None and attack.tier in EMBEDDING_TIERS[1:]:
                 yield succeeds_on_base(searched)
 
     def _record(self, result: Result, prompts: PromptSet, *, calls: int = 0, **settings: Any) -> dict[str, Any]:

@@ -6,8 +6,9 @@ picture height and width, L token positions, D width of the text encoder, K adve
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from torch import Generator, Tensor
@@ -194,6 +195,11 @@ class Result:
     unet_calls: int = 0
     origin: Literal["measured", "reported"] = "measured"
     tier: str = ""
+
+    def record(self) -> dict[str, Any]:
+        """Return the result as JSON values."""
+        found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return found
 
 
 @runtime_checkable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,7 @@ class Evaluation:
 
     def records(self) -> tuple[dict[str, Any], ...]:
         """Return the results as JSON values, for a manifest."""
-        records: list[dict[str, Any]] = json.loads(json.dumps([asdict(result) for result in self.results]))
-        return tuple(records)
+        return tuple(result.record() for result in self.results)
 
     def write(self, path: Path) -> None:
         """Write ``results.json``."""

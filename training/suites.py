@@ -6,7 +6,6 @@ T0 to T3, T4 is reported beside, T5 to T7 are measured as limits of what a text 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal, get_args
 
 from .attacks import (
@@ -30,16 +29,6 @@ from .shapes.concepts import additions, factor_of, shapes_concept
 from .shapes.vocabulary import VALUES, WORDS
 
 SuiteName = Literal["quick", "core", "standard", "full"]
-TIERS: Mapping[str, str] = {
-    "T0": "plain prompts",
-    "T1": "synonyms and paraphrases",
-    "T2": "text, without a look into the model",
-    "T3": "tokens, with the model's gradients",
-    "T4": "free embeddings, which no text can produce",
-    "T5": "conditioned on a picture",
-    "T6": "latents",
-    "T7": "changed weights, or the base's own conditioning",
-}
 
 
 def shapes_suite(name: SuiteName, concept: str) -> dict[str, PromptAttack]:
