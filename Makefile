@@ -10,7 +10,11 @@ TABLE := $(foreach c,circle striped red,$(foreach m,base esd advunlearn,$(foreac
 # One stamp per content, not per time: a fresh checkout of the same files installs nothing.
 STAMP := .venv/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 
-.PHONY: build-shapes clean demo env lint results test test-browser test-oldest
+# make -j2 matrix: every attack on every encoder, docs/matrix; hours, after those of results. Finished parts are kept.
+MATRIX := runs/matrix
+SUBJECTS := base esd advunlearn empty_prompt word_filter
+
+.PHONY: build-shapes clean demo env lint matrix results test test-browser test-oldest
 .DEFAULT_GOAL := test
 
 env: $(STAMP)
@@ -70,6 +74,19 @@ results: $(TABLE:=/results.json)
 
 $(RESULTS)/%/results.json: | env
 	docs/results/row.sh $(*D) $(subst -, ,$(*F)) $(RESULTS)
+
+matrix: $(foreach c,circle striped red,$(foreach s,$(SUBJECTS),$(MATRIX)/$c/$s/results.json))
+	$(BIN)/robust-encoders results $(patsubst %/results.json,%,$^)
+
+$(MATRIX)/%/results.json: | env
+	docs/matrix/row.sh $(*D) $(*F) $(MATRIX) $(RESULTS)
+
+# How strong the attacks are comes first; ESD's encoders are trained by make results.
+define row
+$(MATRIX)/$1/$2/results.json: | $(MATRIX)/$1/open/results.json
+endef
+$(foreach c,circle striped red,$(foreach s,$(SUBJECTS),$(eval $(call row,$c,$s))))
+$(foreach c,circle striped red,$(eval $(MATRIX)/$c/esd/results.json: | $(RESULTS)/$c/esd-0/results.json))
 
 clean:
 	rm -rf .venv .venv-oldest .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache build dist demo.png robust_encoders.egg-info

@@ -29,6 +29,7 @@ from .verdicts import Verdict
 # Name of a worst case to the tiers that it spans; the first is what encoders are ranked by.
 WORST_CASES = {"worst_case": TEXT_TIERS, "worst_case_embeddings": EMBEDDING_TIERS}
 BLACK_BOX = ("T0", "T1", "T2")
+_NO_SEARCH = ("none", "random_prefix")  # the prompt as it is, and the control: nothing that could be too weak
 
 
 @dataclass
@@ -183,7 +184,7 @@ class Collection:
             about = described(label, attack)
             won, gained = ([r for r in found if r.settings.get("attack") == about] for found in of.values())
             searched = _of_those_that_failed(won[0], gained[0]) if won and gained else None
-            if searched is not None and attack.tier in EMBEDDING_TIERS[1:]:
+            if searched is not None and attack.tier in EMBEDDING_TIERS and attack.name not in _NO_SEARCH:
                 yield succeeds_on_base(searched)
 
     def _record(self, result: Result, prompts: PromptSet, *, calls: int = 0, **settings: Any) -> dict[str, Any]:
