@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,7 +23,7 @@ from robust_encoders.encoder import RobustEncoder
 from robust_encoders.layouts import nested_state
 from robust_encoders.manifest import Manifest
 from robust_encoders.training import cli as training_cli
-from robust_encoders.training import cli_train, demo, evaluate
+from robust_encoders.training import cli_evaluate, cli_train, demo, evaluate
 from robust_encoders.training.metrics.rates import rate
 from robust_encoders.training.recipes import RECIPES
 from robust_encoders.training.shapes import build as shapes_build
@@ -417,7 +418,7 @@ def test_evaluate_takes_several_encoders_and_gives_each_a_folder(
     made = [path.parent.name for path in sorted(out.glob("*/report.html"))]
     assert len(made) == 3
     assert {"base", "word_filter"} < set(made)
-    assert evaluated.kwargs["source"] == out / "source"
+    assert evaluated.kwargs["source"] == out / ".source"
     assert capsys.readouterr().out.count("a-label") == 3
 
 
@@ -435,6 +436,33 @@ def test_evaluate_takes_a_baseline_for_the_concept_it_is_told(evaluated: Recorde
     words = evaluated.args[1].words
     assert "circle" in words
     assert "round" not in words  # held out: no defender knows it
+
+
+def test_the_documented_command_for_a_real_base_parses() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    found = re.search(r"robust-encoders evaluate nudity (--base .*?)\n```", text, re.DOTALL)
+    assert found is not None
+    options = cli_evaluate._read(found[1].replace("\\\n", " ").split())
+    assert isinstance(options, cli_evaluate.OpenRun)
+    assert options.base == "CompVis/stable-diffusion-v1-4"
+    assert (options.settings.detector, options.settings.suite) == ("nudenet:unlearn_diff_atk", "full")
+    assert isinstance(cli_evaluate._read(["--out", "x"]), cli_evaluate.EvaluationRun)
+
+
+def test_evaluate_of_a_real_base_says_what_is_wrong_with_its_files(
+    artifact: Path, tmp_path: Path, make_pipe: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_pipe().save_pretrained(tmp_path / "base")
+    options = ["--base", str(tmp_path / "base"), "--prompts", "none.csv", "--kept", "none.csv", "--out", str(tmp_path)]
+    assert "none.csv" in refused(capsys, 2, "evaluate", str(artifact), *options)
+    assert "cuda:99" in refused(capsys, 2, "evaluate", str(artifact), *options, "--device", "cuda:99")
+
+
+def test_evaluate_records_only_what_the_encoder_erases(
+    evaluated: Recorder, artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--out", str(tmp_path), "--concept", "red", "--record"]
+    assert "one of another concept" in refused(capsys, 2, "evaluate", str(artifact), *options)
 
 
 def test_evaluate_of_a_concept_that_the_judge_does_not_know_is_bad_usage(

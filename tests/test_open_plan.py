@@ -136,7 +136,7 @@ def test_the_guidance_is_the_files_or_the_samplings(settings: OpenEvaluation, ti
         open_plan(settings, CONCEPT, tokenizer=tiny_pipe.tokenizer)
     plan, sampling = open_plan(replace(settings, n=2), CONCEPT, tokenizer=tiny_pipe.tokenizer)
     assert (sampling.guidance, [case.index for case in plan.plain[0].cases]) == (3.0, [3, 9])
-    whole, own = open_plan(replace(settings, guidance="sampling"), CONCEPT, tokenizer=tiny_pipe.tokenizer)
+    whole, own = open_plan(replace(settings, scale="sampling"), CONCEPT, tokenizer=tiny_pipe.tokenizer)
     assert (own, len(whole.plain[0].cases)) == (SAMPLING, 3)
 
 

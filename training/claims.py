@@ -140,7 +140,10 @@ class Row:
         """What has to be equal before two rows may be ranked against each other."""
         # A lower bound is no better than a number that is known.
         counted = "lower bound" if self.worst is not None and not self.worst.exact else "prompt by prompt"
-        return {"origin": self.origin, **self.claims[0].conditions, "worst case": counted, "attacks": self.budget}
+        bases = [base for claim in self.claims if (base := base_of(claim.finished.evaluation))]
+        known = {"base": bases[0][:12]} if bases else {}
+        about = {"origin": self.origin, **self.claims[0].conditions, **known}
+        return {**about, "worst case": counted, "attacks": self.budget}
 
     def replaced(self) -> list[str]:
         """Return in words which weaker claims a stronger attack has replaced."""
@@ -215,14 +218,19 @@ def _identity(folder: Path, evaluation: Evaluation) -> str:
     folder.
     """
     subject = dict(evaluation.subject)
-    if evaluation.label == "base":
-        return "base"
-    if subject:
-        return str(subject.get("content_sha256") or canonical_sha256(subject))
+    if "content_sha256" in subject:
+        return str(subject["content_sha256"])
+    if evaluation.label == "base" or subject:
+        return canonical_sha256([evaluation.label, {**subject, "base": base_of(evaluation)}])
     for place in (folder, folder / "encoder"):
         if (place / MANIFEST_NAME).is_file():
             return _contents(Manifest.read(place))
     return str(folder.resolve())
+
+
+def base_of(evaluation: Evaluation) -> str:
+    """Return the hash of the base that an evaluation was made on; empty where it does not say."""
+    return str(evaluation.subject.get("base", {}).get("models_sha256", ""))
 
 
 def _contents(manifest: Manifest) -> str:

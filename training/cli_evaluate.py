@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from robust_encoders.catalog import CATALOG
 from robust_encoders.cli import EXIT_OK, UsageError, choose, open_pipeline, say
 from robust_encoders.concepts import Concept
 from robust_encoders.encoder import RobustEncoder
@@ -18,8 +19,8 @@ from . import evaluate as evaluation
 from .artifact import with_results
 from .baselines import BASELINES, baselines_for
 from .cli import leading_names
+from .matrix import tables
 from .open_plan import OpenEvaluation, open_plan
-from .report import results_table
 from .report_page import write_report
 from .results import RESULTS_NAME, Evaluation
 from .shapes.concepts import shapes_concept
@@ -120,9 +121,15 @@ def evaluate(arguments: Sequence[str]) -> int:
         choose(concept.name, [value for values in VALUES.values() for value in values], "concept of the shapes world")
         concept = shapes_concept(concept.name)
     _require_finished(options)
+    if options.record and any(e is not None and e.manifest.concept.name != concept.name for e in encoders):
+        raise UsageError(f"expected encoders that erase {concept.name!r} with --record, found one of another concept")
     shard = Shard.current()
-    one = _prepared(options, concept, shard)
-    known, found = baselines_for(concept), []
+    try:
+        one = _prepared(options, concept, shard)
+    except (OSError, ValueError, ModuleNotFoundError) as error:
+        raise UsageError(str(error)) from error
+    words = options.settings.words if isinstance(options, OpenRun) else ()
+    known, found = baselines_for(replace(concept, synonyms=tuple(dict.fromkeys((*concept.synonyms, *words))))), []
     for name, encoder, folder in zip(names, encoders, folders, strict=True):
         found.append(one(known.get(name, encoder), folder))
         if shard.main:
@@ -130,7 +137,7 @@ def evaluate(arguments: Sequence[str]) -> int:
         if options.record and encoder is not None and shard.main:
             with_results(encoder, found[-1]).save_pretrained(name)
     if shard.main:
-        say(results_table(found))
+        say(tables(found))
     return EXIT_OK
 
 
@@ -141,20 +148,29 @@ def _prepared(
     device = options.device or shard.device
 
     def shared(out: Path) -> Path | None:
-        return options.source or (None if out == options.out else options.out / "source")
+        return options.source or (None if out == options.out else options.out / ".source")
 
     if isinstance(options, EvaluationRun):
-        pipe = open_pipeline(options.base).to(device)
+        pipe = _placed(open_pipeline(options.base), device)
         settings, strength = options.settings, options.strength
         return lambda defence, out: evaluation.evaluate(
             pipe, defence, concept.name, settings=settings, out=out, source=shared(out), strength=strength, shard=shard
         )
-    opened = _load(options.base, options.dtype).to(device)
+    opened = _placed(_load(options.base, options.dtype), device)
     plan, sampling = open_plan(options.settings, concept, tokenizer=opened.tokenizer, device=device)
     how = evaluation.Execution(
         sampling, options.settings.seed, options.chunk, options.checks, strength=options.strength, shard=shard
     )
     return lambda defence, out: evaluation.run_plan(opened, defence, plan, replace(how, source=shared(out)), out=out)
+
+
+def _placed(pipe: Any, device: str) -> Any:
+    try:
+        return pipe.to(device)
+    except (RuntimeError, AssertionError) as error:  # what torch raises for devices that are not there
+        raise UsageError(
+            f"expected a device of this machine, such as cpu or cuda, found {device!r}: {error}"
+        ) from error
 
 
 def _load(base: str, dtype: str) -> Any:
@@ -178,7 +194,7 @@ def _folders(names: Sequence[str], out: Path) -> list[Path]:
     if len(names) == 1:
         return [out]
     slugs = [re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.") for name in names]
-    if len({*slugs, "source"}) <= len(slugs) or not all(slugs):
+    if len({*slugs}) < len(slugs) or not all(slugs):
         raise UsageError(f"expected encoders whose folders in --out have names of their own, found {', '.join(slugs)}")
     return [out / slug for slug in slugs]
 
@@ -193,7 +209,8 @@ def _concept(given: str, encoders: Sequence[RobustEncoder | None]) -> Concept:
             "one to look for with --concept"
         )
     if given:
-        return erased.get(given, Concept(name=given, kind="object"))
+        known = {entry.concept: entry.erased() for entry in CATALOG.values() if entry.kind != "none"}
+        return erased.get(given) or known.get(given) or Concept(name=given, kind="object")
     return next(iter(erased.values()))
 
 

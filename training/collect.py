@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from .artifact import describe, judging_versions
@@ -19,9 +18,9 @@ from .sanity import (
     SanityCheck,
     free_not_below_discrete,
     more_is_not_weaker,
-    succeeds_on_base,
     white_not_below_black,
 )
+from .strength import Strength
 from .tiers import EMBEDDING_TIERS, TEXT_TIERS
 from .units import Units, described, slug
 from .verdicts import Verdict
@@ -29,7 +28,6 @@ from .verdicts import Verdict
 # Name of a worst case to the tiers that it spans; the first is what encoders are ranked by.
 WORST_CASES = {"worst_case": TEXT_TIERS, "worst_case_embeddings": EMBEDDING_TIERS}
 BLACK_BOX = ("T0", "T1", "T2")
-_NO_SEARCH = ("none", "random_prefix")  # the prompt as it is, and the control: nothing that could be too weak
 
 
 @dataclass
@@ -38,12 +36,12 @@ class Collection:
 
     Args:
         units: The finished parts.
-        strength: Finished evaluation of the base on captions that leave the concept open, if there is one.
+        strength: What attacks reach on the base, if that was measured.
         verdicts: Label of an attack to its verdicts as JSON values, once they were collected.
     """
 
     units: Units
-    strength: Path | None = None
+    strength: Strength | None = None
     verdicts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def evaluation(self) -> Evaluation:
@@ -53,7 +51,8 @@ class Collection:
         checks = tuple(asdict(check) for check in self._checks(results))
         # Parts that only others are made of would tell nothing, and differ with the number of processes.
         seconds = {name: spent for name, spent in cells.seconds.items() if not name.startswith("chunks/")}
-        return Evaluation(subject.label, plan.concept, results, seconds, subject.identity, checks)
+        identity = {**subject.identity, "base": dict(self.units.base_record)}
+        return Evaluation(subject.label, plan.concept, results, seconds, identity, checks)
 
     def _records(self) -> list[dict[str, Any]]:
         plan, cells = self.units.plan, self.units.cells
@@ -156,7 +155,7 @@ class Collection:
     def _checks(self, results: Sequence[Result]) -> Iterator[SanityCheck]:
         """Yield what says whether the attacks' numbers may be trusted."""
         if self.strength is not None:
-            yield from self._strengths(self.strength)
+            yield from self.strength.checks(self.units.plan.attacks)
         if not self.units.checks:
             return
         yield SanityCheck.from_record(self.units.gradients())
@@ -176,22 +175,11 @@ class Collection:
         typed = {k: verdicts[k] for k, a in attacks.items() if a.name == "unlearn_diff_atk"}
         return [*white_not_below_black(white, black), *free_not_below_discrete(free, typed)]
 
-    def _strengths(self, strength: Path) -> Iterator[SanityCheck]:
-        """Yield for each attack whether it succeeds on the base, with the same settings."""
-        results = Evaluation.read(strength).results
-        of = {metric: [r for r in results if r.metric == metric] for metric in ("asr_any", "asr_gained")}
-        for label, attack in self.units.plan.attacks.items():
-            about = described(label, attack)
-            won, gained = ([r for r in found if r.settings.get("attack") == about] for found in of.values())
-            searched = _of_those_that_failed(won[0], gained[0]) if won and gained else None
-            if searched is not None and attack.tier in EMBEDDING_TIERS and attack.name not in _NO_SEARCH:
-                yield succeeds_on_base(searched)
-
     def _record(self, result: Result, prompts: PromptSet, *, calls: int = 0, **settings: Any) -> dict[str, Any]:
         """Return the result with all that is needed to measure it again, as JSON values."""
         if not result.detector and result.metric.startswith(("pre_", "asr_", "worst_")):
             result = judged(result, self.units.plan.detector)
-        common = {"sampling": asdict(self.units.sampling), "device": str(self.units.subject.pipe.device)}
+        common = {"sampling": asdict(self.units.sampling), "device": self.units.subject.pipe.device.type}
         return asdict(
             replace(
                 result,
@@ -203,10 +191,3 @@ class Collection:
                 unet_calls=calls,
             )
         )
-
-
-def _of_those_that_failed(won: Result, gained: Result) -> Result | None:
-    """Return an attack's rate among the cases that failed unattacked; None where there are none."""
-    before, found = (round(r.n * share) for r, share in ((won, won.value - gained.value), (gained, gained.value)))
-    failed = won.n - before
-    return replace(rate(won.metric, [i < found for i in range(failed)]), settings=won.settings) if failed else None

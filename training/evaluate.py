@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -12,6 +13,7 @@ from tqdm import tqdm
 
 from robust_encoders.fingerprint import sketch, tokenizer_fingerprint
 
+from .artifact import judging_versions
 from .cells import Cells, canonical_sha256
 from .collect import Collection
 from .finished import PICTURES_CELL
@@ -22,8 +24,11 @@ from .protocols import Case, PromptAttack
 from .results import RESULTS_NAME, Evaluation
 from .shapes_plan import EvaluationSettings, shapes_plan
 from .sharding import Shard
+from .strength import Strength
 from .subject import Defence, Subject
 from .units import Unit, Units
+
+_FORMAT = 1  # of the finished parts: raised when parts made by earlier code must not be taken for those of this one
 
 
 def evaluate(
@@ -89,31 +94,47 @@ class Execution:
     strength: Path | None = None
     shard: Shard | None = None
 
+    def __post_init__(self) -> None:
+        if self.chunk < 2 or self.checks < 0 or self.checks == 1 or self.seed < 0:
+            raise ValueError(
+                f"expected chunk of at least 2, checks of 0 or at least 2, and seed of at least 0, found {self}"
+            )
+
 
 def run_plan(pipe: Any, encoder: Defence | None, plan: Plan, how: Execution, *, out: Path) -> Evaluation:
     """Run any plan; see ``evaluate``."""
     subject, shard = Subject(pipe, encoder), how.shard or Shard.current()
     units = _units(subject, plan, how, out)
+    strength = None if how.strength is None else Strength.read(how.strength, units)
     for name, stage in (("draw", units.drawing), ("attack", units.attacking)):
         _make(f"{name} {plan.concept}, {subject.label}", stage(), shard)
         shard.wait()
     if shard.main:
-        found = Collection(units, how.strength)
+        found = Collection(units, strength)
         evaluation = found.evaluation()
-        evaluation.write(out / RESULTS_NAME)
         _show(units, found.verdicts)
+        evaluation.write(out / RESULTS_NAME)  # last: whoever sees it finds the pictures, too
     shard.wait()
     return evaluation if shard.main else Evaluation.read(out)
 
 
 def _units(subject: Subject, plan: Plan, how: Execution, out: Path) -> Units:
     detector = {"name": plan.detector.name, "version": plan.detector.version, "threshold": plan.detector.threshold}
-    common = {"sampling": asdict(how.sampling), "seed": how.seed, "device": str(subject.pipe.device)}
+    # By kind of device, not by its number: several of them may share the parts.
+    run = {"sampling": asdict(how.sampling), "seed": how.seed, "device": subject.pipe.device.type}
+    common = {**run, "format": _FORMAT, "versions": judging_versions()}
     base = {**common, "models": _models_sha256(subject.pipe)}
     with subject.attached():
         own = {**common, "models": _models_sha256(subject.pipe), "detector": detector, "subject": subject.identity}
     cells, source = Cells(out / "cells", {**own, "base": base["models"]}), Cells(how.source or out / "cells", base)
-    return Units(subject, plan, how.sampling, how.seed, cells, source, chunk=how.chunk, checks=how.checks)
+    base_record = {"id": _hub_id(subject.pipe), "models_sha256": base["models"], "dtype": str(subject.pipe.unet.dtype)}
+    return Units(subject, plan, how.sampling, how.seed, cells, source, base_record, chunk=how.chunk, checks=how.checks)
+
+
+def _hub_id(pipe: Any) -> str:
+    """Return the Hub id that a pipeline was loaded by; nothing for a folder, which is only a place on one machine."""
+    name = str(getattr(pipe, "name_or_path", "") or "")
+    return name if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists() else ""
 
 
 def _make(title: str, units: Iterable[Unit], shard: Shard) -> None:

@@ -51,7 +51,7 @@ class OpenEvaluation:
         n: How many prompts of ``prompts``, the first; None takes all.
         n_kept: How many of ``kept``.
         longest: Prompts of more tokens are left out, as UnlearnDiffAtk does; None keeps all.
-        guidance: Whether ``prompts`` or ``sampling`` says at which guidance scale pictures are drawn.
+        scale: Whether ``prompts`` or ``sampling`` says at which guidance scale pictures are drawn.
         clip: CLIP model of the CLIP score; empty for none.
         fid: Whether FID and KID between kept pictures and the base's are taken, in picture embeddings of ``clip``.
         pick: Model of the PickScore, for example ``yuvalkirstain/PickScore_v1``; empty for none.
@@ -72,7 +72,7 @@ class OpenEvaluation:
     n: int | None = None
     n_kept: int | None = 1000
     longest: int | None = 60
-    guidance: Literal["prompts", "sampling"] = "prompts"
+    scale: Literal["prompts", "sampling"] = "prompts"
     clip: str = "openai/clip-vit-base-patch32"
     fid: bool = True
     pick: str = ""
@@ -167,7 +167,7 @@ def _prompts(settings: OpenEvaluation, tokenizer: Any) -> tuple[PromptSet, Sampl
     read = concept_prompts(settings.prompts, categories=settings.categories, guidance=settings.sampling.guidance)
     fitting = no_longer_than(read, settings.longest, tokenizer)
     chosen = first(fitting, settings.n)
-    if settings.guidance == "sampling":
+    if settings.scale == "sampling":
         return chosen, settings.sampling
     scale = one_guidance(fitting.guidance[: len(chosen.cases)])
     return chosen, replace(settings.sampling, guidance=scale)

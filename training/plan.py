@@ -6,15 +6,25 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from .cells import canonical_sha256
 from .protocols import Case, Detector, Metric, PromptAttack, Result
 
-# A pipeline as it was, and what attaches the defence to it within a scope, to results.
-Probe = Callable[[Any, Callable[[], AbstractContextManager[Any]]], Sequence[Result]]
+
+class Probe(Protocol):
+    """A further measurement of a pipeline; a dataclass, whose fields are its settings."""
+
+    def __call__(self, pipe: Any, attached: Callable[[], AbstractContextManager[Any]]) -> Sequence[Result]:
+        """Return results.
+
+        Args:
+            pipe: The pipeline as it was.
+            attached: Attaches the defence to it within a scope.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -33,9 +43,11 @@ class PromptSet:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the prompts, their seeds, what they state, and where it is another prompt what attacks are after."""
-        rows = ([c.prompt, c.seed, dict(c.expected), *([c.goal] if c.goal else [])] for c in self.cases)
-        return canonical_sha256(list(rows))
+        """Hash of the prompts, their seeds and what they state; of goals and numbers where they are unusual."""
+        rows = [[c.prompt, c.seed, dict(c.expected), *([c.goal] if c.goal else [])] for c in self.cases]
+        numbers, first = [c.index for c in self.cases], self.cases[0].index if self.cases else 0
+        usual = numbers == list(range(first, first + len(numbers)))
+        return canonical_sha256(rows if usual else [rows, numbers])
 
     def part(self, of: slice) -> PromptSet:
         """Return some of the prompts, under the same name."""

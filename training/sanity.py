@@ -255,8 +255,8 @@ def _compared(
     ok = test.difference >= 0
     said = f"{words[0]} {label} {_first(test)} of {test.n}, {words[1]} {_second(test)}"
     p = mcnemar_below(test.only_first, test.only_second)
-    more = " (more than chance, " if p < SIGNIFICANT else " (chance alone could do that, "
-    why = f"{more}{_p(p)}): the {words[0]} search is too weak here, its number is not to be trusted"
+    more, how = ("more than chance", "is") if p < SIGNIFICANT else ("chance alone could do that", "may be")
+    why = f" ({more}, {_p(p)}): the {words[0]} search {how} too weak here, its number is not to be trusted"
     return SanityCheck(name, label, ok, test.difference, test.n, said if ok else said + why)
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from .metrics.picture_distance import LayeredDistance
 from .metrics.retain import not_as_asked
 from .pictures import Sampling
 from .plan import Control, Plan, Probe, PromptSet
-from .protocols import Case, Metric, PromptAttack, Result
+from .protocols import Case, Metric, PromptAttack
 from .shapes.captions import ScenePrompt, WordChoice, scene_prompts
 from .shapes.clip_score import load_clip_scorer
 from .shapes.concepts import factor_of
@@ -26,7 +25,7 @@ from .shapes.judge import Judge, load_judge
 from .shapes.pictures import render_pictures
 from .shapes.probes import goal_prompt, open_prompts
 from .shapes.vocabulary import FACTORS, VALUES
-from .structured import StructuredSettings, knowledge, structured_utility
+from .structured import KnowledgeProbe, StructuredProbe, StructuredSettings
 from .suites import SuiteName, shapes_suite
 
 CaptionChoice = Literal["named", "open"]
@@ -70,6 +69,8 @@ class EvaluationSettings:
             raise ValueError(
                 f"expected n, n_kept, n_probes and chunk of at least 2 and n_renders of at least 1, found {self}"
             )
+        if self.seed < 0:
+            raise ValueError(f"expected a seed of at least 0, found {self.seed}")
         if self.checks < 0 or self.checks == 1:
             raise ValueError(f"expected checks of 0 or of at least 2, found {self.checks}")
 
@@ -110,7 +111,7 @@ def shapes_plan(
         plain=named_sets(concept, settings) if settings.captions == "named" else (open_set(concept, settings),),
         kept=_prompt_set(f"{concept}/kept", others, _seed(settings.seed, 3)),
         detector=JudgeDetector(judge, concept),
-        attacks=shapes_suite(settings.suite, concept) if attacks is None else attacks,
+        attacks=shapes_suite(settings.suite, concept, settings.sampling) if attacks is None else attacks,
         utility=utility,
         control=Control(f"renders/{settings.n_renders}", lambda: _renders(settings.n_renders), controls),
         instead=partial(not_as_asked, judge),
@@ -147,16 +148,7 @@ def _probes(concept: str, judge: JudgeLike, settings: EvaluationSettings) -> Map
     if not isinstance(judge, Judge):
         return {}
     sizes = StructuredSettings(n=settings.n_probes, seed=settings.seed, sampling=settings.sampling)
-
-    def structured(pipe: Any, attached: Callable[[], AbstractContextManager[Any]]) -> Sequence[Result]:
-        with attached():
-            return structured_utility(pipe, concept, sizes, judge=judge)
-
-    def known(pipe: Any, attached: Callable[[], AbstractContextManager[Any]]) -> Sequence[Result]:
-        with attached():
-            return [knowledge(pipe, concept, sizes)]
-
-    return {"structured": structured, "knowledge": known}
+    return {"structured": StructuredProbe(concept, sizes), "knowledge": KnowledgeProbe(concept, sizes)}
 
 
 def _distances(judge: JudgeLike, n: int, name: str) -> list[Metric]:

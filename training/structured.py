@@ -7,9 +7,10 @@ near. And the force of negative prompts, which pass through the erased encoder, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -69,7 +70,8 @@ def structured_utility(
         judge: Instead of the packaged judge.
 
     Returns:
-        ``binding_1`` to ``binding_3``, ``retain_near``, ``retain_far``, and the three results of ``negative_force``.
+        ``binding_1`` to ``binding_3``, ``retain_near``, ``retain_far``, and with guidance the three results of
+        ``negative_force``.
 
     Raises:
         ValueError: If the shapes world has no such value.
@@ -80,6 +82,8 @@ def structured_utility(
         metric = JudgeAccuracy(judge, factor_of(concept)[0] if name.startswith("retain") else "", name=name)
         metric.update(_draw(pipe, prompts, settings.sampling), prompts.cases)
         found.append(_recorded(replace(metric.compute(), metric=name), prompts, settings))
+    if settings.sampling.guidance <= 1:  # without guidance there is no negative prompt
+        return found
     detector = JudgeDetector(judge, concept)
     prompts = scene_set(f"{concept}/open", open_prompts(concept, settings.n, seed=_seed(settings, 9)), settings, 9)
     forces = negative_force(pipe, prompts, detector, negative=concept, sampling=settings.sampling)
@@ -193,6 +197,46 @@ def knowledge(pipe: Any, concept: str, settings: StructuredSettings) -> Result:
         versions=judging_versions(),
         unet_calls=classifier.backbone.unet_calls,
     )
+
+
+@dataclass(frozen=True)
+class StructuredProbe:
+    """``structured_utility`` as a part of an evaluation.
+
+    Args:
+        concept: A canonical value of the shapes world.
+        settings: Sizes, seed, sampling.
+    """
+
+    name: ClassVar[str] = "structured_utility"
+
+    concept: str
+    settings: StructuredSettings
+
+    def __call__(self, pipe: Any, attached: Callable[[], AbstractContextManager[Any]]) -> list[Result]:
+        """Measure the pipeline with the defence attached."""
+        with attached():
+            return structured_utility(pipe, self.concept, self.settings)
+
+
+@dataclass(frozen=True)
+class KnowledgeProbe:
+    """``knowledge`` as a part of an evaluation.
+
+    Args:
+        concept: A canonical value of the shapes world.
+        settings: Size and seed.
+    """
+
+    name: ClassVar[str] = "knowledge"
+
+    concept: str
+    settings: StructuredSettings
+
+    def __call__(self, pipe: Any, attached: Callable[[], AbstractContextManager[Any]]) -> list[Result]:
+        """Measure the pipeline with the defence attached."""
+        with attached():
+            return [knowledge(pipe, self.concept, self.settings)]
 
 
 def _seed(settings: StructuredSettings, place: int) -> int:

@@ -24,6 +24,7 @@ from .attacks import (
     UnlearnDiffAtk,
 )
 from .attacks.transfer import OnBase
+from .pictures import Sampling
 from .protocols import PromptAttack
 from .shapes.concepts import additions, factor_of, shapes_concept
 from .shapes.vocabulary import VALUES, WORDS
@@ -31,7 +32,7 @@ from .shapes.vocabulary import VALUES, WORDS
 SuiteName = Literal["quick", "core", "standard", "full"]
 
 
-def shapes_suite(name: SuiteName, concept: str) -> dict[str, PromptAttack]:
+def shapes_suite(name: SuiteName, concept: str, sampling: Sampling | None = None) -> dict[str, PromptAttack]:
     """Return label to attack, weakest tier first.
 
     ``core`` has UnlearnDiffAtk, its control and the continuous prefixes, as in ``standard``. ``quick``, for trying
@@ -41,6 +42,7 @@ def shapes_suite(name: SuiteName, concept: str) -> dict[str, PromptAttack]:
     Args:
         name: Of the budget.
         concept: A canonical value of the shapes world: what synonyms, words and pairs of prompts are about.
+        sampling: How pictures are drawn, for the probes that draw or invert by themselves.
 
     Raises:
         ValueError: If the world has no such value, or there is no such suite.
@@ -50,7 +52,7 @@ def shapes_suite(name: SuiteName, concept: str) -> dict[str, PromptAttack]:
     factor_of(concept)
     if name in ("quick", "core"):
         return _small(name)
-    return {**_text(name, concept), **_embeddings(name, concept), **_limits()}
+    return {**_text(name, concept), **_embeddings(name, concept), **_limits(sampling or Sampling())}
 
 
 def _small(name: SuiteName) -> dict[str, PromptAttack]:
@@ -106,11 +108,11 @@ def _shared(steps: int, *, restarts: int = 1) -> ContinuousPrefix:
     return ContinuousPrefix(steps=steps, restarts=restarts, shared=True, batch=16, precision="bf16")
 
 
-def _limits() -> dict[str, PromptAttack]:
+def _limits(sampling: Sampling) -> dict[str, PromptAttack]:
     """Return what goes past a text encoder, T5 to T7."""
     return {
-        "img2img": Img2Img(),
-        "latent_inversion": LatentInversion(),
-        "latent_control": LatentInversion(control=True),
+        "img2img": Img2Img(steps=sampling.steps),
+        "latent_inversion": LatentInversion(steps=sampling.steps, guidance=sampling.guidance),
+        "latent_control": LatentInversion(steps=sampling.steps, guidance=sampling.guidance, control=True),
         "prompt_embeds": PromptEmbeds(),
     }

@@ -51,6 +51,7 @@ class Units:
         seed: Of the attacks.
         cells: Finished parts that depend on the subject.
         source: Finished parts that depend on the base alone, which evaluations of several encoders may share.
+        base_record: What tells the base apart, for the results.
         chunk: Cases of one part.
         checks: Cases on which searches are run again; 0 for none.
     """
@@ -61,6 +62,7 @@ class Units:
     seed: int
     cells: Cells
     source: Cells
+    base_record: Mapping[str, Any]
     chunk: int
     checks: int
     _flags: dict[tuple[str, int], list[bool]] = field(default_factory=dict)
@@ -95,6 +97,9 @@ class Units:
         for place, (label, attack) in enumerate(self.plan.attacks.items()):
             if attack.joint:
                 yield Unit(label, partial(self.attacked, label, None), place)
+            elif isinstance(attack, OnBase):  # by itself, so that the first encoder's seconds do not count the search
+                for i, _ in enumerate(self.chunks(self.first)):
+                    yield Unit(f"{label}, search", partial(self.searched, label, attack, i), i)
             for i, _ in enumerate(() if attack.joint else self.chunks(self.first)):
                 yield Unit(label, partial(self.attacked, label, i), i)
         for place, label in enumerate(self.checkable()):
@@ -154,7 +159,7 @@ class Units:
 
         def compute() -> dict[str, Any]:
             cases, before = self.cases(i)
-            ready = attack if i is None else self._ready(label, attack, cases, i)
+            ready = self.searched(label, attack, i) if isinstance(attack, OnBase) and i is not None else attack
             with self.subject.attached():
                 found = self._found(ready, cases, before, seed=self.seed)
                 verdicts, calls = self._judge(found, cases, before)
@@ -166,14 +171,13 @@ class Units:
         """Return the name of the cell of an attack on one part."""
         return self._name("attack", label, 0 if i is None else i)
 
-    def _ready(self, label: str, attack: PromptAttack, cases: Sequence[Case], i: int) -> PromptAttack:
-        """Return the attack; one that searches on the base as a replay of what it finds there, searched for once."""
-        if not isinstance(attack, OnBase):
-            return attack
+    def searched(self, label: str, attack: OnBase, i: int) -> Transfer:
+        """Return what an attack finds on the base for one part, ready to be replayed; searched for once."""
         part = self.first.part(self.chunks(self.first)[i])
 
         def compute() -> dict[str, Any]:
             base = TargetModel.from_pipeline(self.subject.pipe, base=self.base)
+            cases, _ = self.cases(i)
             return {"recorded": [asdict(one) for one in attack.search(base, cases, seed=self.seed).recorded]}
 
         inputs = {**_on(part), "attack": described(label, attack)}
@@ -257,13 +261,14 @@ class Units:
 
     def probe(self, name: str) -> dict[str, Any]:
         """Return the results of a further measurement."""
+        probe = self.plan.probes[name]
 
         def compute() -> dict[str, Any]:
-            results = self.plan.probes[name](self.subject.pipe, self.subject.attached)
-            return {"results": [asdict(result) for result in results]}
+            results = probe(self.subject.pipe, self.subject.attached)
+            device = {"device": self.subject.pipe.device.type}
+            return {"results": [asdict(replace(r, settings={**r.settings, **device})) for r in results]}
 
-        sets = [*self.plan.plain, self.plan.kept]
-        return self.cells.get(slug(name), {"prompts": [prompts.sha256 for prompts in sets]}, compute)
+        return self.cells.get(slug(name), {"probe": describe(probe)}, compute)
 
     def _name(self, kind: str, what: str, i: int) -> str:
         return f"chunks/{kind}-{slug(what)}-{i}"

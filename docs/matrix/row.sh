@@ -12,6 +12,12 @@ case $subject in
   base | empty_prompt | word_filter) name=$subject ;;
   *) echo "expected open, base, esd, advunlearn, empty_prompt or word_filter, found $subject" >&2; exit 2 ;;
 esac
-if [ -e "$out/open/results.json" ] && [ "$subject" != open ]; then set -- --strength "$out/open"; else set --; fi
+if [ "$subject" = open ]; then
+  set --
+elif [ -e "$out/open/results.json" ]; then
+  set -- --strength "$out/open"
+else
+  echo "expected $out/open/results.json: measure the row open first, which says how strong the attacks are" >&2; exit 2
+fi
 robust-encoders evaluate "$name" --concept "$concept" --captions "$captions" --suite standard --out "$out/$subject" \
   --source "$out/source-$captions" --n 30 --n-kept 200 --n-probes 60 --n-renders 500 --checks 8 "$@"
