@@ -149,7 +149,7 @@ def test_drawing_takes_a_negative_prompt_as_the_pipeline_does(tiny_pipe: Any) ->
         guidance_scale=3.0,
         output_type="pt",
     ).images.clamp(0, 1)
-    torch.testing.assert_close(pushed, expected)
+    torch.testing.assert_close(pushed, expected, atol=0.5 / 255 + 1e-5, rtol=0)  # rounded as in a file
     with torch.no_grad():
         conditioning = tiny_pipe.encode_prompt(prompts, "cpu", 1, False)[0]
     torch.testing.assert_close(draw(tiny_pipe, conditioning, seeds, SAMPLING, negative="a blue ring"), pushed)
