@@ -22,14 +22,16 @@ from torch import Generator
 from training_worker import OPTIONS, RECIPES
 
 from robust_encoders.fingerprint import content_sha256
+from robust_encoders.training.attacks.soft_prompt import SoftPrompt
 from robust_encoders.training.backbone import Backbone
 from robust_encoders.training.finetune import Workspace
 from robust_encoders.training.objective import Objective
 
 EVERY = 2
-MOST = 5  # iterations that a part may begin before it is killed
-ITERATIONS = 45
-METHOD = replace(OPTIONS, train=replace(OPTIONS.train, iterations=ITERATIONS))
+MOST = 4  # iterations that a part may begin before it is killed
+ITERATIONS = 31
+ADVERSARY = replace(OPTIONS.adversary, attack=SoftPrompt(steps=1, rate=0.01))
+METHOD = replace(OPTIONS, adversary=ADVERSARY, train=replace(OPTIONS.train, iterations=ITERATIONS))
 
 
 def train(pipe: Any, folder: Path, pipe_end: int) -> NoReturn:

@@ -25,5 +25,5 @@ def test_a_training_killed_at_ten_random_moments_ends_in_the_same_bits(tiny_pipe
     assert found["hashes"][0] == found["hashes"][1]
     assert len(found["reached"]) == KILLS, "every kill met it at work"
     assert len(set(found["reached"])) > KILLS // 2, "it got on from one to the next"
-    assert found["reached"][-1] < "checkpoint-00000044" == found["left"][0]
-    assert found["left"] == ["checkpoint-00000044", "hash"], "nothing half written is left"
+    assert found["reached"][-1] < "checkpoint-00000030" == found["left"][0]
+    assert found["left"] == ["checkpoint-00000030", "hash"], "nothing half written is left"

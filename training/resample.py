@@ -118,5 +118,8 @@ def sample_part(
     if isinstance(source, Resampler):
         return source.sample(n, generator, prompt_index=prompt_index, part=part)
     drawn = source.sample(n, generator, prompt_index=prompt_index)
-    values: dict[str, Any] = {f.name: getattr(drawn, f.name) for f in fields(drawn)}
-    return BankBatch(**{name: None if value is None else value[part] for name, value in values.items()})
+    rows: dict[str, Any] = {}
+    for field in fields(drawn):
+        value = getattr(drawn, field.name)
+        rows[field.name] = None if value is None else value[part]
+    return BankBatch(**rows)
