@@ -260,7 +260,9 @@ def test_the_attack_lowers_its_loss(tiny_pipe: Any) -> None:
     eos_id = made.teacher.tokenizer.eos_token_id
     start = made._random_tokens(2, 1, generator(7))
     made.latest = {"latest.1": start}
-    layout, began, ended = made._attack(replace(adversary, start="latest"), points, rows, generator())
+    layout, began, ended = made._attack(
+        replace(adversary, start="latest"), points.prompt_index, points, rows, generator=generator()
+    )
     assert torch.equal(began, start)
     placed = layout.place(*rows, ended, eos_id=eos_id)
     with torch.no_grad():

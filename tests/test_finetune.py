@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +48,8 @@ def train(folder: Path | None = None, stop: int | None = None, **overrides: Any)
     chosen = parameters()
     training = replace(TRAINING, **overrides.pop("training", {}))
     options = {"identity": "run", "generator": Generator().manual_seed(5), **overrides}
-    space = Workspace(folder=folder, every=2, progress=False, resume=options.pop("resume", True))
+    resume, tensorboard = options.pop("resume", True), options.pop("tensorboard", None)
+    space = Workspace(folder=folder, every=2, progress=False, resume=resume, tensorboard=tensorboard)
     return chosen, finetune(chosen, NoisyBowl(chosen, stop), training, workspace=space, **options)
 
 
@@ -137,10 +139,68 @@ def test_a_loss_that_is_not_finite_stops_the_run() -> None:
         finetune(chosen, Broken(chosen), TRAINING, generator=Generator(), workspace=space, identity="run")
 
 
-def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "Accelerator", lambda mixed_precision: SimpleNamespace(num_processes=2))
-    with pytest.raises(RuntimeError, match="expected one process, found 2"):
+def test_other_processes_than_were_launched_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "Accelerator", lambda **given: SimpleNamespace(num_processes=2))
+    with pytest.raises(RuntimeError, match="expected the 1 processes of WORLD_SIZE, found 2: start with accelerate"):
         train()
+
+
+class Writer:
+    """Stands for TensorBoard's, which need not be installed."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder, self.scalars, self.closed = folder, list[tuple[str, float, int]](), False
+        written.append(self)
+
+    def add_scalar(self, name: str, value: float, global_step: int) -> None:
+        self.scalars.append((name, value, global_step))
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.closed = True
+
+
+written: list[Writer] = []
+
+
+def test_losses_and_rates_go_to_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
+    monkeypatch.setattr("torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer), raising=False)
+    monkeypatch.setattr(module, "is_tensorboard_available", lambda: True)
+    written.clear()
+    plain, _ = train()
+    assert written == []
+    tracked, log = train(tensorboard=tmp_path)
+    (writer,) = written
+    assert torch.equal(plain["a"], tracked["a"])
+    assert (writer.folder, writer.closed) == (str(tmp_path / "run"), True)
+    losses = [(value, step) for name, value, step in writer.scalars if name == "bowl"]
+    assert losses == [(value, i + 1) for i, value in enumerate(log.losses["bowl"])]
+    rates = [value for name, value, _ in writer.scalars if name == "rate"]
+    assert rates == [TRAINING.rate_at(i) for i in range(12)]
+
+
+def test_a_missing_tensorboard_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "is_tensorboard_available", lambda: False)
+    with pytest.raises(ModuleNotFoundError, match=r"expected tensorboard.*pip install tensorboard"):
+        train(tensorboard=tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("fields", [{"every": 0}, {"micro_batch": 0}])
+def test_an_impossible_workspace_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="expected every and micro_batch of at least 1, found"):
+        Workspace(**fields)
+
+
+def test_what_a_killed_process_left_of_a_checkpoint_goes(tmp_path: Path) -> None:
+    left = tmp_path / ".checkpoint-00000002.123"
+    left.mkdir()
+    (left / "state.safetensors").write_bytes(b"half")
+    train(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000012"]
 
 
 def test_losses_are_logged_where_they_were_computed() -> None:

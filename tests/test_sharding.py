@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +66,10 @@ def test_outside_of_a_launch_one_process_takes_everything(monkeypatch: pytest.Mo
     assert (shard.index, shard.count) == (0, 1)
     assert all(map(shard.takes, range(5)))
     shard.wait()
+
+
+def test_the_parts_of_all_processes_are_the_rows_in_order() -> None:
+    for total in range(8):
+        parts = [list(range(total))[Shard(index, 3).part(total)] for index in range(3)]
+        assert [*chain(*parts)] == list(range(total))
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1

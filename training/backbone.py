@@ -12,7 +12,10 @@ from diffusers import DDIMScheduler
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
-Precision = Literal["fp32", "bf16"]
+from .half import with_scaled_gradients
+
+Precision = Literal["fp32", "bf16", "fp16"]
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 
 
@@ -37,7 +40,8 @@ class Backbone:
         text_encoder: A CLIP text model whose last hidden state conditions the UNet.
         unet: A ``UNet2DConditionModel``.
         scheduler: Any diffusers scheduler; its configuration gives the noise schedule.
-        precision: ``bf16`` runs the UNet under autocast; the text encoder always keeps its own dtype.
+        precision: ``bf16`` and ``fp16`` run the UNet under autocast; the text encoder always keeps its own dtype.
+            ``fp16`` scales gradients while they pass through the UNet.
 
     Attributes:
         alphas_cumprod: (T,) products of the noise schedule.
@@ -169,10 +173,14 @@ class Backbone:
     def predict(self, latents: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         """Return the UNet's prediction (B, C, h, w) at latents (B, C, h, w), timesteps (B,), conditioning (B, L, D)."""
         self.unet_calls += latents.shape[0]
-        low = self.precision == "bf16"
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=low):
-            out: Tensor = self.unet(latents.to(self.dtype), t, encoder_hidden_states=cond.to(self.dtype)).sample
-        return out.float() if low else out
+
+        def run(latents: Tensor, cond: Tensor) -> Tensor:
+            low = AUTOCAST.get(self.precision)
+            with torch.autocast(self.device.type, dtype=low, enabled=low is not None):
+                out: Tensor = self.unet(latents.to(self.dtype), t, encoder_hidden_states=cond.to(self.dtype)).sample
+            return out if low is None else out.float()
+
+        return with_scaled_gradients(run, latents, cond) if self.precision == "fp16" else run(latents, cond)
 
     def guided(self, latents: Tensor, t: Tensor, cond: Tensor, null: Tensor, scale: float) -> Tensor:
         """Return the classifier-free guided prediction ``null + scale * (cond - null)`` (B, C, h, w)."""

@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
 
+from .sharding import Shard
+
 logger = logging.getLogger(__name__)
 
 
@@ -23,7 +25,10 @@ class StepLoss(Protocol):
     """What is minimised; it owns whatever it carries from step to step."""
 
     def __call__(self, iteration: int, generator: Generator) -> tuple[Tensor, dict[str, float]]:
-        """Return the loss () of one iteration, and its parts for the log."""
+        """Return the loss () of one iteration, and its parts for the log.
+
+        Of several processes each returns its share; the shares add up to the loss and its parts.
+        """
         ...
 
     def state(self) -> dict[str, Tensor]:
@@ -124,12 +129,22 @@ def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def save_checkpoint(state: TrainingState, generator: Generator, folder: Path, identity: str) -> None:
-    """Write the checkpoint aside, rename it, and only then drop the older ones."""
+def save_checkpoint(
+    state: TrainingState, generator: Generator, folder: Path, identity: str, shard: Shard | None = None
+) -> None:
+    """Write the checkpoint aside, rename it, and only then drop the older ones, and what a killed process left.
+
+    Every process has to call this; the main one writes.
+    """
+    held = state.tensors(generator)
+    if shard is not None and not shard.main:
+        return
     final = folder / f"checkpoint-{state.iteration:08d}"
+    for left in folder.glob(".checkpoint-*"):
+        shutil.rmtree(left)
     aside = folder / f".{final.name}.{os.getpid()}"
     aside.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors(generator).items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in held.items()}
     save_file(tensors, str(aside / "state.safetensors"), metadata={"format": "pt"})
     record = {"identity": identity, "losses": state.log.losses, "seconds": state.log.seconds}
     (aside / "state.json").write_text(json.dumps(record))

@@ -1,21 +1,25 @@
-"""The one gradient loop: Adam, checkpoints, exact resume."""
+"""The one gradient loop: Adam, several processes, checkpoints, exact resume."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import TensorBoardTracker
+from accelerate.utils import is_tensorboard_available
 from torch import Generator, nn
 from tqdm import tqdm
 
 from .backbone import Precision
 from .checkpoint import StepLoss, TrainingLog, TrainingState, load_checkpoint, save_checkpoint
+from .sharding import Shard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +32,8 @@ class Training:
         schedule: ``cosine`` falls to zero at the end.
         clip: Largest norm of the whole gradient; None leaves it.
         average: Decay of an exponential average of the trained parameters, which is then the result; 0 takes the last.
-        precision: Of the frozen UNet, forward and backward; the student is always trained in float32.
+        precision: Of the frozen UNet, forward and backward; the student is always trained in float32. ``fp16`` scales
+            gradients inside the UNet; where its activations overflow, the run stops and says so.
     """
 
     iterations: int = 1000
@@ -51,7 +56,9 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class Workspace:
-    """Where a run keeps what it may go on from; nothing here changes its result.
+    """Where a run keeps what it may go on from, and how it uses the machine; nothing here changes its result.
+
+    (``micro_batch`` changes the order of sums, so the last bits.)
 
     Args:
         folder: For checkpoints; None keeps none.
@@ -59,6 +66,13 @@ class Workspace:
         every: Iterations between checkpoints.
         resume: Go on from the newest checkpoint, if there is one.
         progress: Show progress bars.
+        micro_batch: Most latents that go through the UNet at once while gradients are taken; None takes an iteration's
+            all at once. Less memory for as many UNet calls.
+        gradient_checkpointing: Compute activations inside the blocks of UNet and student twice instead of keeping them.
+        tensorboard: Folder for TensorBoard's files of losses and rates; None writes none.
+
+    Raises:
+        ValueError: ``every`` or ``micro_batch`` below 1.
     """
 
     folder: Path | None = None
@@ -66,6 +80,13 @@ class Workspace:
     every: int = 50
     resume: bool = True
     progress: bool = True
+    micro_batch: int | None = None
+    gradient_checkpointing: bool = False
+    tensorboard: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or (self.micro_batch is not None and self.micro_batch < 1):
+            raise ValueError(f"expected every and micro_batch of at least 1, found {self.every} and {self.micro_batch}")
 
 
 def finetune(
@@ -79,6 +100,9 @@ def finetune(
 ) -> TrainingLog:
     """Train ``parameters`` in place on ``loss``.
 
+    Under ``accelerate launch`` or ``torchrun`` gradients are added up over all processes, every process takes the same
+    step, and the main one writes checkpoints.
+
     Args:
         parameters: What is trained, by name; float32.
         loss: Called once an iteration.
@@ -91,30 +115,59 @@ def finetune(
         The log. With ``training.average`` the parameters hold the average.
 
     Raises:
-        RuntimeError: Several processes, a loss that is not finite, or a checkpoint of another run.
+        RuntimeError: A loss that is not finite, a checkpoint of another run, or other processes than were launched.
+        ModuleNotFoundError: TensorBoard is wanted and not installed.
     """
-    accelerator = Accelerator(mixed_precision="no")
-    if accelerator.num_processes > 1:
-        raise RuntimeError(f"expected one process, found {accelerator.num_processes}: launch without --num_processes")
+    shard = Shard.current()
     run = TrainingState(parameters, loss, rate=training.rate, average=training.average)
     if workspace.folder is not None and workspace.resume:
         load_checkpoint(run, generator, workspace.folder, identity)
     started = time.monotonic() - run.log.seconds
-    with tqdm(
-        total=training.iterations, initial=run.iteration, desc="train", disable=not workspace.progress, mininterval=1
-    ) as bar:
+    silent = not (workspace.progress and shard.main)
+    with (
+        _accelerator(workspace, identity, shard) as accelerator,
+        tqdm(total=training.iterations, initial=run.iteration, desc="train", disable=silent, mininterval=1) as bar,
+    ):
         while run.iteration < training.iterations:
-            parts = _step(run, training, accelerator, generator)
+            parts = _step(run, training, accelerator, generator, shard=shard)
             run.log.seconds = time.monotonic() - started
             bar.update()
             bar.set_postfix({name: f"{value:.4f}" for name, value in parts.items()}, refresh=False)
+            accelerator.log({**parts, "rate": training.rate_at(run.iteration - 1)}, step=run.iteration)
             if workspace.folder is not None and run.iteration % workspace.every == 0:
-                save_checkpoint(run, generator, workspace.folder, identity)
+                save_checkpoint(run, generator, workspace.folder, identity, shard)
     run.take_average()
     return run.log
 
 
-def _step(run: TrainingState, training: Training, accelerator: Accelerator, generator: Generator) -> dict[str, float]:
+@contextmanager
+def _accelerator(workspace: Workspace, identity: str, shard: Shard) -> Iterator[Accelerator]:
+    """Open accelerate on the processes that were launched, with its trackers; close those in the end."""
+    trackers = []
+    if workspace.tensorboard is not None:
+        if not is_tensorboard_available():
+            raise ModuleNotFoundError(
+                f"expected tensorboard, to write losses to {workspace.tensorboard}, found none; pip install tensorboard"
+            )
+        trackers.append(TensorBoardTracker(identity, workspace.tensorboard))
+    accelerator = Accelerator(mixed_precision="no", log_with=trackers or None)
+    if accelerator.num_processes != shard.count:
+        raise RuntimeError(
+            f"expected the {shard.count} processes of WORLD_SIZE, found {accelerator.num_processes}: "
+            "start with accelerate launch or torchrun"
+        )
+    accelerator.init_trackers(identity)
+    try:
+        yield accelerator
+    finally:
+        # Not end_training, which takes the group of processes away from whoever comes afterwards.
+        for tracker in accelerator.trackers:
+            tracker.finish()
+
+
+def _step(
+    run: TrainingState, training: Training, accelerator: Accelerator, generator: Generator, *, shard: Shard
+) -> dict[str, float]:
     for group in run.optimizer.param_groups:
         group["lr"] = training.rate_at(run.iteration)
     run.optimizer.zero_grad(set_to_none=True)
@@ -124,6 +177,8 @@ def _step(run: TrainingState, training: Training, accelerator: Accelerator, gene
             f"expected a finite loss, found {parts} at iteration {run.iteration}: lower the rate or the weights"
         )
     accelerator.backward(total)
+    if shard.count > 1:
+        parts = _shared(run, parts, shard)
     if training.clip is not None:
         accelerator.clip_grad_norm_(run.parameters.values(), training.clip)
     run.optimizer.step()
@@ -131,3 +186,13 @@ def _step(run: TrainingState, training: Training, accelerator: Accelerator, gene
     run.update_average()
     run.iteration += 1
     return parts
+
+
+def _shared(run: TrainingState, parts: Mapping[str, float], shard: Shard) -> dict[str, float]:
+    """Add up the gradients of all processes in place, and return the sums of their losses' parts."""
+    for parameter in run.parameters.values():
+        own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        parameter.grad = shard.total(own)
+    device = next(iter(run.parameters.values())).device
+    sums = shard.total(torch.tensor(list(parts.values()), device=device)).tolist()
+    return dict(zip(parts, sums, strict=True))

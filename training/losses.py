@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -75,8 +76,16 @@ class ConditioningMetric:
         return gram_distance(a, b, self.gram)
 
 
-def weighted_sum(terms: dict[str, tuple[float, Tensor]]) -> tuple[Tensor, dict[str, float]]:
-    """Return the sum of ``weight * loss.mean()`` over the terms, and every unweighted mean for the log."""
-    means = {name: loss.mean() for name, (_, loss) in terms.items()}
+def weighted_sum(
+    terms: Mapping[str, tuple[float, Tensor]], totals: Mapping[str, int] | None = None
+) -> tuple[Tensor, dict[str, float]]:
+    """Return the sum of ``weight * loss.mean()`` over the terms, and every unweighted mean for the log.
+
+    Args:
+        terms: Name to weight and losses (B,).
+        totals: Rows of each term in all processes, where this one has only some of them: sums are divided by these
+            instead, so that the results of all processes add up to the mean.
+    """
+    means = {n: loss.mean() if totals is None else loss.sum() / totals[n] for n, (_, loss) in terms.items()}
     total = torch.stack([weight * means[name] for name, (weight, _) in terms.items()]).sum()
     return total, {name: float(mean.detach()) for name, mean in means.items()}

@@ -9,11 +9,13 @@ import torch
 from torch import Generator, Tensor
 
 from .backbone import Backbone
-from .bank import BankBatch, TrajectoryBank
+from .bank import BankBatch, TrajectoryBank, draw
 from .losses import ConditioningMetric, negative_guidance_target, squared_error, weighted_sum
+from .memory import in_pieces
 from .prompts import PromptLayout
-from .resample import Resampler
+from .resample import Resampler, sample_part
 from .settings import Adversary, Retain, Unlearn
+from .sharding import Shard
 
 Source = TrajectoryBank | Resampler
 
@@ -51,6 +53,7 @@ class _Term:
 
     name: str
     weight: float
+    total: int  # rows in all processes
     embeds: Tensor  # (B, L, D)
     ids: Tensor  # (B, L)
     target: Tensor  # (B, C, h, w) with points, else (B, L, D)
@@ -61,7 +64,9 @@ class _Term:
 class Objective:
     """One iteration of AdvUnlearn (Zhang et al. 2024), or without adversary of ESD (Gandikota et al. 2023).
 
-    Every noise term of an iteration goes through the UNet in one batch, every prompt through the student in one.
+    Every noise term of an iteration goes through the UNet in one batch, or in pieces of ``micro_batch`` with the same
+    sum; every prompt goes through the student in one. Several processes share the batches that the settings ask for:
+    all draw all of it from equal generators, each takes its own rows, and their losses add up to one process's.
 
     Args:
         teacher: The frozen base; its UNet predicts for the student, its counter counts.
@@ -75,7 +80,12 @@ class Objective:
         retain_points: Training points on the first of ``retain_prompts``; None without a noise retain term.
         metric: Compares conditionings; None without conditioning terms.
         anchors: The anchored ones of ``concept_prompts``; None where no term wants them.
-        latest: Where the last attack with so many tokens ended (B, K, D).
+        latest: Where the last attack with so many tokens ended (B, K, D), in this process.
+        micro_batch: Most latents that go through the UNet at once; None takes all.
+        shard: Which of the rows are this process's.
+
+    Raises:
+        ValueError: A noise term with fewer rows than processes.
     """
 
     teacher: Backbone
@@ -90,52 +100,87 @@ class Objective:
     metric: ConditioningMetric | None
     anchors: Prompts | None = None
     latest: dict[str, Tensor] = field(default_factory=dict)
+    micro_batch: int | None = None
+    shard: Shard = field(default_factory=Shard)
+
+    def __post_init__(self) -> None:
+        batches = {"unlearn": self.unlearn.batch}
+        if self.unlearn.plain_weight > 0 and self.unlearn.plain_space == "noise":
+            batches["plain"] = self.unlearn.plain_batch
+        if self.retain.in_noise:
+            batches["retain"] = self.retain.batch
+        if min(batches.values()) < self.shard.count:
+            raise ValueError(
+                f"expected at least one row in every noise term for each of {self.shard.count} processes, "
+                f"found {batches}: choose larger batches or launch fewer processes"
+            )
 
     def __call__(self, iteration: int, generator: Generator) -> tuple[Tensor, dict[str, float]]:
-        """Return the loss () of one iteration and the mean of each term."""
+        """Return this process's share of the loss () of one iteration and of the mean of each term."""
         attacked = self.adversary is not None and iteration >= self.adversary.warmup
         terms = self._unlearn_terms(self.adversary if attacked else None, generator)
         if self.unlearn.plain_weight > 0 and (attacked or self.unlearn.plain_space == "conditioning"):
             terms.append(self._plain_term(generator))
         if self.retain_points is not None and self.retain_prompts is not None:
-            points = self.retain_points.sample(self.retain.batch, generator)
+            index, points = self._sample(self.retain_points, self.retain.batch, generator)
             rows = _rows(self.retain_prompts, points.prompt_index)
-            terms.append(_Term("retain", self.retain.weight, *rows, points.pred_cond, points))
+            terms.append(_Term("retain", self.retain.weight, len(index), *rows, points.pred_cond, points))
         if self.retain.in_conditioning and self.retain_prompts is not None:
             r = self.retain
             name = "retain_conditioning"
-            terms.append(_pull(name, r.conditioning_weight, self.retain_prompts, r.conditioning_batch, generator))
+            terms.append(self._pull(name, r.conditioning_weight, self.retain_prompts, r.conditioning_batch, generator))
         return self._evaluate(terms)
 
     def state(self) -> dict[str, Tensor]:
-        """Return where the latest attacks ended, and the UNet calls."""
-        return {**self.latest, "unet_calls": torch.tensor(self.teacher.unet_calls)}
+        """Return where the latest attacks of all processes ended, and the UNet calls of all."""
+        calls = self.shard.total(torch.tensor(self.teacher.unet_calls, device=self.teacher.device))
+        return {**{k: self.shard.gathered(v) for k, v in self.latest.items()}, "unet_calls": calls}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what ``state`` returned."""
-        self.teacher.unet_calls = int(state["unet_calls"])
-        self.latest = {k: v.to(self.teacher.device) for k, v in state.items() if k != "unet_calls"}
+        """Take back what ``state`` returned, the calls in the main process alone."""
+        self.teacher.unet_calls = int(state["unet_calls"]) if self.shard.main else 0
+        latest = {k: v[self.shard.part(len(v))] for k, v in state.items() if k != "unet_calls"}
+        self.latest = {k: v.to(self.teacher.device) for k, v in latest.items()}
 
     def _unlearn_terms(self, adversary: Adversary | None, generator: Generator) -> list[_Term]:
-        points = self.concept_points.sample(self.unlearn.batch, generator)
+        index, points = self._sample(self.concept_points, self.unlearn.batch, generator)
         rows = _rows(self.concept_prompts, points.prompt_index)
         wanted = rows if self.anchors is None else _rows(self.anchors, points.prompt_index)
         if adversary is not None:
-            layout, start, adv = self._attack(adversary, points, rows, generator)
+            layout, start, adv = self._attack(adversary, index, points, rows, generator=generator)
             rows, wanted = self._placed(layout, rows, adv), self._placed(layout, wanted, start)
-        terms = [_Term("unlearn", 1.0, *rows, self._target(points), points)]
+        terms = [_Term("unlearn", 1.0, len(index), *rows, self._target(points), points)]
         if self.unlearn.pull_weight > 0:
             with torch.no_grad():
-                terms.append(_Term("pull", self.unlearn.pull_weight, *rows, self.teacher.encode(*wanted)))
+                target = self.teacher.encode(*wanted)
+            terms.append(_Term("pull", self.unlearn.pull_weight, len(index), *rows, target))
         return terms
 
     def _plain_term(self, generator: Generator) -> _Term:
         u = self.unlearn
         if u.plain_space == "conditioning":
-            return _pull("plain", u.plain_weight, self.concept_prompts, u.plain_batch, generator)
-        points = self.concept_points.sample(u.plain_batch, generator)
+            return self._pull("plain", u.plain_weight, self.concept_prompts, u.plain_batch, generator)
+        index, points = self._sample(self.concept_points, u.plain_batch, generator)
         rows = _rows(self.concept_prompts, points.prompt_index)
-        return _Term("plain", u.plain_weight, *rows, self._target(points), points)
+        return _Term("plain", u.plain_weight, len(index), *rows, self._target(points), points)
+
+    def _sample(
+        self, source: Source, n: int, generator: Generator, index: Tensor | None = None
+    ) -> tuple[Tensor, BankBatch]:
+        """Return the prompts (n,) of all processes, drawn unless given, and this one's points on its part of them."""
+        index = draw(len(source.prompts), n, generator) if index is None else index
+        if self.shard.count == 1:
+            return index, source.sample(n, generator, prompt_index=index)
+        return index, sample_part(source, index, generator, self.shard.part(n))
+
+    def _pull(self, name: str, weight: float, prompts: Prompts, n: int, generator: Generator) -> _Term:
+        """Draw n prompts without replacement where there are enough, to be pulled to their targets."""
+        if prompts.targets is None:
+            raise ValueError(f"expected target conditionings for the term {name!r}, found none")
+        index = torch.randperm(len(prompts.texts), generator=generator)[:n]
+        own = index[self.shard.part(len(index))]
+        embeds, ids = _rows(prompts, own)
+        return _Term(name, weight, len(index), embeds, ids, prompts.targets[own.to(ids.device)])
 
     def _target(self, points: BankBatch) -> Tensor:
         base = points.pred_null if self.unlearn.target == "negative_guidance" else points.pred_anchor
@@ -144,25 +189,32 @@ class Objective:
         return negative_guidance_target(base, points.pred_cond, self.unlearn.eta)
 
     def _attack(
-        self, adversary: Adversary, points: BankBatch, rows: tuple[Tensor, Tensor], generator: Generator
+        self,
+        adversary: Adversary,
+        index: Tensor,
+        points: BankBatch,
+        rows: tuple[Tensor, Tensor],
+        *,
+        generator: Generator,
     ) -> tuple[PromptLayout, Tensor, Tensor]:
-        """Return a layout, and the adversarial tokens (B, K, D) at the attack's start and at its end."""
+        """Return a layout, and the adversarial tokens (B, K, D) at the attack's start and at its end.
+
+        ``index`` (n,) are the prompts of all processes, of which ``points`` and ``rows`` are this one's part.
+        """
         layouts = adversary.layouts()
         layout = layouts[int(torch.randint(len(layouts), (1,), generator=generator))]
-        ids, n = rows[1], len(rows[1])
+        k = layout.size(rows[1].shape[1])
 
         def loss(adv: Tensor) -> Tensor:
             at = points
             if adversary.points == "fresh":
-                at = self.concept_points.sample(n, generator, prompt_index=points.prompt_index)
-            cond = self.student.encode(*self._placed(layout, rows, adv))
-            self.teacher.unet_calls += n  # the backward pass
-            return squared_error(self.teacher.predict(at.latents, at.t, cond), at.pred_cond)
+                at = self._sample(self.concept_points, len(index), generator, index)[1]
+            return self._errors([at], [at.pred_cond], self.student.encode(*self._placed(layout, rows, adv)))
 
-        key = f"latest.{layout.size(ids.shape[1])}"
+        key = f"latest.{k}"
         start = self.latest.get(key) if adversary.start == "latest" else None
         if start is None:
-            start = self._random_tokens(n, layout.size(ids.shape[1]), generator)
+            start = self._random_tokens(len(index), k, generator)
         adv = adversary.attack(loss, start, generator=generator)
         if adversary.start == "latest":
             self.latest[key] = adv
@@ -173,7 +225,7 @@ class Objective:
 
     def _random_tokens(self, n: int, k: int, generator: Generator) -> Tensor:
         vocabulary = self.teacher.text_encoder.config.vocab_size
-        drawn = torch.randint(vocabulary, (n, k), generator=generator)
+        drawn = torch.randint(vocabulary, (n, k), generator=generator)[self.shard.part(n)]
         return self.teacher.embed(drawn.to(self.teacher.device)).detach()
 
     def _evaluate(self, terms: Sequence[_Term]) -> tuple[Tensor, dict[str, float]]:
@@ -187,24 +239,27 @@ class Objective:
                 seen.append((term, term.points, cond))
             elif self.metric is not None:
                 losses[term.name] = (term.weight, self.metric(cond, term.target))
-        latents, t = torch.cat([p.latents for _, p, _ in seen]), torch.cat([p.t for _, p, _ in seen])
-        predicted = self.teacher.predict(latents, t, torch.cat([cond for _, _, cond in seen]))
+        points, targets = [p for _, p, _ in seen], [term.target for term, _, _ in seen]
+        errors = self._errors(points, targets, torch.cat([cond for _, _, cond in seen]))
+        for (term, _, _), error in zip(seen, torch.split(errors, [len(p.t) for p in points]), strict=True):
+            losses[term.name] = (term.weight, error)
+        return weighted_sum(losses, {t.name: t.total for t in terms} if self.shard.count > 1 else None)
+
+    def _errors(self, points: Sequence[BankBatch], targets: Sequence[Tensor], cond: Tensor) -> Tensor:
+        """Return the squared error (B,) of the prediction at each of the points with its conditioning (B, L, D)."""
+        latents, t, target = (
+            torch.cat([p.latents for p in points]),
+            torch.cat([p.t for p in points]),
+            torch.cat([*targets]),
+        )
         self.teacher.unet_calls += len(latents)  # the backward pass
-        rows = [len(points.t) for _, points, _ in seen]
-        for (term, _, _), prediction in zip(seen, torch.split(predicted, rows), strict=True):
-            losses[term.name] = (term.weight, squared_error(prediction, term.target))
-        return weighted_sum(losses)
+
+        def error(rows: slice, part: Tensor) -> Tensor:
+            return squared_error(self.teacher.predict(latents[rows], t[rows], part), target[rows])
+
+        return error(slice(None), cond) if self.micro_batch is None else in_pieces(error, cond, self.micro_batch)
 
 
 def _rows(prompts: Prompts, index: Tensor) -> tuple[Tensor, Tensor]:
     at = index.to(prompts.ids.device)
     return prompts.embeds[at], prompts.ids[at]
-
-
-def _pull(name: str, weight: float, prompts: Prompts, n: int, generator: Generator) -> _Term:
-    """Draw n prompts without replacement where there are enough, to be pulled to their targets."""
-    if prompts.targets is None:
-        raise ValueError(f"expected target conditionings for the term {name!r}, found none")
-    index = torch.randperm(len(prompts.texts), generator=generator)[:n]
-    embeds, ids = _rows(prompts, index)
-    return _Term(name, weight, embeds, ids, prompts.targets[index.to(ids.device)])

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from .backbone import Backbone
 from .bank import BankBatch, BankSettings, TrajectoryBank, draw, to_batch
+from .sharding import Shard
+
+EVERYTHING = slice(None)
 
 
 class Resampler:
@@ -30,12 +35,18 @@ class Resampler:
         self.backbone, self.settings = backbone, settings
 
     @torch.no_grad()
-    def sample(self, n: int, generator: Generator, *, prompt_index: Tensor | None = None) -> BankBatch:
-        """Draw n points: noise, a step of the grid, and a run from the one to the other."""
+    def sample(
+        self, n: int, generator: Generator, *, prompt_index: Tensor | None = None, part: slice = EVERYTHING
+    ) -> BankBatch:
+        """Draw n points: noise, a step of the grid, and a run from the one to the other.
+
+        With ``part`` all n are drawn and those rows are run.
+        """
         backbone, s = self.backbone, self.settings
         index = draw(len(self.prompts), n, generator) if prompt_index is None else prompt_index.cpu()
-        stop = draw(s.steps, n, generator).to(backbone.device)
-        noise = torch.randn((n, *backbone.latent_shape), generator=generator).to(backbone.device, backbone.dtype)
+        index, stop = index[part], draw(s.steps, n, generator)[part].to(backbone.device)
+        noise = torch.randn((n, *backbone.latent_shape), generator=generator)[part]
+        noise = noise.to(backbone.device, backbone.dtype)
         cond = backbone.condition([self.prompts[i] for i in index.tolist()])
         order = stop.argsort(descending=True, stable=True)
         drawn = self._roll(cond[order], noise[order], stop[order])
@@ -74,10 +85,41 @@ def open_source(
     anchors: Sequence[str] | None = None,
     cache_dir: Path | None = None,
     progress: bool = True,
+    shard: Shard | None = None,
 ) -> TrajectoryBank | Resampler:
-    """Return the point source that the settings ask for, over the first ``settings.limit`` prompts."""
+    """Return the point source that the settings ask for, over the first ``settings.limit`` prompts.
+
+    Several processes with a common ``cache_dir`` share out what is missing in the bank.
+    """
+    shard = shard or Shard()
     prompts = prompts[: settings.limit]
     anchors = None if anchors is None else anchors[: settings.limit]
     if settings.mode == "resample":
         return Resampler(backbone, prompts, settings, anchors)
-    return TrajectoryBank.build(backbone, prompts, settings, anchors=anchors, cache_dir=cache_dir, progress=progress)
+
+    def build(rows: slice = EVERYTHING) -> TrajectoryBank:
+        chosen = None if anchors is None else anchors[rows]
+        return TrajectoryBank.build(
+            backbone, prompts[rows], settings, anchors=chosen, cache_dir=cache_dir, progress=progress and shard.main
+        )
+
+    if shard.count > 1 and cache_dir is not None:
+        if prompts[own := shard.part(len(prompts))]:
+            build(own)
+        shard.wait()
+    return build()
+
+
+def sample_part(
+    source: TrajectoryBank | Resampler, prompt_index: Tensor, generator: Generator, part: slice
+) -> BankBatch:
+    """Draw a point for each prompt of all processes (n,), as every one of them does, and return one part of them."""
+    n = len(prompt_index)
+    if isinstance(source, Resampler):
+        return source.sample(n, generator, prompt_index=prompt_index, part=part)
+    drawn = source.sample(n, generator, prompt_index=prompt_index)
+    rows: dict[str, Any] = {}
+    for field in fields(drawn):
+        value = getattr(drawn, field.name)
+        rows[field.name] = None if value is None else value[part]
+    return BankBatch(**rows)

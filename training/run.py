@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +16,7 @@ from .artifact import to_encoder
 from .backbone import Backbone
 from .finetune import Workspace
 from .recipes import Recipe
+from .sharding import Shard
 
 if TYPE_CHECKING:
     from robust_encoders.encoder import RobustEncoder
@@ -29,8 +33,14 @@ def run_recipe(
     cache_dir: str | Path | None = None,
     every: int = 50,
     progress: bool = True,
+    micro_batch: int | None = None,
+    gradient_checkpointing: bool = False,
+    tensorboard: str | Path | None = None,
 ) -> RobustEncoder:
     """Erase, save, and return the encoder.
+
+    Under ``accelerate launch`` or ``torchrun`` every process draws as many rows as the recipe says. The manifest
+    records the batches of all processes together: one process gives the same encoder with them, but for rounding.
 
     Args:
         recipe: The run.
@@ -40,6 +50,9 @@ def run_recipe(
         cache_dir: Parent of trajectory banks, shared between runs; by default ``<out>.work``, gone with it.
         every: Iterations between checkpoints.
         progress: Show progress bars.
+        micro_batch: Most latents in the UNet at once while gradients are taken.
+        gradient_checkpointing: Compute activations twice instead of keeping them.
+        tensorboard: Folder for TensorBoard's files; None writes none.
 
     Raises:
         RuntimeError: The checkpoint belongs to another run, or the loss is not finite.
@@ -52,9 +65,16 @@ def run_recipe(
         every=every,
         resume=resume,
         progress=progress,
+        micro_batch=micro_batch,
+        gradient_checkpointing=gradient_checkpointing,
+        tensorboard=None if tensorboard is None else Path(tensorboard),
     )
+    shard = Shard.current()
+    recipe = for_processes(recipe, shard.count)
     generator = Generator().manual_seed(recipe.seed)
-    edit = recipe.method.erase(Backbone.from_pipeline(pipe), recipe.concept, generator=generator, workspace=workspace)
+    with _placed(pipe, shard):
+        base = Backbone.from_pipeline(pipe)
+        edit = recipe.method.erase(base, recipe.concept, generator=generator, workspace=workspace)
     encoder = to_encoder(
         edit,
         concept=recipe.concept,
@@ -64,8 +84,30 @@ def run_recipe(
         family=recipe.base,
         license=recipe.license,
     )
-    encoder.save_pretrained(out)
-    if work.exists():
-        shutil.rmtree(work)
-    logger.info("saved %s: %s", recipe.name, out)
+    if shard.main:
+        encoder.save_pretrained(out)
+        if work.exists():
+            shutil.rmtree(work)
+        logger.info("saved %s: %s", recipe.name, out)
+    shard.wait()
     return encoder
+
+
+def for_processes(recipe: Recipe, n: int) -> Recipe:
+    """Return the recipe that n processes run together: n times its batches."""
+    method = recipe.method
+    together = replace(method, unlearn=method.unlearn.for_processes(n), retain=method.retain.for_processes(n))
+    return replace(recipe, method=together)
+
+
+@contextmanager
+def _placed(pipe: Any, shard: Shard) -> Iterator[None]:
+    """Of several processes, keep each one's text encoder and UNet on its own device for the time of the context."""
+    moved = [(part, part.device) for part in (pipe.text_encoder, pipe.unet) if shard.count > 1]
+    try:
+        for part, _ in moved:
+            part.to(shard.device)
+        yield
+    finally:
+        for part, device in moved:
+            part.to(device)

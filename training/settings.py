@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from .attacks.soft_prompt import SoftPrompt
@@ -37,6 +37,10 @@ class Unlearn:
     plain_space: Literal["noise", "conditioning"] = "noise"
     plain_batch: int = 8
     pull_weight: float = 0.0
+
+    def for_processes(self, n: int) -> Unlearn:
+        """Return the same with n times the batches, for n processes to share."""
+        return replace(self, batch=n * self.batch, plain_batch=n * self.plain_batch)
 
     @property
     def wants_anchors(self) -> bool:
@@ -73,6 +77,10 @@ class Retain:
     def __post_init__(self) -> None:
         if not self.prompts and (self.in_noise or self.in_conditioning):
             raise ValueError("expected retain prompts, found none: give Retain.prompts, or set both weights to 0")
+
+    def for_processes(self, n: int) -> Retain:
+        """Return the same with n times the batches, for n processes to share."""
+        return replace(self, batch=n * self.batch, conditioning_batch=n * self.conditioning_batch)
 
     @property
     def in_noise(self) -> bool:

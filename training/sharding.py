@@ -1,4 +1,4 @@
-"""One evaluation on several processes of ``accelerate launch`` or ``torchrun``: who takes which part, who waits."""
+"""One run on several processes of ``accelerate launch`` or ``torchrun``: who takes which part, who waits."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
+from torch import Tensor
 
 _PATIENCE = timedelta(days=14)  # one process may attack for hours while another has nothing left to do
 
@@ -36,6 +37,27 @@ class Shard:
     def takes(self, place: int) -> bool:
         """Whether this process makes the part at ``place``."""
         return place % self.count == self.index
+
+    def part(self, total: int) -> slice:
+        """Return which of ``total`` rows this process takes; the parts of all processes follow upon each other."""
+        return slice(self.index * total // self.count, (self.index + 1) * total // self.count)
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """Return the sum of the tensors of all processes; every one of them has to call this."""
+        if self.count == 1:
+            return tensor
+        from accelerate.utils import reduce
+
+        summed: Tensor = reduce(tensor, "sum")
+        return summed
+
+    def gathered(self, rows: Tensor) -> Tensor:
+        """Return the rows of all processes, in their order; every one of them has to call this."""
+        if self.count == 1:
+            return rows
+        from accelerate.utils import gather_object
+
+        return torch.cat([part.to(rows.device) for part in gather_object([rows.cpu()])])
 
     @classmethod
     def current(cls) -> Shard:

@@ -22,12 +22,14 @@ from ..bank import BankSettings
 from ..checkpoint import TrainingLog
 from ..finetune import Training, Workspace, finetune
 from ..losses import ConditioningMetric
+from ..memory import recomputed
 from ..objective import Objective, Prompts, Source
 from ..prompts import anchor_prompt
 from ..protocols import Edit
 from ..resample import open_source
 from ..selection import Selection
 from ..settings import Adversary, Retain, Unlearn
+from ..sharding import Shard
 
 if TYPE_CHECKING:
     from robust_encoders.concepts import Concept
@@ -79,6 +81,8 @@ class AdvUnlearn:
         Raises:
             ValueError: Prompts too long for the adversarial tokens, or nothing selected.
             RuntimeError: The loss is not finite, or the checkpoint belongs to another run.
+
+        Under ``accelerate launch`` or ``torchrun`` the processes share the batches that the settings ask for.
         """
         return erase_from_text_encoder(
             self, self.adversary, backbone, concept, generator=generator, workspace=workspace or Workspace()
@@ -117,12 +121,14 @@ def erase_from_text_encoder(
     student = teacher.clone()
     student.text_encoder.float().eval()
     identity = _identity(method, teacher, concept, generator)
-    with teacher.frozen():
+    twice = (teacher.unet, student.text_encoder) if workspace.gradient_checkpointing else ()
+    with teacher.frozen(), recomputed(*twice):
         objective = _prepare(method, adversary, teacher, student, concept=concept, workspace=workspace)
         bank_calls, teacher.unet_calls = teacher.unet_calls, 0
         parameters = _only(method.select.select(student.text_encoder), student.text_encoder)
         log = finetune(parameters, objective, method.train, generator=generator, workspace=workspace, identity=identity)
-    record = _record(log, teacher.unet_calls, bank_calls, time.monotonic() - started)
+    calls = objective.shard.total(torch.tensor([teacher.unet_calls, bank_calls], device=teacher.device)).tolist()
+    record = _record(log, *calls, seconds=time.monotonic() - started)
     return Edit("weights", "text_encoder", _named(student, backbone), student.text_encoder.config.to_dict(), record)
 
 
@@ -136,7 +142,7 @@ def _prepare(
     workspace: Workspace,
 ) -> Objective:
     """Read the prompts, open the banks, fit the metric."""
-    retain, unlearn = method.retain, method.unlearn
+    retain, unlearn, shard = method.retain, method.unlearn, Shard.current()
     texts = concept.prompts or (concept.name,)
     anchors = [anchor_prompt(text, concept) for text in texts] if unlearn.wants_anchors else None
     pulled = anchors if unlearn.pulls_conditioning else None
@@ -149,7 +155,9 @@ def _prepare(
 
     def source(prompts: tuple[str, ...], anchored: list[str] | None = None) -> Source:
         cache, progress = workspace.cache_dir, workspace.progress
-        return open_source(teacher, prompts, method.bank, anchors=anchored, cache_dir=cache, progress=progress)
+        return open_source(
+            teacher, prompts, method.bank, anchors=anchored, cache_dir=cache, progress=progress, shard=shard
+        )
 
     concept_points = source(texts, anchors if unlearn.target == "anchor" else None)
     anchor_prompts = Prompts.read(teacher, anchors) if anchors is not None and unlearn.pull_weight > 0 else None
@@ -169,6 +177,8 @@ def _prepare(
         retain_points=retain_points,
         metric=metric,
         anchors=anchor_prompts,
+        micro_batch=workspace.micro_batch,
+        shard=shard,
     )
 
 
@@ -205,7 +215,7 @@ def _named(student: Backbone, base: Backbone) -> dict[str, Tensor]:
     return {name: tensor.detach().to("cpu", dtypes[name]).contiguous() for name, tensor in state.items()}
 
 
-def _record(log: TrainingLog, calls: int, bank_calls: int, seconds: float) -> dict[str, Any]:
+def _record(log: TrainingLog, calls: int, bank_calls: int, *, seconds: float) -> dict[str, Any]:
     return {
         "losses": log.curves(),
         "unet_calls": calls,

@@ -1,0 +1,119 @@
+"""A process of a training that several share: training_worker.py PIPELINE OUT; run by test_several_processes.py.
+
+It trains each of ``RECIPES``, notes which points it drew, and interrupts and resumes one of the runs. Alone, it takes
+the batches that several processes take together.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from diffusers import StableDiffusionPipeline
+from torch import Generator, Tensor
+
+from robust_encoders import Concept
+from robust_encoders.fingerprint import content_sha256
+from robust_encoders.training.attacks.soft_prompt import SoftPrompt
+from robust_encoders.training.backbone import Backbone
+from robust_encoders.training.bank import BankSettings
+from robust_encoders.training.finetune import Training, Workspace
+from robust_encoders.training.methods import AdvUnlearn
+from robust_encoders.training.objective import Objective
+from robust_encoders.training.recipes import Recipe
+from robust_encoders.training.run import for_processes, run_recipe
+from robust_encoders.training.selection import Selection
+from robust_encoders.training.settings import Adversary, Retain, Unlearn
+
+PROCESSES = 2
+CIRCLE = Concept(
+    name="circle", kind="object", synonyms=("disc",), prompts=("a red circle", "a disc on white", "circle")
+)
+# Three prompts for the two times two that the conditioning terms want: the processes' parts differ in size.
+RETAIN = ("a red square", "a star", "a green ring")
+PAPER = AdvUnlearn(
+    retain=Retain(prompts=RETAIN, batch=2),
+    unlearn=Unlearn(batch=1),
+    adversary=Adversary(attack=SoftPrompt(steps=2, rate=0.01), warmup=1),
+    select=Selection(),
+    train=Training(iterations=4, rate=1e-3, clip=1.0),
+    bank=BankSettings(steps=3, mode="resample"),
+)
+OPTIONS = replace(
+    PAPER,
+    retain=Retain(prompts=RETAIN, batch=2, space="both", conditioning_batch=2),
+    unlearn=Unlearn(
+        batch=2, target="anchor", plain_weight=1.0, plain_space="conditioning", plain_batch=2, pull_weight=1.0
+    ),
+    adversary=Adversary(attack=SoftPrompt(steps=2, rate=0.01), warmup=1, tokens=(1, 2), start="latest"),
+    train=Training(iterations=4, rate=1e-3, average=0.9),
+    bank=BankSettings(steps=3),
+)
+RECIPES = {
+    name: Recipe(name=f"tiny/{name}", concept=CIRCLE, method=method, seed=3, base="tiny")
+    for name, method in (("paper", PAPER), ("options", OPTIONS))
+}
+Drawn = list[tuple[list[int], list[int]]]
+
+
+def noted(drawn: Drawn) -> None:
+    """Note prompts and timesteps of all points that this process gets from now on."""
+    sample = Objective._sample
+
+    def noting(self: Objective, *given: Any) -> Any:
+        index, points = sample(self, *given)
+        drawn.append((points.prompt_index.tolist(), points.t.tolist()))
+        return index, points
+
+    Objective._sample = noting
+
+
+def resumed(recipe: Recipe, pipe: Any, folder: Path) -> Mapping[str, Tensor]:
+    """Return what the recipe's method gives where its run was interrupted after three iterations."""
+    call = Objective.__call__
+
+    def interrupted(self: Objective, iteration: int, generator: Generator) -> Any:
+        if iteration == 3:
+            raise KeyboardInterrupt
+        return call(self, iteration, generator)
+
+    # Several processes share out the trajectories of a bank on disk, so they run in other batches than in memory.
+    space = Workspace(folder=folder / "checkpoints", cache_dir=folder / "bank", every=2, progress=False)
+    for step in (interrupted, call):
+        Objective.__call__ = step
+        try:
+            edit = recipe.method.erase(
+                Backbone.from_pipeline(pipe),
+                recipe.concept,
+                generator=Generator().manual_seed(recipe.seed),
+                workspace=space,
+            )
+        except KeyboardInterrupt:
+            continue
+    tensors: Mapping[str, Tensor] = edit.tensors
+    return tensors
+
+
+def main(pipeline: str, out: Path) -> None:
+    pipe: Any = StableDiffusionPipeline.from_pretrained(pipeline)
+    rank, alone = os.environ.get("RANK", "0"), "RANK" not in os.environ
+    record: dict[str, Any] = {}
+    drawn: Drawn = []
+    noted(drawn)
+    for name, recipe in RECIPES.items():
+        encoder = run_recipe(for_processes(recipe, PROCESSES) if alone else recipe, pipe, out / name, progress=False)
+        record[name] = {"points": list(drawn), "hash": content_sha256(encoder.tensors)}
+        drawn.clear()
+    again = resumed(for_processes(RECIPES["options"], PROCESSES), pipe, out / "resumed")
+    record["resumed"] = content_sha256(again)
+    out.mkdir(exist_ok=True)
+    (out / f"record-{rank}.json").write_text(json.dumps(record), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
