@@ -35,7 +35,7 @@ class Resampler:
         backbone, s = self.backbone, self.settings
         index = draw(len(self.prompts), n, generator) if prompt_index is None else prompt_index.cpu()
         stop = draw(s.steps, n, generator).to(backbone.device)
-        noise = torch.randn((n, *backbone.latent_shape), generator=generator).to(backbone.device, backbone.dtype)
+        noise = torch.randn((n, *backbone.latent_shape), generator=generator).to(backbone.device)
         cond = backbone.condition([self.prompts[i] for i in index.tolist()])
         order = stop.argsort(descending=True, stable=True)
         drawn = self._roll(cond[order], noise[order], stop[order])
