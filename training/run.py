@@ -29,6 +29,8 @@ def run_recipe(
     cache_dir: str | Path | None = None,
     every: int = 50,
     progress: bool = True,
+    base_ids: tuple[str, ...] = (),
+    base_revision: str = "",
 ) -> RobustEncoder:
     """Erase, save, and return the encoder.
 
@@ -40,6 +42,8 @@ def run_recipe(
         cache_dir: Parent of trajectory banks, shared between runs; by default ``<out>.work``, gone with it.
         every: Iterations between checkpoints.
         progress: Show progress bars.
+        base_ids: Hub ids of ``pipe``, for the manifest.
+        base_revision: Commit of the first of them.
 
     Raises:
         RuntimeError: The checkpoint belongs to another run, or the loss is not finite.
@@ -62,6 +66,8 @@ def run_recipe(
         pipe=pipe,
         recipe={"name": recipe.name, "seed": recipe.seed},
         family=recipe.base,
+        ids=base_ids,
+        revision=base_revision,
         license=recipe.license,
     )
     encoder.save_pretrained(out)
