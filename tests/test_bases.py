@@ -63,7 +63,7 @@ def test_what_is_neither_a_folder_nor_an_id_is_refused(name: str) -> None:
 def test_a_folder_that_looks_like_an_id_is_never_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "org" / "name").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match="no model_index.json in 'org/name'"):
+    with pytest.raises(UsageError, match=r"no model_index\.json in 'org/name'"):
         open_base("org/name")
 
 

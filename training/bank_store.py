@@ -200,10 +200,10 @@ def _require_same(key: Mapping[str, Any], note: Path) -> None:
 
 def _say_closest(cache_dir: Path, key: Mapping[str, Any]) -> None:
     """Log why none of the banks that are there fits: often one setting was changed without meaning to."""
-    gaps = []
+    gaps: list[list[str]] = []
     for note in cache_dir.glob(f"*/{KEY_NAME}"):
         with suppress(OSError, ValueError):
             gaps.append(differences(key, json.loads(note.read_text(encoding="utf-8"))))
     if gaps:
-        closest = "; ".join(min(gaps, key=lambda gap: len(gap)))
+        closest = "; ".join(sorted(gaps, key=len)[0])
         logger.info("a new bank beside %d others in %s; the closest has %s", len(gaps), cache_dir, closest)
