@@ -65,7 +65,7 @@ class AuthorsSchedule:
         z, target = self._retained(chosen, k, t, generator)
         retain = self._loss(z, t, self.student.condition(chosen), target)
         self.optimizer.zero_grad()
-        loss = unlearn + self.weight * retain
+        loss: Any = unlearn + self.weight * retain
         loss.backward()
         self.optimizer.step()
         return float(loss.detach())
@@ -122,4 +122,5 @@ class AuthorsSchedule:
     def _loss(self, z: Tensor, t: Tensor, cond: Tensor, target: Tensor) -> Tensor:
         predicted = self.teacher.predict(z, t.expand(len(z)), cond)
         self.teacher.unet_calls += BACKWARDS * len(z)
-        return torch.nn.functional.mse_loss(predicted, target)
+        loss: Tensor = torch.nn.functional.mse_loss(predicted, target)
+        return loss

@@ -269,13 +269,14 @@ def test_train_without_options_runs_the_recipe_as_it_is(trained: Recorder, tmp_p
 
 def test_train_changes_only_what_it_is_told_to(trained: Recorder, tmp_path: Path) -> None:
     options = ["--seed", "3", "--no-resume", "--method.train.iterations", "7", "--method.adversary.attack.steps", "2"]
+    options += ["--method.bank.seeds", "4", "1"]
     assert main(["train", "shapes/red", "--out", str(tmp_path), *options]) == 0
     changed, original = trained.args[0], RECIPES["shapes/red"]()
     assert (changed.seed, changed.method.train.iterations, changed.method.adversary.attack.steps) == (3, 7, 2)
     assert trained.kwargs["resume"] is False
     assert changed.concept == original.concept
     assert changed.method.retain == original.method.retain
-    assert changed.method.bank == original.method.bank
+    assert changed.method.bank == replace(original.method.bank, seeds=(4, 1))
 
 
 def test_train_takes_retain_prompts_instead_of_the_recipes(trained: Recorder, tmp_path: Path) -> None:
