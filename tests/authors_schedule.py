@@ -84,7 +84,8 @@ class AuthorsSchedule:
             loss.backward()
             optimizer.step()
         self._train_student(True)
-        return adv.detach()
+        found: Tensor = adv.detach()
+        return found
 
     def _train_student(self, on: bool) -> None:
         for parameter in self.parameters:
