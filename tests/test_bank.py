@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from robust_encoders.training import bank as bank_module
 from robust_encoders.training.backbone import Backbone
-from robust_encoders.training.bank import BankSettings, TrajectoryBank, bank_key, start_noise
+from robust_encoders.training.bank import BankSettings, TrajectoryBank, bank_key
+from robust_encoders.training.bank_build import start_noise
+from robust_encoders.training.bank_store import BankStore
 from robust_encoders.training.resample import Resampler, open_source
 
 PROMPTS = ["a red circle", "nudity", "a star"]
@@ -104,23 +105,24 @@ def test_a_bank_on_disk_is_reused_and_extended(backbone: Backbone, tmp_path: Pat
 def test_an_interrupted_build_goes_on(backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = build(backbone)
     written = 0
-    write = bank_module.write_atomically
+    write = BankStore.write
 
-    def failing(tensors: Any, path: Path) -> None:
+    def failing(store: BankStore, name: str, shard: Any) -> None:
         nonlocal written
         written += 1
         if written == 4:
             raise KeyboardInterrupt
-        write(tensors, path)
+        write(store, name, shard)
 
-    monkeypatch.setattr(bank_module, "write_atomically", failing)
+    monkeypatch.setattr(BankStore, "write", failing)
     with pytest.raises(KeyboardInterrupt):
         build(backbone, cache_dir=tmp_path / "cache")
     calls = backbone.unet_calls
     resumed = build(backbone, cache_dir=tmp_path / "cache")
     assert backbone.unet_calls == calls + 3 * 4 * 2  # three of six shards had been written
     assert torch.allclose(resumed.sample(9, generator()).latents, whole.sample(9, generator()).latents, atol=2e-3)
-    assert not [path for folder in (tmp_path / "cache").iterdir() for path in folder.glob(".*")]
+    (folder,) = (tmp_path / "cache").iterdir()
+    assert {path.suffix for path in folder.iterdir()} == {".safetensors", ".json"}
 
 
 def test_what_a_trajectory_depends_on_is_in_the_key(make_pipe: Callable[..., Any]) -> None:
@@ -188,6 +190,40 @@ def test_the_settings_choose_the_source(backbone: Backbone) -> None:
     fresh = open_source(backbone, PROMPTS, replace(SETTINGS, mode="resample"))
     assert isinstance(fresh, Resampler)
     assert fresh.mean_difference() > 0
+
+
+def test_more_seeds_extend_a_bank_and_leave_its_files_alone(backbone: Backbone, tmp_path: Path) -> None:
+    build(backbone, cache_dir=tmp_path / "cache")
+    (folder,) = (tmp_path / "cache").iterdir()
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*.safetensors")}
+    calls = backbone.unet_calls
+    more = TrajectoryBank.build(
+        backbone, PROMPTS, replace(SETTINGS, seeds=3), cache_dir=tmp_path / "cache", progress=False
+    )
+    assert backbone.unet_calls == calls + 3 * 4 * 2
+    assert [len(group) for group in more.shards] == [3, 3, 3]
+    assert before.items() <= {path: path.stat().st_mtime_ns for path in folder.glob("*.safetensors")}.items()
+
+
+def test_the_concept_and_the_retain_set_may_have_their_own_numbers_of_trajectories(backbone: Backbone) -> None:
+    settings = replace(SETTINGS, seeds=(5, 1))
+    assert (settings.for_concept().seeds, settings.for_retain().seeds) == (5, 1)
+    assert SETTINGS.for_concept() == SETTINGS.for_retain() == SETTINGS
+    with pytest.raises(ValueError, match="one number of seeds, found \\(5, 1\\)"):
+        TrajectoryBank.build(backbone, PROMPTS, settings)
+    with pytest.raises(ValueError, match="at least 1"):
+        replace(SETTINGS, seeds=(5, 0))
+
+
+def test_a_unet_in_half_precision_runs_trajectories_in_single(make_pipe: Callable[..., Any]) -> None:
+    pipe = make_pipe()
+    exact = build(Backbone.from_pipeline(pipe))
+    pipe.unet.to(torch.bfloat16)
+    rounded = build(Backbone.from_pipeline(pipe, precision="bf16"))
+    assert torch.equal(rounded.shards[0][0]["latents"][0], exact.shards[0][0]["latents"][0])
+    torch.testing.assert_close(rounded.shards[0][0]["latents"], exact.shards[0][0]["latents"], rtol=0.1, atol=0.1)
+    fresh = Resampler(Backbone.from_pipeline(pipe, precision="bf16"), PROMPTS, SETTINGS).sample(5, generator())
+    assert fresh.latents.dtype == fresh.pred_cond.dtype == torch.float32
 
 
 def test_impossible_banks_are_refused(backbone: Backbone) -> None:

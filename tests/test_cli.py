@@ -24,8 +24,10 @@ from robust_encoders.layouts import nested_state
 from robust_encoders.manifest import Manifest
 from robust_encoders.training import cli as training_cli
 from robust_encoders.training import cli_evaluate, cli_train, demo, evaluate
+from robust_encoders.training.bases import OpenedBase
 from robust_encoders.training.metrics.rates import rate
 from robust_encoders.training.recipes import RECIPES
+from robust_encoders.training.retain_sets import object_prompts
 from robust_encoders.training.shapes import build as shapes_build
 
 PipelineMaker = Callable[..., StableDiffusionPipeline]
@@ -263,18 +265,19 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Recorder:
 def test_train_without_options_runs_the_recipe_as_it_is(trained: Recorder, tmp_path: Path) -> None:
     assert main(["train", "shapes/circle", "--out", str(tmp_path)]) == 0
     assert trained.args == (RECIPES["shapes/circle"](), "the embedded base", tmp_path)
-    assert trained.kwargs == {"resume": True, "cache_dir": None}
+    assert trained.kwargs == {"resume": True, "cache_dir": None, "base_ids": (), "base_revision": ""}
 
 
 def test_train_changes_only_what_it_is_told_to(trained: Recorder, tmp_path: Path) -> None:
     options = ["--seed", "3", "--no-resume", "--method.train.iterations", "7", "--method.adversary.attack.steps", "2"]
+    options += ["--method.bank.seeds", "4", "1"]
     assert main(["train", "shapes/red", "--out", str(tmp_path), *options]) == 0
     changed, original = trained.args[0], RECIPES["shapes/red"]()
     assert (changed.seed, changed.method.train.iterations, changed.method.adversary.attack.steps) == (3, 7, 2)
     assert trained.kwargs["resume"] is False
     assert changed.concept == original.concept
     assert changed.method.retain == original.method.retain
-    assert changed.method.bank == original.method.bank
+    assert changed.method.bank == replace(original.method.bank, seeds=(4, 1))
 
 
 def test_train_takes_retain_prompts_instead_of_the_recipes(trained: Recorder, tmp_path: Path) -> None:
@@ -324,7 +327,7 @@ def test_train_by_a_method_makes_an_encoder_that_fits_its_base(
 
 @pytest.mark.parametrize(
     ("missing", "message"),
-    [("--family", "--family"), ("--kind", "--kind"), ("--retain-prompts", "--retain-prompts")],
+    [("--family", "--family"), ("--kind", "--kind")],
 )
 def test_train_on_a_base_of_ones_own_needs_to_know(
     missing: str, message: str, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -340,6 +343,34 @@ def test_train_without_retain_terms_needs_no_retain_prompts(trained: Recorder, b
     del options[place : place + 2]
     assert main(["train", "esd", *options, "--method.retain.weight", "0"]) == 0
     assert trained.args[0].method.retain.prompts == ()
+
+
+def test_train_on_a_base_of_ones_own_retains_everyday_objects(trained: Recorder, base: Path, tmp_path: Path) -> None:
+    options = own_base(base, tmp_path)
+    place = options.index("--retain-prompts")
+    del options[place : place + 2]
+    assert main(["train", "esd", *options]) == 0
+    assert trained.args[0].method.retain.prompts == object_prompts(trained.args[0].concept)
+
+
+@pytest.mark.parametrize("concept", ["vangogh", "Van Gogh"])
+def test_train_knows_the_papers_concepts_and_the_family(
+    trained: Recorder, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, concept: str
+) -> None:
+    monkeypatch.setattr(cli_train, "open_base", lambda *a, **k: OpenedBase("a pipeline", "sd2", ("org/a",), "f" * 40))
+    assert main(["train", "advunlearn", "--out", str(tmp_path), "--base", "org/a", "--concept", concept]) == 0
+    recipe = trained.args[0]
+    assert (recipe.name, recipe.base) == ("sd2/Van Gogh-advunlearn", "sd2")
+    assert (recipe.concept.name, recipe.concept.kind) == ("Van Gogh", "style")
+    assert (trained.kwargs["base_ids"], trained.kwargs["base_revision"]) == (("org/a",), "f" * 40)
+
+
+def test_a_recipe_of_a_real_base_needs_one_of_its_family(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["train", "sd1/church", "--out", str(tmp_path)]
+    assert "CompVis/stable-diffusion-v1-4" in refused(capsys, 2, *options)
+    assert "family sd1" in refused(capsys, 2, *options, "--base", str(base))
 
 
 def test_a_caption_file_that_is_not_there_is_bad_usage(

@@ -5,9 +5,12 @@ from typing import Any
 
 import pytest
 
+from robust_encoders import Concept
+from robust_encoders.catalog import CATALOG
 from robust_encoders.training.methods import ESD, AdvUnlearn
 from robust_encoders.training.prompts import anchor_prompt
-from robust_encoders.training.recipes import RECIPES, shapes_retain_prompts
+from robust_encoders.training.recipes import LICENSES, PUBLISHED_CONCEPTS, RECIPES, shapes_retain_prompts
+from robust_encoders.training.retain_sets import everyday_objects, object_prompts
 from robust_encoders.training.settings import Adversary
 from robust_encoders.training.shapes.concepts import factor_of
 from robust_encoders.training.shapes.vocabulary import HELD_OUT_TEMPLATES, WORDS
@@ -23,8 +26,9 @@ def words_of(texts: Any) -> set[str]:
 def test_recipes_are_named_as_they_are_registered(name: str) -> None:
     recipe = RECIPES[name]()
     assert recipe.name == name
-    assert recipe.base == "shapes"
-    assert recipe.concept.name == name.removeprefix("shapes/").removesuffix("-esd")
+    family, concept = name.removesuffix("-esd").split("/")
+    assert recipe.base == family
+    assert recipe.concept.name in (concept, CATALOG.get(concept, CATALOG["nudity"]).concept)
     assert recipe.with_seed(3) == replace(recipe, seed=3)
 
 
@@ -67,3 +71,51 @@ def test_every_concept_prompt_has_an_anchor_without_the_concept(concept: str) ->
     assert len(recipe.concept.prompts) > 64
     for prompt in recipe.concept.prompts:
         assert not words_of([anchor_prompt(prompt, recipe.concept)]) & set(WORDS[factor][value])
+
+
+@pytest.mark.parametrize("family", LICENSES)
+@pytest.mark.parametrize("concept", PUBLISHED_CONCEPTS)
+def test_the_papers_concepts_have_its_settings(concept: str, family: str) -> None:
+    recipe = RECIPES[f"{family}/{concept}"]()
+    method, erased = recipe.method, CATALOG[concept].erased()
+    assert isinstance(method, AdvUnlearn)
+    assert (recipe.concept, recipe.license) == (erased, LICENSES[family])
+    assert method.adversary == Adversary()
+    assert (method.adversary.warmup, method.adversary.attack.steps, method.adversary.attack.rate) == (200, 30, 1e-3)
+    assert (method.train.iterations, method.train.rate, method.train.schedule) == (1000, 1e-5, "constant")
+    assert (method.bank.steps, method.bank.guidance, method.retain.batch, method.unlearn.batch) == (50, 3.0, 5, 1)
+    if concept == "nudity":
+        assert (method.retain.weight, method.select.layers, method.select.final_norm) == (0.3, None, True)
+    else:
+        assert (method.retain.weight, method.select.layers, method.select.final_norm) == (0.5, (0,), False)
+
+
+def test_everyday_objects_are_many_different_and_plain() -> None:
+    objects = everyday_objects()
+    assert len(objects) == len(set(objects)) >= 200
+    assert all(name == name.strip().lower() and len(name.split()) <= 4 for name in objects)
+    left_out = {
+        "person",
+        "man",
+        "woman",
+        "child",
+        "face",
+        "hand",
+        "leg",
+        "arm",
+        "skin",
+        "body",
+        "shirt",
+        "dress",
+        "bra",
+    }
+    assert not words_of(objects) & left_out
+
+
+def test_the_retain_set_leaves_out_the_concept_and_keeps_its_neighbours() -> None:
+    truck = object_prompts(Concept(name="fire truck", kind="object"))
+    assert set(object_prompts(CATALOG["tench"].erased())) - set(truck) == {"a photo of a fire truck"}
+    assert not [text for text in object_prompts(Concept(name="Dog", kind="object")) if "dog" in text.split()]
+    assert {"a photo of an apple", "a photo of a fire truck", "a photo of a salmon"} <= set(
+        object_prompts(CATALOG["garbage_truck"].erased())
+    )

@@ -58,6 +58,7 @@ def to_encoder(
     recipe: Mapping[str, Any],
     family: str,
     ids: tuple[str, ...] = (),
+    revision: str = "",
     license: str = "",
 ) -> RobustEncoder:
     """Return the artifact of an edit, in memory.
@@ -70,6 +71,7 @@ def to_encoder(
         recipe: What else is needed to run it again: name, seed.
         family: Line of bases, for example ``shapes``.
         ids: Hub ids of the base.
+        revision: Commit of the first of them.
         license: Of the weights, as an SPDX or Hub identifier.
     """
     from robust_encoders.encoder import RobustEncoder
@@ -79,7 +81,7 @@ def to_encoder(
         form=edit.form,
         component=edit.component,
         method=describe(method),
-        base=Base.from_pipeline(pipe, family=family, ids=ids, with_unet=True),
+        base=Base.from_pipeline(pipe, family=family, ids=ids, revision=revision, with_unet=True),
         recipe={**describe(recipe), "run": describe(edit.log)},
         versions=library_versions(),
         license=license,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from robust_encoders.cli import EXIT_NO, EXIT_OK, UsageError, choose, open_pipeline, say
+from robust_encoders.cli import EXIT_NO, EXIT_OK, UsageError, choose, say
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -94,9 +94,7 @@ def _evaluate(arguments: Sequence[str]) -> int:
 def _reproduce(arguments: Sequence[str]) -> int:
     parser = parser_of("reproduce", "Train an artifact again from its manifest and compare the tensors, bit for bit.")
     parser.add_argument("name", metavar="ARTIFACT", help="a catalog name or a folder")
-    parser.add_argument(
-        "--base", type=Path, help="folder of the pipeline it was made from; by default the embedded one"
-    )
+    parser.add_argument("--base", help="folder or Hub id of the pipeline it was made from; by default the embedded one")
     parser.add_argument("--out", type=Path, help="keep the second run's artifact in this folder")
     parser.add_argument("--cache-dir", type=Path, help="keeps the trajectories of the frozen model")
     parser.add_argument("--json", action="store_true", help="answer in JSON")
@@ -104,11 +102,13 @@ def _reproduce(arguments: Sequence[str]) -> int:
 
     from robust_encoders.encoder import RobustEncoder
 
-    from .reproduce import recorded_recipe, reproduce
+    from .bases import open_base
+    from .reproduce import recorded_dtype, recorded_recipe, reproduce
 
     encoder = RobustEncoder.from_pretrained(options.name)
     recorded_recipe(encoder.manifest)  # says what is missing before a base is loaded
-    found = reproduce(encoder, open_pipeline(options.base), out=options.out, cache_dir=options.cache_dir)
+    base = open_base(options.base, dtype=recorded_dtype(encoder.manifest))
+    found = reproduce(encoder, base.pipe, out=options.out, cache_dir=options.cache_dir)
     answer = {"name": options.name, "equal": found.equal, **asdict(found)}
     say(json.dumps(answer) if options.json else found.explain())
     return EXIT_OK if found.equal else EXIT_NO

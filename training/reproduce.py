@@ -18,6 +18,7 @@ from robust_encoders.errors import RobustEncodersError
 from robust_encoders.fingerprint import compare
 
 from .artifact import describe, library_versions
+from .bases import UNetDtype
 from .methods import METHODS
 from .recipes import Recipe
 from .run import run_recipe
@@ -113,6 +114,13 @@ def recorded_recipe(manifest: Manifest) -> Recipe:
         base=manifest.base.family,
         license=manifest.license,
     )
+
+
+def recorded_dtype(manifest: Manifest) -> UNetDtype:
+    """Return the precision in which the UNet was in memory when the artifact was made."""
+    stored = {tensor.dtype for tensor in (manifest.base.unet or {}).values()}
+    known: tuple[UNetDtype, ...] = get_args(UNetDtype)
+    return next((name for name in known if {name} == stored), "float32")
 
 
 def _method(kind: type[T], described: Mapping[str, Any]) -> T:

@@ -45,8 +45,7 @@ class Resampler:
         backbone, s = self.backbone, self.settings
         index = draw(len(self.prompts), n, generator) if prompt_index is None else prompt_index.cpu()
         index, stop = index[part], draw(s.steps, n, generator)[part].to(backbone.device)
-        noise = torch.randn((n, *backbone.latent_shape), generator=generator)[part]
-        noise = noise.to(backbone.device, backbone.dtype)
+        noise = torch.randn((n, *backbone.latent_shape), generator=generator)[part].to(backbone.device)
         cond = backbone.condition([self.prompts[i] for i in index.tolist()])
         order = stop.argsort(descending=True, stable=True)
         drawn = self._roll(cond[order], noise[order], stop[order])

@@ -36,6 +36,8 @@ def run_recipe(
     micro_batch: int | None = None,
     gradient_checkpointing: bool = False,
     tensorboard: str | Path | None = None,
+    base_ids: tuple[str, ...] = (),
+    base_revision: str = "",
 ) -> RobustEncoder:
     """Erase, save, and return the encoder.
 
@@ -53,6 +55,8 @@ def run_recipe(
         micro_batch: Most latents in the UNet at once while gradients are taken.
         gradient_checkpointing: Compute activations twice instead of keeping them.
         tensorboard: Folder for TensorBoard's files; None writes none.
+        base_ids: Hub ids of ``pipe``, for the manifest.
+        base_revision: Commit of the first of them.
 
     Raises:
         RuntimeError: The checkpoint belongs to another run, or the loss is not finite.
@@ -82,6 +86,8 @@ def run_recipe(
         pipe=pipe,
         recipe={"name": recipe.name, "seed": recipe.seed},
         family=recipe.base,
+        ids=base_ids,
+        revision=base_revision,
         license=recipe.license,
     )
     if shard.main:

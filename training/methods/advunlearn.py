@@ -153,18 +153,18 @@ def _prepare(
     if retain.in_noise or retain.in_conditioning:
         retain_prompts = Prompts.read(teacher, retain.prompts, retain.prompts if retain.in_conditioning else None)
 
-    def source(prompts: tuple[str, ...], anchored: list[str] | None = None) -> Source:
+    def source(prompts: tuple[str, ...], settings: BankSettings, anchored: list[str] | None = None) -> Source:
         cache, progress = workspace.cache_dir, workspace.progress
         return open_source(
-            teacher, prompts, method.bank, anchors=anchored, cache_dir=cache, progress=progress, shard=shard
+            teacher, prompts, settings, anchors=anchored, cache_dir=cache, progress=progress, shard=shard
         )
 
-    concept_points = source(texts, anchors if unlearn.target == "anchor" else None)
+    concept_points = source(texts, method.bank.for_concept(), anchors if unlearn.target == "anchor" else None)
     anchor_prompts = Prompts.read(teacher, anchors) if anchors is not None and unlearn.pull_weight > 0 else None
     metric = None
     if retain.in_conditioning or unlearn.pulls_conditioning:
         metric = _metric(teacher, texts, concept_points)
-    retain_points = source(retain.prompts) if retain.in_noise else None
+    retain_points = source(retain.prompts, method.bank.for_retain()) if retain.in_noise else None
     return Objective(
         teacher=teacher,
         student=student,

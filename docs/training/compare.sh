@@ -1,0 +1,21 @@
+#!/bin/sh
+# A bank against fresh trajectories: compare.sh FOLDER [CONCEPT] [ITERATIONS] [N]. Two seeds of each, the same settings
+# and number of iterations, judged by the same evaluation on N prompts. What an earlier run finished is kept. The numbers
+# lie in FOLDER/CONCEPT/*/results.json.
+set -eu
+concept=${2:-circle} out=$1/${2:-circle} iterations=${3:-200} n=${4:-100}
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" PATH="$(dirname "$0")/../../.venv/bin:$PATH"
+for seed in 0 1; do
+  for mode in bank resample; do
+    run=$out/$mode-$seed
+    if [ ! -e "$run/encoder/robust_encoder.json" ]; then
+      robust-encoders train "shapes/$concept" --seed "$seed" --out "$run/encoder" --cache-dir "$1/banks" \
+        --method.bank.mode "$mode" --method.train.iterations "$iterations" --method.adversary.attack.steps 8
+    fi
+    robust-encoders evaluate "$run/encoder" --concept "$concept" --seed "$seed" --n "$n" --out "$run" --suite core --checks 0
+  done
+done
+for mode in bank resample; do
+  printf '\n%s\n\n' "$mode"
+  robust-encoders results "$out/$mode-0" "$out/$mode-1"
+done
