@@ -146,7 +146,8 @@ def _leaderboard(arguments: Sequence[str]) -> int:
         raise UsageError(f"expected finished evaluations or artifacts, found no {error.filename}") from error
     except ValueError as error:
         raise UsageError(str(error)) from error
-    write_atomically(options.out / "leaderboard.png", png(board.figure()))
+    if any(row.worst is not None for row in board.rows):  # a row of attacks of no known tier is ranked nowhere
+        write_atomically(options.out / "leaderboard.png", png(board.figure()))
     say(board.to_json() if options.json else board.table())
     return EXIT_OK
 
