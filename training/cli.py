@@ -122,9 +122,11 @@ def _results(arguments: Sequence[str]) -> int:
     from .matrix import tables
 
     try:
-        say(tables(options.found))
+        say(tables(_own(options.found)))
     except FileNotFoundError as error:
         raise UsageError(f"expected the results of a finished evaluation, found no {error.filename}") from error
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     return EXIT_OK
 
 
@@ -141,7 +143,7 @@ def _leaderboard(arguments: Sequence[str]) -> int:
     from .leaderboard import Leaderboard
 
     try:
-        board = Leaderboard.read(options.found)
+        board = Leaderboard.read(_own(options.found))
     except FileNotFoundError as error:
         raise UsageError(f"expected finished evaluations or artifacts, found no {error.filename}") from error
     except ValueError as error:
@@ -150,6 +152,11 @@ def _leaderboard(arguments: Sequence[str]) -> int:
         write_atomically(options.out / "leaderboard.png", png(board.figure()))
     say(board.to_json() if options.json else board.table())
     return EXIT_OK
+
+
+def _own(found: Sequence[Path]) -> list[Path]:
+    """Return what was named, without the folder that evaluations side by side share, which a shell glob names too."""
+    return [path for path in found if not (path.is_dir() and [one.name for one in path.iterdir()] == ["chunks"])]
 
 
 def leading_name(command: str, description: str, what: str, arguments: Sequence[str]) -> str:
