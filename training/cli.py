@@ -115,14 +115,16 @@ def _reproduce(arguments: Sequence[str]) -> int:
 
 
 def _results(arguments: Sequence[str]) -> int:
-    parser = parser_of("results", "Print the tables of finished evaluations, one for each concept, in Markdown.")
+    parser = parser_of("results", "Print the tables of finished evaluations, by concept and in pairs, in Markdown.")
     parser.add_argument("found", type=Path, nargs="+", metavar="RESULTS", help="results.json, or the folder with it")
     options = parser.parse_args(arguments)
 
     from .matrix import tables
+    from .pairs import paired_tables
 
+    found = _own(options.found)
     try:
-        say(tables(_own(options.found)))
+        say("\n".join(filter(None, (tables(found), paired_tables(found)))))
     except FileNotFoundError as error:
         raise UsageError(f"expected the results of a finished evaluation, found no {error.filename}") from error
     except ValueError as error:
