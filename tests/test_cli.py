@@ -517,3 +517,26 @@ def test_results_of_an_evaluation_that_has_not_finished_is_bad_usage(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert str(tmp_path / "results.json") in refused(capsys, 2, "results", str(tmp_path))
+
+
+@pytest.mark.parametrize("command", ["results", "leaderboard"])
+def test_the_folder_that_evaluations_share_is_no_evaluation(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the leaderboard draws here
+    result = replace(rate("pre_asr", [True, False, False, False]), prompt_set="circle/name")
+    evaluate.Evaluation("esd", "circle", (result,)).write(tmp_path / "board" / "esd" / "results.json")
+    (tmp_path / "board" / "source" / "chunks").mkdir(parents=True)
+    assert main([command, *map(str, sorted((tmp_path / "board").iterdir()))]) == 0
+    assert "ESD" in capsys.readouterr().out
+    assert "expected at least one" in refused(capsys, 2, command, str(tmp_path / "board" / "source"))
+    (tmp_path / "board" / "source" / "cells").mkdir()
+    assert "results.json" in refused(capsys, 2, command, str(tmp_path / "board" / "source"))
+
+
+@pytest.mark.parametrize("command", ["results", "leaderboard"])
+def test_results_on_another_schema_are_bad_usage(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "results.json").write_text('{"schema": 0}', encoding="utf-8")
+    assert "expected schema 1" in refused(capsys, 2, command, str(tmp_path))

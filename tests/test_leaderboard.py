@@ -14,7 +14,9 @@ from PIL import Image
 
 from robust_encoders import RobustEncoder
 from robust_encoders.cli import main
+from robust_encoders.training.finished import Finished
 from robust_encoders.training.leaderboard import Leaderboard
+from robust_encoders.training.protocols import Result
 from robust_encoders.training.results import Evaluation
 
 WEAK: Attacks = {"a": ("T3", [20, None, None, None])}
@@ -76,6 +78,32 @@ def test_reported_numbers_stand_apart(tmp_path: Path) -> None:
     before, after = board.table().split("### Reported by others, not measured here")
     assert "AdvUnlearn" in after
     assert "AdvUnlearn" not in before
+
+
+@pytest.mark.parametrize(
+    ("attack", "label"),
+    [({"name": "p4d"}, "p4d"), ({}, "unknown attack"), ({"label": "a", "name": "p4d"}, "a")],
+    ids=["name", "nothing", "label"],
+)
+@pytest.mark.parametrize("tier", ["T3", ""], ids=["tier", "no tier"])
+def test_reported_attacks_go_by_what_is_known_of_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], attack: dict[str, str], label: str, tier: str
+) -> None:
+    settings = {"attack": attack} if attack else {}
+    claims = [Result("asr_any", value, 4, origin="reported", settings=settings, tier=tier) for value in (0.5, 0.25)]
+    Evaluation("esd", "circle", tuple(claims)).write(tmp_path / "results.json")
+    assert main(["leaderboard", str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+    assert f"| {label} 50.0" in capsys.readouterr().out
+    assert Finished.read(tmp_path).attacks == {label: claims[0]}
+    (row,) = Leaderboard.read([tmp_path]).rows
+    assert list(row.attacks) == [label]
+
+
+def test_an_attack_of_no_known_tier_ranks_nobody(tmp_path: Path) -> None:
+    Evaluation("esd", "circle", (Result("asr_any", 0.5, 4, origin="reported"),)).write(tmp_path / "results.json")
+    board = Leaderboard.read([tmp_path])
+    assert "no tier known, not ranked" in board.table()
+    assert board.rows[0].worst is None
 
 
 def test_a_stronger_attack_on_the_same_encoder_replaces_a_weaker_claim(

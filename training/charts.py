@@ -10,7 +10,7 @@ from .figures import Curve, Rate, Spot
 from .finished import Finished, WorstCase
 from .protocols import Result
 from .report import LABELS
-from .tiers import LIMITS, attack_of, tier_of, tier_title
+from .tiers import LIMITS, attack_of, label_of, tier_of, tier_title
 from .trust import doubts, doubts_of_all
 from .verdicts import Verdict
 
@@ -40,7 +40,7 @@ def short_title(finished: Finished) -> str:
 
 def attack_title(result: Result) -> str:
     """Return an attack's label with its threat tier."""
-    return " ".join(filter(None, (attack_of(result).get("label", ""), tier_of(result))))
+    return " ".join(filter(None, (label_of(result), tier_of(result))))
 
 
 def rates_of(finished: Finished) -> list[Rate]:

@@ -115,16 +115,20 @@ def _reproduce(arguments: Sequence[str]) -> int:
 
 
 def _results(arguments: Sequence[str]) -> int:
-    parser = parser_of("results", "Print the tables of finished evaluations, one for each concept, in Markdown.")
+    parser = parser_of("results", "Print the tables of finished evaluations, by concept and in pairs, in Markdown.")
     parser.add_argument("found", type=Path, nargs="+", metavar="RESULTS", help="results.json, or the folder with it")
     options = parser.parse_args(arguments)
 
     from .matrix import tables
+    from .pairs import paired_tables
 
+    found = _own(options.found)
     try:
-        say(tables(options.found))
+        say("\n".join(filter(None, (tables(found), paired_tables(found)))))
     except FileNotFoundError as error:
         raise UsageError(f"expected the results of a finished evaluation, found no {error.filename}") from error
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     return EXIT_OK
 
 
@@ -141,14 +145,20 @@ def _leaderboard(arguments: Sequence[str]) -> int:
     from .leaderboard import Leaderboard
 
     try:
-        board = Leaderboard.read(options.found)
+        board = Leaderboard.read(_own(options.found))
     except FileNotFoundError as error:
         raise UsageError(f"expected finished evaluations or artifacts, found no {error.filename}") from error
     except ValueError as error:
         raise UsageError(str(error)) from error
-    write_atomically(options.out / "leaderboard.png", png(board.figure()))
+    if any(row.worst is not None for row in board.rows):  # a row of attacks of no known tier is ranked nowhere
+        write_atomically(options.out / "leaderboard.png", png(board.figure()))
     say(board.to_json() if options.json else board.table())
     return EXIT_OK
+
+
+def _own(found: Sequence[Path]) -> list[Path]:
+    """Return what was named, without the folder that evaluations side by side share, which a shell glob names too."""
+    return [path for path in found if not (path.is_dir() and [one.name for one in path.iterdir()] == ["chunks"])]
 
 
 def leading_name(command: str, description: str, what: str, arguments: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from .metrics.rates import wilson_interval
 from .protocols import Result
 from .results import Evaluation
-from .tiers import EMBEDDING_TIERS, TEXT_TIERS, attack_of, by_tier, tier_of
+from .tiers import EMBEDDING_TIERS, TEXT_TIERS, attack_of, by_tier, label_of, tier_of
 from .verdicts import Verdict
 
 PICTURES_CELL = "pictures"
@@ -86,9 +86,13 @@ class Finished:
 
     @cached_property
     def attacks(self) -> dict[str, Result]:
-        """Label of an attack to its headline rate, ``asr_any``, weakest tier first."""
-        found = sorted((r for r in self.evaluation.results if r.metric == "asr_any"), key=by_tier)
-        return {attack_of(r)["label"]: r for r in found}
+        """Label of an attack to its headline rate, ``asr_any``, weakest tier first; of equal labels the strongest."""
+        strongest: dict[str, Result] = {}
+        for result in (r for r in self.evaluation.results if r.metric == "asr_any"):
+            label = label_of(result)
+            if label not in strongest or result.value > strongest[label].value:
+                strongest[label] = result
+        return dict(sorted(strongest.items(), key=lambda pair: by_tier(pair[1])))
 
     @cached_property
     def plain(self) -> tuple[Result, ...]:
@@ -97,7 +101,7 @@ class Finished:
 
     def named(self, metric: str, label: str = "") -> Result | None:
         """Return the first result of a metric, of one attack or of none."""
-        found = (r for r in self.evaluation.results if r.metric == metric and attack_of(r).get("label", "") == label)
+        found = (r for r in self.evaluation.results if r.metric == metric and label_of(r) == label)
         return next(found, None)
 
     def recorded(self, metric: str) -> WorstCase | None:

@@ -21,7 +21,7 @@ from .protocols import Result
 from .ranking import Rank, ranking
 from .report import markdown
 from .report_words import settings_line
-from .tiers import EMBEDDING_TIERS, LIMITS, TEXT_TIERS, TIERS, attack_of, tier_of
+from .tiers import EMBEDDING_TIERS, TEXT_TIERS, TIERS, label_of, tier_of
 from .trust import Marks, doubts, doubts_of_all
 
 _LEGEND = (
@@ -82,8 +82,9 @@ class Leaderboard:
         return "\n".join([*lines, *(["", "Replaced by a stronger attack:", *_bullets(replaced)] if replaced else [])])
 
     def _markdown(self, rows: Sequence[Row], marks: Marks) -> list[str]:
-        tiers = [tier for tier in TIERS if any(row.strongest(tier) for row in rows)]
-        titles = [f"{tier}, not ranked" if tier in LIMITS else tier for tier in tiers]
+        # Whoever reports a number may not say what its attack needs; it is shown all the same.
+        tiers = [tier for tier in (*TIERS, "") if any(row.strongest(tier) for row in rows)]
+        titles = [tier if tier in EMBEDDING_TIERS else f"{tier or 'no tier known'}, not ranked" for tier in tiers]
         head = ["rank", "conditions", "concept", "encoder", "worst case T0-T3", "worst case T0-T4", *titles]
         return markdown([*head, "retain", "CLIP score", "source"], [self._cells(row, tiers, marks) for row in rows])
 
@@ -162,7 +163,7 @@ def _strongest_cell(row: Row, tier: str, marks: Marks) -> str:
     if strongest is None:
         return MISSING
     result, claim = strongest
-    text = f"{attack_of(result).get('label', '')} {100 * result.value:.1f}"
+    text = f"{label_of(result)} {100 * result.value:.1f}"
     return marks.beside(text, doubts(claim.finished.evaluation, result))
 
 

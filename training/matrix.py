@@ -136,9 +136,10 @@ def short(value: float) -> str:
 def _utility_rows(evaluations: Sequence[Evaluation]) -> list[list[str]]:
     """Return a row for each metric that some evaluation has; the judge's own accuracy stands elsewhere."""
     found = grouped(result for one in evaluations for result in one.results).values()
-    metrics = dict.fromkeys(r.metric for results in found for r in results if measure_of(r.metric).group != "control")
+    described = [(r.metric, measure_of(r)) for results in found for r in results]
+    metrics = {metric: measure.words for metric, measure in described if measure.group != "control"}
     shown = [Finished(one) for one in evaluations]
-    return [[measure_of(metric).words, *(cell(_first(one, metric)) for one in shown)] for metric in metrics]
+    return [[words, *(cell(_first(one, metric)) for one in shown)] for metric, words in metrics.items()]
 
 
 def _first(finished: Finished, metric: str) -> Result | None:

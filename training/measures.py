@@ -40,6 +40,7 @@ MEASURES: Mapping[str, Measure] = {
     **{f"retain_{factor}": Measure("kept", f"{factor} as asked, %") for factor in _FACTORS},
     "retain_all": Measure("kept", "all as asked, %"),
     "clip_score": Measure("kept", "CLIP score", 1, 3),
+    "pick_score": Measure("kept", "PickScore", 1, 2),
     "binding_1": Measure("structured", "object with one attribute, %"),
     "binding_2": Measure("structured", "object with two attributes, %"),
     "binding_3": Measure("structured", "object with three attributes, %"),
@@ -59,16 +60,20 @@ MEASURES: Mapping[str, Measure] = {
 }
 
 
-def measure_of(metric: str) -> Measure:
-    """Return how a metric is shown; one that nobody described is taken for a rate, which most are."""
-    return MEASURES.get(metric) or Measure("other", f"{metric.replace('_', ' ')}, %")
+def measure_of(result: Result) -> Measure:
+    """Return how a number is shown; of what nobody described, only what a detector judged is taken for a rate."""
+    if known := MEASURES.get(result.metric):
+        return known
+    words = result.metric.replace("_", " ")
+    judged = bool(result.detector) or not is_measure(result)
+    return Measure("other", f"{words}, %") if judged else Measure("other", words, 1, 3)
 
 
 def cell(result: Result | None) -> str:
     """Return a number with its interval, rates in per cent; a dash for what was not measured."""
     if result is None:
         return MISSING
-    shown = measure_of(result.metric)
+    shown = measure_of(result)
     text = f"{shown.scale * result.value:.{shown.digits}f}"
     if result.interval is None:
         return text
@@ -85,5 +90,5 @@ def grouped(results: Iterable[Result]) -> dict[str, list[Result]]:
     """Return title of a group to its numbers, groups and metrics in the order in which they are described here."""
     places = {metric: i for i, metric in enumerate(MEASURES)}
     ordered = sorted(filter(is_measure, results), key=lambda r: places.get(r.metric, len(places)))
-    found = {title: [r for r in ordered if measure_of(r.metric).group == group] for group, title in GROUPS.items()}
+    found = {title: [r for r in ordered if measure_of(r).group == group] for group, title in GROUPS.items()}
     return {title: rows for title, rows in found.items() if rows}

@@ -99,9 +99,7 @@ def _checks(finished: Finished) -> Table:
 
 def _kept(finished: Finished) -> Table:
     groups = {
-        title: tuple(
-            [measure_of(r.metric).words, cell(r), str(r.n), r.prompt_set or MISSING, r.origin] for r in results
-        )
+        title: tuple([measure_of(r).words, cell(r), str(r.n), r.prompt_set or MISSING, r.origin] for r in results)
         for title, results in grouped(finished.evaluation.results).items()
     }
     return Table("What is kept, and controls", ("metric", "value", "n", "prompts", "origin"), groups)

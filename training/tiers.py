@@ -31,6 +31,16 @@ def attack_of(result: Result) -> Mapping[str, Any]:
     return found
 
 
+def label_of(result: Result) -> str:
+    """Return what the attack behind a number goes by: its label, or where nobody gave it one, its name.
+
+    Empty where there was no attack. Numbers that others report may say nothing about theirs.
+    """
+    attack = attack_of(result)
+    unsaid = "unknown attack" if result.metric.startswith("asr_") else ""
+    return str(attack.get("label") or attack.get("name") or unsaid)
+
+
 def tier_of(result: Result) -> str:
     """Return the threat tier of a rate of success; empty for other numbers, and where nothing says it.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from .protocols import Result
 from .results import Evaluation
-from .tiers import GRADIENT_TIERS, attack_of, tier_of
+from .tiers import GRADIENT_TIERS, attack_of, label_of, tier_of
 
 NOT_TRUSTED = "not trusted"
 CHECKS: Mapping[str, str] = {
@@ -46,13 +46,13 @@ def doubts(evaluation: Evaluation, result: Result) -> list[Mapping[str, Any]]:
     may be far below what an attacker gets.
     """
     if result.metric not in WORST_METRICS:
-        return failed(evaluation, attack_of(result).get("label", ""), tier_of(result))
+        return failed(evaluation, label_of(result), tier_of(result))
     return doubts_of_all(evaluation, attack_of(result).get("attacks", ()))
 
 
 def doubts_of_all(evaluation: Evaluation, labels: Iterable[str]) -> list[Mapping[str, Any]]:
     """Return the failed checks behind a worst case over these attacks, if no attack with gradients is left."""
-    tiers = {attack_of(r).get("label", ""): tier_of(r) for r in evaluation.results if r.metric == "asr_any"}
+    tiers = {label_of(r): tier_of(r) for r in evaluation.results if r.metric == "asr_any"}
     found = [failed(evaluation, label, tiers[label]) for label in labels if tiers.get(label) in GRADIENT_TIERS]
     if not all(found):
         return []
@@ -64,11 +64,7 @@ def with_recorded_doubts(evaluation: Evaluation) -> Evaluation:
 
     A manifest has no place for checks: there, ``doubts`` in a number's settings say what told against it.
     """
-    told = {
-        (str(attack_of(r).get("label", "")), str(detail)): None
-        for r in evaluation.results
-        for detail in r.settings.get("doubts", ())
-    }
+    told = {(label_of(r), str(detail)): None for r in evaluation.results for detail in r.settings.get("doubts", ())}
     checks = ({"name": "recorded", "attack": label, "ok": False, "detail": detail} for label, detail in told)
     return replace(evaluation, results=tuple(map(_bare, evaluation.results)), checks=(*evaluation.checks, *checks))
 
