@@ -265,7 +265,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Recorder:
 def test_train_without_options_runs_the_recipe_as_it_is(trained: Recorder, tmp_path: Path) -> None:
     assert main(["train", "shapes/circle", "--out", str(tmp_path)]) == 0
     assert trained.args == (RECIPES["shapes/circle"](), "the embedded base", tmp_path)
-    assert trained.kwargs == {"resume": True, "cache_dir": None, "base_ids": (), "base_revision": ""}
+    memory = {"micro_batch": None, "gradient_checkpointing": False, "tensorboard": None}
+    where = {"cache_dir": None, "base_ids": (), "base_revision": ""}
+    assert trained.kwargs == {"resume": True, "every": 50, "progress": True, **memory, **where}
 
 
 def test_train_changes_only_what_it_is_told_to(trained: Recorder, tmp_path: Path) -> None:

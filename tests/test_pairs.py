@@ -91,7 +91,7 @@ def test_every_two_of_three_are_compared(two: list[Path], tmp_path: Path) -> Non
 
 
 def test_a_small_p_is_bounded(tmp_path: Path) -> None:
-    found = [("one", [WON] * 20), ("two", [LOST] * 20)]
+    found: list[tuple[str, list[int | None]]] = [("one", [WON] * 20), ("two", [LOST] * 20)]
     folders = [write_evaluation(tmp_path / name, {"a": ("T3", steps)}) for name, steps in found]
     one, other, _, p = rows(paired_tables(folders))["a"]
     assert (one, other, p) == ("100.0", "0.0", "< 0.0001")

@@ -19,6 +19,7 @@ from .retain_sets import object_prompts
 from .run import run_recipe
 from .settings import Retain
 from .shapes.concepts import shapes_concept
+from .sharding import Shard
 
 M = TypeVar("M", bound=Any)
 # Stands for a recipe's own retain prompts in the help: there are hundreds of them.
@@ -40,6 +41,10 @@ class RecipeRun(Generic[M]):
         seed: All randomness follows from it.
         cache_dir: Keeps the trajectories of the frozen model, to share them between runs.
         resume: Go on from the newest checkpoint of the same run.
+        every: Iterations between checkpoints.
+        micro_batch: Most latents in the UNet at once while gradients are taken: less memory, equal to rounding.
+        gradient_checkpointing: Compute activations twice instead of keeping them: less memory, more time.
+        tensorboard: Folder for TensorBoard's files; by default none are written.
     """
 
     out: Path
@@ -50,6 +55,10 @@ class RecipeRun(Generic[M]):
     seed: int = 0
     cache_dir: Path | None = None
     resume: bool = True
+    every: int = 50
+    micro_batch: int | None = None
+    gradient_checkpointing: bool = False
+    tensorboard: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,17 +108,25 @@ def train(arguments: Sequence[str]) -> int:
     choose(name, [*RECIPES, *METHODS], "recipe or method")
     read = _recipe_run if name in RECIPES else _method_run
     options, recipe = read(name, arguments[1:])
-    opened = open_base(options.base, dtype=options.dtype, device=options.device)
+    shard = Shard.current()
+    device = options.device or (shard.device if shard.count > 1 else "")
+    opened = open_base(options.base, dtype=options.dtype, device=device)
     run_recipe(
         _fitting(recipe, opened),
         opened.pipe,
         options.out,
         resume=options.resume,
         cache_dir=options.cache_dir,
+        every=options.every,
+        progress=shard.main,
+        micro_batch=options.micro_batch,
+        gradient_checkpointing=options.gradient_checkpointing,
+        tensorboard=options.tensorboard,
         base_ids=opened.ids,
         base_revision=opened.revision,
     )
-    say(str(options.out))
+    if shard.main:
+        say(str(options.out))
     return EXIT_OK
 
 
