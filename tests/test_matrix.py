@@ -12,6 +12,7 @@ from suite_evaluations import SUITE, N, checks, suite_evaluation
 from robust_encoders.cli import main
 from robust_encoders.training.matrix import matrix_table, short, tables
 from robust_encoders.training.measures import MISSING
+from robust_encoders.training.pairs import paired_tables
 from robust_encoders.training.report import results_table
 from robust_encoders.training.results import Evaluation
 
@@ -102,7 +103,7 @@ def test_earlier_evaluations_print_as_before(tmp_path: Path, capsys: pytest.Capt
     folders = [write_evaluation(tmp_path / name, {"discrete": ("T3", [20, None, 40, None])}, name) for name in LABELS]
     assert tables(folders) == results_table(folders)
     assert main(["results", *map(str, folders)]) == 0
-    assert capsys.readouterr().out.strip() == results_table(folders).strip()
+    assert capsys.readouterr().out.strip() == f"{results_table(folders)}\n{paired_tables(folders)}".strip()
 
 
 def test_one_with_a_worst_case_makes_it_a_matrix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

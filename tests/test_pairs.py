@@ -91,8 +91,8 @@ def test_every_two_of_three_are_compared(two: list[Path], tmp_path: Path) -> Non
 
 
 def test_a_small_p_is_bounded(tmp_path: Path) -> None:
-    found: list[tuple[str, list[int | None]]] = [("one", [WON] * 20), ("two", [LOST] * 20)]
-    folders = [write_evaluation(tmp_path / name, {"a": ("T3", steps)}) for name, steps in found]
+    found: dict[str, Attacks] = {"one": {"a": ("T3", [WON] * 20)}, "two": {"a": ("T3", [LOST] * 20)}}
+    folders = [write_evaluation(tmp_path / name, attacks) for name, attacks in found.items()]
     one, other, _, p = rows(paired_tables(folders))["a"]
     assert (one, other, p) == ("100.0", "0.0", "< 0.0001")
 
