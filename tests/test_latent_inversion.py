@@ -18,8 +18,8 @@ from robust_encoders.training.attacks.latent_inversion import random_unet
 from robust_encoders.training.backbone import Backbone
 from robust_encoders.training.metrics.rates import detect
 from robust_encoders.training.pictures import Sampling, decode, draw, draw_candidates
-from robust_encoders.training.plan import EvaluationSettings, shapes_plan
 from robust_encoders.training.protocols import Case, PromptAttack
+from robust_encoders.training.shapes_plan import EvaluationSettings, shapes_plan
 
 SAMPLING = Sampling(steps=3, guidance=2.0)
 ATTACK = LatentInversion(steps=3, guidance=2.0, refinements=20)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from robust_encoders.training.backbone import Backbone
-from robust_encoders.training.evaluate import run_plan
+from robust_encoders.training.evaluate import Execution, run_plan
 from robust_encoders.training.pictures import Sampling, draw
 from robust_encoders.training.plan import Plan, PromptSet
 from robust_encoders.training.protocols import AttackResult, Candidate, Case
@@ -54,10 +54,11 @@ class Probe:
 
 def run(pipe: Any, probe: Probe, out: Path, monkeypatch: pytest.MonkeyPatch, encoder: Any = None) -> int:
     """Evaluate under the probe and return the UNet calls that its numbers report."""
-    monkeypatch.setattr("robust_encoders.training.evaluate._described", lambda label, attack: {"label": label})
+    monkeypatch.setattr("robust_encoders.training.units.described", lambda label, attack: {"label": label})
+    monkeypatch.setattr("robust_encoders.training.collect.described", lambda label, attack: {"label": label})
     prompts = PromptSet("circle/name", CASES)
     plan = Plan("circle", (prompts,), prompts, Brightness(), {"probe": probe}, utility=list)
-    evaluation = run_plan(pipe, encoder, plan, sampling=SAMPLING, seed=0, out=out)
+    evaluation = run_plan(pipe, encoder, plan, Execution(SAMPLING), out=out)
     calls: int = next(result.unet_calls for result in evaluation.results if result.metric == "asr_any")
     return calls
 

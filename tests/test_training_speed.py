@@ -151,4 +151,4 @@ def test_the_rows_of_the_study_add_up(tiny_pipe: Any, tmp_path: Path, monkeypatc
     row = measure_ours(tiny_pipe, "bank", method, tmp_path)
     assert (row["F/attacked"], row["F/warm-up"], row["bank F"]) == (2 * 2 + 2 * 3, 2 * 3, (2 + 2) * 2 * 2)
     assert row["1,000 F"] == 16 + 200 * 6 + 800 * 10
-    assert row["1,000 s"] >= row["bank s"] > 0
+    assert row["1,000 s"] >= row["bank s"] >= 0  # on a tiny model less than the clock shows

@@ -125,6 +125,7 @@ def open_plan(
             words=settings.words,
             batch=settings.attack_batch,
             precision=settings.precision,
+            sampling=sampling,
         )
     detector = open_detector(settings.detector, threshold=settings.threshold, device=device)
     kept = kept_prompts(settings.kept, n=settings.n_kept, seed=settings.seed)
