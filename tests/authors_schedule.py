@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -105,7 +106,7 @@ class AuthorsSchedule:
         noise = torch.randn((len(prompts), *teacher.latent_shape), generator=generator)
         run = teacher.rollout(cond, null, noise=noise, steps=self.steps, guidance=GUIDANCE)
         # As many steps as theirs: one of the grid is never taken.
-        for _, step in zip(range(self.steps - max(k, 1)), run, strict=False):
+        for step in islice(run, self.steps - max(k, 1)):
             noise = step.next
         return noise, cond
 

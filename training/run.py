@@ -15,6 +15,7 @@ from torch import Generator
 from .artifact import to_encoder
 from .backbone import Backbone
 from .finetune import Workspace
+from .protocols import Edit
 from .recipes import Recipe
 from .sharding import Shard
 
@@ -79,17 +80,7 @@ def run_recipe(
     with _placed(pipe, shard):
         base = Backbone.from_pipeline(pipe)
         edit = recipe.method.erase(base, recipe.concept, generator=generator, workspace=workspace)
-    encoder = to_encoder(
-        edit,
-        concept=recipe.concept,
-        method=recipe.method,
-        pipe=pipe,
-        recipe={"name": recipe.name, "seed": recipe.seed},
-        family=recipe.base,
-        ids=base_ids,
-        revision=base_revision,
-        license=recipe.license,
-    )
+    encoder = _artifact(edit, recipe, pipe, base_ids, base_revision)
     if shard.main:
         encoder.save_pretrained(out)
         if work.exists():
@@ -97,6 +88,20 @@ def run_recipe(
         logger.info("saved %s: %s", recipe.name, out)
     shard.wait()
     return encoder
+
+
+def _artifact(edit: Edit, recipe: Recipe, pipe: Any, ids: tuple[str, ...], revision: str) -> RobustEncoder:
+    return to_encoder(
+        edit,
+        concept=recipe.concept,
+        method=recipe.method,
+        pipe=pipe,
+        recipe={"name": recipe.name, "seed": recipe.seed},
+        family=recipe.base,
+        ids=ids,
+        revision=revision,
+        license=recipe.license,
+    )
 
 
 def for_processes(recipe: Recipe, n: int) -> Recipe:
