@@ -27,7 +27,7 @@ def record(name: str, found: Mapping[str, Any], folder: Path = STUDIES) -> Path:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return rows of equal keys as a table in Markdown."""
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *([_cell(row[key]) for key in rows[0]] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
