@@ -9,9 +9,9 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from diffusers import DDIMScheduler
-from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
+from .base_statistics import Statistics
 from .half import with_scaled_gradients
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -285,8 +285,4 @@ class Backbone:
         Text reaches the UNet through these matrices alone, so ``(a - b)^T G (a - b)`` is the squared distance between
         two conditionings as the UNet sees it (UCE, Gandikota et al. 2024, edits the same matrices).
         """
-        layers = [m for m in self.unet.modules() if isinstance(m, Attention) and m.is_cross_attention]
-        if not layers:
-            raise ValueError("expected cross-attention layers in the UNet, found none: it takes no text")
-        weights = [w.weight.double() for layer in layers for w in (layer.to_k, layer.to_v)]
-        return torch.stack([w.T @ w for w in weights]).sum(0)
+        return Statistics.of(self.unet).gram.to(self.device)

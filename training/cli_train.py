@@ -17,7 +17,6 @@ from .methods import METHODS
 from .recipes import LICENSES, PUBLISHED_CONCEPTS, RECIPES, Recipe, shapes_retain_prompts
 from .retain_sets import object_prompts
 from .run import run_recipe
-from .settings import Retain
 from .shapes.concepts import shapes_concept
 from .sharding import Shard
 
@@ -72,7 +71,7 @@ class MethodRun(RecipeRun[M]):
         synonyms: Other words for it.
         prompts: Text file of captions that contain it, one a line. On the embedded base, made if not given.
         retain_prompts: Text file of captions without it, one a line. If not given, made on the embedded base, and
-            everyday objects elsewhere.
+            elsewhere what the method's authors do: everyday objects, or none for UCE and RECE.
         family: Line of bases that ``base`` belongs to; by default ``sd1`` or ``sd2``, by the size of its text encoder.
         license: Of the resulting weights, for the manifest; those of the embedded base are apache-2.0.
     """
@@ -132,23 +131,23 @@ def train(arguments: Sequence[str]) -> int:
 
 def _recipe_run(name: str, arguments: Sequence[str]) -> tuple[RecipeRun[Any], Recipe]:
     recipe = RECIPES[name]()
-    options = _parse(RecipeRun, name, _with_retain(recipe.method, UNCHANGED), arguments)
+    options = _parse(RecipeRun, name, recipe.method.retaining(UNCHANGED), arguments)
     if options.base is None and recipe.base in LICENSES:
         raise UsageError(f"{name} needs --base: a folder, or a Hub id such as {EXAMPLES[recipe.base]}")
-    kept = options.method.retain.prompts == UNCHANGED
-    method = _with_retain(options.method, recipe.method.retain.prompts) if kept else options.method
+    kept = options.method.retained == UNCHANGED
+    method = options.method.retaining(recipe.method.retained) if kept else options.method
     return options, replace(recipe, method=method, seed=options.seed)
 
 
 def _method_run(name: str, arguments: Sequence[str]) -> tuple[MethodRun[Any], Recipe]:
-    options = _parse(MethodRun, name, METHODS[name](retain=Retain(prompts=UNCHANGED)), arguments)
+    options = _parse(MethodRun, name, METHODS[name].standard(UNCHANGED), arguments)
     embedded = options.base is None
     concept = _concept(options)
     family = options.family or ("shapes" if embedded else "")
     recipe = Recipe(
         name=f"{family}/{concept.name}-{name}",
         concept=concept,
-        method=_with_retain(options.method, _retain_prompts(options, concept)),
+        method=options.method.retaining(_retain_prompts(options, concept)),
         seed=options.seed,
         base=family,
         license=options.license or ("apache-2.0" if embedded else ""),
@@ -183,11 +182,6 @@ def _parse(kind: type[R], name: str, method: Any, arguments: Sequence[str]) -> R
     return parsed
 
 
-def _with_retain(method: M, prompts: tuple[str, ...]) -> M:
-    changed: M = replace(method, retain=replace(method.retain, prompts=prompts))
-    return changed
-
-
 def _concept(options: MethodRun[Any]) -> Concept:
     given: dict[str, Any] = {key: getattr(options, key) for key in ("kind", "anchor", "synonyms")}
     given["prompts"] = _lines(options.prompts) if options.prompts else ()
@@ -212,14 +206,13 @@ def _known_concept(options: MethodRun[Any]) -> Concept | None:
 
 
 def _retain_prompts(options: MethodRun[Any], concept: Concept) -> tuple[str, ...]:
-    retain = options.method.retain
-    if retain.prompts != UNCHANGED:
-        return tuple(retain.prompts)
+    if options.method.retained != UNCHANGED:
+        return tuple(options.method.retained)
     if options.retain_prompts is not None:
         return _lines(options.retain_prompts)
     if options.base is None:
         return shapes_retain_prompts(options.concept)
-    return object_prompts(concept) if retain.in_noise or retain.in_conditioning else ()
+    return object_prompts(concept) if options.method.wants_retained else ()
 
 
 def _lines(path: Path) -> tuple[str, ...]:

@@ -12,8 +12,7 @@ from robust_encoders.catalog import CATALOG
 from .attacks.soft_prompt import SoftPrompt
 from .bank import BankSettings
 from .finetune import Training
-from .methods.advunlearn import AdvUnlearn
-from .methods.esd import ESD
+from .methods import ESD, AdvUnlearn, Method
 from .retain_sets import object_prompts
 from .selection import Selection
 from .settings import Adversary, Retain, Unlearn
@@ -45,7 +44,7 @@ class Recipe:
 
     name: str
     concept: Concept
-    method: AdvUnlearn | ESD
+    method: Method
     seed: int = 0
     base: str = "shapes"
     license: str = "apache-2.0"

@@ -162,6 +162,8 @@ def _value(hint: Any, value: Any) -> Any:
         return rebuilt(hint, value)
     if not _fits(hint, value):
         raise TypeError(f"{value!r} where {hint} belongs")
+    if get_origin(hint) is tuple and is_dataclass(item := get_args(hint)[0]) and isinstance(item, type):
+        return tuple(rebuilt(item, one) for one in value)
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -193,9 +195,7 @@ def _require_base(manifest: Manifest, pipe: Any) -> None:
 
 def compared(encoder: RobustEncoder, again: RobustEncoder, pipe: Any) -> Reproduction:
     """Return how two runs compare; ``pipe`` is the base of both."""
-    from robust_encoders.layouts import nested_state
-
-    start = {name: tensor.cpu().double() for name, tensor in nested_state(pipe.text_encoder).items()}
+    start = _before(encoder, pipe)
     ours = {name: tensor.double() for name, tensor in encoder.tensors.items()}
     gaps = [again.tensors[name].double() - tensor for name, tensor in ours.items()]
     moved = [tensor - start[name] for name, tensor in ours.items()]
@@ -207,6 +207,15 @@ def compared(encoder: RobustEncoder, again: RobustEncoder, pipe: Any) -> Reprodu
         relative=_norm(gaps) / max(_norm(moved), torch.finfo(torch.double).tiny),
         versions={name: (then[name], now[name]) for name in now if then.get(name, now[name]) != now[name]},
     )
+
+
+def _before(encoder: RobustEncoder, pipe: Any) -> dict[str, torch.Tensor]:
+    """Return what the tensors of an artifact would be if training had changed nothing."""
+    from robust_encoders.layouts import nested_state
+
+    if encoder.manifest.form == "projection":
+        return {name: torch.eye(len(tensor), dtype=torch.double) for name, tensor in encoder.tensors.items()}
+    return {name: tensor.cpu().double() for name, tensor in nested_state(pipe.text_encoder).items()}
 
 
 def _norm(tensors: list[torch.Tensor]) -> float:

@@ -105,10 +105,8 @@ def _artifact(edit: Edit, recipe: Recipe, pipe: Any, ids: tuple[str, ...], revis
 
 
 def for_processes(recipe: Recipe, n: int) -> Recipe:
-    """Return the recipe that n processes run together: n times its batches."""
-    method = recipe.method
-    together = replace(method, unlearn=method.unlearn.for_processes(n), retain=method.retain.for_processes(n))
-    return replace(recipe, method=together)
+    """Return the recipe that n processes run together: n times the batches of those methods that have some."""
+    return replace(recipe, method=recipe.method.for_processes(n))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
@@ -32,6 +32,8 @@ from ..settings import Adversary, Retain, Unlearn
 from ..sharding import Shard
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from robust_encoders.concepts import Concept
 
 logger = logging.getLogger(__name__)
@@ -66,6 +68,29 @@ class AdvUnlearn:
     select: Selection = field(default_factory=Selection)
     train: Training = field(default_factory=Training)
     bank: BankSettings = field(default_factory=BankSettings)
+
+    @classmethod
+    def standard(cls, retained: tuple[str, ...]) -> Self:
+        """Return the paper's settings with these retain prompts."""
+        return cls(retain=Retain(prompts=retained))
+
+    @property
+    def retained(self) -> tuple[str, ...]:
+        """The retain prompts."""
+        return self.retain.prompts
+
+    @property
+    def wants_retained(self) -> bool:
+        """Whether everyday objects are retained where a user names nothing."""
+        return self.retain.in_noise or self.retain.in_conditioning
+
+    def retaining(self, prompts: tuple[str, ...]) -> Self:
+        """Return the same with other retain prompts."""
+        return replace(self, retain=replace(self.retain, prompts=prompts))
+
+    def for_processes(self, n: int) -> Self:
+        """Return the same with n times the batches, for n processes to share."""
+        return replace(self, unlearn=self.unlearn.for_processes(n), retain=self.retain.for_processes(n))
 
     def erase(
         self, backbone: Backbone, concept: Concept, *, generator: Generator, workspace: Workspace | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import Generator
@@ -16,6 +16,8 @@ from ..settings import Retain, Unlearn
 from .advunlearn import erase_from_text_encoder
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from robust_encoders.concepts import Concept
 
 
@@ -40,6 +42,29 @@ class ESD:
     select: Selection = field(default_factory=Selection)
     train: Training = field(default_factory=Training)
     bank: BankSettings = field(default_factory=BankSettings)
+
+    @classmethod
+    def standard(cls, retained: tuple[str, ...]) -> Self:
+        """Return the paper's settings with these retain prompts."""
+        return cls(retain=Retain(prompts=retained))
+
+    @property
+    def retained(self) -> tuple[str, ...]:
+        """The retain prompts."""
+        return self.retain.prompts
+
+    @property
+    def wants_retained(self) -> bool:
+        """Whether everyday objects are retained where a user names nothing."""
+        return self.retain.in_noise or self.retain.in_conditioning
+
+    def retaining(self, prompts: tuple[str, ...]) -> Self:
+        """Return the same with other retain prompts."""
+        return replace(self, retain=replace(self.retain, prompts=prompts))
+
+    def for_processes(self, n: int) -> Self:
+        """Return the same with n times the batches, for n processes to share."""
+        return replace(self, unlearn=self.unlearn.for_processes(n), retain=self.retain.for_processes(n))
 
     def erase(
         self, backbone: Backbone, concept: Concept, *, generator: Generator, workspace: Workspace | None = None
