@@ -43,7 +43,8 @@ def key_value_layers(unet: nn.Module) -> dict[str, nn.Linear]:
     for name, module in unet.named_modules():
         if not (getattr(module, "is_cross_attention", False) and hasattr(module, "to_k") and hasattr(module, "to_v")):
             continue
-        if getattr(module, "fused_projections", False):
+        # diffusers leaves the mark of fused projections behind when they are undone, but not their processor.
+        if "Fused" in type(getattr(module, "processor", None)).__name__:
             problems.append(f"{name}: its K and V are fused; call pipe.unfuse_qkv_projections()")
         layers |= {f"{name}.{part}": getattr(module, part) for part in ("to_k", "to_v")}
     problems += [f"{name}: {what}" for name, layer in layers.items() if (what := _not_plain(layer))]

@@ -20,7 +20,7 @@ from robust_encoders.training.attacks.transfer import Recorded
 from robust_encoders.training.backbone import Backbone
 from robust_encoders.training.bank import BankSettings
 from robust_encoders.training.finetune import Training
-from robust_encoders.training.methods import METHODS
+from robust_encoders.training.methods import ESD, METHODS, AdvUnlearn
 from robust_encoders.training.metrics import DETECTORS, METRICS
 from robust_encoders.training.protocols import Attack, Case, Edit, Eraser, PromptAttack
 from robust_encoders.training.settings import Retain
@@ -28,14 +28,15 @@ from robust_encoders.training.target import TargetModel
 
 CONCEPT = Concept(name="circle", kind="object", prompts=("a red circle", "a circle"))
 # The settings that a method needs to be done within a second; a new method adds its own line.
+TRAINED: Mapping[str, Any] = {"advunlearn": AdvUnlearn, "esd": ESD}
 SMALL: Mapping[str, Any] = {
-    name: METHODS[name](
+    name: kind(
         retain=Retain(prompts=("a blue square", "a green star"), batch=2),
         train=Training(iterations=2, rate=1e-3),
         bank=BankSettings(steps=2),
     )
-    for name in ("advunlearn", "esd")
-}
+    for name, kind in TRAINED.items()
+} | {name: METHODS[name].standard(("a blue square", "a green star")) for name in ("uce", "rece")}
 # Fields that make an attack of the evaluation cheap, where it has them.
 CHEAP = {"steps": 2, "every": 1, "timesteps": 1, "iterations": 2, "tokens": 1}
 # What an attack of the evaluation cannot do without; one that needs something adds its own line.
@@ -116,6 +117,17 @@ def test_a_method_changes_only_the_component_it_names_and_repeats_itself(
     assert edit.component in tiny_pipe.components
     assert all(torch.isfinite(tensor).all() for tensor in edit.tensors.values())
     assert content_sha256(erase(name, backbone).tensors) == content_sha256(edit.tensors)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_says_what_it_retains(name: str) -> None:
+    method = METHODS[name].standard(("a", "b"))
+    assert method.retained == ("a", "b")
+    assert isinstance(method.wants_retained, bool)
+    other = method.retaining(("c",))
+    assert other.retained == ("c",)
+    assert other.retaining(("a", "b")) == method
+    assert method.for_processes(1) == method
 
 
 @pytest.mark.parametrize("name", ATTACKS)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -7,7 +8,8 @@ import pytest
 
 from robust_encoders import Concept
 from robust_encoders.catalog import CATALOG
-from robust_encoders.training.methods import ESD, AdvUnlearn
+from robust_encoders.training.closed_recipes import published_projection
+from robust_encoders.training.methods import ESD, RECE, UCE, AdvUnlearn
 from robust_encoders.training.prompts import anchor_prompt
 from robust_encoders.training.recipes import LICENSES, PUBLISHED_CONCEPTS, RECIPES, shapes_retain_prompts
 from robust_encoders.training.retain_sets import everyday_objects, object_prompts
@@ -26,7 +28,7 @@ def words_of(texts: Any) -> set[str]:
 def test_recipes_are_named_as_they_are_registered(name: str) -> None:
     recipe = RECIPES[name]()
     assert recipe.name == name
-    family, concept = name.removesuffix("-esd").split("/")
+    family, concept = re.sub(r"-(esd|uce|rece)$", "", name).split("/")
     assert recipe.base == family
     assert recipe.concept.name in (concept, CATALOG.get(concept, CATALOG["nudity"]).concept)
     assert recipe.with_seed(3) == replace(recipe, seed=3)
@@ -119,3 +121,32 @@ def test_the_retain_set_leaves_out_the_concept_and_keeps_its_neighbours() -> Non
     assert {"a photo of an apple", "a photo of a fire truck", "a photo of a salmon"} <= set(
         object_prompts(CATALOG["garbage_truck"].erased())
     )
+
+
+@pytest.mark.parametrize("concept", NAMES)
+def test_projections_of_the_embedded_base_edit_captions_and_preserve_others(concept: str) -> None:
+    uce, rece = RECIPES[f"shapes/{concept}-uce"](), RECIPES[f"shapes/{concept}-rece"]()
+    assert isinstance(uce.method, UCE)
+    assert isinstance(rece.method, RECE)
+    assert rece.method.start == uce.method
+    assert uce.method.retained == rece.method.retained == shapes_retain_prompts(concept)
+    assert (uce.method.texts, uce.method.tokens) == ("prompts", "from_last")
+    assert uce.concept == RECIPES[f"shapes/{concept}"]().concept
+
+
+@pytest.mark.parametrize("family", LICENSES)
+@pytest.mark.parametrize("concept", PUBLISHED_CONCEPTS)
+def test_published_projections_have_the_papers_settings(concept: str, family: str) -> None:
+    recipe = RECIPES[f"{family}/{concept}-uce"]()
+    assert recipe.method == UCE()
+    assert (recipe.concept, recipe.base, recipe.license) == (CATALOG[concept].erased(), family, LICENSES[family])
+    if concept == "tench":
+        assert f"{family}/{concept}-rece" not in RECIPES
+        with pytest.raises(ValueError, match="expected a concept that RECE was run for"):
+            published_projection("rece", concept)
+    else:
+        rece = RECIPES[f"{family}/{concept}-rece"]().method
+        strengths = {"nudity": (0.1, 3), "parachute": (0.1, 1)}
+        assert isinstance(rece, RECE)
+        assert (rece.regulariser, rece.epochs) == strengths.get(concept, (1e-3, 1))
+        assert rece.start == UCE(tokens="from_last")

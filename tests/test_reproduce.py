@@ -16,7 +16,7 @@ from robust_encoders.training.artifact import describe
 from robust_encoders.training.attacks.soft_prompt import SoftPrompt
 from robust_encoders.training.bank import BankSettings
 from robust_encoders.training.finetune import Training
-from robust_encoders.training.methods import ESD, AdvUnlearn
+from robust_encoders.training.methods import ESD, RECE, UCE, AdvUnlearn
 from robust_encoders.training.recipes import RECIPES, Recipe
 from robust_encoders.training.reproduce import CannotReproduceError, rebuilt, recorded_recipe, reproduce
 from robust_encoders.training.run import run_recipe
@@ -55,6 +55,16 @@ def made(tiny_pipe: Any, tmp_path: Path) -> RobustEncoder:
 def test_every_recipe_comes_back_from_its_description(name: str) -> None:
     method = RECIPES[name]().method
     assert rebuilt(type(method), json.loads(json.dumps(describe(method)))) == method
+
+
+def test_concepts_beside_the_first_come_back() -> None:
+    also = (Concept(name="star", kind="object", synonyms=("asterisk",)), Concept(name="red", kind="attribute"))
+    method = RECE(start=UCE(also=also, attributes=(), preserve=("a",)))
+    assert rebuilt(RECE, json.loads(json.dumps(describe(method)))) == method
+    described = describe(method)
+    described["start"]["also"][0]["kind"] = "odd"
+    with pytest.raises(TypeError, match="odd"):
+        rebuilt(RECE, described)
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))

@@ -132,6 +132,22 @@ def adversarial_map(gram: Tensor, matrix: Tensor, regulariser: float) -> Tensor:
     return _solved(regulariser * eye + back @ matrix, back, "regulariser")
 
 
+def adversarial_step(
+    matrix: Tensor, erase: Moments, preserve: Moments, *, gram: Tensor, regulariser: float, weights: Weights
+) -> Tensor:
+    """Return what one epoch of RECE multiplies the edit M (D, D) by, from the right.
+
+    Args:
+        matrix: M so far.
+        erase: Of the concepts' token vectors and where they go; those that are erased are derived from them.
+        preserve: Of the token vectors that stay.
+        gram: G (D, D) of the unedited model.
+        regulariser: Of the derivation.
+        weights: Of the solve, whose distance is to the matrices as they are now, ``W M``.
+    """
+    return solve(erase.mapped(adversarial_map(gram, matrix, regulariser)), preserve, weights)
+
+
 def _solved(normal: Tensor, right: Tensor, raise_: str) -> Tensor:
     """Return ``normal^-1 right``."""
     factor, info = torch.linalg.cholesky_ex((normal + normal.T) / 2)

@@ -11,6 +11,7 @@ from robust_encoders.catalog import CATALOG
 
 from .attacks.soft_prompt import SoftPrompt
 from .bank import BankSettings
+from .closed_recipes import DERIVATIONS, published_projection, shapes_projection
 from .finetune import Training
 from .methods import ESD, AdvUnlearn, Method
 from .retain_sets import object_prompts
@@ -184,6 +185,21 @@ def published(concept: str, family: str) -> Recipe:
     return Recipe(name=name, concept=erased, method=method, base=family, license=LICENSES[family])
 
 
+def shapes_closed(concept: str, method: str) -> Recipe:
+    """UCE or RECE of a concept on the embedded base; see ``shapes_projection``."""
+    from .shapes.concepts import CONCEPTS
+
+    settings = shapes_projection(method, shapes_retain_prompts(concept))
+    return Recipe(name=f"shapes/{concept}-{method}", concept=CONCEPTS[concept], method=settings)
+
+
+def published_closed(concept: str, family: str, method: str) -> Recipe:
+    """UCE or RECE of one of the six concepts on Stable Diffusion; see ``published_projection``."""
+    settings = published_projection(method, concept)
+    name, license = f"{family}/{concept}-{method}", LICENSES[family]
+    return Recipe(name=name, concept=CATALOG[concept].erased(), method=settings, base=family, license=license)
+
+
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "shapes/circle": shapes_circle,
     "shapes/striped": shapes_striped,
@@ -195,5 +211,16 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         f"{family}/{concept}": partial(published, concept, family)
         for family in LICENSES
         for concept in PUBLISHED_CONCEPTS
+    },
+    **{
+        f"shapes/{concept}-{method}": partial(shapes_closed, concept, method)
+        for concept in ("circle", "striped", "red")
+        for method in ("uce", "rece")
+    },
+    **{
+        f"{family}/{concept}-{method}": partial(published_closed, concept, family, method)
+        for family in LICENSES
+        for method, concepts in (("uce", PUBLISHED_CONCEPTS), ("rece", tuple(DERIVATIONS)))
+        for concept in concepts
     },
 }

@@ -12,7 +12,7 @@ from robust_encoders.concepts import Concept
 
 from ..backbone import Backbone
 from ..base_statistics import Statistics
-from ..closed_form import Weights, adversarial_map, solve
+from ..closed_form import Weights, adversarial_step, solve
 from ..finetune import Workspace
 from ..protocols import Edit
 from .uce import UCE, as_edit
@@ -106,8 +106,7 @@ class RECE:
         matrix = solve(moved, kept, self.start.weights)
         steps = []
         for _ in range(self.epochs):
-            derived = whole.mapped(adversarial_map(gram, matrix, self.regulariser))
-            step = solve(derived, stay, self.weights)
+            step = adversarial_step(matrix, whole, stay, gram=gram, regulariser=self.regulariser, weights=self.weights)
             matrix = matrix @ step
             steps.append(round(float((step - step.new_ones(len(step)).diag()).norm()), 6))
         return as_edit(matrix, whole, stay, seconds=(started, read), steps=steps)
