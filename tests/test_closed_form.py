@@ -40,7 +40,8 @@ def ridge(w: Tensor, pairs: list[tuple[Tensor, Tensor]], kept: Tensor, weights: 
     for q in kept:
         left = left + weights.preserve_scale * torch.outer(w @ q, q)
         right = right + weights.preserve_scale * torch.outer(q, q)
-    return left @ torch.inverse(right)
+    edited: Tensor = left @ torch.inverse(right)
+    return edited
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
@@ -182,7 +183,7 @@ def naive_residual(unet: Any, edited: dict[str, Tensor], matrix: Tensor) -> floa
         new = edited.get(f"{name}.weight", w).double()
         left += float((new - w @ matrix).square().sum())
         size += float((new - w).square().sum())
-    return (left / size) ** 0.5
+    return float((left / size) ** 0.5)
 
 
 def test_an_edit_that_is_none_is_refused_with_its_residual(tiny_pipe: Any) -> None:

@@ -28,12 +28,14 @@ def backbone(tiny_pipe: Any) -> Backbone:
 
 
 def matrix(method: RECE | UCE, backbone: Backbone, concept: Concept = CIRCLE) -> Tensor:
-    return method.erase(backbone, concept, generator=Generator()).tensors["projection"]
+    found: Tensor = method.erase(backbone, concept, generator=Generator()).tensors["projection"]
+    return found
 
 
 def hidden(backbone: Backbone, text: str) -> Tensor:
     with torch.no_grad():
-        return backbone.condition([text])[0].double()
+        found: Tensor = backbone.condition([text])[0].double()
+    return found
 
 
 def step(

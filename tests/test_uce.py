@@ -32,17 +32,19 @@ def matrix(method: UCE, backbone: Backbone, concept: Concept = CIRCLE) -> Tensor
     assert (edit.form, edit.component, edit.config, list(edit.tensors)) == (
         "projection", "text_encoder", {}, ["projection"],
     )  # fmt: skip
-    return edit.tensors["projection"]
+    found: Tensor = edit.tensors["projection"]
+    return found
 
 
 def hidden(backbone: Backbone, text: str) -> Tensor:
     with torch.no_grad():
-        return backbone.condition([text])[0].double()
+        found: Tensor = backbone.condition([text])[0].double()
+    return found
 
 
 def last_of(backbone: Backbone, text: str) -> int:
     """Position of the last token before the end, counted as the tokenizer itself counts."""
-    return sum(backbone.tokenizer(text).attention_mask) - 2
+    return int(sum(backbone.tokenizer(text).attention_mask)) - 2
 
 
 def naive(backbone: Backbone, pairs: list[tuple[str, str]], method: UCE) -> list[Tensor]:
