@@ -25,8 +25,9 @@ from robust_encoders.manifest import Manifest
 from robust_encoders.training import cli as training_cli
 from robust_encoders.training import cli_evaluate, cli_train, demo, evaluate
 from robust_encoders.training.bases import OpenedBase
+from robust_encoders.training.methods import METHODS
 from robust_encoders.training.metrics.rates import rate
-from robust_encoders.training.recipes import RECIPES
+from robust_encoders.training.recipes import RECIPES, shapes_retain_prompts
 from robust_encoders.training.retain_sets import object_prompts
 from robust_encoders.training.shapes import build as shapes_build
 
@@ -353,6 +354,29 @@ def test_train_on_a_base_of_ones_own_retains_everyday_objects(trained: Recorder,
     del options[place : place + 2]
     assert main(["train", "esd", *options]) == 0
     assert trained.args[0].method.retain.prompts == object_prompts(trained.args[0].concept)
+
+
+@pytest.mark.parametrize("method", ["uce", "rece"])
+def test_train_by_a_projection_retains_what_is_named_and_else_nothing(
+    trained: Recorder, base: Path, tmp_path: Path, method: str
+) -> None:
+    options = own_base(base, tmp_path)[:-4]  # no iterations, no bank
+    assert main(["train", method, *options]) == 0
+    assert trained.args[0].method.retained == ("a blue square", "a green star")
+    place = options.index("--retain-prompts")
+    del options[place : place + 2]
+    assert main(["train", method, *options]) == 0
+    assert trained.args[0].method == METHODS[method].standard(())
+    assert main(["train", method, "--out", str(tmp_path), "--concept", "star"]) == 0
+    assert trained.args[0].method.retained == shapes_retain_prompts("star")
+
+
+def test_train_by_the_recipe_of_a_projection_keeps_what_it_retains(trained: Recorder, tmp_path: Path) -> None:
+    options = ["train", "shapes/circle-rece", "--out", str(tmp_path), "--method.epochs", "2"]
+    assert main(options) == 0
+    assert trained.args[0].method == replace(RECIPES["shapes/circle-rece"]().method, epochs=2)
+    assert main([*options, "--method.start.preserve", "a ring", "a star"]) == 0
+    assert trained.args[0].method.retained == ("a ring", "a star")
 
 
 @pytest.mark.parametrize("concept", ["vangogh", "Van Gogh"])

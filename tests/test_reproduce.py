@@ -6,19 +6,22 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from robust_encoders import Concept, RobustEncoder
 from robust_encoders.cli import main
+from robust_encoders.fingerprint import content_sha256
 from robust_encoders.training.artifact import describe
 from robust_encoders.training.attacks.soft_prompt import SoftPrompt
 from robust_encoders.training.bank import BankSettings
 from robust_encoders.training.finetune import Training
 from robust_encoders.training.methods import ESD, RECE, UCE, AdvUnlearn
 from robust_encoders.training.recipes import RECIPES, Recipe
-from robust_encoders.training.reproduce import CannotReproduceError, rebuilt, recorded_recipe, reproduce
+from robust_encoders.training.reproduce import CannotReproduceError, compared, rebuilt, recorded_recipe, reproduce
 from robust_encoders.training.run import run_recipe
 from robust_encoders.training.settings import Adversary, Retain
 
@@ -88,6 +91,20 @@ def test_another_seed_is_told_apart_and_measured(made: RobustEncoder, tiny_pipe:
     assert found.versions["torch"][0] == "1.0"
     assert "not equal: values differ by at most" in found.explain()
     assert "torch 1.0 then" in found.explain()
+
+
+def test_two_projections_are_compared_with_the_identity_that_they_changed(tiny_pipe: Any) -> None:
+    def projection(matrix: torch.Tensor) -> Any:
+        tensors = {"projection": matrix}
+        manifest = SimpleNamespace(form="projection", versions={})
+        return SimpleNamespace(manifest=manifest, tensors=tensors, content_sha256=content_sha256(tensors))
+
+    moved = torch.eye(16).index_put((torch.tensor(0), torch.tensor(1)), torch.tensor(2.0))
+    again = moved.index_put((torch.tensor(3), torch.tensor(1)), torch.tensor(0.5))
+    found = compared(projection(moved), projection(again), tiny_pipe)
+    assert (found.largest, found.relative) == (0.5, 0.25)
+    assert not found.equal
+    assert compared(projection(moved), projection(moved), tiny_pipe).equal
 
 
 def test_what_others_made_cannot_be_run_again(made: RobustEncoder, tiny_pipe: Any) -> None:

@@ -20,8 +20,8 @@ def shapes_projection(method: str, retained: tuple[str, ...]) -> UCE | RECE:
 
     Departures from the papers: captions, not bare words, are edited towards the same captions with the anchor in the
     concept's place, and captions are preserved. With bare words the concept comes back in captions, and without
-    preserved captions its neighbours go with it. RECE's lambda is small beside this UNet's G, whose eigenvalues are 1 to
-    45: at 0.1 the derived embeddings shrink, and erasing them brings the concept back instead.
+    preserved captions its neighbours go with it. RECE's lambda is small beside this UNet's G, whose eigenvalues are 1
+    to 45: at 0.1 the derived embeddings shrink, and erasing them brings the concept back instead.
 
     Args:
         method: ``uce`` or ``rece``.
