@@ -30,7 +30,7 @@ class Edit:
     Args:
         form: The artifact form the tensors are stored in.
         component: The pipeline component they belong to, for example ``text_encoder``.
-        tensors: Names to tensors; form ``weights`` uses the ``text_model.*`` names, ``projection`` has one of that name.
+        tensors: Names to tensors; form ``weights`` uses the ``text_model.*`` names, ``projection`` its own.
         config: The component's configuration, as its ``to_dict()`` gives it.
         log: Numbers recorded on the way, for the artifact's recipe (losses, UNet calls, seconds).
     """
