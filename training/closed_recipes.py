@@ -23,7 +23,7 @@ def shapes_projection(method: str, retained: tuple[str, ...]) -> UCE | RECE:
     concept's place, and captions are preserved. With bare words the concept comes back in captions, and without
     preserved captions its neighbours go with it. RECE's lambda is small beside this UNet's G, whose eigenvalues are 1
     to 45: at 0.1 the derived embeddings shrink, and erasing them brings the concept back instead. What is
-    kept weighs as much as what is erased: with the paper's tenth, attacks on red succeeded more often than on UCE alone.
+    kept weighs as much as what is erased: with the paper's tenth, attacks on red succeeded more often than with UCE.
 
     Args:
         method: ``uce`` or ``rece``.
