@@ -28,8 +28,10 @@ from .errors import (
     RobustEncodersError,
     StaleAttachmentError,
     UnknownNameError,
+    UnsavableError,
 )
 from .manifest import FileRecord, Manifest
+from .overlay import Overlay
 
 __all__ = [
     "CATALOG",
@@ -50,12 +52,14 @@ __all__ = [
     "Manifest",
     "ManifestError",
     "NotPinnedError",
+    "Overlay",
     "PushError",
     "RobustEncoder",
     "RobustEncodersError",
     "StaleAttachmentError",
     "Status",
     "UnknownNameError",
+    "UnsavableError",
     "__version__",
     "embedded_pipeline",
 ]

@@ -16,6 +16,7 @@ from .fingerprint import Sketch, compare, sketch
 from .layouts import nested_state, unwrapped
 from .learned import EMBEDDING, carry_over, first_rows
 from .placement import SUPPORTED, denoiser_of, follow, imitate, mode_of
+from .twin import beneath
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class Status:
         notes: What a user should know, in sentences.
         source: Where the encoder was loaded from: a folder, or a repository and its commit; empty where not known.
         bypasses: What can carry the concept past the encoder in this pipeline, in sentences.
+        overlays: Names of the adapters and projections that are attached, in the order in which they apply.
     """
 
     attached: bool
@@ -78,6 +80,7 @@ class Status:
     notes: tuple[str, ...] = ()
     source: str = ""
     bypasses: tuple[str, ...] = ()
+    overlays: tuple[str, ...] = ()
 
 
 def attachment_of(pipe: Any) -> Attachment | None:
@@ -109,15 +112,22 @@ def install(
         imitate(module, old)
         follow(module, old)
     original = before.original if before else old
-    registered = before.registered if before else _registered(pipe, component)
-    record = Attachment(component, module, original, identity, label, weights, source, registered)
+    entry = before.registered if before else registered(pipe, component)
+    record = Attachment(component, module, original, identity, label, weights, source, entry)
     _swap(pipe, component, module, record)
 
 
-def _registered(pipe: Any, component: str) -> tuple[Any, Any] | None:
+def registered(pipe: Any, component: str) -> tuple[Any, Any] | None:
     """Return what a modular pipeline says about a slot: the specification it loads it by, and its configuration."""
     specs = getattr(pipe, "_component_specs", None)
     return None if specs is None else (specs.get(component), pipe.config.get(component))
+
+
+def restore_registered(pipe: Any, component: str, entry: tuple[Any, Any] | None) -> None:
+    """Give a modular pipeline back what :func:`registered` returned; nothing happens to another pipeline."""
+    if entry is not None:
+        pipe._component_specs[component], configured = entry
+        pipe.register_to_config(**{component: configured})
 
 
 def _settle(module: nn.Module, pipe: Any) -> None:
@@ -158,9 +168,8 @@ def uninstall(pipe: Any, record: Attachment, *, to: nn.Module | None, then: Atta
     if to is not None:
         follow(to, current)
     _swap(pipe, record.component, to, then)
-    if then is None and record.registered is not None:
-        pipe._component_specs[record.component], entry = record.registered
-        pipe.register_to_config(**{record.component: entry})
+    if then is None:
+        restore_registered(pipe, record.component, record.registered)
     _forget(pipe, record.installed)
 
 
@@ -253,13 +262,14 @@ def _swap(pipe: Any, component: str, module: nn.Module | None, record: Attachmen
     record_before = attachment_of(pipe)
     with ExitStack() as undo:
         undo.callback(_set_record, pipe, record_before)
-        undo.callback(_put, pipe, component, before)
-        _put(pipe, component, module)
+        undo.callback(put, pipe, component, before)
+        put(pipe, component, module)
         _set_record(pipe, record)
         undo.pop_all()
 
 
-def _put(pipe: Any, component: str, module: nn.Module | None) -> None:
+def put(pipe: Any, component: str, module: nn.Module | None) -> None:
+    """Put a module into a slot of a pipeline by the pipeline's own means."""
     if hasattr(pipe, "update_components"):  # a modular pipeline, which keeps a specification of each component
         pipe.update_components(**{component: module})
         return
@@ -295,14 +305,15 @@ def status(pipe: Any, component: str = "text_encoder") -> Status:
     """
     record = attachment_of(pipe)
     slot = record.component if record else component
-    module = unwrapped(getattr(pipe, slot, None))
+    top = unwrapped(getattr(pipe, slot, None))
+    module = beneath(top)
     provenance = getattr(getattr(module, "config", None), "robust_encoders", None)
     if record is not None and module is not record.installed:
         note = f"{record.label} was attached here, but something else was put into its place since"
         return Status(provenance is not None, component=slot, provenance=provenance, notes=(note,))
     if provenance is None:
         return Status(attached=False)
-    around = ways_around(pipe, slot, module)
+    around = ways_around(pipe, slot, top)
     if record is None:
         note = "the encoder came with the pipeline or from another one: there is nothing that detach could put back"
         return Status(True, component=slot, provenance=provenance, notes=(note,), bypasses=around)

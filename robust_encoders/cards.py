@@ -50,6 +50,16 @@ PAPERS: Mapping[str, Paper] = {
         "2405.15234",
     ),
     "esd": Paper("Gandikota et al., *Erasing Concepts from Diffusion Models*, ICCV 2023", "2303.07345"),
+    "uce": Paper("Gandikota et al., *Unified Concept Editing in Diffusion Models*, WACV 2024", "2308.14761"),
+    "rece": Paper(
+        "Gong et al., *Reliable and Efficient Concept Erasure of Text-to-Image Diffusion Models*, ECCV 2024",
+        "2407.12383",
+    ),
+    "spm": Paper(
+        "Lyu et al., *One-dimensional Adapter to Rule Them All: Concepts, Diffusion Models and Erasing Applications*, "
+        "CVPR 2024",
+        "2312.16145",
+    ),
     "safe-clip": Paper(
         "Poppi et al., *Safe-CLIP: Removing NSFW Concepts from Vision-and-Language Models*, ECCV 2024", "2311.16254"
     ),
@@ -58,6 +68,18 @@ PAPERS: Mapping[str, Paper] = {
     "leaf": Paper("LEAF, NeurIPS 2025", "2506.03355"),
 }
 
+_WHAT: Mapping[str, str] = {
+    "weights": "A text encoder",
+    "adapter": "One-dimensional adapters, opened by each prompt as far as it is about the concept,",
+    "projection": "A matrix that multiplies the text encoder's output,",
+}
+STORED: Mapping[str, str] = {
+    "weights": "The weights are an ordinary `CLIPTextModel`: transformers loads\nthe folder without this package, too.",
+    "adapter": "`adapter.safetensors` has the layout of SPM's own release,\nwhich other tools load as a LoRA; they "
+    "then open it for every prompt alike.",
+    "projection": "`encoder.fuse(pipe)` writes it into the key and value\nmatrices of the UNet, for tools without this "
+    "package.",
+}
 # What only says more about a number that is shown.
 _BESIDE = ("asr_last", "asr_gained")
 
@@ -156,9 +178,10 @@ def words(manifest: Manifest, reference: str) -> dict[str, Any]:
     base = f"the base {manifest.base.ids[0]}" if manifest.base.ids else f"bases of the family {manifest.base.family}"
     return {
         "title": f"{concept[:1].upper()}{concept[1:]}, erased by {method}",
-        "summary": f"A text encoder for {base}, from which the {manifest.concept.kind} **{concept}** was erased with "
-        f"{method}. Everything else about the pipeline stays as it was.",
+        "summary": f"{_WHAT[manifest.form]} for {base}, from which the {manifest.concept.kind} **{concept}** was "
+        f"erased with {method}. Everything else about the pipeline stays as it was.",
         "reference": reference,
+        "stored": STORED[manifest.form],
         "results": _results(manifest.results),
         "limits": [_SMALL_WORLD] if manifest.base.family == "shapes" else [],
         "recipe": _recipe(manifest),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .cards import LIBRARY, card, citation, licence_data, rendered, tags
+from .cards import LIBRARY, STORED, card, citation, licence_data, rendered, tags
 from .catalog import CATALOG, EMBEDDED, CatalogEntry
 from .embedded import shapes_folder
 from .manifest import Manifest
@@ -66,6 +66,7 @@ def _words(entry: CatalogEntry) -> Mapping[str, Any]:
         f"published it in {place}; it is not ours.",
         "reference": entry.name,
         "instead": _sentence(entry.how),
+        "stored": STORED["weights"],
         "results": "Nothing was measured by this package yet.",
         "limits": _limits(entry),
         "recipe": f"By its authors; this package has no record of it beyond the method, {entry.method}.",

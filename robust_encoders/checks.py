@@ -11,9 +11,9 @@ from . import condition, fit
 from .attach import attachment_of
 from .bypass import other_text_encoders
 from .compat import Check, CompatReport, verdict
-from .layouts import unwrapped
 from .manifest import Manifest
 from .subject import Subject
+from .twin import beneath
 
 QUESTIONS: tuple[Callable[[Subject], Check | None], ...] = (
     condition.other_encoders,
@@ -57,8 +57,8 @@ def check(pipe: Any, manifest: Manifest, config: Mapping[str, Any], *, allow_par
         pipe=pipe,
         manifest=manifest,
         config=config,
-        current=unwrapped(current),
-        original=unwrapped(record.original if record else current),
+        current=beneath(current),
+        original=beneath(record.original if record else current),
         others=other_text_encoders(pipe, manifest.component),
         allow_partial=allow_partial,
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from .catalog import CATALOG, did_you_mean
-from .cli import EXIT_NO, EXIT_OK, UsageError, say
+from .cli import EXIT_NO, EXIT_OK, UsageError, open_pipeline, say
 from .concepts import Concept, ConceptKind
 from .convert import Origin, convert
 from .encoder import RobustEncoder
@@ -20,6 +20,7 @@ from .hub import HubOptions
 from .loading import Found, load
 from .manifest import Manifest
 from .pins import Pin, enforce, pinned_instead, pins_file, read_pins, remove_pin, write_pin
+from .release import adapter_from_release, is_adapter_file
 from .resolve import resolve
 
 _VARIANT = re.compile(r"model\.(.+)\.safetensors")
@@ -53,6 +54,9 @@ def _add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", help="a file of weights, its folder, or a catalog name")
     parser.add_argument("out", metavar="OUT", type=Path, help="folder of the artifact")
     parser.add_argument("--config", type=Path, metavar="FILE", help="by default the config.json beside the weights")
+    parser.add_argument(
+        "--base", type=Path, metavar="PIPELINE_FOLDER", help="of an adapter file (SPM): the pipeline it was trained on"
+    )
     parser.add_argument("--concept", metavar="WORDS", help="what the encoder has unlearned")
     parser.add_argument("--kind", choices=get_args(ConceptKind), default="content", help="of the concept")
     parser.add_argument("--method", help="how it was made")
@@ -160,13 +164,26 @@ def _convert(options: argparse.Namespace) -> int:
 
 
 def _converted(options: argparse.Namespace) -> Manifest:
-    if Path(options.source).expanduser().exists():
+    source = Path(options.source).expanduser()
+    if is_adapter_file(source):
+        return _converted_adapter(options, source)
+    if source.exists():
         return convert(options.source, options.out, origin=_origin(options), config=options.config)
     if options.source in CATALOG:
         return RobustEncoder.from_pretrained(options.source).save_pretrained(options.out)
     raise UsageError(
         f"expected a file, a folder or a catalog name, found {options.source!r}. {did_you_mean(options.source)}"
     )
+
+
+def _converted_adapter(options: argparse.Namespace, source: Path) -> Manifest:
+    if options.base is None:
+        raise UsageError(
+            f"expected --base PIPELINE_FOLDER for the adapters in {source}, found none: the file does not say which "
+            "pipeline they were trained on, and their gates need its text encoder"
+        )
+    overlay = adapter_from_release(source, open_pipeline(options.base), origin=_origin(options))
+    return overlay.save_pretrained(options.out)
 
 
 def _origin(options: argparse.Namespace) -> Origin:

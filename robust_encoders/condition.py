@@ -118,7 +118,7 @@ def hooks(subject: Subject) -> Check | None:
         return None
     hooked = [name or "the module itself" for name, part in subject.current.named_modules() if _has_hooks(part)]
     # torch.compile(module) wraps it, module.compile() changes it in place.
-    wrapped = subject.current is not getattr(subject.pipe, subject.manifest.component)
+    wrapped = hasattr(getattr(subject.pipe, subject.manifest.component), "_orig_mod")
     compiled = wrapped or getattr(subject.current, "_compiled_call_impl", None) is not None
     found = [f"hooks on {', '.join(hooked[:3])}"] * bool(hooked) + ["a torch.compile wrapper"] * compiled
     return verdict(

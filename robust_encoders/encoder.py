@@ -6,27 +6,31 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace as replaced
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import attach as attaching
-from .attach import Status, attachment_of
+from . import composition, overlay_checks
+from .attach import Attachment, Status, attachment_of
 from .catalog import announce
 from .checks import check
 from .compat import CompatReport
 from .errors import AlreadyAttachedError, CompatibilityWarning, IntegrityError, ManifestError, StaleAttachmentError
-from .fingerprint import content_sha256, picked
+from .fingerprint import content_sha256, picked, sketch
 from .hub import HubOptions
-from .layouts import architecture
+from .layouts import architecture, nested_state
+from .learned import first_rows
 from .loading import load
 from .manifest import Manifest
 from .module import build, require_fit
 from .publish import PushOptions, publish, workplace
 from .storage import Artifact, provenance, save
+from .twin import beneath, is_twin
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel
@@ -56,9 +60,12 @@ class RobustEncoder:
     def _take(self, manifest: Manifest, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
         self.manifest = manifest
         self.tensors: Mapping[str, Tensor] = {name: tensors[name].detach() for name in sorted(tensors)}
-        self.config: Mapping[str, Any] = architecture(config)
+        self.config: Mapping[str, Any] = self._configured(config)
         self._taken = _state_of(self.tensors)
         self.source = ""
+
+    def _configured(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        return architecture(config)
 
     def __repr__(self) -> str:
         return f"RobustEncoder({self.label}, base={self.manifest.base.family!r}, dtype={self.dtype})"
@@ -77,7 +84,7 @@ class RobustEncoder:
         local_files_only: bool = False,
         force_download: bool = False,
     ) -> RobustEncoder:
-        """Load an encoder and verify every byte of it against its manifest.
+        """Load an encoder, an adapter or a projection, and verify every byte of it against its manifest.
 
         Names resolve in this order: ``shapes/...`` (inside the package), the catalog, an existing folder, ``org/name``
         on the Hub.
@@ -100,6 +107,9 @@ class RobustEncoder:
             DownloadError: If the Hub does not deliver.
             ManifestError: If the manifest is missing or malformed.
             IntegrityError: If a file, a tensor or a value is not as the manifest says.
+
+        Returns:
+            An :class:`Overlay` if the artifact is an adapter or a projection.
         """
         announce(name_or_path, subfolder)
         options = HubOptions(
@@ -110,7 +120,7 @@ class RobustEncoder:
             force_download=force_download,
         )
         found = load(name_or_path, subfolder=subfolder, variant=variant, options=options)
-        encoder = cls._verified(found.artifact)
+        encoder = kind_of(found.artifact.manifest)._verified(found.artifact)
         encoder = encoder if dtype is None else encoder._cast(dtype)
         encoder.source = found.source
         return encoder
@@ -198,6 +208,12 @@ class RobustEncoder:
             StaleAttachmentError: If one was attached and something else took its place since, or it is this one and its
                 weights were changed.
         """
+        if composition.composition_of(pipe).parts:
+            overlay_checks.require_still_fit(pipe, sketch(self.tensors))
+        with composition.lifted(pipe):
+            return self._attach(pipe, allow_partial=allow_partial, replace=replace)
+
+    def _attach(self, pipe: Pipeline, *, allow_partial: bool, replace: bool) -> Pipeline:
         if attaching.is_attached(pipe, self.manifest.component, self.content_sha256):
             return pipe
         if not replace and (found := attaching.label_in(pipe, self.manifest.component, self.content_sha256)):
@@ -207,7 +223,7 @@ class RobustEncoder:
         report = self.check(pipe, allow_partial=allow_partial)
         report.raise_if_incompatible()
         if report.warnings:
-            warnings.warn(report.explain(), CompatibilityWarning, stacklevel=2)
+            warnings.warn(report.explain(), CompatibilityWarning, stacklevel=3)
         attaching.install(
             pipe,
             self.text_encoder,
@@ -230,6 +246,7 @@ class RobustEncoder:
 
         Raises:
             StaleAttachmentError: If the attached encoder was replaced since, by another robust encoder or by hand.
+            IncompatibleError: If a projection or adapter is attached that was made for this encoder.
         """
         record = attachment_of(pipe)
         if record is None:
@@ -238,7 +255,9 @@ class RobustEncoder:
             raise StaleAttachmentError(
                 f"expected {self.label} in the pipeline, found {record.label}; call detach on that encoder"
             )
-        attaching.uninstall(pipe, record, to=record.original, then=None)
+        self._require_still_fit(pipe, record.original)
+        with composition.lifted(pipe):
+            attaching.uninstall(pipe, record, to=record.original, then=None)
         logger.info("detached %s", self.label)
 
     @contextmanager
@@ -259,10 +278,10 @@ class RobustEncoder:
             StaleAttachmentError: If the encoder was replaced inside the block.
         """
         before = attachment_of(pipe)
-        module = getattr(pipe, self.manifest.component, None)
+        slot = getattr(pipe, self.manifest.component, None)
+        module = beneath(slot) if is_twin(slot) else slot
         self.attach(pipe, allow_partial=allow_partial, replace=replace)
-        record = attachment_of(pipe)
-        undo = partial(attaching.restore, pipe, record, module, before)
+        undo = partial(self._undo, pipe, attachment_of(pipe), module, before)
         try:
             yield pipe
         except BaseException:
@@ -273,6 +292,16 @@ class RobustEncoder:
             raise
         undo()
 
+    def _undo(self, pipe: Any, record: Attachment | None, module: nn.Module | None, before: Attachment | None) -> None:
+        self._require_still_fit(pipe, module)
+        with composition.lifted(pipe):
+            attaching.restore(pipe, record, module, before)
+
+    def _require_still_fit(self, pipe: Any, module: nn.Module | None) -> None:
+        """Check that what is attached over this encoder fits the one that comes back."""
+        if module is not None and composition.composition_of(pipe).parts:
+            overlay_checks.require_still_fit(pipe, sketch(first_rows(nested_state(module), self.config["vocab_size"])))
+
     @staticmethod
     def status(pipe: Any) -> Status:
         """Return what a pipeline carries.
@@ -280,7 +309,7 @@ class RobustEncoder:
         Args:
             pipe: A diffusers pipeline.
         """
-        return attaching.status(pipe)
+        return replaced(attaching.status(pipe), overlays=tuple(p.label for p in composition.composition_of(pipe).parts))
 
     def save_pretrained(self, directory: str | Path) -> Manifest:
         """Write the artifact: manifest, ``config.json``, ``model.safetensors`` and model card; never half of it.
@@ -348,6 +377,15 @@ class RobustEncoder:
             return publish(artifact, manifest, repo_id, options)
 
 
+def kind_of(manifest: Manifest) -> type[RobustEncoder]:
+    """Return the class of an artifact: whole encoders are of this one, adapters and projections are overlays."""
+    if manifest.form == "weights":
+        return RobustEncoder
+    from .overlay import Overlay
+
+    return Overlay
+
+
 def _state_of(tensors: Mapping[str, Tensor]) -> tuple[Any, ...]:
     """Return names, shapes, dtypes and some values: enough to see that tensors were changed in place."""
     return picked(tensors).tolist(), [(name, tensor.shape, tensor.dtype) for name, tensor in tensors.items()]
@@ -357,5 +395,5 @@ def _require_whole_encoder(manifest: Manifest) -> None:
     if (manifest.form, manifest.component) != ("weights", "text_encoder"):
         raise ManifestError(
             f"expected form 'weights' of component 'text_encoder', found form {manifest.form!r} of "
-            f"{manifest.component!r}; this version attaches whole text encoders only"
+            f"{manifest.component!r}; load it by RobustEncoder.from_pretrained"
         )

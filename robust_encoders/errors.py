@@ -68,5 +68,9 @@ class StaleAttachmentError(RobustEncodersError):
     """The attached encoder was replaced by someone else, so putting the original back would undo their change."""
 
 
+class UnsavableError(RobustEncodersError):
+    """A component that carries an adapter or a projection was to be saved without it."""
+
+
 class CompatibilityWarning(UserWarning):
     """An encoder fits a pipeline, but something about the pair was never measured or will be lost."""

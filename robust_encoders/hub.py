@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -133,14 +134,17 @@ def commit_of(folder: Path) -> str:
     return found[1] if found else ""
 
 
-def fetch_artifact(repo: str, names: tuple[str, ...], *, subfolder: str, options: HubOptions) -> Path:
+def fetch_artifact(
+    repo: str, first: str, others: Callable[[Path], tuple[str, ...]], *, subfolder: str, options: HubOptions
+) -> Path:
     """Return the local folder that holds the named files of one commit of a repository.
 
     What downloads of the repository that were killed more than a day ago left in the cache is removed.
 
     Args:
         repo: ``org/name``.
-        names: Of the files; the first one decides which commit a branch stands for.
+        first: Name of the file that decides which commit a branch stands for.
+        others: Gives the names of the others, from the folder with the first one.
         subfolder: Of the repository; empty for its root.
         options: How to fetch.
 
@@ -148,11 +152,11 @@ def fetch_artifact(repo: str, names: tuple[str, ...], *, subfolder: str, options
         DownloadError: If a file is not delivered, or not all of them come from one commit.
         ManifestError: If there is no ``robust_encoder.json``.
     """
-    first, *others = names
     folder = fetch_file(repo, first, subfolder=subfolder, options=options).parent
     # A branch may move between two files; the commit of the first one does not.
     options = replace(options, revision=commit_of(folder) or options.revision)
-    folders = {folder, *(fetch_file(repo, name, subfolder=subfolder, options=options).parent for name in others)}
+    names = others(folder)
+    folders = {folder, *(fetch_file(repo, name, subfolder=subfolder, options=options).parent for name in names)}
     if len(folders) != 1:
         raise DownloadError(
             f"expected all files of {repo} from one commit, found several: it moved just now; try again"

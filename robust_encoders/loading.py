@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .errors import IntegrityError
+from .forms import file_names, weights_name
 from .hub import HubOptions, commit_of, fetch_artifact
 from .manifest import MANIFEST_NAME
 from .pins import Pin, enforce
 from .published import converted, source_of
 from .resolve import Place, resolve
-from .storage import CONFIG_NAME, WEIGHTS_NAME, Artifact, Trust, read_artifact, read_manifest
+from .storage import Artifact, Trust, read_artifact, read_manifest
 
 
 class Found(NamedTuple):
@@ -45,13 +46,13 @@ def load(
     """
     place = resolve(name_or_path, subfolder=subfolder, revision=options.revision)
     options = replace(options, revision=place.revision)
-    weights = WEIGHTS_NAME if variant is None else f"model.{variant}.safetensors"
     pickled = place.entry is not None and place.entry.format == "pickle"
     if place.entry is not None and pickled:
         folder = converted(place.entry, place.key if enforced else "", options)
     else:
-        folder = place.folder or _fetch(place, weights, options)
+        folder = place.folder or _fetch(place, variant, options)
     manifest = read_manifest(folder)
+    weights = weights_name(manifest.form, variant)
     seen = source_of(manifest) if pickled else Pin(files=manifest.files, revision=commit_of(folder))
     _require_catalogued(place, seen)
     pin = enforce(place.key, seen) if enforced else None
@@ -62,9 +63,11 @@ def load(
     return Found(artifact, place, seen)
 
 
-def _fetch(place: Place, weights: str, options: HubOptions) -> Path:
-    names = (MANIFEST_NAME, CONFIG_NAME, weights)
-    return fetch_artifact(place.repo, names, subfolder=place.subfolder, options=options)
+def _fetch(place: Place, variant: str | None, options: HubOptions) -> Path:
+    def others(folder: Path) -> tuple[str, ...]:
+        return file_names(read_manifest(folder).form, variant)
+
+    return fetch_artifact(place.repo, MANIFEST_NAME, others, subfolder=place.subfolder, options=options)
 
 
 def _require_catalogued(place: Place, seen: Pin) -> None:

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from .errors import IntegrityError
 from .home import write_atomically
 
-PROJECTION_NAME = "projection.safetensors"
 PROJECTION_TENSOR = "projection"
 
 

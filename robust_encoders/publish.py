@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .cards import CARD_NAME, LIBRARY, card
 from .errors import PushError
+from .forms import CONFIG_NAME, is_replaced
 from .home import home
 from .hub import transport_error
 from .manifest import Manifest
@@ -151,7 +152,7 @@ def _removals(api: HfApi, repo: str, head: str, artifact: Path) -> list[CommitOp
     stale = [
         name
         for name in api.list_repo_files(repo, revision=head)
-        if name.startswith("model.") and name.endswith(".safetensors") and "/" not in name and name not in names
+        if is_replaced(name) and name != CONFIG_NAME and name not in names
     ]
     return [CommitOperationDelete(path_in_repo=name, is_folder=False) for name in stale]
 

@@ -63,7 +63,9 @@ def _suffix(revision: str | None) -> str:
 
 
 def _convert(entry: CatalogEntry, place: str, options: HubOptions, folder: Path) -> None:
-    source = fetch_artifact(entry.repo, (CONFIG_NAME, PICKLE_NAME), subfolder=entry.subfolder, options=options)
+    source = fetch_artifact(
+        entry.repo, CONFIG_NAME, lambda _: (PICKLE_NAME,), subfolder=entry.subfolder, options=options
+    )
     record = file_record(source / PICKLE_NAME)
     enforce(place, Pin(files={PICKLE_NAME: record}, revision=commit_of(source)), read=False)
     if (size := entry.sizes.get(PICKLE_NAME, record.size)) != record.size:

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ from torch import Tensor
 from .cards import CARD_NAME, card
 from .errors import CardError, ConversionNeededError, IntegrityError, ManifestError
 from .fingerprint import content_sha256, dtype_name
+from .forms import CONFIG_NAME, is_replaced, parsed, serialised, weights_name
 from .home import home, locked
 from .layouts import architecture, nested
 from .manifest import MANIFEST_NAME, FileRecord, Manifest
@@ -30,8 +30,6 @@ from .scratch import remove_abandoned, scratch
 from .verified import remember, remembered, same_file
 
 logger = logging.getLogger(__name__)
-CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "model.safetensors"
 # Below this a copy in memory costs nothing and cannot change under us; above, mapping the file saves time and memory.
 MAPPED_FROM = 2**24
 
@@ -84,6 +82,8 @@ def read_artifact(folder: Path, manifest: Manifest, weights: str, *, trust: Trus
         ManifestError: If the manifest does not know the files.
         IntegrityError: If a file, a tensor or a value is not as the manifest and the configuration say.
     """
+    if manifest.form != "weights":
+        return _read_small(folder, manifest, weights)
     config = _read_config(_verified(folder / CONFIG_NAME, _record(manifest, CONFIG_NAME)))
     record, path = _record(manifest, weights), folder / weights
     looked_at = _require_size(path, record)
@@ -96,6 +96,16 @@ def read_artifact(folder: Path, manifest: Manifest, weights: str, *, trust: Trus
     if not known:
         remember(path, record, looked_at)
     return Artifact(manifest, named, config, record.content_sha256)
+
+
+def _read_small(folder: Path, manifest: Manifest, weights: str) -> Artifact:
+    """Return an adapter or a projection, which costs too little to verify for anything to be remembered of it."""
+    record, path = _record(manifest, weights), folder / weights
+    data = _verified(path, record)
+    tensors, config = parsed(manifest.form, data)
+    _require_once(data[8 : 8 + int.from_bytes(data[:8], "little")], path)
+    _require_contents(tensors, record, path)
+    return Artifact(manifest, tensors, config, record.content_sha256)
 
 
 def _require_artifact(folder: Path) -> None:
@@ -268,8 +278,12 @@ def _alone(target: Path) -> Iterator[None]:
 def _contents(
     manifest: Manifest, tensors: Mapping[str, Tensor], config: Mapping[str, Any]
 ) -> tuple[Manifest, dict[str, bytes]]:
-    contents = {CONFIG_NAME: _config_bytes(tensors, config), WEIGHTS_NAME: _weights_bytes(tensors)}
-    hashes = {WEIGHTS_NAME: content_sha256(tensors)}
+    name = weights_name(manifest.form)
+    if manifest.form == "weights":
+        contents = {CONFIG_NAME: _config_bytes(tensors, config), name: _weights_bytes(tensors)}
+    else:
+        contents = {name: serialised(manifest.form, tensors, config)}
+    hashes = {name: content_sha256(tensors)}
     files = {
         name: FileRecord(sha256=hashlib.sha256(data).hexdigest(), size=len(data), content_sha256=hashes.get(name, ""))
         for name, data in contents.items()
@@ -347,7 +361,7 @@ def _fill(folder: Path, target: Path, contents: Mapping[str, bytes]) -> None:
     if target.is_dir():
         # A model card or a git folder beside the artifact is not ours to lose.
         shutil.copytree(target, folder, symlinks=True)
-        for stale in folder.glob("model.*safetensors"):
+        for stale in [path for path in folder.iterdir() if is_replaced(path.name)]:
             stale.unlink()
     else:
         folder.mkdir()
@@ -366,9 +380,9 @@ def _put_back(aside: Path, target: Path) -> bool:
         return False
     if (target / MANIFEST_NAME).is_file():
         for path in [path for path in old.iterdir() if not os.path.lexists(target / path.name)]:
-            if not _replaced(path.name):
+            if not _written(path.name):
                 os.replace(path, target / path.name)
-    left = sorted(path.name for path in old.iterdir() if not (_replaced(path.name) or _same(path, target / path.name)))
+    left = sorted(path.name for path in old.iterdir() if not (_written(path.name) or _same(path, target / path.name)))
     if left:
         logger.warning(
             "expected to put back what a save to %s moved, found others there instead of %s in %s; "
@@ -378,8 +392,8 @@ def _put_back(aside: Path, target: Path) -> bool:
     return bool(left)
 
 
-def _replaced(name: str) -> bool:
-    return name in (MANIFEST_NAME, CONFIG_NAME) or fnmatch(name, "model.*safetensors")
+def _written(name: str) -> bool:
+    return name == MANIFEST_NAME or is_replaced(name)
 
 
 def _same(one: Path, other: Path) -> bool:

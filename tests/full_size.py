@@ -122,8 +122,14 @@ def filled(module: nn.Module, dtype: torch.dtype) -> Any:
     return module
 
 
-def base(size: Size, folder: Path) -> Any:
-    """All that training takes from a pipeline, the UNet in bfloat16."""
+def base(size: Size, folder: Path, *, dtype: torch.dtype = torch.bfloat16) -> Any:
+    """All that training takes from a pipeline.
+
+    Args:
+        size: Which one.
+        folder: Receives the files of a tokenizer.
+        dtype: Of the UNet.
+    """
     tokenizer = make_tokenizer(folder / "tokenizer", max_length=77)
     scheduler: Any = DDIMScheduler(
         beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, set_alpha_to_one=False,
@@ -132,7 +138,7 @@ def base(size: Size, folder: Path) -> Any:
     return SimpleNamespace(
         tokenizer=tokenizer,
         text_encoder=filled(text_encoder_of(size, tokenizer), torch.float32),
-        unet=filled(unet_of(size), torch.bfloat16),
+        unet=filled(unet_of(size), dtype),
         scheduler=scheduler,
     )
 

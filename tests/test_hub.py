@@ -54,7 +54,15 @@ def test_options_reach_the_hub_by_their_names(hub: FakeHub) -> None:
 
 def test_only_the_named_files_are_fetched(hub: FakeHub) -> None:
     names = (MANIFEST_NAME, "config.json", "model.safetensors")
-    assert fetch_artifact("o/r", names, subfolder="", options=HubOptions()) == Path("/cache/snapshots/1")
+    asked: list[Path] = []
+
+    def others(folder: Path) -> tuple[str, ...]:
+        asked.append(folder)
+        return names[1:]
+
+    folder = fetch_artifact("o/r", names[0], others, subfolder="", options=HubOptions())
+    assert folder == Path("/cache/snapshots/1")
+    assert asked == [folder]
     assert [name for _, name, _ in hub.calls] == list(names)
     assert all(sent["subfolder"] is None for _, _, sent in hub.calls)
 
@@ -62,7 +70,7 @@ def test_only_the_named_files_are_fetched(hub: FakeHub) -> None:
 def test_a_branch_that_moves_meanwhile_is_refused(hub: FakeHub) -> None:
     hub.folders.append(Path("/cache/snapshots/2"))
     with pytest.raises(DownloadError, match="from one commit"):
-        fetch_artifact("o/r", ("a", "b"), subfolder="", options=HubOptions())
+        fetch_artifact("o/r", "a", lambda _: ("b",), subfolder="", options=HubOptions())
 
 
 @pytest.mark.parametrize(

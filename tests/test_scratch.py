@@ -259,5 +259,5 @@ def test_what_the_hubs_client_cannot_go_on_with_is_removed(tmp_path: Path, monke
     os.utime(repo / "blobs" / "cd.87654321.incomplete", (time.time() - HOUR,) * 2)
     folder = repo / "snapshots" / ("1" * 40)
     monkeypatch.setattr(hub, "fetch_file", lambda *_, **__: folder / "file")
-    assert hub.fetch_artifact("org/name", ("file",), subfolder="", options=hub.HubOptions()) == folder
+    assert hub.fetch_artifact("org/name", "file", lambda _: (), subfolder="", options=hub.HubOptions()) == folder
     assert {path.name for path in (repo / "blobs").iterdir()} == {"cd.87654321.incomplete", "ef.incomplete", "0a"}

@@ -74,7 +74,7 @@ def to_encoder(
         revision: Commit of the first of them.
         license: Of the weights, as an SPDX or Hub identifier.
     """
-    from robust_encoders.encoder import RobustEncoder
+    from robust_encoders.encoder import kind_of
 
     manifest = Manifest(
         concept=concept,
@@ -86,7 +86,7 @@ def to_encoder(
         versions=library_versions(),
         license=license,
     )
-    return RobustEncoder(manifest, edit.tensors, edit.config)
+    return kind_of(manifest)(manifest, edit.tensors, edit.config)
 
 
 def with_results(encoder: RobustEncoder, evaluation: Evaluation) -> RobustEncoder:
@@ -97,13 +97,11 @@ def with_results(encoder: RobustEncoder, evaluation: Evaluation) -> RobustEncode
     Raises:
         ValueError: The evaluation looked for another concept than the encoder erases.
     """
-    from robust_encoders.encoder import RobustEncoder
-
     erased = encoder.manifest.concept.name
     if evaluation.concept != erased:
         raise ValueError(f"expected an evaluation of {erased!r}, found one of {evaluation.concept!r}")
     records = tuple(_doubted(evaluation, result) for result in evaluation.results)
-    return RobustEncoder(replace(encoder.manifest, results=records), encoder.tensors, encoder.config)
+    return type(encoder)(replace(encoder.manifest, results=records), encoder.tensors, encoder.config)
 
 
 def _doubted(evaluation: Evaluation, result: Result) -> dict[str, Any]:

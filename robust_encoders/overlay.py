@@ -1,0 +1,238 @@
+"""Overlays: adapters and projections, erasers of kilobytes that lie over a pipeline and replace nothing."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace as replaced
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from .adapters import Transport
+from .compat import CompatReport
+from .composition import Part, compose, composition_of
+from .encoder import Pipeline, RobustEncoder
+from .errors import AlreadyAttachedError, CompatibilityWarning, ManifestError, StaleAttachmentError
+from .forms import COMPONENTS, adapter_of, require_projection
+from .manifest import Manifest
+from .overlay_checks import Small, check
+from .storage import Artifact
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel
+
+logger = logging.getLogger(__name__)
+
+
+class Overlay(RobustEncoder):
+    """An adapter (SPM) or a projection (UCE, RECE) in memory.
+
+    Any number of them lie over one pipeline, with or without a whole encoder, in an order that is fixed (see
+    :mod:`robust_encoders.composition`). Each can be detached by itself, bit for bit.
+
+    Args:
+        manifest: What it is and what it was made from.
+        tensors: Of an adapter, the release's keys; of a projection, ``projection`` (D, D).
+        config: Of an adapter, ``prompts``, ``rank`` and ``alpha``.
+
+    Raises:
+        ManifestError: If the manifest is of another form.
+        IntegrityError: If the tensors are not of that form.
+    """
+
+    def __init__(self, manifest: Manifest, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+        _require_overlay(manifest)
+        if manifest.form == "projection":
+            require_projection(tensors)
+        else:
+            adapter_of(tensors, config)
+        self._take(manifest, tensors, config)
+
+    @classmethod
+    def _verified(cls, found: Artifact) -> Overlay:
+        overlay = cls(found.manifest, found.tensors, found.config)
+        overlay.__dict__["content_sha256"] = found.content_sha256
+        return overlay
+
+    def _configured(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        return dict(config)
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether it is an adapter; otherwise it is a projection."""
+        return self.manifest.form == "adapter"
+
+    def text_encoder(self) -> CLIPTextModel:
+        """Refuse: an overlay has no text encoder of its own.
+
+        Raises:
+            ManifestError: Always.
+        """
+        self._refuse("a whole text encoder", "attach it to a pipeline instead")
+
+    def _refuse(self, expected: str, remedy: str) -> NoReturn:
+        raise ManifestError(f"expected {expected}, found form {self.manifest.form!r} of {self.label}; {remedy}")
+
+    def check(self, pipe: Any, *, allow_partial: bool = False) -> CompatReport:
+        """Ask whether it fits a pipeline, and change nothing; see :meth:`RobustEncoder.check`."""
+        small = Small(self.manifest, self.tensors, self.config)
+        return check(pipe, small, allow_partial=allow_partial)
+
+    def attach(
+        self,
+        pipe: Pipeline,
+        *,
+        allow_partial: bool = False,
+        replace: bool = False,
+        scale: float = 1.0,
+        transport: Transport = "paper",
+    ) -> Pipeline:
+        """Lay it over a pipeline; all or nothing.
+
+        Its components are exchanged for copies that share their weights, so other pipelines with the same components
+        stay as they are. Attaching what is attached already changes nothing.
+
+        Args:
+            pipe: A Stable Diffusion pipeline.
+            allow_partial: Accept, with a warning, that other text encoders of the pipeline stay as they are.
+            replace: Take the place of every other adapter and projection.
+            scale: Factor of an adapter's strength.
+            transport: How gates scale an adapter: ``paper`` adds up gate times U D x, ``official`` scales every tensor
+                by the gate, as the released code does, so that one adapter is scaled by the gate squared and several
+                have cross terms. All adapters of a pipeline share it.
+
+        Returns:
+            The same pipeline.
+
+        Raises:
+            IncompatibleError: Naming every reason why it does not fit.
+            AlreadyAttachedError: If it is attached with another scale or transport, or others have another transport.
+            StaleAttachmentError: If a component was replaced, or something loaded into it, since others were attached.
+        """
+        self._require_unchanged()
+        parts = () if replace else composition_of(pipe).parts
+        part = self._part(scale, transport)
+        if (there := composition_of(pipe).part(self.content_sha256)) is not None:
+            _require_same(there, part)
+            return pipe
+        _require_one_transport(parts, part)
+        report = self.check(pipe, allow_partial=allow_partial)
+        report.raise_if_incompatible()
+        if report.warnings:
+            warnings.warn(report.explain(), CompatibilityWarning, stacklevel=2)
+        compose(pipe, [*parts, part])
+        logger.info("attached %s", self.label)
+        return pipe
+
+    def _part(self, scale: float, transport: Transport) -> Part:
+        if transport not in ("paper", "official"):
+            raise ValueError(f"expected transport 'paper' or 'official', found {transport!r}")
+        if not self.is_adapter and scale != 1.0:
+            self._refuse("an adapter, which can be scaled", "leave scale at 1: a projection is solved as it is")
+        return Part(self.manifest, self.tensors, self.config, self.content_sha256, self.label, float(scale), transport)
+
+    def set_scale(self, pipe: Any, scale: float) -> None:
+        """Change the strength of an attached adapter; 0 switches it off, 1 is as trained.
+
+        Raises:
+            ManifestError: If this is a projection.
+            StaleAttachmentError: If it is not attached to that pipeline.
+        """
+        if not self.is_adapter:
+            self._refuse("an adapter, which can be scaled", "detach the projection to switch it off")
+        self._change(pipe, scale=float(scale))
+
+    def fuse(self, pipe: Any, *, gate: float = 1.0) -> None:
+        """Write it into the weights of the pipeline's components, which can then be saved and compiled.
+
+        An adapter loses its transport: every prompt opens it by the same ``gate``, kept prompts as well as erased ones.
+        A projection goes into the key and value matrices of the UNet, which then project ``prompt_embeds``, too.
+
+        Args:
+            pipe: A pipeline that it is attached to.
+            gate: Of an adapter, in [0, 1].
+
+        Raises:
+            StaleAttachmentError: If it is not attached to that pipeline.
+            AlreadyAttachedError: If it is a projection and live adapters are attached, which come before it.
+        """
+        part = self._attached_part(pipe)
+        live = [other.label for other in composition_of(pipe).parts if other.is_adapter and other.live]
+        if not self.is_adapter and live:
+            raise AlreadyAttachedError(
+                f"expected no live adapter where a projection is fused, found {', '.join(live)}: their input would no "
+                "longer be projected; fuse or detach them first"
+            )
+        if self.is_adapter and part.live:
+            warnings.warn(
+                f"{self.label} loses its transport: from now on every prompt opens it by {gate:g}, kept ones, too",
+                CompatibilityWarning,
+                stacklevel=2,
+            )
+        self._change(pipe, gate=float(gate))
+
+    def _attached_part(self, pipe: Any) -> Part:
+        part = composition_of(pipe).part(self.content_sha256)
+        if part is None:
+            raise StaleAttachmentError(f"expected {self.label} attached to this pipeline, found it is not; attach it")
+        return part
+
+    def _change(self, pipe: Any, **fields: Any) -> None:
+        part = self._attached_part(pipe)
+        others = [other for other in composition_of(pipe).parts if other is not part]
+        compose(pipe, [*others, replaced(part, **fields)])
+
+    def detach(self, pipe: Any) -> None:
+        """Take it off a pipeline; whatever else is attached stays. One that it is not attached to stays as it is.
+
+        Raises:
+            StaleAttachmentError: If a component was replaced, or something loaded into it, since it was attached.
+        """
+        composition = composition_of(pipe)
+        if composition.part(self.content_sha256) is None:
+            return
+        compose(pipe, [part for part in composition.parts if part.identity != self.content_sha256])
+        logger.info("detached %s", self.label)
+
+    @contextmanager
+    def attached(self, pipe: Pipeline, *, allow_partial: bool = False, replace: bool = False) -> Iterator[Pipeline]:
+        """Attach for the length of a ``with`` block, then restore the overlays that were there before it."""
+        before = composition_of(pipe).parts
+        self.attach(pipe, allow_partial=allow_partial, replace=replace)
+        try:
+            yield pipe
+        finally:
+            compose(pipe, before)
+
+    def _cast(self, dtype: torch.dtype) -> Overlay:
+        cast = {name: tensor.to(dtype) for name, tensor in self.tensors.items()}
+        return self if dtype == self.dtype else type(self)(self.manifest, cast, self.config)
+
+
+def _require_overlay(manifest: Manifest) -> None:
+    if manifest.form not in ("adapter", "projection") or manifest.component not in COMPONENTS[manifest.form]:
+        raise ManifestError(
+            f"expected an adapter or a projection, found form {manifest.form!r} of {manifest.component!r}; "
+            "load it by RobustEncoder.from_pretrained"
+        )
+
+
+def _require_same(there: Part, asked: Part) -> None:
+    if (there.scale, there.transport) != (asked.scale, asked.transport):
+        raise AlreadyAttachedError(
+            f"expected {there.label} not to be attached, found it with scale {there.scale:g} and transport "
+            f"{there.transport!r}; change it by set_scale, or detach it first"
+        )
+
+
+def _require_one_transport(parts: tuple[Part, ...], asked: Part) -> None:
+    odd = [part.label for part in parts if part.is_adapter and part.transport != asked.transport]
+    if odd and asked.is_adapter:
+        raise AlreadyAttachedError(
+            f"expected every adapter of a pipeline to have transport {asked.transport!r}, found another one of "
+            f"{', '.join(odd)}; detach them first"
+        )
