@@ -20,7 +20,8 @@ from robust_encoders.training.attacks.transfer import Recorded
 from robust_encoders.training.backbone import Backbone
 from robust_encoders.training.bank import BankSettings
 from robust_encoders.training.finetune import Training
-from robust_encoders.training.methods import ESD, METHODS, AdvUnlearn
+from robust_encoders.training.methods import ESD, METHODS, SPM, AdvUnlearn
+from robust_encoders.training.methods.spm import SPMTraining
 from robust_encoders.training.metrics import DETECTORS, METRICS
 from robust_encoders.training.protocols import Attack, Case, Edit, Eraser, PromptAttack
 from robust_encoders.training.settings import Retain
@@ -29,7 +30,7 @@ from robust_encoders.training.target import TargetModel
 CONCEPT = Concept(name="circle", kind="object", prompts=("a red circle", "a circle"))
 # The settings that a method needs to be done within a second; a new method adds its own line.
 TRAINED: Mapping[str, Any] = {"advunlearn": AdvUnlearn, "esd": ESD}
-SMALL: Mapping[str, Any] = {
+SMALL: dict[str, Any] = {
     name: kind(
         retain=Retain(prompts=("a blue square", "a green star"), batch=2),
         train=Training(iterations=2, rate=1e-3),
@@ -37,6 +38,7 @@ SMALL: Mapping[str, Any] = {
     )
     for name, kind in TRAINED.items()
 } | {name: METHODS[name].standard(("a blue square", "a green star")) for name in ("uce", "rece")}
+SMALL["spm"] = SPM(train=SPMTraining(iterations=2, rate=1e-2, warmup=0, cycles=1), bank=BankSettings(steps=2))
 # Fields that make an attack of the evaluation cheap, where it has them.
 CHEAP = {"steps": 2, "every": 1, "timesteps": 1, "iterations": 2, "tokens": 1}
 # What an attack of the evaluation cannot do without; one that needs something adds its own line.

@@ -13,10 +13,12 @@ from .attacks.soft_prompt import SoftPrompt
 from .bank import BankSettings
 from .closed_recipes import DERIVATIONS, published_projection, shapes_projection
 from .finetune import Training
-from .methods import ESD, AdvUnlearn, Method
+from .methods import ESD, SPM, AdvUnlearn, Method
+from .methods.spm import Where
 from .retain_sets import object_prompts
 from .selection import Selection
 from .settings import Adversary, Retain, Unlearn
+from .spm_recipes import SPM_NAMES, shapes_adapters
 
 if TYPE_CHECKING:
     from robust_encoders.concepts import Concept
@@ -200,6 +202,20 @@ def published_closed(concept: str, family: str, method: str) -> Recipe:
     return Recipe(name=name, concept=CATALOG[concept].erased(), method=settings, base=family, license=license)
 
 
+def shapes_spm(concept: str, where: Where) -> Recipe:
+    """SPM of a concept on the embedded base, on the UNet or on the text encoder; see ``shapes_adapters``."""
+    from .shapes.concepts import CONCEPTS
+
+    settings = shapes_adapters(where, shapes_retain_prompts(concept))
+    return Recipe(name=f"shapes/{concept}-{SPM_NAMES[where]}", concept=CONCEPTS[concept], method=settings)
+
+
+def published_spm(concept: str, family: str) -> Recipe:
+    """SPM of one of the six concepts on Stable Diffusion, on the UNet, with its release's settings."""
+    name, license = f"{family}/{concept}-spm", LICENSES[family]
+    return Recipe(name=name, concept=CATALOG[concept].erased(), method=SPM(), base=family, license=license)
+
+
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "shapes/circle": shapes_circle,
     "shapes/striped": shapes_striped,
@@ -222,5 +238,15 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         for family in LICENSES
         for method, concepts in (("uce", PUBLISHED_CONCEPTS), ("rece", tuple(DERIVATIONS)))
         for concept in concepts
+    },
+    **{
+        f"shapes/{concept}-{name}": partial(shapes_spm, concept, where)
+        for concept in ("circle", "striped", "red")
+        for where, name in SPM_NAMES.items()
+    },
+    **{
+        f"{family}/{concept}-spm": partial(published_spm, concept, family)
+        for family in LICENSES
+        for concept in PUBLISHED_CONCEPTS
     },
 }

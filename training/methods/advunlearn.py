@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
 
-from robust_encoders.fingerprint import content_sha256
 from robust_encoders.layouts import nested_state
 
-from ..artifact import describe
 from ..backbone import Backbone
 from ..bank import BankSettings
-from ..checkpoint import TrainingLog
 from ..finetune import Training, Workspace, finetune
 from ..losses import ConditioningMetric
 from ..memory import recomputed
@@ -27,6 +22,7 @@ from ..objective import Objective, Prompts, Source
 from ..prompts import anchor_prompt
 from ..protocols import Edit
 from ..resample import open_source
+from ..run_record import run_identity, run_record
 from ..selection import Selection
 from ..settings import Adversary, Retain, Unlearn
 from ..sharding import Shard
@@ -145,7 +141,7 @@ def erase_from_text_encoder(
     teacher = backbone.sharing(precision=method.train.precision)
     student = teacher.clone()
     student.text_encoder.float().eval()
-    identity = _identity(method, teacher, concept, generator)
+    identity = run_identity(method, teacher, concept, generator)
     twice = (teacher.unet, student.text_encoder) if workspace.gradient_checkpointing else ()
     with teacher.frozen(), recomputed(*twice):
         objective = _prepare(method, adversary, teacher, student, concept=concept, workspace=workspace)
@@ -153,7 +149,7 @@ def erase_from_text_encoder(
         parameters = _only(method.select.select(student.text_encoder), student.text_encoder)
         log = finetune(parameters, objective, method.train, generator=generator, workspace=workspace, identity=identity)
     calls = objective.shard.total(torch.tensor([teacher.unet_calls, bank_calls], device=teacher.device)).tolist()
-    record = _record(log, *calls, seconds=time.monotonic() - started)
+    record = run_record(log, *calls, seconds=time.monotonic() - started)
     return Edit("weights", "text_encoder", _named(student, backbone), student.text_encoder.config.to_dict(), record)
 
 
@@ -213,18 +209,6 @@ def _metric(teacher: Backbone, texts: tuple[str, ...], points: Source) -> Condit
     return ConditioningMetric.fit(teacher.text_gram(), conditionings, null, unit=points.mean_difference())
 
 
-def _identity(method: TextEncoderMethod, teacher: Backbone, concept: Concept, generator: Generator) -> str:
-    """Return a name for the run: equal where its result would be."""
-    parts = {
-        "method": describe(method),
-        "concept": concept.to_dict(),
-        "text_encoder": content_sha256(teacher.text_encoder.state_dict()),
-        "unet": content_sha256(teacher.unet.state_dict()),
-        "generator": hashlib.sha256(generator.get_state().numpy().tobytes()).hexdigest(),
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def _only(chosen: Mapping[str, nn.Parameter], module: nn.Module) -> dict[str, nn.Parameter]:
     """Let gradients flow into the chosen parameters alone."""
     module.requires_grad_(False)
@@ -238,13 +222,3 @@ def _named(student: Backbone, base: Backbone) -> dict[str, Tensor]:
     dtypes = {name: tensor.dtype for name, tensor in nested_state(base.text_encoder).items()}
     state = nested_state(student.text_encoder)
     return {name: tensor.detach().to("cpu", dtypes[name]).contiguous() for name, tensor in state.items()}
-
-
-def _record(log: TrainingLog, calls: int, bank_calls: int, *, seconds: float) -> dict[str, Any]:
-    return {
-        "losses": log.curves(),
-        "unet_calls": calls,
-        "bank_unet_calls": bank_calls,
-        "seconds": round(log.seconds, 1),
-        "seconds_total": round(seconds, 1),
-    }
