@@ -29,6 +29,7 @@ TRAINING_COMMANDS: Mapping[str, str] = {
     "train": "train an encoder by a named recipe or a method",
     "evaluate": "attack an encoder, judge the pictures, print the rates",
     "reproduce": "train an artifact again from its manifest and compare the tensors",
+    "merge": "make one encoder of several that erased one concept each",
     "results": "print the tables of finished evaluations",
     "leaderboard": "rank many evaluations in one table and one plot",
 }
@@ -38,6 +39,7 @@ EXTRA_OF: Mapping[str, str] = {
     "train": "train",
     "evaluate": "eval",
     "reproduce": "train",
+    "merge": "train",
     "results": "eval",
     "leaderboard": "eval",
 }

@@ -28,6 +28,7 @@ def main(arguments: Sequence[str]) -> int:
         "demo": _demo,
         "evaluate": _evaluate,
         "leaderboard": _leaderboard,
+        "merge": _merge,
         "reproduce": _reproduce,
         "results": _results,
         "shapes": _shapes,
@@ -112,6 +113,34 @@ def _reproduce(arguments: Sequence[str]) -> int:
     answer = {"name": options.name, "equal": found.equal, **asdict(found)}
     say(json.dumps(answer) if options.json else found.explain())
     return EXIT_OK if found.equal else EXIT_NO
+
+
+def _merge(arguments: Sequence[str]) -> int:
+    parser = parser_of("merge", "Make one encoder of several that erased one concept each.")
+    parser.add_argument("names", metavar="ENCODER", nargs="+", help="a catalog name or a folder")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the artifact")
+    parser.add_argument(
+        "--base", help="folder or Hub id of the pipeline they were made from; by default the embedded one"
+    )
+    parser.add_argument("--rule", choices=("task_arithmetic", "ties"), default="task_arithmetic", help="how to add up")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor of the joint change")
+    parser.add_argument("--density", type=float, default=0.2, help="share of each change that ties keeps")
+    options = parser.parse_args(arguments)
+
+    from robust_encoders.encoder import RobustEncoder
+
+    from .bases import open_base
+    from .merge import Merge, merge
+
+    base = open_base(options.base)
+    try:
+        method = Merge(rule=options.rule, scale=options.scale, density=options.density)
+        merged = merge([RobustEncoder.from_pretrained(name) for name in options.names], base.pipe, method)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    merged.save_pretrained(options.out)
+    say(str(options.out))
+    return EXIT_OK
 
 
 def _results(arguments: Sequence[str]) -> int:
