@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +53,23 @@ def write_bytes(adapter: Adapter) -> bytes:
     Raises:
         ValueError: If a prompt has a comma in it, which the layout uses between prompts.
     """
-    if odd := [prompt for prompt in adapter.prompts if "," in prompt or prompt != prompt.strip()]:
+    require_storable(adapter.prompts)
+    metadata = {"prompts": ",".join(adapter.prompts), "rank": str(adapter.rank), "alpha": str(float(adapter.alpha))}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter.tensors.items()}
+    return _with_metadata(tensors, metadata)
+
+
+def require_storable(prompts: Sequence[str]) -> None:
+    """Check that a file can hold prompts.
+
+    Raises:
+        ValueError: If one has a comma in it, which the layout uses between prompts, or space around it.
+    """
+    if odd := [prompt for prompt in prompts if "," in prompt or prompt != prompt.strip()]:
         raise ValueError(
             f"expected prompts without commas and without space around them, found {odd}: the file joins them by "
             "commas; name each part as a prompt of its own"
         )
-    metadata = {"prompts": ",".join(adapter.prompts), "rank": str(adapter.rank), "alpha": str(float(adapter.alpha))}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter.tensors.items()}
-    return _with_metadata(tensors, metadata)
 
 
 def _header(data: bytes) -> dict[str, Any]:

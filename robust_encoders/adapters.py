@@ -6,6 +6,7 @@ Lyu et al., "One-dimensional Adapter to Rule Them All", CVPR 2024 (arXiv 2312.16
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -81,7 +82,8 @@ def _odd_tensors(tensors: Mapping[str, Tensor], rank: int, alpha: float) -> list
             problems.append(f"{stem}: expected ({rank}, in) and (out, {rank}), found {shapes}")
         elif down.shape[2:].numel() * up.shape[2:].numel() != 1:
             problems.append(f"{stem}: expected a convolution of 1 x 1, found {shapes}")
-        if own.ndim or float(own) != alpha:
+        # As the file's precision holds it.
+        if own.ndim or own != torch.tensor(alpha, dtype=own.dtype, device=own.device):
             problems.append(f"{stem}: expected alpha {alpha}, found {own.tolist()}")
     finite = (key for key, value in tensors.items() if not bool(torch.isfinite(value).all()))
     return [*problems, *(f"{key}: expected finite values" for key in finite)]
@@ -134,10 +136,14 @@ class Gates:
         transport: ``paper``: y = W x + sum_k g_k U_k D_k x. ``official``, as the released code computes: the sums of
             the up and of the down vectors, each times its gate, are multiplied.
         scales: A factor for each adapter; empty for ones.
+        everywhere: Whether one row of gates stands for all rows of any batch, as in training.
     """
 
-    def __init__(self, transport: Transport = "paper", scales: tuple[float, ...] = ()) -> None:
+    def __init__(
+        self, transport: Transport = "paper", scales: tuple[float, ...] = (), *, everywhere: bool = False
+    ) -> None:
         self.value: Tensor | None = None
+        self.everywhere = everywhere
         self.transport: Transport = transport
         self.scales: tuple[float, ...] = scales
 
@@ -193,11 +199,11 @@ class _Added:
 
     def _of(self, x: Tensor, y: Tensor) -> Tensor:
         """Return y (B, ..., out) with what the adapters make of x (B, ..., in)."""
-        opened, factors = self._opened(x)
+        opened = self._opened(x)
         down, up = self._stacked(x)
         inner = functional.linear(x, down)  # (B, ..., R)
-        ranks = torch.tensor(self.ranks, device=x.device)
-        strengths = (opened * factors).repeat_interleave(ranks, dim=1)  # (B, R)
+        columns = opened * self._factors(x)
+        strengths = columns if set(self.ranks) == {1} else self._repeated(columns)  # (B, R)
         if self.gates.transport == "paper":
             return y + functional.linear(inner * _along(strengths, inner), up)
         # Of equal rank r: the sums over adapters of the down and of the up vectors, each adapter times its gate.
@@ -206,27 +212,40 @@ class _Added:
         ups = (up.T * strengths.unsqueeze(-1)).reshape(len(x), len(self.here), -1, len(up)).sum(dim=1)  # (B, r, out)
         return y + torch.einsum("b...r,bro->b...o", total, ups)
 
-    def _opened(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gates (B, K) of the adapters here, and their constant factors (K,)."""
+    def _opened(self, x: Tensor) -> Tensor:
+        """Return the gates (B, K) of the adapters here."""
         value = self.gates.value
+        if value is not None and self.gates.everywhere:
+            value = value.expand(len(x), -1)
         if value is None or len(value) != len(x):
             raise RuntimeError(
                 f"expected {0 if value is None else len(value)} rows, as many as there are gates, found {len(x)}: "
                 "something changed the batch between the text encoder and this layer; draw without it, or fuse the "
                 "adapters"
             )
+        return (value if len(self.here) == value.shape[1] else value[:, self.here]).to(x)
+
+    def _factors(self, x: Tensor) -> Tensor | float:
+        """Return the constant factors (K,) of the adapters here, as one number where they are equal."""
         scales = [self.gates.scales[k] if self.gates.scales else 1.0 for k in self.here]
         factors = [factor * scale for factor, scale in zip(self.factors, scales, strict=True)]
-        return value[:, self.here].to(x), x.new_tensor(factors)
+        return factors[0] if len(set(factors)) == 1 else x.new_tensor(factors)
+
+    def _repeated(self, columns: Tensor) -> Tensor:
+        """Return columns (B, K) once for each rank of their adapter, (B, R)."""
+        return torch.cat([columns[:, k : k + 1].expand(-1, rank) for k, rank in enumerate(self.ranks)], dim=1)
 
     def _stacked(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return all down vectors (R, in) and all up vectors (out, R) where the input is."""
         place = (x.device, x.dtype)
         if self._kept is not None and self._kept[0] == place:
             return self._kept[1:]
-        down = torch.cat([tensor.to(x) for tensor in self.downs])
-        up = torch.cat([tensor.to(x) for tensor in self.ups], dim=1)
-        if not any(tensor.requires_grad for tensor in (*self.downs, *self.ups)):  # what is trained changes
+        trained = any(tensor.requires_grad for tensor in (*self.downs, *self.ups))
+        # What is kept must do for every later call, also if this one is made in inference mode.
+        with nullcontext() if trained else torch.inference_mode(False):
+            down = torch.cat([tensor.to(x.device, x.dtype) for tensor in self.downs])
+            up = torch.cat([tensor.to(x.device, x.dtype) for tensor in self.ups], dim=1)
+        if not trained:  # what is trained changes
             self._kept = (place, down, up)
         return down, up
 

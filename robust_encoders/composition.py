@@ -1,7 +1,7 @@
 """Adapters and projections on a pipeline: any number of them, put over its components and taken off again.
 
-Order is fixed, whatever the order of attaching: the text encoder with its adapters, the projections by content hash,
-the UNet with its adapters. What is fused into the UNet is: its own weights, adapters added, projections multiplied.
+Order is fixed, whatever the order of attaching: the text encoder with its adapters, the projections by hash, the UNet
+with its adapters. What is fused into the UNet is: its own weights, adapters added, then projections multiplied.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from . import adapters, projection
@@ -37,7 +38,7 @@ class Part:
         manifest: Of the artifact.
         tensors: Of the artifact.
         config: Of the artifact.
-        identity: Hash of the tensors.
+        identity: Hash of tensors and configuration.
         label: For messages.
         scale: Factor of an adapter's strength.
         transport: How gates scale an adapter.
@@ -84,14 +85,14 @@ class Host:
         component: The slot.
         original: What was in it.
         module: What is in it.
-        names: Of the parameters of ``module`` when it was put there.
+        shapes: Names and shapes of the parameters of ``module`` when it was put there.
         registered: What a modular pipeline said about the slot.
     """
 
     component: str
     original: nn.Module
     module: nn.Module
-    names: frozenset[str]
+    shapes: frozenset[tuple[str, torch.Size]]
     registered: tuple[Any, Any] | None
 
 
@@ -175,11 +176,14 @@ def deployed_in(pipe: Any) -> nn.Module:
 def _take_off(pipe: Any, composition: Composition) -> None:
     for host in composition.hosts:
         _require_untouched(pipe, host)
-    for host in composition.hosts:
-        follow(host.original, host.module)
-        _keep_processors(host)
-        put(pipe, host.component, host.original)
-        restore_registered(pipe, host.component, host.registered)
+    with ExitStack() as undo:
+        for host in composition.hosts:
+            undo.callback(put, pipe, host.component, host.module)
+            follow(host.original, host.module)
+            _keep_processors(host)
+            put(pipe, host.component, host.original)
+            restore_registered(pipe, host.component, host.registered)
+        undo.pop_all()
     if hasattr(pipe, _RECORD):
         delattr(pipe, _RECORD)
 
@@ -192,13 +196,13 @@ def _require_untouched(pipe: Any, host: Host) -> None:
             f"expected {slot} as it was when parts were attached to it, found a {type(current).__name__} that was put "
             "there since; set it back, or keep the pipeline as it is"
         )
-    names = frozenset(name for name, _ in host.module.named_parameters())
-    if names != host.names or has_adapter(host.module) != has_adapter(host.original):
-        odd = sorted(names ^ host.names)[:2]
+    shapes = _shapes(host.module)
+    if shapes != host.shapes or has_adapter(host.module) != has_adapter(host.original):
+        odd = sorted({name for name, _ in shapes ^ host.shapes})[:2]
         raise StaleAttachmentError(
             f"expected {slot} as it was when parts were attached to it, found weights loaded or unloaded since "
-            f"({', '.join(odd) or 'a LoRA'}, ...); undo that first, pipe.unload_lora_weights() or "
-            "pipe.unload_ip_adapter() for example, then load it again afterwards"
+            f"({', '.join(odd) or 'a LoRA'}, ...); undo that first, by pipe.unload_lora_weights(), "
+            "pipe.unload_textual_inversion() or pipe.unload_ip_adapter(), then load it again afterwards"
         )
 
 
@@ -213,7 +217,9 @@ def _keep_processors(host: Host) -> None:
 def _put_on(pipe: Any, parts: Sequence[Part]) -> None:
     if not parts:
         return
-    ordered = [_with_targets(pipe, part) for part in sorted(parts, key=lambda part: part.identity)]
+    # Adapters first: what is fused adds them to the weights before it multiplies by a projection.
+    in_order = sorted(parts, key=lambda part: (not part.is_adapter, part.identity))
+    ordered = [_with_targets(pipe, part) for part in in_order]
     carrier = _carrier(pipe, ordered)
     hosts = [_host(pipe, name, ordered, carrier) for name in PREFIXES if any(_concerns(part, name) for part in ordered)]
     with ExitStack() as undo:
@@ -253,17 +259,22 @@ def _carrier(pipe: Any, parts: Sequence[Part]) -> Carrier:
 
 def _host(pipe: Any, component: str, parts: Sequence[Part], carrier: Carrier) -> Host:
     original = unwrapped(getattr(pipe, component))
-    live = [part for part in parts if part.live and _concerns(part, component)]
-    module = twin(original, " and ".join(part.label for part in live))
+    live = [part for part in parts if part.live]
+    here = [part.label for part in live if _concerns(part, component)]
+    module = twin(original, " and ".join(here))
     for part in parts:
         if not part.live and component in part.components():
             _fuse(module, component, part)
-    if live:
+    if here:
+        # All of them, here or not: gates have a column for each adapter.
         _HOOKED[component](module, live, carrier)
     else:
         savable(module)
-    names = frozenset(name for name, _ in module.named_parameters())
-    return Host(component, original, module, names, registered(pipe, component))
+    return Host(component, original, module, _shapes(module), registered(pipe, component))
+
+
+def _shapes(module: nn.Module) -> frozenset[tuple[str, torch.Size]]:
+    return frozenset((name, parameter.shape) for name, parameter in module.named_parameters())
 
 
 def _fuse(module: nn.Module, component: str, part: Part) -> None:
@@ -292,7 +303,8 @@ def _hook_text(module: nn.Module, parts: Sequence[Part], carrier: Carrier) -> No
 
 def _hook_unet(module: nn.Module, parts: Sequence[Part], carrier: Carrier) -> None:
     module.register_forward_pre_hook(carrier.before_unet, with_kwargs=True)
-    adapters.hook(module, [part.adapter() for part in parts], adapters.UNET_PREFIX, carrier.unet)
+    adapted = [part.adapter() for part in parts if part.is_adapter]
+    adapters.hook(module, adapted, adapters.UNET_PREFIX, carrier.unet)
     module.register_forward_hook(carrier.after_unet, with_kwargs=True, always_call=True)
 
 

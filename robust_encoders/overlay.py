@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -66,6 +69,12 @@ class Overlay(RobustEncoder):
         """Whether it is an adapter; otherwise it is a projection."""
         return self.manifest.form == "adapter"
 
+    @property
+    def identity(self) -> str:
+        """What makes it this one: its tensors, and of an adapter the prompts that open it."""
+        text = json.dumps([self.content_sha256, dict(self.config)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
     def text_encoder(self) -> CLIPTextModel:
         """Refuse: an overlay has no text encoder of its own.
 
@@ -114,26 +123,37 @@ class Overlay(RobustEncoder):
             StaleAttachmentError: If a component was replaced, or something loaded into it, since others were attached.
         """
         self._require_unchanged()
-        parts = () if replace else composition_of(pipe).parts
-        part = self._part(scale, transport)
-        if (there := composition_of(pipe).part(self.content_sha256)) is not None:
+        before, part = composition_of(pipe).parts, self._part(scale, transport)
+        if (there := composition_of(pipe).part(self.identity)) is not None and (len(before) == 1 or not replace):
             _require_same(there, part)
             return pipe
+        if replace:
+            compose(pipe, ())
+        try:
+            self._lay(pipe, part, allow_partial=allow_partial)
+        except BaseException:
+            if replace:
+                compose(pipe, before)
+            raise
+        return pipe
+
+    def _lay(self, pipe: Any, part: Part, *, allow_partial: bool) -> None:
+        parts = composition_of(pipe).parts
         _require_one_transport(parts, part)
         report = self.check(pipe, allow_partial=allow_partial)
         report.raise_if_incompatible()
         if report.warnings:
-            warnings.warn(report.explain(), CompatibilityWarning, stacklevel=2)
+            warnings.warn(report.explain(), CompatibilityWarning, stacklevel=3)
         compose(pipe, [*parts, part])
         logger.info("attached %s", self.label)
-        return pipe
 
     def _part(self, scale: float, transport: Transport) -> Part:
         if transport not in ("paper", "official"):
             raise ValueError(f"expected transport 'paper' or 'official', found {transport!r}")
+        _require_finite(scale)
         if not self.is_adapter and scale != 1.0:
             self._refuse("an adapter, which can be scaled", "leave scale at 1: a projection is solved as it is")
-        return Part(self.manifest, self.tensors, self.config, self.content_sha256, self.label, float(scale), transport)
+        return Part(self.manifest, self.tensors, self.config, self.identity, self.label, float(scale), transport)
 
     def set_scale(self, pipe: Any, scale: float) -> None:
         """Change the strength of an attached adapter; 0 switches it off, 1 is as trained.
@@ -144,6 +164,7 @@ class Overlay(RobustEncoder):
         """
         if not self.is_adapter:
             self._refuse("an adapter, which can be scaled", "detach the projection to switch it off")
+        _require_finite(scale)
         self._change(pipe, scale=float(scale))
 
     def fuse(self, pipe: Any, *, gate: float = 1.0) -> None:
@@ -158,9 +179,18 @@ class Overlay(RobustEncoder):
 
         Raises:
             StaleAttachmentError: If it is not attached to that pipeline.
-            AlreadyAttachedError: If it is a projection and live adapters are attached, which come before it.
+            AlreadyAttachedError: If it is a projection and live adapters are attached, which come before it, or an
+                adapter with the release's arithmetic.
+            ValueError: If the gate is outside [0, 1].
         """
         part = self._attached_part(pipe)
+        if not 0 <= gate <= 1:
+            raise ValueError(f"expected a gate in [0, 1], found {gate}")
+        if self.is_adapter and part.transport == "official":
+            raise AlreadyAttachedError(
+                f"expected {self.label} with transport 'paper', found 'official', whose adapters depend on each other "
+                "and cannot be fused one by one; detach it and attach it again"
+            )
         live = [other.label for other in composition_of(pipe).parts if other.is_adapter and other.live]
         if not self.is_adapter and live:
             raise AlreadyAttachedError(
@@ -176,7 +206,7 @@ class Overlay(RobustEncoder):
         self._change(pipe, gate=float(gate))
 
     def _attached_part(self, pipe: Any) -> Part:
-        part = composition_of(pipe).part(self.content_sha256)
+        part = composition_of(pipe).part(self.identity)
         if part is None:
             raise StaleAttachmentError(f"expected {self.label} attached to this pipeline, found it is not; attach it")
         return part
@@ -193,9 +223,9 @@ class Overlay(RobustEncoder):
             StaleAttachmentError: If a component was replaced, or something loaded into it, since it was attached.
         """
         composition = composition_of(pipe)
-        if composition.part(self.content_sha256) is None:
+        if composition.part(self.identity) is None:
             return
-        compose(pipe, [part for part in composition.parts if part.identity != self.content_sha256])
+        compose(pipe, [part for part in composition.parts if part.identity != self.identity])
         logger.info("detached %s", self.label)
 
     @contextmanager
@@ -221,6 +251,11 @@ def _require_overlay(manifest: Manifest) -> None:
         )
 
 
+def _require_finite(scale: float) -> None:
+    if not math.isfinite(scale):
+        raise ValueError(f"expected a finite scale, found {scale}")
+
+
 def _require_same(there: Part, asked: Part) -> None:
     if (there.scale, there.transport) != (asked.scale, asked.transport):
         raise AlreadyAttachedError(
@@ -235,4 +270,10 @@ def _require_one_transport(parts: tuple[Part, ...], asked: Part) -> None:
         raise AlreadyAttachedError(
             f"expected every adapter of a pipeline to have transport {asked.transport!r}, found another one of "
             f"{', '.join(odd)}; detach them first"
+        )
+    ranks = {part.config["rank"] for part in (*parts, asked) if part.is_adapter}
+    if asked.is_adapter and asked.transport == "official" and len(ranks) > 1:
+        raise AlreadyAttachedError(
+            f"expected adapters of one rank under transport 'official', found ranks {sorted(ranks)}; the release adds "
+            "their vectors up; use transport 'paper'"
         )

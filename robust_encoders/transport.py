@@ -5,6 +5,7 @@ Lyu et al., "One-dimensional Adapter to Rule Them All", CVPR 2024 (arXiv 2312.16
 
 from __future__ import annotations
 
+import copy
 import warnings
 import weakref
 from collections import OrderedDict
@@ -21,6 +22,8 @@ from .placement import device_and_dtype
 
 # Rows of conditionings whose gates are known. One takes less than a kilobyte.
 _MOST_ROWS = 2**14
+# Calls of a text encoder whose gates keep their gradients.
+_ATTACHED_CALLS = 4
 # Values that tell a row from others: they differ wherever one token does, since later positions see earlier ones.
 _VALUES = 64
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -142,22 +145,29 @@ class Rows:
 
     def __init__(self) -> None:
         self._gates: OrderedDict[bytes, Tensor] = OrderedDict()
-        self._attached: list[bytes] = []  # of the newest call whose gates carry gradients
+        self._attached: list[list[bytes]] = []  # of the newest calls whose gates carry gradients
 
-    def add(self, conditionings: Tensor, gates: Tensor) -> None:
-        """Remember rows (B, L, D) and their gates (B, K)."""
-        # Whoever keeps gates keeps the graph that made them: no more than one call's.
-        for key in self._attached if gates.requires_grad else ():
-            if key in self._gates:
-                self._gates[key] = self._gates[key].detach()
-        added = [key for dtype in _DTYPES for key in _keys(conditionings.to(dtype))]
-        for key, gate in zip(added, [*gates] * len(_DTYPES), strict=True):
-            self._gates[key] = gate
+    def add(self, layers: Sequence[Tensor], gates: Tensor) -> None:
+        """Remember rows of one call, as each of several layers gives them (B, L, D), and their gates (B, K)."""
+        added = []
+        for conditionings in layers:
+            for dtype in _DTYPES:
+                keys = _keys(conditionings.to(dtype))
+                self._gates.update(zip(keys, gates, strict=True))
+                added += keys
+        for key in added:
             self._gates.move_to_end(key)
-        if gates.requires_grad:
-            self._attached = added
+        self._attached.append(added)
+        # Whoever keeps gates keeps the graph that made them: no more than those of prompts and negative prompts.
+        while len(self._attached) > _ATTACHED_CALLS or (self._attached and not gates.requires_grad):
+            self._let_go(self._attached.pop(0))
         while len(self._gates) > _MOST_ROWS * len(_DTYPES):
             self._gates.popitem(last=False)
+
+    def _let_go(self, keys: Sequence[bytes]) -> None:
+        for key in keys:
+            if key in self._gates:
+                self._gates[key] = self._gates[key].detach()
 
     def find(self, conditionings: Tensor) -> list[Tensor | None]:
         """Return the gates (K,) of each row (B, L, D); None for one that no text encoder gave."""
@@ -199,17 +209,24 @@ class Carrier:
         self._pending: Tensor | None = None
         self._warned = False
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Carrier:
+        """Return one for the copies of the same components, which has seen no text yet."""
+        made = type(self)(self.targets, self.special, reference=self.reference, apart=self.apart)
+        memo[id(self)] = made
+        made.text, made.unet = copy.deepcopy(self.text, memo), copy.deepcopy(self.unet, memo)
+        return made
+
     def before_text(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Open the text encoder's own adapters, by what it gives without them."""
         if self.bare:
             return
         ids = _argument(args, kwargs, 0, "input_ids")
         if self.targets and (self.apart or self.reference is not None):
-            self._pending = gates(self._unchanged(module, ids, kwargs), ids, self.targets, self.special)
+            self._pending = gates(self._unchanged(module, ids, args, kwargs), ids, self.targets, self.special)
         self.text.value = self._pending
 
-    def _unchanged(self, module: nn.Module, ids: Tensor, kwargs: dict[str, Any]) -> Tensor:
-        mask = kwargs.get("attention_mask")
+    def _unchanged(self, module: nn.Module, ids: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        mask = _argument(args, kwargs, 1, "attention_mask")
         if self.reference is None:
             self.bare = True
             try:
@@ -218,9 +235,13 @@ class Carrier:
                 self.bare = False
             return bare
         place = device_and_dtype(self.reference)[0]
-        self.reference.to(ids.device)
-        conditionings: Tensor = self.reference(input_ids=ids, attention_mask=mask)[0]
-        self.reference.to(place)
+        # Its input is ids alone: no gradient could reach anything but its own weights.
+        with torch.no_grad():
+            try:
+                self.reference.to(ids.device)
+                conditionings: Tensor = self.reference(input_ids=ids, attention_mask=mask)[0]
+            finally:
+                self.reference.to(place)
         return conditionings
 
     def after_text(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -232,10 +253,9 @@ class Carrier:
             return
         if found is None:
             found = gates(output[0], _argument(args, kwargs, 0, "input_ids"), self.targets, self.special)
-        self._rows.add(output[0], found)
         # With clip_skip a pipeline takes an earlier layer through the last norm itself.
-        for hidden in (getattr(output, "hidden_states", None) or ())[:-1]:
-            self._rows.add(final_norm(module)(hidden), found)
+        earlier = (getattr(output, "hidden_states", None) or ())[:-1]
+        self._rows.add([output[0], *(final_norm(module)(hidden) for hidden in earlier)], found)
 
     def before_unet(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Open the UNet's adapters row by row."""
@@ -248,7 +268,7 @@ class Carrier:
 
     def _of(self, conditionings: Tensor) -> Tensor:
         # A denoising loop hands over the same tensor at every step.
-        if self._last is not None:
+        if self._last is not None and not conditionings.is_inference():
             tensor, version, known = self._last
             if tensor() is conditionings and version == conditionings._version:
                 return known
@@ -258,7 +278,9 @@ class Carrier:
             nearest = cosines(conditionings, self.targets)
             found = [nearest[i] if gate is None else gate for i, gate in enumerate(found)]
         joined = torch.stack([gate.to(conditionings.device) for gate in found if gate is not None])
-        self._last = (weakref.ref(conditionings), conditionings._version, joined)
+        # Tensors of inference mode count no changes.
+        known_by = None if conditionings.is_inference() else conditionings._version
+        self._last = None if known_by is None else (weakref.ref(conditionings), known_by, joined)
         return joined
 
     def _warn(self) -> None:
@@ -279,4 +301,4 @@ def final_norm(text_encoder: Any) -> nn.Module:
 
 
 def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], place: int, name: str) -> Any:
-    return args[place] if len(args) > place else kwargs[name]
+    return args[place] if len(args) > place else kwargs.get(name)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from overlays import drawn, generator, make_adapter, make_projection, skipped
+from overlays import adapter_tensors, drawn, generator, make_adapter, make_projection, skipped
 from torch import nn
 
 from robust_encoders import (
@@ -69,7 +69,7 @@ def test_any_one_comes_off_in_any_order_and_leaves_the_others_exactly(tiny_pipe:
         left.remove(chosen[i])
         found = drawn(tiny_pipe, PROMPT)
         assert RobustEncoder.status(tiny_pipe).overlays == tuple(
-            one.label for one in sorted(left, key=lambda one: one.content_sha256)
+            one.label for one in sorted(left, key=lambda one: (not one.is_adapter, one.identity))
         )
         for one in left:
             one.detach(tiny_pipe)
@@ -125,6 +125,63 @@ def test_replace_takes_the_place_of_all_others(tiny_pipe: Any) -> None:
     made["projection"].attach(tiny_pipe)
     made["text"].attach(tiny_pipe, replace=True)
     assert RobustEncoder.status(tiny_pipe).overlays == (made["text"].label,)
+    made["adapter"].attach(tiny_pipe)
+    made["text"].attach(tiny_pipe, replace=True)  # there already, but not alone
+    assert RobustEncoder.status(tiny_pipe).overlays == (made["text"].label,)
+    with pytest.raises(AlreadyAttachedError, match="set_scale"):
+        made["text"].attach(tiny_pipe, replace=True, scale=0.5)
+
+
+def test_a_replacement_that_fails_leaves_the_others(tiny_pipe: Any, make_pipe: Callable[..., Any]) -> None:
+    made = overlays(tiny_pipe)
+    made["adapter"].attach(tiny_pipe)
+    with pytest.raises(IncompatibleError):
+        make_projection(make_pipe(seed=8)).attach(tiny_pipe, replace=True)
+    assert RobustEncoder.status(tiny_pipe).overlays == (made["adapter"].label,)
+
+
+def test_equal_tensors_with_other_prompts_are_another_adapter(tiny_pipe: Any) -> None:
+    make_adapter(tiny_pipe, "a star").attach(tiny_pipe)
+    make_adapter(tiny_pipe, "church").attach(tiny_pipe)
+    assert len(RobustEncoder.status(tiny_pipe).overlays) == 2
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_odd_scales_and_gates_are_refused(tiny_pipe: Any, value: float) -> None:
+    overlay = make_adapter(tiny_pipe)
+    with pytest.raises(ValueError, match="finite scale"):
+        overlay.attach(tiny_pipe, scale=value)
+    overlay.attach(tiny_pipe)
+    with pytest.raises(ValueError, match="finite scale"):
+        overlay.set_scale(tiny_pipe, value)
+    with pytest.raises(ValueError, match=r"gate in \[0, 1\]"):
+        overlay.fuse(tiny_pipe, gate=value)
+
+
+def test_the_releases_arithmetic_wants_one_rank_and_is_not_fused(tiny_pipe: Any) -> None:
+    overlay = make_adapter(tiny_pipe)
+    overlay.attach(tiny_pipe, transport="official")
+    with pytest.raises(AlreadyAttachedError, match="cannot be fused"):
+        overlay.fuse(tiny_pipe)
+    tensors = adapter_tensors(tiny_pipe, 1, rank=2)
+    other = Overlay(overlay.manifest, tensors, {"prompts": ["a star"], "rank": 2, "alpha": 1.0})
+    with pytest.raises(AlreadyAttachedError, match="of one rank"):
+        other.attach(tiny_pipe, transport="official")
+
+
+def test_an_alpha_that_float32_rounds_is_taken(tiny_pipe: Any) -> None:
+    overlay = make_adapter(tiny_pipe)
+    tensors = {k: torch.tensor(0.1) if k.endswith(".alpha") else v for k, v in overlay.tensors.items()}
+    small = Overlay(overlay.manifest, tensors, {**overlay.config, "alpha": 0.1})
+    assert small._cast(torch.float16).dtype == torch.float16
+
+
+def test_tokens_learned_meanwhile_are_not_lost(tiny_pipe: Any) -> None:
+    overlay = make_adapter(tiny_pipe, prefixes=EVERYWHERE)
+    overlay.attach(tiny_pipe)
+    tiny_pipe.text_encoder.resize_token_embeddings(tiny_pipe.text_encoder.config.vocab_size + 1)
+    with pytest.raises(StaleAttachmentError, match="unload_textual_inversion"):
+        overlay.detach(tiny_pipe)
 
 
 def test_a_scale_of_zero_is_off_and_one_is_on(tiny_pipe: Any) -> None:
@@ -339,6 +396,18 @@ def test_fused_ones_keep_their_order(tiny_pipe: Any) -> None:
     assert torch.allclose(drawn(tiny_pipe, PROMPT), live, atol=1e-4)
     with pytest.raises(IncompatibleError, match="no projection fused into the UNet"):
         make_adapter(tiny_pipe, "a star", seed=9).attach(tiny_pipe)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_fused_is_in_order_whatever_the_hashes(tiny_pipe: Any, seed: int) -> None:
+    adapter, matrix = make_adapter(tiny_pipe, seed=seed), make_projection(tiny_pipe, seed=seed)
+    matrix.attach(tiny_pipe)
+    adapter.attach(tiny_pipe)
+    with pytest.warns(CompatibilityWarning, match="loses"):
+        adapter.fuse(tiny_pipe)
+    live = drawn(tiny_pipe, PROMPT)
+    matrix.fuse(tiny_pipe)
+    assert torch.allclose(drawn(tiny_pipe, PROMPT), live, atol=1e-4)
 
 
 def test_with_a_robust_encoder_gates_come_from_the_base(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:

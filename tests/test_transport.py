@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -92,29 +93,32 @@ def test_a_prompt_without_words_is_refused(tiny_pipe: Any) -> None:
 def test_rows_are_found_again_in_any_batch_and_precision() -> None:
     rows, g = Rows(), generator(1)
     conditionings, known = torch.randn(3, 5, 8, generator=g), torch.rand(3, 2, generator=g)
-    rows.add(conditionings, known)
+    rows.add([conditionings], known)
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         found = rows.find(conditionings.to(dtype)[[2, 0, 0, 1]])
         assert all(one is not None and torch.equal(one, known[i]) for one, i in zip(found, [2, 0, 0, 1], strict=True))
     assert rows.find(conditionings + 1) == [None] * 3
 
 
-def test_rows_forget_the_oldest_and_keep_one_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("robust_encoders.transport._MOST_ROWS", 2)
+def test_rows_forget_the_oldest_and_keep_few_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("robust_encoders.transport._MOST_ROWS", 4)
     rows, g = Rows(), generator(2)
     calls = torch.randn(3, 1, 5, 8, generator=g)
     for call in calls:
-        rows.add(call, torch.rand(1, 1, generator=g).requires_grad_() * 2)
+        rows.add([call, call + 1], torch.rand(1, 1, generator=g).requires_grad_() * 2)
     assert rows.find(calls[0]) == [None]
-    (older,), (newest,) = rows.find(calls[1]), rows.find(calls[2])
-    assert older is not None
-    assert newest is not None
-    assert (older.requires_grad, newest.requires_grad) == (False, True)
+    for found in (*rows.find(calls[1]), *rows.find(calls[2])):  # a prompt and its negative prompt
+        assert found is not None
+        assert found.requires_grad
+    rows.add([torch.randn(1, 5, 8, generator=g)], torch.rand(1, 1, generator=g))
+    (last,) = rows.find(calls[2])
+    assert last is not None
+    assert not last.requires_grad
 
 
 def test_every_row_has_its_own_gate_under_guidance_and_with_several_pictures(tiny_pipe: Any) -> None:
     overlays = [make_adapter(tiny_pipe, "red circle"), make_adapter(tiny_pipe, "a star", seed=1)]
-    order = sorted(overlays, key=lambda one: one.content_sha256)
+    order = sorted(overlays, key=lambda one: one.identity)
     names = [str(one.config["prompts"][0]) for one in order]
     prompts, negative = ["a red circle", "church"], ["", "a star"]
     rows = [negative[0], negative[0], negative[1], negative[1], prompts[0], prompts[0], prompts[1], prompts[1]]
@@ -209,3 +213,47 @@ def test_official_transport_scales_one_adapter_by_its_gate_squared(tiny_pipe: An
     overlay.detach(tiny_pipe)
     paper = drawn(overlay.attach(tiny_pipe, scale=gate), PROMPTS[0], guidance_scale=1.0)
     assert torch.allclose(official, paper, atol=1e-5)
+
+
+def test_a_unet_adapter_has_its_own_gate_beside_adapters_of_the_text_encoder(tiny_pipe: Any) -> None:
+    """Whichever comes first."""
+    for seed in range(4):
+        unet = make_adapter(tiny_pipe, "a star", seed=seed)
+        text = make_adapter(tiny_pipe, "purple cross", seed=seed + 10, prefixes=(TEXT_PREFIX,))
+        text.attach(tiny_pipe, scale=0.0)
+        unet.attach(tiny_pipe)
+        both = drawn(tiny_pipe, PROMPTS)
+        text.detach(tiny_pipe)
+        alone = drawn(tiny_pipe, PROMPTS)
+        unet.detach(tiny_pipe)
+        assert torch.allclose(both, alone, atol=1e-5)
+
+
+def test_gradients_of_a_prompt_outlive_its_negative_prompt(tiny_pipe: Any) -> None:
+    make_adapter(tiny_pipe, "a star").attach(tiny_pipe)
+    first = tiny_pipe.text_encoder(ids_of(tiny_pipe, PROMPTS[:1]), output_hidden_states=True)[0]
+    tiny_pipe.text_encoder(ids_of(tiny_pipe, PROMPTS[1:2]))
+    assert carrier_of(tiny_pipe)._of(first).requires_grad
+
+
+def test_it_draws_in_inference_mode_and_trains_afterwards(tiny_pipe: Any) -> None:
+    overlay = make_adapter(tiny_pipe, "a star", prefixes=EVERYWHERE)
+    expected = drawn(overlay.attach(tiny_pipe), PROMPTS[0])
+    overlay.detach(tiny_pipe)
+    overlay.attach(tiny_pipe)
+    with torch.inference_mode():
+        assert torch.equal(drawn(tiny_pipe, PROMPTS[0]), expected)
+    tiny_pipe.text_encoder(ids_of(tiny_pipe, PROMPTS[:1]))[0].sum().backward()
+
+
+def test_a_copy_of_a_pipeline_has_gates_of_its_own(tiny_pipe: Any) -> None:
+    overlay = make_adapter(tiny_pipe, "a star", prefixes=EVERYWHERE)
+    overlay.attach(tiny_pipe)
+    expected = drawn(tiny_pipe, PROMPTS[0])
+    tiny_pipe.text_encoder(ids_of(tiny_pipe, PROMPTS[:1]))  # with gradients
+    twin = copy.deepcopy(tiny_pipe)
+    assert torch.equal(drawn(twin, PROMPTS[0]), expected)
+    assert carrier_of(twin) is not carrier_of(tiny_pipe)
+    overlay.detach(twin)
+    assert not RobustEncoder.status(twin).overlays
+    assert RobustEncoder.status(tiny_pipe).overlays

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Generator, Tensor
 
-from robust_encoders.adapters import TEXT_PREFIX, UNET_PREFIX, Gates
+from robust_encoders.adapters import Gates
 
 from .backbone import Backbone
 from .finetune import Workspace
@@ -34,7 +34,7 @@ class SPMObjective:
         method: The settings.
         backbone: The base, with adapters hooked in.
         concept: What is erased.
-        gates: Of the hooks, by the prefix of the component; open where the student is asked, closed elsewhere.
+        gates: Of the hooks, by the prefix of the component; open, and closed here where the frozen model is asked.
         workspace: Bank cache and progress.
     """
 
@@ -47,10 +47,11 @@ class SPMObjective:
         self.anchored = tuple(anchor_prompt(text, concept) for text in self.texts)
         self.bank = None
         if method.rollout == "bank":
-            self.bank = open_source(
-                backbone, self.texts, method.bank.for_concept(), anchors=self.anchored,
-                cache_dir=workspace.cache_dir, progress=workspace.progress, shard=self.shard,
-            )  # fmt: skip
+            with self._frozen():
+                self.bank = open_source(
+                    backbone, self.texts, method.bank.for_concept(), anchors=self.anchored,
+                    cache_dir=workspace.cache_dir, progress=workspace.progress, shard=self.shard,
+                )  # fmt: skip
 
     def __call__(self, iteration: int, generator: Generator) -> tuple[Tensor, dict[str, float]]:
         """Return the loss () and its parts, of this process's rows."""
@@ -88,9 +89,10 @@ class SPMObjective:
             if drawn.pred_anchor is None:
                 raise ValueError("expected points with anchor predictions, found none: open the source with anchors")
             return drawn.latents, drawn.t, negative_guidance_target(drawn.pred_anchor, drawn.pred_cond, self.method.eta)
+        texts, anchored = ([where[i] for i in index.tolist()] for where in (self.texts, self.anchored))
         with torch.no_grad():
-            texts, anchored = ([where[i] for i in index.tolist()] for where in (self.texts, self.anchored))
             latents, t = self._rolled_out(texts, generator)
+        with self._frozen():
             towards = self.backbone.predict(latents, t, self.backbone.condition(anchored))
             away = self.backbone.predict(latents, t, self.backbone.condition(texts))
         return latents, t, negative_guidance_target(towards, away, self.method.eta)
@@ -110,7 +112,7 @@ class SPMObjective:
 
     def _random(self, texts: Sequence[str], generator: Generator) -> Callable[[slice], tuple[Tensor, Tensor]]:
         """Return random conditionings of about the concept's norm, the same for student and frozen model."""
-        with torch.no_grad():
+        with self._frozen():
             like = self.backbone.condition(texts[:1])  # (1, L, D)
         n = self.method.anchors
         directions = torch.randn(n, *like.shape[1:], generator=generator).to(like)
@@ -122,7 +124,7 @@ class SPMObjective:
 
     def _both(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return the conditionings (n, L, D) of student and frozen model."""
-        with torch.no_grad():
+        with self._frozen():
             frozen = self.backbone.condition(prompts)
         return self._encoded(prompts), frozen
 
@@ -135,24 +137,28 @@ class SPMObjective:
         if not len(turns):
             return latents.new_zeros(())
         student, frozen = conditionings(rows)
-        with torch.no_grad():
+        with self._frozen():
             wanted = self.backbone.predict(latents[turns], t[turns], frozen)
         return squared_error(self._student(latents[turns], t[turns], student), wanted).sum() / n
 
     def _student(self, latents: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        with _open(self.gates[UNET_PREFIX], len(latents), latents):
-            return self.backbone.predict(latents, t, cond)
+        return self.backbone.predict(latents, t, cond)
 
     def _encoded(self, texts: Sequence[str]) -> Tensor:
-        with _open(self.gates[TEXT_PREFIX], len(texts), self.backbone.alphas_cumprod.to(self.backbone.device)):
-            return self.backbone.condition(texts)
+        return self.backbone.condition(texts)
 
+    @contextmanager
+    def _frozen(self) -> Iterator[None]:
+        """Ask the frozen model for the time of the context: nothing is opened, and no gradient taken.
 
-@contextmanager
-def _open(gates: Gates, rows: int, like: Tensor) -> Iterator[None]:
-    """Open the one adapter for every row, as it is trained, for the time of the context."""
-    gates.value = torch.ones(rows, 1, device=like.device)
-    try:
-        yield
-    finally:
-        gates.value = None
+        Everywhere else the adapters stay open, also while activations are computed again for a backward pass.
+        """
+        opened = [(gates, gates.value) for gates in self.gates.values()]
+        try:
+            for gates, _ in opened:
+                gates.value = None
+            with torch.no_grad():
+                yield
+        finally:
+            for gates, value in opened:
+                gates.value = value

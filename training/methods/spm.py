@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor, nn
 
+from robust_encoders.adapter_file import require_storable
 from robust_encoders.adapters import ALPHA, DOWN, LAYERS, TEXT_PREFIX, UNET_PREFIX, UP, Adapter, Gates, hook
 
 from ..backbone import Backbone
@@ -153,11 +154,13 @@ class SPM:
             workspace: Checkpoints, bank cache and progress.
 
         Raises:
-            ValueError: No retain prompts for a text encoder, or a prompt that names the concept by none of its words.
+            ValueError: No retain prompts for a text encoder, a prompt that names the concept by none of its words, or a
+                word with a comma in it.
             RuntimeError: The loss is not finite, or the checkpoint belongs to another run.
         """
         if self.wants_retained and not self.retain:
             raise ValueError("expected retain prompts, found none: adapters on a text encoder are anchored by prompts")
+        require_storable(concept.words())
         started, workspace = time.monotonic(), workspace or Workspace()
         teacher = backbone.sharing(precision=self.train.precision)
         identity = run_identity(self, teacher, concept, generator)
@@ -197,13 +200,11 @@ def _component(backbone: Backbone, prefix: str) -> nn.Module:
 
 @contextmanager
 def _hooked(backbone: Backbone, adapter: Adapter) -> Iterator[Mapping[str, Gates]]:
-    """Hook adapters into the components of a backbone for the time of the context; yield the gates of each."""
-    gates = {prefix: Gates() for prefix in (UNET_PREFIX, TEXT_PREFIX)}
-    handles = [
-        handle for prefix, one in gates.items() for handle in hook(_component(backbone, prefix), [adapter], prefix, one)
-    ]
-    try:
+    """Hook an adapter into the components of a backbone, open, for the time of the context; yield the gates."""
+    gates = {prefix: Gates(everywhere=True) for prefix in (UNET_PREFIX, TEXT_PREFIX)}
+    with ExitStack() as stack:
+        for prefix, one in gates.items():
+            one.value = torch.ones(1, 1, device=backbone.device)
+            for handle in hook(_component(backbone, prefix), [adapter], prefix, one):
+                stack.callback(handle.remove)
         yield gates
-    finally:
-        for handle in handles:
-            handle.remove()
