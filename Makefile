@@ -56,7 +56,7 @@ test: env lint
 	@$(BIN)/coverage report --include='training/*' --format=total --fail-under=85
 
 # Every test file that needs neither the training code nor the development tools.
-LOADER_TESTS = $(filter-out %/test_packaging.py %/test_project.py,$(shell grep -L 'robust_encoders\.training' tests/test_*.py))
+LOADER_TESTS = $(filter-out %/test_packaging.py %/test_project.py,$(shell grep -LE 'robust_encoders\.training|full_size' tests/test_*.py))
 
 test-oldest: env $(OLDEST)
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} ROBUST_ENCODERS_OTHER_PYTHON=$(BIN)/python \

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import full_size
 import pytest
 import torch
 from overlays import adapter_tensors, generator
@@ -163,9 +162,9 @@ def test_what_the_vectors_are_cast_to_follows_the_layer(tiny_pipe: Any) -> None:
     hook(tiny_pipe.text_encoder, adapters_for(tiny_pipe, 1), TEXT_PREFIX, gates)
     ids = torch.arange(24).expand(2, -1)
     single = tiny_pipe.text_encoder(ids)[0]
-    double = tiny_pipe.text_encoder.double()(ids)[0]
-    assert double.dtype == torch.float64
-    assert torch.allclose(double.float(), single, atol=1e-4)
+    half = tiny_pipe.text_encoder.to(torch.bfloat16)(ids)[0]
+    assert half.dtype == torch.bfloat16
+    assert torch.cosine_similarity(half.float().flatten(), single.flatten(), dim=0) > 0.99
 
 
 def test_fused_weights_are_a_constant_gate(tiny_pipe: Any) -> None:
@@ -180,22 +179,6 @@ def test_fused_weights_are_a_constant_gate(tiny_pipe: Any) -> None:
         handle.remove()
     tiny_pipe.text_encoder.load_state_dict(fused, strict=False)
     assert torch.allclose(tiny_pipe.text_encoder(ids)[0], live, atol=1e-4)
-
-
-def test_at_full_size_there_are_192_and_72_layers() -> None:
-    """424,128 values: two vectors and a number for each layer of the UNet, as in the release's files."""
-    unet = full_size.unet_of(full_size.SIZES["sd1"])
-    layers = unet_layers(unet)
-    assert len(layers) == 192
-    assert layers["down_blocks_0_attentions_0_proj_in"] == "down_blocks.0.attentions.0.proj_in"
-    attention = "down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
-    assert layers[attention] == "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
-    weights: list[Any] = [unet.get_submodule(path).weight for path in layers.values()]
-    values = sum(sum(weight.shape[:2]) + 1 for weight in weights)
-    assert (values, 3 * len(layers)) == (424_128, 576)
-    text = text_layers(full_size.text_encoder_of(full_size.SIZES["sd1"]))
-    assert len(text) == 72
-    assert {"encoder_layers_0_self_attn_q_proj", "encoder_layers_11_mlp_fc2"} <= text.keys()
 
 
 def test_layers_inside_a_lora_are_found_by_their_own_names(tiny_pipe: Any) -> None:

@@ -101,10 +101,10 @@ def test_the_copies_share_the_weights(tiny_pipe: Any) -> None:
 def test_what_is_moved_and_cast_while_it_is_on_is_so_afterwards(tiny_pipe: Any) -> None:
     overlay = make_adapter(tiny_pipe, prefixes=EVERYWHERE)
     overlay.attach(tiny_pipe)
-    tiny_pipe.to(torch.float64)
+    tiny_pipe.to(torch.bfloat16)
     assert torch.isfinite(drawn(tiny_pipe, PROMPT)).all()
     overlay.detach(tiny_pipe)
-    assert {tiny_pipe.unet.dtype, tiny_pipe.text_encoder.dtype} == {torch.float64}
+    assert {tiny_pipe.unet.dtype, tiny_pipe.text_encoder.dtype} == {torch.bfloat16}
 
 
 def test_attaching_twice_changes_nothing_and_other_settings_are_refused(tiny_pipe: Any) -> None:

@@ -23,6 +23,7 @@ from overlays import make_adapter, make_projection
 from recorded import record, table
 
 from robust_encoders import CompatibilityWarning, Overlay
+from robust_encoders.adapters import text_layers, unet_layers
 
 ROUNDS = 7
 PROMPTS = ("", "a red circle on a white background")
@@ -111,3 +112,19 @@ def test_a_step_costs_hardly_more_with_overlays(tmp_path: Path) -> None:
     assert ratio["1 adapter"] <= 1.03
     assert ratio["4 adapters"] <= 1.10
     assert max(ratio["1 projection"], ratio["1 adapter, fused"], ratio["1 projection, fused"]) <= 1.01
+
+
+def test_at_full_size_there_are_192_and_72_layers() -> None:
+    """424,128 values: two vectors and a number for each layer of the UNet, as in the release's files."""
+    unet = full_size.unet_of(full_size.SIZES["sd1"])
+    layers = unet_layers(unet)
+    assert len(layers) == 192
+    assert layers["down_blocks_0_attentions_0_proj_in"] == "down_blocks.0.attentions.0.proj_in"
+    attention = "down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+    assert layers[attention] == "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
+    weights: list[Any] = [unet.get_submodule(path).weight for path in layers.values()]
+    values = sum(sum(weight.shape[:2]) + 1 for weight in weights)
+    assert (values, 3 * len(layers)) == (424_128, 576)
+    text = text_layers(full_size.text_encoder_of(full_size.SIZES["sd1"]))
+    assert len(text) == 72
+    assert {"encoder_layers_0_self_attn_q_proj", "encoder_layers_11_mlp_fc2"} <= text.keys()
