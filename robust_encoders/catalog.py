@@ -94,12 +94,13 @@ class CatalogEntry:
         return f"{self.license} ({self.terms})" if self.terms else self.license
 
 
-def _shapes(concept: str, kind: ConceptKind) -> CatalogEntry:
+def _shapes(concept: str, kind: ConceptKind, method: str = "") -> CatalogEntry:
+    """Return the whole encoder, by AdvUnlearn, or the adapter or projection that another method made."""
     return CatalogEntry(
-        name=f"{EMBEDDED}{concept}",
+        name=f"{EMBEDDED}{concept}-{method}" if method else f"{EMBEDDED}{concept}",
         concept=concept,
         kind=kind,
-        method="advunlearn",
+        method=method or "advunlearn",
         base="the embedded shapes base",
         license="apache-2.0",
     )
@@ -201,6 +202,7 @@ CATALOG: Mapping[str, CatalogEntry] = {
         _shapes("circle", "object"),
         _shapes("striped", "style"),
         _shapes("red", "attribute"),
+        *(_shapes("circle", "object", method) for method in ("spm", "rece")),
         _advunlearn("nudity", "nudity", "content"),
         _advunlearn("vangogh", "Van Gogh", "style"),
         _advunlearn("church", "church", "object"),
