@@ -68,7 +68,7 @@ class RobustEncoder:
         return architecture(config)
 
     def __repr__(self) -> str:
-        return f"RobustEncoder({self.label}, base={self.manifest.base.family!r}, dtype={self.dtype})"
+        return f"{type(self).__name__}({self.label}, base={self.manifest.base.family!r}, dtype={self.dtype})"
 
     @classmethod
     def from_pretrained(
