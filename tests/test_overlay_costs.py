@@ -25,7 +25,7 @@ from recorded import record, table
 from robust_encoders import CompatibilityWarning, Overlay
 from robust_encoders.adapters import text_layers, unet_layers
 
-ROUNDS = 7
+ROUNDS = 3
 PROMPTS = ("", "a red circle on a white background")
 Row = dict[str, Any]
 
