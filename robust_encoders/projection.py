@@ -128,8 +128,8 @@ def _multiplied(unet: nn.Module, matrix: Tensor) -> Mapping[str, Tensor]:
 def export_key_values(path: str | Path, unet: nn.Module, matrix: Tensor, *, overwrite: bool = False) -> Path:
     """Write W M for every cross-attention K and V as the authors of UCE publish their edits.
 
-    Load them with ``unet.load_state_dict(load_file(path), strict=False)``. An edit that is loaded and the projection
-    it came from must not be used together.
+    Load them with ``unet.load_state_dict({**unet.state_dict(), **load_file(path)})``, which refuses the file of another
+    UNet. An edit that is loaded and the projection it came from must not be used together.
 
     Args:
         path: Of the safetensors file; ``<module>.weight`` names, float32.

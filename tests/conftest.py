@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel, UNet2DModel
 from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -109,6 +109,19 @@ def make_unet(width: int = 16) -> Any:
         attention_head_dim=8,
     )
     return unet.eval()
+
+
+@pytest.fixture
+def textless_unet() -> Any:
+    """Return a UNet without cross-attention."""
+    return UNet2DModel(
+        sample_size=8,
+        block_out_channels=(8,),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+    )
 
 
 def make_vae() -> Any:

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor
 
 from robust_encoders.training.backbone import Backbone
@@ -161,15 +160,8 @@ def test_gram_measures_what_cross_attention_sees(backbone: Backbone) -> None:
     assert float(difference @ gram @ difference) == pytest.approx(seen, rel=1e-9)
 
 
-def test_gram_refuses_a_unet_without_text(backbone: Backbone) -> None:
-    backbone.unet = UNet2DModel(
-        sample_size=8,
-        block_out_channels=(8,),
-        layers_per_block=1,
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D",),
-        up_block_types=("UpBlock2D",),
-    )
+def test_gram_refuses_a_unet_without_text(backbone: Backbone, textless_unet: Any) -> None:
+    backbone.unet = textless_unet
     with pytest.raises(ValueError, match="found none"):
         backbone.text_gram()
 

@@ -93,6 +93,8 @@ def test_verdicts_are_paired_by_prompt_and_seed() -> None:
     assert paired_verdicts(one, other) == paired_test([True, False, True], [False, False, True])
     with pytest.raises(ValueError, match="same prompts and seeds"):
         paired_verdicts(one, [replace(v, seed=99) for v in other])
+    with pytest.raises(ValueError, match="others at cases"):
+        paired_verdicts(one, other[:2])
 
 
 @pytest.mark.parametrize(("first", "second"), [([], []), ([True], [True, False])])

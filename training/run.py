@@ -76,11 +76,8 @@ def run_recipe(
     )
     shard = Shard.current()
     recipe = for_processes(recipe, shard.count)
-    generator = Generator().manual_seed(recipe.seed)
     with _placed(pipe, shard):
-        base = Backbone.from_pipeline(pipe)
-        edit = recipe.method.erase(base, recipe.concept, generator=generator, workspace=workspace)
-    encoder = _artifact(edit, recipe, pipe, base_ids, base_revision)
+        encoder = _artifact(_erased(recipe, pipe, workspace), recipe, pipe, base_ids, base_revision)
     if shard.main:
         encoder.save_pretrained(out)
         if work.exists():
@@ -88,6 +85,11 @@ def run_recipe(
         logger.info("saved %s: %s", recipe.name, out)
     shard.wait()
     return encoder
+
+
+def _erased(recipe: Recipe, pipe: Any, workspace: Workspace) -> Edit:
+    generator = Generator().manual_seed(recipe.seed)
+    return recipe.method.erase(Backbone.from_pipeline(pipe), recipe.concept, generator=generator, workspace=workspace)
 
 
 def _artifact(edit: Edit, recipe: Recipe, pipe: Any, ids: tuple[str, ...], revision: str) -> RobustEncoder:

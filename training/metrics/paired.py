@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from .rates import Z_95, wilson_interval
@@ -113,7 +114,7 @@ def paired_verdicts(first: Sequence[Verdict], second: Sequence[Verdict]) -> Pair
         ValueError: If they are not about the same prompts and seeds in the same order, or there are none.
     """
     keys = [[(v.index, v.prompt, v.seed) for v in verdicts] for verdicts in (first, second)]
-    wrong = [one for one, other in zip(*keys, strict=False) if one != other]
+    wrong = [one or other for one, other in zip_longest(*keys) if one != other]
     if wrong:
         raise ValueError(f"expected verdicts on the same prompts and seeds, found others at cases {wrong[:3]}")
     return paired_test([v.any for v in first], [v.any for v in second])
