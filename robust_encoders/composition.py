@@ -244,11 +244,13 @@ def _with_targets(pipe: Any, part: Part) -> Part:
 
 def _carrier(pipe: Any, parts: Sequence[Part]) -> Carrier:
     gated = [part for part in parts if part.is_adapter and part.live]
-    reference, deployed = reference_of(pipe), deployed_in(pipe)
+    reference = reference_of(pipe)
+    # What is fused into the text encoder's copy cannot be passed by.
+    fused = any("text_encoder" in part.components() for part in parts if not part.live)
     carrier = Carrier(
         [part.targets for part in gated if part.targets is not None],
         special_ids(pipe.tokenizer),
-        reference=None if reference is deployed else reference,
+        reference=None if reference is deployed_in(pipe) and not fused else reference,
         apart=any("text_encoder" in part.components() for part in parts),
     )
     for gates in (carrier.text, carrier.unet):

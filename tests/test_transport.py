@@ -257,3 +257,15 @@ def test_a_copy_of_a_pipeline_has_gates_of_its_own(tiny_pipe: Any) -> None:
     overlay.detach(twin)
     assert not RobustEncoder.status(twin).overlays
     assert RobustEncoder.status(tiny_pipe).overlays
+
+
+def test_gates_do_not_see_what_is_fused_into_the_text_encoder(tiny_pipe: Any) -> None:
+    expected = torch.tensor([[naive_gate(tiny_pipe, prompt, "a star")] for prompt in PROMPTS])
+    fused = make_adapter(tiny_pipe, "church", seed=3, prefixes=(TEXT_PREFIX,))
+    make_adapter(tiny_pipe, "a star").attach(tiny_pipe)
+    fused.attach(tiny_pipe)
+    with pytest.warns(CompatibilityWarning, match="loses its transport"):
+        fused.fuse(tiny_pipe)
+    spy = Spy(tiny_pipe)
+    drawn(tiny_pipe, PROMPTS, guidance_scale=1.0)
+    assert torch.allclose(spy.seen[0], expected, atol=1e-5)
