@@ -98,6 +98,41 @@ def test_every_layer_gives_what_the_formula_says(
                 assert torch.allclose(layer(x), naive(layer, x, deltas), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("n", "rank"), [(1, 1), (3, 1), (2, 2)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_without_gradients_it_is_added_in_place_and_the_same(
+    tiny_pipe: Any, n: int, rank: int, layout: torch.memory_format
+) -> None:
+    gates = Gates(scales=tuple(torch.linspace(0.5, 1.5, n).tolist()))
+    hook(tiny_pipe.unet, adapters_for(tiny_pipe, n, rank=rank), UNET_PREFIX, gates)
+    gates.value = torch.rand(ROWS, n, generator=generator(5))
+    for path in unet_layers(tiny_pipe.unet).values():
+        layer = tiny_pipe.unet.get_submodule(path)
+        x = inputs_of(layer)
+        x = x.contiguous(memory_format=layout) if x.ndim == 4 else x
+        expected = layer(x)
+        own = next(iter(layer._forward_hooks.values()))
+        with torch.no_grad():
+            plain = layer.forward(x)
+            found = own(layer, (x,), plain)
+        assert found.data_ptr() == plain.data_ptr()
+        assert torch.allclose(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_what_an_earlier_hook_has_kept_is_left_as_it_was(tiny_pipe: Any) -> None:
+    path = next(path for path in unet_layers(tiny_pipe.unet).values() if path.endswith("to_q"))
+    layer, kept = tiny_pipe.unet.get_submodule(path), []
+    x = inputs_of(layer)
+    plain = layer(x)
+    layer.register_forward_hook(lambda module, args, output: kept.append(output))
+    gates = Gates()
+    hook(tiny_pipe.unet, adapters_for(tiny_pipe, 1), UNET_PREFIX, gates)
+    gates.value = torch.ones(ROWS, 1)
+    with torch.no_grad():
+        assert not torch.allclose(layer(x), plain, atol=1e-3)
+    assert torch.equal(kept[0], plain)
+
+
 def test_one_official_adapter_is_scaled_by_its_gate_squared(tiny_pipe: Any) -> None:
     path = next(iter(unet_layers(tiny_pipe.unet).values()))
     layer, gates = tiny_pipe.unet.get_submodule(path), Gates("official")
