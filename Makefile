@@ -12,7 +12,7 @@ STAMP := .venv/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -
 
 # make -j2 matrix: every attack on every encoder, docs/matrix; hours, after those of results. Finished parts are kept.
 MATRIX := runs/matrix
-SUBJECTS := base esd advunlearn empty_prompt word_filter
+SUBJECTS := base esd advunlearn uce rece spm spm-te empty_prompt word_filter
 
 .PHONY: build-shapes clean demo env lint matrix results test test-browser test-oldest
 .DEFAULT_GOAL := test

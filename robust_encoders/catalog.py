@@ -196,13 +196,13 @@ _OTHERS = (
                       how=_by_file("ViT-L-14-GmP-SAE-TE-only.safetensors"))),
 )  # fmt: skip
 
+_SHAPES: Mapping[str, ConceptKind] = {"circle": "object", "striped": "style", "red": "attribute"}
+
 CATALOG: Mapping[str, CatalogEntry] = {
     entry.name: entry
     for entry in (
-        _shapes("circle", "object"),
-        _shapes("striped", "style"),
-        _shapes("red", "attribute"),
-        *(_shapes("circle", "object", method) for method in ("spm", "rece")),
+        *(_shapes(concept, kind) for concept, kind in _SHAPES.items()),
+        *(_shapes(concept, kind, method) for concept, kind in _SHAPES.items() for method in ("spm", "rece")),
         _advunlearn("nudity", "nudity", "content"),
         _advunlearn("vangogh", "Van Gogh", "style"),
         _advunlearn("church", "church", "object"),

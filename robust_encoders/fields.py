@@ -65,6 +65,15 @@ class Fields:
         """Return the object under ``key``."""
         return Fields(self._get(key, {}), f"{self._where}.{key}", self.problems)
 
+    def children(self, key: str) -> list[Fields]:
+        """Return the objects in the list under ``key``."""
+        found = self.mappings(key)
+        return [Fields(one, f"{self._where}.{key}[{i}]", self.problems) for i, one in enumerate(found)]
+
+    def has(self, key: str) -> bool:
+        """Return whether ``key`` is there."""
+        return key in self._data
+
     def text(self, key: str, *, empty: bool = False) -> str:
         """Return a string, by default a non-empty one."""
         expected = "a string" if empty else "a non-empty string"

@@ -211,6 +211,8 @@ def _read_concept(fields: Fields) -> Concept | None:
         "synonyms": fields.strings("synonyms"),
         "prompts": fields.strings("prompts"),
     }
+    if fields.has("parts"):
+        values["parts"] = tuple(_read_concept(part) for part in fields.children("parts"))
     fields.no_others()
     if fields.problems:
         return None

@@ -15,7 +15,10 @@ OTHERS = ("safe-clip", "safe-clip-h", "safe-clip-sd20", "safer-clip", "sage", "l
 
 
 def test_the_catalog_names_the_embedded_and_the_published_encoders() -> None:
-    small = [f"shapes/{name}" for name in ("circle", "striped", "red", "circle-spm", "circle-rece")]
+    concepts = ("circle", "striped", "red")
+    small = [
+        f"shapes/{name}{method}" for methods in (("",), ("-spm", "-rece")) for name in concepts for method in methods
+    ]
     assert list(CATALOG) == [*small, *PUBLISHED, *OTHERS]
     assert all(name == entry.name for name, entry in CATALOG.items())
 

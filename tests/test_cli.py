@@ -298,6 +298,46 @@ def test_train_by_a_method_knows_the_concepts_of_the_embedded_base(trained: Reco
     assert (recipe.base, recipe.license, recipe.method.name) == ("shapes", "apache-2.0", "esd")
 
 
+def test_train_erases_several_concepts_at_once(trained: Recorder, tmp_path: Path) -> None:
+    assert main(["train", "shapes/circle-uce", "--out", str(tmp_path), "--also", "shapes/red", "star"]) == 0
+    recipe = trained.args[0]
+    assert recipe.name == "shapes/circle-uce+red+star"
+    assert [(part.name, part.anchor) for part in recipe.concept.parts] == [
+        ("circle", "square"), ("red", "green"), ("star", "")
+    ]  # fmt: skip
+    words = {word for text in recipe.method.retained for word in text.split()}
+    assert {"square", "green", "triangle"} <= words
+    assert not words & {"circle", "disc", "round", "red", "scarlet", "ruby", "star", "asterisk"}
+
+
+def test_what_a_user_retains_beside_several_concepts_stays_as_it_is(trained: Recorder, tmp_path: Path) -> None:
+    options = ["--also", "red", "--method.retain.prompts", "a ring", "a red ring"]
+    assert main(["train", "esd", "--out", str(tmp_path), "--concept", "star", *options]) == 0
+    assert trained.args[0].method.retained == ("a ring", "a red ring")
+    assert [part.name for part in trained.args[0].concept.parts] == ["star", "red"]
+
+
+def test_several_published_concepts_share_a_run(
+    trained: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli_train, "open_base", lambda *a, **k: OpenedBase("a pipeline", "sd1", ("org/a",), "f" * 40))
+    options = ["train", "sd1/church", "--out", str(tmp_path), "--base", "org/a"]
+    assert main([*options, "--also", "sd1/parachute"]) == 0
+    recipe = trained.args[0]
+    assert recipe.concept.name == "church and parachute"
+    assert not [text for text in recipe.method.retained if "church" in text or "parachute" in text]
+    capsys.readouterr()
+    assert "sd1/church" in refused(capsys, 2, *options, "--also", "dog")
+
+
+def test_concepts_that_cannot_be_erased_together_are_bad_usage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["train", "shapes/circle", "--out", str(tmp_path), "--also"]
+    assert "each concept once" in refused(capsys, 2, *options, "circle")
+    assert "triangle" in refused(capsys, 2, *options, "dog")
+
+
 def own_base(base: Path, tmp_path: Path) -> list[str]:
     """Options that train on a pipeline folder, as little as possible."""
     (tmp_path / "with.txt").write_text("a red circle\n\na circle\n")

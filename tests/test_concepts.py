@@ -43,3 +43,32 @@ def test_all_wrong_fields_are_named_at_once() -> None:
         Concept(**wrong)
     for field in wrong:
         assert f"{field}: expected" in str(caught.value)
+
+
+RED = Concept(name="red", kind="attribute", anchor="green", synonyms=("crimson",), prompts=("a red box",))
+DISC = Concept(name="circle", kind="object", anchor="square", synonyms=("disc",))
+
+
+def test_a_joint_concept_has_all_words_of_each() -> None:
+    joint = Concept.joint([RED, DISC])
+    assert joint.name == "red and circle"
+    assert joint.words() == ("red", "crimson", "circle", "disc")
+    assert (joint.kind, joint.anchor, joint.prompts) == ("content", "", ("a red box",))
+    assert joint.parts == (RED, DISC)
+    star = Concept(name="star", kind="object", prompts=("a star", "two stars"))
+    assert Concept.joint([star, RED]).prompts == ("a star", "a red box", "two stars")
+    assert Concept.joint([joint, star]).parts == (RED, DISC, star)
+    assert Concept.joint([star]) is star
+
+
+@pytest.mark.parametrize(
+    "parts", [(DISC,), [RED, DISC], ("red", "circle"), (RED, RED), (Concept.joint([RED, DISC]), DISC)]
+)
+def test_odd_parts_are_refused(parts: Any) -> None:
+    with pytest.raises(ValueError, match="parts: expected"):
+        Concept(name="both", kind="content", parts=parts)
+
+
+def test_no_concepts_have_no_joint_one() -> None:
+    with pytest.raises(ValueError, match="at least one concept"):
+        Concept.joint([])

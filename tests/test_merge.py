@@ -11,10 +11,10 @@ import torch
 from overlays import make_projection
 from torch import Tensor
 
-from robust_encoders import Concept, RobustEncoder
+from robust_encoders import RobustEncoder
 from robust_encoders.cli import main
 from robust_encoders.layouts import nested_state
-from robust_encoders.training.merge import Merge, joint_concept, merge
+from robust_encoders.training.merge import Merge, merge
 
 Maker = Callable[..., RobustEncoder]
 G = torch.Generator().manual_seed(0)
@@ -80,14 +80,6 @@ def test_what_cannot_be_merged_is_named(tiny_pipe: Any, make_pipe: Maker, make_e
         Merge(rule="ties", density=0)
     with pytest.raises(ValueError, match="expected rule"):
         Merge(rule="mean")  # type: ignore[arg-type, unused-ignore]
-
-
-def test_a_joint_concept_has_all_words_of_each() -> None:
-    red = Concept(name="red", kind="attribute", synonyms=("crimson",), prompts=("a red box",))
-    disc = Concept(name="circle", kind="object", synonyms=("disc",))
-    joint = joint_concept([red, disc])
-    assert joint.words() == ("red and circle", "red", "crimson", "circle", "disc")
-    assert (joint.kind, joint.prompts) == ("content", ("a red box",))
 
 
 @pytest.mark.base

@@ -153,6 +153,15 @@ def test_the_anchored_prompt_names_the_concept_no_more(prompt: str, anchor: str,
     assert anchor_prompt(prompt, concept) == expected
 
 
+def test_a_joint_concept_is_anchored_part_by_part() -> None:
+    red = Concept(name="red", kind="attribute", anchor="green", synonyms=("Crimson",))
+    joint = Concept.joint([red, Concept(name="circle", kind="object", synonyms=("red disc",), anchor="square")])
+    assert anchor_prompt("a crimson circle, a Red disc, a red box", joint) == "a green square, a square, a green box"
+    assert anchor_prompt("a red box", joint) == "a green box"
+    with pytest.raises(ValueError, match="found none"):
+        anchor_prompt("a box", joint)
+
+
 def test_a_prompt_without_the_concept_has_no_anchor() -> None:
     with pytest.raises(ValueError, match=r"\('circle', 'disc', 'round disc'\) in 'a red square'"):
         anchor_prompt("a red square", CIRCLE)

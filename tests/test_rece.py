@@ -79,8 +79,8 @@ def naive(backbone: Backbone, method: RECE) -> list[Tensor]:
 @pytest.mark.parametrize("regulariser", [1e-3, 0.1])
 def test_it_is_the_authors_loop_over_all_matrices(backbone: Backbone, epochs: int, regulariser: float) -> None:
     backbone = backbone.sharing(backbone.text_encoder.double())
-    method = RECE(start=UCE(tokens="from_last", preserve=KEPT, also=(STAR,)), epochs=epochs, regulariser=regulariser)
-    found = matrix(method, backbone).double()
+    method = RECE(start=UCE(tokens="from_last", preserve=KEPT), epochs=epochs, regulariser=regulariser)
+    found = matrix(method, backbone, Concept.joint((CIRCLE, STAR))).double()
     for layer, expected in zip(key_value_layers(backbone.unet).values(), naive(backbone, method), strict=True):
         torch.testing.assert_close(layer.weight.detach().double() @ found, expected, rtol=1e-5, atol=2e-6)
 

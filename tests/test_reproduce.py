@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,11 +15,11 @@ import torch
 from robust_encoders import Concept, RobustEncoder
 from robust_encoders.cli import main
 from robust_encoders.fingerprint import content_sha256
-from robust_encoders.training.artifact import describe
+from robust_encoders.training.artifact import LATER, describe
 from robust_encoders.training.attacks.soft_prompt import SoftPrompt
 from robust_encoders.training.bank import BankSettings
 from robust_encoders.training.finetune import Training
-from robust_encoders.training.methods import ESD, RECE, UCE, AdvUnlearn
+from robust_encoders.training.methods import ESD, AdvUnlearn
 from robust_encoders.training.recipes import RECIPES, Recipe
 from robust_encoders.training.reproduce import CannotReproduceError, compared, rebuilt, recorded_recipe, reproduce
 from robust_encoders.training.run import run_recipe
@@ -60,14 +60,24 @@ def test_every_recipe_comes_back_from_its_description(name: str) -> None:
     assert rebuilt(type(method), json.loads(json.dumps(describe(method)))) == method
 
 
-def test_concepts_beside_the_first_come_back() -> None:
-    also = (Concept(name="star", kind="object", synonyms=("asterisk",)), Concept(name="red", kind="attribute"))
-    method = RECE(start=UCE(also=also, attributes=(), preserve=("a",)))
-    assert rebuilt(RECE, json.loads(json.dumps(describe(method)))) == method
-    described = describe(method)
-    described["start"]["also"][0]["kind"] = "odd"
+@dataclass(frozen=True)
+class Grown:
+    """Settings that were recorded when there was no ``extra`` yet."""
+
+    steps: int
+    extra: int = field(default=0, metadata=LATER)
+    concepts: tuple[Concept, ...] = ()
+
+
+def test_only_settings_that_were_added_later_may_be_missing() -> None:
+    star = Concept(name="star", kind="object", synonyms=("asterisk",))
+    assert rebuilt(Grown, {"steps": 3, "concepts": []}) == Grown(3)
+    assert rebuilt(Grown, describe(Grown(3, 2, (star,)))) == Grown(3, 2, (star,))
+    for odd in ({"steps": 3}, {"extra": 1, "concepts": []}, {"steps": 3, "concepts": [], "more": 1}):
+        with pytest.raises(TypeError, match="fields that differ"):
+            rebuilt(Grown, odd)
     with pytest.raises(TypeError, match="odd"):
-        rebuilt(RECE, described)
+        rebuilt(Grown, {"steps": 3, "concepts": [{**describe(star), "kind": "odd"}]})
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))

@@ -77,8 +77,8 @@ def naive(backbone: Backbone, pairs: list[tuple[str, str]], method: UCE) -> list
 
 @pytest.mark.parametrize("tokens", ["last", "from_last"])
 def test_both_conventions_are_the_edit_of_all_matrices(backbone: Backbone, tokens: Any) -> None:
-    method = UCE(tokens=tokens, preserve=KEPT, also=(GOGH,), weights=Weights(preserve_scale=0.3), batch=2)
-    found = matrix(method, backbone).double()
+    method = UCE(tokens=tokens, preserve=KEPT, weights=Weights(preserve_scale=0.3), batch=2)
+    found = matrix(method, backbone, Concept.joint((CIRCLE, GOGH))).double()
     pairs = [("circle", "square"), ("disc", "square"), ("van gogh", "photo")]
     for layer, expected in zip(key_value_layers(backbone.unet).values(), naive(backbone, pairs, method), strict=True):
         torch.testing.assert_close(layer.weight.detach().double() @ found, expected, rtol=1e-5, atol=1e-6)

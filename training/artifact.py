@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("torch", "transformers", "diffusers", "accelerate", "safetensors")
 JUDGING = ("torchattacks", "torchmetrics", "nudenet")
+# Metadata of a setting that was added when artifacts had been recorded without it; its default does what was done then.
+LATER = {"later": True}
 
 
 def describe(value: Any) -> Any:

@@ -14,10 +14,10 @@ from robust_encoders.concepts import Concept, ConceptKind
 from .bases import OpenedBase, UNetDtype, open_base
 from .cli import leading_name
 from .methods import METHODS
-from .recipes import LICENSES, PUBLISHED_CONCEPTS, RECIPES, Recipe, shapes_retain_prompts
+from .recipes import LICENSES, PUBLISHED_CONCEPTS, RECIPES, Recipe, shapes_retain_prompts, shapes_retained_by_all
 from .retain_sets import object_prompts
 from .run import run_recipe
-from .shapes.concepts import shapes_concept
+from .shapes.concepts import CONCEPTS, shapes_concept
 from .sharding import Shard
 
 M = TypeVar("M", bound=Any)
@@ -33,6 +33,8 @@ class RecipeRun(Generic[M]):
     Args:
         out: Folder of the artifact. Beside it, OUT.work holds checkpoints until the run is done.
         method: Settings of the method.
+        also: Further concepts, erased at once, each towards its own anchor: names of recipes, whose concepts are taken,
+            or on the embedded base any value of its world. What names one of them is not retained.
         base: Pipeline to erase from: a folder, or its Hub id, for example CompVis/stable-diffusion-v1-4; by default
             the embedded base.
         dtype: Of the frozen UNet in memory, of a base of your own; bfloat16 takes half of it.
@@ -48,6 +50,7 @@ class RecipeRun(Generic[M]):
 
     out: Path
     method: M
+    also: tuple[str, ...] = ()
     base: str | None = None
     dtype: UNetDtype = "float32"
     device: str = ""
@@ -136,7 +139,8 @@ def _recipe_run(name: str, arguments: Sequence[str]) -> tuple[RecipeRun[Any], Re
         raise UsageError(f"{name} needs --base: a folder, or a Hub id such as {EXAMPLES[recipe.base]}")
     kept = options.method.retained == UNCHANGED
     method = options.method.retaining(recipe.method.retained) if kept else options.method
-    return options, replace(recipe, method=method, seed=options.seed)
+    made = replace(recipe, method=method, seed=options.seed)
+    return options, _together(made, options, embedded=recipe.base == "shapes", own=not kept)
 
 
 def _method_run(name: str, arguments: Sequence[str]) -> tuple[MethodRun[Any], Recipe]:
@@ -152,7 +156,33 @@ def _method_run(name: str, arguments: Sequence[str]) -> tuple[MethodRun[Any], Re
         base=family,
         license=options.license or ("apache-2.0" if embedded else ""),
     )
-    return options, recipe
+    own = options.method.retained != UNCHANGED or options.retain_prompts is not None
+    return options, _together(recipe, options, embedded=embedded, own=own)
+
+
+def _together(recipe: Recipe, options: RecipeRun[Any], *, embedded: bool, own: bool) -> Recipe:
+    """Return the recipe for all concepts at once; ``own`` retain prompts are the user's, and stay as they are."""
+    if not options.also:
+        return recipe
+    others = tuple(_other(name, embedded) for name in options.also)
+    try:
+        if own:
+            return recipe.together(others, recipe.method.retained)
+        names = [concept.name for concept in (recipe.concept, *others)]
+        return recipe.together(others, shapes_retained_by_all(names) if embedded else None)
+    except ValueError as error:
+        raise UsageError(f"these concepts cannot be erased together: {error}") from error
+
+
+def _other(name: str, embedded: bool) -> Concept:
+    if name in RECIPES:
+        return RECIPES[name]().concept
+    if not embedded:
+        raise UsageError(f"expected names of recipes after --also (sd1/church, for example), found {name!r}")
+    try:
+        return CONCEPTS.get(name) or shapes_concept(name)
+    except ValueError as error:
+        raise UsageError(f"the embedded base does not know this concept: {error}") from error
 
 
 def _fitting(recipe: Recipe, opened: OpenedBase) -> Recipe:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -17,9 +17,6 @@ from robust_encoders.learned import first_rows
 
 from .artifact import to_encoder
 from .protocols import Edit
-
-if TYPE_CHECKING:
-    from robust_encoders.concepts import ConceptKind
 
 Rule = Literal["task_arithmetic", "ties"]
 
@@ -101,7 +98,7 @@ def merge(encoders: Sequence[RobustEncoder], pipe: Any, method: Merge | None = N
     first = encoders[0].manifest
     return to_encoder(
         Edit("weights", "text_encoder", tensors, pipe.text_encoder.config.to_dict()),
-        concept=joint_concept([encoder.manifest.concept for encoder in encoders]),
+        concept=Concept.joint([encoder.manifest.concept for encoder in encoders]),
         method=method,
         pipe=pipe,
         recipe={"name": "merge", "encoders": parts},
@@ -129,16 +126,3 @@ def _require_same_base(encoders: Sequence[RobustEncoder], pipe: Any, base: Mappi
             problems.append(f"{encoder.label}: other tensors")
     if problems:
         raise ValueError("expected whole text encoders of this base, found " + "; ".join(problems))
-
-
-def joint_concept(concepts: Sequence[Concept]) -> Concept:
-    """Return a concept that stands for several: their names joined, all words and prompts of each."""
-    kinds: set[ConceptKind] = {concept.kind for concept in concepts}
-    anchors = {concept.anchor for concept in concepts}
-    return Concept(
-        name=" and ".join(concept.name for concept in concepts),
-        kind=kinds.pop() if len(kinds) == 1 else "content",
-        anchor=anchors.pop() if len(anchors) == 1 else "",
-        synonyms=tuple(dict.fromkeys(word for concept in concepts for word in concept.words())),
-        prompts=tuple(dict.fromkeys(prompt for concept in concepts for prompt in concept.prompts)),
-    )

@@ -126,12 +126,16 @@ class PromptLayout:
 def anchor_prompt(prompt: str, concept: Concept) -> str:
     """Return ``prompt`` with every name of the concept replaced by its anchor, or left out where that is empty.
 
+    Of a joint concept, the names of every part, each by that part's own anchor.
+
     Raises:
         ValueError: The prompt names the concept by none of its words, so it would be its own anchor.
     """
     # Longest first, so that a phrase goes before its parts.
-    words = "|".join(re.escape(word) for word in sorted(concept.words(), key=len, reverse=True))
-    replaced, found = re.subn(rf"\b(?:{words})\b", concept.anchor, prompt, flags=re.IGNORECASE)
+    anchors = {word.lower(): part.anchor for part in concept.parts or (concept,) for word in part.words()}
+    words = "|".join(re.escape(word) for word in sorted(anchors, key=len, reverse=True))
+    told = re.compile(rf"\b(?:{words})\b", re.IGNORECASE)
+    replaced, found = told.subn(lambda match: anchors[match[0].lower()], prompt)
     if not found:
         raise ValueError(
             f"expected one of {concept.words()} in {prompt!r}, found none: add the word to the concept's "

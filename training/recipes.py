@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from robust_encoders.catalog import CATALOG
+from robust_encoders.concepts import Concept
 
 from .attacks.soft_prompt import SoftPrompt
 from .bank import BankSettings
@@ -15,13 +17,10 @@ from .closed_recipes import DERIVATIONS, published_projection, shapes_projection
 from .finetune import Training
 from .methods import ESD, SPM, AdvUnlearn, Method
 from .methods.spm import Where
-from .retain_sets import object_prompts
+from .retain_sets import naming, object_prompts
 from .selection import Selection
 from .settings import Adversary, Retain, Unlearn
 from .spm_recipes import SPM_NAMES, shapes_adapters
-
-if TYPE_CHECKING:
-    from robust_encoders.concepts import Concept
 
 RETAIN_PROMPTS = 512
 PUBLISHED_CONCEPTS = ("nudity", "vangogh", "church", "garbage_truck", "parachute", "tench")
@@ -51,6 +50,22 @@ class Recipe:
     seed: int = 0
     base: str = "shapes"
     license: str = "apache-2.0"
+
+    def together(self, others: tuple[Concept, ...], retained: tuple[str, ...] | None = None) -> Recipe:
+        """Return the same run erasing further concepts at once, each towards its own anchor.
+
+        Args:
+            others: At least one.
+            retained: What is retained; by default what the method retains, without what names one of the others.
+
+        Raises:
+            ValueError: If two concepts have the same name.
+        """
+        named = naming(others)
+        kept = retained or tuple(prompt for prompt in self.method.retained if not named.search(prompt))
+        concept = Concept.joint((self.concept, *others))
+        name = "+".join((self.name, *(other.name for other in others)))
+        return replace(self, name=name, concept=concept, method=self.method.retaining(kept))
 
     def with_seed(self, seed: int) -> Recipe:
         """Return the same run with another seed."""
@@ -83,6 +98,17 @@ def shapes_retain_prompts(concept: str, n: int = RETAIN_PROMPTS) -> tuple[str, .
     longest = max(map(len, pools))
     ordered = [pool[i].text for i in range(longest) for pool in pools if i < len(pool)]
     return tuple(dict.fromkeys(ordered))
+
+
+def shapes_retained_by_all(concepts: Sequence[str], n: int = RETAIN_PROMPTS) -> tuple[str, ...]:
+    """Return captions of the shapes world with none of several concepts, near the first as near the last."""
+    from .shapes.concepts import all_words
+
+    named = re.compile(rf"\b(?:{'|'.join(word for concept in concepts for word in all_words(concept))})\b")
+    pools = [[text for text in shapes_retain_prompts(concept, n) if not named.search(text)] for concept in concepts]
+    # Round robin, as above.
+    ordered = [pool[i] for i in range(max(map(len, pools))) for pool in pools if i < len(pool)]
+    return tuple(dict.fromkeys(ordered))[:n]
 
 
 def _shapes_esd(concept: str, iterations: int) -> ESD:

@@ -17,7 +17,7 @@ from robust_encoders.encoder import RobustEncoder
 from robust_encoders.errors import RobustEncodersError
 from robust_encoders.fingerprint import compare
 
-from .artifact import describe, library_versions
+from .artifact import LATER, describe, library_versions
 from .bases import UNetDtype
 from .methods import METHODS
 from .recipes import Recipe
@@ -128,9 +128,16 @@ def _method(kind: type[T], described: Mapping[str, Any]) -> T:
         method = rebuilt(kind, described)
     except (TypeError, ValueError, KeyError) as error:
         raise _other_settings(str(error)) from error
-    if describe(method) != describe(described):
+    if not _agrees(describe(method), described):
         raise _other_settings("a part of another name")
     return method
+
+
+def _agrees(found: Any, described: Any) -> bool:
+    """Return whether every value that was described is what was found."""
+    if isinstance(described, Mapping):
+        return all(key in found and _agrees(found[key], value) for key, value in described.items())
+    return bool(found == describe(described))
 
 
 def _other_settings(found: str) -> CannotReproduceError:
@@ -144,7 +151,8 @@ def rebuilt(kind: type[T], described: Mapping[str, Any]) -> T:
 
     Args:
         kind: The dataclass.
-        described: A value for every field, and no others but ``name``.
+        described: A value for every field, and no others but ``name``. Only those of :data:`LATER` may be missing:
+            they were added when others had already recorded their settings, and stand at what it had been before.
 
     Raises:
         TypeError: If a field is missing, unknown or of another type.
@@ -152,8 +160,9 @@ def rebuilt(kind: type[T], described: Mapping[str, Any]) -> T:
     """
     hints, known = get_type_hints(kind), {f.name for f in fields(kind)}  # type: ignore[arg-type]  # only dataclasses come here
     given = {key: value for key, value in described.items() if key in known or key != "name"}
-    if given.keys() != known:
-        raise TypeError(f"fields that differ: {', '.join(sorted(given.keys() ^ known))}")
+    later = {f.name for f in fields(kind) if f.metadata == LATER}  # type: ignore[arg-type]  # as above
+    if odd := (given.keys() ^ known) - (later - given.keys()):
+        raise TypeError(f"fields that differ: {', '.join(sorted(odd))}")
     return kind(**{key: _value(hints[key], value) for key, value in given.items()})
 
 

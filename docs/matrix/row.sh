@@ -1,7 +1,7 @@
 #!/bin/sh
 # Measures one row of the matrix: row.sh CONCEPT SUBJECT FOLDER ENCODERS, SUBJECT one of open (the base on captions that
-# leave the concept open), base, esd, advunlearn, empty_prompt, word_filter. ENCODERS is what `make results` trained into.
-# What an earlier run finished is kept.
+# leave the concept open), base, esd, advunlearn, uce, rece, spm, spm-te, empty_prompt, word_filter. ENCODERS is what
+# `make results` trained into; overlays are trained there, too. What an earlier run finished is kept.
 set -eu
 concept=$1 subject=$2 out=$3/$1 captions=named
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" PATH="$(dirname "$0")/../../.venv/bin:$PATH"
@@ -9,8 +9,11 @@ case $subject in
   open) name=base captions=open ;;
   esd) name=$4/$concept/esd-0/encoder ;;
   advunlearn) name=shapes/$concept ;;
+  uce | rece | spm | spm-te)
+    name=$4/$concept/$subject
+    [ -e "$name/robust_encoder.json" ] || robust-encoders train "shapes/$concept-$subject" --out "$name" ;;
   base | empty_prompt | word_filter) name=$subject ;;
-  *) echo "expected open, base, esd, advunlearn, empty_prompt or word_filter, found $subject" >&2; exit 2 ;;
+  *) echo "expected one of the subjects that this file names, found $subject" >&2; exit 2 ;;
 esac
 if [ "$subject" = open ]; then
   set --

@@ -42,7 +42,6 @@ class UCE:
         expand: Edit "painting by ..." and the like as well, five of them for each word of a style or of anything else.
         tokens: Which token vectors of a prompt; see ``Subjects.moved``. With ``last``, preserved prompts give their
             last token's alone; with ``from_last`` all, and the empty prompt is always among them.
-        also: Further concepts, each with its own anchor, erased in the same solve.
         attributes: Instead of erasing, add these prompts to every concept, weighted by ``shares`` (debiasing). The
             authors find the shares by drawing and counting pictures; here they are given.
         shares: One for each attribute.
@@ -58,7 +57,6 @@ class UCE:
     texts: Literal["words", "prompts"] = "words"
     expand: bool = False
     tokens: Literal["last", "from_last"] = "last"
-    also: tuple[Concept, ...] = ()
     attributes: tuple[str, ...] = ()
     shares: tuple[float, ...] = ()
     preserve: tuple[str, ...] = ()
@@ -121,9 +119,9 @@ class UCE:
         return as_edit(matrix, moved, kept, seconds=(started, read))
 
     def moved(self, backbone: Backbone, concept: Concept, tokens: Tokens, *, progress: bool = False) -> Moments:
-        """Return the moments of what is erased: of the concept and of those beside it."""
+        """Return the moments of what is erased; of a joint concept, those of its parts added up."""
         found = Moments.none(int(backbone.text_encoder.config.hidden_size))
-        for one in (concept, *self.also):
+        for one in concept.parts or (concept,):
             subjects = Subjects(backbone, one.words(), self.batch, progress)
             found += subjects.moved(self.targets(one), tokens)
         return found
