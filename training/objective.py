@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from .backbone import Backbone
 from .bank import BankBatch, TrajectoryBank, draw
+from .hardening import Hardening
 from .losses import ConditioningMetric, negative_guidance_target, squared_error, weighted_sum
 from .memory import in_pieces
 from .prompts import PromptLayout
@@ -79,6 +80,7 @@ class Objective:
         concept_points: Training points on the first of ``concept_prompts``.
         retain_points: Training points on the first of ``retain_prompts``; None without a noise retain term.
         metric: Compares conditionings; None without conditioning terms.
+        hardening: Terms on conditionings against stronger attacks; None without.
         anchors: The anchored ones of ``concept_prompts``; None where no term wants them.
         latest: Where the last attack with so many tokens ended (B, K, D), in this process.
         micro_batch: Most latents that go through the UNet at once; None takes all.
@@ -98,18 +100,19 @@ class Objective:
     concept_points: Source
     retain_points: Source | None
     metric: ConditioningMetric | None
+    hardening: Hardening | None = None
     anchors: Prompts | None = None
     latest: dict[str, Tensor] = field(default_factory=dict)
     micro_batch: int | None = None
     shard: Shard = field(default_factory=Shard)
 
     def __post_init__(self) -> None:
-        batches = {"unlearn": self.unlearn.batch}
+        batches = {"unlearn": self.unlearn.batch} if self.unlearn.harden.in_noise else {}
         if self.unlearn.plain_weight > 0 and self.unlearn.plain_space == "noise":
             batches["plain"] = self.unlearn.plain_batch
         if self.retain.in_noise:
             batches["retain"] = self.retain.batch
-        if min(batches.values()) < self.shard.count:
+        if min(batches.values(), default=self.shard.count) < self.shard.count:
             raise ValueError(
                 f"expected at least one row in every noise term for each of {self.shard.count} processes, "
                 f"found {batches}: choose larger batches or launch fewer processes"
@@ -118,7 +121,10 @@ class Objective:
     def __call__(self, iteration: int, generator: Generator) -> tuple[Tensor, dict[str, float]]:
         """Return this process's share of the loss () of one iteration and of the mean of each term."""
         attacked = self.adversary is not None and iteration >= self.adversary.warmup
-        terms = self._unlearn_terms(self.adversary if attacked else None, generator)
+        adversary = self.adversary if attacked else None
+        terms = self._unlearn_terms(adversary, generator) if self.unlearn.harden.in_noise else []
+        if self.hardening is not None:
+            terms += [_Term(*pulled) for pulled in self.hardening(adversary, generator)]
         if self.unlearn.plain_weight > 0 and (attacked or self.unlearn.plain_space == "conditioning"):
             terms.append(self._plain_term(generator))
         if self.retain_points is not None and self.retain_prompts is not None:
@@ -239,10 +245,11 @@ class Objective:
                 seen.append((term, term.points, cond))
             elif self.metric is not None:
                 losses[term.name] = (term.weight, self.metric(cond, term.target))
-        points, targets = [p for _, p, _ in seen], [term.target for term, _, _ in seen]
-        errors = self._errors(points, targets, torch.cat([cond for _, _, cond in seen]))
-        for (term, _, _), error in zip(seen, torch.split(errors, [len(p.t) for p in points]), strict=True):
-            losses[term.name] = (term.weight, error)
+        if seen:
+            points, targets = [p for _, p, _ in seen], [term.target for term, _, _ in seen]
+            errors = self._errors(points, targets, torch.cat([cond for _, _, cond in seen]))
+            for (term, _, _), error in zip(seen, torch.split(errors, [len(p.t) for p in points]), strict=True):
+                losses[term.name] = (term.weight, error)
         return weighted_sum(losses, {t.name: t.total for t in terms} if self.shard.count > 1 else None)
 
     def _errors(self, points: Sequence[BankBatch], targets: Sequence[Tensor], cond: Tensor) -> Tensor:

@@ -12,6 +12,61 @@ Space = Literal["noise", "conditioning", "both"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Harden:
+    """Departures from the paper that harden an encoder beyond its attack, on conditionings; by default there are none.
+
+    Args:
+        objective: Where prompts with the concept are attacked and unlearned. ``noise`` is the paper's: predictions of
+            the UNet. ``conditioning`` attacks and pulls the conditioning instead, in the metric of the UNet's
+            cross-attention: many adversarial prompts per iteration at no UNet call. ``both`` has both terms, each with
+            its own prompts and attack.
+        weight: Of the conditioning term, in units of the noise loss.
+        batch: Prompts per iteration in the conditioning term.
+        attack: Its inner attack.
+        slots: Numbers of adversarial tokens that may stand in place of the concept's words, as concept inversion has
+            them; each is drawn as often as each placement of the adversary. Empty leaves the words where they are.
+        additions_weight: Weight of a term on prompts to which tokens of the retain prompts were added anywhere: what
+            a neighbour's word next to the concept's must not bring back.
+        additions_batch: Prompts per iteration in that term.
+        additions: Tokens added at most.
+    """
+
+    objective: Space = "noise"
+    weight: float = 10.0
+    batch: int = 16
+    attack: SoftPrompt = field(default_factory=lambda: SoftPrompt(steps=4, rate=5e-2))
+    slots: tuple[int, ...] = ()
+    additions_weight: float = 0.0
+    additions_batch: int = 16
+    additions: int = 4
+
+    def __post_init__(self) -> None:
+        if min(self.batch, self.additions_batch, self.additions, *self.slots) < 1:
+            raise ValueError(f"expected batches, additions and slots of at least 1, found {self}")
+        if self.weight <= 0 and not self.in_noise:
+            raise ValueError(f"expected a weight above 0 for the only term on attacked prompts, found {self.weight}")
+
+    def for_processes(self, n: int) -> Harden:
+        """Return the same with n times the batches, for n processes to share."""
+        return replace(self, batch=n * self.batch, additions_batch=n * self.additions_batch)
+
+    @property
+    def in_noise(self) -> bool:
+        """Whether predictions are unlearned."""
+        return self.objective != "conditioning"
+
+    @property
+    def in_conditioning(self) -> bool:
+        """Whether conditionings are attacked and unlearned."""
+        return self.objective != "noise" and self.weight > 0
+
+    @property
+    def pulls(self) -> bool:
+        """Whether there is any term of its own."""
+        return self.in_conditioning or self.additions_weight > 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Unlearn:
     """What the student shall do on prompts with the concept.
 
@@ -28,6 +83,7 @@ class Unlearn:
         pull_weight: Weight of a term that pulls the conditionings of the attacked prompts themselves to the frozen ones
             of the anchored prompts, with the attack's start in place of its end. A departure: beside the noise term,
             which sees one timestep of one picture, it says what the whole conditioning shall be, at no UNet call.
+        harden: Terms on conditionings against stronger attacks than the paper's.
     """
 
     batch: int = 1
@@ -37,10 +93,12 @@ class Unlearn:
     plain_space: Literal["noise", "conditioning"] = "noise"
     plain_batch: int = 8
     pull_weight: float = 0.0
+    harden: Harden = field(default_factory=Harden)
 
     def for_processes(self, n: int) -> Unlearn:
         """Return the same with n times the batches, for n processes to share."""
-        return replace(self, batch=n * self.batch, plain_batch=n * self.plain_batch)
+        harden = self.harden.for_processes(n)
+        return replace(self, batch=n * self.batch, plain_batch=n * self.plain_batch, harden=harden)
 
     @property
     def wants_anchors(self) -> bool:
@@ -50,7 +108,8 @@ class Unlearn:
     @property
     def pulls_conditioning(self) -> bool:
         """Whether there is a term in the space of conditionings."""
-        return self.pull_weight > 0 or (self.plain_weight > 0 and self.plain_space == "conditioning")
+        plain = self.plain_weight > 0 and self.plain_space == "conditioning"
+        return self.pull_weight > 0 or plain or self.harden.pulls
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from robust_encoders.layouts import nested_state
 from ..backbone import Backbone
 from ..bank import BankSettings
 from ..finetune import Training, Workspace, finetune
+from ..hardening import Hardening
 from ..losses import ConditioningMetric
 from ..memory import recomputed
 from ..objective import Objective, Prompts, Source
@@ -24,8 +25,9 @@ from ..protocols import Edit
 from ..resample import open_source
 from ..run_record import run_identity, run_record
 from ..selection import Selection
-from ..settings import Adversary, Retain, Unlearn
+from ..settings import Adversary, Harden, Retain, Unlearn
 from ..sharding import Shard
+from ..slots import Slots
 
 if TYPE_CHECKING:
     from typing import Self
@@ -186,6 +188,17 @@ def _prepare(
     if retain.in_conditioning or unlearn.pulls_conditioning:
         metric = _metric(teacher, texts, concept_points)
     retain_points = source(retain.prompts, method.bank.for_retain()) if retain.in_noise else None
+    hardening = None
+    if metric is not None and unlearn.harden.pulls:
+        hardening = _hardening(
+            unlearn.harden,
+            metric,
+            (teacher, student),
+            concept=concept,
+            prompts=concept_prompts,
+            retained=retain_prompts,
+            shard=shard,
+        )
     return Objective(
         teacher=teacher,
         student=student,
@@ -197,8 +210,40 @@ def _prepare(
         concept_points=concept_points,
         retain_points=retain_points,
         metric=metric,
+        hardening=hardening,
         anchors=anchor_prompts,
         micro_batch=workspace.micro_batch,
+        shard=shard,
+    )
+
+
+def _hardening(
+    harden: Harden,
+    metric: ConditioningMetric,
+    models: tuple[Backbone, Backbone],
+    *,
+    concept: Concept,
+    prompts: Prompts,
+    retained: Prompts | None,
+    shard: Shard,
+) -> Hardening:
+    teacher, student = models
+    plain = Prompts.read(teacher, prompts.texts, prompts.texts).targets
+    if prompts.targets is None or plain is None:
+        raise ValueError("expected target conditionings of the concept's prompts, found none")
+    special = torch.tensor(teacher.tokenizer.all_special_ids)
+    seen = torch.unique(retained.ids.cpu()) if retained is not None else torch.empty(0, dtype=torch.long)
+    return Hardening(
+        teacher=teacher,
+        student=student,
+        settings=harden,
+        ids=prompts.ids,
+        embeds=prompts.embeds.detach(),
+        concept=plain,
+        anchored=prompts.targets,
+        added=seen[~torch.isin(seen, special)].to(prompts.ids.device),
+        metric=metric,
+        slots=Slots.cut(teacher, prompts.texts, concept) if harden.slots else None,
         shard=shard,
     )
 

@@ -1,0 +1,93 @@
+"""Prompts with the concept's words cut out, and tokens put in anywhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .backbone import Backbone
+from .prompts import prompt_lengths
+
+if TYPE_CHECKING:
+    from robust_encoders.concepts import Concept
+
+
+def insert_tokens(
+    embeds: Tensor, ids: Tensor, after: Tensor, adv: Tensor, *, adv_ids: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return token embeddings (B, L, D) and ids (B, L) with K tokens put in, the tail of the padding pushed out.
+
+    Args:
+        embeds: Token embeddings (B, L, D) of the prompts.
+        ids: Their ids (B, L).
+        after: How many tokens (B,) of each prompt, the begin token not counted, stand before the new ones.
+        adv: The new embeddings (B, K, D).
+        adv_ids: Ids (B, K) of the new tokens where they are real ones; otherwise each row's begin token stands for
+            them, which cannot be taken for an end.
+    """
+    length, k = ids.shape[1], adv.shape[1]
+    names = ids[:, :1].expand(-1, k) if adv_ids is None else adv_ids
+    position = torch.arange(length, device=ids.device, dtype=torch.double).expand(len(ids), -1)
+    wanted = (after.to(ids.device).double() + 0.5)[:, None].expand(-1, k)
+    order = torch.cat([position, wanted], dim=1).argsort(dim=1, stable=True)[:, :length]
+    source = torch.cat([embeds, adv.to(embeds.dtype)], dim=1)  # (B, L + K, D)
+    placed = source.gather(1, order[..., None].expand(-1, -1, embeds.shape[2]))
+    return placed, torch.cat([ids, names], dim=1).gather(1, order)
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Prompts without the concept's words, and where the first of these stood.
+
+    A token learned in that place is how concept inversion (Pham et al., ICLR 2024) says what the word no longer does.
+
+    Args:
+        embeds: Token embeddings (N, L, D) of what is left of the prompts.
+        ids: (N, L).
+        after: How many of their tokens (N,) stand before the slot.
+    """
+
+    embeds: Tensor
+    ids: Tensor
+    after: Tensor
+
+    @classmethod
+    def cut(cls, teacher: Backbone, prompts: Sequence[str], concept: Concept) -> Slots:
+        """Cut every word of the concept out of the prompts.
+
+        Raises:
+            ValueError: A prompt names the concept by none of its words.
+        """
+        # Longest first, so that a phrase goes before its parts.
+        words = "|".join(re.escape(word) for word in sorted(concept.words(), key=len, reverse=True))
+        pieces = [re.split(rf"\b(?:{words})\b", prompt, flags=re.IGNORECASE) for prompt in prompts]
+        if whole := [prompt for prompt, parts in zip(prompts, pieces, strict=True) if len(parts) == 1]:
+            raise ValueError(
+                f"expected one of {concept.words()} in every prompt, found none in {whole[:3]}: add the word to the "
+                "concept's synonyms, or drop the prompt"
+            )
+        before = [len(teacher.tokenizer(parts[0], add_special_tokens=False).input_ids) for parts in pieces]
+        ids = teacher.tokenize([" ".join(" ".join(parts).split()) for parts in pieces])
+        return cls(teacher.embed(ids).detach(), ids, torch.tensor(before, device=ids.device))
+
+    def check(self, k: int, eos_id: int) -> None:
+        """Refuse prompts that leave no room for ``k`` tokens.
+
+        Raises:
+            ValueError: A token of a prompt would be lost.
+        """
+        longest, room = int(prompt_lengths(self.ids, eos_id).max()), self.ids.shape[1] - 2
+        if longest + k > room:
+            raise ValueError(
+                f"expected prompts of at most {room - k} tokens beside {k} in the place of the concept's words, "
+                f"found one of {longest}: shorten the prompts or use fewer adversarial tokens"
+            )
+
+    def fill(self, index: Tensor, adv: Tensor) -> tuple[Tensor, Tensor]:
+        """Return embeddings (B, L, D) and ids (B, L) of prompts ``index`` (B,) with ``adv`` (B, K, D) in the slot."""
+        return insert_tokens(self.embeds[index], self.ids[index], self.after[index], adv)
