@@ -61,7 +61,7 @@ def test_rows_are_pulled_to_the_frozen_conditioning_of_their_anchored_prompts(ti
 
 @pytest.mark.parametrize("slots", [(), (1, 2)])
 def test_the_attack_brings_the_conditioning_nearer_to_the_concepts(tiny_pipe: Any, slots: tuple[int, ...]) -> None:
-    made = hardening(tiny_pipe, slots=slots)
+    made = hardening(tiny_pipe, slots=slots, attack=SoftPrompt(steps=3, rate=2e-3))
     index = torch.tensor([0, 1, 2])
     for seed in range(4):
         k, place = made._placement(Adversary(), index, generator(seed))
@@ -89,7 +89,7 @@ def test_additions_keep_every_word_of_the_prompt_and_come_from_the_retain_prompt
     made = hardening(tiny_pipe, objective="noise", additions_weight=2.0, additions_batch=5, additions=3)
     known = set(made.teacher.tokenize(RETAIN).flatten().tolist())
     counts = set()
-    for seed in range(10):
+    for seed in range(20):
         (term,) = made(Adversary(), generator(seed))
         drawn = made._drawn(5, generator(seed))
         for row, old in zip(term.ids, made.ids[drawn], strict=True):
@@ -105,7 +105,9 @@ def test_additions_keep_every_word_of_the_prompt_and_come_from_the_retain_prompt
 
 
 def test_processes_share_the_rows_of_one(tiny_pipe: Any) -> None:
-    made = hardening(tiny_pipe, slots=(1,), additions_weight=1.0, additions_batch=6)
+    # Barely a step: the first of Adam follows the sign of gradients that rounding may turn.
+    attack = SoftPrompt(steps=2, rate=1e-6)
+    made = hardening(tiny_pipe, slots=(1,), attack=attack, additions_weight=1.0, additions_batch=6)
     whole = made(Adversary(), generator())
     parts = [replace(made, shard=Shard(i, 2))(Adversary(), generator()) for i in range(2)]
     for i, term in enumerate(whole):
