@@ -190,14 +190,9 @@ def _prepare(
     retain_points = source(retain.prompts, method.bank.for_retain()) if retain.in_noise else None
     hardening = None
     if metric is not None and unlearn.harden.pulls:
+        models, told = (teacher, student), unlearn.harden
         hardening = _hardening(
-            unlearn.harden,
-            metric,
-            (teacher, student),
-            concept=concept,
-            prompts=concept_prompts,
-            retained=retain_prompts,
-            shard=shard,
+            told, metric, models, concept=concept, prompts=concept_prompts, retained=retain_prompts, shard=shard
         )
     return Objective(
         teacher=teacher,
