@@ -260,11 +260,11 @@ def test_the_attack_lowers_its_loss(tiny_pipe: Any) -> None:
     eos_id = made.teacher.tokenizer.eos_token_id
     start = made._random_tokens(2, 1, generator(7))
     made.latest = {"latest.1": start}
-    layout, began, ended = made._attack(
-        replace(adversary, start="latest"), points.prompt_index, points, rows, generator=generator()
-    )
+    assert made.places is not None
+    told = replace(adversary, start="latest")
+    place, began, ended = made._attack(told, made.places, points.prompt_index, points, generator=generator())
     assert torch.equal(began, start)
-    placed = layout.place(*rows, ended, eos_id=eos_id)
+    placed = made.places.put(place, points.prompt_index, ended)
     with torch.no_grad():
         before = loss_of(*PromptLayout("prefix", 1).place(*rows, start, eos_id=eos_id))
         assert bool((loss_of(*placed) < before).all())
@@ -345,8 +345,8 @@ def test_the_pull_wants_the_anchored_prompt_behind_the_attacks_start(
     starts: list[Tensor] = []
     random_tokens = made._random_tokens
 
-    def spying(n: int, k: int, g: torch.Generator) -> Tensor:
-        starts.append(random_tokens(n, k, g))
+    def spying(n: int, k: int, g: torch.Generator, **fields: bool) -> Tensor:
+        starts.append(random_tokens(n, k, g, **fields))
         return starts[-1]
 
     monkeypatch.setattr(made, "_random_tokens", spying)

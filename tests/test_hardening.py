@@ -19,9 +19,10 @@ ATTACK = SoftPrompt(steps=3, rate=0.05)
 KEPT = Retain(prompts=RETAIN, space="conditioning", conditioning_batch=4)
 
 
-def hardened(**fields: Any) -> AdvUnlearn:
+def hardened(*, slots: tuple[int, ...] = (), tokens: tuple[int, ...] = (1,), **fields: Any) -> AdvUnlearn:
     harden = Harden(**{"objective": "conditioning", "batch": 4, "attack": ATTACK, **fields})
-    return replace(TINY, retain=KEPT, unlearn=Unlearn(batch=2, harden=harden))
+    adversary = replace(TINY.adversary, slots=slots, tokens=tokens)
+    return replace(TINY, retain=KEPT, unlearn=Unlearn(batch=2, harden=harden), adversary=adversary)
 
 
 def hardening(pipe: Any, **fields: Any) -> Hardening:
@@ -50,7 +51,7 @@ def test_the_objectives_have_their_terms(tiny_pipe: Any) -> None:
 
 def test_rows_are_pulled_to_the_frozen_conditioning_of_their_anchored_prompts(tiny_pipe: Any) -> None:
     made = hardening(tiny_pipe)
-    (term,) = made(None, generator())
+    (term,) = made(generator(), attacked=False)
     anchored = {text: anchor_prompt(text, CIRCLE) for text in CIRCLE.prompts}
     texts = [made.teacher.tokenizer.decode(row, skip_special_tokens=True).strip() for row in term.ids]
     torch.testing.assert_close(term.target, made.teacher.condition([anchored[text] for text in texts]))
@@ -64,24 +65,26 @@ def test_the_attack_brings_the_conditioning_nearer_to_the_concepts(tiny_pipe: An
     made = hardening(tiny_pipe, slots=slots, attack=SoftPrompt(steps=3, rate=2e-3))
     index = torch.tensor([0, 1, 2])
     for seed in range(4):
-        k, place = made._placement(Adversary(), index, generator(seed))
-        start = made._random_tokens(3, k, generator(seed))
+        place = made.places.draw(generator(seed))
+        start = made._random_tokens(3, made.places.size(place), generator(seed))
         end = made._attack(place, index, start, generator())
         with torch.no_grad():
-            before, after = (made.metric(made.student.encode(*place(t)), made.concept[index]) for t in (start, end))
+            conds = [made.student.encode(*made.places.put(place, index, tokens)) for tokens in (start, end)]
+            before, after = (made.metric(cond, made.concept[index]) for cond in conds)
         assert (after < before).all()
 
 
 def test_a_slot_takes_the_place_of_the_word(tiny_pipe: Any) -> None:
-    made = hardening(tiny_pipe, slots=(1,))
+    made = hardening(tiny_pipe, slots=(1,), tokens=(2,))
     index = torch.tensor([0, 1, 2])
     lengths = set()
     for seed in range(20):
-        k, place = made._placement(Adversary(tokens=(2,)), index, generator(seed))
-        _, ids = place(torch.zeros(3, k, 16))
+        place = made.places.draw(generator(seed))
+        k = made.places.size(place)
+        _, ids = made.places.put(place, index, torch.zeros(3, k, 16))
         lengths.add((k, tuple(prompt_lengths(ids, made._eos).tolist())))
-    assert made.slots is not None
-    left, whole = (prompt_lengths(rows, made._eos) for rows in (made.slots.ids, made.ids))
+    assert made.places.slots is not None
+    left, whole = (prompt_lengths(rows, made._eos) for rows in (made.places.slots.ids, made.ids))
     assert lengths == {(1, tuple((left + 1).tolist())), (2, tuple((whole + 2).tolist()))}
 
 
@@ -90,7 +93,7 @@ def test_additions_keep_every_word_of_the_prompt_and_come_from_the_retain_prompt
     known = set(made.teacher.tokenize(RETAIN).flatten().tolist())
     counts = set()
     for seed in range(20):
-        (term,) = made(Adversary(), generator(seed))
+        (term,) = made(generator(seed), attacked=True)
         drawn = made._drawn(5, generator(seed))
         for row, old in zip(term.ids, made.ids[drawn], strict=True):
             words = [i for i in row.tolist() if i not in made.teacher.tokenizer.all_special_ids]
@@ -100,7 +103,7 @@ def test_additions_keep_every_word_of_the_prompt_and_come_from_the_retain_prompt
             assert set(words) <= known | set(before)
             counts.add(len(words) - len(before))
         torch.testing.assert_close(term.embeds, made.teacher.embed(term.ids))
-        torch.testing.assert_close(term.target, made.anchored[drawn])
+        torch.testing.assert_close(term.target, made.targets[drawn])
     assert counts == {1, 2, 3}
 
 
@@ -108,8 +111,8 @@ def test_processes_share_the_rows_of_one(tiny_pipe: Any) -> None:
     # Barely a step: the first of Adam follows the sign of gradients that rounding may turn.
     attack = SoftPrompt(steps=2, rate=1e-6)
     made = hardening(tiny_pipe, slots=(1,), attack=attack, additions_weight=1.0, additions_batch=6)
-    whole = made(Adversary(), generator())
-    parts = [replace(made, shard=Shard(i, 2))(Adversary(), generator()) for i in range(2)]
+    whole = made(generator(), attacked=True)
+    parts = [replace(made, shard=Shard(i, 2))(generator(), attacked=True) for i in range(2)]
     for i, term in enumerate(whole):
         assert [part[i].total for part in parts] == [term.total] * 2
         torch.testing.assert_close(torch.cat([part[i].embeds for part in parts]), term.embeds)
@@ -120,7 +123,7 @@ def test_processes_share_the_rows_of_one(tiny_pipe: Any) -> None:
 
 def test_it_withstands_the_attack_better_than_a_student_that_never_met_it(tiny_pipe: Any) -> None:
     def left(adversary: Adversary) -> float:
-        method = replace(hardened(slots=(1,), batch=6), adversary=adversary)
+        method = replace(hardened(batch=6), adversary=adversary)
         edit = erase(replace(method, train=replace(TINY.train, iterations=60, rate=3e-3)), tiny_pipe)
         made = hardening(tiny_pipe, slots=(1,))
         encoder = made.student.text_encoder
@@ -128,27 +131,117 @@ def test_it_withstands_the_attack_better_than_a_student_that_never_met_it(tiny_p
         encoder.load_state_dict(dict(zip(names, edit.tensors.values(), strict=True)))
         index, far = torch.tensor([0, 1, 2]), []
         for seed in range(100, 110):
-            k, place = made._placement(adversary, index, generator(seed))
-            adv = made._attack(place, index, made._random_tokens(3, k, generator(seed)), generator())
+            place = made.places.draw(generator(seed))
+            start = made._random_tokens(3, made.places.size(place), generator(seed))
+            adv = made._attack(place, index, start, generator())
             with torch.no_grad():
-                far.append(made.metric(made.student.encode(*place(adv)), made.anchored[index]).mean())
+                cond = made.student.encode(*made.places.put(place, index, adv))
+                far.append(made.metric(cond, made.targets[index]).mean())
         return float(torch.stack(far).mean())
 
-    assert left(Adversary(warmup=0)) < left(Adversary(warmup=1000))
+    assert left(Adversary(warmup=0, slots=(1,))) < left(Adversary(warmup=1000, slots=(1,)))
+
+
+def attacked(pipe: Any, **fields: Any) -> Any:
+    """An objective whose attack goes through the UNet, and a function that runs it on two prompts."""
+    adversary = Adversary(attack=SoftPrompt(steps=3, rate=1e-2), warmup=0, points="fixed", **fields)
+    made = prepared(replace(TINY, retain=KEPT), pipe, adversary)
+    index = torch.tensor([0, 1])
+    points = made.concept_points.sample(2, generator(3), prompt_index=index)
+
+    def attack(seed: int) -> Any:
+        assert made.places is not None
+        return made._attack(adversary, made.places, index, points, generator=generator(seed))
+
+    return made, attack
+
+
+def test_a_shared_attack_learns_one_set_of_tokens_for_all_prompts_on_and_on(tiny_pipe: Any) -> None:
+    made, attack = attacked(tiny_pipe, shared=1.0, restart=0.0)
+    _, start, end = attack(1)
+    assert torch.equal(end[0], end[1])
+    assert not torch.equal(start, end)
+    (key,) = made.latest
+    assert key == "shared.prefix.1"
+    assert torch.equal(made.latest[key], end[:1])
+    _, again, _ = attack(2)
+    assert torch.equal(again, end)
+    restarted, attack = attacked(tiny_pipe, shared=1.0, restart=1.0)
+    restarted.latest = dict(made.latest)
+    assert not torch.equal(attack(2)[1], made.latest[key].expand(2, -1, -1))
+
+
+def test_without_sharing_every_prompt_has_its_own_attack(tiny_pipe: Any) -> None:
+    made, attack = attacked(tiny_pipe)
+    _, _, end = attack(1)
+    assert not torch.equal(end[0], end[1])
+    assert not made.latest
+
+
+def test_shared_tokens_survive_a_checkpoint_once_for_all_processes(tiny_pipe: Any) -> None:
+    made, attack = attacked(tiny_pipe, shared=1.0)
+    attack(1)
+    state = made.state()
+    other, _ = attacked(tiny_pipe, shared=1.0)
+    other.shard = Shard(1, 2)
+    other.load_state(state)
+    assert torch.equal(other.latest["shared.prefix.1"], made.latest["shared.prefix.1"])
+
+
+def test_the_attack_through_the_unet_fills_slots_too(tiny_pipe: Any) -> None:
+    made, attack = attacked(tiny_pipe, slots=(1, 2))
+    sizes = {(type(place).__name__, end.shape[1]) for place, _, end in map(attack, range(12))}
+    assert sizes == {("PromptLayout", 1), ("int", 1), ("int", 2)}
+    # The pull wants the anchored prompt itself where there is no word to be replaced.
+    made.unlearn = Unlearn(batch=2, pull_weight=1.0)
+    lengths = {
+        tuple(term.ids.shape) for seed in range(8) for term in made._unlearn_terms(made.adversary, generator(seed))
+    }
+    assert lengths == {(2, made.places.ids.shape[1])}
+
+
+def test_what_all_processes_have_gets_the_sum_of_their_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Shard, "total", lambda self, tensor: 2 * tensor)
+    tokens = torch.ones(1, 2, 3, requires_grad=True)
+    (gradient,) = torch.autograd.grad((3 * Shard(0, 2).spread(tokens)).sum(), tokens)
+    assert torch.equal(gradient, torch.full((1, 2, 3), 6.0))
 
 
 def test_settings_and_prompts_that_leave_nothing_to_do_are_refused(tiny_pipe: Any) -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        Harden(slots=(0,))
+        Harden(candidates=0)
+    with pytest.raises(ValueError, match="slots of at least 1"):
+        Adversary(slots=(0,))
+    with pytest.raises(ValueError, match=r"shared and restart in \[0, 1\]"):
+        Adversary(shared=1.5)
     with pytest.raises(ValueError, match="weight above 0"):
         Harden(objective="conditioning", weight=0.0)
     with pytest.raises(ValueError, match=r"lower Harden\.additions"):
         hardening(tiny_pipe, additions_weight=1.0, additions=22)
     with pytest.raises(ValueError, match="use fewer adversarial tokens"):
         hardening(tiny_pipe, slots=(22,))
-    made = replace(hardening(tiny_pipe, slots=(1,) * 50), slots=None)
-    with pytest.raises(ValueError, match="cut out"):
-        made._placement(Adversary(), torch.tensor([0]), generator(1))
+    made = hardening(tiny_pipe, slots=(1,))
+    with pytest.raises(ValueError, match="without the concept's words for 1 tokens"):
+        replace(made.places, slots=None)
+
+
+def test_targets_may_lie_beyond_the_anchored_prompts(tiny_pipe: Any) -> None:
+    at, beyond = hardening(tiny_pipe), hardening(tiny_pipe, eta=0.5)
+    torch.testing.assert_close(beyond.targets, at.targets - 0.5 * (at.concept - at.targets))
+    plain = prepared(hardened(eta=0.5), tiny_pipe).concept_prompts.targets
+    torch.testing.assert_close(plain, beyond.targets)
+
+
+def test_of_many_additions_the_farthest_are_kept(tiny_pipe: Any) -> None:
+    fields = {"objective": "noise", "additions_weight": 1.0, "additions_batch": 4}
+    made = hardening(tiny_pipe, **fields, candidates=5)
+    (term,) = made(generator(), attacked=True)
+    index, embeds, ids = made._made(20, generator())
+    with torch.no_grad():
+        far = made.metric(made.student.encode(embeds, ids), made.targets[index])
+        kept = made.metric(made.student.encode(term.embeds, term.ids), term.target)
+    torch.testing.assert_close(kept, far.sort(descending=True).values[:4])
+    assert float(far.std()) > 0
 
 
 def test_the_base_is_what_is_imitated_not_the_student(tiny_pipe: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -11,12 +10,10 @@ from torch import Generator, Tensor
 
 from .backbone import Backbone
 from .losses import ConditioningMetric
-from .prompts import PromptLayout, prompt_lengths
-from .settings import Adversary, Harden
+from .prompts import prompt_lengths
+from .settings import Harden
 from .sharding import Shard
-from .slots import Slots, insert_tokens
-
-Placer = Callable[[Tensor], tuple[Tensor, Tensor]]
+from .slots import Place, Places, insert_tokens
 
 
 class Pulled(NamedTuple):
@@ -44,10 +41,10 @@ class Hardening:
         ids: Prompts with the concept (N, L).
         embeds: Their token embeddings (N, L, D).
         concept: Their frozen conditionings (N, L, D), what the attack is after.
-        anchored: The frozen conditionings (N, L, D) of the anchored prompts, what the student shall say.
+        targets: What the student shall say (N, L, D): the frozen conditionings of the anchored prompts, or beyond.
         added: Ids (V,) of the tokens that may be added.
         metric: Compares conditionings.
-        slots: The prompts without the concept's words; None where no token takes their place.
+        places: Where adversarial tokens may stand in these prompts.
         shard: Which of the rows are this process's.
 
     Raises:
@@ -60,16 +57,13 @@ class Hardening:
     ids: Tensor
     embeds: Tensor
     concept: Tensor
-    anchored: Tensor
+    targets: Tensor
     added: Tensor
     metric: ConditioningMetric
-    slots: Slots | None = None
+    places: Places
     shard: Shard = field(default_factory=Shard)
 
     def __post_init__(self) -> None:
-        if self.slots is not None:
-            for k in self.settings.slots:
-                self.slots.check(k, self._eos)
         if self.settings.additions_weight <= 0:
             return
         longest, room = int(prompt_lengths(self.ids, self._eos).max()), self.ids.shape[1] - 2
@@ -80,11 +74,11 @@ class Hardening:
                 "prompts, shorten the others, or lower Harden.additions"
             )
 
-    def __call__(self, adversary: Adversary | None, generator: Generator) -> list[Pulled]:
-        """Return this iteration's rows; without adversary the prompts of the first term are as they are."""
+    def __call__(self, generator: Generator, *, attacked: bool) -> list[Pulled]:
+        """Return this iteration's rows; not attacked, the prompts of the first term are as they are."""
         found = []
         if self.settings.in_conditioning:
-            found.append(self._attacked(adversary, generator))
+            found.append(self._attacked(generator, attacked=attacked))
         if self.settings.additions_weight > 0:
             found.append(self._added_to(generator))
         return found
@@ -97,26 +91,15 @@ class Hardening:
         """Draw this process's part of n prompts, as indices on the prompts' device."""
         return torch.randint(len(self.ids), (n,), generator=generator)[self.shard.part(n)].to(self.ids.device)
 
-    def _attacked(self, adversary: Adversary | None, generator: Generator) -> Pulled:
+    def _attacked(self, generator: Generator, *, attacked: bool) -> Pulled:
         n = self.settings.batch
         index = self._drawn(n, generator)
         rows = self.embeds[index], self.ids[index]
-        if adversary is not None:
-            k, place = self._placement(adversary, index, generator)
-            rows = place(self._attack(place, index, self._random_tokens(n, k, generator), generator))
-        return Pulled("attacked", self.settings.weight, n, *rows, self.anchored[index])
-
-    def _placement(self, adversary: Adversary, index: Tensor, generator: Generator) -> tuple[int, Placer]:
-        """Draw where the tokens go; return how many they are, and what puts them there."""
-        choices = [*adversary.layouts(), *self.settings.slots]
-        choice = choices[int(torch.randint(len(choices), (1,), generator=generator))]
-        slots = self.slots
-        if isinstance(choice, PromptLayout):
-            layout, rows = choice, (self.embeds[index], self.ids[index])
-            return layout.size(self.ids.shape[1]), lambda adv: layout.place(*rows, adv, eos_id=self._eos)
-        if slots is None:
-            raise ValueError(f"expected prompts with their concept cut out for slots {self.settings.slots}, found none")
-        return choice, lambda adv: slots.fill(index, adv)
+        if attacked:
+            place = self.places.draw(generator)
+            start = self._random_tokens(n, self.places.size(place), generator)
+            rows = self.places.put(place, index, self._attack(place, index, start, generator))
+        return Pulled("attacked", self.settings.weight, n, *rows, self.targets[index])
 
     def _random_tokens(self, n: int, k: int, generator: Generator) -> Tensor:
         """Return the embeddings (B, K, D) of this process's part of n times k random tokens, specials included."""
@@ -124,18 +107,34 @@ class Hardening:
         drawn = torch.randint(vocabulary, (n, k), generator=generator)[self.shard.part(n)]
         return self.teacher.embed(drawn.to(self.ids.device)).detach()
 
-    def _attack(self, place: Placer, index: Tensor, start: Tensor, generator: Generator) -> Tensor:
+    def _attack(self, place: Place, index: Tensor, start: Tensor, generator: Generator) -> Tensor:
         wanted = self.concept[index]
 
         def loss(adv: Tensor) -> Tensor:
-            return self.metric(self.student.encode(*place(adv)), wanted)
+            return self.metric(self.student.encode(*self.places.put(place, index, adv)), wanted)
 
         return self.settings.attack(loss, start, generator=generator)
 
     def _added_to(self, generator: Generator) -> Pulled:
-        """Put one to ``additions`` tokens into prompts, each with equal chance in front, behind or anywhere."""
-        n, device = self.settings.additions_batch, self.ids.device
-        own = self.shard.part(n)
+        """Keep the prompts with additions that are farthest from their targets, of those that were made."""
+        n = self.settings.additions_batch
+        index, embeds, ids = self._made(n * self.settings.candidates, generator)
+        targets = self.targets[index]
+        if self.settings.candidates > 1:
+            with torch.no_grad():
+                far = self.metric(self.student.encode(embeds, ids), targets)
+            own = self.shard.part(n)
+            kept = far.topk(own.stop - own.start).indices
+            embeds, ids, targets = embeds[kept], ids[kept], targets[kept]
+        return Pulled("additions", self.settings.additions_weight, n, embeds, ids, targets)
+
+    def _made(self, n: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Put one to ``additions`` tokens into prompts, each with equal chance in front, behind or anywhere.
+
+        Returns:
+            This process's part of n prompts (B,), and their embeddings (B, L, D) and ids (B, L) with the tokens.
+        """
+        device, own = self.ids.device, self.shard.part(n)
         index = self._drawn(n, generator)
         embeds, ids = self.embeds[index], self.ids[index]
         for _ in range(int(torch.randint(1, self.settings.additions + 1, (1,), generator=generator))):
@@ -146,4 +145,4 @@ class Hardening:
             after = torch.where(where < 1 / 3, 0, torch.where(where < 2 / 3, lengths, anywhere))
             token = self.added[drawn]
             embeds, ids = insert_tokens(embeds, ids, after, self.teacher.embed(token).detach(), adv_ids=token)
-        return Pulled("additions", self.settings.additions_weight, n, embeds, ids, self.anchored[index])
+        return index, embeds, ids

@@ -13,10 +13,10 @@ from .bank import BankBatch, TrajectoryBank, draw
 from .hardening import Hardening
 from .losses import ConditioningMetric, negative_guidance_target, squared_error, weighted_sum
 from .memory import in_pieces
-from .prompts import PromptLayout
 from .resample import Resampler, sample_part
 from .settings import Adversary, Retain, Unlearn
 from .sharding import Shard
+from .slots import Place, Places, place_name
 
 Source = TrajectoryBank | Resampler
 
@@ -46,6 +46,11 @@ class Prompts:
         if targets is not None:
             encoded = torch.cat([teacher.condition(targets[i : i + 256]) for i in range(0, len(targets), 256)])
         return cls(tuple(texts), ids, teacher.embed(ids), encoded)
+
+    @property
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """Token embeddings (N, L, D) and ids (N, L)."""
+        return self.embeds, self.ids
 
 
 @dataclass(frozen=True)
@@ -80,9 +85,11 @@ class Objective:
         concept_points: Training points on the first of ``concept_prompts``.
         retain_points: Training points on the first of ``retain_prompts``; None without a noise retain term.
         metric: Compares conditionings; None without conditioning terms.
+        places: Where adversarial tokens may stand in ``concept_prompts``; None without adversary.
         hardening: Terms on conditionings against stronger attacks; None without.
         anchors: The anchored ones of ``concept_prompts``; None where no term wants them.
-        latest: Where the last attack with so many tokens ended (B, K, D), in this process.
+        latest: Where the last attack with so many tokens ended (B, K, D), in this process, and where the last shared
+            one of a place did (1, K, D), in all.
         micro_batch: Most latents that go through the UNet at once; None takes all.
         shard: Which of the rows are this process's.
 
@@ -100,6 +107,7 @@ class Objective:
     concept_points: Source
     retain_points: Source | None
     metric: ConditioningMetric | None
+    places: Places | None = None
     hardening: Hardening | None = None
     anchors: Prompts | None = None
     latest: dict[str, Tensor] = field(default_factory=dict)
@@ -124,7 +132,7 @@ class Objective:
         adversary = self.adversary if attacked else None
         terms = self._unlearn_terms(adversary, generator) if self.unlearn.harden.in_noise else []
         if self.hardening is not None:
-            terms += [_Term(*pulled) for pulled in self.hardening(adversary, generator)]
+            terms += [_Term(*pulled) for pulled in self.hardening(generator, attacked=attacked)]
         if self.unlearn.plain_weight > 0 and (attacked or self.unlearn.plain_space == "conditioning"):
             terms.append(self._plain_term(generator))
         if self.retain_points is not None and self.retain_prompts is not None:
@@ -140,21 +148,25 @@ class Objective:
     def state(self) -> dict[str, Tensor]:
         """Return where the latest attacks of all processes ended, and the UNet calls of all."""
         calls = self.shard.total(torch.tensor(self.teacher.unet_calls, device=self.teacher.device))
-        return {**{k: self.shard.gathered(v) for k, v in self.latest.items()}, "unet_calls": calls}
+        ended = {k: v if k.startswith("shared.") else self.shard.gathered(v) for k, v in self.latest.items()}
+        return {**ended, "unet_calls": calls}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take back what ``state`` returned, the calls in the main process alone."""
         self.teacher.unet_calls = int(state["unet_calls"]) if self.shard.main else 0
-        latest = {k: v[self.shard.part(len(v))] for k, v in state.items() if k != "unet_calls"}
+        latest = {k: v for k, v in state.items() if k != "unet_calls"}
+        latest = {k: v if k.startswith("shared.") else v[self.shard.part(len(v))] for k, v in latest.items()}
         self.latest = {k: v.to(self.teacher.device) for k, v in latest.items()}
 
     def _unlearn_terms(self, adversary: Adversary | None, generator: Generator) -> list[_Term]:
         index, points = self._sample(self.concept_points, self.unlearn.batch, generator)
         rows = _rows(self.concept_prompts, points.prompt_index)
         wanted = rows if self.anchors is None else _rows(self.anchors, points.prompt_index)
-        if adversary is not None:
-            layout, start, adv = self._attack(adversary, index, points, rows, generator=generator)
-            rows, wanted = self._placed(layout, rows, adv), self._placed(layout, wanted, start)
+        if adversary is not None and self.places is not None:
+            place, start, adv = self._attack(adversary, self.places, index, points, generator=generator)
+            rows = self.places.put(place, points.prompt_index, adv)
+            if not isinstance(place, int):  # the concept's words are there, to be replaced
+                wanted = place.place(*wanted, start, eos_id=self.places.eos_id)
         terms = [_Term("unlearn", 1.0, len(index), *rows, self._target(points), points)]
         if self.unlearn.pull_weight > 0:
             with torch.no_grad():
@@ -195,43 +207,37 @@ class Objective:
         return negative_guidance_target(base, points.pred_cond, self.unlearn.eta)
 
     def _attack(
-        self,
-        adversary: Adversary,
-        index: Tensor,
-        points: BankBatch,
-        rows: tuple[Tensor, Tensor],
-        *,
-        generator: Generator,
-    ) -> tuple[PromptLayout, Tensor, Tensor]:
-        """Return a layout, and the adversarial tokens (B, K, D) at the attack's start and at its end.
+        self, adversary: Adversary, places: Places, index: Tensor, points: BankBatch, *, generator: Generator
+    ) -> tuple[Place, Tensor, Tensor]:
+        """Return a place, and the adversarial tokens (B, K, D) at the attack's start and at its end.
 
-        ``index`` (n,) are the prompts of all processes, of which ``points`` and ``rows`` are this one's part.
+        ``index`` (n,) are the prompts of all processes, of which ``points`` are this one's part.
         """
-        layouts = adversary.layouts()
-        layout = layouts[int(torch.randint(len(layouts), (1,), generator=generator))]
-        k = layout.size(rows[1].shape[1])
+        place = places.draw(generator)
+        own = points.prompt_index.to(places.ids.device)
+        shared = adversary.shared > 0 and float(torch.rand(1, generator=generator)) < adversary.shared
 
         def loss(adv: Tensor) -> Tensor:
             at = points
             if adversary.points == "fresh":
                 at = self._sample(self.concept_points, len(index), generator, index)[1]
-            return self._errors([at], [at.pred_cond], self.student.encode(*self._placed(layout, rows, adv)))
+            tokens = self.shard.spread(adv).expand(len(own), -1, -1) if shared else adv
+            return self._errors([at], [at.pred_cond], self.student.encode(*places.put(place, own, tokens)))
 
-        key = f"latest.{k}"
-        start = self.latest.get(key) if adversary.start == "latest" else None
-        if start is None:
-            start = self._random_tokens(len(index), k, generator)
+        key = f"shared.{place_name(place)}" if shared else f"latest.{places.size(place)}"
+        start = self.latest.get(key) if shared or adversary.start == "latest" else None
+        again = shared and start is not None and float(torch.rand(1, generator=generator)) < adversary.restart
+        if start is None or again:
+            start = self._random_tokens(1 if shared else len(index), places.size(place), generator, whole=shared)
         adv = adversary.attack(loss, start, generator=generator)
-        if adversary.start == "latest":
+        if shared or adversary.start == "latest":
             self.latest[key] = adv
-        return layout, start, adv
+        return place, start.expand(len(own), -1, -1), adv.expand(len(own), -1, -1)
 
-    def _placed(self, layout: PromptLayout, rows: tuple[Tensor, Tensor], adv: Tensor) -> tuple[Tensor, Tensor]:
-        return layout.place(*rows, adv, eos_id=self.teacher.tokenizer.eos_token_id)
-
-    def _random_tokens(self, n: int, k: int, generator: Generator) -> Tensor:
+    def _random_tokens(self, n: int, k: int, generator: Generator, *, whole: bool = False) -> Tensor:
+        """Return the embeddings of this process's part of n times k random tokens, or of all."""
         vocabulary = self.teacher.text_encoder.config.vocab_size
-        drawn = torch.randint(vocabulary, (n, k), generator=generator)[self.shard.part(n)]
+        drawn = torch.randint(vocabulary, (n, k), generator=generator)[slice(None) if whole else self.shard.part(n)]
         return self.teacher.embed(drawn.to(self.teacher.device)).detach()
 
     def _evaluate(self, terms: Sequence[_Term]) -> tuple[Tensor, dict[str, float]]:

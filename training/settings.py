@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from .artifact import LATER
 from .attacks.soft_prompt import SoftPrompt
 from .prompts import Placement, PromptLayout
 
@@ -23,26 +24,30 @@ class Harden:
         weight: Of the conditioning term, in units of the noise loss.
         batch: Prompts per iteration in the conditioning term.
         attack: Its inner attack.
-        slots: Numbers of adversarial tokens that may stand in place of the concept's words, as concept inversion has
-            them; each is drawn as often as each placement of the adversary. Empty leaves the words where they are.
+        eta: How far beyond the frozen conditioning c_a of an anchored prompt that of the prompt itself, c, shall end:
+            c_a - eta (c - c_a), as the noise term's negative guidance has it for predictions. With 0, the anchored
+            prompt itself, nothing between the two is kept clear of the concept. Also holds for the plain term.
         additions_weight: Weight of a term on prompts to which tokens of the retain prompts were added anywhere: what
             a neighbour's word next to the concept's must not bring back.
         additions_batch: Prompts per iteration in that term.
         additions: Tokens added at most.
+        candidates: So many times as many prompts are made with additions, of which the farthest from their targets
+            are kept, by each process for itself: a search over text at no gradient.
     """
 
     objective: Space = "noise"
     weight: float = 10.0
     batch: int = 16
     attack: SoftPrompt = field(default_factory=lambda: SoftPrompt(steps=4, rate=5e-2))
-    slots: tuple[int, ...] = ()
+    eta: float = 0.0
     additions_weight: float = 0.0
     additions_batch: int = 16
     additions: int = 4
+    candidates: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.batch, self.additions_batch, self.additions, *self.slots) < 1:
-            raise ValueError(f"expected batches, additions and slots of at least 1, found {self}")
+        if min(self.batch, self.additions_batch, self.additions, self.candidates) < 1:
+            raise ValueError(f"expected batches, additions and candidates of at least 1, found {self}")
         if self.weight <= 0 and not self.in_noise:
             raise ValueError(f"expected a weight above 0 for the only term on attacked prompts, found {self.weight}")
 
@@ -93,7 +98,7 @@ class Unlearn:
     plain_space: Literal["noise", "conditioning"] = "noise"
     plain_batch: int = 8
     pull_weight: float = 0.0
-    harden: Harden = field(default_factory=Harden)
+    harden: Harden = field(default_factory=Harden, metadata=LATER)
 
     def for_processes(self, n: int) -> Unlearn:
         """Return the same with n times the batches, for n processes to share."""
@@ -164,6 +169,11 @@ class Adversary:
         start: ``random`` begins at the embeddings of random tokens, specials included; ``latest`` where the last
             attack with as many tokens ended.
         points: ``fresh`` draws new latents and timesteps for each attack step, ``fixed`` keeps the iteration's own.
+        slots: Numbers of tokens that may stand in place of the concept's words, as concept inversion (Pham et al., ICLR
+            2024) has them; each is drawn as often as each layout. A departure, as all that follows.
+        shared: Share of the attacks that learn one set of tokens for all prompts, as concept inversion and universal
+            prompts do, each on from where the last one in that place ended.
+        restart: Chance that a shared attack begins anew all the same.
     """
 
     attack: SoftPrompt = field(default_factory=SoftPrompt)
@@ -172,10 +182,18 @@ class Adversary:
     tokens: tuple[int, ...] = (1,)
     start: Literal["random", "latest"] = "random"
     points: Literal["fresh", "fixed"] = "fresh"
+    slots: tuple[int, ...] = field(default=(), metadata=LATER)
+    shared: float = field(default=0.0, metadata=LATER)
+    restart: float = field(default=0.04, metadata=LATER)
 
     def __post_init__(self) -> None:
         if not self.layouts():
             raise ValueError("expected at least one placement and one number of tokens, found none")
+        if min(self.slots, default=1) < 1 or not 0 <= self.shared <= 1 or not 0 <= self.restart <= 1:
+            raise ValueError(
+                f"expected slots of at least 1 token, shared and restart in [0, 1], found {self.slots}, {self.shared} "
+                f"and {self.restart}"
+            )
 
     def layouts(self) -> list[PromptLayout]:
         """Return every layout that may be drawn."""

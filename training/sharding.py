@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,6 +52,11 @@ class Shard:
         summed: Tensor = reduce(tensor, "sum")
         return summed
 
+    def spread(self, tensor: Tensor) -> Tensor:
+        """Return a tensor that all processes have, whose gradient is the sum of what each of them has."""
+        spread: Tensor = _Spread.apply(tensor, self)  # type: ignore[no-untyped-call]
+        return spread
+
     def gathered(self, rows: Tensor) -> Tensor:
         """Return the rows of all processes, in their order; every one of them has to call this."""
         if self.count == 1:
@@ -74,3 +80,14 @@ class Shard:
             ) from error
         state = PartialState(cpu=not gpu, timeout=_PATIENCE)
         return cls(state.process_index, state.num_processes, state.wait_for_everyone, str(state.device))
+
+
+class _Spread(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, shard: Shard) -> Tensor:
+        ctx.shard = shard
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return ctx.shard.total(gradients[0].contiguous()), None

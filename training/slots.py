@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from .backbone import Backbone
-from .prompts import prompt_lengths
+from .prompts import PromptLayout, prompt_lengths
+from .settings import Adversary
 
 if TYPE_CHECKING:
     from robust_encoders.concepts import Concept
+
+Place = PromptLayout | int  # a number of tokens in place of the concept's words
 
 
 def insert_tokens(
@@ -91,3 +94,71 @@ class Slots:
     def fill(self, index: Tensor, adv: Tensor) -> tuple[Tensor, Tensor]:
         """Return embeddings (B, L, D) and ids (B, L) of prompts ``index`` (B,) with ``adv`` (B, K, D) in the slot."""
         return insert_tokens(self.embeds[index], self.ids[index], self.after[index], adv)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where adversarial tokens may stand in the concept's prompts.
+
+    Args:
+        choices: One is drawn at a time.
+        ids: Ids (N, L) of the prompts.
+        embeds: Their token embeddings (N, L, D).
+        eos_id: Id of the end token.
+        slots: The prompts without the concept's words; None where no token takes their place.
+
+    Raises:
+        ValueError: A prompt leaves no room for the tokens.
+    """
+
+    choices: tuple[Place, ...]
+    ids: Tensor
+    embeds: Tensor
+    eos_id: int
+    slots: Slots | None = None
+
+    def __post_init__(self) -> None:
+        for choice in self.choices:
+            if isinstance(choice, PromptLayout):
+                choice.check(self.ids, self.eos_id)
+            elif self.slots is None:
+                raise ValueError(f"expected prompts without the concept's words for {choice} tokens, found none")
+            else:
+                self.slots.check(choice, self.eos_id)
+
+    @classmethod
+    def read(
+        cls,
+        teacher: Backbone,
+        adversary: Adversary | None,
+        texts: Sequence[str],
+        concept: Concept,
+        *,
+        rows: tuple[Tensor, Tensor],
+    ) -> Places:
+        """Return the places that an adversary asks for in prompts, whose embeddings and ids are ``rows``."""
+        asked = adversary.slots if adversary is not None else ()
+        choices = (*(adversary.layouts() if adversary is not None else ()), *asked)
+        eos_id = int(teacher.tokenizer.eos_token_id)
+        return cls(choices, rows[1], rows[0], eos_id, Slots.cut(teacher, texts, concept) if asked else None)
+
+    def draw(self, generator: Generator) -> Place:
+        """Draw a place."""
+        return self.choices[int(torch.randint(len(self.choices), (1,), generator=generator))]
+
+    def size(self, place: Place) -> int:
+        """Return how many tokens stand there."""
+        return place.size(self.ids.shape[1]) if isinstance(place, PromptLayout) else place
+
+    def put(self, place: Place, index: Tensor, adv: Tensor) -> tuple[Tensor, Tensor]:
+        """Return embeddings (B, L, D) and ids (B, L) of prompts ``index`` (B,) with ``adv`` (B, K, D) in place."""
+        if isinstance(place, PromptLayout):
+            return place.place(self.embeds[index], self.ids[index], adv, eos_id=self.eos_id)
+        if self.slots is None:
+            raise ValueError(f"expected prompts without the concept's words for {place} tokens, found none")
+        return self.slots.fill(index, adv)
+
+
+def place_name(place: Place) -> str:
+    """Return a name that tells places apart."""
+    return f"{place.placement}.{place.k}" if isinstance(place, PromptLayout) else f"slot.{place}"

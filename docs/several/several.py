@@ -63,10 +63,10 @@ def trained(work: Path, kind: str, names: Sequence[str]) -> RobustEncoder:
 SYSTEMS: Mapping[str, Callable[[Path, Sequence[str]], list[RobustEncoder]]] = {
     "SPMs, stacked": lambda work, names: [trained(work, "-spm", [name]) for name in names],
     "UCE, one projection": lambda work, names: [trained(work, "-uce", names)],
-    "RECE, one projection": lambda work, names: [trained(work, "-rece", names)],
     "AdvUnlearn, merged (task arithmetic)": lambda work, names: [merged(work, names, Merge())],
-    "AdvUnlearn, merged (TIES)": lambda work, names: [merged(work, names, Merge(rule="ties"))],
     "AdvUnlearn, trained jointly": lambda work, names: [trained(work, "", names)],
+    "RECE, one projection": lambda work, names: [trained(work, "-rece", names)],
+    "AdvUnlearn, merged (TIES)": lambda work, names: [merged(work, names, Merge(rule="ties"))],
 }
 
 

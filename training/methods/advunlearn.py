@@ -17,7 +17,7 @@ from ..backbone import Backbone
 from ..bank import BankSettings
 from ..finetune import Training, Workspace, finetune
 from ..hardening import Hardening
-from ..losses import ConditioningMetric
+from ..losses import ConditioningMetric, negative_guidance_target
 from ..memory import recomputed
 from ..objective import Objective, Prompts, Source
 from ..prompts import anchor_prompt
@@ -25,9 +25,9 @@ from ..protocols import Edit
 from ..resample import open_source
 from ..run_record import run_identity, run_record
 from ..selection import Selection
-from ..settings import Adversary, Harden, Retain, Unlearn
+from ..settings import Adversary, Retain, Unlearn
 from ..sharding import Shard
-from ..slots import Slots
+from ..slots import Places
 
 if TYPE_CHECKING:
     from typing import Self
@@ -170,8 +170,11 @@ def _prepare(
     anchors = [anchor_prompt(text, concept) for text in texts] if unlearn.wants_anchors else None
     pulled = anchors if unlearn.pulls_conditioning else None
     concept_prompts = Prompts.read(teacher, texts, pulled)
-    for layout in adversary.layouts() if adversary is not None else []:
-        layout.check(concept_prompts.ids, teacher.tokenizer.eos_token_id)
+    places = Places.read(teacher, adversary, concept_prompts.texts, concept, rows=concept_prompts.rows)
+    plain = Prompts.read(teacher, texts, texts).targets if unlearn.harden.pulls or unlearn.harden.eta else None
+    if plain is not None and concept_prompts.targets is not None:
+        targets = negative_guidance_target(concept_prompts.targets, plain, unlearn.harden.eta)
+        concept_prompts = replace(concept_prompts, targets=targets)
     retain_prompts = None
     if retain.in_noise or retain.in_conditioning:
         retain_prompts = Prompts.read(teacher, retain.prompts, retain.prompts if retain.in_conditioning else None)
@@ -189,10 +192,19 @@ def _prepare(
         metric = _metric(teacher, texts, concept_points)
     retain_points = source(retain.prompts, method.bank.for_retain()) if retain.in_noise else None
     hardening = None
-    if metric is not None and unlearn.harden.pulls:
-        models, told = (teacher, student), unlearn.harden
-        hardening = _hardening(
-            told, metric, models, concept=concept, prompts=concept_prompts, retained=retain_prompts, shard=shard
+    if metric is not None and plain is not None and concept_prompts.targets is not None and unlearn.harden.pulls:
+        hardening = Hardening(
+            teacher=teacher,
+            student=student,
+            settings=unlearn.harden,
+            ids=concept_prompts.ids,
+            embeds=concept_prompts.embeds.detach(),
+            concept=plain,
+            targets=concept_prompts.targets,
+            added=_words(teacher, retain_prompts),
+            metric=metric,
+            places=places,
+            shard=shard,
         )
     return Objective(
         teacher=teacher,
@@ -205,6 +217,7 @@ def _prepare(
         concept_points=concept_points,
         retain_points=retain_points,
         metric=metric,
+        places=places,
         hardening=hardening,
         anchors=anchor_prompts,
         micro_batch=workspace.micro_batch,
@@ -212,35 +225,13 @@ def _prepare(
     )
 
 
-def _hardening(
-    harden: Harden,
-    metric: ConditioningMetric,
-    models: tuple[Backbone, Backbone],
-    *,
-    concept: Concept,
-    prompts: Prompts,
-    retained: Prompts | None,
-    shard: Shard,
-) -> Hardening:
-    teacher, student = models
-    plain = Prompts.read(teacher, prompts.texts, prompts.texts).targets
-    if prompts.targets is None or plain is None:
-        raise ValueError("expected target conditionings of the concept's prompts, found none")
-    special = torch.tensor(teacher.tokenizer.all_special_ids)
-    seen = torch.unique(retained.ids.cpu()) if retained is not None else torch.empty(0, dtype=torch.long)
-    return Hardening(
-        teacher=teacher,
-        student=student,
-        settings=harden,
-        ids=prompts.ids,
-        embeds=prompts.embeds.detach(),
-        concept=plain,
-        anchored=prompts.targets,
-        added=seen[~torch.isin(seen, special)].to(prompts.ids.device),
-        metric=metric,
-        slots=Slots.cut(teacher, prompts.texts, concept) if harden.slots else None,
-        shard=shard,
-    )
+def _words(teacher: Backbone, prompts: Prompts | None) -> Tensor:
+    """Return the ids (V,) of all tokens in prompts, in their order, but the special ones."""
+    if prompts is None:
+        return torch.empty(0, dtype=torch.long)
+    special = torch.tensor(teacher.tokenizer.all_special_ids, device=prompts.ids.device)
+    seen: Tensor = torch.unique(prompts.ids)
+    return seen[~torch.isin(seen, special)]
 
 
 @torch.no_grad()
