@@ -39,6 +39,19 @@ def test_a_minimal_manifest_survives(tmp_path: Path) -> None:
     assert Manifest.read(tmp_path) == minimal
 
 
+def test_a_joint_concept_survives_and_a_single_one_is_written_as_ever(manifest: Manifest) -> None:
+    parts = (Concept(name="red", kind="attribute", anchor="green"), Concept(name="circle", kind="object"))
+    joint = replace(manifest, concept=Concept.joint(parts))
+    assert Manifest.from_json(joint.to_json()) == joint
+    assert "parts" not in body(manifest)["concept"]
+    data = body(joint)
+    data["concept"]["parts"][1]["kind"] = "thing"
+    del data["concept"]["parts"][0]["anchor"]
+    with pytest.raises(ManifestError) as caught:
+        Manifest.from_json(json.dumps(data))
+    assert "manifest.concept.parts[0].anchor: expected this field" in str(caught.value)
+
+
 def test_every_list_of_numbers_is_one_line(manifest: Manifest) -> None:
     values = [line for line in manifest.to_json().splitlines() if '"values"' in line]
     assert values
