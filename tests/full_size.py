@@ -28,10 +28,12 @@ from robust_encoders.training.backbone import Backbone
 from robust_encoders.training.bank import BankSettings
 from robust_encoders.training.finetune import Training, Workspace
 from robust_encoders.training.methods import AdvUnlearn
-from robust_encoders.training.settings import Adversary, Retain
+from robust_encoders.training.retain_sets import everyday_objects
+from robust_encoders.training.settings import Adversary, Harden, Retain, Unlearn
 
 GIB = 2**30
 ITERATIONS, ATTACK_STEPS = 2, 5
+CONDITIONING_ITERATIONS = 3
 RETAINED = ("a photo of a teapot", "a photo of an armchair")
 
 
@@ -153,6 +155,19 @@ def method() -> AdvUnlearn:
     )
 
 
+def conditioning_method(attack_steps: int) -> AdvUnlearn:
+    """All in conditioning space: 16 prompts with the concept, attacked or not, and 64 retained ones an iteration."""
+    retained = tuple(f"a photo of {name}" for name in everyday_objects()[:128])
+    attack = SoftPrompt(steps=max(1, attack_steps), rate=1e-2)
+    return AdvUnlearn(
+        retain=Retain(prompts=retained, space="conditioning", conditioning_batch=64),
+        unlearn=Unlearn(harden=Harden(objective="conditioning", batch=16, attack=attack)),
+        adversary=Adversary(warmup=0 if attack_steps else CONDITIONING_ITERATIONS),
+        train=Training(iterations=CONDITIONING_ITERATIONS, precision="bf16"),
+        bank=BankSettings(steps=1, seeds=(1, 1), batch=1),
+    )
+
+
 def memory() -> dict[str, int]:
     """Bytes: now, at most so far, and of the first how much no file stands behind."""
     text = Path("/proc/self/status").read_text()
@@ -162,12 +177,15 @@ def memory() -> dict[str, int]:
 
 def run(name: str, options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Train and return what it took; ``loaded`` is the memory before."""
+    options = dict(options)
+    steps = options.pop("conditioning", None)
+    erased = method() if steps is None else conditioning_method(steps)
     pipe = base(SIZES[name], folder)
     started, loaded = time.monotonic(), memory()
     workspace: Any = Workspace(**{"cache_dir": folder / "bank", "progress": False, **options})
     concept = Concept(name="nudity", kind="content")
     backbone = Backbone.from_pipeline(pipe)
-    edit = method().erase(backbone, concept, generator=Generator().manual_seed(0), workspace=workspace)
+    edit = erased.erase(backbone, concept, generator=Generator().manual_seed(0), workspace=workspace)
     finite = all(bool(torch.isfinite(tensor).all()) for tensor in edit.tensors.values())
     return {
         "size": name,

@@ -106,3 +106,36 @@ def test_two_iterations_complete_at_full_size(size: str, tmp_path: Path) -> None
     if size == "sd1":
         assert peaks["one pass, checkpointing"] <= 7 * GIB
         assert peaks["micro-batches of 1, checkpointing"] <= 6 * GIB
+
+
+def in_conditioning_space(size: str, folder: Path) -> list[dict[str, Any]]:
+    rows = []
+    for steps in (0, 8):
+        found = in_a_process(size, {"conditioning": steps}, folder / str(steps))
+        assert found["finite"]
+        assert found["unet_calls"] == 0  # the bank's, which the metric's unit comes from, are counted apart
+        assert len(found["losses"]["attacked"]) == len(found["losses"]["retain_conditioning"]) > 0
+        rows.append(
+            {
+                "base": size,
+                "attack steps": steps,
+                "s/iteration": found["seconds_training"] / len(found["losses"]["attacked"]),
+                "peak GiB": found["after"]["peak"] / GIB,
+                "loaded GiB": found["loaded"]["now"] / GIB,
+            }
+        )
+    return rows
+
+
+def test_steps_in_conditioning_space_call_no_unet(tmp_path: Path) -> None:
+    free, attacked = in_conditioning_space("small", tmp_path)
+    assert free["s/iteration"] > 0
+    assert attacked["attack steps"] == 8
+
+
+@pytest.mark.slow
+def test_steps_in_conditioning_space_at_full_size(tmp_path: Path) -> None:
+    rows = in_conditioning_space("sd1", tmp_path)
+    where = record("full_size_conditioning", {"rows": rows})
+    sys.stdout.write(f"\n{table(rows)}\n{where}\n")
+    assert rows[0]["s/iteration"] < rows[1]["s/iteration"]
