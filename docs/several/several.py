@@ -7,6 +7,7 @@ prints the rows again.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -155,7 +156,7 @@ def main(work: Path, out: Path, *, train: bool) -> None:
     for system, count in ((system, count) for system in SYSTEMS for count in COUNTS):
         if count == 1 and "merged" in system:
             continue  # one alone is itself
-        place = out / f"{'-'.join(system.replace(',', '').split())}-{count}.json"
+        place = out / f"{'-'.join(re.findall('[A-Za-z]+', system))}-{count}.json"
         if not place.exists() and train:
             row = measured(work, system, list(ANCHORS)[:count])
             part = place.with_suffix(".part")
