@@ -9,7 +9,7 @@ from typing import Any
 from .figures import Curve, Rate, Spot
 from .finished import Finished, WorstCase
 from .protocols import Result
-from .report import LABELS
+from .report import who_of
 from .tiers import LIMITS, attack_of, label_of, tier_of, tier_title
 from .trust import doubts, doubts_of_all
 from .verdicts import Verdict
@@ -35,7 +35,7 @@ def short_title(finished: Finished) -> str:
     """Return who was evaluated, with which seed, in a few words."""
     one = finished.evaluation
     seeds = sorted({seed for result in one.results for seed in result.seeds})
-    return ", ".join([LABELS.get(one.label, one.label), *(f"seed {seed}" for seed in seeds[:1])])
+    return ", ".join([who_of(one), *(f"seed {seed}" for seed in seeds[:1])])
 
 
 def attack_title(result: Result) -> str:

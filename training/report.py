@@ -17,6 +17,10 @@ LABELS = {
     "word_filter": "word filter",
     "esd": "ESD",
     "advunlearn": "AdvUnlearn",
+    "uce": "UCE",
+    "rece": "RECE",
+    "spm": "SPM",
+    "spm-te": "SPM on the text encoder",
 }
 
 
@@ -95,12 +99,18 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [f"| {line} |" for line in (padded[0], rule, *padded[1:])]
 
 
+def who_of(evaluation: Evaluation) -> str:
+    """Return who was evaluated, in the words of this package: the recipe's variant, the method, or the label itself."""
+    recipe = dict(evaluation.subject.get("recipe") or {}).get("name", "")
+    variant = str(recipe).rpartition("/")[2].removeprefix(f"{evaluation.concept}-")
+    return LABELS.get(variant) or LABELS.get(evaluation.label, evaluation.label)
+
+
 def title_of(evaluation: Evaluation) -> str:
     """Return who was evaluated, with which seed, on how many prompts."""
     seeds = sorted({seed for result in evaluation.results for seed in result.seeds})
     counts = sorted({r.n for r in evaluation.results if r.metric.startswith(_RATES)})
-    label = LABELS.get(evaluation.label, evaluation.label)
-    return f"{label}, seed {', '.join(map(str, seeds))}, n = {', '.join(map(str, counts))}"
+    return f"{who_of(evaluation)}, seed {', '.join(map(str, seeds))}, n = {', '.join(map(str, counts))}"
 
 
 def _find(evaluation: Evaluation, column: Column) -> Result | None:

@@ -17,7 +17,7 @@ from .drawing import DARK, LIGHT, Draw, png, svg
 from .figures import attack_curves, rate_bars, trade_off
 from .finished import Finished, WorstCase
 from .measures import cell
-from .report import LABELS
+from .report import who_of
 from .report_tables import tables_of
 from .report_words import method_of, set_title, visible
 from .results import Evaluation
@@ -111,7 +111,7 @@ def page(finished: Finished, draws: Mapping[str, Draw]) -> str:
     # Prompts that an attack found can hold any character: everything is escaped.
     template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(source)
     one = finished.evaluation
-    who = "the base" if one.label == "base" else f"the {LABELS.get(one.label, one.label)} encoder"
+    who = "the base" if one.label == "base" else f"the {who_of(one)} encoder"
     return template.render(
         title=f"Can {who} still draw “{one.concept}”?",
         lead=_lead(finished),
