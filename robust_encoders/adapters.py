@@ -194,7 +194,9 @@ class _Added:
             return None
         # In place it takes a tenth of the time; not what a hook before this one may have kept, or a backward needs.
         alone = next(iter(module._forward_hooks.values())) is self
-        inside = alone and not torch.is_grad_enabled() and self.gates.transport == "paper"
+        # Autocast does not cast what is done in place.
+        alike = args[0].dtype == output.dtype and not torch.is_autocast_enabled(output.device.type)
+        inside = alone and alike and not torch.is_grad_enabled() and self.gates.transport == "paper"
         if inside and args[0].ndim == 4 and args[0].is_contiguous() and output.is_contiguous():
             return self._into_places(args[0], output)
         if args[0].ndim == 4:  # a convolution of 1 x 1 is a linear layer on every place

@@ -119,6 +119,21 @@ def test_without_gradients_it_is_added_in_place_and_the_same(
         assert torch.allclose(found, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_under_autocast_nothing_is_added_in_place(tiny_pipe: Any) -> None:
+    gates = Gates()
+    hook(tiny_pipe.unet, adapters_for(tiny_pipe, 1), UNET_PREFIX, gates)
+    gates.value = torch.ones(ROWS, 1)
+    for path in unet_layers(tiny_pipe.unet).values():
+        layer = tiny_pipe.unet.get_submodule(path)
+        x = inputs_of(layer)
+        with torch.no_grad():
+            expected = layer(x)
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                found = layer(x)
+        assert found.dtype == torch.bfloat16
+        torch.testing.assert_close(found.float(), expected, atol=0.1, rtol=0.05)
+
+
 def test_what_an_earlier_hook_has_kept_is_left_as_it_was(tiny_pipe: Any) -> None:
     path = next(path for path in unet_layers(tiny_pipe.unet).values() if path.endswith("to_q"))
     layer, kept = tiny_pipe.unet.get_submodule(path), []
