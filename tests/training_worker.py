@@ -28,9 +28,11 @@ from robust_encoders.training.objective import Objective
 from robust_encoders.training.recipes import Recipe
 from robust_encoders.training.run import for_processes, run_recipe
 from robust_encoders.training.selection import Selection
-from robust_encoders.training.settings import Adversary, Retain, Unlearn
+from robust_encoders.training.settings import Adversary, Harden, Retain, Unlearn
 
 PROCESSES = 2
+# So small that rounding, which may turn the sign of a gradient, changes nothing that counts.
+ATTACK = SoftPrompt(steps=2, rate=1e-5)
 CIRCLE = Concept(
     name="circle", kind="object", synonyms=("disc",), prompts=("a red circle", "a disc on white", "circle")
 )
@@ -54,9 +56,15 @@ OPTIONS = replace(
     train=Training(iterations=4, rate=1e-3, average=0.9),
     bank=BankSettings(steps=3),
 )
+HARDENED = replace(
+    OPTIONS,
+    unlearn=Unlearn(batch=2, target="anchor", harden=Harden(objective="both", batch=2, eta=0.5, attack=ATTACK)),
+    adversary=Adversary(attack=SoftPrompt(steps=2, rate=0.01), warmup=1, slots=(1,), shared=0.8, restart=0.2),
+    train=Training(iterations=6, rate=1e-3),
+)
 RECIPES = {
     name: Recipe(name=f"tiny/{name}", concept=CIRCLE, method=method, seed=3, base="tiny")
-    for name, method in (("paper", PAPER), ("options", OPTIONS))
+    for name, method in (("paper", PAPER), ("options", OPTIONS), ("hardened", HARDENED))
 }
 Drawn = list[tuple[list[int], list[int]]]
 

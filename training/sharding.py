@@ -54,7 +54,7 @@ class Shard:
 
     def spread(self, tensor: Tensor) -> Tensor:
         """Return a tensor that all processes have, whose gradient is the sum of what each of them has."""
-        spread: Tensor = _Spread.apply(tensor, self)  # type: ignore[no-untyped-call]
+        spread: Tensor = _Spread.apply(tensor, self)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
         return spread
 
     def gathered(self, rows: Tensor) -> Tensor:
