@@ -74,7 +74,8 @@ class Concept:
     def joint(cls, concepts: Sequence[Concept]) -> Concept:
         """Return the concept that stands for several: their names joined, all words and prompts of each.
 
-        Prompts take turns, so that any first part of them has as many of each concept.
+        Prompts take turns, so that any first part of them has as many of each concept. The words of a concept stand
+        for its prompts where it has none, so that every one of them is erased.
 
         Args:
             concepts: Of joint ones, the parts count. One alone comes back as it is.
@@ -93,7 +94,7 @@ class Concept:
             kind=kinds.pop() if len(kinds) == 1 else "content",
             anchor=anchors.pop() if len(anchors) == 1 else "",
             synonyms=tuple(dict.fromkeys(word for part in parts for word in part.words())),
-            prompts=tuple(dict.fromkeys(_by_turns([part.prompts for part in parts]))),
+            prompts=tuple(dict.fromkeys(_by_turns([part.prompts or part.words() for part in parts]))),
             parts=parts,
         )
 

@@ -325,6 +325,7 @@ def test_several_published_concepts_share_a_run(
     assert main([*options, "--also", "sd1/parachute"]) == 0
     recipe = trained.args[0]
     assert recipe.concept.name == "church and parachute"
+    assert {"church", "parachute"} <= set(recipe.concept.prompts), "each is trained by its own name"
     assert not [text for text in recipe.method.retained if "church" in text or "parachute" in text]
     capsys.readouterr()
     assert "sd1/church" in refused(capsys, 2, *options, "--also", "dog")

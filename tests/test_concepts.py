@@ -53,7 +53,7 @@ def test_a_joint_concept_has_all_words_of_each() -> None:
     joint = Concept.joint([RED, DISC])
     assert joint.name == "red and circle"
     assert joint.words() == ("red", "crimson", "circle", "disc")
-    assert (joint.kind, joint.anchor, joint.prompts) == ("content", "", ("a red box",))
+    assert (joint.kind, joint.anchor, joint.prompts) == ("content", "", ("a red box", "circle", "disc"))
     assert joint.parts == (RED, DISC)
     star = Concept(name="star", kind="object", prompts=("a star", "two stars"))
     assert Concept.joint([star, RED]).prompts == ("a star", "a red box", "two stars")
