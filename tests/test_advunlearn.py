@@ -62,10 +62,12 @@ def erase(method: AdvUnlearn, pipe: Any, workspace: Workspace = QUIET, seed: int
     return method.erase(Backbone.from_pipeline(pipe), CIRCLE, generator=generator(seed), workspace=workspace)
 
 
-def prepared(method: AdvUnlearn, pipe: Any, adversary: Adversary | None = None) -> Objective:
+def prepared(
+    method: AdvUnlearn, pipe: Any, adversary: Adversary | None = None, *, concept: Concept = CIRCLE
+) -> Objective:
     teacher = Backbone.from_pipeline(pipe)
     teacher.unet.requires_grad_(False)
-    made = _prepare(method, adversary or method.adversary, teacher, teacher.clone(), concept=CIRCLE, workspace=QUIET)
+    made = _prepare(method, adversary or method.adversary, teacher, teacher.clone(), concept=concept, workspace=QUIET)
     teacher.unet_calls = 0
     return made
 

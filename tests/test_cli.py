@@ -336,6 +336,7 @@ def test_concepts_that_cannot_be_erased_together_are_bad_usage(
 ) -> None:
     options = ["train", "shapes/circle", "--out", str(tmp_path), "--also"]
     assert "each concept once" in refused(capsys, 2, *options, "circle")
+    assert "which names 'square'" in refused(capsys, 2, *options, "square")
     assert "triangle" in refused(capsys, 2, *options, "dog")
 
 

@@ -7,13 +7,17 @@ import pytest
 import torch
 from test_advunlearn import CIRCLE, RETAIN, TINY, erase, generator, prepared
 
+from robust_encoders import Concept
 from robust_encoders.training.attacks.soft_prompt import SoftPrompt
 from robust_encoders.training.backbone import Backbone
 from robust_encoders.training.hardening import Hardening
 from robust_encoders.training.methods import AdvUnlearn
+from robust_encoders.training.methods.advunlearn import _beyond
+from robust_encoders.training.objective import Prompts
 from robust_encoders.training.prompts import anchor_prompt, prompt_lengths
 from robust_encoders.training.settings import Adversary, Harden, Retain, Unlearn
 from robust_encoders.training.sharding import Shard
+from robust_encoders.training.slots import Slots
 
 ATTACK = SoftPrompt(steps=3, rate=0.05)
 KEPT = Retain(prompts=RETAIN, space="conditioning", conditioning_batch=4)
@@ -189,15 +193,32 @@ def test_shared_tokens_survive_a_checkpoint_once_for_all_processes(tiny_pipe: An
 
 
 def test_the_attack_through_the_unet_fills_slots_too(tiny_pipe: Any) -> None:
-    made, attack = attacked(tiny_pipe, slots=(1, 2))
+    _, attack = attacked(tiny_pipe, slots=(1, 2))
     sizes = {(type(place).__name__, end.shape[1]) for place, _, end in map(attack, range(12))}
     assert sizes == {("PromptLayout", 1), ("int", 1), ("int", 2)}
-    # The pull wants the anchored prompt itself where there is no word to be replaced.
-    made.unlearn = Unlearn(batch=2, pull_weight=1.0)
-    lengths = {
-        tuple(term.ids.shape) for seed in range(8) for term in made._unlearn_terms(made.adversary, generator(seed))
-    }
-    assert lengths == {(2, made.places.ids.shape[1])}
+
+
+def test_the_pull_wants_the_anchored_prompt_itself_where_no_word_is_left(tiny_pipe: Any) -> None:
+    adversary = Adversary(attack=SoftPrompt(steps=1, rate=1e-2), warmup=0, slots=(2,))
+    made = prepared(replace(TINY, unlearn=Unlearn(batch=2, pull_weight=1.0)), tiny_pipe, adversary)
+    assert made.places is not None
+    made.places = replace(made.places, choices=(2,))
+    unlearn, pull = made._unlearn_terms(adversary, generator())
+    assert unlearn.points is not None
+    drawn = [CIRCLE.prompts[i] for i in unlearn.points.prompt_index]
+    wanted = made.teacher.condition([anchor_prompt(text, CIRCLE) for text in drawn])
+    torch.testing.assert_close(pull.target, wanted)
+    assert not torch.allclose(pull.target, made.teacher.condition(drawn))
+
+
+def test_a_slot_takes_the_place_of_the_words_of_every_part(tiny_pipe: Any) -> None:
+    red = Concept(name="red", kind="attribute", anchor="green")
+    joint = Concept.joint([CIRCLE, red])
+    base = Backbone.from_pipeline(tiny_pipe)
+    slots = Slots.cut(base, ("a red circle on white", "red", "a circle"), joint)
+    left = [base.tokenizer.decode(row, skip_special_tokens=True).strip() for row in slots.ids]
+    assert left == ["a on white", "", "a"]
+    assert slots.after[1:].tolist() == [0, slots.after[0].item()]
 
 
 def test_what_all_processes_have_gets_the_sum_of_their_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,8 +235,13 @@ def test_settings_and_prompts_that_leave_nothing_to_do_are_refused(tiny_pipe: An
         Adversary(slots=(0,))
     with pytest.raises(ValueError, match=r"shared and restart in \[0, 1\]"):
         Adversary(shared=1.5)
-    with pytest.raises(ValueError, match="weight above 0"):
-        Harden(objective="conditioning", weight=0.0)
+    for objective in ("conditioning", "both"):
+        with pytest.raises(ValueError, match="weight above 0"):
+            Harden(objective=objective, weight=0.0)  # type: ignore[arg-type, unused-ignore]
+    with pytest.raises(ValueError, match=r"found none to which its 1\.0 would matter"):
+        Unlearn(harden=Harden(eta=1.0))
+    with pytest.raises(ValueError, match=r"attacks through the UNet for Adversary\.shared"):
+        replace(hardened(), adversary=Adversary(shared=0.5))
     with pytest.raises(ValueError, match=r"lower Harden\.additions"):
         hardening(tiny_pipe, additions_weight=1.0, additions=22)
     with pytest.raises(ValueError, match="use fewer adversarial tokens"):
@@ -225,11 +251,29 @@ def test_settings_and_prompts_that_leave_nothing_to_do_are_refused(tiny_pipe: An
         replace(made.places, slots=None)
 
 
-def test_targets_may_lie_beyond_the_anchored_prompts(tiny_pipe: Any) -> None:
-    at, beyond = hardening(tiny_pipe), hardening(tiny_pipe, eta=0.5)
-    torch.testing.assert_close(beyond.targets, at.targets - 0.5 * (at.concept - at.targets))
-    plain = prepared(hardened(eta=0.5), tiny_pipe).concept_prompts.targets
-    torch.testing.assert_close(plain, beyond.targets)
+def test_targets_lie_beyond_anchored_prompts_of_as_many_tokens(tiny_pipe: Any) -> None:
+    base, texts, anchors = Backbone.from_pipeline(tiny_pipe), ("a red circle", "a circle"), ("a circle red", "circle")
+    at = Prompts.read(base, texts, anchors)
+    beyond = _beyond(base, at, anchors, 0.5)
+    assert at.targets is not None
+    assert beyond.targets is not None
+    own = base.condition(texts)
+    torch.testing.assert_close(beyond.targets[0], at.targets[0] - 0.5 * (own[0] - at.targets[0]))
+    assert torch.equal(beyond.targets[1], at.targets[1])
+    with pytest.raises(ValueError, match="as many tokens"):
+        _beyond(base, Prompts.read(base, texts[1:], anchors[1:]), anchors[1:], 0.5)
+
+
+def test_all_terms_on_the_concepts_conditionings_share_these_targets(tiny_pipe: Any) -> None:
+    anchored = replace(CIRCLE, anchor="star")
+    at, beyond = (prepared(hardened(eta=eta), tiny_pipe, concept=anchored) for eta in (0.0, 0.5))
+    assert at.hardening is not None
+    assert beyond.hardening is not None
+    own, wanted = at.hardening.concept, at.hardening.targets
+    torch.testing.assert_close(beyond.hardening.targets, wanted - 0.5 * (own - wanted))
+    assert beyond.concept_prompts.targets is beyond.hardening.targets
+    with pytest.raises(ValueError, match="as many tokens"):
+        prepared(hardened(eta=0.5), tiny_pipe)  # without an anchor the words are left out
 
 
 def test_of_many_additions_the_farthest_are_kept(tiny_pipe: Any) -> None:

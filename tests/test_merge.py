@@ -70,6 +70,15 @@ def test_one_encoder_of_several(tiny_pipe: Any, make_encoder: Maker, tmp_path: P
         assert RobustEncoder.status(tiny_pipe).attached
 
 
+def test_encoders_of_one_concept_are_merged_to_one_of_it(tiny_pipe: Any, make_encoder: Maker) -> None:
+    seeds = [make_encoder(tiny_pipe, seed=seed, name="circle") for seed in (1, 2)]
+    both = merge(seeds, tiny_pipe)
+    assert both.manifest.concept == seeds[0].manifest.concept
+    star = make_encoder(tiny_pipe, seed=3, name="star")
+    joint = merge([merge([seeds[0], star], tiny_pipe), seeds[1]], tiny_pipe)
+    assert [part.name for part in joint.manifest.concept.parts] == ["circle", "star"]
+
+
 def test_what_cannot_be_merged_is_named(tiny_pipe: Any, make_pipe: Maker, make_encoder: Maker) -> None:
     good, other = make_encoder(tiny_pipe), make_encoder(make_pipe(seed=9), name="star")
     with pytest.raises(ValueError, match="at least two"):

@@ -162,6 +162,26 @@ def test_a_joint_concept_is_anchored_part_by_part() -> None:
         anchor_prompt("a box", joint)
 
 
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (Concept(name="square", kind="object", anchor="star"), "'square' of 'circle', which names 'square'"),
+        (Concept(name="ring", kind="object", anchor="round DISC"), "'round DISC' of 'ring', which names 'circle'"),
+        (Concept(name="ring", kind="object", anchor="star", synonyms=("Disc",)), "one anchor for disc"),
+    ],
+)
+def test_parts_that_contradict_each_other_are_refused(other: Concept, words: str) -> None:
+    circle = Concept(name="circle", kind="object", synonyms=("disc",), anchor="square")
+    with pytest.raises(ValueError, match=words):
+        anchor_prompt("a circle", Concept.joint([circle, other]))
+    shared = Concept(name="ring", kind="object", synonyms=("disc",), anchor="square")
+    assert anchor_prompt("a disc, a ring", Concept.joint([circle, shared])) == "a square, a square"
+
+
+def test_a_name_is_found_whatever_lowering_does_to_it() -> None:
+    assert anchor_prompt("in \u0130stanbul", Concept(name="\u0130stanbul", kind="object", anchor="town")) == "in town"
+
+
 def test_a_prompt_without_the_concept_has_no_anchor() -> None:
     with pytest.raises(ValueError, match=r"\('circle', 'disc', 'round disc'\) in 'a red square'"):
         anchor_prompt("a red square", CIRCLE)

@@ -19,7 +19,7 @@ from robust_encoders.training.artifact import LATER, describe
 from robust_encoders.training.attacks.soft_prompt import SoftPrompt
 from robust_encoders.training.bank import BankSettings
 from robust_encoders.training.finetune import Training
-from robust_encoders.training.methods import ESD, AdvUnlearn
+from robust_encoders.training.methods import ESD, RECE, UCE, AdvUnlearn
 from robust_encoders.training.recipes import RECIPES, Recipe
 from robust_encoders.training.reproduce import CannotReproduceError, compared, rebuilt, recorded_recipe, reproduce
 from robust_encoders.training.run import run_recipe
@@ -78,6 +78,26 @@ def test_only_settings_that_were_added_later_may_be_missing() -> None:
             rebuilt(Grown, odd)
     with pytest.raises(TypeError, match="odd"):
         rebuilt(Grown, {"steps": 3, "concepts": [{**describe(star), "kind": "odd"}]})
+
+
+def test_a_setting_that_is_no_more_may_be_there_where_it_did_nothing() -> None:
+    method = RECE(start=UCE(preserve=("a star",)))
+    described = json.loads(json.dumps(describe(method)))
+    described["start"]["also"] = []
+    assert rebuilt(RECE, described) == method
+    described["start"]["also"] = [describe(CIRCLE)]
+    with pytest.raises(TypeError, match="fields that differ: also"):
+        rebuilt(RECE, described)
+
+
+@pytest.mark.parametrize("name", [None, "theirs"])
+def test_a_part_has_the_name_that_was_recorded(name: str | None) -> None:
+    described = json.loads(json.dumps(describe(METHODS["advunlearn"])))
+    attack = described["adversary"]["attack"]
+    attack.pop("name")
+    attack.update({} if name is None else {"name": name})
+    with pytest.raises(TypeError, match="a part of another name"):
+        rebuilt(AdvUnlearn, described)
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))

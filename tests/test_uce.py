@@ -144,6 +144,27 @@ def test_captions_go_to_the_same_captions_with_the_anchor(backbone: Backbone) ->
     assert UCE(texts="prompts").targets(CIRCLE) == UCE().targets(CIRCLE)
 
 
+def test_captions_of_a_joint_concept_go_to_captions_that_name_no_part(backbone: Backbone) -> None:
+    red = Concept(name="red", kind="attribute", anchor="green", prompts=("a red circle", "a red star"))
+    circle = Concept(name="circle", kind="object", anchor="square", prompts=("a red circle", "one circle, blue"))
+    joint = Concept.joint((circle, red))
+    assert [target.texts for target in UCE(texts="prompts").targets(joint)] == [
+        ("a red circle", "a green square"), ("one circle, blue", "one square, blue"), ("a red star", "a green star"),
+    ]  # fmt: skip
+    words = [target.texts for target in UCE().targets(joint)]
+    assert words == [("circle", "square"), ("red", "green")]
+    # The subject is the last word of any part, so that what is behind it is not taken for it.
+    subjects = Subjects(backbone, joint.words())
+    assert subjects.positions(["circle, red", "square, green"]) == [3, 3]
+
+
+def test_concepts_that_are_each_others_anchors_are_refused() -> None:
+    square = Concept(name="square", kind="object", anchor="star")
+    for text in ("words", "prompts"):
+        with pytest.raises(ValueError, match="found 'square' of 'circle', which names 'square'"):
+            UCE(texts=text).targets(Concept.joint((CIRCLE, square)))  # type: ignore[arg-type, unused-ignore]
+
+
 def test_expanded_prompts_are_five_for_each_word() -> None:
     assert [t.text for t in UCE(expand=True).targets(GOGH)][:3] == [
         "van gogh",

@@ -58,7 +58,7 @@ OPTIONS = replace(
 )
 HARDENED = replace(
     OPTIONS,
-    unlearn=Unlearn(batch=2, target="anchor", harden=Harden(objective="both", batch=2, eta=0.5, attack=ATTACK)),
+    unlearn=Unlearn(batch=2, target="anchor", harden=Harden(objective="both", batch=2, attack=ATTACK)),
     adversary=Adversary(attack=SoftPrompt(steps=2, rate=0.01), warmup=1, slots=(1,), shared=0.8, restart=0.2),
     train=Training(iterations=6, rate=1e-3),
 )

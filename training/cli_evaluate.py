@@ -210,8 +210,15 @@ def _concept(given: str, encoders: Sequence[RobustEncoder | None]) -> Concept:
         )
     if given:
         known = {entry.concept: entry.erased() for entry in CATALOG.values() if entry.kind != "none"}
+        known |= {part.name: part for concept in erased.values() for part in concept.parts}
         return erased.get(given) or known.get(given) or Concept(name=given, kind="object")
-    return next(iter(erased.values()))
+    (concept,) = erased.values()
+    if concept.parts:
+        raise UsageError(
+            f"expected one concept to look for, found an encoder of {', '.join(part.name for part in concept.parts)}; "
+            "say which one with --concept"
+        )
+    return concept
 
 
 def _require_finished(options: EvaluationRun | OpenRun) -> None:

@@ -91,6 +91,12 @@ def merge(encoders: Sequence[RobustEncoder], pipe: Any, method: Merge | None = N
     method = method or Merge()
     base = nested_state(pipe.text_encoder)
     _require_same_base(encoders, pipe, base)
+    # Two seeds of one concept are a merge of that concept.
+    erased: dict[str, Concept] = {}
+    for one in (encoder.manifest.concept for encoder in encoders):
+        for part in one.parts or (one,):
+            erased.setdefault(part.name, part)
+    concept = Concept.joint(list(erased.values()))
     tensors = method.joined(base, [encoder.tensors for encoder in encoders])
     parts = [
         {"concept": encoder.manifest.concept.name, "content_sha256": encoder.content_sha256} for encoder in encoders
@@ -98,7 +104,7 @@ def merge(encoders: Sequence[RobustEncoder], pipe: Any, method: Merge | None = N
     first = encoders[0].manifest
     return to_encoder(
         Edit("weights", "text_encoder", tensors, pipe.text_encoder.config.to_dict()),
-        concept=Concept.joint([encoder.manifest.concept for encoder in encoders]),
+        concept=concept,
         method=method,
         pipe=pipe,
         recipe={"name": "merge", "encoders": parts},

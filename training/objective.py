@@ -42,15 +42,18 @@ class Prompts:
     def read(cls, teacher: Backbone, texts: Sequence[str], targets: Sequence[str] | None = None) -> Prompts:
         """Tokenize ``texts``, and encode ``targets``, one for each text, in pieces."""
         ids = teacher.tokenize(texts)
-        encoded = None
-        if targets is not None:
-            encoded = torch.cat([teacher.condition(targets[i : i + 256]) for i in range(0, len(targets), 256)])
-        return cls(tuple(texts), ids, teacher.embed(ids), encoded)
+        return cls(tuple(texts), ids, teacher.embed(ids), None if targets is None else conditionings(teacher, targets))
 
     @property
     def rows(self) -> tuple[Tensor, Tensor]:
         """Token embeddings (N, L, D) and ids (N, L)."""
         return self.embeds, self.ids
+
+
+@torch.no_grad()
+def conditionings(teacher: Backbone, texts: Sequence[str]) -> Tensor:
+    """Return the frozen conditionings (N, L, D) of prompts, read in pieces."""
+    return torch.cat([teacher.condition(texts[i : i + 256]) for i in range(0, len(texts), 256)])
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class Objective:
         shard: Which of the rows are this process's.
 
     Raises:
-        ValueError: A noise term with fewer rows than processes.
+        ValueError: A noise or hardening term with fewer rows than processes.
     """
 
     teacher: Backbone
@@ -120,10 +123,12 @@ class Objective:
             batches["plain"] = self.unlearn.plain_batch
         if self.retain.in_noise:
             batches["retain"] = self.retain.batch
+        if self.hardening is not None:
+            batches |= self.hardening.settings.batches()
         if min(batches.values(), default=self.shard.count) < self.shard.count:
             raise ValueError(
-                f"expected at least one row in every noise term for each of {self.shard.count} processes, "
-                f"found {batches}: choose larger batches or launch fewer processes"
+                f"expected at least one row in every noise and hardening term for each of {self.shard.count} "
+                f"processes, found {batches}: choose larger batches or launch fewer processes"
             )
 
     def __call__(self, iteration: int, generator: Generator) -> tuple[Tensor, dict[str, float]]:

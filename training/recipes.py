@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +16,8 @@ from .closed_recipes import DERIVATIONS, published_projection, shapes_projection
 from .finetune import Training
 from .methods import ESD, SPM, AdvUnlearn, Method
 from .methods.spm import Where
-from .retain_sets import naming, object_prompts
+from .prompts import naming, require_apart
+from .retain_sets import object_prompts
 from .selection import Selection
 from .settings import Adversary, Retain, Unlearn
 from .spm_recipes import SPM_NAMES, shapes_adapters
@@ -59,11 +59,12 @@ class Recipe:
             retained: What is retained; by default what the method retains, without what names one of the others.
 
         Raises:
-            ValueError: If two concepts have the same name.
+            ValueError: If two concepts have the same name, or contradict each other.
         """
-        named = naming(others)
+        named = naming(word for other in others for word in other.words())
         kept = retained or tuple(prompt for prompt in self.method.retained if not named.search(prompt))
         concept = Concept.joint((self.concept, *others))
+        require_apart(concept)
         name = "+".join((self.name, *(other.name for other in others)))
         return replace(self, name=name, concept=concept, method=self.method.retaining(kept))
 
@@ -104,7 +105,7 @@ def shapes_retained_by_all(concepts: Sequence[str], n: int = RETAIN_PROMPTS) -> 
     """Return captions of the shapes world with none of several concepts, near the first as near the last."""
     from .shapes.concepts import all_words
 
-    named = re.compile(rf"\b(?:{'|'.join(word for concept in concepts for word in all_words(concept))})\b")
+    named = naming(word for concept in concepts for word in all_words(concept))
     pools = [[text for text in shapes_retain_prompts(concept, n) if not named.search(text)] for concept in concepts]
     # Round robin, as above.
     ordered = [pool[i] for i in range(max(map(len, pools))) for pool in pools if i < len(pool)]

@@ -17,7 +17,7 @@ from robust_encoders.encoder import RobustEncoder
 from robust_encoders.errors import RobustEncodersError
 from robust_encoders.fingerprint import compare
 
-from .artifact import LATER, describe, library_versions
+from .artifact import LATER, library_versions
 from .bases import UNetDtype
 from .methods import METHODS
 from .recipes import Recipe
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from robust_encoders.manifest import Manifest
 
 T = TypeVar("T")
+# Settings that are no more, by dataclass and field, and the value that they had where they did nothing.
+REMOVED: Mapping[tuple[str, str], Any] = {("UCE", "also"): []}
 
 
 class CannotReproduceError(RobustEncodersError):
@@ -125,19 +127,9 @@ def recorded_dtype(manifest: Manifest) -> UNetDtype:
 
 def _method(kind: type[T], described: Mapping[str, Any]) -> T:
     try:
-        method = rebuilt(kind, described)
+        return rebuilt(kind, described)
     except (TypeError, ValueError, KeyError) as error:
         raise _other_settings(str(error)) from error
-    if not _agrees(describe(method), described):
-        raise _other_settings("a part of another name")
-    return method
-
-
-def _agrees(found: Any, described: Any) -> bool:
-    """Return whether every value that was described is what was found."""
-    if isinstance(described, Mapping):
-        return all(key in found and _agrees(found[key], value) for key, value in described.items())
-    return bool(found == describe(described))
 
 
 def _other_settings(found: str) -> CannotReproduceError:
@@ -151,15 +143,19 @@ def rebuilt(kind: type[T], described: Mapping[str, Any]) -> T:
 
     Args:
         kind: The dataclass.
-        described: A value for every field, and no others but ``name``. Only those of :data:`LATER` may be missing:
-            they were added when others had already recorded their settings, and stand at what it had been before.
+        described: A value for every field, and no others but the ``name`` of a dataclass that has one. Only those of
+            :data:`LATER` may be missing: they were added when others had already recorded their settings, and stand at
+            what it had been before. One of :data:`REMOVED` may be there, if it says what is done without it.
 
     Raises:
-        TypeError: If a field is missing, unknown or of another type.
+        TypeError: If a field is missing, unknown or of another type, or the name is another one.
         ValueError: If the dataclass refuses a value.
     """
     hints, known = get_type_hints(kind), {f.name for f in fields(kind)}  # type: ignore[arg-type]  # only dataclasses come here
-    given = {key: value for key, value in described.items() if key in known or key != "name"}
+    given = {key: value for key, value in described.items() if REMOVED.get((kind.__name__, key), kind) != value}
+    name = getattr(kind, "name", None)
+    if name is not None and "name" not in known and given.pop("name", None) != name:
+        raise TypeError("a part of another name")
     later = {f.name for f in fields(kind) if f.metadata == LATER}  # type: ignore[arg-type]  # as above
     if odd := (given.keys() ^ known) - (later - given.keys()):
         raise TypeError(f"fields that differ: {', '.join(sorted(odd))}")

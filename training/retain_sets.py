@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING
+
+from .prompts import naming
 
 if TYPE_CHECKING:
     from robust_encoders.concepts import Concept
@@ -25,14 +25,8 @@ def object_prompts(concept: Concept) -> tuple[str, ...]:
     AdvUnlearn (Zhang et al. 2024), section 4, retains such prompts of 243 objects of COCO or ImageNet, those with
     bodies and clothes left out. The list here is our own; it was shuffled once, so that any first part of it is mixed.
     """
-    named = naming((concept,))
+    named = naming(concept.words())
     return tuple(f"a photo of {_article(name)} {name}" for name in everyday_objects() if not named.search(name))
-
-
-def naming(concepts: Sequence[Concept]) -> re.Pattern[str]:
-    """Return what matches any word of the concepts, whatever its case."""
-    words = (re.escape(word) for concept in concepts for word in concept.words())
-    return re.compile(rf"\b(?:{'|'.join(words)})\b", re.IGNORECASE)
 
 
 def _article(name: str) -> str:

@@ -26,7 +26,8 @@ class Harden:
         attack: Its inner attack.
         eta: How far beyond the frozen conditioning c_a of an anchored prompt that of the prompt itself, c, shall end:
             c_a - eta (c - c_a), as the noise term's negative guidance has it for predictions. With 0, the anchored
-            prompt itself, nothing between the two is kept clear of the concept. Also holds for the plain term.
+            prompt itself, nothing between the two is kept clear of the concept. Also holds for the plain term. Only
+            where both prompts have as many tokens: elsewhere position by position says nothing, and it is c_a.
         additions_weight: Weight of a term on prompts to which tokens of the retain prompts were added anywhere: what
             a neighbour's word next to the concept's must not bring back.
         additions_batch: Prompts per iteration in that term.
@@ -48,12 +49,17 @@ class Harden:
     def __post_init__(self) -> None:
         if min(self.batch, self.additions_batch, self.additions, self.candidates) < 1:
             raise ValueError(f"expected batches, additions and candidates of at least 1, found {self}")
-        if self.weight <= 0 and not self.in_noise:
-            raise ValueError(f"expected a weight above 0 for the only term on attacked prompts, found {self.weight}")
+        if self.weight <= 0 and self.objective != "noise":
+            raise ValueError(f"expected a weight above 0 for a term on conditionings, found {self.weight}")
 
     def for_processes(self, n: int) -> Harden:
         """Return the same with n times the batches, for n processes to share."""
         return replace(self, batch=n * self.batch, additions_batch=n * self.additions_batch)
+
+    def batches(self) -> dict[str, int]:
+        """Return the terms of its own and how many prompts each takes per iteration."""
+        terms = {"attacked": self.batch} if self.in_conditioning else {}
+        return terms | ({"additions": self.additions_batch} if self.additions_weight > 0 else {})
 
     @property
     def in_noise(self) -> bool:
@@ -68,7 +74,7 @@ class Harden:
     @property
     def pulls(self) -> bool:
         """Whether there is any term of its own."""
-        return self.in_conditioning or self.additions_weight > 0
+        return bool(self.batches())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +106,13 @@ class Unlearn:
     pull_weight: float = 0.0
     harden: Harden = field(default_factory=Harden, metadata=LATER)
 
+    def __post_init__(self) -> None:
+        if self.harden.eta and not (self.harden.pulls or self.pulls_plain):
+            raise ValueError(
+                f"expected a term on conditionings for Harden.eta, found none to which its {self.harden.eta} would "
+                "matter: choose an objective, additions or plain_space='conditioning', or leave it at 0"
+            )
+
     def for_processes(self, n: int) -> Unlearn:
         """Return the same with n times the batches, for n processes to share."""
         harden = self.harden.for_processes(n)
@@ -113,8 +126,12 @@ class Unlearn:
     @property
     def pulls_conditioning(self) -> bool:
         """Whether there is a term in the space of conditionings."""
-        plain = self.plain_weight > 0 and self.plain_space == "conditioning"
-        return self.pull_weight > 0 or plain or self.harden.pulls
+        return self.pull_weight > 0 or self.pulls_plain or self.harden.pulls
+
+    @property
+    def pulls_plain(self) -> bool:
+        """Whether the conditionings of plain prompts are pulled."""
+        return self.plain_weight > 0 and self.plain_space == "conditioning"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,8 +188,8 @@ class Adversary:
         points: ``fresh`` draws new latents and timesteps for each attack step, ``fixed`` keeps the iteration's own.
         slots: Numbers of tokens that may stand in place of the concept's words, as concept inversion (Pham et al., ICLR
             2024) has them; each is drawn as often as each layout. A departure, as all that follows.
-        shared: Share of the attacks that learn one set of tokens for all prompts, as concept inversion and universal
-            prompts do, each on from where the last one in that place ended.
+        shared: Share of the attacks through the UNet that learn one set of tokens for all prompts, as concept inversion
+            and universal prompts do, each on from where the last one in that place ended.
         restart: Chance that a shared attack begins anew all the same.
     """
 

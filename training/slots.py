@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from .backbone import Backbone
-from .prompts import PromptLayout, prompt_lengths
+from .prompts import PromptLayout, naming, prompt_lengths
 from .settings import Adversary
 
 if TYPE_CHECKING:
@@ -66,9 +65,7 @@ class Slots:
         Raises:
             ValueError: A prompt names the concept by none of its words.
         """
-        # Longest first, so that a phrase goes before its parts.
-        words = "|".join(re.escape(word) for word in sorted(concept.words(), key=len, reverse=True))
-        pieces = [re.split(rf"\b(?:{words})\b", prompt, flags=re.IGNORECASE) for prompt in prompts]
+        pieces = [naming(concept.words()).split(prompt) for prompt in prompts]
         if whole := [prompt for prompt, parts in zip(prompts, pieces, strict=True) if len(parts) == 1]:
             raise ValueError(
                 f"expected one of {concept.words()} in every prompt, found none in {whole[:3]}: add the word to the "

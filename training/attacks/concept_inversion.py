@@ -6,7 +6,6 @@ section 3; the learning rule is textual inversion's (Gal et al., ICLR 2023, equa
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +17,7 @@ from torch.nn.functional import one_hot
 from tqdm import tqdm
 
 from ..backbone import Backbone, Precision
+from ..prompts import naming
 from ..protocols import AttackResult, Candidate, Case
 from .denoising import (
     FORWARD_AND_BACKWARD,
@@ -123,9 +123,7 @@ class _Slots:
         return [self._row(prompt) for prompt in self.prompts]
 
     def _row(self, prompt: str) -> list[int]:
-        # Longest first, so that a phrase goes before its parts.
-        words = "|".join(re.escape(word) for word in sorted(self.attack.words, key=len, reverse=True))
-        pieces = re.split(rf"\b(?:{words})\b", prompt, flags=re.IGNORECASE)
+        pieces = naming(self.attack.words).split(prompt)
         first, *rest = pieces if len(pieces) > 1 else ["", prompt]
         token = [-1 - k for k in range(self.attack.tokens)]
         row = self._ids(first) + [i for piece in rest for i in (*token, *self._ids(piece))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
@@ -19,8 +19,8 @@ from ..finetune import Training, Workspace, finetune
 from ..hardening import Hardening
 from ..losses import ConditioningMetric, negative_guidance_target
 from ..memory import recomputed
-from ..objective import Objective, Prompts, Source
-from ..prompts import anchor_prompt
+from ..objective import Objective, Prompts, Source, conditionings
+from ..prompts import anchor_prompt, prompt_lengths
 from ..protocols import Edit
 from ..resample import open_source
 from ..run_record import run_identity, run_record
@@ -57,6 +57,9 @@ class AdvUnlearn:
         select: Trained parameters.
         train: Iterations, rates, precision.
         bank: Trajectories of the frozen model.
+
+    Raises:
+        ValueError: Shared attacks, and none through the UNet.
     """
 
     name: ClassVar[str] = "advunlearn"
@@ -66,6 +69,13 @@ class AdvUnlearn:
     select: Selection = field(default_factory=Selection)
     train: Training = field(default_factory=Training)
     bank: BankSettings = field(default_factory=BankSettings)
+
+    def __post_init__(self) -> None:
+        if self.adversary.shared > 0 and not self.unlearn.harden.in_noise:
+            raise ValueError(
+                f"expected attacks through the UNet for Adversary.shared, found {self.adversary.shared} with the "
+                "objective 'conditioning', which has none: leave it at 0, or choose 'noise' or 'both'"
+            )
 
     @classmethod
     def standard(cls, retained: tuple[str, ...]) -> Self:
@@ -170,11 +180,9 @@ def _prepare(
     anchors = [anchor_prompt(text, concept) for text in texts] if unlearn.wants_anchors else None
     pulled = anchors if unlearn.pulls_conditioning else None
     concept_prompts = Prompts.read(teacher, texts, pulled)
+    if unlearn.harden.eta and anchors is not None:
+        concept_prompts = _beyond(teacher, concept_prompts, anchors, unlearn.harden.eta)
     places = Places.read(teacher, adversary, concept_prompts.texts, concept, rows=concept_prompts.rows)
-    plain = Prompts.read(teacher, texts, texts).targets if unlearn.harden.pulls or unlearn.harden.eta else None
-    if plain is not None and concept_prompts.targets is not None:
-        targets = negative_guidance_target(concept_prompts.targets, plain, unlearn.harden.eta)
-        concept_prompts = replace(concept_prompts, targets=targets)
     retain_prompts = None
     if retain.in_noise or retain.in_conditioning:
         retain_prompts = Prompts.read(teacher, retain.prompts, retain.prompts if retain.in_conditioning else None)
@@ -191,22 +199,7 @@ def _prepare(
     if retain.in_conditioning or unlearn.pulls_conditioning:
         metric = _metric(teacher, texts, concept_points)
     retain_points = source(retain.prompts, method.bank.for_retain()) if retain.in_noise else None
-    hardening = None
-    if metric is not None and plain is not None and concept_prompts.targets is not None and unlearn.harden.pulls:
-        hardening = Hardening(
-            teacher=teacher,
-            student=student,
-            settings=unlearn.harden,
-            ids=concept_prompts.ids,
-            embeds=concept_prompts.embeds.detach(),
-            concept=plain,
-            targets=concept_prompts.targets,
-            added=_words(teacher, retain_prompts),
-            metric=metric,
-            places=places,
-            shard=shard,
-        )
-    return Objective(
+    objective = Objective(
         teacher=teacher,
         student=student,
         unlearn=unlearn,
@@ -218,11 +211,50 @@ def _prepare(
         retain_points=retain_points,
         metric=metric,
         places=places,
-        hardening=hardening,
         anchors=anchor_prompts,
         micro_batch=workspace.micro_batch,
         shard=shard,
     )
+    return replace(objective, hardening=_hardening(objective, places)) if unlearn.harden.pulls else objective
+
+
+def _hardening(objective: Objective, places: Places) -> Hardening:
+    """Return the terms that harden beyond the paper's attack, on the same models and prompts."""
+    prompts, metric = objective.concept_prompts, objective.metric
+    if metric is None or prompts.targets is None:
+        raise ValueError("expected a metric and target conditionings of the concept's prompts, found none")
+    return Hardening(
+        teacher=objective.teacher,
+        student=objective.student,
+        settings=objective.unlearn.harden,
+        ids=prompts.ids,
+        embeds=prompts.embeds.detach(),
+        concept=conditionings(objective.teacher, prompts.texts),
+        targets=prompts.targets,
+        added=_words(objective.teacher, objective.retain_prompts),
+        metric=metric,
+        places=places,
+        shard=objective.shard,
+    )
+
+
+def _beyond(teacher: Backbone, prompts: Prompts, anchors: Sequence[str], eta: float) -> Prompts:
+    """Return the prompts with targets beyond those of the anchored ones, where both have as many tokens.
+
+    Raises:
+        ValueError: There is no such pair.
+    """
+    if prompts.targets is None:
+        raise ValueError("expected target conditionings of the concept's prompts, found none")
+    eos_id = teacher.tokenizer.eos_token_id
+    alike = prompt_lengths(prompts.ids, eos_id) == prompt_lengths(teacher.tokenize(anchors), eos_id)
+    if not bool(alike.any()):
+        raise ValueError(
+            f"expected anchored prompts of as many tokens as the concept's for Harden.eta, found none such as "
+            f"{anchors[0]!r} for {prompts.texts[0]!r}: give an anchor of another length, or leave eta at 0"
+        )
+    beyond = negative_guidance_target(prompts.targets, conditionings(teacher, prompts.texts), eta)
+    return replace(prompts, targets=torch.where(alike[:, None, None], beyond, prompts.targets))
 
 
 def _words(teacher: Backbone, prompts: Prompts | None) -> Tensor:

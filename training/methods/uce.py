@@ -15,7 +15,7 @@ from robust_encoders.projection import PROJECTION_TENSOR, require_square
 from ..backbone import Backbone
 from ..closed_form import Moments, Weights, solve
 from ..finetune import Workspace
-from ..prompts import anchor_prompt
+from ..prompts import anchor_prompt, require_apart
 from ..protocols import Edit
 from ..subjects import Subjects, Target, Tokens
 
@@ -119,12 +119,8 @@ class UCE:
         return as_edit(matrix, moved, kept, seconds=(started, read))
 
     def moved(self, backbone: Backbone, concept: Concept, tokens: Tokens, *, progress: bool = False) -> Moments:
-        """Return the moments of what is erased; of a joint concept, those of its parts added up."""
-        found = Moments.none(int(backbone.text_encoder.config.hidden_size))
-        for one in concept.parts or (concept,):
-            subjects = Subjects(backbone, one.words(), self.batch, progress)
-            found += subjects.moved(self.targets(one), tokens)
-        return found
+        """Return the moments of what is erased."""
+        return Subjects(backbone, concept.words(), self.batch, progress).moved(self.targets(concept), tokens)
 
     def kept(self, backbone: Backbone, tokens: Tokens, *, progress: bool = False) -> Moments:
         """Return the moments of what is preserved."""
@@ -132,14 +128,23 @@ class UCE:
         return Subjects(backbone, batch=self.batch, progress=progress).kept(prompts, tokens)
 
     def targets(self, concept: Concept) -> list[Target]:
-        """Return where each prompt of a concept goes."""
-        if self.texts == "prompts" and concept.prompts:
-            return [Target(text, ((1.0, anchor_prompt(text, concept)),)) for text in concept.prompts]
-        templates = ("{}", *((_BY if concept.kind == "style" else _OF) if self.expand else ()))
-        texts = [template.format(word) for word in concept.words() for template in templates]
+        """Return where each prompt of a concept goes, a caption to one that names no part of a joint concept any more.
+
+        Raises:
+            ValueError: A caption does not name the concept, or the parts of a joint concept contradict each other.
+        """
+        require_apart(concept)
+        found = [target for part in concept.parts or (concept,) for target in self._targets(part, concept)]
+        return list(dict.fromkeys(found))  # a caption may be one of several parts
+
+    def _targets(self, part: Concept, whole: Concept) -> list[Target]:
+        if self.texts == "prompts" and part.prompts:
+            return [Target(text, ((1.0, anchor_prompt(text, whole)),)) for text in part.prompts]
+        templates = ("{}", *((_BY if part.kind == "style" else _OF) if self.expand else ()))
+        texts = [template.format(word) for word in part.words() for template in templates]
         if self.attributes:
             return [Target(text, tuple(zip(self.shares, self.attributes, strict=True)), own=1.0) for text in texts]
-        return [Target(text, ((1.0, guide(concept)),)) for text in texts]
+        return [Target(text, ((1.0, guide(part)),)) for text in texts]
 
 
 def guide(concept: Concept) -> str:
