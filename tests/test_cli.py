@@ -564,6 +564,18 @@ def test_evaluate_records_only_what_the_encoder_erases(
     assert "one of another concept" in refused(capsys, 2, "evaluate", str(artifact), *options)
 
 
+def test_evaluate_of_an_encoder_of_several_concepts_wants_to_know_which(
+    evaluated: Recorder, tiny_encoder: RobustEncoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    joint = Concept.joint([Concept(name=name, kind="object") for name in ("circle", "star")])
+    manifest = replace(tiny_encoder.manifest, concept=joint)
+    RobustEncoder(manifest, tiny_encoder.tensors, tiny_encoder.config).save_pretrained(tmp_path / "joint")
+    options = ["evaluate", str(tmp_path / "joint"), "--out", str(tmp_path / "out")]
+    assert "an encoder of circle, star; say which one with --concept" in refused(capsys, 2, *options)
+    assert main([*options, "--concept", "star"]) == 0
+    assert evaluated.args[2] == "star"
+
+
 def test_evaluate_of_a_concept_that_the_judge_does_not_know_is_bad_usage(
     evaluated: Recorder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
