@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -42,7 +43,7 @@ class Hardening:
         embeds: Their token embeddings (N, L, D).
         concept: Their frozen conditionings (N, L, D), what the attack is after.
         targets: What the student shall say (N, L, D): the frozen conditionings of the anchored prompts, or beyond.
-        added: Ids (V,) of the tokens that may be added.
+        added: Ids (V,) of the retain prompts' tokens, which may be added.
         metric: Compares conditionings.
         places: Where adversarial tokens may stand in these prompts.
         shard: Which of the rows are this process's.
@@ -82,6 +83,13 @@ class Hardening:
         if self.settings.additions_weight > 0:
             found.append(self._added_to(generator))
         return found
+
+    @cached_property
+    def ordinary(self) -> Tensor:
+        """Ids (V,) of all tokens but the special ones."""
+        every = torch.arange(self.teacher.text_encoder.config.vocab_size, device=self.added.device)
+        special = torch.tensor(self.teacher.tokenizer.all_special_ids, device=every.device)
+        return every[~torch.isin(every, special)]
 
     @property
     def _eos(self) -> int:
@@ -138,11 +146,19 @@ class Hardening:
         index = self._drawn(n, generator)
         embeds, ids = self.embeds[index], self.ids[index]
         for _ in range(int(torch.randint(1, self.settings.additions + 1, (1,), generator=generator))):
-            drawn = torch.randint(len(self.added), (n, 1), generator=generator)[own].to(device)
+            token = self._drawn_tokens(n, generator)[own].to(device)
             where, share = torch.rand(2, n, generator=generator)[:, own].to(device)
             lengths = prompt_lengths(ids, self._eos)
             anywhere = (share * (lengths + 1)).long()
             after = torch.where(where < 1 / 3, 0, torch.where(where < 2 / 3, lengths, anywhere))
-            token = self.added[drawn]
             embeds, ids = insert_tokens(embeds, ids, after, self.teacher.embed(token).detach(), adv_ids=token)
         return index, embeds, ids
+
+    def _drawn_tokens(self, n: int, generator: Generator) -> Tensor:
+        """Draw tokens (n, 1) of the retain prompts, or of the whole vocabulary but the special ones."""
+        tokens = self.added[torch.randint(len(self.added), (n, 1), generator=generator).to(self.added.device)]
+        if self.settings.vocabulary <= 0:
+            return tokens
+        anything = torch.randint(len(self.ordinary), (n, 1), generator=generator).to(tokens.device)
+        rare = torch.rand(n, 1, generator=generator).to(tokens.device) < self.settings.vocabulary
+        return torch.where(rare, self.ordinary[anything], tokens)

@@ -32,6 +32,8 @@ class Harden:
             a neighbour's word next to the concept's must not bring back.
         additions_batch: Prompts per iteration in that term.
         additions: Tokens added at most.
+        vocabulary: Share of the added tokens that is drawn from the whole vocabulary; the others are from the retain
+            prompts. What nobody retains may be added as well.
         candidates: So many times as many prompts are made with additions, of which the farthest from their targets
             are kept, by each process for itself: a search over text at no gradient.
     """
@@ -44,6 +46,7 @@ class Harden:
     additions_weight: float = 0.0
     additions_batch: int = 16
     additions: int = 4
+    vocabulary: float = 0.0
     candidates: int = 1
 
     def __post_init__(self) -> None:
@@ -51,6 +54,8 @@ class Harden:
             raise ValueError(f"expected batches, additions and candidates of at least 1, found {self}")
         if self.weight <= 0 and self.objective != "noise":
             raise ValueError(f"expected a weight above 0 for a term on conditionings, found {self.weight}")
+        if not 0 <= self.vocabulary <= 1:
+            raise ValueError(f"expected a share in [0, 1] for Harden.vocabulary, found {self.vocabulary}")
 
     def for_processes(self, n: int) -> Harden:
         """Return the same with n times the batches, for n processes to share."""
