@@ -57,6 +57,8 @@ def test_two_processes_train_what_one_trains_with_twice_the_batch(
             assert runs[0][key] == runs[1][key]
         for loss, series in runs[0]["losses"].items():
             assert runs[1]["losses"][loss] == pytest.approx(series, rel=1e-2, abs=1e-5)
+        if name == "spm":
+            continue  # every process draws all points
         assert first[name]["points"] != second[name]["points"]
         joined = [
             [[*a, *b] for a, b in zip(*pair, strict=True)]

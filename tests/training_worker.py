@@ -1,7 +1,7 @@
 """A process of a training that several share: training_worker.py PIPELINE OUT; run by test_several_processes.py.
 
-It trains each of ``RECIPES``, notes which points it drew, and interrupts and resumes one of the runs. Alone, it takes
-the batches that several processes take together.
+It trains each of ``RECIPES``, notes which points it drew, and interrupts and resumes one of the runs. A process of an
+SPM draws all points and computes its rows. Alone, it takes the batches that several processes take together.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from robust_encoders.training.attacks.soft_prompt import SoftPrompt
 from robust_encoders.training.backbone import Backbone
 from robust_encoders.training.bank import BankSettings
 from robust_encoders.training.finetune import Training, Workspace
-from robust_encoders.training.methods import AdvUnlearn
+from robust_encoders.training.methods import SPM, AdvUnlearn, Method
+from robust_encoders.training.methods.spm import SPMTraining
 from robust_encoders.training.objective import Objective
 from robust_encoders.training.recipes import Recipe
 from robust_encoders.training.run import for_processes, run_recipe
@@ -62,9 +63,21 @@ HARDENED = replace(
     adversary=Adversary(attack=SoftPrompt(steps=2, rate=0.01), warmup=1, slots=(1,), shared=0.8, restart=0.2),
     train=Training(iterations=6, rate=1e-3),
 )
+ADAPTERS = SPM(
+    where="both",
+    batch=1,
+    anchors=3,
+    retain=RETAIN,
+    retain_batch=2,
+    anchor_weight=1.0,
+    rollout="bank",
+    train=SPMTraining(iterations=4, rate=1e-2, warmup=0),
+    bank=BankSettings(steps=3),
+)
+METHODS: dict[str, Method] = {"paper": PAPER, "options": OPTIONS, "hardened": HARDENED, "spm": ADAPTERS}
 RECIPES = {
     name: Recipe(name=f"tiny/{name}", concept=CIRCLE, method=method, seed=3, base="tiny")
-    for name, method in (("paper", PAPER), ("options", OPTIONS), ("hardened", HARDENED))
+    for name, method in METHODS.items()
 }
 Drawn = list[tuple[list[int], list[int]]]
 
