@@ -111,10 +111,23 @@ def test_additions_keep_every_word_of_the_prompt_and_come_from_the_retain_prompt
     assert counts == {1, 2, 3}
 
 
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_a_share_of_the_additions_is_from_the_whole_vocabulary(tiny_pipe: Any, share: float) -> None:
+    made = hardening(tiny_pipe, additions_weight=1.0, vocabulary=share)
+    special = set(made.teacher.tokenizer.all_special_ids)
+    drawn = made._drawn_tokens(4000, generator()).flatten().tolist()
+    everything = set(range(made.teacher.text_encoder.config.vocab_size)) - special
+    assert set(drawn) <= everything
+    assert len(set(drawn)) > 0.9 * len(everything)
+    known = set(made.added.tolist())
+    expected = 1 - share + share * len(known) / len(everything)
+    assert sum(token in known for token in drawn) / 4000 == pytest.approx(expected, abs=0.03)
+
+
 def test_processes_share_the_rows_of_one(tiny_pipe: Any) -> None:
     # Barely a step: the first of Adam follows the sign of gradients that rounding may turn.
     attack = SoftPrompt(steps=2, rate=1e-6)
-    made = hardening(tiny_pipe, slots=(1,), attack=attack, additions_weight=1.0, additions_batch=6)
+    made = hardening(tiny_pipe, slots=(1,), attack=attack, additions_weight=1.0, additions_batch=6, vocabulary=0.5)
     whole = made(generator(), attacked=True)
     parts = [replace(made, shard=Shard(i, 2))(generator(), attacked=True) for i in range(2)]
     for i, term in enumerate(whole):
@@ -238,6 +251,8 @@ def test_settings_and_prompts_that_leave_nothing_to_do_are_refused(tiny_pipe: An
     for objective in ("conditioning", "both"):
         with pytest.raises(ValueError, match="weight above 0"):
             Harden(objective=objective, weight=0.0)  # type: ignore[arg-type, unused-ignore]
+    with pytest.raises(ValueError, match=r"Harden\.vocabulary, found 1\.5"):
+        Harden(vocabulary=1.5)
     with pytest.raises(ValueError, match=r"found none to which its 1\.0 would matter"):
         Unlearn(harden=Harden(eta=1.0))
     with pytest.raises(ValueError, match=r"attacks through the UNet for Adversary\.shared"):

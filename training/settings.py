@@ -46,7 +46,7 @@ class Harden:
     additions_weight: float = 0.0
     additions_batch: int = 16
     additions: int = 4
-    vocabulary: float = 0.0
+    vocabulary: float = field(default=0.0, metadata=LATER)
     candidates: int = 1
 
     def __post_init__(self) -> None:
