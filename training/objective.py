@@ -78,8 +78,8 @@ class Objective:
     all draw all of it from equal generators, each takes its own rows, and their losses add up to one process's.
 
     Args:
-        teacher: The frozen base; its UNet predicts for the student, its counter counts.
-        student: Its text encoder is trained.
+        teacher: The frozen base; its counter counts.
+        student: Its text encoder is trained, and its UNet, which may be the teacher's, predicts.
         unlearn: Settings of the concept's terms.
         retain: Settings of the retain terms.
         adversary: The attack; None trains ESD.
@@ -270,10 +270,10 @@ class Objective:
             torch.cat([p.t for p in points]),
             torch.cat([*targets]),
         )
-        self.teacher.unet_calls += len(latents)  # the backward pass
+        self.teacher.unet_calls += 2 * len(latents)  # there and back
 
         def error(rows: slice, part: Tensor) -> Tensor:
-            return squared_error(self.teacher.predict(latents[rows], t[rows], part), target[rows])
+            return squared_error(self.student.predict(latents[rows], t[rows], part), target[rows])
 
         return error(slice(None), cond) if self.micro_batch is None else in_pieces(error, cond, self.micro_batch)
 
