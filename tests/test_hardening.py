@@ -124,6 +124,42 @@ def test_a_share_of_the_additions_is_from_the_whole_vocabulary(tiny_pipe: Any, s
     assert sum(token in known for token in drawn) / 4000 == pytest.approx(expected, abs=0.03)
 
 
+def test_from_a_share_of_the_additions_the_concepts_words_are_cut_out(tiny_pipe: Any) -> None:
+    made = hardening(tiny_pipe, objective="noise", additions_weight=1.0, additions_batch=400, additions=1, cut=0.25)
+    assert made.slots is not None
+    (term,) = made(generator(), attacked=True)
+    index = made._drawn(400, generator())
+    ends = set(made.teacher.tokenizer.all_special_ids)
+    cut = []
+    for row, i in zip(term.ids, index, strict=True):
+        words, whole, left = (
+            [t for t in ids.tolist() if t not in ends] for ids in (row, made.ids[i], made.slots.ids[i])
+        )
+        cut.append(len(words) == len(left) + 1)
+        rest = iter(words)
+        assert all(token in rest for token in (left if cut[-1] else whole))
+    assert sum(cut) / 400 == pytest.approx(0.25, abs=0.07)
+    torch.testing.assert_close(term.target, made.targets[index])
+    assert hardening(tiny_pipe, additions_weight=1.0).slots is None
+
+
+def test_neighbours_keep_what_the_base_says_and_lie_far_from_the_concept(tiny_pipe: Any) -> None:
+    made = hardening(tiny_pipe, objective="noise", neighbours_weight=3.0, neighbours_batch=24)
+    assert made.slots is not None
+    (term,) = made(generator(), attacked=False)
+    assert (term.name, term.weight, term.total, term.ids.shape[0]) == ("neighbours", 3.0, 24, 24)
+    torch.testing.assert_close(term.target, made.teacher.encode(term.embeds, term.ids))
+    assert not term.target.requires_grad
+    (anything,) = replace(made, settings=replace(made.settings, neighbours_from=0.0))(generator(), attacked=False)
+    nearest = [
+        torch.stack([made.metric(rows.target, one.expand_as(rows.target)) for one in made.concept]).min(0).values.mean()
+        for rows in (term, anything)
+    ]
+    assert nearest[0] > nearest[1], "without the threshold, tokens near the concept are kept as well"
+    with pytest.raises(ValueError, match="for the term 'neighbours'"):
+        replace(made, slots=None)(generator(), attacked=False)
+
+
 def test_processes_share_the_rows_of_one(tiny_pipe: Any) -> None:
     # Barely a step: the first of Adam follows the sign of gradients that rounding may turn.
     attack = SoftPrompt(steps=2, rate=1e-6)
@@ -135,7 +171,8 @@ def test_processes_share_the_rows_of_one(tiny_pipe: Any) -> None:
         torch.testing.assert_close(torch.cat([part[i].embeds for part in parts]), term.embeds)
         assert torch.equal(torch.cat([part[i].ids for part in parts]), term.ids)
         assert torch.equal(torch.cat([part[i].target for part in parts]), term.target)
-    assert Harden(batch=3, additions_batch=5).for_processes(2) == Harden(batch=6, additions_batch=10)
+    twice = Harden(batch=6, additions_batch=10, neighbours_batch=14)
+    assert Harden(batch=3, additions_batch=5, neighbours_batch=7).for_processes(2) == twice
 
 
 def test_it_withstands_the_attack_better_than_a_student_that_never_met_it(tiny_pipe: Any) -> None:
@@ -251,7 +288,7 @@ def test_settings_and_prompts_that_leave_nothing_to_do_are_refused(tiny_pipe: An
     for objective in ("conditioning", "both"):
         with pytest.raises(ValueError, match="weight above 0"):
             Harden(objective=objective, weight=0.0)  # type: ignore[arg-type, unused-ignore]
-    with pytest.raises(ValueError, match=r"Harden\.vocabulary, found 1\.5"):
+    with pytest.raises(ValueError, match=r"for vocabulary and cut, found 1\.5"):
         Harden(vocabulary=1.5)
     with pytest.raises(ValueError, match=r"found none to which its 1\.0 would matter"):
         Unlearn(harden=Harden(eta=1.0))

@@ -14,7 +14,9 @@ from .losses import ConditioningMetric
 from .prompts import prompt_lengths
 from .settings import Harden
 from .sharding import Shard
-from .slots import Place, Places, insert_tokens
+from .slots import Place, Places, Slots, insert_tokens
+
+_TRIES = 4  # tokens drawn for each that is kept as a neighbour
 
 
 class Pulled(NamedTuple):
@@ -47,6 +49,7 @@ class Hardening:
         metric: Compares conditionings.
         places: Where adversarial tokens may stand in these prompts.
         shard: Which of the rows are this process's.
+        slots: The prompts without the concept's words; None where no term wants them.
 
     Raises:
         ValueError: A prompt leaves no room for the tokens of a slot, or for the additions.
@@ -63,6 +66,7 @@ class Hardening:
     metric: ConditioningMetric
     places: Places
     shard: Shard = field(default_factory=Shard)
+    slots: Slots | None = None
 
     def __post_init__(self) -> None:
         if self.settings.additions_weight <= 0:
@@ -82,6 +86,8 @@ class Hardening:
             found.append(self._attacked(generator, attacked=attacked))
         if self.settings.additions_weight > 0:
             found.append(self._added_to(generator))
+        if self.settings.neighbours_weight > 0:
+            found.append(self._neighbours(generator))
         return found
 
     @cached_property
@@ -136,6 +142,24 @@ class Hardening:
             embeds, ids, targets = embeds[kept], ids[kept], targets[kept]
         return Pulled("additions", self.settings.additions_weight, n, embeds, ids, targets)
 
+    @torch.no_grad()
+    def _neighbours(self, generator: Generator) -> Pulled:
+        """Keep what other tokens mean in the place of the concept's words, but for those that may mean the concept."""
+        if self.slots is None:
+            raise ValueError("expected prompts without the concept's words for the term 'neighbours', found none")
+        n = self.settings.neighbours_batch
+        index = self._drawn(_TRIES * n, generator)
+        tokens = self.ordinary[torch.randint(len(self.ordinary), (_TRIES * n, 1), generator=generator).to(index.device)]
+        tokens = tokens[self.shard.part(_TRIES * n)]
+        embeds, ids = self.slots.fill(index, self.teacher.embed(tokens))
+        meant = self.teacher.encode(embeds, ids)
+        far = self.metric(meant, self.concept[index])
+        own = self.shard.part(n)
+        # Those far enough are equals, in the order drawn; the farthest of the others fill up what they leave.
+        far = far.clamp(max=self.settings.neighbours_from * float(far.mean()))
+        kept = far.sort(descending=True, stable=True).indices[: own.stop - own.start]
+        return Pulled("neighbours", self.settings.neighbours_weight, n, embeds[kept], ids[kept], meant[kept])
+
     def _made(self, n: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Put one to ``additions`` tokens into prompts, each with equal chance in front, behind or anywhere.
 
@@ -145,6 +169,10 @@ class Hardening:
         device, own = self.ids.device, self.shard.part(n)
         index = self._drawn(n, generator)
         embeds, ids = self.embeds[index], self.ids[index]
+        if self.slots is not None:
+            cut = (torch.rand(n, generator=generator)[own] < self.settings.cut).to(device)[:, None]
+            ids = torch.where(cut, self.slots.ids[index], ids)
+            embeds = torch.where(cut[..., None], self.slots.embeds[index], embeds)
         for _ in range(int(torch.randint(1, self.settings.additions + 1, (1,), generator=generator))):
             token = self._drawn_tokens(n, generator)[own].to(device)
             where, share = torch.rand(2, n, generator=generator)[:, own].to(device)

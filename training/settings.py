@@ -34,6 +34,14 @@ class Harden:
         additions: Tokens added at most.
         vocabulary: Share of the added tokens that is drawn from the whole vocabulary; the others are from the retain
             prompts. What nobody retains may be added as well.
+        cut: Share of these prompts from which the concept's words are cut out before, towards the same target: what a
+            caption leaves open must not bring the concept back either.
+        neighbours_weight: Weight of a term on prompts with a random token of the vocabulary in place of the concept's
+            words, which keep the conditioning that the base gives them: whatever else stands there shall mean what it
+            meant.
+        neighbours_batch: Prompts per iteration in that term.
+        neighbours_from: What is taken for another meaning: a conditioning that far from the concept's, in units of the
+            mean distance over all tokens drawn. Nearer ones may be the concept by another name.
         candidates: So many times as many prompts are made with additions, of which the farthest from their targets
             are kept, by each process for itself: a search over text at no gradient.
     """
@@ -47,24 +55,36 @@ class Harden:
     additions_batch: int = 16
     additions: int = 4
     vocabulary: float = field(default=0.0, metadata=LATER)
+    cut: float = field(default=0.0, metadata=LATER)
+    neighbours_weight: float = field(default=0.0, metadata=LATER)
+    neighbours_batch: int = field(default=32, metadata=LATER)
+    neighbours_from: float = field(default=1.0, metadata=LATER)
     candidates: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.batch, self.additions_batch, self.additions, self.candidates) < 1:
+        counts = (self.batch, self.additions_batch, self.additions, self.candidates, self.neighbours_batch)
+        if min(counts) < 1:
             raise ValueError(f"expected batches, additions and candidates of at least 1, found {self}")
         if self.weight <= 0 and self.objective != "noise":
             raise ValueError(f"expected a weight above 0 for a term on conditionings, found {self.weight}")
-        if not 0 <= self.vocabulary <= 1:
-            raise ValueError(f"expected a share in [0, 1] for Harden.vocabulary, found {self.vocabulary}")
+        if not 0 <= self.vocabulary <= 1 or not 0 <= self.cut <= 1:
+            raise ValueError(f"expected shares in [0, 1] for vocabulary and cut, found {self.vocabulary}, {self.cut}")
 
     def for_processes(self, n: int) -> Harden:
         """Return the same with n times the batches, for n processes to share."""
-        return replace(self, batch=n * self.batch, additions_batch=n * self.additions_batch)
+        batches = {name: n * getattr(self, name) for name in ("batch", "additions_batch", "neighbours_batch")}
+        return replace(self, **batches)
 
     def batches(self) -> dict[str, int]:
         """Return the terms of its own and how many prompts each takes per iteration."""
         terms = {"attacked": self.batch} if self.in_conditioning else {}
-        return terms | ({"additions": self.additions_batch} if self.additions_weight > 0 else {})
+        terms |= {"additions": self.additions_batch} if self.additions_weight > 0 else {}
+        return terms | ({"neighbours": self.neighbours_batch} if self.neighbours_weight > 0 else {})
+
+    @property
+    def cuts(self) -> bool:
+        """Whether any term of its own cuts the concept's words out of its prompts."""
+        return (self.additions_weight > 0 and self.cut > 0) or self.neighbours_weight > 0
 
     @property
     def in_noise(self) -> bool:

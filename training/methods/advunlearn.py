@@ -27,7 +27,7 @@ from ..run_record import run_identity, run_record
 from ..selection import Selection
 from ..settings import Adversary, Retain, Unlearn
 from ..sharding import Shard
-from ..slots import Places
+from ..slots import Places, Slots
 
 if TYPE_CHECKING:
     from typing import Self
@@ -215,18 +215,19 @@ def _prepare(
         micro_batch=workspace.micro_batch,
         shard=shard,
     )
-    return replace(objective, hardening=_hardening(objective, places)) if unlearn.harden.pulls else objective
+    return replace(objective, hardening=_hardening(objective, places, concept)) if unlearn.harden.pulls else objective
 
 
-def _hardening(objective: Objective, places: Places) -> Hardening:
+def _hardening(objective: Objective, places: Places, concept: Concept) -> Hardening:
     """Return the terms that harden beyond the paper's attack, on the same models and prompts."""
     prompts, metric = objective.concept_prompts, objective.metric
     if metric is None or prompts.targets is None:
         raise ValueError("expected a metric and target conditionings of the concept's prompts, found none")
+    settings = objective.unlearn.harden
     return Hardening(
         teacher=objective.teacher,
         student=objective.student,
-        settings=objective.unlearn.harden,
+        settings=settings,
         ids=prompts.ids,
         embeds=prompts.embeds.detach(),
         concept=conditionings(objective.teacher, prompts.texts),
@@ -235,6 +236,7 @@ def _hardening(objective: Objective, places: Places) -> Hardening:
         metric=metric,
         places=places,
         shard=objective.shard,
+        slots=Slots.cut(objective.teacher, prompts.texts, concept) if settings.cuts else None,
     )
 
 
