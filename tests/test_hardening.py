@@ -115,7 +115,7 @@ def test_additions_keep_every_word_of_the_prompt_and_come_from_the_retain_prompt
 def test_a_share_of_the_additions_is_from_the_whole_vocabulary(tiny_pipe: Any, share: float) -> None:
     made = hardening(tiny_pipe, additions_weight=1.0, vocabulary=share)
     special = set(made.teacher.tokenizer.all_special_ids)
-    drawn = made._drawn_tokens(4000, generator()).flatten().tolist()
+    drawn = made._drawn_tokens(4000, share, generator()).flatten().tolist()
     everything = set(range(made.teacher.text_encoder.config.vocab_size)) - special
     assert set(drawn) <= everything
     assert len(set(drawn)) > 0.9 * len(everything)
@@ -150,12 +150,36 @@ def test_neighbours_keep_what_the_base_says_and_lie_far_from_the_concept(tiny_pi
     assert (term.name, term.weight, term.total, term.ids.shape[0]) == ("neighbours", 3.0, 24, 24)
     torch.testing.assert_close(term.target, made.teacher.encode(term.embeds, term.ids))
     assert not term.target.requires_grad
-    (anything,) = replace(made, settings=replace(made.settings, neighbours_from=0.0))(generator(), attacked=False)
-    nearest = [
-        torch.stack([made.metric(rows.target, one.expand_as(rows.target)) for one in made.concept]).min(0).values.mean()
-        for rows in (term, anything)
-    ]
-    assert nearest[0] > nearest[1], "without the threshold, tokens near the concept are kept as well"
+    kept = {tuple(row) for row in made.teacher.tokenize(RETAIN).tolist()}
+    (bare,) = replace(made, added=made.added, settings=replace(made.settings, neighbours_batch=25))(
+        generator(1), attacked=False
+    )
+    assert bare.ids.shape[0] == 25
+    grown = hardening(tiny_pipe, objective="noise", neighbours_weight=3.0, neighbours_batch=40, additions=1)
+    found = [grown(generator(seed), attacked=False)[0].ids[20:] for seed in range(8)]
+    unchanged = {all(tuple(row) in kept for row in rows.tolist()) for rows in found}
+    assert unchanged == {True, False}, "with additions and without"
+
+
+def test_tokens_that_may_mean_the_concept_are_no_neighbours(tiny_pipe: Any) -> None:
+    made = hardening(tiny_pipe, objective="noise", neighbours_weight=3.0)
+    near = {}
+    for above in (0.0, 1.0):
+        chosen = replace(made, settings=replace(made.settings, neighbours_from=above))
+        with torch.no_grad():
+            cond = made.teacher.encode(*chosen._filled(64, generator()))
+        far = torch.stack([made.metric(cond, one.expand_as(cond)) for one in made.concept]).min(0).values
+        near[above] = float(far.mean())
+    assert near[1.0] > 1.1 * near[0.0]
+
+
+def test_neighbours_want_room_and_prompts(tiny_pipe: Any) -> None:
+    made = hardening(tiny_pipe, objective="noise", neighbours_weight=3.0)
+    for without in (None, made.slots):
+        with pytest.raises(ValueError, match=r"expected (tokens to add, and )?prompts of at most"):
+            replace(made, slots=without, settings=replace(made.settings, additions=22))
+    with pytest.raises(ValueError, match="expected retain prompts"):
+        replace(made, retained=None)(generator(), attacked=False)
     with pytest.raises(ValueError, match="for the term 'neighbours'"):
         replace(made, slots=None)(generator(), attacked=False)
 

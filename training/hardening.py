@@ -50,9 +50,11 @@ class Hardening:
         places: Where adversarial tokens may stand in these prompts.
         shard: Which of the rows are this process's.
         slots: The prompts without the concept's words; None where no term wants them.
+        retained: Token embeddings (N, L, D) and ids (N, L) of the retain prompts; None where there are none.
 
     Raises:
-        ValueError: A prompt leaves no room for the tokens of a slot, or for the additions.
+        ValueError: A prompt leaves no room for the tokens of a slot, or for the additions, or there are no retain
+            prompts where a term wants them.
     """
 
     teacher: Backbone
@@ -67,11 +69,17 @@ class Hardening:
     places: Places
     shard: Shard = field(default_factory=Shard)
     slots: Slots | None = None
+    retained: tuple[Tensor, Tensor] | None = None
 
     def __post_init__(self) -> None:
-        if self.settings.additions_weight <= 0:
+        prompts = [self.ids] if self.settings.additions_weight > 0 else []
+        if self.settings.neighbours_weight > 0:
+            prompts += [self.ids] if self.retained is None else [self.ids, self.retained[1]]
+            if self.slots is not None:
+                self.slots.check(1 + self.settings.additions, self._eos)
+        if not prompts:
             return
-        longest, room = int(prompt_lengths(self.ids, self._eos).max()), self.ids.shape[1] - 2
+        longest, room = max(int(prompt_lengths(ids, self._eos).max()) for ids in prompts), self.ids.shape[1] - 2
         if longest + self.settings.additions > room or not len(self.added):
             raise ValueError(
                 f"expected tokens to add, and prompts of at most {room - self.settings.additions} tokens beside "
@@ -144,49 +152,78 @@ class Hardening:
 
     @torch.no_grad()
     def _neighbours(self, generator: Generator) -> Pulled:
-        """Keep what other tokens mean in the place of the concept's words, but for those that may mean the concept."""
+        """Keep what other tokens mean in the place of the concept's words, and what retain prompts do, half of each."""
+        n = self.settings.neighbours_batch
+        filled = self._grown(*self._filled(n - n // 2, generator), generator, total=n - n // 2, least=0)
+        kept = self._grown(*self._retained(n // 2, generator), generator, total=n // 2, least=0)
+        embeds, ids = (torch.cat(pair) for pair in zip(filled, kept, strict=True))
+        target = self.teacher.encode(embeds, ids)
+        return Pulled("neighbours", self.settings.neighbours_weight, n, embeds, ids, target)
+
+    def _filled(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Return this process's part of n prompts, embeddings and ids, with another token in the concept's place."""
         if self.slots is None:
             raise ValueError("expected prompts without the concept's words for the term 'neighbours', found none")
-        n = self.settings.neighbours_batch
-        index = self._drawn(_TRIES * n, generator)
-        tokens = self.ordinary[torch.randint(len(self.ordinary), (_TRIES * n, 1), generator=generator).to(index.device)]
-        tokens = tokens[self.shard.part(_TRIES * n)]
-        embeds, ids = self.slots.fill(index, self.teacher.embed(tokens))
-        meant = self.teacher.encode(embeds, ids)
-        far = self.metric(meant, self.concept[index])
-        own = self.shard.part(n)
+        own, tried = self.shard.part(n), _TRIES * n
+        index = self._drawn(tried, generator)
+        tokens = self.ordinary[torch.randint(len(self.ordinary), (tried, 1), generator=generator).to(index.device)]
+        embeds, ids = self.slots.fill(index, self.teacher.embed(tokens[self.shard.part(tried)]))
+        far = self.metric(self.teacher.encode(embeds, ids), self.concept[index])
         # Those far enough are equals, in the order drawn; the farthest of the others fill up what they leave.
         far = far.clamp(max=self.settings.neighbours_from * float(far.mean()))
         kept = far.sort(descending=True, stable=True).indices[: own.stop - own.start]
-        return Pulled("neighbours", self.settings.neighbours_weight, n, embeds[kept], ids[kept], meant[kept])
+        return embeds[kept], ids[kept]
+
+    def _retained(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Draw this process's part of n retain prompts: embeddings and ids."""
+        if self.retained is None:
+            raise ValueError("expected retain prompts for the term 'neighbours', found none")
+        ids = self.retained[1]
+        index = torch.randint(len(ids), (n,), generator=generator)[self.shard.part(n)].to(ids.device)
+        return self.retained[0][index], ids[index]
 
     def _made(self, n: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Put one to ``additions`` tokens into prompts, each with equal chance in front, behind or anywhere.
+        """Put tokens into prompts with the concept, or into what is left of them without its words.
 
         Returns:
             This process's part of n prompts (B,), and their embeddings (B, L, D) and ids (B, L) with the tokens.
         """
-        device, own = self.ids.device, self.shard.part(n)
         index = self._drawn(n, generator)
         embeds, ids = self.embeds[index], self.ids[index]
         if self.slots is not None:
-            cut = (torch.rand(n, generator=generator)[own] < self.settings.cut).to(device)[:, None]
+            cut = torch.rand(n, generator=generator)[self.shard.part(n)].to(ids.device)[:, None] < self.settings.cut
             ids = torch.where(cut, self.slots.ids[index], ids)
             embeds = torch.where(cut[..., None], self.slots.embeds[index], embeds)
-        for _ in range(int(torch.randint(1, self.settings.additions + 1, (1,), generator=generator))):
-            token = self._drawn_tokens(n, generator)[own].to(device)
-            where, share = torch.rand(2, n, generator=generator)[:, own].to(device)
+        return index, *self._grown(embeds, ids, generator, total=n, vocabulary=self.settings.vocabulary)
+
+    def _grown(
+        self, embeds: Tensor, ids: Tensor, generator: Generator, *, total: int, least: int = 1, vocabulary: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        """Put ``least`` to ``additions`` tokens into prompts, each with equal chance in front, behind or anywhere.
+
+        Args:
+            embeds: Embeddings (B, L, D) of this process's part of the prompts.
+            ids: Their ids (B, L).
+            generator: Draws for the prompts of all processes.
+            total: How many these are.
+            least: Fewest tokens.
+            vocabulary: Share of the tokens that is from the whole vocabulary.
+        """
+        own, device = self.shard.part(total), ids.device
+        for _ in range(int(torch.randint(least, self.settings.additions + 1, (1,), generator=generator))):
+            token = self._drawn_tokens(total, vocabulary, generator)[own].to(device)
+            where, share = torch.rand(2, total, generator=generator)[:, own].to(device)
             lengths = prompt_lengths(ids, self._eos)
             anywhere = (share * (lengths + 1)).long()
             after = torch.where(where < 1 / 3, 0, torch.where(where < 2 / 3, lengths, anywhere))
             embeds, ids = insert_tokens(embeds, ids, after, self.teacher.embed(token).detach(), adv_ids=token)
-        return index, embeds, ids
+        return embeds, ids
 
-    def _drawn_tokens(self, n: int, generator: Generator) -> Tensor:
-        """Draw tokens (n, 1) of the retain prompts, or of the whole vocabulary but the special ones."""
+    def _drawn_tokens(self, n: int, vocabulary: float, generator: Generator) -> Tensor:
+        """Draw tokens (n, 1) of the retain prompts, a share of them of the whole vocabulary but the special ones."""
         tokens = self.added[torch.randint(len(self.added), (n, 1), generator=generator).to(self.added.device)]
-        if self.settings.vocabulary <= 0:
+        if vocabulary <= 0:
             return tokens
         anything = torch.randint(len(self.ordinary), (n, 1), generator=generator).to(tokens.device)
-        rare = torch.rand(n, 1, generator=generator).to(tokens.device) < self.settings.vocabulary
+        rare = torch.rand(n, 1, generator=generator).to(tokens.device) < vocabulary
         return torch.where(rare, self.ordinary[anything], tokens)

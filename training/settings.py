@@ -37,8 +37,8 @@ class Harden:
         cut: Share of these prompts from which the concept's words are cut out before, towards the same target: what a
             caption leaves open must not bring the concept back either.
         neighbours_weight: Weight of a term on prompts with a random token of the vocabulary in place of the concept's
-            words, which keep the conditioning that the base gives them: whatever else stands there shall mean what it
-            meant.
+            words, and on retain prompts, half of each, to which additions are made as well: they keep the conditioning
+            that the base gives them, so that the concept's own words alone make the difference.
         neighbours_batch: Prompts per iteration in that term.
         neighbours_from: What is taken for another meaning: a conditioning that far from the concept's, in units of the
             mean distance over all tokens drawn. Nearer ones may be the concept by another name.
