@@ -5,10 +5,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
-from robust_encoders import Concept
+from robust_encoders import Concept, embedded_pipeline
 from robust_encoders.catalog import CATALOG
+from robust_encoders.training.backbone import Backbone
 from robust_encoders.training.closed_recipes import published_projection
+from robust_encoders.training.losses import gram_distance
 from robust_encoders.training.methods import ESD, RECE, UCE, AdvUnlearn
 from robust_encoders.training.prompts import anchor_prompt
 from robust_encoders.training.recipes import LICENSES, PUBLISHED_CONCEPTS, RECIPES, shapes_retain_prompts
@@ -28,7 +31,7 @@ def words_of(texts: Any) -> set[str]:
 def test_recipes_are_named_as_they_are_registered(name: str) -> None:
     recipe = RECIPES[name]()
     assert recipe.name == name
-    family, concept = re.sub(r"-(esd|uce|rece|spm|spm-te)$", "", name).split("/")
+    family, concept = re.sub(r"-(esd|uce|rece|spm|spm-te|hardened)$", "", name).split("/")
     assert recipe.base == family
     assert recipe.concept.name in (concept, CATALOG.get(concept, CATALOG["nudity"]).concept)
     assert recipe.with_seed(3) == replace(recipe, seed=3)
@@ -43,6 +46,24 @@ def test_the_counterpart_differs_by_the_attack_alone(concept: str) -> None:
     for field in ("retain", "unlearn", "select", "train", "bank"):
         assert getattr(robust.method, field) == getattr(esd.method, field)
     assert (robust.concept, robust.seed, robust.base) == (esd.concept, esd.seed, esd.base)
+
+
+@pytest.mark.parametrize("concept", NAMES)
+def test_the_hardened_recipe_has_another_anchor_only_where_it_lies_clearly_farther(concept: str) -> None:
+    base = Backbone.from_pipeline(embedded_pipeline())
+    usual, hardened = RECIPES[f"shapes/{concept}"](), RECIPES[f"shapes/{concept}-hardened"]()
+    factor, value = factor_of(concept)
+    texts, gram = usual.concept.prompts[:24], base.text_gram()
+    far = {}
+    for other in set(WORDS[factor]) - {value}:
+        anchored = [anchor_prompt(text, replace(usual.concept, anchor=other)) for text in texts]
+        with torch.no_grad():
+            both = base.condition(texts), base.condition(anchored)
+        far[other] = float(gram_distance(*both, gram.to(both[0])).mean())
+    assert far[hardened.concept.anchor] > 0.9 * max(far.values())
+    assert hardened.concept == replace(usual.concept, anchor=hardened.concept.anchor)
+    if hardened.concept.anchor != usual.concept.anchor:
+        assert far[usual.concept.anchor] < 0.6 * far[hardened.concept.anchor]
 
 
 @pytest.mark.parametrize("concept", NAMES)

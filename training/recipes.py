@@ -19,7 +19,7 @@ from .methods.spm import Where
 from .prompts import naming, require_apart
 from .retain_sets import object_prompts
 from .selection import Selection
-from .settings import Adversary, Retain, Unlearn
+from .settings import Adversary, Harden, Retain, Unlearn
 from .spm_recipes import SPM_NAMES, shapes_adapters
 
 RETAIN_PROMPTS = 512
@@ -29,6 +29,9 @@ LICENSES = {"sd1": "creativeml-openrail-m", "sd2": "openrail++"}
 # An object whose parts other shapes share is harder to forget than a style or a colour: after 500 iterations a quarter
 # of the continuous attacks still succeeded, where they no longer did for the other two.
 CIRCLE_ITERATIONS = 1000
+HARDENED_ITERATIONS = 900
+# The neighbour of each concept that is farthest from it, and not hardly farther than the anchor it has elsewhere.
+FARTHEST = {"circle": "triangle", "striped": "dotted", "red": "green"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +176,39 @@ def shapes_red() -> Recipe:
     return _shapes("red", _shapes_adversary())
 
 
+def shapes_hardened(concept: str) -> Recipe:
+    """AdvUnlearn hardened on conditionings as well (see ``Harden``), towards the anchor that lies farthest.
+
+    Text between an object and its anchor may draw a third thing, and between a circle and a square that is a circle.
+    So the anchor is the neighbour whose captions' conditionings are farthest from the concept's.
+    """
+    from .shapes.concepts import CONCEPTS
+
+    like = _shapes(concept, _shapes_adversary(), HARDENED_ITERATIONS)
+    if not isinstance(like.method, AdvUnlearn):
+        raise TypeError(f"expected AdvUnlearn to harden, found {type(like.method).__name__}")
+    adversary = replace(like.method.adversary, attack=SoftPrompt(steps=3, rate=3e-2), slots=(1, 2), shared=0.5)
+    harden = Harden(
+        objective="both",
+        batch=8,
+        eta=1.0,
+        additions_weight=10.0,
+        additions_batch=16,
+        candidates=3,
+        vocabulary=0.5,
+        neighbours_weight=80.0,
+        neighbours_batch=64,
+    )
+    method = replace(
+        like.method,
+        adversary=adversary,
+        unlearn=replace(like.method.unlearn, plain_batch=24, harden=harden),
+        retain=replace(like.method.retain, conditioning_weight=80.0),
+    )
+    anchored = replace(CONCEPTS[concept], anchor=FARTHEST[concept])
+    return Recipe(name=f"shapes/{concept}-hardened", concept=anchored, method=method)
+
+
 def shapes_circle_esd() -> Recipe:
     """The same run as ``shapes_circle`` without the attack."""
     return _shapes("circle", None, CIRCLE_ITERATIONS)
@@ -250,6 +286,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "shapes/circle-esd": shapes_circle_esd,
     "shapes/striped-esd": shapes_striped_esd,
     "shapes/red-esd": shapes_red_esd,
+    **{f"shapes/{concept}-hardened": partial(shapes_hardened, concept) for concept in FARTHEST},
     **{
         f"{family}/{concept}": partial(published, concept, family)
         for family in LICENSES
