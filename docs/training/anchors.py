@@ -1,4 +1,4 @@
-"""What the base draws for captions of every anchor, attacked by a black box: anchors.py CONCEPT OUT; two minutes an anchor.
+"""What the base draws for captions of every anchor under a black box: anchors.py CONCEPT OUT; two minutes an anchor.
 
 No caption names the concept, and no word that the attack may add does. What it wins is what the base draws between two
 neighbours, and what an encoder that maps the concept onto one of them inherits.
@@ -44,7 +44,8 @@ def measured(name: str) -> list[dict[str, Any]]:
     attack = BlackBox(words, tuple(w for w in neighbours if w not in WORDS[factor][value]), budget=BUDGET)
 
     def margins(texts: Sequence[str], cases: Sequence[Case]) -> Tensor:
-        return detector(draw(pipe, texts, [case.seed for case in cases], SAMPLING)) - detector.threshold
+        scores: Tensor = detector(draw(pipe, texts, [case.seed for case in cases], SAMPLING))
+        return scores - detector.threshold
 
     rows = []
     for anchor in (v for v in VALUES[factor] if v != value):
