@@ -44,8 +44,9 @@ def measured(name: str) -> list[dict[str, Any]]:
     attack = BlackBox(words, tuple(w for w in neighbours if w not in WORDS[factor][value]), budget=BUDGET)
 
     def margins(texts: Sequence[str], cases: Sequence[Case]) -> Tensor:
-        scores: Tensor = detector(draw(pipe, texts, [case.seed for case in cases], SAMPLING))
-        return scores - detector.threshold
+        scores = detector(draw(pipe, texts, [case.seed for case in cases], SAMPLING))
+        beyond: Tensor = scores - detector.threshold
+        return beyond
 
     rows = []
     for anchor in (v for v in VALUES[factor] if v != value):
