@@ -29,7 +29,7 @@ LICENSES = {"sd1": "creativeml-openrail-m", "sd2": "openrail++"}
 # An object whose parts other shapes share is harder to forget than a style or a colour: after 500 iterations a quarter
 # of the continuous attacks still succeeded, where they no longer did for the other two.
 CIRCLE_ITERATIONS = 1000
-HARDENED_ITERATIONS = 900
+HARDENED_ITERATIONS = 600
 # The neighbour of each concept that is farthest from it, and not hardly farther than the anchor it has elsewhere.
 FARTHEST = {"circle": "triangle", "striped": "dotted", "red": "green"}
 
@@ -196,14 +196,15 @@ def shapes_hardened(concept: str) -> Recipe:
         additions_batch=16,
         candidates=3,
         vocabulary=0.5,
-        neighbours_weight=80.0,
+        cut=0.15,
+        neighbours_weight=120.0,
         neighbours_batch=64,
     )
     method = replace(
         like.method,
         adversary=adversary,
         unlearn=replace(like.method.unlearn, plain_batch=24, harden=harden),
-        retain=replace(like.method.retain, conditioning_weight=80.0),
+        retain=replace(like.method.retain, conditioning_weight=120.0),
     )
     anchored = replace(CONCEPTS[concept], anchor=FARTHEST[concept])
     return Recipe(name=f"shapes/{concept}-hardened", concept=anchored, method=method)
