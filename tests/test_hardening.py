@@ -151,10 +151,6 @@ def test_neighbours_keep_what_the_base_says_and_lie_far_from_the_concept(tiny_pi
     torch.testing.assert_close(term.target, made.teacher.encode(term.embeds, term.ids))
     assert not term.target.requires_grad
     kept = {tuple(row) for row in made.teacher.tokenize(RETAIN).tolist()}
-    (bare,) = replace(made, added=made.added, settings=replace(made.settings, neighbours_batch=25))(
-        generator(1), attacked=False
-    )
-    assert bare.ids.shape[0] == 25
     grown = hardening(tiny_pipe, objective="noise", neighbours_weight=3.0, neighbours_batch=40, additions=1)
     found = [grown(generator(seed), attacked=False)[0].ids[20:] for seed in range(8)]
     unchanged = {all(tuple(row) in kept for row in rows.tolist()) for rows in found}
@@ -175,13 +171,24 @@ def test_tokens_that_may_mean_the_concept_are_no_neighbours(tiny_pipe: Any) -> N
 
 def test_neighbours_want_room_and_prompts(tiny_pipe: Any) -> None:
     made = hardening(tiny_pipe, objective="noise", neighbours_weight=3.0)
-    for without in (None, made.slots):
-        with pytest.raises(ValueError, match=r"expected (tokens to add, and )?prompts of at most"):
-            replace(made, slots=without, settings=replace(made.settings, additions=22))
-    with pytest.raises(ValueError, match="expected retain prompts"):
-        replace(made, retained=None)(generator(), attacked=False)
-    with pytest.raises(ValueError, match="for the term 'neighbours'"):
-        replace(made, slots=None)(generator(), attacked=False)
+    with pytest.raises(ValueError, match="expected prompts of at most"):
+        replace(made, settings=replace(made.settings, additions=22))
+    with pytest.raises(ValueError, match=r"found no retain prompts: give some"):
+        replace(made, retained=None)
+    with pytest.raises(ValueError, match="without the concept's words"):
+        replace(made, slots=None)
+
+
+@pytest.mark.parametrize("n", [6, 7])
+def test_processes_share_the_neighbours(tiny_pipe: Any, n: int) -> None:
+    made = hardening(tiny_pipe, objective="noise", neighbours_weight=3.0, neighbours_batch=n)
+    (whole,) = made(generator(), attacked=False)
+    parts = [replace(made, shard=Shard(i, 2))(generator(), attacked=False)[0] for i in range(2)]
+    assert [part.total for part in parts] == [n, n]
+    assert sum(len(part.ids) for part in parts) == len(whole.ids) == n
+    shares = [Shard(i, 2).part(n // 2) for i in range(2)]
+    kept = [part.ids[len(part.ids) - (own.stop - own.start) :] for part, own in zip(parts, shares, strict=True)]
+    assert torch.equal(torch.cat(kept), whole.ids[n - n // 2 :]), "what is retained is what one process draws"
 
 
 def test_processes_share_the_rows_of_one(tiny_pipe: Any) -> None:
@@ -314,8 +321,12 @@ def test_settings_and_prompts_that_leave_nothing_to_do_are_refused(tiny_pipe: An
             Harden(objective=objective, weight=0.0)  # type: ignore[arg-type, unused-ignore]
     with pytest.raises(ValueError, match=r"for vocabulary and cut, found 1\.5"):
         Harden(vocabulary=1.5)
-    with pytest.raises(ValueError, match=r"found none to which its 1\.0 would matter"):
-        Unlearn(harden=Harden(eta=1.0))
+    for share in ({"vocabulary": 0.5}, {"cut": 0.5}):
+        with pytest.raises(ValueError, match="found none: give additions_weight"):
+            Harden(**share)  # type: ignore[arg-type, unused-ignore]
+    for weight in (0.0, 1.0):  # neighbours keep what the base says
+        with pytest.raises(ValueError, match=r"found none to which its 1\.0 would matter"):
+            Unlearn(harden=Harden(eta=1.0, neighbours_weight=weight))
     with pytest.raises(ValueError, match=r"attacks through the UNet for Adversary\.shared"):
         replace(hardened(), adversary=Adversary(shared=0.5))
     with pytest.raises(ValueError, match=r"lower Harden\.additions"):

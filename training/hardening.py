@@ -53,8 +53,8 @@ class Hardening:
         retained: Token embeddings (N, L, D) and ids (N, L) of the retain prompts; None where there are none.
 
     Raises:
-        ValueError: A prompt leaves no room for the tokens of a slot, or for the additions, or there are no retain
-            prompts where a term wants them.
+        ValueError: A prompt leaves no room for the tokens of a slot, or for the additions, or the term on neighbours
+            has no slots or no retain prompts.
     """
 
     teacher: Backbone
@@ -74,9 +74,9 @@ class Hardening:
     def __post_init__(self) -> None:
         prompts = [self.ids] if self.settings.additions_weight > 0 else []
         if self.settings.neighbours_weight > 0:
-            prompts += [self.ids] if self.retained is None else [self.ids, self.retained[1]]
-            if self.slots is not None:
-                self.slots.check(1 + self.settings.additions, self._eos)
+            slots, retained = self._sources()
+            slots.check(1 + self.settings.additions, self._eos)
+            prompts.append(retained[1])
         if not prompts:
             return
         longest, room = max(int(prompt_lengths(ids, self._eos).max()) for ids in prompts), self.ids.shape[1] - 2
@@ -104,6 +104,15 @@ class Hardening:
         every = torch.arange(self.teacher.text_encoder.config.vocab_size, device=self.added.device)
         special = torch.tensor(self.teacher.tokenizer.all_special_ids, device=every.device)
         return every[~torch.isin(every, special)]
+
+    def _sources(self) -> tuple[Slots, tuple[Tensor, Tensor]]:
+        """Return what the rows of the term on neighbours are made of."""
+        if self.slots is None or self.retained is None:
+            raise ValueError(
+                "expected prompts without the concept's words, and retain prompts, for Harden.neighbours_weight, found "
+                f"{'no retain prompts' if self.retained is None else 'none'}: give some, or leave it at 0"
+            )
+        return self.slots, self.retained
 
     @property
     def _eos(self) -> int:
@@ -161,13 +170,14 @@ class Hardening:
         return Pulled("neighbours", self.settings.neighbours_weight, n, embeds, ids, target)
 
     def _filled(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Return this process's part of n prompts, embeddings and ids, with another token in the concept's place."""
-        if self.slots is None:
-            raise ValueError("expected prompts without the concept's words for the term 'neighbours', found none")
+        """Return this process's part of n prompts, embeddings and ids, with another token in the concept's place.
+
+        Each process chooses among those that it drew.
+        """
         own, tried = self.shard.part(n), _TRIES * n
         index = self._drawn(tried, generator)
         tokens = self.ordinary[torch.randint(len(self.ordinary), (tried, 1), generator=generator).to(index.device)]
-        embeds, ids = self.slots.fill(index, self.teacher.embed(tokens[self.shard.part(tried)]))
+        embeds, ids = self._sources()[0].fill(index, self.teacher.embed(tokens[self.shard.part(tried)]))
         far = self.metric(self.teacher.encode(embeds, ids), self.concept[index])
         # Those far enough are equals, in the order drawn; the farthest of the others fill up what they leave.
         far = far.clamp(max=self.settings.neighbours_from * float(far.mean()))
@@ -176,11 +186,9 @@ class Hardening:
 
     def _retained(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
         """Draw this process's part of n retain prompts: embeddings and ids."""
-        if self.retained is None:
-            raise ValueError("expected retain prompts for the term 'neighbours', found none")
-        ids = self.retained[1]
+        embeds, ids = self._sources()[1]
         index = torch.randint(len(ids), (n,), generator=generator)[self.shard.part(n)].to(ids.device)
-        return self.retained[0][index], ids[index]
+        return embeds[index], ids[index]
 
     def _made(self, n: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Put tokens into prompts with the concept, or into what is left of them without its words.

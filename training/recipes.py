@@ -30,7 +30,7 @@ LICENSES = {"sd1": "creativeml-openrail-m", "sd2": "openrail++"}
 # of the continuous attacks still succeeded, where they no longer did for the other two.
 CIRCLE_ITERATIONS = 1000
 HARDENED_ITERATIONS = 600
-# The neighbour of each concept that is farthest from it, and not hardly farther than the anchor it has elsewhere.
+# The neighbour of each concept that is farthest from it; the usual anchor where the farthest is hardly any farther.
 FARTHEST = {"circle": "triangle", "striped": "dotted", "red": "green"}
 
 

@@ -69,6 +69,11 @@ class Harden:
             raise ValueError(f"expected a weight above 0 for a term on conditionings, found {self.weight}")
         if not 0 <= self.vocabulary <= 1 or not 0 <= self.cut <= 1:
             raise ValueError(f"expected shares in [0, 1] for vocabulary and cut, found {self.vocabulary}, {self.cut}")
+        if max(self.vocabulary, self.cut) > 0 and self.additions_weight <= 0:
+            raise ValueError(
+                f"expected additions for Harden.vocabulary {self.vocabulary} and Harden.cut {self.cut}, found none: "
+                "give additions_weight, or leave both at 0"
+            )
 
     def for_processes(self, n: int) -> Harden:
         """Return the same with n times the batches, for n processes to share."""
@@ -84,7 +89,7 @@ class Harden:
     @property
     def cuts(self) -> bool:
         """Whether any term of its own cuts the concept's words out of its prompts."""
-        return (self.additions_weight > 0 and self.cut > 0) or self.neighbours_weight > 0
+        return self.cut > 0 or self.neighbours_weight > 0
 
     @property
     def in_noise(self) -> bool:
@@ -100,6 +105,11 @@ class Harden:
     def pulls(self) -> bool:
         """Whether there is any term of its own."""
         return bool(self.batches())
+
+    @property
+    def has_targets(self) -> bool:
+        """Whether there is a term on the concept's prompts, to whose targets eta matters."""
+        return self.in_conditioning or self.additions_weight > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +142,7 @@ class Unlearn:
     harden: Harden = field(default_factory=Harden, metadata=LATER)
 
     def __post_init__(self) -> None:
-        if self.harden.eta and not (self.harden.pulls or self.pulls_plain):
+        if self.harden.eta and not (self.harden.has_targets or self.pulls_plain):
             raise ValueError(
                 f"expected a term on conditionings for Harden.eta, found none to which its {self.harden.eta} would "
                 "matter: choose an objective, additions or plain_space='conditioning', or leave it at 0"

@@ -12,7 +12,8 @@ case $subject in
   advunlearn) name=shapes/$concept ;;
   hardened | uce | rece | spm | spm-te)
     name=$4/$concept/$subject
-    [ -e "$name/robust_encoder.json" ] || robust-encoders train "shapes/$concept-$subject" --out "$name" --cache-dir "$4/banks" ;;
+    [ -e "$name/robust_encoder.json" ] ||
+      robust-encoders train "shapes/$concept-$subject" --out "$name" --cache-dir "$4/banks" ;;
   base | empty_prompt | word_filter) name=$subject ;;
   *) echo "expected one of the subjects that this file names, found $subject" >&2; exit 2 ;;
 esac

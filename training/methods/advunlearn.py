@@ -236,7 +236,7 @@ def _hardening(objective: Objective, places: Places, concept: Concept) -> Harden
         metric=metric,
         places=places,
         shard=objective.shard,
-        slots=Slots.cut(objective.teacher, prompts.texts, concept) if settings.cuts else None,
+        slots=(places.slots or Slots.cut(objective.teacher, prompts.texts, concept)) if settings.cuts else None,
         retained=objective.retain_prompts.rows if objective.retain_prompts is not None else None,
     )
 
