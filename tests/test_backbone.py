@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from robust_encoders.training.backbone import Backbone
+from robust_encoders.training.backbone import Backbone, has_bf16
 
 PROMPTS = ["a red circle", "nudity"]
 
@@ -96,13 +96,33 @@ def test_predictions_are_counted_by_latents(backbone: Backbone) -> None:
     assert backbone.clone().unet_calls == 0
 
 
-def test_bf16_only_rounds(backbone: Backbone) -> None:
+def test_bf16_only_rounds(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("robust_encoders.training.backbone.has_bf16", lambda: True)
     latents, t, cond = noise_for(backbone), torch.tensor([1, 2]), backbone.condition(PROMPTS)
     with torch.no_grad():
         full = backbone.predict(latents, t, cond)
         low = backbone.sharing(precision="bf16").predict(latents, t, cond)
     assert low.dtype == torch.float32
     assert 0 < float((low - full).abs().max()) < 0.1 * float(full.abs().max())
+
+
+def test_bf16_is_computed_in_float32_where_the_processor_has_none(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("robust_encoders.training.backbone.has_bf16", lambda: False)
+    latents, t, cond = noise_for(backbone), torch.tensor([1, 2]), backbone.condition(PROMPTS)
+    asked = backbone.sharing(precision="bf16")
+    assert (asked.precision, asked.computes_in) == ("bf16", "fp32")
+    with torch.no_grad():
+        assert torch.equal(asked.predict(latents, t, cond), backbone.predict(latents, t, cond))
+
+
+@pytest.mark.parametrize(
+    ("found", "has"), [({}, False), ({"avx2": True}, False), ({"avx512_bf16": True}, True), ({"amx_bf16": True}, True)]
+)
+def test_what_a_processor_tells_of_bfloat16(found: dict[str, bool], has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    assert has_bf16.__wrapped__() is has
 
 
 def test_noising_agrees_with_the_scheduler(make_pipe: Callable[..., Any]) -> None:

@@ -125,7 +125,10 @@ def test_an_interrupted_build_goes_on(backbone: Backbone, tmp_path: Path, monkey
     assert {path.suffix for path in folder.iterdir()} == {".safetensors", ".json"}
 
 
-def test_what_a_trajectory_depends_on_is_in_the_key(make_pipe: Callable[..., Any]) -> None:
+def test_what_a_trajectory_depends_on_is_in_the_key(
+    make_pipe: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("robust_encoders.training.backbone.has_bf16", lambda: True)
     base = Backbone.from_pipeline(make_pipe())
     key = bank_key(base, SETTINGS)
     assert key == bank_key(Backbone.from_pipeline(make_pipe()), SETTINGS)

@@ -115,7 +115,7 @@ def bank_key(backbone: Backbone, settings: BankSettings) -> dict[str, Any]:
         "alphas_cumprod": hashlib.sha256(backbone.alphas_cumprod.double().numpy().tobytes()).hexdigest(),
         "scheduler": schedule,
         "latent_shape": list(backbone.latent_shape),
-        "precision": backbone.precision,
+        "precision": backbone.computes_in,
         "guidance": settings.guidance,
         "steps": settings.steps,
     }

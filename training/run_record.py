@@ -11,7 +11,7 @@ from torch import Generator
 from robust_encoders.fingerprint import content_sha256
 
 from .artifact import describe
-from .backbone import Backbone
+from .backbone import Backbone, Precision
 from .checkpoint import TrainingLog
 
 if TYPE_CHECKING:
@@ -37,12 +37,15 @@ def run_identity(method: Any, teacher: Backbone, concept: Concept, generator: Ge
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def run_record(log: TrainingLog, calls: int, bank_calls: int, *, seconds: float) -> dict[str, Any]:
-    """Return losses, UNet calls and seconds of a finished run as plain values, for the artifact's recipe."""
+def run_record(
+    log: TrainingLog, calls: int, bank_calls: int, *, seconds: float, precision: Precision
+) -> dict[str, Any]:
+    """Return losses, UNet calls, seconds and the UNet's precision of a finished run, for the artifact's recipe."""
     return {
         "losses": log.curves(),
         "unet_calls": calls,
         "bank_unet_calls": bank_calls,
+        "computed_in": precision,
         "seconds": round(log.seconds, 1),
         "seconds_total": round(seconds, 1),
     }

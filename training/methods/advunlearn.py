@@ -161,7 +161,7 @@ def erase_from_text_encoder(
         parameters = _only(method.select.select(student.text_encoder), student.text_encoder)
         log = finetune(parameters, objective, method.train, generator=generator, workspace=workspace, identity=identity)
     calls = objective.shard.total(torch.tensor([teacher.unet_calls, bank_calls], device=teacher.device)).tolist()
-    record = run_record(log, *calls, seconds=time.monotonic() - started)
+    record = run_record(log, *calls, seconds=time.monotonic() - started, precision=teacher.computes_in)
     return Edit("weights", "text_encoder", _named(student, backbone), student.text_encoder.config.to_dict(), record)
 
 

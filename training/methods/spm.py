@@ -173,7 +173,7 @@ class SPM:
             bank_calls, teacher.unet_calls = teacher.unet_calls, 0
             log = finetune(trained, objective, self.train, generator=generator, workspace=workspace, identity=identity)
         calls = Shard.current().total(torch.tensor([teacher.unet_calls, bank_calls], device=teacher.device)).tolist()
-        record = run_record(log, *calls, seconds=time.monotonic() - started)
+        record = run_record(log, *calls, seconds=time.monotonic() - started, precision=teacher.computes_in)
         finished = {name: one.detach().cpu().contiguous() for name, one in tensors.items()}
         config = {"prompts": list(adapter.prompts), "rank": self.rank, "alpha": self.alpha}
         return Edit("adapter", "text_encoder" if self.where == "text_encoder" else "unet", finished, config, record)

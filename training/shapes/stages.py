@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Generator, Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from ..backbone import has_bf16
 from .fit import Schedule, fit
 from .networks import ImageTower, JudgeNet
 from .pictures import Pictures, captions_of
@@ -194,7 +195,7 @@ def train_unet(
         noise = torch.randn(clean.shape, generator=generator)
         t = torch.randint(scheduler.config.num_train_timesteps, (len(clean),), generator=generator)
         text = condition(captions_of(course.pictures.labels[indices], generator, empty=0.1))
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16()):
             predicted = unet(scheduler.add_noise(clean, noise, t), t, text).sample
         error: Tensor = predicted.float() - scheduler.get_velocity(clean, noise, t)
         return error.square().mean()
