@@ -12,7 +12,7 @@ STAMP := .venv/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -
 
 # make -j2 matrix: every attack on every encoder, docs/matrix; hours, after those of results. Finished parts are kept.
 MATRIX := runs/matrix
-SUBJECTS := base esd advunlearn uce rece spm spm-te empty_prompt word_filter
+SUBJECTS := base esd advunlearn hardened uce rece spm spm-te empty_prompt word_filter
 
 .PHONY: build-shapes clean demo env lint matrix results test test-browser test-oldest
 .DEFAULT_GOAL := test
@@ -81,12 +81,12 @@ matrix: $(foreach c,circle striped red,$(foreach s,$(SUBJECTS),$(MATRIX)/$c/$s/r
 $(MATRIX)/%/results.json: | env
 	docs/matrix/row.sh $(*D) $(*F) $(MATRIX) $(RESULTS)
 
-# How strong the attacks are comes first; ESD's encoders are trained by make results.
+# How strong the attacks are comes first; the encoders of ESD and AdvUnlearn are trained by make results.
 define row
 $(MATRIX)/$1/$2/results.json: | $(MATRIX)/$1/open/results.json
 endef
 $(foreach c,circle striped red,$(foreach s,$(SUBJECTS),$(eval $(call row,$c,$s))))
-$(foreach c,circle striped red,$(eval $(MATRIX)/$c/esd/results.json: | $(RESULTS)/$c/esd-0/results.json))
+$(foreach c,circle striped red,$(foreach m,esd advunlearn,$(eval $(MATRIX)/$c/$m/results.json: | $(RESULTS)/$c/$m-0/results.json)))
 
 clean:
 	rm -rf .venv .venv-oldest .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache build dist demo.png robust_encoders.egg-info

@@ -9,19 +9,21 @@ import argparse
 import difflib
 import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import robust_encoders
 from robust_encoders import CATALOG, CatalogEntry, CompatReport, Manifest, RobustEncoder
 from robust_encoders.errors import RobustEncodersError, UnknownNameError
 
 EXIT_OK, EXIT_NO, EXIT_USAGE = 0, 1, 2
+EXIT_PIPE = 141  # what a shell says of a program that SIGPIPE ended
 
 TRAINING_COMMANDS: Mapping[str, str] = {
     "demo": "draw the same prompts with and without a robust encoder into one picture",
@@ -59,12 +61,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
 
     Raises:
-        SystemExit: With 0 after help, with 2 on a command line that does not parse.
+        SystemExit: With 0 after help, with 2 on a command line that does not parse, with 141 where nobody reads on.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     try:
-        return _run(arguments)
+        code = _run(arguments)
+        _flush()
+        return code
     except (UnknownNameError, UsageError) as error:
         return _fail(str(error), EXIT_USAGE)
     except RobustEncodersError as error:
@@ -78,8 +82,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def say(text: str) -> None:
-    """Write an answer to stdout."""
-    sys.stdout.write(text + "\n")
+    """Write an answer to stdout; end, as a signal would, where nobody reads on."""
+    try:
+        sys.stdout.write(text + "\n")
+    except BrokenPipeError:  # head, a pager
+        _hang_up()
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _hang_up()
+
+
+def _hang_up() -> NoReturn:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the very end
+    raise SystemExit(EXIT_PIPE)
 
 
 def choose(name: str, known: Collection[str], what: str) -> str:
@@ -272,8 +291,11 @@ def _say_manifest(manifest: Manifest) -> None:
 def _result(result: Mapping[str, Any]) -> tuple[str, ...]:
     interval = result.get("interval")
     bounds = f"[{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
+    attack = result.get("settings", {}).get("attack") or {}
+    by = str(attack.get("label") or attack.get("name") or "") if isinstance(attack, Mapping) else str(attack)
     where = str(result.get("prompt_set", ""))
-    return (str(result["metric"]), f"{result['value']:.3f}", bounds, f"n={result['n']}", where, str(result["origin"]))
+    count, origin = f"n={result['n']}", str(result["origin"])
+    return (str(result["metric"]), by, f"{result['value']:.3f}", bounds, count, where, origin)
 
 
 def _entry(entry: CatalogEntry) -> dict[str, Any]:

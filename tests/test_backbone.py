@@ -117,6 +117,13 @@ def test_bf16_is_computed_in_float32_where_the_processor_has_none(
         assert torch.equal(asked.predict(latents, t, cond), backbone.predict(latents, t, cond))
 
 
+def test_weights_in_bf16_compute_as_they_are(make_pipe: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("robust_encoders.training.backbone.has_bf16", lambda: False)
+    pipe = make_pipe()
+    pipe.unet.to(torch.bfloat16)
+    assert Backbone.from_pipeline(pipe, precision="bf16").computes_in == "bf16"
+
+
 @pytest.mark.parametrize(
     ("found", "has"), [({}, False), ({"avx2": True}, False), ({"avx512_bf16": True}, True), ({"amx_bf16": True}, True)]
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -56,7 +57,10 @@ def artifact(tiny_pipe: StableDiffusionPipeline, tmp_path: Path) -> Path:
         concept=Concept(name="circle", kind="object", synonyms=("disc",)),
         method={"name": "a-method"},
         base=Base.from_pipeline(tiny_pipe, family="a-family"),
-        results=(RESULT,),
+        results=(
+            RESULT,
+            {**RESULT, "metric": "asr_any", "settings": {"attack": {"name": "p4d", "label": "an-attack"}}},
+        ),
         license="a-licence",
     )
     text_encoder = tiny_pipe.text_encoder
@@ -112,6 +116,18 @@ def test_info_tells_what_the_manifest_says(artifact: Path, capsys: pytest.Captur
     out = capsys.readouterr().out
     for text in ("circle", "disc", "a-method", "a-family", "a-licence", "pre_asr", "0.125", "[0.020, 0.470]", "n=8"):
         assert text in out
+    assert next(line for line in out.splitlines() if "asr_any" in line).split()[1] == "an-attack"
+
+
+def test_whoever_stops_reading_gets_no_traceback(artifact: Path) -> None:
+    run = "from robust_encoders.cli import main; raise SystemExit(main())"
+    command = [sys.executable, "-c", run, "info", str(artifact)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdout.close()
+        assert running.stderr.read() == ""
+    assert running.returncode == 141
 
 
 def test_info_as_json_is_the_manifest(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -336,7 +352,7 @@ def test_concepts_that_cannot_be_erased_together_are_bad_usage(
 ) -> None:
     options = ["train", "shapes/circle", "--out", str(tmp_path), "--also"]
     assert "each concept once" in refused(capsys, 2, *options, "circle")
-    assert "which names 'square'" in refused(capsys, 2, *options, "square")
+    assert "which names 'triangle'" in refused(capsys, 2, *options, "triangle")
     assert "triangle" in refused(capsys, 2, *options, "dog")
 
 

@@ -241,6 +241,21 @@ def test_other_weights_make_every_cell_again(
     assert find(base, "clip_score").value != find(robust, "clip_score").value
 
 
+def test_what_was_computed_in_bf16_is_not_taken_for_what_is_computed_in_its_place(
+    make_pipe: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = make_pipe()
+    plan = make_plan(pipe, attacks={})
+    for has in (True, False):
+        caplog.clear()
+        monkeypatch.setattr("robust_encoders.training.backbone.has_bf16", lambda has=has: has)
+        run(pipe, plan, tmp_path)
+    assert any("made from other inputs" in record.getMessage() for record in caplog.records)
+    caplog.clear()
+    run(pipe, plan, tmp_path)
+    assert not any("made from other inputs" in record.getMessage() for record in caplog.records)
+
+
 def test_attacks_meet_the_encoder_and_aim_at_the_bases_pictures(
     make_pipe: Any, tmp_path: Path, encoder: RobustEncoder
 ) -> None:

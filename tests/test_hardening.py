@@ -169,6 +169,14 @@ def test_tokens_that_may_mean_the_concept_are_no_neighbours(tiny_pipe: Any) -> N
     assert near[1.0] > 1.1 * near[0.0]
 
 
+def test_where_the_concepts_words_are_several_tokens_no_token_is_left_out(tiny_pipe: Any) -> None:
+    made = hardening(tiny_pipe, objective="noise", neighbours_weight=3.0)
+    every = replace(made, settings=replace(made.settings, neighbours_from=0.0))._filled(16, generator())[1]
+    assert not torch.equal(made._filled(16, generator())[1], every)
+    longer = replace(made, ids=made.teacher.tokenize([f"{text} on white" for text in CIRCLE.prompts]))
+    assert torch.equal(longer._filled(16, generator())[1], every)
+
+
 def test_neighbours_want_room_and_prompts(tiny_pipe: Any) -> None:
     made = hardening(tiny_pipe, objective="noise", neighbours_weight=3.0)
     with pytest.raises(ValueError, match="expected prompts of at most"):

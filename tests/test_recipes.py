@@ -31,7 +31,7 @@ def words_of(texts: Any) -> set[str]:
 def test_recipes_are_named_as_they_are_registered(name: str) -> None:
     recipe = RECIPES[name]()
     assert recipe.name == name
-    family, concept = re.sub(r"-(esd|uce|rece|spm|spm-te|hardened)$", "", name).split("/")
+    family, concept = re.sub(r"-(esd|uce|rece|spm|spm-te|advunlearn|hardened)$", "", name).split("/")
     assert recipe.base == family
     assert recipe.concept.name in (concept, CATALOG.get(concept, CATALOG["nudity"]).concept)
     assert recipe.with_seed(3) == replace(recipe, seed=3)
@@ -39,7 +39,7 @@ def test_recipes_are_named_as_they_are_registered(name: str) -> None:
 
 @pytest.mark.parametrize("concept", NAMES)
 def test_the_counterpart_differs_by_the_attack_alone(concept: str) -> None:
-    robust, esd = RECIPES[f"shapes/{concept}"](), RECIPES[f"shapes/{concept}-esd"]()
+    robust, esd = RECIPES[f"shapes/{concept}-advunlearn"](), RECIPES[f"shapes/{concept}-esd"]()
     assert isinstance(robust.method, AdvUnlearn)
     assert isinstance(robust.method.adversary, Adversary)
     assert isinstance(esd.method, ESD)
@@ -48,10 +48,18 @@ def test_the_counterpart_differs_by_the_attack_alone(concept: str) -> None:
     assert (robust.concept, robust.seed, robust.base) == (esd.concept, esd.seed, esd.base)
 
 
+@pytest.mark.parametrize(
+    ("concept", "variant"), [("circle", "hardened"), ("striped", "advunlearn"), ("red", "hardened")]
+)
+def test_what_is_shipped_is_one_of_the_two(concept: str, variant: str) -> None:
+    shipped, like = RECIPES[f"shapes/{concept}"](), RECIPES[f"shapes/{concept}-{variant}"]()
+    assert replace(shipped, name=like.name) == like
+
+
 @pytest.mark.parametrize("concept", NAMES)
 def test_the_hardened_recipe_has_another_anchor_only_where_it_lies_clearly_farther(concept: str) -> None:
     base = Backbone.from_pipeline(embedded_pipeline())
-    usual, hardened = RECIPES[f"shapes/{concept}"](), RECIPES[f"shapes/{concept}-hardened"]()
+    usual, hardened = RECIPES[f"shapes/{concept}-advunlearn"](), RECIPES[f"shapes/{concept}-hardened"]()
     factor, value = factor_of(concept)
     texts, gram = usual.concept.prompts[:24], base.text_gram()
     far = {}
@@ -152,7 +160,7 @@ def test_projections_of_the_embedded_base_edit_captions_and_preserve_others(conc
     assert rece.method.start == uce.method
     assert uce.method.retained == rece.method.retained == shapes_retain_prompts(concept)
     assert (uce.method.texts, uce.method.tokens) == ("prompts", "from_last")
-    assert uce.concept == RECIPES[f"shapes/{concept}"]().concept
+    assert uce.concept == RECIPES[f"shapes/{concept}-advunlearn"]().concept
 
 
 @pytest.mark.parametrize("family", LICENSES)

@@ -30,6 +30,11 @@ def has_bf16() -> bool:
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
+def computes_bf16_in_fp32(device: torch.device) -> bool:
+    """Return whether ``bf16`` stands for float32 there: on a processor that has no instructions for it."""
+    return device.type == "cpu" and not has_bf16()
+
+
 class RolloutStep(NamedTuple):
     """One step of a DDIM run: where it stood, what the model said there, and where it went."""
 
@@ -53,7 +58,8 @@ class Backbone:
         scheduler: Any diffusers scheduler; its configuration gives the noise schedule.
         precision: ``bf16`` and ``fp16`` run the UNet under autocast; the text encoder always keeps its own dtype.
             ``fp16`` scales gradients while they pass through the UNet. On a processor without instructions for
-            bfloat16, ``bf16`` computes in float32: closer, and much faster there; see ``computes_in``.
+            bfloat16, ``bf16`` computes in float32 where the weights are: closer, and much faster there; see
+            ``computes_in``.
 
     Attributes:
         alphas_cumprod: (T,) products of the noise schedule.
@@ -114,7 +120,7 @@ class Backbone:
     @property
     def computes_in(self) -> Precision:
         """What the UNet computes in: the precision asked for, or ``fp32`` for ``bf16`` where that is no gain."""
-        slow = self.precision == "bf16" and self.device.type == "cpu" and not has_bf16()
+        slow = self.precision == "bf16" and self.dtype == torch.float32 and computes_bf16_in_fp32(self.device)
         return "fp32" if slow else self.precision
 
     @property

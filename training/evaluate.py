@@ -14,6 +14,7 @@ from tqdm import tqdm
 from robust_encoders.fingerprint import sketch, tokenizer_fingerprint
 
 from .artifact import judging_versions
+from .backbone import computes_bf16_in_fp32
 from .cells import Cells, canonical_sha256
 from .collect import Collection
 from .finished import PICTURES_CELL
@@ -122,6 +123,8 @@ def _units(subject: Subject, plan: Plan, how: Execution, out: Path) -> Units:
     detector = {"name": plan.detector.name, "version": plan.detector.version, "threshold": plan.detector.threshold}
     # By kind of device, not by its number: several of them may share the parts.
     run = {"sampling": asdict(how.sampling), "seed": how.seed, "device": subject.pipe.device.type}
+    if computes_bf16_in_fp32(subject.pipe.device):
+        run["bf16"] = "fp32"
     common = {**run, "format": _FORMAT, "versions": judging_versions()}
     base = {**common, "models": _models_sha256(subject.pipe)}
     with subject.attached():

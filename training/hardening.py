@@ -179,8 +179,11 @@ class Hardening:
         tokens = self.ordinary[torch.randint(len(self.ordinary), (tried, 1), generator=generator).to(index.device)]
         embeds, ids = self._sources()[0].fill(index, self.teacher.embed(tokens[self.shard.part(tried)]))
         far = self.metric(self.teacher.encode(embeds, ids), self.concept[index])
+        alike = prompt_lengths(ids, self._eos) == prompt_lengths(self.ids[index], self._eos)
+        mean = float(far[alike].mean()) if bool(alike.any()) else 0.0
+        far = torch.where(alike, far, torch.inf)  # position by position it says nothing of the others
         # Those far enough are equals, in the order drawn; the farthest of the others fill up what they leave.
-        far = far.clamp(max=self.settings.neighbours_from * float(far.mean()))
+        far = far.clamp(max=self.settings.neighbours_from * mean)
         kept = far.sort(descending=True, stable=True).indices[: own.stop - own.start]
         return embeds[kept], ids[kept]
 

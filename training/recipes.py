@@ -28,8 +28,10 @@ PUBLISHED_CONCEPTS = ("nudity", "vangogh", "church", "garbage_truck", "parachute
 LICENSES = {"sd1": "creativeml-openrail-m", "sd2": "openrail++"}
 # An object whose parts other shapes share is harder to forget than a style or a colour: after 500 iterations a quarter
 # of the continuous attacks still succeeded, where they no longer did for the other two.
-CIRCLE_ITERATIONS = 1000
-HARDENED_ITERATIONS = 600
+ITERATIONS = {"circle": 1000}
+HARDENED_ITERATIONS = 900
+# Of these the hardened encoder is shipped: of `striped`, whose worst case it does not better, the one without.
+HARDENED = ("circle", "red")
 # The neighbour of each concept that is farthest from it; the usual anchor where the farthest is hardly any farther.
 FARTHEST = {"circle": "triangle", "striped": "dotted", "red": "green"}
 
@@ -145,7 +147,7 @@ def _shapes_esd(concept: str, iterations: int) -> ESD:
     )
 
 
-def _shapes(concept: str, adversary: Adversary | None, iterations: int = 500) -> Recipe:
+def _shapes(concept: str, adversary: Adversary | None, iterations: int) -> Recipe:
     from .shapes.concepts import CONCEPTS
 
     esd = _shapes_esd(concept, iterations)
@@ -154,30 +156,22 @@ def _shapes(concept: str, adversary: Adversary | None, iterations: int = 500) ->
     method = AdvUnlearn(
         retain=esd.retain, unlearn=esd.unlearn, adversary=adversary, select=esd.select, train=esd.train, bank=esd.bank
     )
-    return Recipe(name=f"shapes/{concept}", concept=CONCEPTS[concept], method=method)
+    return Recipe(name=f"shapes/{concept}-advunlearn", concept=CONCEPTS[concept], method=method)
 
 
 def _shapes_adversary() -> Adversary:
     return Adversary(attack=SoftPrompt(steps=8, rate=2e-2), warmup=50, tokens=(1, 2, 3))
 
 
-def shapes_circle() -> Recipe:
-    """AdvUnlearn of an object with synonyms on the embedded base."""
-    return _shapes("circle", _shapes_adversary(), CIRCLE_ITERATIONS)
-
-
-def shapes_striped() -> Recipe:
-    """AdvUnlearn of a style on the embedded base."""
-    return _shapes("striped", _shapes_adversary())
-
-
-def shapes_red() -> Recipe:
-    """AdvUnlearn of an attribute on the embedded base."""
-    return _shapes("red", _shapes_adversary())
+def shapes_advunlearn(concept: str) -> Recipe:
+    """AdvUnlearn on the embedded base with the paper's attack; differs from ESD there in the attack alone."""
+    return _shapes(concept, _shapes_adversary(), ITERATIONS.get(concept, 500))
 
 
 def shapes_hardened(concept: str) -> Recipe:
     """AdvUnlearn hardened on conditionings as well (see ``Harden``), towards the anchor that lies farthest.
+
+    Shipped for an object and an attribute. For the style it was measured to buy nothing and to cost retention.
 
     Text between an object and its anchor may draw a third thing, and between a circle and a square that is a circle.
     So the anchor is the neighbour whose captions' conditionings are farthest from the concept's.
@@ -196,33 +190,28 @@ def shapes_hardened(concept: str) -> Recipe:
         additions_batch=16,
         candidates=3,
         vocabulary=0.5,
-        cut=0.15,
-        neighbours_weight=120.0,
+        neighbours_weight=80.0,
         neighbours_batch=64,
     )
     method = replace(
         like.method,
         adversary=adversary,
         unlearn=replace(like.method.unlearn, plain_batch=24, harden=harden),
-        retain=replace(like.method.retain, conditioning_weight=120.0),
+        retain=replace(like.method.retain, conditioning_weight=80.0),
     )
     anchored = replace(CONCEPTS[concept], anchor=FARTHEST[concept])
     return Recipe(name=f"shapes/{concept}-hardened", concept=anchored, method=method)
 
 
-def shapes_circle_esd() -> Recipe:
-    """The same run as ``shapes_circle`` without the attack."""
-    return _shapes("circle", None, CIRCLE_ITERATIONS)
+def shapes_shipped(concept: str) -> Recipe:
+    """Return the recipe of the encoder that is shipped: the hardened one, or the one of the paper's attack alone."""
+    made = shapes_hardened(concept) if concept in HARDENED else shapes_advunlearn(concept)
+    return replace(made, name=f"shapes/{concept}")
 
 
-def shapes_striped_esd() -> Recipe:
-    """The same run as ``shapes_striped`` without the attack."""
-    return _shapes("striped", None)
-
-
-def shapes_red_esd() -> Recipe:
-    """The same run as ``shapes_red`` without the attack."""
-    return _shapes("red", None)
+def shapes_esd(concept: str) -> Recipe:
+    """The same run as ``shapes_advunlearn`` without the attack."""
+    return _shapes(concept, None, ITERATIONS.get(concept, 500))
 
 
 def published(concept: str, family: str) -> Recipe:
@@ -281,13 +270,10 @@ def published_spm(concept: str, family: str) -> Recipe:
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
-    "shapes/circle": shapes_circle,
-    "shapes/striped": shapes_striped,
-    "shapes/red": shapes_red,
-    "shapes/circle-esd": shapes_circle_esd,
-    "shapes/striped-esd": shapes_striped_esd,
-    "shapes/red-esd": shapes_red_esd,
+    **{f"shapes/{concept}": partial(shapes_shipped, concept) for concept in FARTHEST},
     **{f"shapes/{concept}-hardened": partial(shapes_hardened, concept) for concept in FARTHEST},
+    **{f"shapes/{concept}-advunlearn": partial(shapes_advunlearn, concept) for concept in FARTHEST},
+    **{f"shapes/{concept}-esd": partial(shapes_esd, concept) for concept in FARTHEST},
     **{
         f"{family}/{concept}": partial(published, concept, family)
         for family in LICENSES

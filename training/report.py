@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .measures import cell
 from .protocols import Result
+from .recipes import HARDENED
 from .results import Evaluation
 
 Column = tuple[str, Callable[[Result], bool]]
@@ -17,6 +18,8 @@ LABELS = {
     "word_filter": "word filter",
     "esd": "ESD",
     "advunlearn": "AdvUnlearn",
+    "hardened": "AdvUnlearn, hardened",
+    **{f"shapes/{concept}": "AdvUnlearn, hardened" for concept in HARDENED},
     "uce": "UCE",
     "rece": "RECE",
     "spm": "SPM",
@@ -101,9 +104,9 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 def who_of(evaluation: Evaluation) -> str:
     """Return who was evaluated, in the words of this package: the recipe's variant, the method, or the label itself."""
-    recipe = dict(evaluation.subject.get("recipe") or {}).get("name", "")
-    variant = str(recipe).rpartition("/")[2].removeprefix(f"{evaluation.concept}-")
-    return LABELS.get(variant) or LABELS.get(evaluation.label, evaluation.label)
+    recipe = str(dict(evaluation.subject.get("recipe") or {}).get("name", ""))
+    variant = recipe.rpartition("/")[2].removeprefix(f"{evaluation.concept}-")
+    return LABELS.get(recipe) or LABELS.get(variant) or LABELS.get(evaluation.label, evaluation.label)
 
 
 def title_of(evaluation: Evaluation) -> str:

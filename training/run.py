@@ -43,7 +43,8 @@ def run_recipe(
     """Erase, save, and return the encoder.
 
     Under ``accelerate launch`` or ``torchrun`` every process draws as many rows as the recipe says. The manifest
-    records the batches of all processes together: one process gives the same encoder with them, but for rounding.
+    records the batches of all processes together: one process gives the same encoder with them, but for
+    rounding, unless ``Harden.candidates`` or ``neighbours_weight`` chooses among rows: each process does among its own.
 
     Args:
         recipe: The run.

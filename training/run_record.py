@@ -11,7 +11,7 @@ from torch import Generator
 from robust_encoders.fingerprint import content_sha256
 
 from .artifact import describe
-from .backbone import Backbone, Precision
+from .backbone import Backbone, Precision, computes_bf16_in_fp32
 from .checkpoint import TrainingLog
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ def run_identity(method: Any, teacher: Backbone, concept: Concept, generator: Ge
         "unet": content_sha256(teacher.unet.state_dict()),
         "generator": hashlib.sha256(generator.get_state().numpy().tobytes()).hexdigest(),
     }
+    if computes_bf16_in_fp32(teacher.device):
+        parts["bf16"] = "fp32"
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 

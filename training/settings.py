@@ -41,7 +41,8 @@ class Harden:
             that the base gives them, so that the concept's own words alone make the difference.
         neighbours_batch: Prompts per iteration in that term.
         neighbours_from: What is taken for another meaning: a conditioning that far from the concept's, in units of the
-            mean distance over all tokens drawn. Nearer ones may be the concept by another name.
+            mean distance over all tokens drawn. Nearer ones may be the concept by another name. Only known where the
+            concept's words are one token; elsewhere all tokens are taken.
         candidates: So many times as many prompts are made with additions, of which the farthest from their targets
             are kept, by each process for itself: a search over text at no gradient.
     """
@@ -81,10 +82,10 @@ class Harden:
         return replace(self, **batches)
 
     def batches(self) -> dict[str, int]:
-        """Return the terms of its own and how many prompts each takes per iteration."""
+        """Return the terms of its own and how many prompts each takes per iteration, of the neighbours half of them."""
         terms = {"attacked": self.batch} if self.in_conditioning else {}
         terms |= {"additions": self.additions_batch} if self.additions_weight > 0 else {}
-        return terms | ({"neighbours": self.neighbours_batch} if self.neighbours_weight > 0 else {})
+        return terms | ({"neighbours": max(self.neighbours_batch // 2, 1)} if self.neighbours_weight > 0 else {})
 
     @property
     def cuts(self) -> bool:

@@ -1,7 +1,8 @@
-"""What each part of AdvUnlearn buys on `circle`: ablations.py WORK OUT [SEED ...]; about five minutes a row and seed.
+"""What each part buys, on `circle`: ablations.py STUDY WORK OUT [SEED ...], five to thirty minutes a row and seed.
 
-WORK keeps encoders and banks, OUT one file a row and seed; finished ones are kept. ``ablations.py WORK OUT
-table`` prints the rows again.
+STUDY is ``paper``, AdvUnlearn's own ablations, or ``objectives``, where the hardened recipe attacks and unlearns. WORK
+keeps encoders and banks, OUT one file a row and seed; finished ones are kept. ``ablations.py STUDY WORK OUT table``
+prints the rows again.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor
@@ -28,25 +29,28 @@ from robust_encoders.training.evaluate import evaluate
 from robust_encoders.training.finetune import Workspace, finetune
 from robust_encoders.training.methods import ESD, AdvUnlearn
 from robust_encoders.training.methods.advunlearn import _prepare
+from robust_encoders.training.metrics.rates import wilson_interval
 from robust_encoders.training.protocols import Result
 from robust_encoders.training.recipes import RECIPES, Recipe
+from robust_encoders.training.reproduce import recorded_recipe
 from robust_encoders.training.retain_sets import object_prompts
 from robust_encoders.training.run import run_recipe
 from robust_encoders.training.selection import Selection
 from robust_encoders.training.settings import Adversary, Retain, Unlearn
 from robust_encoders.training.shapes_plan import EvaluationSettings
+from robust_encoders.training.suites import shapes_suite
 
-N, N_KEPT, ITERATIONS = 24, 120, 200
+ITERATIONS = 200
 Change = Callable[[AdvUnlearn], Any]
 Row = dict[str, Any]
 
 
 def paper() -> AdvUnlearn:
     """Return the paper's terms on the captions of the embedded base: one adversarial token in front, noise alone."""
-    shipped = RECIPES["shapes/circle"]().method
+    shipped = RECIPES["shapes/circle-advunlearn"]().method
     return replace(
         shipped,
-        unlearn=Unlearn(batch=8),
+        unlearn=Unlearn(batch=4),
         retain=Retain(prompts=shipped.retain.prompts, weight=0.5, batch=8),
         adversary=Adversary(attack=SoftPrompt(steps=8, rate=2e-2), warmup=40),
         train=replace(shipped.train, iterations=ITERATIONS),
@@ -91,33 +95,94 @@ def together(*changes: Change) -> Change:
 
 def everyday(method: AdvUnlearn) -> AdvUnlearn:
     """Retain photos of everyday objects, of which this base knows nothing."""
-    return retain(prompts=object_prompts(RECIPES["shapes/circle"]().concept))(method)
+    return retain(prompts=object_prompts(RECIPES["shapes/circle-advunlearn"]().concept))(method)
 
 
 ANCHOR = unlearn(target="anchor")
 PLAIN = unlearn(plain_weight=10.0, plain_space="conditioning", plain_batch=48)
 KEPT = retain(space="both", weight=1.0, conditioning_weight=20.0, conditioning_batch=128)
-ON_UNET = ("UNet", "UNet, no retain term")
+RETAINED = (
+    *("retain_shape", "retain_colour", "retain_background", "retain_style", "retain_all", "retain_near", "retain_far"),
+)
+ON_UNET = ("UNet",)
 # Row to what it changes of the paper's terms.
 ROWS: Mapping[str, Change] = {
     "the paper's terms": lambda method: method,
     "no attack (ESD)": esd,
+    "UNet": lambda method: method,
     "no retain term": retain(weight=0.0, prompts=()),
-    "retain weight 0.1": retain(weight=0.1),
     "retain weight 2": retain(weight=2.0),
     "retain: everyday objects": everyday,
     "layer 0": layers(0),
     "layers 0, 1": layers(0, 1),
     "one fast step": adversary(attack=SoftPrompt.fast(2e-2)),
-    "2 steps": adversary(attack=SoftPrompt(steps=2, rate=2e-2)),
     "suffix": adversary(placements=("suffix",)),
-    "in the middle": adversary(placements=("mid",)),
     "3 tokens": adversary(tokens=(3,)),
-    "1, 2 or 3 tokens": adversary(tokens=(1, 2, 3)),
-    "UNet": lambda method: method,
-    "UNet, no retain term": retain(weight=0.0, prompts=()),
-    "anchor, plain term": together(ANCHOR, PLAIN),
     "anchor, plain term, retained twice": together(ANCHOR, PLAIN, KEPT),
+}
+
+
+def hardened() -> AdvUnlearn:
+    """Return the hardened recipe's method."""
+    method = RECIPES["shapes/circle"]().method
+    if not isinstance(method, AdvUnlearn):
+        raise TypeError(f"expected AdvUnlearn in the recipe, found {type(method).__name__}")
+    return method
+
+
+def objective(name: str) -> Change:
+    """Attack and unlearn where the name says; without the UNet there is nothing to share tokens in."""
+
+    def change(method: AdvUnlearn) -> AdvUnlearn:
+        adversary = method.adversary if name != "conditioning" else replace(method.adversary, shared=0.0)
+        harden = replace(method.unlearn.harden, objective=name)
+        return replace(method, adversary=adversary, unlearn=replace(method.unlearn, harden=harden))
+
+    return change
+
+
+class Study(NamedTuple):
+    """Rows that change one method, and how they are measured.
+
+    Args:
+        recipe: Whose concept is erased.
+        method: What the rows change.
+        rows: Name to change.
+        attacks: Labels of the suite ``standard``.
+        n: Prompts with the concept.
+        n_kept: Prompts without it.
+        n_probes: Prompts of every set of the structured utility.
+        columns: Of the table.
+        pooled: Whether the table takes the seeds together, with intervals.
+    """
+
+    recipe: str
+    method: Callable[[], AdvUnlearn]
+    rows: Mapping[str, Change]
+    attacks: tuple[str, ...]
+    n: int
+    n_kept: int
+    n_probes: int
+    columns: tuple[str, ...]
+    pooled: bool
+
+
+BY_TEXT = ("none", "synonyms", "random", "black_box", "discrete", "p4d")
+ON_ALL = ("seen", "unseen", *BY_TEXT, "worst_case", "continuous", "inversion", "worst_case_embeddings", *RETAINED)
+STUDIES = {
+    "paper": Study(
+        *("shapes/circle-advunlearn", paper, ROWS, ("discrete", "continuous"), 16, 120, 2),
+        *(("name", "unseen", "discrete", "continuous", "retain_shape", "retain_all"), False),
+    ),
+    "objectives": Study(
+        "shapes/circle",
+        hardened,
+        {name: objective(name) for name in ("noise", "conditioning", "both")},
+        (*BY_TEXT, "continuous", "inversion"),
+        *(12, 100, 40),
+        ON_ALL,
+        pooled=True,
+    ),
 }
 
 
@@ -160,10 +225,9 @@ def trained_unet(method: AdvUnlearn, work: Path, run: Path, seed: int) -> tuple[
             teacher.tokenizer, teacher.text_encoder, unet, teacher.scheduler, precision=teacher.precision
         )
         space, began = Workspace(cache_dir=work / "banks"), time.monotonic()
+        concept = RECIPES["shapes/circle-advunlearn"]().concept
         with teacher.frozen():
-            objective = _prepare(
-                method, method.adversary, teacher, student, concept=RECIPES["shapes/circle"]().concept, workspace=space
-            )
+            objective = _prepare(method, method.adversary, teacher, student, concept=concept, workspace=space)
             teacher.unet_calls = 0
             chosen = {n: p.requires_grad_() for n, p in unet.named_parameters() if "attn2" not in n}
             identity = {"row": run.name, "seed": seed}
@@ -180,24 +244,34 @@ def place(out: Path, row: str, seed: int) -> Path:
     return out / f"{'-'.join(row.replace('(', '').replace(')', '').replace(',', '').split())}-{seed}.json".lower()
 
 
-def trained(work: Path, row: str, seed: int, run: Path) -> tuple[RobustEncoder | TrainedUNet, Mapping[str, Any]]:
+def trained(
+    study: Study, work: Path, row: str, seed: int, run: Path
+) -> tuple[RobustEncoder | TrainedUNet, Mapping[str, Any]]:
     """Train what is not there yet; return it and what it cost."""
-    shipped, method = RECIPES["shapes/circle"](), ROWS[row](paper())
+    like, method = RECIPES[study.recipe](), study.rows[row](study.method())
     if row in ON_UNET:
         return trained_unet(method, work, run, seed)
-    recipe: Recipe = replace(shipped, name=f"shapes/circle-{run.name}", method=method, seed=seed)
+    recipe: Recipe = replace(like, name=f"{study.recipe}-{run.name}", method=method, seed=seed)
     if not (run / "encoder").exists():
         run_recipe(recipe, embedded_pipeline(), run / "encoder", cache_dir=work / "banks")
     encoder = RobustEncoder.from_pretrained(run / "encoder")
+    if recorded_recipe(encoder.manifest) != recipe:
+        raise ValueError(f"expected an encoder of this row in {run}, found one of other settings: remove that folder")
     return encoder, encoder.manifest.recipe["run"]
 
 
-def measured(work: Path, row: str, seed: int) -> Row:
-    """Train what is not there yet, and evaluate it by the suite ``core``."""
+def measured(study: Study, work: Path, row: str, seed: int) -> Row:
+    """Train what is not there yet, and evaluate it."""
     run = work / place(Path(), row, seed).stem
-    made, cost = trained(work, row, seed, run)
-    settings = EvaluationSettings(n=N, n_kept=N_KEPT, n_probes=2, n_renders=100, checks=0, suite="core", seed=seed)
-    found = evaluate(embedded_pipeline(), made, "circle", settings=settings, out=run).results
+    made, cost = trained(study, work, row, seed, run)
+    settings = EvaluationSettings(
+        n=study.n, n_kept=study.n_kept, n_probes=study.n_probes, n_renders=100, checks=0, seed=seed
+    )
+    suite = shapes_suite("standard", "circle")
+    attacks, source = {label: suite[label] for label in study.attacks}, work / f"source-{seed}"
+    found = evaluate(
+        embedded_pipeline(), made, "circle", settings=settings, out=run, source=source, attacks=attacks
+    ).results
     rates = {name: {"value": one.value, "n": one.n, "interval": one.interval} for one in found if (name := column(one))}
     return {"row": row, "seed": seed, "rates": rates, "unet_calls": cost["unet_calls"], "seconds": cost["seconds"]}
 
@@ -208,36 +282,47 @@ def column(result: Result) -> str:
         return str(result.settings["attack"]["label"])
     if result.metric == "pre_asr":
         return str(result.prompt_set.partition("/")[2])
-    return str(result.metric) if result.metric in ("worst_case", "retain_shape", "retain_all") else ""
+    return str(result.metric) if result.metric in ("worst_case", "worst_case_embeddings", *RETAINED) else ""
 
 
-def table(out: Path) -> str:
-    """Return the rows that are there, per cent, the seeds beside each other."""
-    columns = ("name", "unseen", "random", "discrete", "continuous", "shared", "retain_shape", "retain_all")
-    lines = [f"| | {' | '.join(columns)} | UNet calls | seconds |", "|---" * (len(columns) + 3) + "|"]
-    for row in ROWS:
-        seeds = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(out.glob("*.json"))]
-        seeds = [one for one in seeds if one["row"] == row]
+def table(study: Study, out: Path) -> str:
+    """Return the rows that are there, per cent, the seeds beside each other or together."""
+    lines = [f"| | {' | '.join(study.columns)} | UNet calls | seconds |", "|---" * (len(study.columns) + 3) + "|"]
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("*.json"))]
+    for row in study.rows:
+        seeds = [one for one in found if one["row"] == row]
         if not seeds:
             continue
-        cells = [", ".join(f"{100 * one['rates'][name]['value']:.0f}" for one in seeds) for name in columns]
+        cells = [cell([one["rates"][name] for one in seeds], pooled=study.pooled) for name in study.columns]
         cells += [", ".join(f"{one[key]:,.0f}" for one in seeds) for key in ("unet_calls", "seconds")]
         lines.append(f"| {row} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def main(work: Path, out: Path, seeds: Sequence[int]) -> None:
+def cell(rates: Sequence[Mapping[str, Any]], *, pooled: bool) -> str:
+    """Return the rates of some seeds, per cent; taken together with their Wilson interval."""
+    if not pooled:
+        return ", ".join(f"{100 * one['value']:.0f}" for one in rates)
+    hits, n = sum(round(one["value"] * one["n"]) for one in rates), sum(one["n"] for one in rates)
+    low, high = wilson_interval(hits, n)
+    return f"{100 * hits / n:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
+
+
+def main(name: str, work: Path, out: Path, seeds: Sequence[int]) -> None:
     """Measure every row that is not there yet."""
+    study = STUDIES[name]
     out.mkdir(parents=True, exist_ok=True)
-    for seed, row in ((seed, row) for seed in seeds for row in ROWS):
+    for seed, row in ((seed, row) for seed in seeds for row in study.rows):
         there = place(out, row, seed)
         if not there.exists():
             part = there.with_suffix(".part")
-            part.write_text(json.dumps(measured(work, row, seed), indent=1) + "\n", encoding="utf-8")
+            part.write_text(json.dumps(measured(study, work, row, seed), indent=1) + "\n", encoding="utf-8")
             part.replace(there)
 
 
 if __name__ == "__main__":
-    if sys.argv[3:] != ["table"]:
-        main(Path(sys.argv[1]), Path(sys.argv[2]), [int(seed) for seed in sys.argv[3:]] or [0, 1])
-    sys.stdout.write(table(Path(sys.argv[2])) + "\n")
+    if len(sys.argv) < 4 or sys.argv[1] not in STUDIES:
+        sys.exit(f"expected ablations.py STUDY WORK OUT [SEED ...] with STUDY one of {', '.join(STUDIES)}")
+    if sys.argv[4:] != ["table"]:
+        main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), [int(seed) for seed in sys.argv[4:]] or [0, 1])
+    sys.stdout.write(table(STUDIES[sys.argv[1]], Path(sys.argv[3])) + "\n")

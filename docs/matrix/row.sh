@@ -1,16 +1,20 @@
 #!/bin/sh
 # Measures one row of the matrix: row.sh CONCEPT SUBJECT FOLDER ENCODERS, SUBJECT one of open (the base on captions that
-# leave the concept open), base, esd, advunlearn, hardened, uce, rece, spm, spm-te, empty_prompt, word_filter. ENCODERS is
-# what `make results` trained into; hardened encoders and overlays are trained there, too. What an earlier run finished
-# is kept.
+# leave the concept open), base, esd, advunlearn, hardened, uce, rece, spm, spm-te, empty_prompt,
+# word_filter. ENCODERS is what `make results` trained into; overlays are trained there, too. What an earlier run
+# finished is kept.
 set -eu
 concept=$1 subject=$2 out=$3/$1 captions=named
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" PATH="$(dirname "$0")/../../.venv/bin:$PATH"
 case $subject in
   open) name=base captions=open ;;
-  esd) name=$4/$concept/esd-0/encoder ;;
-  advunlearn) name=shapes/$concept ;;
-  hardened | uce | rece | spm | spm-te)
+  esd | advunlearn) name=$4/$concept/$subject-0/encoder ;;
+  hardened)
+    name=shapes/$concept # as shipped, but for the concept of which another encoder is
+    [ "$concept" != striped ] || name=$4/$concept/hardened
+    [ "$concept" != striped ] || [ -e "$name/robust_encoder.json" ] ||
+      robust-encoders train "shapes/$concept-hardened" --out "$name" --cache-dir "$4/banks" ;;
+  uce | rece | spm | spm-te)
     name=$4/$concept/$subject
     [ -e "$name/robust_encoder.json" ] ||
       robust-encoders train "shapes/$concept-$subject" --out "$name" --cache-dir "$4/banks" ;;

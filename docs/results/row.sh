@@ -1,13 +1,13 @@
 #!/bin/sh
 # Trains and measures one row of the table: row.sh CONCEPT METHOD SEED OUT, METHOD one of base, esd, advunlearn.
-# What an earlier run finished is kept. The encoders that are shipped are measured on twice as many prompts.
+# What an earlier run finished is kept. Seed 0 of advunlearn is measured on twice as many prompts.
 set -eu
 concept=$1 method=$2 seed=$3 out=$4/$1/$2-$3
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" PATH="$(dirname "$0")/../../.venv/bin:$PATH"
 case $method in
   base) subject=base ;;
   esd) recipe=shapes/$concept-esd subject=$out/encoder ;;
-  advunlearn) recipe=shapes/$concept subject=$out/encoder ;;
+  advunlearn) recipe=shapes/$concept-advunlearn subject=$out/encoder ;;
   *) echo "expected base, esd or advunlearn, found $method" >&2; exit 2 ;;
 esac
 case $method-$seed in advunlearn-0) n=200 ;; *) n=100 ;; esac

@@ -46,9 +46,12 @@ def concept_of(name: str) -> Concept:
 def recipe(kind: str, names: Sequence[str]) -> Recipe:
     """Return the recipe of the kind (``""`` for AdvUnlearn) for one concept or for several together."""
     first, *others = names
-    like = RECIPES[f"shapes/{first}{kind}" if f"shapes/{first}{kind}" in RECIPES else f"shapes/red{kind}"]()
+    variant = kind or "-advunlearn"
+    like = RECIPES[f"shapes/{first}{variant}" if f"shapes/{first}{variant}" in RECIPES else f"shapes/red{variant}"]()
     kept = shapes_retain_prompts(first)
-    alone = replace(like, name=f"shapes/{first}{kind}", concept=concept_of(first), method=like.method.retaining(kept))
+    alone = replace(
+        like, name=f"shapes/{first}{variant}", concept=concept_of(first), method=like.method.retaining(kept)
+    )
     return alone.together(tuple(map(concept_of, others)), shapes_retained_by_all(names)) if others else alone
 
 

@@ -9,7 +9,7 @@ for seed in 0 1; do
   for mode in bank resample; do
     run=$out/$mode-$seed
     if [ ! -e "$run/encoder/robust_encoder.json" ]; then
-      robust-encoders train "shapes/$concept" --seed "$seed" --out "$run/encoder" --cache-dir "$1/banks" \
+      robust-encoders train "shapes/$concept-advunlearn" --seed "$seed" --out "$run/encoder" --cache-dir "$1/banks" \
         --method.bank.mode "$mode" --method.train.iterations "$iterations" --method.adversary.attack.steps 8
     fi
     robust-encoders evaluate "$run/encoder" --concept "$concept" --seed "$seed" --n "$n" --out "$run" --suite core --checks 0
