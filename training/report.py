@@ -7,7 +7,6 @@ from pathlib import Path
 
 from .measures import cell
 from .protocols import Result
-from .recipes import HARDENED
 from .results import Evaluation
 
 Column = tuple[str, Callable[[Result], bool]]
@@ -19,7 +18,7 @@ LABELS = {
     "esd": "ESD",
     "advunlearn": "AdvUnlearn",
     "hardened": "AdvUnlearn, hardened",
-    **{f"shapes/{concept}": "AdvUnlearn, hardened" for concept in HARDENED},
+    **{f"shapes/{concept}": "AdvUnlearn, hardened" for concept in ("circle", "red")},
     "uce": "UCE",
     "rece": "RECE",
     "spm": "SPM",
