@@ -133,11 +133,11 @@ def test_registered_as_a_probe_of_the_start() -> None:
 @pytest.mark.base
 def test_on_the_base_it_goes_around_a_shipped_encoder_and_so_does_its_control() -> None:
     pipe, sampling = embedded_pipeline(), Sampling()
-    plan = shapes_plan("circle", EvaluationSettings(n=12), attacks={})
+    plan = shapes_plan("red", EvaluationSettings(n=12), attacks={})
     plain = plan.plain[0].cases
     latents = draw(pipe, [c.prompt for c in plain], [c.seed for c in plain], sampling, latents=True)
     cases = [replace(case, target=latent) for case, latent in zip(plain, latents, strict=True)]
-    with RobustEncoder.from_pretrained("shapes/circle").attached(pipe):
+    with RobustEncoder.from_pretrained("shapes/red").attached(pipe):
         target = make_target(pipe)
         hits = [
             detect(plan.detector, draw_candidates(pipe, cases, [r.candidates[0] for r in found], sampling))
@@ -145,4 +145,4 @@ def test_on_the_base_it_goes_around_a_shipped_encoder_and_so_does_its_control() 
         ]
         plainly = detect(plan.detector, draw(pipe, [c.prompt for c in plain], [c.seed for c in plain], sampling))
     assert sum(plainly) <= 1
-    assert all(sum(flags) >= 6 for flags in hits)
+    assert all(sum(flags) >= 9 for flags in hits)

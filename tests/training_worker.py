@@ -11,9 +11,12 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import torch
 from diffusers import StableDiffusionPipeline
 from torch import Generator, Tensor
 
@@ -32,6 +35,9 @@ from robust_encoders.training.selection import Selection
 from robust_encoders.training.settings import Adversary, Harden, Retain, Unlearn
 
 PROCESSES = 2
+# Adam's steps are as long as the rate however small a gradient is: where rounding turns the sign of one that is nearly
+# nothing, a number moves by whole steps, and the processor decides which one. Not if the gradient is small beside this.
+EPSILON = 1e-3
 # So small that rounding, which may turn the sign of a gradient, changes nothing that counts.
 ATTACK = SoftPrompt(steps=2, rate=1e-5)
 CIRCLE = Concept(
@@ -120,6 +126,7 @@ def resumed(recipe: Recipe, pipe: Any, folder: Path) -> Mapping[str, Tensor]:
     return tensors
 
 
+@patch.object(torch.optim, "Adam", partial(torch.optim.Adam, eps=EPSILON))
 def main(pipeline: str, out: Path) -> None:
     pipe: Any = StableDiffusionPipeline.from_pretrained(pipeline)
     rank, alone = os.environ.get("RANK", "0"), "RANK" not in os.environ

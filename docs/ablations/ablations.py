@@ -8,6 +8,7 @@ prints the rows again.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -124,7 +125,7 @@ ROWS: Mapping[str, Change] = {
 
 def hardened() -> AdvUnlearn:
     """Return the hardened recipe's method."""
-    method = RECIPES["shapes/circle"]().method
+    method = RECIPES["shapes/circle-hardened"]().method
     if not isinstance(method, AdvUnlearn):
         raise TypeError(f"expected AdvUnlearn in the recipe, found {type(method).__name__}")
     return method
@@ -175,7 +176,7 @@ STUDIES = {
         *(("name", "unseen", "discrete", "continuous", "retain_shape", "retain_all"), False),
     ),
     "objectives": Study(
-        "shapes/circle",
+        "shapes/circle-hardened",
         hardened,
         {name: objective(name) for name in ("noise", "conditioning", "both")},
         (*BY_TEXT, "continuous", "inversion"),
@@ -241,7 +242,7 @@ def trained_unet(method: AdvUnlearn, work: Path, run: Path, seed: int) -> tuple[
 
 def place(out: Path, row: str, seed: int) -> Path:
     """Return the file of a row and seed."""
-    return out / f"{'-'.join(row.replace('(', '').replace(')', '').replace(',', '').split())}-{seed}.json".lower()
+    return out / f"{'-'.join(re.findall('[a-z0-9]+', row.lower()))}-{seed}.json"
 
 
 def trained(
