@@ -106,6 +106,7 @@ RETAINED = (
     *("retain_shape", "retain_colour", "retain_background", "retain_style", "retain_all", "retain_near", "retain_far"),
 )
 ON_UNET = ("UNet",)
+UNTRAINED = "base"
 # Row to what it changes of the paper's terms.
 ROWS: Mapping[str, Change] = {
     "the paper's terms": lambda method: method,
@@ -178,7 +179,7 @@ STUDIES = {
     "objectives": Study(
         "shapes/circle-hardened",
         hardened,
-        {name: objective(name) for name in ("noise", "conditioning", "both")},
+        {UNTRAINED: lambda method: method, **{name: objective(name) for name in ("noise", "conditioning", "both")}},
         (*BY_TEXT, "continuous", "inversion"),
         *(12, 100, 40),
         ON_ALL,
@@ -247,8 +248,10 @@ def place(out: Path, row: str, seed: int) -> Path:
 
 def trained(
     study: Study, work: Path, row: str, seed: int, run: Path
-) -> tuple[RobustEncoder | TrainedUNet, Mapping[str, Any]]:
-    """Train what is not there yet; return it and what it cost."""
+) -> tuple[RobustEncoder | TrainedUNet | None, Mapping[str, Any]]:
+    """Train what is not there yet; return it and what it cost, and nothing for the base itself."""
+    if row == UNTRAINED:
+        return None, {"unet_calls": 0, "seconds": 0.0}
     like, method = RECIPES[study.recipe](), study.rows[row](study.method())
     if row in ON_UNET:
         return trained_unet(method, work, run, seed)
@@ -269,7 +272,7 @@ def measured(study: Study, work: Path, row: str, seed: int) -> Row:
         n=study.n, n_kept=study.n_kept, n_probes=study.n_probes, n_renders=100, checks=0, seed=seed
     )
     suite = shapes_suite("standard", "circle")
-    attacks, source = {label: suite[label] for label in study.attacks}, work / f"source-{seed}"
+    attacks, source = {label: suite[label] for label in study.attacks if made}, work / f"source-{seed}"
     found = evaluate(
         embedded_pipeline(), made, "circle", settings=settings, out=run, source=source, attacks=attacks
     ).results
@@ -287,24 +290,28 @@ def column(result: Result) -> str:
 
 
 def table(study: Study, out: Path) -> str:
-    """Return the rows that are there, per cent, the seeds beside each other or together."""
-    lines = [f"| | {' | '.join(study.columns)} | UNet calls | seconds |", "|---" * (len(study.columns) + 3) + "|"]
+    """Return the rows that are there, per cent: seeds beside each other, or together and a column for every row."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("*.json"))]
-    for row in study.rows:
-        seeds = [one for one in found if one["row"] == row]
-        if not seeds:
-            continue
-        cells = [cell([one["rates"][name] for one in seeds], pooled=study.pooled) for name in study.columns]
-        cells += [", ".join(f"{one[key]:,.0f}" for one in seeds) for key in ("unet_calls", "seconds")]
-        lines.append(f"| {row} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    seeds = {row: [one for one in found if one["row"] == row] for row in study.rows}
+    spent = {"UNet calls": "unet_calls", "seconds": "seconds"}
+    cells = [["", *study.columns, *spent]]
+    for row, ones in ((row, ones) for row, ones in seeds.items() if ones):
+        rates = [cell([one["rates"].get(name) for one in ones], pooled=study.pooled) for name in study.columns]
+        cells.append([row, *rates, *(", ".join(f"{one[key]:,.0f}" for one in ones) for key in spent.values())])
+    if study.pooled:
+        cells = [list(column) for column in zip(*cells, strict=True)]
+    lines = [f"| {' | '.join(line)} |".replace("|  |", "| |") for line in cells]
+    return "\n".join([lines[0], "|---" * len(cells[0]) + "|", *lines[1:]])
 
 
-def cell(rates: Sequence[Mapping[str, Any]], *, pooled: bool) -> str:
-    """Return the rates of some seeds, per cent; taken together with their Wilson interval."""
+def cell(rates: Sequence[Mapping[str, Any] | None], *, pooled: bool) -> str:
+    """Return the rates of some seeds, per cent; taken together with their Wilson interval. Nothing unless all are."""
+    known = [one for one in rates if one is not None]
+    if len(known) < len(rates):
+        return ""
     if not pooled:
-        return ", ".join(f"{100 * one['value']:.0f}" for one in rates)
-    hits, n = sum(round(one["value"] * one["n"]) for one in rates), sum(one["n"] for one in rates)
+        return ", ".join(f"{100 * one['value']:.0f}" for one in known)
+    hits, n = sum(round(one["value"] * one["n"]) for one in known), sum(one["n"] for one in known)
     low, high = wilson_interval(hits, n)
     return f"{100 * hits / n:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
 

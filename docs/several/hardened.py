@@ -1,0 +1,124 @@
+"""One, two and three concepts hardened in one encoder: hardened.py WORK OUT; two to three hours of a thread.
+
+WORK keeps encoders and finished parts of evaluations, OUT one file a row; finished ones are kept. ``hardened.py WORK
+OUT table`` prints the rows again.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from robust_encoders import RobustEncoder, embedded_pipeline
+from robust_encoders.training.evaluate import Execution, run_plan
+from robust_encoders.training.plan import PromptSet
+from robust_encoders.training.protocols import Case, Result
+from robust_encoders.training.recipes import Recipe, shapes_hardened, shapes_retained_by_all
+from robust_encoders.training.reproduce import recorded_recipe
+from robust_encoders.training.run import run_recipe
+from robust_encoders.training.shapes.captions import scene_prompts
+from robust_encoders.training.shapes.concepts import factor_of
+from robust_encoders.training.shapes_plan import EvaluationSettings, shapes_plan
+from robust_encoders.training.suites import shapes_suite
+
+SETS = (("circle",), ("red",), ("circle", "red"), ("circle", "red", "striped"))
+NAMES = SETS[-1]
+N, N_KEPT, SEED = 12, 200, 0
+BY_TEXT = ("none", "synonyms", "random", "black_box", "discrete", "p4d")
+ATTACKS = (*BY_TEXT, "continuous", "inversion")
+RETAINED = ("retain_shape", "retain_colour", "retain_background", "retain_style", "retain_all")
+RATES = ("seen", "unseen", *BY_TEXT, "worst_case", "continuous", "inversion", "worst_case_embeddings")
+Row = dict[str, Any]
+
+
+def recipe(names: Sequence[str]) -> Recipe:
+    """Return the hardened recipe of the first concept that erases all of them, each towards its own anchor."""
+    first, *others = map(shapes_hardened, names)
+    return first.together(tuple(other.concept for other in others), shapes_retained_by_all(names))
+
+
+def trained(work: Path, names: Sequence[str]) -> RobustEncoder:
+    """Train what is not there yet; of a single concept take the shipped encoder, which is made by the same recipe."""
+    if len(names) == 1:
+        return RobustEncoder.from_pretrained(f"shapes/{names[0]}")
+    made = recipe(names)
+    folder = work / "-".join(names) / "encoder"
+    if not folder.exists():
+        run_recipe(made, embedded_pipeline(), folder, cache_dir=work / "banks")
+    encoder = RobustEncoder.from_pretrained(folder)
+    if recorded_recipe(encoder.manifest) != made:
+        raise ValueError(f"expected an encoder of this recipe in {folder}, found one of other settings: remove it")
+    return encoder
+
+
+def kept() -> PromptSet:
+    """Return captions with none of the concepts, the same for every row."""
+    prompts = scene_prompts(N_KEPT, seed=99, exclude=dict(factor_of(name) for name in NAMES))
+    return PromptSet("several/kept", tuple(Case(i, p.text, i, p.expected) for i, p in enumerate(prompts)))
+
+
+def measured(work: Path, names: Sequence[str]) -> Row:
+    """Train what is missing, and evaluate every concept."""
+    encoder, rates, folder = trained(work, names), {}, work / "-".join(names)
+    for name in names:
+        suite = shapes_suite("standard", name)
+        settings = EvaluationSettings(n=N, n_renders=100, checks=0, seed=SEED)
+        plan = shapes_plan(name, settings, attacks={label: suite[label] for label in ATTACKS})
+        how = Execution(settings.sampling, SEED, settings.chunk, source=work / f"source-{name}")
+        plan = replace(plan, kept=kept(), probes={})
+        found = run_plan(embedded_pipeline(), encoder, plan, how, out=folder / name).results
+        rates[name] = {key: told(one) for one in found if (key := column(one))}
+    spent = encoder.manifest.recipe["run"]
+    return {"erased": list(names), "rates": rates, "unet_calls": spent["unet_calls"], "seconds": spent["seconds"]}
+
+
+def told(result: Result) -> dict[str, Any]:
+    """Return a rate with its interval."""
+    return {"value": result.value, "n": result.n, "interval": result.interval}
+
+
+def column(result: Result) -> str:
+    """Return the column of a result, empty where it has none."""
+    if result.metric == "asr_any":
+        return str(result.settings["attack"]["label"])
+    if result.metric == "pre_asr":
+        return str(result.prompt_set.partition("/")[2])
+    return result.metric if result.metric in ("worst_case", "worst_case_embeddings", *RETAINED) else ""
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return a line for every row and erased concept, per cent."""
+    columns = (*RATES, *RETAINED)
+    lines = [f"| erased | concept | {' | '.join(columns)} | UNet calls | seconds |"]
+    lines += ["|---" * (len(columns) + 4) + "|"]
+    for row in rows:
+        for name in row["erased"]:
+            cells = [f"{100 * row['rates'][name][key]['value']:.0f}" for key in columns]
+            cells += [f"{row[key]:,.0f}" for key in ("unet_calls", "seconds")]
+            lines.append(f"| {', '.join(row['erased'])} | {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main(work: Path, out: Path, *, train: bool) -> None:
+    """Measure every row that is not there yet, and print all."""
+    out.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for names in SETS:
+        place = out / f"{'-'.join(names)}.json"
+        if not place.exists() and train:
+            part = place.with_suffix(".part")
+            part.write_text(json.dumps(measured(work, names), indent=1) + "\n", encoding="utf-8")
+            part.replace(place)
+        if place.exists():
+            rows.append(json.loads(place.read_text(encoding="utf-8")))
+    sys.stdout.write(table(rows) + "\n")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit("expected hardened.py WORK OUT [table]")
+    main(Path(sys.argv[1]), Path(sys.argv[2]), train=sys.argv[3:] != ["table"])
