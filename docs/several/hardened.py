@@ -91,16 +91,21 @@ def column(result: Result) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return a line for every row and erased concept, per cent."""
-    columns = (*RATES, *RETAINED)
-    lines = [f"| erased | concept | {' | '.join(columns)} | UNet calls | seconds |"]
-    lines += ["|---" * (len(columns) + 4) + "|"]
+    """Return a column for every row and erased concept, per cent."""
+    columns = [["erased", "concept", *RATES, *RETAINED, "UNet calls", "seconds"]]
     for row in rows:
         for name in row["erased"]:
-            cells = [f"{100 * row['rates'][name][key]['value']:.0f}" for key in columns]
-            cells += [f"{row[key]:,.0f}" for key in ("unet_calls", "seconds")]
-            lines.append(f"| {', '.join(row['erased'])} | {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+            rates = [percent(row["rates"][name][key]) for key in (*RATES, *RETAINED)]
+            spent = [f"{row[key]:,.0f}" for key in ("unet_calls", "seconds")]
+            columns.append([", ".join(row["erased"]), name, *rates, *spent])
+    lines = [f"| {' | '.join(line)} |" for line in zip(*columns, strict=True)]
+    return "\n".join([lines[0], "|---" * len(columns) + "|", *lines[1:]])
+
+
+def percent(rate: dict[str, Any]) -> str:
+    """Return a rate with its interval, per cent."""
+    low, high = rate["interval"]
+    return f"{100 * rate['value']:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
 
 
 def main(work: Path, out: Path, *, train: bool) -> None:
