@@ -26,6 +26,7 @@ from robust_encoders.encoder import RobustEncoder
 from robust_encoders.fingerprint import content_sha256
 from robust_encoders.training.attacks.soft_prompt import SoftPrompt
 from robust_encoders.training.backbone import Backbone
+from robust_encoders.training.cells import write_json
 from robust_encoders.training.evaluate import evaluate
 from robust_encoders.training.finetune import Workspace, finetune
 from robust_encoders.training.methods import ESD, AdvUnlearn
@@ -237,7 +238,7 @@ def trained_unet(method: AdvUnlearn, work: Path, run: Path, seed: int) -> tuple[
                      identity=identity)  # fmt: skip
         save_file({name: tensor.detach().contiguous() for name, tensor in unet.state_dict().items()}, file)
         spent = {"unet_calls": teacher.unet_calls, "seconds": round(time.monotonic() - began, 1)}
-        record.write_text(json.dumps(spent), encoding="utf-8")
+        write_json(record, spent)
     return TrainedUNet(load_file(file), run.name), json.loads(record.read_text(encoding="utf-8"))
 
 
@@ -323,9 +324,7 @@ def main(name: str, work: Path, out: Path, seeds: Sequence[int]) -> None:
     for seed, row in ((seed, row) for seed in seeds for row in study.rows):
         there = place(out, row, seed)
         if not there.exists():
-            part = there.with_suffix(".part")
-            part.write_text(json.dumps(measured(study, work, row, seed), indent=1) + "\n", encoding="utf-8")
-            part.replace(there)
+            write_json(there, measured(study, work, row, seed))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from robust_encoders import RobustEncoder, embedded_pipeline
+from robust_encoders.training.cells import write_json
 from robust_encoders.training.evaluate import Execution, run_plan
 from robust_encoders.training.plan import PromptSet
 from robust_encoders.training.protocols import Case, Result
@@ -115,15 +116,13 @@ def main(work: Path, out: Path, *, train: bool) -> None:
     for names in SETS:
         place = out / f"{'-'.join(names)}.json"
         if not place.exists() and train:
-            part = place.with_suffix(".part")
-            part.write_text(json.dumps(measured(work, names), indent=1) + "\n", encoding="utf-8")
-            part.replace(place)
+            write_json(place, measured(work, names))
         if place.exists():
             rows.append(json.loads(place.read_text(encoding="utf-8")))
     sys.stdout.write(table(rows) + "\n")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 3:
+    if len(sys.argv) < 3 or sys.argv[3:] not in ([], ["table"]):
         sys.exit("expected hardened.py WORK OUT [table]")
-    main(Path(sys.argv[1]), Path(sys.argv[2]), train=sys.argv[3:] != ["table"])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), train=not sys.argv[3:])

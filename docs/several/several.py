@@ -17,6 +17,7 @@ from typing import Any
 
 from robust_encoders import Concept, RobustEncoder, embedded_pipeline
 from robust_encoders.training.backbone import Backbone
+from robust_encoders.training.cells import write_json
 from robust_encoders.training.merge import Merge, merge
 from robust_encoders.training.metrics.rates import wilson_interval
 from robust_encoders.training.pictures import Sampling, draw, draw_candidates
@@ -161,10 +162,7 @@ def main(work: Path, out: Path, *, train: bool) -> None:
             continue  # one alone is itself
         place = out / f"{'-'.join(re.findall('[A-Za-z]+', system))}-{count}.json"
         if not place.exists() and train:
-            row = measured(work, system, list(ANCHORS)[:count])
-            part = place.with_suffix(".part")
-            part.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
-            part.replace(place)
+            write_json(place, measured(work, system, list(ANCHORS)[:count]))
         if place.exists():
             rows.append(json.loads(place.read_text(encoding="utf-8")))
     sys.stdout.write(table(rows) + "\n")

@@ -6,7 +6,6 @@ neighbours, and what an encoder that maps the concept onto one of them inherits.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ from torch import Tensor
 from robust_encoders import embedded_pipeline
 from robust_encoders.training.attacks import BlackBox
 from robust_encoders.training.backbone import Backbone
+from robust_encoders.training.cells import write_json
 from robust_encoders.training.losses import gram_distance
 from robust_encoders.training.metrics.rates import wilson_interval
 from robust_encoders.training.pictures import Sampling, draw, draw_candidates
@@ -66,9 +66,7 @@ def measured(name: str) -> list[dict[str, Any]]:
 def main(name: str, out: Path) -> None:
     """Measure, write, and print the rows, the distances in units of the nearest anchor's."""
     rows = measured(name)
-    part = out.with_suffix(".part")
-    part.write_text(json.dumps({"concept": name, "rows": rows}, indent=1) + "\n", encoding="utf-8")
-    part.replace(out)
+    write_json(out, {"concept": name, "rows": rows})
     nearest = min(row["distance"] for row in rows)
     for row in sorted(rows, key=lambda row: row["distance"]):
         sys.stdout.write(f"| {row['anchor']} | {row['distance'] / nearest:.1f} | {row['won']} of {row['n']} |\n")
