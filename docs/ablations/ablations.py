@@ -119,9 +119,12 @@ ROWS: Mapping[str, Change] = {
     "layer 0": layers(0),
     "layers 0, 1": layers(0, 1),
     "one fast step": adversary(attack=SoftPrompt.fast(2e-2)),
+    "2 attack steps": adversary(attack=SoftPrompt(steps=2, rate=2e-2)),
+    "30 attack steps": adversary(attack=SoftPrompt(steps=30, rate=2e-2)),
     "suffix": adversary(placements=("suffix",)),
     "3 tokens": adversary(tokens=(3,)),
     "anchor, plain term, retained twice": together(ANCHOR, PLAIN, KEPT),
+    "fresh trajectories": lambda method: replace(method, bank=replace(method.bank, mode="resample")),
 }
 
 
