@@ -49,6 +49,11 @@ PAPERS: Mapping[str, Paper] = {
         "Models*, NeurIPS 2024",
         "2405.15234",
     ),
+    "des": Paper(
+        "Ahn and Jung, *Mitigating Sexual Content Generation via Embedding Distortion in Text-conditioned Diffusion "
+        "Models*, NeurIPS 2025",
+        "2501.18877",
+    ),
     "esd": Paper("Gandikota et al., *Erasing Concepts from Diffusion Models*, ICCV 2023", "2303.07345"),
     "uce": Paper("Gandikota et al., *Unified Concept Editing in Diffusion Models*, WACV 2024", "2308.14761"),
     "rece": Paper(

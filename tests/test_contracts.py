@@ -20,7 +20,7 @@ from robust_encoders.training.attacks.transfer import Recorded
 from robust_encoders.training.backbone import Backbone
 from robust_encoders.training.bank import BankSettings
 from robust_encoders.training.finetune import Training
-from robust_encoders.training.methods import ESD, METHODS, SPM, AdvUnlearn
+from robust_encoders.training.methods import DES, ESD, METHODS, SPM, AdvUnlearn
 from robust_encoders.training.methods.spm import SPMTraining
 from robust_encoders.training.metrics import DETECTORS, METRICS
 from robust_encoders.training.protocols import Attack, Case, Edit, Eraser, PromptAttack
@@ -39,6 +39,7 @@ SMALL: dict[str, Any] = {
     for name, kind in TRAINED.items()
 } | {name: METHODS[name].standard(("a blue square", "a green star")) for name in ("uce", "rece")}
 SMALL["spm"] = SPM(train=SPMTraining(iterations=2, rate=1e-2, warmup=0, cycles=1), bank=BankSettings(steps=2))
+SMALL["des"] = DES(safe=("a blue square", "a green star"), train=Training(iterations=2, rate=1e-3))
 # Fields that make an attack of the evaluation cheap, where it has them.
 CHEAP = {"steps": 2, "every": 1, "timesteps": 1, "iterations": 2, "tokens": 1}
 # What an attack of the evaluation cannot do without; one that needs something adds its own line.

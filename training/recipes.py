@@ -13,6 +13,7 @@ from robust_encoders.concepts import Concept
 from .attacks.soft_prompt import SoftPrompt
 from .bank import BankSettings
 from .closed_recipes import DERIVATIONS, published_projection, shapes_projection
+from .des_recipes import shapes_distortion
 from .finetune import Training
 from .methods import ESD, SPM, AdvUnlearn, Method
 from .methods.spm import Where
@@ -255,6 +256,14 @@ def published_closed(concept: str, family: str, method: str) -> Recipe:
     return Recipe(name=name, concept=CATALOG[concept].erased(), method=settings, base=family, license=license)
 
 
+def shapes_des(concept: str, method: str) -> Recipe:
+    """DES of a concept on the embedded base, or with SAGE's terms; see ``shapes_distortion``."""
+    from .shapes.concepts import CONCEPTS
+
+    settings = shapes_distortion(method, shapes_retain_prompts(concept))
+    return Recipe(name=f"shapes/{concept}-{method}", concept=CONCEPTS[concept], method=settings)
+
+
 def shapes_spm(concept: str, where: Where) -> Recipe:
     """SPM of a concept on the embedded base, on the UNet or on the text encoder; see ``shapes_adapters``."""
     from .shapes.concepts import CONCEPTS
@@ -290,6 +299,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         for method, concepts in (("uce", PUBLISHED_CONCEPTS), ("rece", tuple(DERIVATIONS)))
         for concept in concepts
     },
+    **{f"shapes/circle-{method}": partial(shapes_des, "circle", method) for method in ("des", "sage")},
     **{
         f"shapes/{concept}-{name}": partial(shapes_spm, concept, where)
         for concept in ("circle", "striped", "red")

@@ -15,6 +15,7 @@ LABELS = {
     "base": "base",
     "empty_prompt": "empty prompt",
     "word_filter": "word filter",
+    "des": "DES",
     "esd": "ESD",
     "advunlearn": "AdvUnlearn",
     "hardened": "AdvUnlearn, hardened",

@@ -147,6 +147,11 @@ def objective(name: str) -> Change:
     return change
 
 
+def instead(recipe: str) -> Change:
+    """Take another recipe's method, on the same concept."""
+    return lambda method: RECIPES[recipe]().method
+
+
 class Study(NamedTuple):
     """Rows that change one method, and how they are measured.
 
@@ -183,7 +188,11 @@ STUDIES = {
     "objectives": Study(
         "shapes/circle-hardened",
         hardened,
-        {UNTRAINED: lambda method: method, **{name: objective(name) for name in ("noise", "conditioning", "both")}},
+        {
+            UNTRAINED: lambda method: method,
+            **{name: objective(name) for name in ("noise", "conditioning", "both")},
+            **{name: instead(f"shapes/circle-{name.lower()}") for name in ("DES", "SAGE")},
+        },
         (*BY_TEXT, "continuous", "inversion"),
         *(12, 100, 40),
         ON_ALL,
