@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,11 +14,14 @@ from torch import Generator, Tensor
 
 from robust_encoders import Concept
 from robust_encoders.fingerprint import content_sha256
+from robust_encoders.training.artifact import describe
 from robust_encoders.training.backbone import Backbone
 from robust_encoders.training.finetune import Training, Workspace
 from robust_encoders.training.methods import DES, METHODS
 from robust_encoders.training.methods.des import Distortion, neighbour_correlation, spread
 from robust_encoders.training.protocols import Edit
+from robust_encoders.training.recipes import RECIPES
+from robust_encoders.training.reproduce import rebuilt
 from robust_encoders.training.sharding import Shard
 
 SAFE = ("a blue square", "a green star", "a red cross", "a star")
@@ -181,6 +185,18 @@ def test_it_is_an_eraser_with_the_papers_settings() -> None:
     made = METHODS["des"].standard(SAFE)
     assert made == DES(safe=SAFE, scale=200.0, keep=0.3, batch=128, train=Training(iterations=108, rate=1e-5))
     assert made.spread_weight == made.structure_weight == 0
+
+
+def test_its_settings_are_read_back_from_a_manifest() -> None:
+    settings = DES(safe=SAFE, scale=205.0, spread_weight=2.0, train=Training(iterations=5, schedule="cosine"))
+    assert rebuilt(DES, json.loads(json.dumps(describe(settings)))) == settings
+
+
+def test_the_recipes_differ_by_sages_two_terms() -> None:
+    des, sage = (RECIPES[f"shapes/circle-{name}"]().method for name in ("des", "sage"))
+    assert isinstance(des, DES)
+    assert sage == replace(des, spread_weight=2.0, structure_weight=0.1)
+    assert not any("circle" in text or "disc" in text or "ball" in text for text in des.safe)
 
 
 @pytest.mark.parametrize(
