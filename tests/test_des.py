@@ -117,7 +117,7 @@ def test_more_spread_than_before_costs_nothing(backbone: Backbone) -> None:
     assert parts(DES(safe=SAFE, spread_weight=2.0), backbone, student)[1]["spread"] == 0
 
 
-def test_equal_structure_correlates_wholly_and_the_reverse_does_not() -> None:
+def test_equal_structure_correlates_wholly_and_another_does_not() -> None:
     before = torch.randn(6, 5, generator=Generator().manual_seed(0))
     assert float(neighbour_correlation(2 * before, before, 3)) == pytest.approx(1)
     other = torch.randn(6, 5, generator=Generator().manual_seed(1))
@@ -171,13 +171,13 @@ def test_training_turns_the_concept_away_keeps_the_rest_and_calls_no_unet(tiny_p
 
 
 def test_a_stopped_run_goes_on_as_though_it_had_not(backbone: Backbone, tmp_path: Path) -> None:
-    settings = DES(safe=SAFE, spread_weight=2.0, train=Training(iterations=6, rate=1e-3))
+    settings = DES(safe=SAFE, batch=2, spread_weight=2.0, train=Training(iterations=6, rate=1e-3))
     whole = trained(settings, backbone)
-    kept = Workspace(folder=tmp_path, every=3, progress=False)
+    kept = Workspace(folder=tmp_path, every=4, progress=False)
     identity = content_sha256(trained(settings, backbone, kept).tensors)
     assert identity == content_sha256(whole.tensors)
-    newest = sorted(tmp_path.iterdir())
-    assert newest
+    assert any("4" in path.name for path in tmp_path.iterdir())
+    assert not any("6" in path.name for path in tmp_path.iterdir()), "what follows begins in the middle"
     assert content_sha256(trained(settings, backbone, kept).tensors) == identity
 
 
@@ -185,6 +185,28 @@ def test_it_is_an_eraser_with_the_papers_settings() -> None:
     made = METHODS["des"].standard(SAFE)
     assert made == DES(safe=SAFE, scale=200.0, keep=0.3, batch=128, train=Training(iterations=108, rate=1e-5))
     assert made.spread_weight == made.structure_weight == 0
+
+
+@pytest.mark.parametrize("term", ["spread", "structure"])
+def test_sages_terms_pull_at_the_encoder(backbone: Backbone, term: str) -> None:
+    settings = DES(safe=SAFE, **{f"{term}_weight": 1.0}, neighbours=2)
+    student = moved(backbone)
+    with torch.no_grad():
+        final_norm(student).bias.add_(3.0)
+    loss, plain = (Distortion.of(s, CONCEPT, backbone, student) for s in (settings, DES(safe=SAFE)))
+    bias = final_norm(student).bias
+
+    def pull() -> Tensor:
+        both = (torch.autograd.grad(one(0, Generator())[0], bias)[0] for one in (loss, plain))
+        with_term, without = both
+        return with_term - without
+
+    step = pull()
+    assert float(step.norm()) > 1e-4
+    before = loss(0, Generator())[1][term]
+    with torch.no_grad():
+        bias.sub_(0.1 * step / step.norm())
+    assert loss(0, Generator())[1][term] < before
 
 
 def test_its_settings_are_read_back_from_a_manifest() -> None:
@@ -215,6 +237,12 @@ def test_the_recipes_differ_by_sages_two_terms() -> None:
 def test_numbers_outside_their_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="expected"):
         DES(safe=SAFE, **wrong)
+
+
+def test_a_concept_without_captions_is_refused(backbone: Backbone) -> None:
+    bare = Concept(name="circle", kind="object")
+    with pytest.raises(ValueError, match=r"captions with the concept .*--prompts.* found none for 'circle'"):
+        DES(safe=SAFE).erase(backbone, bare, generator=Generator(), workspace=QUIET)
 
 
 @pytest.mark.parametrize("settings", [DES(safe=()), DES(safe=SAFE, structure_weight=0.1)])

@@ -16,6 +16,7 @@ LABELS = {
     "empty_prompt": "empty prompt",
     "word_filter": "word filter",
     "des": "DES",
+    "sage": "DES with SAGE's terms",
     "esd": "ESD",
     "advunlearn": "AdvUnlearn",
     "hardened": "AdvUnlearn, hardened",

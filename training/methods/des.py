@@ -87,7 +87,7 @@ class DES:
     def least(self) -> int:
         """How many safe prompts a batch has at least."""
         if self.structure_weight:
-            return self.neighbours + 1
+            return max(3, self.neighbours + 1)  # two prompts have one cosine, and no correlation
         return 2 if self.spread_weight else 1
 
     @classmethod
@@ -120,15 +120,20 @@ class DES:
 
         Args:
             backbone: The base; its UNet is not called.
-            concept: Its prompts (its name, where it has none) are distorted, its name is neutralised. Of a joint
-                concept every part has a direction of its own, and their prompts go against the sum.
+            concept: Its prompts are distorted, its name is neutralised. Of a joint concept every part has a
+                direction of its own, and their prompts go against the sum.
             generator: All randomness.
             workspace: Checkpoints and progress; by default nothing is kept.
 
         Raises:
-            ValueError: Too few safe prompts, or nothing selected.
+            ValueError: No prompts with the concept, too few safe ones, or nothing selected.
             RuntimeError: The loss is not finite, or the checkpoint belongs to another run.
         """
+        if not concept.prompts:
+            raise ValueError(
+                f"expected captions with the concept in Concept.prompts (--prompts), found none for {concept.name!r}: "
+                "its bare name goes to the empty prompt, and cannot stand for them"
+            )
         if len(self.safe) < self.least:
             raise ValueError(
                 f"expected at least {self.least} safe prompts, found {len(self.safe)}: give DES.safe, captions without "
@@ -141,11 +146,10 @@ class DES:
         identity = run_identity(self, teacher, concept, generator)
         twice = (student.text_encoder,) if workspace.gradient_checkpointing else ()
         with teacher.frozen(), recomputed(*twice):
-            teacher.unet_calls = 0
             parameters = _only(self.select.select(student.text_encoder), student.text_encoder)
             loss = Distortion.of(self, concept, teacher, student)
             log = finetune(parameters, loss, self.train, generator=generator, workspace=workspace, identity=identity)
-        record = run_record(log, 0, 0, seconds=time.monotonic() - started, precision=teacher.computes_in)
+        record = run_record(log, 0, 0, seconds=time.monotonic() - started, precision="fp32")
         return Edit("weights", "text_encoder", _named(student, backbone), student.text_encoder.config.to_dict(), record)
 
 
@@ -157,7 +161,7 @@ class Distortion:
         settings: Scale, weights, batch.
         student: Whose text encoder is trained.
         unsafe: Prompts with the concept, N of them.
-        targets: Where these go (N, L D).
+        farthest: Which of ``safe`` lies farthest from each (N,).
         safe: Prompts without it, M of them.
         kept: Their frozen conditionings (M, L D).
         names: The bare names of the concept's parts.
@@ -169,7 +173,7 @@ class Distortion:
     settings: DES
     student: Backbone
     unsafe: Prompts
-    targets: Tensor
+    farthest: Tensor
     safe: Prompts
     kept: Tensor
     names: Prompts
@@ -182,14 +186,13 @@ class Distortion:
     def of(cls, settings: DES, concept: Concept, teacher: Backbone, student: Backbone) -> Distortion:
         """Read the prompts, and choose the farthest safe one for each with the concept."""
         names = [part.name for part in concept.parts or (concept,)]
-        unsafe, safe = Prompts.read(teacher, concept.prompts or names), Prompts.read(teacher, settings.safe)
+        unsafe, safe = Prompts.read(teacher, concept.prompts), Prompts.read(teacher, settings.safe)
         before, kept, named, null = (
             conditionings(teacher, texts).float().flatten(1) for texts in (unsafe.texts, safe.texts, names, ("",))
         )
         direction = F.normalize(named, dim=1).sum(0)
         farthest = (F.normalize(before, dim=1) @ F.normalize(kept, dim=1).T).argmin(1)
-        targets = kept[farthest] - settings.scale * direction
-        return cls(settings, student, unsafe, targets, safe, kept, Prompts.read(teacher, names), null, direction)
+        return cls(settings, student, unsafe, farthest, safe, kept, Prompts.read(teacher, names), null, direction)
 
     def __call__(self, iteration: int, generator: Generator) -> tuple[Tensor, dict[str, float]]:
         """Return this process's share of the loss () and of its parts."""
@@ -202,7 +205,7 @@ class Distortion:
         terms = {
             "safe": (s.keep, _apart(safe, before)),
             "shifted": (s.keep, _apart(safe + along, before)),
-            "unsafe": (1 - s.keep, _apart(unsafe, self.targets[u])),
+            "unsafe": (1 - s.keep, _apart(unsafe, self.kept[self.farthest[u]] - along)),
             "neutral": (1 - s.keep, _apart(names, self.null.expand_as(names))),
         }
         if s.spread_weight:
