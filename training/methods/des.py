@@ -43,8 +43,9 @@ class DES:
     2607.00402; 2.0 and 0.1 there, with a scale of 205): the safe prompts of a batch, normalised, shall not lie closer
     together than before, and the cosines of each with its nearest neighbours shall correlate with those before.
 
-    Made from what is published about both; their code, which forbids commercial use, was not used. Departures:
-    token and position embeddings stay as they are, Adam decays no weights, and every batch is drawn anew.
+    Written anew from a description of both papers and of what the authors' programs do; none of their code, whose
+    licence forbids commercial use, is here. Departures: token and position embeddings stay as they are, Adam decays no
+    weights, and every batch is drawn anew.
 
     Args:
         safe: Prompts without the concept; no default.
