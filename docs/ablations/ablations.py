@@ -1,8 +1,8 @@
 """What each part buys, on `circle`: ablations.py STUDY WORK OUT [SEED ...], five to thirty minutes a row and seed.
 
-STUDY is ``paper``, AdvUnlearn's own ablations, or ``objectives``, where the hardened recipe attacks and unlearns, beside
-DES and SAGE, which do not attack. WORK keeps encoders and banks, OUT one file a row and seed; finished ones are kept.
-``ablations.py STUDY WORK OUT table`` prints the rows again.
+STUDY is ``paper``, AdvUnlearn's own ablations, or ``objectives``, where the hardened recipe attacks and unlearns,
+beside DES and SAGE, which do not attack. WORK keeps encoders and banks, OUT one file a row and seed; finished ones are
+kept. ``ablations.py STUDY WORK OUT table`` prints the rows again.
 """
 
 from __future__ import annotations

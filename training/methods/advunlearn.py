@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
@@ -158,11 +158,11 @@ def erase_from_text_encoder(
     with teacher.frozen(), recomputed(*twice):
         objective = _prepare(method, adversary, teacher, student, concept=concept, workspace=workspace)
         bank_calls, teacher.unet_calls = teacher.unet_calls, 0
-        parameters = _only(method.select.select(student.text_encoder), student.text_encoder)
+        parameters = train_only(method.select.select(student.text_encoder), student.text_encoder)
         log = finetune(parameters, objective, method.train, generator=generator, workspace=workspace, identity=identity)
     calls = objective.shard.total(torch.tensor([teacher.unet_calls, bank_calls], device=teacher.device)).tolist()
     record = run_record(log, *calls, seconds=time.monotonic() - started, precision=teacher.computes_in)
-    return Edit("weights", "text_encoder", _named(student, backbone), student.text_encoder.config.to_dict(), record)
+    return as_weights(student, backbone, record)
 
 
 def _prepare(
@@ -275,7 +275,7 @@ def _metric(teacher: Backbone, texts: tuple[str, ...], points: Source) -> Condit
     return ConditioningMetric.fit(teacher.text_gram(), conditionings, null, unit=points.mean_difference())
 
 
-def _only(chosen: Mapping[str, nn.Parameter], module: nn.Module) -> dict[str, nn.Parameter]:
+def train_only(chosen: Mapping[str, nn.Parameter], module: nn.Module) -> dict[str, nn.Parameter]:
     """Let gradients flow into the chosen parameters alone."""
     module.requires_grad_(False)
     for parameter in chosen.values():
@@ -283,8 +283,9 @@ def _only(chosen: Mapping[str, nn.Parameter], module: nn.Module) -> dict[str, nn
     return dict(chosen)
 
 
-def _named(student: Backbone, base: Backbone) -> dict[str, Tensor]:
-    """Return the student's tensors as ``text_model.*``, in the dtypes of the base's."""
+def as_weights(student: Backbone, base: Backbone, log: Mapping[str, Any]) -> Edit:
+    """Return a trained text encoder as an edit: its tensors as ``text_model.*``, in the dtypes of the base's."""
     dtypes = {name: tensor.dtype for name, tensor in nested_state(base.text_encoder).items()}
     state = nested_state(student.text_encoder)
-    return {name: tensor.detach().to("cpu", dtypes[name]).contiguous() for name, tensor in state.items()}
+    tensors = {name: tensor.detach().to("cpu", dtypes[name]).contiguous() for name, tensor in state.items()}
+    return Edit("weights", "text_encoder", tensors, student.text_encoder.config.to_dict(), log)

@@ -20,7 +20,7 @@ from ..protocols import Edit
 from ..run_record import run_identity, run_record
 from ..selection import Selection
 from ..sharding import Shard
-from .advunlearn import _named, _only
+from .advunlearn import as_weights, train_only
 
 if TYPE_CHECKING:
     from typing import Self
@@ -147,11 +147,11 @@ class DES:
         identity = run_identity(self, teacher, concept, generator)
         twice = (student.text_encoder,) if workspace.gradient_checkpointing else ()
         with teacher.frozen(), recomputed(*twice):
-            parameters = _only(self.select.select(student.text_encoder), student.text_encoder)
+            parameters = train_only(self.select.select(student.text_encoder), student.text_encoder)
             loss = Distortion.of(self, concept, teacher, student)
             log = finetune(parameters, loss, self.train, generator=generator, workspace=workspace, identity=identity)
         record = run_record(log, 0, 0, seconds=time.monotonic() - started, precision="fp32")
-        return Edit("weights", "text_encoder", _named(student, backbone), student.text_encoder.config.to_dict(), record)
+        return as_weights(student, backbone, record)
 
 
 @dataclass(frozen=True)
