@@ -51,6 +51,7 @@ class Hardening:
         shard: Which of the rows are this process's.
         slots: The prompts without the concept's words; None where no term wants them.
         retained: Token embeddings (N, L, D) and ids (N, L) of the retain prompts; None where there are none.
+        telling: Ids (V,) of tokens that are not added to what is kept: they say something else in the concept's place.
 
     Raises:
         ValueError: A prompt leaves no room for the tokens of a slot, or for the additions, or the term on neighbours
@@ -70,9 +71,12 @@ class Hardening:
     shard: Shard = field(default_factory=Shard)
     slots: Slots | None = None
     retained: tuple[Tensor, Tensor] | None = None
+    telling: Tensor | None = None
 
     def __post_init__(self) -> None:
         prompts = [self.ids] if self.settings.additions_weight > 0 else []
+        if self.settings.doubt.strangers_weight > 0:
+            self._slots.check(1, self._eos)
         if self.settings.neighbours_weight > 0:
             slots, retained = self._sources()
             slots.check(1 + self.settings.additions, self._eos)
@@ -80,7 +84,7 @@ class Hardening:
         if not prompts:
             return
         longest, room = max(int(prompt_lengths(ids, self._eos).max()) for ids in prompts), self.ids.shape[1] - 2
-        if longest + self.settings.additions > room or not len(self.added):
+        if longest + self.settings.additions > room or not len(self._kept_additions):
             raise ValueError(
                 f"expected tokens to add, and prompts of at most {room - self.settings.additions} tokens beside "
                 f"{self.settings.additions} of them, found {len(self.added)} and one of {longest}: give retain "
@@ -105,14 +109,38 @@ class Hardening:
         special = torch.tensor(self.teacher.tokenizer.all_special_ids, device=every.device)
         return every[~torch.isin(every, special)]
 
+    @property
+    def _slots(self) -> Slots:
+        if self.slots is None:
+            raise ValueError(
+                "expected prompts without the concept's words for Harden.neighbours_weight and Doubt.strangers_weight, "
+                "found none: give some, or leave both at 0"
+            )
+        return self.slots
+
     def _sources(self) -> tuple[Slots, tuple[Tensor, Tensor]]:
         """Return what the rows of the term on neighbours are made of."""
-        if self.slots is None or self.retained is None:
+        if self.retained is None:
             raise ValueError(
-                "expected prompts without the concept's words, and retain prompts, for Harden.neighbours_weight, found "
-                f"{'no retain prompts' if self.retained is None else 'none'}: give some, or leave it at 0"
+                "expected retain prompts for Harden.neighbours_weight, found none: give some, or leave it at 0"
             )
-        return self.slots, self.retained
+        return self._slots, self.retained
+
+    def filled(self, n: int, adv: Tensor, generator: Generator) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Return this process's part of n prompts (B,), and the rows of these with ``adv`` in the concept's place.
+
+        Args:
+            n: How many prompts all processes draw.
+            adv: Embeddings (B, K, D).
+            generator: Draws for all processes.
+        """
+        index = self._drawn(n, generator)
+        return index, self._slots.fill(index, adv)
+
+    @cached_property
+    def _kept_additions(self) -> Tensor:
+        """Ids (V,) of the tokens that may be added to what is kept."""
+        return self.added if self.telling is None else self.added[~torch.isin(self.added, self.telling)]
 
     @property
     def _eos(self) -> int:
@@ -163,8 +191,8 @@ class Hardening:
     def _neighbours(self, generator: Generator) -> Pulled:
         """Keep what other tokens mean in the place of the concept's words, and what retain prompts do, half of each."""
         n = self.settings.neighbours_batch
-        filled = self._grown(*self._filled(n - n // 2, generator), generator, total=n - n // 2, least=0)
-        kept = self._grown(*self._retained(n // 2, generator), generator, total=n // 2, least=0)
+        filled = self._grown(*self._filled(n - n // 2, generator), generator, total=n - n // 2, least=0, kept=True)
+        kept = self._grown(*self._retained(n // 2, generator), generator, total=n // 2, least=0, kept=True)
         embeds, ids = (torch.cat(pair) for pair in zip(filled, kept, strict=True))
         target = self.teacher.encode(embeds, ids)
         return Pulled("neighbours", self.settings.neighbours_weight, n, embeds, ids, target)
@@ -208,7 +236,15 @@ class Hardening:
         return index, *self._grown(embeds, ids, generator, total=n, vocabulary=self.settings.vocabulary)
 
     def _grown(
-        self, embeds: Tensor, ids: Tensor, generator: Generator, *, total: int, least: int = 1, vocabulary: float = 0.0
+        self,
+        embeds: Tensor,
+        ids: Tensor,
+        generator: Generator,
+        *,
+        total: int,
+        least: int = 1,
+        vocabulary: float = 0.0,
+        kept: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Put ``least`` to ``additions`` tokens into prompts, each with equal chance in front, behind or anywhere.
 
@@ -219,10 +255,12 @@ class Hardening:
             total: How many these are.
             least: Fewest tokens.
             vocabulary: Share of the tokens that is from the whole vocabulary.
+            kept: Whether the prompts keep their meaning, so that nothing may be added that says something else.
         """
         own, device = self.shard.part(total), ids.device
         for _ in range(int(torch.randint(least, self.settings.additions + 1, (1,), generator=generator))):
-            token = self._drawn_tokens(total, vocabulary, generator)[own].to(device)
+            known = self._kept_additions if kept else self.added
+            token = self._drawn_tokens(total, known, vocabulary, generator)[own].to(device)
             where, share = torch.rand(2, total, generator=generator)[:, own].to(device)
             lengths = prompt_lengths(ids, self._eos)
             anywhere = (share * (lengths + 1)).long()
@@ -230,9 +268,9 @@ class Hardening:
             embeds, ids = insert_tokens(embeds, ids, after, self.teacher.embed(token).detach(), adv_ids=token)
         return embeds, ids
 
-    def _drawn_tokens(self, n: int, vocabulary: float, generator: Generator) -> Tensor:
-        """Draw tokens (n, 1) of the retain prompts, a share of them of the whole vocabulary but the special ones."""
-        tokens = self.added[torch.randint(len(self.added), (n, 1), generator=generator).to(self.added.device)]
+    def _drawn_tokens(self, n: int, known: Tensor, vocabulary: float, generator: Generator) -> Tensor:
+        """Draw tokens (n, 1) of those known, a share of them of the whole vocabulary but the special ones."""
+        tokens = known[torch.randint(len(known), (n, 1), generator=generator).to(known.device)]
         if vocabulary <= 0:
             return tokens
         anything = torch.randint(len(self.ordinary), (n, 1), generator=generator).to(tokens.device)

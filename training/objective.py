@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from .backbone import Backbone
 from .bank import BankBatch, TrajectoryBank, draw
+from .doubt import Doubtful
 from .hardening import Hardening
 from .losses import ConditioningMetric, negative_guidance_target, squared_error, weighted_sum
 from .memory import in_pieces
@@ -17,6 +18,7 @@ from .resample import Resampler, sample_part
 from .settings import Adversary, Retain, Unlearn
 from .sharding import Shard
 from .slots import Place, Places, place_name
+from .text_search import Attacked
 
 Source = TrajectoryBank | Resampler
 
@@ -90,6 +92,7 @@ class Objective:
         metric: Compares conditionings; None without conditioning terms.
         places: Where adversarial tokens may stand in ``concept_prompts``; None without adversary.
         hardening: Terms on conditionings against stronger attacks; None without.
+        doubt: Terms on what is no clear caption; None without.
         anchors: The anchored ones of ``concept_prompts``; None where no term wants them.
         latest: Where the last attack with so many tokens ended (B, K, D), in this process, and where the last shared
             one of a place did (1, K, D), in all.
@@ -112,6 +115,7 @@ class Objective:
     metric: ConditioningMetric | None
     places: Places | None = None
     hardening: Hardening | None = None
+    doubt: Doubtful | None = None
     anchors: Prompts | None = None
     latest: dict[str, Tensor] = field(default_factory=dict)
     micro_batch: int | None = None
@@ -124,7 +128,7 @@ class Objective:
         if self.retain.in_noise:
             batches["retain"] = self.retain.batch
         if self.hardening is not None:
-            batches |= self.hardening.settings.batches()
+            batches |= self.hardening.settings.batches() | self.hardening.settings.doubt.batches()
         if min(batches.values(), default=self.shard.count) < self.shard.count:
             raise ValueError(
                 f"expected at least one row in every noise and hardening term for each of {self.shard.count} "
@@ -136,8 +140,7 @@ class Objective:
         attacked = self.adversary is not None and iteration >= self.adversary.warmup
         adversary = self.adversary if attacked else None
         terms = self._unlearn_terms(adversary, generator) if self.unlearn.harden.in_noise else []
-        if self.hardening is not None:
-            terms += [_Term(*pulled) for pulled in self.hardening(generator, attacked=attacked)]
+        terms += self._pulled_terms(generator, attacked=attacked)
         if self.unlearn.plain_weight > 0 and (attacked or self.unlearn.plain_space == "conditioning"):
             terms.append(self._plain_term(generator))
         if self.retain_points is not None and self.retain_prompts is not None:
@@ -154,12 +157,14 @@ class Objective:
         """Return where the latest attacks of all processes ended, and the UNet calls of all."""
         calls = self.shard.total(torch.tensor(self.teacher.unet_calls, device=self.teacher.device))
         ended = {k: v if k.startswith("shared.") else self.shard.gathered(v) for k, v in self.latest.items()}
-        return {**ended, "unet_calls": calls}
+        return {**ended, **(self.doubt.state() if self.doubt is not None else {}), "unet_calls": calls}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take back what ``state`` returned, the calls in the main process alone."""
         self.teacher.unet_calls = int(state["unet_calls"]) if self.shard.main else 0
-        latest = {k: v for k, v in state.items() if k != "unet_calls"}
+        if self.doubt is not None:
+            self.doubt.load_state(state)
+        latest = {k: v for k, v in state.items() if k.startswith(("latest.", "shared."))}
         latest = {k: v if k.startswith("shared.") else v[self.shard.part(len(v))] for k, v in latest.items()}
         self.latest = {k: v.to(self.teacher.device) for k, v in latest.items()}
 
@@ -178,6 +183,13 @@ class Objective:
                 target = self.teacher.encode(*wanted)
             terms.append(_Term("pull", self.unlearn.pull_weight, len(index), *rows, target))
         return terms
+
+    def _pulled_terms(self, generator: Generator, *, attacked: bool) -> list[_Term]:
+        """Return the terms beyond the paper whose rows are pulled to conditionings."""
+        pulled = [] if self.hardening is None else self.hardening(generator, attacked=attacked)
+        if self.doubt is not None:
+            pulled += self.doubt(generator, self._searched(generator) if attacked else None)
+        return [_Term(*one) for one in pulled]
 
     def _plain_term(self, generator: Generator) -> _Term:
         u = self.unlearn
@@ -238,6 +250,16 @@ class Objective:
         if shared or adversary.start == "latest":
             self.latest[key] = adv
         return place, start.expand(len(own), -1, -1), adv.expand(len(own), -1, -1)
+
+    def _searched(self, generator: Generator) -> Attacked:
+        """Return the loss of strings: how far the student's predictions are from the base's for the concept."""
+
+        def loss(embeds: Tensor, ids: Tensor) -> Tensor:
+            n = self.unlearn.harden.doubt.searched_batch
+            points = self._sample(self.concept_points, n, generator)[1]
+            return self._errors([points], [points.pred_cond], self.student.encode(embeds, ids))
+
+        return loss
 
     def _random_tokens(self, n: int, k: int, generator: Generator, *, whole: bool = False) -> Tensor:
         """Return the embeddings of this process's part of n times k random tokens, or of all."""

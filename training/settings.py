@@ -7,6 +7,7 @@ from typing import Literal
 
 from .artifact import LATER
 from .attacks.soft_prompt import SoftPrompt
+from .doubt_settings import Doubt
 from .prompts import Placement, PromptLayout
 
 Space = Literal["noise", "conditioning", "both"]
@@ -45,6 +46,7 @@ class Harden:
             concept's words are one token; elsewhere all tokens are taken.
         candidates: So many times as many prompts are made with additions, of which the farthest from their targets
             are kept, by each process for itself: a search over text at no gradient.
+        doubt: Terms on what is no clear caption.
     """
 
     objective: Space = "noise"
@@ -61,6 +63,7 @@ class Harden:
     neighbours_batch: int = field(default=32, metadata=LATER)
     neighbours_from: float = field(default=1.0, metadata=LATER)
     candidates: int = 1
+    doubt: Doubt = field(default_factory=Doubt, metadata=LATER)
 
     def __post_init__(self) -> None:
         counts = (self.batch, self.additions_batch, self.additions, self.candidates, self.neighbours_batch)
@@ -79,7 +82,7 @@ class Harden:
     def for_processes(self, n: int) -> Harden:
         """Return the same with n times the batches, for n processes to share."""
         batches = {name: n * getattr(self, name) for name in ("batch", "additions_batch", "neighbours_batch")}
-        return replace(self, **batches)
+        return replace(self, doubt=self.doubt.for_processes(n), **batches)
 
     def batches(self) -> dict[str, int]:
         """Return the terms of its own and how many prompts each takes per iteration, of the neighbours half of them."""
@@ -90,7 +93,7 @@ class Harden:
     @property
     def cuts(self) -> bool:
         """Whether any term of its own cuts the concept's words out of its prompts."""
-        return self.cut > 0 or self.neighbours_weight > 0
+        return self.cut > 0 or self.neighbours_weight > 0 or self.doubt.strangers_weight > 0
 
     @property
     def in_noise(self) -> bool:
@@ -105,12 +108,12 @@ class Harden:
     @property
     def pulls(self) -> bool:
         """Whether there is any term of its own."""
-        return bool(self.batches())
+        return bool(self.batches() or self.doubt.batches())
 
     @property
     def has_targets(self) -> bool:
         """Whether there is a term on the concept's prompts, to whose targets eta matters."""
-        return self.in_conditioning or self.additions_weight > 0
+        return self.in_conditioning or self.additions_weight > 0 or self.doubt.has_targets
 
 
 @dataclass(frozen=True, kw_only=True)

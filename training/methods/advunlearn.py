@@ -15,6 +15,7 @@ from robust_encoders.layouts import nested_state
 
 from ..backbone import Backbone
 from ..bank import BankSettings
+from ..doubt import Doubtful
 from ..finetune import Training, Workspace, finetune
 from ..hardening import Hardening
 from ..losses import ConditioningMetric, negative_guidance_target
@@ -215,7 +216,11 @@ def _prepare(
         micro_batch=workspace.micro_batch,
         shard=shard,
     )
-    return replace(objective, hardening=_hardening(objective, places, concept)) if unlearn.harden.pulls else objective
+    if not unlearn.harden.pulls:
+        return objective
+    hardening = _hardening(objective, places, concept)
+    doubt = Doubtful.of(hardening, concept, retain.prompts) if unlearn.harden.doubt.batches() else None
+    return replace(objective, hardening=hardening, doubt=doubt)
 
 
 def _hardening(objective: Objective, places: Places, concept: Concept) -> Hardening:
@@ -238,6 +243,7 @@ def _hardening(objective: Objective, places: Places, concept: Concept) -> Harden
         shard=objective.shard,
         slots=(places.slots or Slots.cut(objective.teacher, prompts.texts, concept)) if settings.cuts else None,
         retained=objective.retain_prompts.rows if objective.retain_prompts is not None else None,
+        telling=_single_tokens(objective.teacher, settings.doubt.others),
     )
 
 
@@ -258,6 +264,13 @@ def _beyond(teacher: Backbone, prompts: Prompts, anchors: Sequence[str], eta: fl
         )
     beyond = negative_guidance_target(prompts.targets, conditionings(teacher, prompts.texts), eta)
     return replace(prompts, targets=torch.where(alike[:, None, None], beyond, prompts.targets))
+
+
+def _single_tokens(teacher: Backbone, words: Sequence[str]) -> Tensor | None:
+    """Return the ids (V,) of words that are one token each; None where there are no words."""
+    ids = [teacher.tokenizer(word, add_special_tokens=False).input_ids for word in words]
+    single = [row[0] for row in ids if len(row) == 1]
+    return torch.tensor(single, dtype=torch.long, device=teacher.device) if words else None
 
 
 def _words(teacher: Backbone, prompts: Prompts | None) -> Tensor:

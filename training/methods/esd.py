@@ -34,6 +34,9 @@ class ESD:
         select: Trained parameters.
         train: Iterations, rates, precision.
         bank: Trajectories of the frozen model.
+
+    Raises:
+        ValueError: Strings are to be searched for, which is an attack.
     """
 
     name: ClassVar[str] = "esd"
@@ -42,6 +45,13 @@ class ESD:
     select: Selection = field(default_factory=Selection)
     train: Training = field(default_factory=Training)
     bank: BankSettings = field(default_factory=BankSettings)
+
+    def __post_init__(self) -> None:
+        if self.unlearn.harden.doubt.searches:
+            raise ValueError(
+                "expected no strings under search, found a weight for them in Doubt.searched_weight: ESD has no "
+                "attack, so leave it at 0, or train AdvUnlearn"
+            )
 
     @classmethod
     def standard(cls, retained: tuple[str, ...]) -> Self:

@@ -1,0 +1,317 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_advunlearn import CIRCLE, RETAIN, TINY, generator, prepared
+from torch import Tensor
+
+from robust_encoders import Concept
+from robust_encoders.training.backbone import Backbone
+from robust_encoders.training.doubt import Doubtful, strangers
+from robust_encoders.training.doubt_settings import Doubt
+from robust_encoders.training.finetune import Training, Workspace
+from robust_encoders.training.methods import ESD, AdvUnlearn
+from robust_encoders.training.objective import Objective
+from robust_encoders.training.prompts import prompt_lengths
+from robust_encoders.training.protocols import Edit
+from robust_encoders.training.settings import Harden, Retain, Unlearn
+from robust_encoders.training.sharding import Shard
+from robust_encoders.training.text_search import TextSearch
+
+ANCHORED = replace(CIRCLE, anchor="star")
+ALL = {"strings_weight": 2.0, "shuffled_weight": 3.0, "strangers_weight": 4.0, "searched_weight": 5.0}
+OTHERS = ("square", "star", "ring", "cross")
+
+
+def doubting(*, eta: float = 0.0, **fields: Any) -> AdvUnlearn:
+    small = {"strings_batch": 4, "shuffled_batch": 4, "strangers_batch": 4, "searched": 6, "searched_batch": 3}
+    doubt = Doubt(**{"others": OTHERS, "longest": 4, "searched_tokens": 3, **small, **fields})
+    return replace(TINY, unlearn=Unlearn(batch=2, harden=Harden(eta=eta, doubt=doubt)))
+
+
+def doubtful(pipe: Any, *, eta: float = 0.0, concept: Concept = ANCHORED, **fields: Any) -> Doubtful:
+    made = prepared(doubting(eta=eta, **fields), pipe, concept=concept).doubt
+    assert made is not None
+    return made
+
+
+def texts(made: Doubtful, ids: Tensor) -> list[str]:
+    return [made.hardening.teacher.tokenizer.decode(row, skip_special_tokens=True).strip() for row in ids]
+
+
+def tokens(made: Doubtful, text: str) -> list[int]:
+    found: list[int] = made.hardening.teacher.tokenizer(text, add_special_tokens=False).input_ids
+    return found
+
+
+def test_by_default_there_is_no_term(tiny_pipe: Any) -> None:
+    assert Harden().doubt == Doubt()
+    assert not Doubt().batches()
+    assert prepared(TINY, tiny_pipe).doubt is None
+
+
+def test_every_term_has_its_rows_and_only_the_search_calls_the_unet(tiny_pipe: Any) -> None:
+    made = prepared(doubting(**ALL), tiny_pipe, concept=ANCHORED)
+    names = {"strings", "shuffled", "strangers", "searched"}
+    assert names <= set(made(5, generator())[1])
+    assert names - set(made(0, generator())[1]) == {"searched"}, "the search begins with the attack"
+    doubt = made.doubt
+    assert doubt is not None
+    made.teacher.unet_calls = 0
+    rows = doubt(generator(), None)
+    assert made.teacher.unet_calls == 0
+    assert {row.name: (row.weight, row.total, len(row.ids)) for row in rows} == {
+        "strings": (2.0, 4, 4),
+        "shuffled": (3.0, 4, 4),
+        "strangers": (4.0, 4, 4),
+    }
+    doubt(generator(), made._searched(generator()))
+    assert made.teacher.unet_calls == 2 * 2 * 3, "forward and backward, for two steps of three strings"
+
+
+@pytest.mark.parametrize(
+    ("text", "clear"),
+    [
+        ("a red square", True),
+        ("square square", True),
+        ("red", False),
+        ("a square star", False),
+        ("a square circle", False),
+        ("disc", False),
+        ("ring", True),
+    ],
+)
+def test_clear_is_what_says_one_other_thing_alone(tiny_pipe: Any, text: str, *, clear: bool) -> None:
+    made = doubtful(tiny_pipe, **ALL)
+    assert made.vocabulary.clear(tokens(made, text)) is clear
+
+
+def test_words_of_several_tokens_are_read_as_words(tiny_pipe: Any) -> None:
+    made = doubtful(tiny_pipe, others=("wooden square", "star"), **ALL)
+    v = made.vocabulary
+    assert len(v.others[0]) > 1
+    assert v.clear(tokens(made, "a wooden square"))
+    assert not v.clear(tokens(made, "a square"))
+    said = [i for word in v.saying(tokens(made, "a wooden square"), v.anchor) for i in word]
+    assert said == tokens(made, "a star")
+
+
+def test_what_is_not_clear_is_pulled_to_the_same_words_with_the_anchor(tiny_pipe: Any) -> None:
+    made = doubtful(tiny_pipe, **ALL)
+    teacher = made.hardening.teacher
+    said = {
+        "red": "star red",
+        "a square ring on white": "a star star on white",
+        "a red disc": "a red star",
+        "a square": "a square",
+        "a red circle cross": "a red star star",
+    }
+    row = made._judged("strings", teacher.tokenize(list(said)))
+    torch.testing.assert_close(row.target, teacher.condition(list(said.values())))
+    assert not row.target.requires_grad
+    beyond = doubtful(tiny_pipe, eta=0.5, **ALL)._judged("strings", teacher.tokenize(["red", "a square ring", "ring"]))
+    anchored, named = (
+        teacher.condition(rows) for rows in (["star red", "a star star"], ["circle red", "a circle circle"])
+    )
+    torch.testing.assert_close(beyond.target[:2], anchored - 0.5 * (named - anchored))
+    torch.testing.assert_close(beyond.target[2:], teacher.condition(["ring"]))
+
+
+def test_strings_are_of_words_and_half_of_them_of_any_token(tiny_pipe: Any) -> None:
+    made = doubtful(tiny_pipe, strings_weight=1.0, strings_batch=400, longest=4, vocabulary=1.0)
+    (row,) = made(generator(), None)
+    known = {token for word in made.vocabulary.lexicon for token in word}
+    special = set(made.hardening.teacher.tokenizer.all_special_ids)
+    lengths = prompt_lengths(row.ids, made._eos).tolist()
+    found = [set(ids[1 : 1 + k].tolist()) for ids, k in zip(row.ids, lengths, strict=True)]
+    assert not set().union(*found) & special
+    assert sum(one <= known for one in found) / 400 == pytest.approx(0.5, abs=0.1)
+    assert len(set().union(*found) - known) > 50
+    assert min(lengths) == 1
+    torch.testing.assert_close(row.embeds, made.hardening.teacher.embed(row.ids))
+
+
+def test_shuffled_captions_keep_what_they_say_and_their_meaning(tiny_pipe: Any) -> None:
+    made = doubtful(tiny_pipe, shuffled_weight=1.0, shuffled_batch=200)
+    (row,) = made(generator(), None)
+    bags = [sorted(caption.split()) for caption in RETAIN]
+    found = [text.split() for text in texts(made, row.ids)]
+    for words in found:
+        assert any(set(words) <= set(bag) and set(bag) & set(OTHERS) <= set(words) for bag in bags)
+    assert any(sorted(words) in bags for words in found)
+    assert any(sorted(words) not in bags for words in found), "words are left out"
+    assert any(" ".join(words) not in RETAIN and sorted(words) in bags for words in found), "in another order"
+    torch.testing.assert_close(row.target, made.hardening.teacher.encode(row.embeds, row.ids))
+
+
+def test_strangers_are_no_tokens_and_stand_where_the_word_was(tiny_pipe: Any) -> None:
+    made = doubtful(tiny_pipe, strangers_weight=1.0, strangers_batch=64)
+    (row,) = made(generator(), None)
+    h = made.hardening
+    every = h.teacher.embed(torch.arange(h.teacher.text_encoder.config.vocab_size))
+    slots = h.slots
+    assert slots is not None
+    left = {tuple(ids.tolist()) for ids in slots.ids}
+    begin = int(h.teacher.tokenizer.bos_token_id)
+    for ids, embeds in zip(row.ids.tolist(), row.embeds, strict=True):
+        place = ids.index(begin, 1)
+        assert (*ids[:place], *ids[place + 1 :], made._eos) in left
+        assert torch.cdist(embeds[None, place], every).min() > 1e-4
+    assert all(any(torch.equal(target, known) for known in h.targets) for target in row.target)
+    assert not made.hardening.settings.neighbours_weight, "they want no term on neighbours"
+
+
+def test_mixtures_and_noise_lie_around_the_vocabulary_at_many_distances() -> None:
+    vocabulary = 5 + 0.1 * torch.randn(200, 8, generator=generator(3))
+    found = strangers(vocabulary, 2000, generator())
+    assert found.shape == (2000, 8)
+    torch.testing.assert_close(found.mean(0), vocabulary.mean(0), atol=0.02, rtol=0)
+    far = (found - vocabulary.mean(0)).norm(dim=1) / (vocabulary - vocabulary.mean(0)).norm(dim=1).mean()
+    assert far.min() < 0.5
+    assert far.max() > 2.5
+
+
+def test_nothing_that_says_something_else_is_added_to_what_is_kept(tiny_pipe: Any) -> None:
+    method = doubting(strings_weight=1.0)
+    harden = replace(method.unlearn.harden, neighbours_weight=1.0, neighbours_batch=80, additions=2)
+    for others, kept in ((OTHERS, True), ((), False)):
+        doubt = replace(harden.doubt, others=others)
+        unlearn = replace(method.unlearn, harden=replace(harden, doubt=doubt))
+        made = prepared(replace(method, unlearn=unlearn), tiny_pipe, concept=ANCHORED).hardening
+        assert made is not None
+        said = [
+            len(set(text.split()) & set(OTHERS))
+            for text in made.teacher.tokenizer.batch_decode(
+                made._neighbours(generator()).ids[40:], skip_special_tokens=True
+            )
+        ]
+        assert (max(said) == 1) is kept
+
+
+def search(pipe: Any, **fields: Any) -> tuple[TextSearch, Any]:
+    objective = prepared(doubting(searched_weight=1.0, **fields), pipe, concept=ANCHORED)
+    assert objective.doubt is not None
+    assert objective.doubt.search is not None
+    return objective.doubt.search, objective
+
+
+def test_the_search_goes_on_from_where_it_was_left_and_lowers_the_loss(tiny_pipe: Any) -> None:
+    made, objective = search(tiny_pipe, searched=4, searched_batch=4, searched_steps=5, restart=0.0)
+    teacher = objective.teacher
+    wanted = teacher.condition(["a red circle"] * 4).detach()
+
+    def loss(embeds: Tensor, ids: Tensor) -> Tensor:
+        return objective.metric(teacher.encode(embeds, ids), wanted)
+
+    first = made.advance(generator(), loss, Shard())
+    with torch.no_grad():
+        before = loss(teacher.embed(first), first).mean()
+    for seed in range(12):
+        last = made.advance(generator(seed), loss, Shard())
+    with torch.no_grad():
+        after = loss(teacher.embed(last), last).mean()
+    assert after < before
+    assert set(prompt_lengths(last, int(teacher.tokenizer.eos_token_id)).tolist()) == {3}
+    assert not set(last.flatten().tolist()) - set(range(teacher.text_encoder.config.vocab_size))
+
+
+def test_strings_begin_anew_as_often_as_they_should(tiny_pipe: Any) -> None:
+    for chance in (0.0, 1.0):
+        made, objective = search(tiny_pipe, searched=3, searched_batch=3, searched_rate=1e-6, restart=chance)
+        loss = objective._searched(generator())
+        made.advance(generator(1), loss, Shard())
+        before = made.soft.clone()
+        made.advance(generator(2), loss, Shard())
+        moved = float((made.soft - before).abs().max())
+        assert (moved < 1e-4) is (chance == 0.0)
+
+
+def test_the_search_survives_a_checkpoint(tiny_pipe: Any) -> None:
+    one, other = (prepared(doubting(searched_weight=1.0), tiny_pipe, concept=ANCHORED) for _ in range(2))
+    one(5, generator(1))
+    other.load_state(one.state())
+    assert one.doubt is not None
+    assert one.doubt.search is not None
+    assert len(one.doubt.search.soft) == 6
+    assert one(6, generator(2))[1] == other(6, generator(2))[1]
+
+
+def test_a_run_interrupted_in_the_middle_ends_where_a_whole_one_does(
+    tiny_pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = replace(doubting(**ALL), train=Training(iterations=5, rate=1e-3))
+    whole = erased(method, tiny_pipe, Workspace(progress=False))
+    space, call = Workspace(folder=tmp_path, every=2, progress=False), Objective.__call__
+
+    def interrupted(self: Objective, iteration: int, generator: torch.Generator) -> Any:
+        if iteration == 3:
+            raise KeyboardInterrupt
+        return call(self, iteration, generator)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Objective, "__call__", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            erased(method, tiny_pipe, space)
+    again = erased(method, tiny_pipe, space)
+    assert all(torch.equal(whole.tensors[name], again.tensors[name]) for name in whole.tensors)
+    assert whole.log["unet_calls"] == again.log["unet_calls"]
+
+
+def erased(method: AdvUnlearn, pipe: Any, workspace: Workspace) -> Edit:
+    return method.erase(Backbone.from_pipeline(pipe), ANCHORED, generator=generator(), workspace=workspace)
+
+
+def test_processes_share_the_rows_of_one(tiny_pipe: Any) -> None:
+    made = prepared(doubting(**ALL), tiny_pipe, concept=ANCHORED).doubt
+    assert made is not None
+    whole = made(generator(), None)
+    parts = [replace(made, hardening=replace(made.hardening, shard=Shard(i, 2)))(generator(), None) for i in range(2)]
+    for i, term in enumerate(whole):
+        assert [part[i].total for part in parts] == [term.total] * 2
+        for what in ("embeds", "ids", "target"):
+            torch.testing.assert_close(torch.cat([getattr(p[i], what) for p in parts]), getattr(term, what))
+    twice = Doubt(strings_batch=6, shuffled_batch=6, strangers_batch=6, searched_batch=6, searched=128)
+    once = Doubt(strings_batch=3, shuffled_batch=3, strangers_batch=3, searched_batch=3)
+    assert Harden(doubt=once).for_processes(2).doubt == twice
+
+
+def test_training_moves_strings_towards_the_anchor(tiny_pipe: Any) -> None:
+    method = replace(doubting(strings_weight=20.0, strings_batch=16), train=Training(iterations=60, rate=3e-3))
+    before = prepared(method, tiny_pipe, concept=ANCHORED)
+    edit = method.erase(before.teacher, ANCHORED, generator=generator(), workspace=Workspace(progress=False))
+    trained = before.teacher.clone()
+    names = list(trained.text_encoder.state_dict())
+    trained.text_encoder.load_state_dict(dict(zip(names, edit.tensors.values(), strict=True)))
+    assert before.doubt is not None
+    row = before.doubt._judged("strings", before.teacher.tokenize(["square ring", "white red", "on a green"]))
+    assert before.metric is not None
+    with torch.no_grad():
+        far = [before.metric(one.encode(row.embeds, row.ids), row.target).mean() for one in (before.teacher, trained)]
+    assert far[1] < 0.7 * far[0]
+
+
+def test_settings_that_do_nothing_or_cannot_be_are_refused(tiny_pipe: Any) -> None:
+    with pytest.raises(ValueError, match="as many strings under search"):
+        Doubt(searched=4, searched_batch=5)
+    with pytest.raises(ValueError, match="of at least 1"):
+        Doubt(longest=0)
+    for wrong in ({"vocabulary": 1.5}, {"restart": -0.1}, {"searched_rate": 0.0}):
+        with pytest.raises(ValueError, match=r"expected vocabulary and restart in \[0, 1\]"):
+            Doubt(**wrong)  # type: ignore[arg-type, unused-ignore]
+    with pytest.raises(ValueError, match=r"Harden\.eta, found none"):
+        Unlearn(harden=Harden(eta=1.0, doubt=Doubt(shuffled_weight=1.0)))
+    with pytest.raises(ValueError, match="found 'circle' without one: give an anchor"):
+        prepared(doubting(**ALL), tiny_pipe, concept=CIRCLE)
+    joint = Concept.joint((ANCHORED, Concept(name="red", kind="attribute", anchor="green", prompts=("a red ring",))))
+    with pytest.raises(ValueError, match="of several parts"):
+        prepared(doubting(**ALL), tiny_pipe, concept=joint)
+    unretained = replace(doubting(strings_weight=1.0), retain=Retain(weight=0.0))
+    with pytest.raises(ValueError, match="whose words strings take, found none"):
+        prepared(unretained, tiny_pipe, concept=ANCHORED)
+    method = doubting(searched_weight=1.0)
+    with pytest.raises(ValueError, match=r"ESD has no attack"):
+        ESD(retain=method.retain, unlearn=method.unlearn)
