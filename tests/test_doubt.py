@@ -28,7 +28,14 @@ OTHERS = ("square", "star", "ring", "cross")
 
 
 def doubting(*, eta: float = 0.0, **fields: Any) -> AdvUnlearn:
-    small = {"strings_batch": 4, "shuffled_batch": 4, "strangers_batch": 4, "searched": 6, "searched_batch": 3}
+    small = {
+        "empty_weight": 0.0,
+        "strings_batch": 4,
+        "shuffled_batch": 4,
+        "strangers_batch": 4,
+        "searched": 6,
+        "searched_batch": 3,
+    }
     doubt = Doubt(**{"others": OTHERS, "longest": 4, "searched_tokens": 3, **small, **fields})
     return replace(TINY, unlearn=Unlearn(batch=2, harden=Harden(eta=eta, doubt=doubt)))
 
@@ -119,6 +126,30 @@ def test_what_is_not_clear_is_pulled_to_the_same_words_with_the_anchor(tiny_pipe
     )
     torch.testing.assert_close(beyond.target[:2], anchored - 0.5 * (named - anchored))
     torch.testing.assert_close(beyond.target[2:], teacher.condition(["ring"]))
+
+
+@pytest.mark.parametrize("shard", [Shard(), Shard(1, 2)])
+def test_the_empty_prompt_is_kept_in_every_process(tiny_pipe: Any, shard: Shard) -> None:
+    made = doubtful(tiny_pipe, shuffled_weight=1.0, empty_weight=7.0)
+    _, row = replace(made, hardening=replace(made.hardening, shard=shard))(generator(), None)
+    assert (row.name, row.weight, row.total, len(row.ids)) == ("empty", 7.0, shard.count, 1)
+    teacher = made.hardening.teacher
+    assert torch.equal(row.ids, teacher.tokenize([""]))
+    torch.testing.assert_close(row.target, teacher.condition([""]))
+    assert Doubt().empty_weight > 0, "whoever asks for strings should not have to know"
+    assert not Doubt().batches(), "beside other terms alone"
+
+
+def test_without_keeping_it_the_empty_prompt_follows_the_strings(tiny_pipe: Any) -> None:
+    far = {}
+    for weight in (0.0, 80.0):
+        doubt = {"strings_weight": 20.0, "strings_batch": 16, "empty_weight": weight}
+        method = replace(doubting(**doubt), train=Training(iterations=60, rate=3e-3))
+        trained, objective = after(method, tiny_pipe)
+        assert objective.metric is not None
+        with torch.no_grad():
+            far[weight] = float(objective.metric(*(one.condition([""]) for one in (trained, objective.teacher))))
+    assert far[80.0] < 0.1 * far[0.0]
 
 
 def test_strings_are_of_words_and_half_of_them_of_any_token(tiny_pipe: Any) -> None:
@@ -216,7 +247,24 @@ def test_the_search_goes_on_from_where_it_was_left_and_lowers_the_loss(tiny_pipe
         after = loss(teacher.embed(last), last).mean()
     assert after < before
     assert set(prompt_lengths(last, int(teacher.tokenizer.eos_token_id)).tolist()) == {3}
-    assert not set(last.flatten().tolist()) - set(range(teacher.text_encoder.config.vocab_size))
+    inside = set(last[:, 1:4].flatten().tolist())
+    assert not inside & set(teacher.tokenizer.all_special_ids)
+
+
+def test_a_string_is_where_it_would_be_had_nobody_stopped(tiny_pipe: Any) -> None:
+    found = {}
+    for steps, times in ((4, 1), (2, 2)):
+        made, objective = search(tiny_pipe, searched=3, searched_batch=3, searched_steps=steps, restart=0.0)
+        wanted = objective.teacher.condition(["a red circle"]).detach()
+
+        def loss(embeds: Tensor, ids: Tensor, objective: Any = objective, wanted: Tensor = wanted) -> Tensor:
+            far: Tensor = objective.metric(objective.teacher.encode(embeds, ids), wanted.expand_as(embeds))
+            return far
+
+        for seed in range(times):
+            made.advance(generator(seed), loss, Shard())
+        found[times] = made.soft
+    torch.testing.assert_close(found[1], found[2])
 
 
 def test_strings_begin_anew_as_often_as_they_should(tiny_pipe: Any) -> None:
@@ -279,18 +327,37 @@ def test_processes_share_the_rows_of_one(tiny_pipe: Any) -> None:
     assert Harden(doubt=once).for_processes(2).doubt == twice
 
 
-def test_training_moves_strings_towards_the_anchor(tiny_pipe: Any) -> None:
-    method = replace(doubting(strings_weight=20.0, strings_batch=16), train=Training(iterations=60, rate=3e-3))
-    before = prepared(method, tiny_pipe, concept=ANCHORED)
-    edit = method.erase(before.teacher, ANCHORED, generator=generator(), workspace=Workspace(progress=False))
-    trained = before.teacher.clone()
+def after(method: AdvUnlearn, pipe: Any) -> tuple[Backbone, Objective]:
+    """Return what the method trains, and its objective before."""
+    before = prepared(method, pipe, concept=ANCHORED)
+    edit, trained = erased(method, pipe, Workspace(progress=False)), before.teacher.clone()
     names = list(trained.text_encoder.state_dict())
     trained.text_encoder.load_state_dict(dict(zip(names, edit.tensors.values(), strict=True)))
-    assert before.doubt is not None
-    row = before.doubt._judged("strings", before.teacher.tokenize(["square ring", "white red", "on a green"]))
-    assert before.metric is not None
+    return trained, before
+
+
+def test_strings_end_where_the_padding_is_another_token(tiny_pipe: Any) -> None:
+    # As in Stable Diffusion 2.
+    tiny_pipe.tokenizer.pad_token = "!"
+    made = doubtful(tiny_pipe, **ALL)
+    teacher = made.hardening.teacher
+    said = ["red", "a square", ""]
+    assert teacher.tokenize(said)[0, -1] != made._eos
+    rows = [[(token,) for token in tokens(made, text)] for text in said]
+    assert torch.equal(made._placed(rows), teacher.tokenize(said))
+    for row in made(generator(), None):
+        assert (row.ids == made._eos).any(1).all()
+
+
+def test_training_moves_strings_towards_the_anchor(tiny_pipe: Any) -> None:
+    method = doubting(strings_weight=20.0, strings_batch=16)
+    trained, objective = after(replace(method, train=Training(iterations=60, rate=3e-3)), tiny_pipe)
+    assert objective.doubt is not None
+    assert objective.metric is not None
+    row = objective.doubt._judged("strings", objective.teacher.tokenize(["square ring", "white red", "on a green"]))
     with torch.no_grad():
-        far = [before.metric(one.encode(row.embeds, row.ids), row.target).mean() for one in (before.teacher, trained)]
+        conds = [one.encode(row.embeds, row.ids) for one in (objective.teacher, trained)]
+        far = [float(objective.metric(cond, row.target).mean()) for cond in conds]
     assert far[1] < 0.7 * far[0]
 
 
@@ -304,6 +371,10 @@ def test_settings_that_do_nothing_or_cannot_be_are_refused(tiny_pipe: Any) -> No
             Doubt(**wrong)  # type: ignore[arg-type, unused-ignore]
     with pytest.raises(ValueError, match=r"Harden\.eta, found none"):
         Unlearn(harden=Harden(eta=1.0, doubt=Doubt(shuffled_weight=1.0)))
+    with pytest.raises(ValueError, match=r"expected the anchor 'star' among Doubt\.others"):
+        prepared(doubting(**ALL, others=("ring",)), tiny_pipe, concept=ANCHORED)
+    with pytest.raises(ValueError, match=r"searched_tokens of at most 22, .* found 23"):
+        prepared(doubting(**{**ALL, "searched_tokens": 23}), tiny_pipe, concept=ANCHORED)
     with pytest.raises(ValueError, match="found 'circle' without one: give an anchor"):
         prepared(doubting(**ALL), tiny_pipe, concept=CIRCLE)
     joint = Concept.joint((ANCHORED, Concept(name="red", kind="attribute", anchor="green", prompts=("a red ring",))))

@@ -10,6 +10,7 @@ from test_advunlearn import CIRCLE, RETAIN, TINY, erase, generator, prepared
 from robust_encoders import Concept
 from robust_encoders.training.attacks.soft_prompt import SoftPrompt
 from robust_encoders.training.backbone import Backbone
+from robust_encoders.training.doubt_settings import Doubt
 from robust_encoders.training.hardening import Hardening
 from robust_encoders.training.methods import AdvUnlearn
 from robust_encoders.training.methods.advunlearn import _beyond
@@ -115,7 +116,7 @@ def test_additions_keep_every_word_of_the_prompt_and_come_from_the_retain_prompt
 def test_a_share_of_the_additions_is_from_the_whole_vocabulary(tiny_pipe: Any, share: float) -> None:
     made = hardening(tiny_pipe, additions_weight=1.0, vocabulary=share)
     special = set(made.teacher.tokenizer.all_special_ids)
-    drawn = made._drawn_tokens(4000, share, generator()).flatten().tolist()
+    drawn = made._drawn_tokens(4000, made.added, share, generator()).flatten().tolist()
     everything = set(range(made.teacher.text_encoder.config.vocab_size)) - special
     assert set(drawn) <= everything
     assert len(set(drawn)) > 0.9 * len(everything)
@@ -181,7 +182,7 @@ def test_neighbours_want_room_and_prompts(tiny_pipe: Any) -> None:
     made = hardening(tiny_pipe, objective="noise", neighbours_weight=3.0)
     with pytest.raises(ValueError, match="expected prompts of at most"):
         replace(made, settings=replace(made.settings, additions=22))
-    with pytest.raises(ValueError, match=r"found no retain prompts: give some"):
+    with pytest.raises(ValueError, match=r"expected retain prompts for Harden\.neighbours_weight, found none"):
         replace(made, retained=None)
     with pytest.raises(ValueError, match="without the concept's words"):
         replace(made, slots=None)
@@ -210,7 +211,7 @@ def test_processes_share_the_rows_of_one(tiny_pipe: Any) -> None:
         torch.testing.assert_close(torch.cat([part[i].embeds for part in parts]), term.embeds)
         assert torch.equal(torch.cat([part[i].ids for part in parts]), term.ids)
         assert torch.equal(torch.cat([part[i].target for part in parts]), term.target)
-    twice = Harden(batch=6, additions_batch=10, neighbours_batch=14)
+    twice = Harden(batch=6, additions_batch=10, neighbours_batch=14, doubt=Doubt().for_processes(2))
     assert Harden(batch=3, additions_batch=5, neighbours_batch=7).for_processes(2) == twice
 
 

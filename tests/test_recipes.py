@@ -17,7 +17,7 @@ from robust_encoders.training.prompts import anchor_prompt
 from robust_encoders.training.recipes import LICENSES, PUBLISHED_CONCEPTS, RECIPES, shapes_retain_prompts
 from robust_encoders.training.retain_sets import everyday_objects, object_prompts
 from robust_encoders.training.settings import Adversary
-from robust_encoders.training.shapes.concepts import factor_of
+from robust_encoders.training.shapes.concepts import beside, factor_of
 from robust_encoders.training.shapes.vocabulary import HELD_OUT_TEMPLATES, WORDS
 
 NAMES = ("circle", "striped", "red")
@@ -31,7 +31,7 @@ def words_of(texts: Any) -> set[str]:
 def test_recipes_are_named_as_they_are_registered(name: str) -> None:
     recipe = RECIPES[name]()
     assert recipe.name == name
-    family, concept = re.sub(r"-(des|sage|esd|uce|rece|spm|spm-te|advunlearn|hardened)$", "", name).split("/")
+    family, concept = re.sub(r"-(des|sage|esd|uce|rece|spm|spm-te|advunlearn|hardened|strict)$", "", name).split("/")
     assert recipe.base == family
     assert recipe.concept.name in (concept, CATALOG.get(concept, CATALOG["nudity"]).concept)
     assert recipe.with_seed(3) == replace(recipe, seed=3)
@@ -72,6 +72,29 @@ def test_the_hardened_recipe_has_another_anchor_only_where_it_lies_clearly_farth
     assert hardened.concept == replace(usual.concept, anchor=hardened.concept.anchor)
     if hardened.concept.anchor != usual.concept.anchor:
         assert far[usual.concept.anchor] < 0.6 * far[hardened.concept.anchor]
+
+
+def test_the_strict_recipe_knows_what_stands_beside_the_concept_in_words_that_training_may_see() -> None:
+    strict, hardened = (RECIPES[f"shapes/circle-{variant}"]() for variant in ("strict", "hardened"))
+    assert isinstance(strict.method, AdvUnlearn)
+    doubt = strict.method.unlearn.harden.doubt
+    assert set(doubt.batches()) == {"strings", "shuffled", "strangers", "searched"}
+    assert doubt.others == (
+        *("square", "box", "block", "triangle", "wedge", "pyramid", "star", "pentagram", "starburst"),
+        *("cross", "plus", "crucifix", "ring", "hoop", "annulus"),
+    )
+    assert strict.concept == hardened.concept
+    unclear = [text for text in strict.method.retained if len(set(text.split()) & set(doubt.others)) != 1]
+    assert not [text for text in unclear if "," not in text], "what is retained is clear"
+    assert "star" in beside("circle")
+    assert beside("red")[:3] == ("green", "emerald", "blue")
+
+
+def test_terms_of_one_concept_are_refused_for_several() -> None:
+    red = RECIPES["shapes/red"]().concept
+    with pytest.raises(ValueError, match="such as shapes/circle-hardened, or train the concepts one by one"):
+        RECIPES["shapes/circle-strict"]().together((red,))
+    assert RECIPES["shapes/circle-hardened"]().together((red,)).concept.parts
 
 
 @pytest.mark.parametrize("concept", NAMES)

@@ -25,6 +25,7 @@ from robust_encoders.fingerprint import content_sha256
 from robust_encoders.training.attacks.soft_prompt import SoftPrompt
 from robust_encoders.training.backbone import Backbone
 from robust_encoders.training.bank import BankSettings
+from robust_encoders.training.doubt_settings import Doubt
 from robust_encoders.training.finetune import Training, Workspace
 from robust_encoders.training.methods import SPM, AdvUnlearn, Method
 from robust_encoders.training.methods.spm import SPMTraining
@@ -41,7 +42,11 @@ EPSILON = 1e-3
 # So small that rounding, which may turn the sign of a gradient, changes nothing that counts.
 ATTACK = SoftPrompt(steps=2, rate=1e-5)
 CIRCLE = Concept(
-    name="circle", kind="object", synonyms=("disc",), prompts=("a red circle", "a disc on white", "circle")
+    name="circle",
+    kind="object",
+    anchor="star",
+    synonyms=("disc",),
+    prompts=("a red circle", "a disc on white", "circle"),
 )
 # Three prompts for the two times two that the conditioning terms want: the processes' parts differ in size.
 RETAIN = ("a red square", "a star", "a green ring")
@@ -69,6 +74,24 @@ HARDENED = replace(
     adversary=Adversary(attack=SoftPrompt(steps=2, rate=0.01), warmup=1, slots=(1,), shared=0.8, restart=0.2),
     train=Training(iterations=6, rate=1e-3),
 )
+DOUBT = Doubt(
+    others=("square", "star", "ring"),
+    strings_weight=2.0,
+    strings_batch=2,
+    shuffled_weight=2.0,
+    shuffled_batch=2,
+    strangers_weight=2.0,
+    strangers_batch=2,
+    searched_weight=2.0,
+    searched=3,
+    searched_batch=2,
+    searched_tokens=3,
+)
+DOUBTING = replace(
+    HARDENED,
+    unlearn=Unlearn(batch=2, target="anchor", harden=Harden(doubt=DOUBT)),
+    adversary=Adversary(attack=SoftPrompt(steps=2, rate=0.01), warmup=1),
+)
 ADAPTERS = SPM(
     where="both",
     batch=1,
@@ -80,7 +103,13 @@ ADAPTERS = SPM(
     train=SPMTraining(iterations=4, rate=1e-2, warmup=0),
     bank=BankSettings(steps=3),
 )
-METHODS: dict[str, Method] = {"paper": PAPER, "options": OPTIONS, "hardened": HARDENED, "spm": ADAPTERS}
+METHODS: dict[str, Method] = {
+    "paper": PAPER,
+    "options": OPTIONS,
+    "hardened": HARDENED,
+    "doubt": DOUBTING,
+    "spm": ADAPTERS,
+}
 RECIPES = {
     name: Recipe(name=f"tiny/{name}", concept=CIRCLE, method=method, seed=3, base="tiny")
     for name, method in METHODS.items()

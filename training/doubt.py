@@ -49,7 +49,8 @@ class Vocabulary:
         """Tokenize the words of a concept, of what is beside it, and of the retain prompts.
 
         Raises:
-            ValueError: Several concepts in one, no anchor, or no retain prompts for terms that take their words.
+            ValueError: Several concepts in one, no anchor, one that does not say something else, no retain prompts for
+                terms that take their words, or no room for the tokens of strings under search.
         """
         if concept.parts or not concept.anchor:
             raise ValueError(
@@ -60,6 +61,17 @@ class Vocabulary:
         wanted = sorted({"strings", "shuffled"} & set(settings.batches()))
         if wanted and not retained:
             raise ValueError(f"expected retain prompts, whose words {' and '.join(wanted)} take, found none")
+        if settings.others and concept.anchor not in settings.others:
+            raise ValueError(
+                f"expected the anchor {concept.anchor!r} among Doubt.others, for it says something else, found "
+                f"{settings.others}: add it"
+            )
+        room = teacher.max_length - 2
+        if settings.searches and settings.searched_tokens > room:
+            raise ValueError(
+                f"expected Doubt.searched_tokens of at most {room}, as many as a prompt has, found "
+                f"{settings.searched_tokens}"
+            )
         known: dict[str, Word] = {}
 
         def word(text: str) -> Word:
@@ -122,15 +134,11 @@ class Doubtful:
     search: TextSearch | None = field(default=None)
 
     @classmethod
-    def of(cls, hardening: Hardening, concept: Concept, retained: Sequence[str]) -> Doubtful:
-        """Open the terms that the settings of ``hardening`` ask for.
-
-        Raises:
-            ValueError: The concept or the retain prompts do not do for them.
-        """
+    def of(cls, hardening: Hardening, vocabulary: Vocabulary) -> Doubtful:
+        """Open the terms that the settings of ``hardening`` ask for."""
         settings, teacher = hardening.settings.doubt, hardening.teacher
-        search = TextSearch(settings, teacher) if settings.searches else None
-        return cls(settings, hardening, Vocabulary.read(teacher, settings, concept, retained), search)
+        search = TextSearch(settings, teacher, hardening.ordinary) if settings.searches else None
+        return cls(settings, hardening, vocabulary, search)
 
     def __call__(self, generator: Generator, attacked: Attacked | None) -> list[Pulled]:
         """Return this iteration's rows.
@@ -147,6 +155,9 @@ class Doubtful:
             found.append(self._pulled("shuffled", ids, self._frozen(ids)))
         if "strangers" in sizes:
             found.append(self._strangers(sizes["strangers"], generator))
+        if self.settings.empty_weight > 0:
+            ids = self._placed([()])
+            found.append(self._pulled("empty", ids, self._frozen(ids)))
         if self.search is not None and attacked is not None:
             found.append(self._judged("searched", self.search.advance(generator, attacked, self.hardening.shard)))
         return found
@@ -164,7 +175,8 @@ class Doubtful:
         return self._pulled(name, ids, torch.where(clear[:, None, None], self._frozen(ids), anchored))
 
     def _pulled(self, name: str, ids: Tensor, target: Tensor) -> Pulled:
-        weight, total = getattr(self.settings, f"{name}_weight"), self.settings.batches()[name]
+        weight = getattr(self.settings, f"{name}_weight")
+        total = self.settings.batches().get(name, self.hardening.shard.count)  # the empty prompt once in each process
         return Pulled(name, weight, total, self._teacher.embed(ids).detach(), ids, target)
 
     @property
@@ -174,6 +186,11 @@ class Doubtful:
     @property
     def _eos(self) -> int:
         return int(self._teacher.tokenizer.eos_token_id)
+
+    @cached_property
+    def _known(self) -> Tensor:
+        """Embeddings (V, D) of all tokens but the special ones."""
+        return self._teacher.embed(self.hardening.ordinary).detach()
 
     @torch.no_grad()
     def _frozen(self, ids: Tensor) -> Tensor:
@@ -205,17 +222,16 @@ class Doubtful:
 
     def _placed(self, rows: Sequence[Sequence[Word]]) -> Tensor:
         """Return ids (B, L) of rows of words; what does not fit is cut off."""
-        ids = self._teacher.tokenize([""] * len(rows))
-        room = ids.shape[1] - 2
-        for row, words in zip(ids, rows, strict=True):
-            tokens = [token for word in words for token in word][:room]
-            row[1 : 1 + len(tokens)] = torch.tensor(tokens, dtype=row.dtype)
-        return ids
+        empty: list[int] = self._teacher.tokenize([""])[0].tolist()
+        begin, pad, room = empty[0], empty[-1], len(empty) - 2
+        cut = [[token for word in words for token in word][:room] for words in rows]
+        whole = [[begin, *tokens, self._eos, *[pad] * (room - len(tokens))] for tokens in cut]
+        return torch.tensor(whole, device=self._teacher.device).reshape(-1, len(empty))
 
     def _strangers(self, n: int, generator: Generator) -> Pulled:
         """Return prompts with an embedding in the concept's place that is no token's, and the targets they had."""
         h = self.hardening
-        embeds = strangers(self._teacher.embed(h.ordinary).detach(), n, generator)[h.shard.part(n)]
+        embeds = strangers(self._known, n, generator)[h.shard.part(n)]
         index, rows = h.filled(n, embeds[:, None], generator)
         return Pulled("strangers", self.settings.strangers_weight, n, *rows, h.targets[index])
 

@@ -17,27 +17,32 @@ class Doubt:
     clear.
 
     Args:
-        others: Words that each say something else in the concept's place, as "square" does beside "circle". They are
-            not added to what ``Harden.neighbours_weight`` keeps.
+        others: Words that each say something else in the concept's place, as "square" does beside "circle", the anchor
+            among them. Those of one token are not added to what ``Harden.neighbours_weight`` keeps.
         strings_weight: Weight of the term on strings.
         strings_batch: Strings per iteration.
         longest: Words of a string at most.
         vocabulary: Half of the strings are of words of the retain prompts alone; in the others this share is of single
             tokens from the whole vocabulary.
         shuffled_weight: Weight of a term on words of a retain prompt in any order, a tenth of them left out, which keep
-            the base's conditioning: what is said in another order is still clear.
+            the base's conditioning: what is said in another order means the same. Give it retain prompts that are
+            clear; others would be kept here and unlearned as strings.
         shuffled_batch: Of these per iteration.
         strangers_weight: Weight of a term on embeddings that are no token's, mixtures of several and noise, in place of
             the concept's words: what no retained word says is the concept.
         strangers_batch: Prompts with such an embedding per iteration.
         searched_weight: Weight of a term on strings that are searched for through the UNet, as P4D does (Chin et al.,
-            ICML 2024): they have the student predict what the base does for the concept.
+            ICML 2024): they have the student predict what the base does for the concept. They are judged as other
+            strings are: what is found and clear gets the base's conditioning back.
         searched: Strings under search at once, each going on from where it was left.
-        searched_batch: Of these taken on, and unlearned, per iteration.
+        searched_batch: Of these taken on per iteration.
         searched_tokens: Tokens of each.
         searched_steps: Steps for each per iteration.
         searched_rate: Length of a step, as a share of the embeddings' root mean square.
-        restart: Chance that one begins anew after it was unlearned.
+        restart: Chance that one begins anew after it was taken on.
+        empty_weight: Weight of a term that keeps the empty prompt's conditioning, beside any of the others. It says
+            nothing either, and would follow what is unlearned: with it every picture changes, for guidance takes its
+            prediction away.
 
     Raises:
         ValueError: A number outside its range, or fewer strings under search than are taken on.
@@ -59,6 +64,7 @@ class Doubt:
     searched_steps: int = 2
     searched_rate: float = 0.1
     restart: float = 0.05
+    empty_weight: float = 80.0
 
     def __post_init__(self) -> None:
         counts = (*self._batches().values(), self.longest, self.searched_tokens, self.searched_steps)

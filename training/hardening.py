@@ -54,8 +54,8 @@ class Hardening:
         telling: Ids (V,) of tokens that are not added to what is kept: they say something else in the concept's place.
 
     Raises:
-        ValueError: A prompt leaves no room for the tokens of a slot, or for the additions, or the term on neighbours
-            has no slots or no retain prompts.
+        ValueError: A prompt leaves no room for the tokens of a slot, or for the additions, the term on neighbours has
+            no retain prompts, or it or the one on strangers no slots.
     """
 
     teacher: Backbone
@@ -74,20 +74,21 @@ class Hardening:
     telling: Tensor | None = None
 
     def __post_init__(self) -> None:
-        prompts = [self.ids] if self.settings.additions_weight > 0 else []
+        prompts, addable = ([self.ids] if self.settings.additions_weight > 0 else []), self.added
         if self.settings.doubt.strangers_weight > 0:
             self._slots.check(1, self._eos)
         if self.settings.neighbours_weight > 0:
             slots, retained = self._sources()
             slots.check(1 + self.settings.additions, self._eos)
             prompts.append(retained[1])
+            addable = self._kept_additions
         if not prompts:
             return
         longest, room = max(int(prompt_lengths(ids, self._eos).max()) for ids in prompts), self.ids.shape[1] - 2
-        if longest + self.settings.additions > room or not len(self._kept_additions):
+        if longest + self.settings.additions > room or not len(addable):
             raise ValueError(
                 f"expected tokens to add, and prompts of at most {room - self.settings.additions} tokens beside "
-                f"{self.settings.additions} of them, found {len(self.added)} and one of {longest}: give retain "
+                f"{self.settings.additions} of them, found {len(addable)} and one of {longest}: give retain "
                 "prompts, shorten the others, or lower Harden.additions"
             )
 

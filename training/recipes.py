@@ -14,6 +14,7 @@ from .attacks.soft_prompt import SoftPrompt
 from .bank import BankSettings
 from .closed_recipes import DERIVATIONS, published_projection, shapes_projection
 from .des_recipes import shapes_distortion
+from .doubt_settings import Doubt
 from .finetune import Training
 from .methods import ESD, SPM, AdvUnlearn, Method
 from .methods.spm import Where
@@ -31,6 +32,7 @@ LICENSES = {"sd1": "creativeml-openrail-m", "sd2": "openrail++"}
 # of the continuous attacks still succeeded, where they no longer did for the other two.
 ITERATIONS = {"circle": 1000}
 HARDENED_ITERATIONS = 900
+STRICT_ITERATIONS = 700
 # Of these the hardened encoder is shipped: of `striped`, whose worst case it does not better, the one without.
 HARDENED = ("circle", "red")
 # The neighbour of each concept that is farthest from it; the usual anchor where the farthest is hardly any farther.
@@ -65,8 +67,14 @@ class Recipe:
             retained: What is retained; by default what the method retains, without what names one of the others.
 
         Raises:
-            ValueError: If two concepts have the same name, or contradict each other.
+            ValueError: If two concepts have the same name, or contradict each other, or the method has terms of
+                ``Doubt``: what says nothing clear of one concept may be clear of another.
         """
+        if isinstance(self.method, (AdvUnlearn, ESD)) and self.method.unlearn.harden.doubt.batches():
+            raise ValueError(
+                f"expected no terms of Harden.doubt for several concepts, found some in {self.name}: take another "
+                f"recipe, such as shapes/{self.concept.name}-hardened, or train the concepts one by one"
+            )
         named = naming(word for other in others for word in other.words())
         kept = retained or tuple(prompt for prompt in self.method.retained if not named.search(prompt))
         concept = Concept.joint((self.concept, *others))
@@ -204,6 +212,34 @@ def shapes_hardened(concept: str) -> Recipe:
     return Recipe(name=f"shapes/{concept}-hardened", concept=anchored, method=method)
 
 
+def shapes_strict(concept: str) -> Recipe:
+    """The hardened recipe where all that says nothing clear counts as the concept, see ``Doubt``.
+
+    For an object, which every caption of this world names. Half of the captions leave a style or a colour open, and are
+    retained so.
+    """
+    from .shapes.concepts import beside
+
+    like = shapes_hardened(concept)
+    if not isinstance(like.method, AdvUnlearn):
+        raise TypeError(f"expected AdvUnlearn to harden, found {type(like.method).__name__}")
+    doubt = Doubt(
+        others=beside(concept),
+        strings_weight=20.0,
+        shuffled_weight=80.0,
+        strangers_weight=20.0,
+        searched_weight=20.0,
+    )
+    unlearn = like.method.unlearn
+    method = replace(
+        like.method,
+        unlearn=replace(unlearn, harden=replace(unlearn.harden, doubt=doubt)),
+        retain=replace(like.method.retain, conditioning_weight=160.0),
+        train=replace(like.method.train, iterations=STRICT_ITERATIONS),
+    )
+    return replace(like, name=f"shapes/{concept}-strict", method=method)
+
+
 def shapes_shipped(concept: str) -> Recipe:
     """Return the recipe of the encoder that is shipped: the hardened one, or the one of the paper's attack alone."""
     made = shapes_hardened(concept) if concept in HARDENED else shapes_advunlearn(concept)
@@ -281,6 +317,7 @@ def published_spm(concept: str, family: str) -> Recipe:
 RECIPES: dict[str, Callable[[], Recipe]] = {
     **{f"shapes/{concept}": partial(shapes_shipped, concept) for concept in FARTHEST},
     **{f"shapes/{concept}-hardened": partial(shapes_hardened, concept) for concept in FARTHEST},
+    "shapes/circle-strict": partial(shapes_strict, "circle"),
     **{f"shapes/{concept}-advunlearn": partial(shapes_advunlearn, concept) for concept in FARTHEST},
     **{f"shapes/{concept}-esd": partial(shapes_esd, concept) for concept in FARTHEST},
     **{

@@ -20,6 +20,7 @@ LABELS = {
     "esd": "ESD",
     "advunlearn": "AdvUnlearn",
     "hardened": "AdvUnlearn, hardened",
+    "strict": "AdvUnlearn, strict",
     **{f"shapes/{concept}": "AdvUnlearn, hardened" for concept in ("circle", "red")},
     "uce": "UCE",
     "rece": "RECE",

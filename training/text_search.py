@@ -25,26 +25,22 @@ class TextSearch:
     """Free embeddings, projected to the nearest real tokens, as in PEZ (Wen et al., NeurIPS 2023, algorithm 1).
 
     P4D (Chin et al., ICML 2024) searches so for hundreds of steps against a finished model. Here the model is in
-    training, and every string goes on from where it was left. A step is along the gradient at the real tokens, of equal
-    length for all strings, with momentum.
+    training, and every string goes on from where it was left. A step is along the gradient at the real tokens, with
+    momentum, and as long as a share of the string's own embeddings.
 
     Args:
         settings: Numbers, tokens, steps, rate.
         teacher: Its token embeddings, which no eraser changes.
+        allowed: Ids (V,) of the tokens that strings are of.
         soft: Free embeddings (M, K, D), equal in all processes; empty before the first iteration.
         momentum: Of the steps (M, K, D).
     """
 
     settings: Doubt
     teacher: Backbone
+    allowed: Tensor
     soft: Tensor = field(default_factory=lambda: torch.empty(0))
     momentum: Tensor = field(default_factory=lambda: torch.empty(0))
-
-    @cached_property
-    def allowed(self) -> Tensor:
-        """Ids (V,) of all tokens but the special ones."""
-        every = torch.arange(self.teacher.text_encoder.config.vocab_size, device=self.teacher.device)
-        return every[~torch.isin(every, torch.tensor(self.teacher.tokenizer.all_special_ids, device=every.device))]
 
     @cached_property
     def _embeds(self) -> Tensor:

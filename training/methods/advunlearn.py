@@ -15,7 +15,7 @@ from robust_encoders.layouts import nested_state
 
 from ..backbone import Backbone
 from ..bank import BankSettings
-from ..doubt import Doubtful
+from ..doubt import Doubtful, Vocabulary
 from ..finetune import Training, Workspace, finetune
 from ..hardening import Hardening
 from ..losses import ConditioningMetric, negative_guidance_target
@@ -177,6 +177,8 @@ def _prepare(
 ) -> Objective:
     """Read the prompts, open the banks, fit the metric."""
     retain, unlearn, shard = method.retain, method.unlearn, Shard.current()
+    doubt = unlearn.harden.doubt
+    vocabulary = Vocabulary.read(teacher, doubt, concept, retain.prompts) if doubt.batches() else None
     texts = concept.prompts or (concept.name,)
     anchors = [anchor_prompt(text, concept) for text in texts] if unlearn.wants_anchors else None
     pulled = anchors if unlearn.pulls_conditioning else None
@@ -219,8 +221,7 @@ def _prepare(
     if not unlearn.harden.pulls:
         return objective
     hardening = _hardening(objective, places, concept)
-    doubt = Doubtful.of(hardening, concept, retain.prompts) if unlearn.harden.doubt.batches() else None
-    return replace(objective, hardening=hardening, doubt=doubt)
+    return replace(objective, hardening=hardening, doubt=Doubtful.of(hardening, vocabulary) if vocabulary else None)
 
 
 def _hardening(objective: Objective, places: Places, concept: Concept) -> Hardening:
@@ -276,7 +277,7 @@ def _single_tokens(teacher: Backbone, words: Sequence[str]) -> Tensor | None:
 def _words(teacher: Backbone, prompts: Prompts | None) -> Tensor:
     """Return the ids (V,) of all tokens in prompts, in their order, but the special ones."""
     if prompts is None:
-        return torch.empty(0, dtype=torch.long)
+        return torch.empty(0, dtype=torch.long, device=teacher.device)
     special = torch.tensor(teacher.tokenizer.all_special_ids, device=prompts.ids.device)
     seen: Tensor = torch.unique(prompts.ids)
     return seen[~torch.isin(seen, special)]

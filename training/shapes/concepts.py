@@ -77,6 +77,16 @@ def additions(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return others, tuple(word for word in spoken[factor] if word != value)
 
 
+def beside(name: str) -> tuple[str, ...]:
+    """Return the words that erasers may see of the other values of a concept's factor.
+
+    Raises:
+        ValueError: If no factor has that value.
+    """
+    factor, value = factor_of(name)
+    return tuple(word for other, words in WORDS[factor].items() if other != value for word in words[:-1])
+
+
 # Each is mapped to a neighbour of its own factor: without the word a caption leaves the value open, and the concept
 # would still be drawn as often as chance has it.
 _ANCHORS = {"circle": "square", "striped": "plain", "red": "green"}
