@@ -23,7 +23,7 @@ from robust_encoders.training.sharding import Shard
 from robust_encoders.training.text_search import TextSearch
 
 ANCHORED = replace(CIRCLE, anchor="star")
-ALL = {"strings_weight": 2.0, "shuffled_weight": 3.0, "strangers_weight": 4.0, "searched_weight": 5.0}
+ALL: dict[str, Any] = {"strings_weight": 2.0, "shuffled_weight": 3.0, "strangers_weight": 4.0, "searched_weight": 5.0}
 OTHERS = ("square", "star", "ring", "cross")
 
 
@@ -236,7 +236,8 @@ def test_the_search_goes_on_from_where_it_was_left_and_lowers_the_loss(tiny_pipe
     wanted = teacher.condition(["a red circle"] * 4).detach()
 
     def loss(embeds: Tensor, ids: Tensor) -> Tensor:
-        return objective.metric(teacher.encode(embeds, ids), wanted)
+        far: Tensor = objective.metric(teacher.encode(embeds, ids), wanted)
+        return far
 
     first = made.advance(generator(), loss, Shard())
     with torch.no_grad():

@@ -9,7 +9,7 @@ import pytest
 from robust_encoders.training.measures import MISSING
 from robust_encoders.training.metrics.rates import rate
 from robust_encoders.training.protocols import Result
-from robust_encoders.training.recipes import FARTHEST, HARDENED
+from robust_encoders.training.recipes import SHIPPED
 from robust_encoders.training.report import markdown, results_table, who_of
 from robust_encoders.training.results import Evaluation
 
@@ -100,11 +100,11 @@ def test_columns_line_up_as_plain_text() -> None:
     assert lines[1] == "| ---- | --------- |"
 
 
-@pytest.mark.parametrize("concept", FARTHEST)
+@pytest.mark.parametrize("concept", SHIPPED)
 def test_a_shipped_encoder_is_called_what_its_recipe_makes(concept: str) -> None:
     called = [
         who_of(Evaluation("advunlearn", concept, (), subject={"recipe": {"name": f"shapes/{concept}{variant}"}}))
-        for variant in ("", "-hardened", "-advunlearn")
+        for variant in ("", f"-{SHIPPED[concept]}", "-hardened", "-advunlearn", "-strict")
     ]
-    shipped = "AdvUnlearn, hardened" if concept in HARDENED else "AdvUnlearn"
-    assert called == [shipped, "AdvUnlearn, hardened", "AdvUnlearn"]
+    assert called[0] == called[1]
+    assert called[2:] == ["AdvUnlearn, hardened", "AdvUnlearn", "AdvUnlearn, strict"]

@@ -33,8 +33,8 @@ LICENSES = {"sd1": "creativeml-openrail-m", "sd2": "openrail++"}
 ITERATIONS = {"circle": 1000}
 HARDENED_ITERATIONS = 900
 STRICT_ITERATIONS = 700
-# Of these the hardened encoder is shipped: of `striped`, whose worst case it does not better, the one without.
-HARDENED = ("circle", "red")
+# What of each concept is shipped: of `striped`, whose worst case hardening does not better, the paper's attack alone.
+SHIPPED = {"circle": "strict", "striped": "advunlearn", "red": "hardened"}
 # The neighbour of each concept that is farthest from it; the usual anchor where the farthest is hardly any farther.
 FARTHEST = {"circle": "triangle", "striped": "dotted", "red": "green"}
 
@@ -70,15 +70,15 @@ class Recipe:
             ValueError: If two concepts have the same name, or contradict each other, or the method has terms of
                 ``Doubt``: what says nothing clear of one concept may be clear of another.
         """
+        named = naming(word for other in others for word in other.words())
+        kept = retained or tuple(prompt for prompt in self.method.retained if not named.search(prompt))
+        concept = Concept.joint((self.concept, *others))
+        require_apart(concept)
         if isinstance(self.method, (AdvUnlearn, ESD)) and self.method.unlearn.harden.doubt.batches():
             raise ValueError(
                 f"expected no terms of Harden.doubt for several concepts, found some in {self.name}: take another "
                 f"recipe, such as shapes/{self.concept.name}-hardened, or train the concepts one by one"
             )
-        named = naming(word for other in others for word in other.words())
-        kept = retained or tuple(prompt for prompt in self.method.retained if not named.search(prompt))
-        concept = Concept.joint((self.concept, *others))
-        require_apart(concept)
         name = "+".join((self.name, *(other.name for other in others)))
         return replace(self, name=name, concept=concept, method=self.method.retaining(kept))
 
@@ -241,9 +241,8 @@ def shapes_strict(concept: str) -> Recipe:
 
 
 def shapes_shipped(concept: str) -> Recipe:
-    """Return the recipe of the encoder that is shipped: the hardened one, or the one of the paper's attack alone."""
-    made = shapes_hardened(concept) if concept in HARDENED else shapes_advunlearn(concept)
-    return replace(made, name=f"shapes/{concept}")
+    """Return the recipe of the encoder that is shipped, under its name."""
+    return replace(RECIPES[f"shapes/{concept}-{SHIPPED[concept]}"](), name=f"shapes/{concept}")
 
 
 def shapes_esd(concept: str) -> Recipe:

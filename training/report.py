@@ -21,7 +21,8 @@ LABELS = {
     "advunlearn": "AdvUnlearn",
     "hardened": "AdvUnlearn, hardened",
     "strict": "AdvUnlearn, strict",
-    **{f"shapes/{concept}": "AdvUnlearn, hardened" for concept in ("circle", "red")},
+    "shapes/circle": "AdvUnlearn, strict",  # as they are shipped
+    "shapes/red": "AdvUnlearn, hardened",
     "uce": "UCE",
     "rece": "RECE",
     "spm": "SPM",

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Measures one row of the matrix: row.sh CONCEPT SUBJECT FOLDER ENCODERS, SUBJECT one of open (the base on captions that
-# leave the concept open), base, esd, advunlearn, hardened, uce, rece, spm, spm-te, empty_prompt,
+# leave the concept open), base, esd, advunlearn, hardened, strict, uce, rece, spm, spm-te, empty_prompt,
 # word_filter. ENCODERS is what `make results` trained into; overlays are trained there, too. What an earlier run
 # finished is kept.
 set -eu
@@ -10,10 +10,11 @@ case $subject in
   open) name=base captions=open ;;
   esd | advunlearn) name=$4/$concept/$subject-0/encoder ;;
   hardened)
-    name=shapes/$concept # as shipped, but for the concept of which another encoder is
-    [ "$concept" != striped ] || name=$4/$concept/hardened
-    [ "$concept" != striped ] || [ -e "$name/robust_encoder.json" ] ||
+    name=$4/$concept/hardened
+    [ "$concept" != red ] || name=shapes/red # as shipped
+    [ "$concept" = red ] || [ -e "$name/robust_encoder.json" ] ||
       robust-encoders train "shapes/$concept-hardened" --out "$name" --cache-dir "$4/banks" ;;
+  strict) name=shapes/$concept ;; # as shipped
   uce | rece | spm | spm-te)
     name=$4/$concept/$subject
     [ -e "$name/robust_encoder.json" ] ||

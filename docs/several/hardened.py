@@ -43,10 +43,8 @@ def recipe(names: Sequence[str]) -> Recipe:
 
 
 def trained(work: Path, names: Sequence[str]) -> RobustEncoder:
-    """Train what is not there yet; of a single concept take the shipped encoder, which is made by the same recipe."""
-    if len(names) == 1:
-        return RobustEncoder.from_pretrained(f"shapes/{names[0]}")
-    made = recipe(names)
+    """Train what is not there yet."""
+    made = recipe(names) if len(names) > 1 else shapes_hardened(names[0])
     folder = work / "-".join(names) / "encoder"
     if not folder.exists():
         run_recipe(made, embedded_pipeline(), folder, cache_dir=work / "banks")
