@@ -205,7 +205,7 @@ class Doubtful:
         rare = torch.rand(n, s.longest, generator=generator) < s.vocabulary
         rare &= torch.rand(n, 1, generator=generator) < 0.5
         rows = [
-            [(token,) if alone else words[word] for word, token, alone in zip(w[:k], t, r, strict=False)]
+            [(token,) if alone else words[word] for word, token, alone in zip(w[:k], t[:k], r[:k], strict=True)]
             for k, w, t, r in zip(counts, of_words, of_tokens, rare.tolist(), strict=True)
         ]
         return self._placed(rows[self.hardening.shard.part(n)])
