@@ -215,8 +215,8 @@ def shapes_hardened(concept: str) -> Recipe:
 def shapes_strict(concept: str) -> Recipe:
     """The hardened recipe where all that says nothing clear counts as the concept, see ``Doubt``.
 
-    For an object, which every caption of this world names. Half of the captions leave a style or a colour open, and are
-    retained so.
+    For an object, which every caption of this world names. Three templates of ten leave the colour open and four the
+    style, and such captions are retained.
     """
     from .shapes.concepts import beside
 
