@@ -24,7 +24,7 @@ from robust_encoders.training.objective import Objective
 from robust_encoders.training.prompts import Placement, PromptLayout
 from robust_encoders.training.protocols import Edit, Eraser
 from robust_encoders.training.selection import Selection
-from robust_encoders.training.settings import Adversary, Retain, Unlearn
+from robust_encoders.training.settings import Adversary, Harden, Retain, Unlearn
 
 CIRCLE = Concept(
     name="circle", kind="object", synonyms=("disc",), prompts=("a red circle", "a disc on white", "circle")
@@ -264,8 +264,7 @@ def test_the_attack_lowers_its_loss(tiny_pipe: Any) -> None:
     made.latest = {"latest.1": start}
     assert made.places is not None
     told = replace(adversary, start="latest")
-    place, began, ended = made._attack(told, made.places, points.prompt_index, points, generator=generator())
-    assert torch.equal(began, start)
+    place, ended = made._attack(told, made.places, points.prompt_index, points, generator=generator())
     placed = made.places.put(place, points.prompt_index, ended)
     with torch.no_grad():
         before = loss_of(*PromptLayout("prefix", 1).place(*rows, start, eos_id=eos_id))
@@ -337,29 +336,22 @@ def test_defaults_are_the_papers() -> None:
     assert (paper.bank.steps, paper.bank.guidance, paper.unlearn.plain_weight) == (50, 3.0, 0.0)
 
 
-def test_the_pull_wants_the_anchored_prompt_behind_the_attacks_start(
-    tiny_pipe: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    method = replace(TINY, unlearn=Unlearn(batch=2, pull_weight=1.0))
-    made = prepared(method, tiny_pipe)
-    assert made.anchors is not None
-    assert made.anchors.texts == ("a red", "a on white", "")
-    starts: list[Tensor] = []
-    random_tokens = made._random_tokens
-
-    def spying(n: int, k: int, g: torch.Generator, **fields: bool) -> Tensor:
-        starts.append(random_tokens(n, k, g, **fields))
-        return starts[-1]
-
-    monkeypatch.setattr(made, "_random_tokens", spying)
-    unlearn, pull = made._unlearn_terms(method.adversary, generator())
-    assert torch.equal(unlearn.embeds, pull.embeds)
-    assert unlearn.points is not None
-    rows = objective_module._rows(made.anchors, unlearn.points.prompt_index)
-    eos_id = made.teacher.tokenizer.eos_token_id
-    wanted = made.teacher.encode(*PromptLayout("prefix", 1).place(*rows, starts[0], eos_id=eos_id))
-    torch.testing.assert_close(pull.target, wanted)
-    assert not pull.target.requires_grad
+@pytest.mark.parametrize("eta", [0.0, 0.5])
+def test_the_pull_wants_the_anchored_prompt_wherever_the_attack_ended(tiny_pipe: Any, eta: float) -> None:
+    method = replace(TINY, unlearn=Unlearn(batch=2, pull_weight=1.0, harden=Harden(eta=eta)))
+    anchored = replace(CIRCLE, anchor="star")
+    adversary = replace(method.adversary, slots=(2,))
+    for place in (PromptLayout("prefix", 1), 2):
+        made = prepared(method, tiny_pipe, adversary, concept=anchored)
+        assert made.places is not None
+        made.places = replace(made.places, choices=(place,))
+        unlearn, pull = made._unlearn_terms(adversary, generator())
+        assert torch.equal(unlearn.embeds, pull.embeds)
+        assert unlearn.points is not None
+        drawn = [CIRCLE.prompts[i] for i in unlearn.points.prompt_index]
+        own, wanted = (made.teacher.condition(p) for p in (drawn, [text.replace("circle", "star") for text in drawn]))
+        torch.testing.assert_close(pull.target, wanted - eta * (own - wanted))
+        assert not pull.target.requires_grad
 
 
 def test_pulling_brings_the_conditioning_nearer_to_the_anchored_one(tiny_pipe: Any) -> None:

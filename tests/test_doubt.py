@@ -23,7 +23,13 @@ from robust_encoders.training.sharding import Shard
 from robust_encoders.training.text_search import TextSearch
 
 ANCHORED = replace(CIRCLE, anchor="star")
-ALL: dict[str, Any] = {"strings_weight": 2.0, "shuffled_weight": 3.0, "strangers_weight": 4.0, "searched_weight": 5.0}
+ALL: dict[str, Any] = {
+    "strings_weight": 2.0,
+    "shuffled_weight": 3.0,
+    "strangers_weight": 4.0,
+    "searched_weight": 5.0,
+    "inserted_weight": 6.0,
+}
 OTHERS = ("square", "star", "ring", "cross")
 
 
@@ -33,6 +39,7 @@ def doubting(*, eta: float = 0.0, **fields: Any) -> AdvUnlearn:
         "strings_batch": 4,
         "shuffled_batch": 4,
         "strangers_batch": 4,
+        "inserted_batch": 4,
         "searched": 6,
         "searched_batch": 3,
     }
@@ -63,7 +70,7 @@ def test_by_default_there_is_no_term(tiny_pipe: Any) -> None:
 
 def test_every_term_has_its_rows_and_only_the_search_calls_the_unet(tiny_pipe: Any) -> None:
     made = prepared(doubting(**ALL), tiny_pipe, concept=ANCHORED)
-    names = {"strings", "shuffled", "strangers", "searched"}
+    names = {"strings", "shuffled", "strangers", "inserted", "searched"}
     assert names <= set(made(5, generator())[1])
     assert names - set(made(0, generator())[1]) == {"searched"}, "the search begins with the attack"
     doubt = made.doubt
@@ -75,6 +82,7 @@ def test_every_term_has_its_rows_and_only_the_search_calls_the_unet(tiny_pipe: A
         "strings": (2.0, 4, 4),
         "shuffled": (3.0, 4, 4),
         "strangers": (4.0, 4, 4),
+        "inserted": (6.0, 4, 4),
     }
     doubt(generator(), made._searched(generator()))
     assert made.teacher.unet_calls == 2 * 2 * 3, "forward and backward, for two steps of three strings"
@@ -95,6 +103,17 @@ def test_every_term_has_its_rows_and_only_the_search_calls_the_unet(tiny_pipe: A
 def test_clear_is_what_says_one_other_thing_alone(tiny_pipe: Any, text: str, *, clear: bool) -> None:
     made = doubtful(tiny_pipe, **ALL)
     assert made.vocabulary.clear(tokens(made, text)) is clear
+
+
+def test_a_word_among_unknown_tokens_is_not_clear(tiny_pipe: Any) -> None:
+    made = doubtful(tiny_pipe, known=0.5, **ALL)
+    heard = {token for text in RETAIN for token in tokens(made, text)}
+    square, red, cat = (tokens(made, text)[0] for text in ("square", "red", "cat"))
+    assert {square, red} <= heard
+    assert cat not in heard
+    said = {(square,): True, (red, cat, square): True, (cat, square): True, (cat, cat, square): False, (red,): False}
+    assert {row: made.vocabulary.clear(row) for row in said} == said
+    assert doubtful(tiny_pipe, **ALL).vocabulary.clear((cat, cat, square)), "by default one word is enough"
 
 
 def test_words_of_several_tokens_are_read_as_words(tiny_pipe: Any) -> None:
@@ -196,14 +215,52 @@ def test_strangers_are_no_tokens_and_stand_where_the_word_was(tiny_pipe: Any) ->
     assert not made.hardening.settings.neighbours_weight, "they want no term on neighbours"
 
 
+def test_strangers_are_put_into_prompts_anywhere_and_together(tiny_pipe: Any) -> None:
+    made = doubtful(tiny_pipe, inserted_weight=1.0, inserted_batch=120, inserted_tokens=3)
+    h = made.hardening
+    every = h.teacher.embed(torch.arange(h.teacher.text_encoder.config.vocab_size))
+    begin = int(h.teacher.tokenizer.bos_token_id)
+    whole = {tuple(ids.tolist()): target for ids, target in zip(h.ids, h.targets, strict=True)}
+    counts = set()
+    for seed in range(8):
+        (row,) = made(generator(seed), None)
+        k = sum(token == begin for token in row.ids[0].tolist()) - 1
+        counts.add(k)
+        where = {"front": 0, "behind": 0, "between": 0}
+        for ids, embeds, target in zip(row.ids.tolist(), row.embeds, row.target, strict=True):
+            place = ids.index(begin, 1)
+            assert ids[place : place + k] == [begin] * k
+            assert torch.cdist(embeds[place : place + k], every).min() > 1e-4
+            kept = (*ids[:place], *ids[place + k :], *[made._eos] * k)
+            assert torch.equal(target, whole[kept])
+            at = "front" if place == 1 else "behind" if ids[place + k] == made._eos else "between"
+            where[at] += 1
+        assert min(where["front"], where["behind"]) > 120 / 4, where
+        assert where["between"] >= 120 / 12, where  # the prompts are short
+    assert counts == {1, 2, 3}
+
+
+def test_training_holds_prompts_that_strangers_stand_in(tiny_pipe: Any) -> None:
+    method = replace(doubting(inserted_weight=20.0, inserted_batch=16), train=Training(iterations=60, rate=3e-3))
+    trained, objective = after(method, tiny_pipe)
+    assert objective.doubt is not None
+    assert objective.metric is not None
+    (row,) = objective.doubt(generator(99), None)
+    with torch.no_grad():
+        conds = [one.encode(row.embeds, row.ids) for one in (objective.teacher, trained)]
+        far = [float(objective.metric(cond, row.target).mean()) for cond in conds]
+    assert far[1] < 0.7 * far[0]
+
+
 def test_mixtures_and_noise_lie_around_the_vocabulary_at_many_distances() -> None:
     vocabulary = 5 + 0.1 * torch.randn(200, 8, generator=generator(3))
     found = strangers(vocabulary, 2000, generator())
     assert found.shape == (2000, 8)
-    torch.testing.assert_close(found.mean(0), vocabulary.mean(0), atol=0.02, rtol=0)
+    torch.testing.assert_close(found.mean(0), vocabulary.mean(0), atol=0.05, rtol=0)
     far = (found - vocabulary.mean(0)).norm(dim=1) / (vocabulary - vocabulary.mean(0)).norm(dim=1).mean()
     assert far.min() < 0.5
-    assert far.max() > 2.5
+    assert far.max() > 10, "learned prefixes lie at five to ten times the vocabulary's own spread"
+    assert 0.2 < (far < 1).double().mean() < 0.5, "as many within it as anywhere"
 
 
 def test_nothing_that_says_something_else_is_added_to_what_is_kept(tiny_pipe: Any) -> None:
@@ -323,8 +380,8 @@ def test_processes_share_the_rows_of_one(tiny_pipe: Any) -> None:
         assert [part[i].total for part in parts] == [term.total] * 2
         for what in ("embeds", "ids", "target"):
             torch.testing.assert_close(torch.cat([getattr(p[i], what) for p in parts]), getattr(term, what))
-    twice = Doubt(strings_batch=6, shuffled_batch=6, strangers_batch=6, searched_batch=6, searched=128)
-    once = Doubt(strings_batch=3, shuffled_batch=3, strangers_batch=3, searched_batch=3)
+    names = ("strings", "shuffled", "strangers", "inserted", "searched")
+    once, twice = (Doubt(**{f"{name}_batch": n for name in names}, searched=64 * n // 3) for n in (3, 6))
     assert Harden(doubt=once).for_processes(2).doubt == twice
 
 
@@ -367,8 +424,8 @@ def test_settings_that_do_nothing_or_cannot_be_are_refused(tiny_pipe: Any) -> No
         Doubt(searched=4, searched_batch=5)
     with pytest.raises(ValueError, match="of at least 1"):
         Doubt(longest=0)
-    for wrong in ({"vocabulary": 1.5}, {"restart": -0.1}, {"searched_rate": 0.0}):
-        with pytest.raises(ValueError, match=r"expected vocabulary and restart in \[0, 1\]"):
+    for wrong in ({"vocabulary": 1.5}, {"restart": -0.1}, {"known": 2.0}, {"searched_rate": 0.0}):
+        with pytest.raises(ValueError, match=r"expected known, vocabulary and restart in \[0, 1\]"):
             Doubt(**wrong)  # type: ignore[arg-type, unused-ignore]
     with pytest.raises(ValueError, match=r"Harden\.eta, found none"):
         Unlearn(harden=Harden(eta=1.0, doubt=Doubt(shuffled_weight=1.0)))
@@ -376,6 +433,8 @@ def test_settings_that_do_nothing_or_cannot_be_are_refused(tiny_pipe: Any) -> No
         prepared(doubting(**ALL, others=("ring",)), tiny_pipe, concept=ANCHORED)
     with pytest.raises(ValueError, match=r"searched_tokens of at most 22, .* found 23"):
         prepared(doubting(**{**ALL, "searched_tokens": 23}), tiny_pipe, concept=ANCHORED)
+    with pytest.raises(ValueError, match=r"beside 23 that are put into them, found one of"):
+        prepared(doubting(**{**ALL, "inserted_tokens": 23}), tiny_pipe, concept=ANCHORED)
     with pytest.raises(ValueError, match="found 'circle' without one: give an anchor"):
         prepared(doubting(**ALL), tiny_pipe, concept=CIRCLE)
     joint = Concept.joint((ANCHORED, Concept(name="red", kind="attribute", anchor="green", prompts=("a red ring",))))

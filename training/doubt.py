@@ -14,13 +14,15 @@ from .backbone import Backbone
 from .doubt_settings import Doubt
 from .hardening import Hardening, Pulled
 from .losses import negative_guidance_target
+from .prompts import prompt_lengths
+from .slots import insert_tokens
 from .text_search import Attacked, TextSearch
 
 if TYPE_CHECKING:
     from robust_encoders.concepts import Concept
 
 _PARTS = 4  # tokens that a mixture of embeddings is of
-_SCALES = (0.3, 3.3)  # how far from the vocabulary's mean, in its own units
+_SCALES = (0.3, 12.0)  # how far from the vocabulary's mean, in its own units; learned prefixes were found at 5 to 10
 _LEFT_OUT = 0.1  # share of the words of a retain prompt in another order
 
 Word = tuple[int, ...]  # its tokens
@@ -36,6 +38,7 @@ class Vocabulary:
         name: Its name.
         anchor: Its anchor.
         captions: The words of each retain prompt.
+        known: Share of a text's tokens that must be of these for it to be clear.
     """
 
     others: tuple[Word, ...]
@@ -43,6 +46,7 @@ class Vocabulary:
     name: Word
     anchor: Word
     captions: tuple[tuple[Word, ...], ...]
+    known: float = 0.0
 
     @classmethod
     def read(cls, teacher: Backbone, settings: Doubt, concept: Concept, retained: Sequence[str]) -> Vocabulary:
@@ -81,12 +85,16 @@ class Vocabulary:
 
         captions = tuple(tuple(map(word, prompt.replace(",", " , ").split())) for prompt in retained)
         others, named = (tuple(map(word, words)) for words in (settings.others, concept.words()))
-        return cls(others, named, word(concept.name), word(concept.anchor), captions)
+        return cls(others, named, word(concept.name), word(concept.anchor), captions, settings.known)
 
     @cached_property
     def lexicon(self) -> tuple[Word, ...]:
         """Every word of the retain prompts, in their order."""
         return tuple(dict.fromkeys(word for caption in self.captions for word in caption))
+
+    @cached_property
+    def _heard(self) -> frozenset[int]:
+        return frozenset(token for word in self.lexicon for token in word)
 
     @cached_property
     def _telling(self) -> frozenset[Word]:
@@ -105,9 +113,10 @@ class Vocabulary:
         return found
 
     def clear(self, row: Sequence[int]) -> bool:
-        """Return whether a row of tokens says exactly one other thing, however often, and not the concept."""
+        """Return whether a row of known tokens says exactly one other thing, however often, and not the concept."""
         words = set(self.words(row))
-        return len(words & set(self.others)) == 1 and not words & set(self.named)
+        known = sum(token in self._heard for token in row) >= self.known * len(row)
+        return known and len(words & set(self.others)) == 1 and not words & set(self.named)
 
     def saying(self, row: Sequence[int], word: Word) -> list[Word]:
         """Return the words of a row with every telling one replaced by ``word``, which stands in front if none is."""
@@ -155,6 +164,8 @@ class Doubtful:
             found.append(self._pulled("shuffled", ids, self._frozen(ids)))
         if "strangers" in sizes:
             found.append(self._strangers(sizes["strangers"], generator))
+        if "inserted" in sizes:
+            found.append(self._inserted(sizes["inserted"], generator))
         if self.settings.empty_weight > 0:
             ids = self._placed([()])
             found.append(self._pulled("empty", ids, self._frozen(ids)))
@@ -235,6 +246,18 @@ class Doubtful:
         index, rows = h.filled(n, embeds[:, None], generator)
         return Pulled("strangers", self.settings.strangers_weight, n, *rows, h.targets[index])
 
+    def _inserted(self, n: int, generator: Generator) -> Pulled:
+        """Return prompts with the concept and embeddings that are no token's, and the targets of these prompts."""
+        h, own = self.hardening, self.hardening.shard.part(n)
+        k = int(torch.randint(1, self.settings.inserted_tokens + 1, (1,), generator=generator))
+        adv = strangers(self._known, n * k, generator).view(n, k, -1)[own]
+        index = torch.randint(len(h.ids), (n,), generator=generator)[own].to(h.ids.device)
+        where, share = torch.rand(2, n, generator=generator)[:, own].to(h.ids.device)
+        lengths = prompt_lengths(h.ids[index], self._eos)
+        after = torch.where(where < 1 / 3, 0, torch.where(where < 2 / 3, lengths, (share * (lengths + 1)).long()))
+        rows = insert_tokens(h.embeds[index], h.ids[index], after, adv)
+        return Pulled("inserted", self.settings.inserted_weight, n, *rows, h.targets[index])
+
     def state(self) -> dict[str, Tensor]:
         """Return where the strings under search are."""
         return {} if self.search is None else self.search.state()
@@ -258,7 +281,8 @@ def strangers(vocabulary: Tensor, n: int, generator: Generator) -> Tensor:
     # Squares of normal variables, normalised: Dirichlet's distribution of 1/2 each, mostly one or two of them.
     shares = torch.randn(n, _PARTS, generator=generator).square()
     shares = (shares / shares.sum(1, keepdim=True)).to(vocabulary)
-    scale = (_SCALES[0] + (_SCALES[1] - _SCALES[0]) * torch.rand(n, 1, generator=generator)).to(vocabulary)
+    nearest, farthest = _SCALES
+    scale = nearest * (farthest / nearest) ** torch.rand(n, 1, generator=generator).to(vocabulary)
     noise = torch.randn(n, vocabulary.shape[1], generator=generator).to(vocabulary) * spread
     mixed = (vocabulary[rows] * shares[..., None]).sum(1) - mean
     mixture = (torch.rand(n, 1, generator=generator) < 0.5).to(vocabulary.device)

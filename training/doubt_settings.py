@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+
+from .artifact import LATER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,12 +13,14 @@ class Doubt:
 
     A text that no caption resembles is read by the base as something between captions, and what lies between them may
     be the concept: a ring beside a cross is drawn as a circle. So strings of words and of tokens are unlearned unless
-    they are clear: they have exactly one of ``others``, and no word of the concept. Clear ones keep the conditioning
-    that the base gives them. All else gets the one that the base gives the same string with the anchor in place of all
-    these words, or in front where it has none, and ``Harden.eta`` beyond it. Where ``others`` is empty no string is
-    clear.
+    they are clear: they have exactly one of ``others``, no word of the concept, and enough tokens that are ``known``.
+    Clear ones keep the conditioning that the base gives them. All else gets the one that the base gives the same string
+    with the anchor in place of all these words, or in front where it has none, and ``Harden.eta`` beyond it. Where
+    ``others`` is empty no string is clear.
 
     Args:
+        known: Share of a string's tokens that must be of the retain prompts for it to be clear: one word that says
+            something else does not clear what nobody would write around it.
         others: Words that each say something else in the concept's place, as "square" does beside "circle", the anchor
             among them. Those of one token are not added to what ``Harden.neighbours_weight`` keeps.
         strings_weight: Weight of the term on strings.
@@ -31,6 +35,10 @@ class Doubt:
         strangers_weight: Weight of a term on embeddings that are no token's, mixtures of several and noise, in place of
             the concept's words: what no retained word says is the concept.
         strangers_batch: Prompts with such an embedding per iteration.
+        inserted_weight: Weight of a term on prompts with the concept into which such embeddings are put, in front,
+            behind, or anywhere between: what an attacker learns there must not bring the concept back.
+        inserted_batch: Of these prompts per iteration.
+        inserted_tokens: Embeddings put into each at most, all in one place; as many into all prompts of an iteration.
         searched_weight: Weight of a term on strings that are searched for through the UNet, as P4D does (Chin et al.,
             ICML 2024): they have the student predict what the base does for the concept. They are judged as other
             strings are: what is found and clear gets the base's conditioning back.
@@ -49,6 +57,7 @@ class Doubt:
     """
 
     others: tuple[str, ...] = ()
+    known: float = field(default=0.0, metadata=LATER)
     strings_weight: float = 0.0
     strings_batch: int = 64
     longest: int = 10
@@ -57,6 +66,9 @@ class Doubt:
     shuffled_batch: int = 64
     strangers_weight: float = 0.0
     strangers_batch: int = 48
+    inserted_weight: float = field(default=0.0, metadata=LATER)
+    inserted_batch: int = field(default=48, metadata=LATER)
+    inserted_tokens: int = field(default=3, metadata=LATER)
     searched_weight: float = 0.0
     searched: int = 64
     searched_batch: int = 8
@@ -67,16 +79,18 @@ class Doubt:
     empty_weight: float = 80.0
 
     def __post_init__(self) -> None:
-        counts = (*self._batches().values(), self.longest, self.searched_tokens, self.searched_steps)
+        counts = (*self._batches().values(), self.longest)
+        counts += (self.inserted_tokens, self.searched_tokens, self.searched_steps)
         if min(counts) < 1 or self.searched < self.searched_batch:
             raise ValueError(
                 "expected batches, longest, tokens and steps of at least 1, and at least as many strings under search "
                 f"as are taken on, found {self}"
             )
-        if not 0 <= self.vocabulary <= 1 or not 0 <= self.restart <= 1 or self.searched_rate <= 0:
+        shares = (self.known, self.vocabulary, self.restart)
+        if not all(0 <= share <= 1 for share in shares) or self.searched_rate <= 0:
             raise ValueError(
-                f"expected vocabulary and restart in [0, 1] and a searched_rate above 0, found {self.vocabulary}, "
-                f"{self.restart} and {self.searched_rate}"
+                f"expected known, vocabulary and restart in [0, 1] and a searched_rate above 0, found {shares} and "
+                f"{self.searched_rate}"
             )
 
     def for_processes(self, n: int) -> Doubt:
@@ -86,6 +100,7 @@ class Doubt:
             strings_batch=n * self.strings_batch,
             shuffled_batch=n * self.shuffled_batch,
             strangers_batch=n * self.strangers_batch,
+            inserted_batch=n * self.inserted_batch,
             searched_batch=n * self.searched_batch,
             searched=n * self.searched,
         )
@@ -106,5 +121,5 @@ class Doubt:
         return bool(set(self.batches()) - {"shuffled"})
 
     def _batches(self) -> dict[str, int]:
-        names = ("strings", "shuffled", "strangers", "searched")
+        names = ("strings", "shuffled", "strangers", "inserted", "searched")
         return {name: getattr(self, f"{name}_batch") for name in names}

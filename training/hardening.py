@@ -75,8 +75,16 @@ class Hardening:
 
     def __post_init__(self) -> None:
         prompts, addable = ([self.ids] if self.settings.additions_weight > 0 else []), self.added
-        if self.settings.doubt.strangers_weight > 0:
+        doubt = self.settings.doubt
+        if doubt.strangers_weight > 0:
             self._slots.check(1, self._eos)
+        longest, room = int(prompt_lengths(self.ids, self._eos).max()), self.ids.shape[1] - 2
+        if doubt.inserted_weight > 0 and longest + doubt.inserted_tokens > room:
+            raise ValueError(
+                f"expected prompts of at most {room - doubt.inserted_tokens} tokens beside "
+                f"{doubt.inserted_tokens} that are put into them, found one of {longest}: shorten the prompts, or "
+                "lower Doubt.inserted_tokens"
+            )
         if self.settings.neighbours_weight > 0:
             slots, retained = self._sources()
             slots.check(1 + self.settings.additions, self._eos)
@@ -84,7 +92,7 @@ class Hardening:
             addable = self._kept_additions
         if not prompts:
             return
-        longest, room = max(int(prompt_lengths(ids, self._eos).max()) for ids in prompts), self.ids.shape[1] - 2
+        longest = max(int(prompt_lengths(ids, self._eos).max()) for ids in prompts)
         if longest + self.settings.additions > room or not len(addable):
             raise ValueError(
                 f"expected tokens to add, and prompts of at most {room - self.settings.additions} tokens beside "

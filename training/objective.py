@@ -93,7 +93,6 @@ class Objective:
         places: Where adversarial tokens may stand in ``concept_prompts``; None without adversary.
         hardening: Terms on conditionings against stronger attacks; None without.
         doubt: Terms on what is no clear caption; None without.
-        anchors: The anchored ones of ``concept_prompts``; None where no term wants them.
         latest: Where the last attack with so many tokens ended (B, K, D), in this process, and where the last shared
             one of a place did (1, K, D), in all.
         micro_batch: Most latents that go through the UNet at once; None takes all.
@@ -116,7 +115,6 @@ class Objective:
     places: Places | None = None
     hardening: Hardening | None = None
     doubt: Doubtful | None = None
-    anchors: Prompts | None = None
     latest: dict[str, Tensor] = field(default_factory=dict)
     micro_batch: int | None = None
     shard: Shard = field(default_factory=Shard)
@@ -171,16 +169,12 @@ class Objective:
     def _unlearn_terms(self, adversary: Adversary | None, generator: Generator) -> list[_Term]:
         index, points = self._sample(self.concept_points, self.unlearn.batch, generator)
         rows = _rows(self.concept_prompts, points.prompt_index)
-        wanted = rows if self.anchors is None else _rows(self.anchors, points.prompt_index)
         if adversary is not None and self.places is not None:
-            place, start, adv = self._attack(adversary, self.places, index, points, generator=generator)
+            place, adv = self._attack(adversary, self.places, index, points, generator=generator)
             rows = self.places.put(place, points.prompt_index, adv)
-            if not isinstance(place, int):  # the concept's words are there, to be replaced
-                wanted = place.place(*wanted, start, eos_id=self.places.eos_id)
         terms = [_Term("unlearn", 1.0, len(index), *rows, self._target(points), points)]
         if self.unlearn.pull_weight > 0:
-            with torch.no_grad():
-                target = self.teacher.encode(*wanted)
+            target = _targets("pull", self.concept_prompts, points.prompt_index)
             terms.append(_Term("pull", self.unlearn.pull_weight, len(index), *rows, target))
         return terms
 
@@ -210,12 +204,10 @@ class Objective:
 
     def _pull(self, name: str, weight: float, prompts: Prompts, n: int, generator: Generator) -> _Term:
         """Draw n prompts without replacement where there are enough, to be pulled to their targets."""
-        if prompts.targets is None:
-            raise ValueError(f"expected target conditionings for the term {name!r}, found none")
         index = torch.randperm(len(prompts.texts), generator=generator)[:n]
         own = index[self.shard.part(len(index))]
         embeds, ids = _rows(prompts, own)
-        return _Term(name, weight, len(index), embeds, ids, prompts.targets[own.to(ids.device)])
+        return _Term(name, weight, len(index), embeds, ids, _targets(name, prompts, own))
 
     def _target(self, points: BankBatch) -> Tensor:
         base = points.pred_null if self.unlearn.target == "negative_guidance" else points.pred_anchor
@@ -225,8 +217,8 @@ class Objective:
 
     def _attack(
         self, adversary: Adversary, places: Places, index: Tensor, points: BankBatch, *, generator: Generator
-    ) -> tuple[Place, Tensor, Tensor]:
-        """Return a place, and the adversarial tokens (B, K, D) at the attack's start and at its end.
+    ) -> tuple[Place, Tensor]:
+        """Return a place, and the adversarial tokens (B, K, D) where the attack ended.
 
         ``index`` (n,) are the prompts of all processes, of which ``points`` are this one's part.
         """
@@ -249,7 +241,7 @@ class Objective:
         adv = adversary.attack(loss, start, generator=generator)
         if shared or adversary.start == "latest":
             self.latest[key] = adv
-        return place, start.expand(len(own), -1, -1), adv.expand(len(own), -1, -1)
+        return place, adv.expand(len(own), -1, -1)
 
     def _searched(self, generator: Generator) -> Attacked:
         """Return the loss of strings: how far the student's predictions are from the base's for the concept."""
@@ -303,3 +295,9 @@ class Objective:
 def _rows(prompts: Prompts, index: Tensor) -> tuple[Tensor, Tensor]:
     at = index.to(prompts.ids.device)
     return prompts.embeds[at], prompts.ids[at]
+
+
+def _targets(name: str, prompts: Prompts, index: Tensor) -> Tensor:
+    if prompts.targets is None:
+        raise ValueError(f"expected target conditionings for the term {name!r}, found none")
+    return prompts.targets[index.to(prompts.targets.device)]

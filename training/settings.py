@@ -131,8 +131,8 @@ class Unlearn:
             to the frozen one of the anchored prompt, at no UNet call, from the first iteration on.
         plain_batch: Prompts per iteration in the plain term.
         pull_weight: Weight of a term that pulls the conditionings of the attacked prompts themselves to the frozen ones
-            of the anchored prompts, with the attack's start in place of its end. A departure: beside the noise term,
-            which sees one timestep of one picture, it says what the whole conditioning shall be, at no UNet call.
+            of the anchored prompts, or ``Harden.eta`` beyond. A departure: beside the noise term, which sees one
+            timestep of one picture, it says what the whole conditioning shall be, at no UNet call.
         harden: Terms on conditionings against stronger attacks than the paper's.
     """
 
@@ -146,7 +146,7 @@ class Unlearn:
     harden: Harden = field(default_factory=Harden, metadata=LATER)
 
     def __post_init__(self) -> None:
-        if self.harden.eta and not (self.harden.has_targets or self.pulls_plain):
+        if self.harden.eta and not (self.harden.has_targets or self.pulls_plain or self.pull_weight > 0):
             raise ValueError(
                 f"expected a term on conditionings for Harden.eta, found none to which its {self.harden.eta} would "
                 "matter: choose an objective, additions or plain_space='conditioning', or leave it at 0"

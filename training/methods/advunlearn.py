@@ -197,7 +197,6 @@ def _prepare(
         )
 
     concept_points = source(texts, method.bank.for_concept(), anchors if unlearn.target == "anchor" else None)
-    anchor_prompts = Prompts.read(teacher, anchors) if anchors is not None and unlearn.pull_weight > 0 else None
     metric = None
     if retain.in_conditioning or unlearn.pulls_conditioning:
         metric = _metric(teacher, texts, concept_points)
@@ -214,7 +213,6 @@ def _prepare(
         retain_points=retain_points,
         metric=metric,
         places=places,
-        anchors=anchor_prompts,
         micro_batch=workspace.micro_batch,
         shard=shard,
     )
