@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from robust_encoders.concepts import Concept
 
 _PARTS = 4  # tokens that a mixture of embeddings is of
-_SCALES = (0.3, 12.0)  # how far from the vocabulary's mean, in its own units; learned prefixes were found at 5 to 10
+_SCALES = (0.3, 3.3)  # how far from the vocabulary's mean, in its own units
 _LEFT_OUT = 0.1  # share of the words of a retain prompt in another order
 
 Word = tuple[int, ...]  # its tokens
@@ -281,8 +281,7 @@ def strangers(vocabulary: Tensor, n: int, generator: Generator) -> Tensor:
     # Squares of normal variables, normalised: Dirichlet's distribution of 1/2 each, mostly one or two of them.
     shares = torch.randn(n, _PARTS, generator=generator).square()
     shares = (shares / shares.sum(1, keepdim=True)).to(vocabulary)
-    nearest, farthest = _SCALES
-    scale = nearest * (farthest / nearest) ** torch.rand(n, 1, generator=generator).to(vocabulary)
+    scale = (_SCALES[0] + (_SCALES[1] - _SCALES[0]) * torch.rand(n, 1, generator=generator)).to(vocabulary)
     noise = torch.randn(n, vocabulary.shape[1], generator=generator).to(vocabulary) * spread
     mixed = (vocabulary[rows] * shares[..., None]).sum(1) - mean
     mixture = (torch.rand(n, 1, generator=generator) < 0.5).to(vocabulary.device)

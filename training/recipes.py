@@ -33,6 +33,7 @@ LICENSES = {"sd1": "creativeml-openrail-m", "sd2": "openrail++"}
 ITERATIONS = {"circle": 1000}
 HARDENED_ITERATIONS = 900
 STRICT_ITERATIONS = 700
+TEXT_ITERATIONS = 500
 # What of each concept is shipped: of `striped`, whose worst case hardening does not better, the paper's attack alone.
 SHIPPED = {"circle": "strict", "striped": "advunlearn", "red": "hardened"}
 # The neighbour of each concept that is farthest from it; the usual anchor where the farthest is hardly any farther.
@@ -240,6 +241,27 @@ def shapes_strict(concept: str) -> Recipe:
     return replace(like, name=f"shapes/{concept}-strict", method=method)
 
 
+def shapes_text(concept: str) -> Recipe:
+    """The strict recipe without attacks on embeddings through the UNet: against text alone, and as useful as the base.
+
+    The UNet is run for strings under search only. What is retained is retained on conditionings, and one clear word
+    does not clear tokens that no caption has.
+    """
+    like = shapes_strict(concept)
+    if not isinstance(like.method, AdvUnlearn):
+        raise TypeError(f"expected AdvUnlearn to harden, found {type(like.method).__name__}")
+    harden = like.method.unlearn.harden
+    doubt = replace(harden.doubt, known=0.5, inserted_weight=20.0)
+    method = replace(
+        like.method,
+        adversary=replace(like.method.adversary, warmup=0, shared=0.0),
+        unlearn=replace(like.method.unlearn, harden=replace(harden, objective="conditioning", doubt=doubt)),
+        retain=replace(like.method.retain, space="conditioning"),
+        train=replace(like.method.train, iterations=TEXT_ITERATIONS),
+    )
+    return replace(like, name=f"shapes/{concept}-text", method=method)
+
+
 def shapes_shipped(concept: str) -> Recipe:
     """Return the recipe of the encoder that is shipped, under its name."""
     return replace(RECIPES[f"shapes/{concept}-{SHIPPED[concept]}"](), name=f"shapes/{concept}")
@@ -317,6 +339,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     **{f"shapes/{concept}": partial(shapes_shipped, concept) for concept in FARTHEST},
     **{f"shapes/{concept}-hardened": partial(shapes_hardened, concept) for concept in FARTHEST},
     "shapes/circle-strict": partial(shapes_strict, "circle"),
+    "shapes/circle-text": partial(shapes_text, "circle"),
     **{f"shapes/{concept}-advunlearn": partial(shapes_advunlearn, concept) for concept in FARTHEST},
     **{f"shapes/{concept}-esd": partial(shapes_esd, concept) for concept in FARTHEST},
     **{

@@ -191,7 +191,7 @@ STUDIES = {
         {
             UNTRAINED: lambda method: method,
             **{name: objective(name) for name in ("noise", "conditioning", "both")},
-            **{name: instead(f"shapes/circle-{name.lower()}") for name in ("strict", "DES", "SAGE")},
+            **{name: instead(f"shapes/circle-{name.lower()}") for name in ("strict", "text", "DES", "SAGE")},
         },
         (*BY_TEXT, "continuous", "inversion"),
         *(12, 100, 40),
