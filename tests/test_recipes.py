@@ -88,12 +88,12 @@ def test_the_strict_recipe_knows_what_stands_beside_the_concept_in_words_that_tr
     assert beside("red")[:3] == ("green", "emerald", "blue")
 
 
-def test_the_recipe_against_text_runs_the_unet_for_its_search_alone() -> None:
+def test_the_recipe_against_text_never_runs_the_unet() -> None:
     text, strict = (RECIPES[f"shapes/circle-{variant}"]() for variant in ("text", "strict"))
     assert isinstance(text.method, AdvUnlearn)
     assert isinstance(strict.method, AdvUnlearn)
     harden = text.method.unlearn.harden
-    assert harden.doubt.searches
+    assert not harden.doubt.searches
     assert not harden.in_noise
     assert not text.method.retain.in_noise
     assert text.concept == strict.concept

@@ -33,7 +33,7 @@ LICENSES = {"sd1": "creativeml-openrail-m", "sd2": "openrail++"}
 ITERATIONS = {"circle": 1000}
 HARDENED_ITERATIONS = 900
 STRICT_ITERATIONS = 700
-TEXT_ITERATIONS = 500
+TEXT_ITERATIONS = 400
 # What of each concept is shipped: of `striped`, whose worst case hardening does not better, the paper's attack alone.
 SHIPPED = {"circle": "strict", "striped": "advunlearn", "red": "hardened"}
 # The neighbour of each concept that is farthest from it; the usual anchor where the farthest is hardly any farther.
@@ -242,16 +242,16 @@ def shapes_strict(concept: str) -> Recipe:
 
 
 def shapes_text(concept: str) -> Recipe:
-    """The strict recipe without attacks on embeddings through the UNet: against text alone, and as useful as the base.
+    """The strict recipe without the UNet: against text alone, in minutes, and as useful as the base.
 
-    The UNet is run for strings under search only. What is retained is retained on conditionings, and one clear word
-    does not clear tokens that no caption has.
+    Nothing is searched for or attacked through the UNet, and what is retained is retained on conditionings. One clear
+    word does not clear tokens that no caption has.
     """
     like = shapes_strict(concept)
     if not isinstance(like.method, AdvUnlearn):
         raise TypeError(f"expected AdvUnlearn to harden, found {type(like.method).__name__}")
     harden = like.method.unlearn.harden
-    doubt = replace(harden.doubt, known=0.5, inserted_weight=20.0)
+    doubt = replace(harden.doubt, known=0.5, inserted_weight=20.0, searched_weight=0.0)
     method = replace(
         like.method,
         adversary=replace(like.method.adversary, warmup=0, shared=0.0),
