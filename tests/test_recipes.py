@@ -31,7 +31,8 @@ def words_of(texts: Any) -> set[str]:
 def test_recipes_are_named_as_they_are_registered(name: str) -> None:
     recipe = RECIPES[name]()
     assert recipe.name == name
-    family, concept = re.sub(r"-(des|sage|esd|uce|rece|spm|spm-te|advunlearn|hardened|strict|text)$", "", name).split("/")
+    variants = "des|sage|esd|uce|rece|spm|spm-te|advunlearn|hardened|strict|text"
+    family, concept = re.sub(f"-({variants})$", "", name).split("/")
     assert recipe.base == family
     assert recipe.concept.name in (concept, CATALOG.get(concept, CATALOG["nudity"]).concept)
     assert recipe.with_seed(3) == replace(recipe, seed=3)

@@ -245,17 +245,18 @@ def shapes_text(concept: str) -> Recipe:
     """The strict recipe without the UNet: against text alone, in minutes, and as useful as the base.
 
     Nothing is searched for or attacked through the UNet, and what is retained is retained on conditionings. One clear
-    word does not clear tokens that no caption has.
+    word does not clear tokens that no caption has, and more captions of the concept get additions: without attacks on
+    prefixes nothing else says what words beside it must not bring back.
     """
     like = shapes_strict(concept)
     if not isinstance(like.method, AdvUnlearn):
         raise TypeError(f"expected AdvUnlearn to harden, found {type(like.method).__name__}")
-    harden = like.method.unlearn.harden
+    harden = replace(like.method.unlearn.harden, objective="conditioning", additions_weight=30.0, additions_batch=32)
     doubt = replace(harden.doubt, known=0.5, inserted_weight=20.0, searched_weight=0.0)
     method = replace(
         like.method,
         adversary=replace(like.method.adversary, warmup=0, shared=0.0),
-        unlearn=replace(like.method.unlearn, harden=replace(harden, objective="conditioning", doubt=doubt)),
+        unlearn=replace(like.method.unlearn, harden=replace(harden, doubt=doubt)),
         retain=replace(like.method.retain, space="conditioning"),
         train=replace(like.method.train, iterations=TEXT_ITERATIONS),
     )
