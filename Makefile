@@ -75,7 +75,7 @@ results: $(TABLE:=/results.json)
 $(RESULTS)/%/results.json: | env
 	docs/results/row.sh $(*D) $(subst -, ,$(*F)) $(RESULTS)
 
-matrix: $(foreach c,circle striped red,$(foreach s,$(SUBJECTS),$(MATRIX)/$c/$s/results.json)) $(foreach s,strict text,$(MATRIX)/circle/$s/results.json)
+matrix: $(foreach c,circle striped red,$(foreach s,$(SUBJECTS),$(MATRIX)/$c/$s/results.json)) $(MATRIX)/circle/strict/results.json
 	$(BIN)/robust-encoders results $(patsubst %/results.json,%,$^)
 
 $(MATRIX)/%/results.json: | env
@@ -86,7 +86,7 @@ define row
 $(MATRIX)/$1/$2/results.json: | $(MATRIX)/$1/open/results.json
 endef
 $(foreach c,circle striped red,$(foreach s,$(SUBJECTS),$(eval $(call row,$c,$s))))
-$(foreach s,strict text,$(eval $(call row,circle,$s)))
+$(eval $(call row,circle,strict))
 $(foreach c,circle striped red,$(foreach m,esd advunlearn,$(eval $(MATRIX)/$c/$m/results.json: | $(RESULTS)/$c/$m-0/results.json)))
 
 clean:

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Measures one row of the matrix: row.sh CONCEPT SUBJECT FOLDER ENCODERS, SUBJECT one of open (the base on captions that
-# leave the concept open), base, esd, advunlearn, hardened, strict, text, uce, rece, spm, spm-te, empty_prompt,
+# leave the concept open), base, esd, advunlearn, hardened, strict, uce, rece, spm, spm-te, empty_prompt,
 # word_filter. ENCODERS is what `make results` trained into; overlays are trained there, too. What an earlier run
 # finished is kept.
 set -eu
@@ -15,7 +15,7 @@ case $subject in
     [ "$concept" = red ] || [ -e "$name/robust_encoder.json" ] ||
       robust-encoders train "shapes/$concept-hardened" --out "$name" --cache-dir "$4/banks" ;;
   strict) name=shapes/$concept ;; # as shipped
-  text | uce | rece | spm | spm-te)
+  uce | rece | spm | spm-te)
     name=$4/$concept/$subject
     [ -e "$name/robust_encoder.json" ] ||
       robust-encoders train "shapes/$concept-$subject" --out "$name" --cache-dir "$4/banks" ;;
