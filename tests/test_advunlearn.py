@@ -21,7 +21,7 @@ from robust_encoders.training.losses import squared_error
 from robust_encoders.training.methods import METHODS, AdvUnlearn
 from robust_encoders.training.methods.advunlearn import _prepare
 from robust_encoders.training.objective import Objective
-from robust_encoders.training.prompts import Placement, PromptLayout
+from robust_encoders.training.prompts import Placement, PromptLayout, anchor_prompt
 from robust_encoders.training.protocols import Edit, Eraser
 from robust_encoders.training.selection import Selection
 from robust_encoders.training.settings import Adversary, Harden, Retain, Unlearn
@@ -345,13 +345,18 @@ def test_the_pull_wants_the_anchored_prompt_wherever_the_attack_ended(tiny_pipe:
         made = prepared(method, tiny_pipe, adversary, concept=anchored)
         assert made.places is not None
         made.places = replace(made.places, choices=(place,))
-        unlearn, pull = made._unlearn_terms(adversary, generator())
-        assert torch.equal(unlearn.embeds, pull.embeds)
-        assert unlearn.points is not None
-        drawn = [CIRCLE.prompts[i] for i in unlearn.points.prompt_index]
-        own, wanted = (made.teacher.condition(p) for p in (drawn, [text.replace("circle", "star") for text in drawn]))
-        torch.testing.assert_close(pull.target, wanted - eta * (own - wanted))
-        assert not pull.target.requires_grad
+        seen = set()
+        for seed in range(4):
+            unlearn, pull = made._unlearn_terms(adversary, generator(seed))
+            assert torch.equal(unlearn.embeds, pull.embeds)
+            assert unlearn.points is not None
+            drawn = [CIRCLE.prompts[i] for i in unlearn.points.prompt_index]
+            own, wanted = (made.teacher.condition(p) for p in (drawn, [anchor_prompt(p, anchored) for p in drawn]))
+            torch.testing.assert_close(pull.target, wanted - eta * (own - wanted))
+            assert not torch.allclose(pull.target, own)
+            assert not pull.target.requires_grad
+            seen |= set(drawn)
+        assert seen == set(CIRCLE.prompts)
 
 
 def test_pulling_brings_the_conditioning_nearer_to_the_anchored_one(tiny_pipe: Any) -> None:

@@ -88,6 +88,17 @@ def test_every_term_has_its_rows_and_only_the_search_calls_the_unet(tiny_pipe: A
     assert made.teacher.unet_calls == 2 * 2 * 3, "forward and backward, for two steps of three strings"
 
 
+def test_without_a_search_and_noise_terms_the_unet_is_never_run(tiny_pipe: Any) -> None:
+    method = doubting(**{**ALL, "searched_weight": 0.0})
+    harden = replace(method.unlearn.harden, objective="conditioning", additions_weight=1.0)
+    unlearn = replace(method.unlearn, harden=harden, plain_weight=1.0, plain_space="conditioning")
+    method = replace(method, unlearn=unlearn, retain=replace(method.retain, space="conditioning"))
+    made = prepared(method, tiny_pipe, concept=ANCHORED)
+    terms = {"strings", "shuffled", "strangers", "inserted", "attacked", "additions", "plain", "retain_conditioning"}
+    assert set(made(5, generator())[1]) == terms
+    assert made.teacher.unet_calls == 0
+
+
 @pytest.mark.parametrize(
     ("text", "clear"),
     [
@@ -426,13 +437,18 @@ def test_settings_that_do_nothing_or_cannot_be_are_refused(tiny_pipe: Any) -> No
     for wrong in ({"vocabulary": 1.5}, {"restart": -0.1}, {"known": 2.0}, {"searched_rate": 0.0}):
         with pytest.raises(ValueError, match=r"expected known, vocabulary and restart in \[0, 1\]"):
             Doubt(**wrong)  # type: ignore[arg-type, unused-ignore]
+    for idle in ({"strings_weight": 1.0}, {"others": OTHERS, "shuffled_weight": 1.0}):
+        with pytest.raises(ValueError, match=r"others, and strings or a search, for known 0\.5"):
+            Doubt(known=0.5, **idle)  # type: ignore[arg-type, unused-ignore]
+    with pytest.raises(ValueError, match="attacks through the UNet for pull_weight"):
+        Unlearn(pull_weight=1.0, harden=Harden(objective="conditioning"))
     with pytest.raises(ValueError, match=r"Harden\.eta, found none"):
         Unlearn(harden=Harden(eta=1.0, doubt=Doubt(shuffled_weight=1.0)))
     with pytest.raises(ValueError, match=r"expected the anchor 'star' among Doubt\.others"):
         prepared(doubting(**ALL, others=("ring",)), tiny_pipe, concept=ANCHORED)
     with pytest.raises(ValueError, match=r"searched_tokens of at most 22, .* found 23"):
         prepared(doubting(**{**ALL, "searched_tokens": 23}), tiny_pipe, concept=ANCHORED)
-    with pytest.raises(ValueError, match=r"beside 23 that are put into them, found one of"):
+    with pytest.raises(ValueError, match=r"room for 23 tokens more in every prompt, which has 22"):
         prepared(doubting(**{**ALL, "inserted_tokens": 23}), tiny_pipe, concept=ANCHORED)
     with pytest.raises(ValueError, match="found 'circle' without one: give an anchor"):
         prepared(doubting(**ALL), tiny_pipe, concept=CIRCLE)
@@ -442,6 +458,9 @@ def test_settings_that_do_nothing_or_cannot_be_are_refused(tiny_pipe: Any) -> No
     unretained = replace(doubting(strings_weight=1.0), retain=Retain(weight=0.0))
     with pytest.raises(ValueError, match="whose words strings take, found none"):
         prepared(unretained, tiny_pipe, concept=ANCHORED)
+    unheard = replace(doubting(searched_weight=1.0, known=0.5), retain=Retain(weight=0.0))
+    with pytest.raises(ValueError, match="whose words searched take, found none"):
+        prepared(unheard, tiny_pipe, concept=ANCHORED)
     method = doubting(searched_weight=1.0)
     with pytest.raises(ValueError, match=r"ESD has no attack"):
         ESD(retain=method.retain, unlearn=method.unlearn)

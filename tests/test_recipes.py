@@ -31,7 +31,7 @@ def words_of(texts: Any) -> set[str]:
 def test_recipes_are_named_as_they_are_registered(name: str) -> None:
     recipe = RECIPES[name]()
     assert recipe.name == name
-    variants = "des|sage|esd|uce|rece|spm|spm-te|advunlearn|hardened|strict|text"
+    variants = "des|sage|esd|uce|rece|spm|spm-te|advunlearn|hardened|strict"
     family, concept = re.sub(f"-({variants})$", "", name).split("/")
     assert recipe.base == family
     assert recipe.concept.name in (concept, CATALOG.get(concept, CATALOG["nudity"]).concept)
@@ -87,19 +87,6 @@ def test_the_strict_recipe_knows_what_stands_beside_the_concept_in_words_that_tr
     assert not [text for text in unclear if "," not in text], "what is retained is clear"
     assert "star" in beside("circle")
     assert beside("red")[:3] == ("green", "emerald", "blue")
-
-
-def test_the_recipe_against_text_never_runs_the_unet() -> None:
-    text, strict = (RECIPES[f"shapes/circle-{variant}"]() for variant in ("text", "strict"))
-    assert isinstance(text.method, AdvUnlearn)
-    assert isinstance(strict.method, AdvUnlearn)
-    harden = text.method.unlearn.harden
-    assert not harden.doubt.searches
-    assert not harden.in_noise
-    assert not text.method.retain.in_noise
-    assert text.concept == strict.concept
-    assert text.method.retained == strict.method.retained
-    assert text.method.train.iterations < strict.method.train.iterations
 
 
 def test_terms_of_one_concept_are_refused_for_several() -> None:

@@ -38,7 +38,7 @@ class Vocabulary:
         name: Its name.
         anchor: Its anchor.
         captions: The words of each retain prompt.
-        known: Share of a text's tokens that must be of these for it to be clear.
+        known: Share of a text's tokens that must be of these, or of ``others``, for it to be clear.
     """
 
     others: tuple[Word, ...]
@@ -62,7 +62,8 @@ class Vocabulary:
                 f"{'of several parts' if concept.parts else 'without one'}: give an anchor, train concepts one by one, "
                 "or leave its weights at 0"
             )
-        wanted = sorted({"strings", "shuffled"} & set(settings.batches()))
+        takers = {"strings", "shuffled", *(["searched"] if settings.known > 0 else [])}
+        wanted = sorted(takers & set(settings.batches()))
         if wanted and not retained:
             raise ValueError(f"expected retain prompts, whose words {' and '.join(wanted)} take, found none")
         if settings.others and concept.anchor not in settings.others:
@@ -94,7 +95,7 @@ class Vocabulary:
 
     @cached_property
     def _heard(self) -> frozenset[int]:
-        return frozenset(token for word in self.lexicon for token in word)
+        return frozenset(token for word in (*self.lexicon, *self.others) for token in word)
 
     @cached_property
     def _telling(self) -> frozenset[Word]:

@@ -53,7 +53,8 @@ class Doubt:
             prediction away.
 
     Raises:
-        ValueError: A number outside its range, or fewer strings under search than are taken on.
+        ValueError: A number outside its range, fewer strings under search than are taken on, or ``known`` without
+            strings that may be clear.
     """
 
     others: tuple[str, ...] = ()
@@ -91,6 +92,11 @@ class Doubt:
             raise ValueError(
                 f"expected known, vocabulary and restart in [0, 1] and a searched_rate above 0, found {shares} and "
                 f"{self.searched_rate}"
+            )
+        if self.known > 0 and not (self.others and max(self.strings_weight, self.searched_weight) > 0):
+            raise ValueError(
+                f"expected others, and strings or a search, for known {self.known} to matter, found {self}: give them, "
+                "or leave it at 0"
             )
 
     def for_processes(self, n: int) -> Doubt:

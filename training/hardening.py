@@ -54,8 +54,8 @@ class Hardening:
         telling: Ids (V,) of tokens that are not added to what is kept: they say something else in the concept's place.
 
     Raises:
-        ValueError: A prompt leaves no room for the tokens of a slot, or for the additions, the term on neighbours has
-            no retain prompts, or it or the one on strangers no slots.
+        ValueError: A prompt leaves no room for the tokens of a slot, for the additions or for strangers, the term on
+            neighbours has no retain prompts, or it or the one on strangers no slots.
     """
 
     teacher: Backbone
@@ -81,9 +81,8 @@ class Hardening:
         longest, room = int(prompt_lengths(self.ids, self._eos).max()), self.ids.shape[1] - 2
         if doubt.inserted_weight > 0 and longest + doubt.inserted_tokens > room:
             raise ValueError(
-                f"expected prompts of at most {room - doubt.inserted_tokens} tokens beside "
-                f"{doubt.inserted_tokens} that are put into them, found one of {longest}: shorten the prompts, or "
-                "lower Doubt.inserted_tokens"
+                f"expected room for {doubt.inserted_tokens} tokens more in every prompt, which has {room}, found one "
+                f"of {longest}: shorten the prompts, or lower Doubt.inserted_tokens"
             )
         if self.settings.neighbours_weight > 0:
             slots, retained = self._sources()

@@ -85,7 +85,8 @@ class Objective:
         unlearn: Settings of the concept's terms.
         retain: Settings of the retain terms.
         adversary: The attack; None trains ESD.
-        concept_prompts: Prompts with the concept; the targets are the frozen conditionings of the anchored ones.
+        concept_prompts: Prompts with the concept; the targets are the frozen conditionings of the anchored ones, or
+            beyond.
         retain_prompts: The retain set; None without retain terms.
         concept_points: Training points on the first of ``concept_prompts``.
         retain_points: Training points on the first of ``retain_prompts``; None without a noise retain term.

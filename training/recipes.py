@@ -33,7 +33,6 @@ LICENSES = {"sd1": "creativeml-openrail-m", "sd2": "openrail++"}
 ITERATIONS = {"circle": 1000}
 HARDENED_ITERATIONS = 900
 STRICT_ITERATIONS = 700
-TEXT_ITERATIONS = 400
 # What of each concept is shipped: of `striped`, whose worst case hardening does not better, the paper's attack alone.
 SHIPPED = {"circle": "strict", "striped": "advunlearn", "red": "hardened"}
 # The neighbour of each concept that is farthest from it; the usual anchor where the farthest is hardly any farther.
@@ -241,28 +240,6 @@ def shapes_strict(concept: str) -> Recipe:
     return replace(like, name=f"shapes/{concept}-strict", method=method)
 
 
-def shapes_text(concept: str) -> Recipe:
-    """The strict recipe without the UNet: against text alone, in minutes, and as useful as the base.
-
-    Nothing is searched for or attacked through the UNet, and what is retained is retained on conditionings. One clear
-    word does not clear tokens that no caption has, and more captions of the concept get additions: without attacks on
-    prefixes nothing else says what words beside it must not bring back.
-    """
-    like = shapes_strict(concept)
-    if not isinstance(like.method, AdvUnlearn):
-        raise TypeError(f"expected AdvUnlearn to harden, found {type(like.method).__name__}")
-    harden = replace(like.method.unlearn.harden, objective="conditioning", additions_weight=30.0, additions_batch=32)
-    doubt = replace(harden.doubt, known=0.5, inserted_weight=20.0, searched_weight=0.0)
-    method = replace(
-        like.method,
-        adversary=replace(like.method.adversary, warmup=0, shared=0.0),
-        unlearn=replace(like.method.unlearn, harden=replace(harden, doubt=doubt)),
-        retain=replace(like.method.retain, space="conditioning"),
-        train=replace(like.method.train, iterations=TEXT_ITERATIONS),
-    )
-    return replace(like, name=f"shapes/{concept}-text", method=method)
-
-
 def shapes_shipped(concept: str) -> Recipe:
     """Return the recipe of the encoder that is shipped, under its name."""
     return replace(RECIPES[f"shapes/{concept}-{SHIPPED[concept]}"](), name=f"shapes/{concept}")
@@ -340,7 +317,6 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     **{f"shapes/{concept}": partial(shapes_shipped, concept) for concept in FARTHEST},
     **{f"shapes/{concept}-hardened": partial(shapes_hardened, concept) for concept in FARTHEST},
     "shapes/circle-strict": partial(shapes_strict, "circle"),
-    "shapes/circle-text": partial(shapes_text, "circle"),
     **{f"shapes/{concept}-advunlearn": partial(shapes_advunlearn, concept) for concept in FARTHEST},
     **{f"shapes/{concept}-esd": partial(shapes_esd, concept) for concept in FARTHEST},
     **{

@@ -21,7 +21,6 @@ LABELS = {
     "advunlearn": "AdvUnlearn",
     "hardened": "AdvUnlearn, hardened",
     "strict": "AdvUnlearn, strict",
-    "text": "AdvUnlearn, without the UNet",
     "shapes/circle": "AdvUnlearn, strict",  # as they are shipped
     "shapes/red": "AdvUnlearn, hardened",
     "uce": "UCE",

@@ -149,7 +149,12 @@ class Unlearn:
         if self.harden.eta and not (self.harden.has_targets or self.pulls_plain or self.pull_weight > 0):
             raise ValueError(
                 f"expected a term on conditionings for Harden.eta, found none to which its {self.harden.eta} would "
-                "matter: choose an objective, additions or plain_space='conditioning', or leave it at 0"
+                "matter: choose an objective, additions, pull_weight or plain_space='conditioning', or leave it at 0"
+            )
+        if self.pull_weight > 0 and not self.harden.in_noise:
+            raise ValueError(
+                f"expected attacks through the UNet for pull_weight {self.pull_weight}, found the objective "
+                f"{self.harden.objective!r}, which has none: choose another, or leave it at 0"
             )
 
     def for_processes(self, n: int) -> Unlearn:

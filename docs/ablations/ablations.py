@@ -152,6 +152,28 @@ def instead(recipe: str) -> Change:
     return lambda method: RECIPES[recipe]().method
 
 
+def known(_: AdvUnlearn) -> AdvUnlearn:
+    """The strict recipe, where one clear word does not clear unknown tokens, and strangers are put into captions."""
+    method = instead("shapes/circle-strict")(_)
+    harden = method.unlearn.harden
+    harden = replace(harden, doubt=replace(harden.doubt, known=0.5, inserted_weight=20.0))
+    return replace(method, unlearn=replace(method.unlearn, harden=harden))
+
+
+def without_unet(_: AdvUnlearn) -> AdvUnlearn:
+    """The row above without the UNet but for the metric's unit, in fewer iterations; more captions get additions."""
+    method = known(_)
+    harden = replace(method.unlearn.harden, objective="conditioning", additions_weight=30.0, additions_batch=32)
+    harden = replace(harden, doubt=replace(harden.doubt, searched_weight=0.0))
+    return replace(
+        method,
+        adversary=replace(method.adversary, warmup=0, shared=0.0),
+        unlearn=replace(method.unlearn, harden=harden),
+        retain=replace(method.retain, space="conditioning"),
+        train=replace(method.train, iterations=400),
+    )
+
+
 class Study(NamedTuple):
     """Rows that change one method, and how they are measured.
 
@@ -191,7 +213,9 @@ STUDIES = {
         {
             UNTRAINED: lambda method: method,
             **{name: objective(name) for name in ("noise", "conditioning", "both")},
-            **{name: instead(f"shapes/circle-{name.lower()}") for name in ("strict", "text", "DES", "SAGE")},
+            **{name: instead(f"shapes/circle-{name.lower()}") for name in ("strict", "DES", "SAGE")},
+            "strict, known": known,
+            "strict, no UNet": without_unet,
         },
         (*BY_TEXT, "continuous", "inversion"),
         *(12, 100, 40),
