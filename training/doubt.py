@@ -14,8 +14,6 @@ from .backbone import Backbone
 from .doubt_settings import Doubt
 from .hardening import Hardening, Pulled
 from .losses import negative_guidance_target
-from .prompts import prompt_lengths
-from .slots import insert_tokens
 from .text_search import Attacked, TextSearch
 
 if TYPE_CHECKING:
@@ -249,14 +247,10 @@ class Doubtful:
 
     def _inserted(self, n: int, generator: Generator) -> Pulled:
         """Return prompts with the concept and embeddings that are no token's, and the targets of these prompts."""
-        h, own = self.hardening, self.hardening.shard.part(n)
+        h = self.hardening
         k = int(torch.randint(1, self.settings.inserted_tokens + 1, (1,), generator=generator))
-        adv = strangers(self._known, n * k, generator).view(n, k, -1)[own]
-        index = torch.randint(len(h.ids), (n,), generator=generator)[own].to(h.ids.device)
-        where, share = torch.rand(2, n, generator=generator)[:, own].to(h.ids.device)
-        lengths = prompt_lengths(h.ids[index], self._eos)
-        after = torch.where(where < 1 / 3, 0, torch.where(where < 2 / 3, lengths, (share * (lengths + 1)).long()))
-        rows = insert_tokens(h.embeds[index], h.ids[index], after, adv)
+        embeds = strangers(self._known, n * k, generator).view(n, k, -1)[h.shard.part(n)]
+        index, rows = h.put_anywhere(n, embeds, generator)
         return Pulled("inserted", self.settings.inserted_weight, n, *rows, h.targets[index])
 
     def state(self) -> dict[str, Tensor]:

@@ -145,6 +145,24 @@ class Hardening:
         index = self._drawn(n, generator)
         return index, self._slots.fill(index, adv)
 
+    def put_anywhere(self, n: int, adv: Tensor, generator: Generator) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """As ``filled``, with ``adv`` in front of, behind or anywhere in prompts that keep the concept's words."""
+        index = self._drawn(n, generator)
+        embeds, ids = self.embeds[index], self.ids[index]
+        return index, insert_tokens(embeds, ids, self._anywhere(ids, n, generator), adv)
+
+    def _anywhere(self, ids: Tensor, total: int, generator: Generator) -> Tensor:
+        """Draw how many tokens (B,) of each prompt stand before what is put in: none, all or any, with equal chance.
+
+        Args:
+            ids: This process's part (B, L) of the prompts.
+            total: How many all processes have.
+            generator: Draws for all processes.
+        """
+        where, share = torch.rand(2, total, generator=generator)[:, self.shard.part(total)].to(ids.device)
+        lengths = prompt_lengths(ids, self._eos)
+        return torch.where(where < 1 / 3, 0, torch.where(where < 2 / 3, lengths, (share * (lengths + 1)).long()))
+
     @cached_property
     def _kept_additions(self) -> Tensor:
         """Ids (V,) of the tokens that may be added to what is kept."""
@@ -269,10 +287,7 @@ class Hardening:
         for _ in range(int(torch.randint(least, self.settings.additions + 1, (1,), generator=generator))):
             known = self._kept_additions if kept else self.added
             token = self._drawn_tokens(total, known, vocabulary, generator)[own].to(device)
-            where, share = torch.rand(2, total, generator=generator)[:, own].to(device)
-            lengths = prompt_lengths(ids, self._eos)
-            anywhere = (share * (lengths + 1)).long()
-            after = torch.where(where < 1 / 3, 0, torch.where(where < 2 / 3, lengths, anywhere))
+            after = self._anywhere(ids, total, generator)
             embeds, ids = insert_tokens(embeds, ids, after, self.teacher.embed(token).detach(), adv_ids=token)
         return embeds, ids
 

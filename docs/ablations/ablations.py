@@ -152,17 +152,17 @@ def instead(recipe: str) -> Change:
     return lambda method: RECIPES[recipe]().method
 
 
-def known(_: AdvUnlearn) -> AdvUnlearn:
+def known(method: AdvUnlearn) -> AdvUnlearn:
     """The strict recipe, where one clear word does not clear unknown tokens, and strangers are put into captions."""
-    method = instead("shapes/circle-strict")(_)
+    method = instead("shapes/circle-strict")(method)
     harden = method.unlearn.harden
     harden = replace(harden, doubt=replace(harden.doubt, known=0.5, inserted_weight=20.0))
     return replace(method, unlearn=replace(method.unlearn, harden=harden))
 
 
-def without_unet(_: AdvUnlearn) -> AdvUnlearn:
+def without_unet(method: AdvUnlearn) -> AdvUnlearn:
     """The row above without the UNet but for the metric's unit, in fewer iterations; more captions get additions."""
-    method = known(_)
+    method = known(method)
     harden = replace(method.unlearn.harden, objective="conditioning", additions_weight=30.0, additions_batch=32)
     harden = replace(harden, doubt=replace(harden.doubt, searched_weight=0.0))
     return replace(
