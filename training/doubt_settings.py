@@ -19,10 +19,10 @@ class Doubt:
     ``others`` is empty no string is clear.
 
     Args:
-        known: Share of a string's tokens that must be of the retain prompts for it to be clear: one word that says
-            something else does not clear what nobody would write around it.
         others: Words that each say something else in the concept's place, as "square" does beside "circle", the anchor
             among them. Those of one token are not added to what ``Harden.neighbours_weight`` keeps.
+        known: Share of a string's tokens that must be of the retain prompts, or of ``others``, for it to be clear: one
+            word that says something else does not clear what nobody would write around it.
         strings_weight: Weight of the term on strings.
         strings_batch: Strings per iteration.
         longest: Words of a string at most.
