@@ -77,7 +77,8 @@ def test_the_strict_recipe_knows_what_stands_beside_the_concept_in_words_that_tr
     strict, hardened = (RECIPES[f"shapes/circle-{variant}"]() for variant in ("strict", "hardened"))
     assert isinstance(strict.method, AdvUnlearn)
     doubt = strict.method.unlearn.harden.doubt
-    assert set(doubt.batches()) == {"strings", "shuffled", "strangers", "searched"}
+    assert set(doubt.batches()) == {"strings", "shuffled", "strangers", "inserted", "searched"}
+    assert 0 < doubt.known < 1
     assert doubt.others == (
         *("square", "box", "block", "triangle", "wedge", "pyramid", "star", "pentagram", "starburst"),
         *("cross", "plus", "crucifix", "ring", "hoop", "annulus"),

@@ -225,9 +225,11 @@ def shapes_strict(concept: str) -> Recipe:
         raise TypeError(f"expected AdvUnlearn to harden, found {type(like.method).__name__}")
     doubt = Doubt(
         others=beside(concept),
+        known=0.5,
         strings_weight=20.0,
         shuffled_weight=80.0,
         strangers_weight=20.0,
+        inserted_weight=20.0,
         searched_weight=20.0,
     )
     unlearn = like.method.unlearn
