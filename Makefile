@@ -4,13 +4,13 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PYTEST_ARGS ?= --numprocesses auto --dist loadfile
 BIN := .venv/bin
-# make -j2 results: the table of docs/results; hours. Every part that is finished is kept.
+# make -j2 results: the table of studies/results; hours. Every part that is finished is kept.
 RESULTS := runs/results
 TABLE := $(foreach c,circle striped red,$(foreach m,base esd advunlearn,$(foreach s,0 1,$(RESULTS)/$c/$m-$s)))
 # One stamp per content, not per time: a fresh checkout of the same files installs nothing.
 STAMP := .venv/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 
-# make -j2 matrix: every attack on every encoder, docs/matrix; hours, after those of results. Finished parts are kept.
+# make -j2 matrix: every attack on every encoder, studies/matrix; hours, after those of results. Finished parts are kept.
 MATRIX := runs/matrix
 SUBJECTS := base esd advunlearn hardened uce rece spm spm-te empty_prompt word_filter
 
@@ -56,15 +56,15 @@ test: env lint
 	@$(BIN)/coverage report --include='training/*' --format=total --fail-under=85
 
 # Every test file that needs neither the training code nor the development tools.
-LOADER_TESTS = $(filter-out %/test_packaging.py %/test_project.py,$(shell grep -LE 'robust_encoders\.training|full_size' tests/test_*.py))
+LOADER_TESTS = $(shell grep -rLE 'robust_encoders\.training|full_size' tests/loader --include='test_*.py')
 
 test-oldest: env $(OLDEST)
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} ROBUST_ENCODERS_OTHER_PYTHON=$(BIN)/python \
-		.venv-oldest/bin/python -m pytest $(PYTEST_ARGS) tests/generations.py $(LOADER_TESTS)
+		.venv-oldest/bin/python -m pytest $(PYTEST_ARGS) tests/helpers/generations.py $(LOADER_TESTS)
 
 # Fails where Chromium or ChromeDriver is missing; Debian: apt-get install chromium chromium-driver fonts-dejavu-core
 test-browser: env
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m browser tests/test_browser.py
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m browser tests/training/reports/html/test_browser.py
 
 build-shapes: env
 	$(BIN)/robust-encoders shapes build --out robust_encoders/assets/shapes --work runs/shapes
@@ -73,13 +73,13 @@ results: $(TABLE:=/results.json)
 	$(BIN)/robust-encoders results $(TABLE)
 
 $(RESULTS)/%/results.json: | env
-	docs/results/row.sh $(*D) $(subst -, ,$(*F)) $(RESULTS)
+	studies/results/row.sh $(*D) $(subst -, ,$(*F)) $(RESULTS)
 
 matrix: $(foreach c,circle striped red,$(foreach s,$(SUBJECTS),$(MATRIX)/$c/$s/results.json)) $(MATRIX)/circle/strict/results.json
 	$(BIN)/robust-encoders results $(patsubst %/results.json,%,$^)
 
 $(MATRIX)/%/results.json: | env
-	docs/matrix/row.sh $(*D) $(*F) $(MATRIX) $(RESULTS)
+	studies/matrix/row.sh $(*D) $(*F) $(MATRIX) $(RESULTS)
 
 # How strong the attacks are comes first; the encoders of ESD and AdvUnlearn are trained by make results.
 define row

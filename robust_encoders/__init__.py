@@ -6,14 +6,12 @@ not fit. Training and evaluation live in ``robust_encoders.training``, which not
 
 from importlib.metadata import version
 
-from .attach import Status
-from .base import Base
-from .catalog import CATALOG, CatalogEntry
-from .compat import Check, CompatReport
-from .concepts import Concept
-from .embedded import embedded_pipeline
-from .encoder import RobustEncoder
-from .errors import (
+from robust_encoders.artifact.base import Base
+from robust_encoders.artifact.manifest import FileRecord, Manifest
+from robust_encoders.compatibility.report import Check, CompatReport
+from robust_encoders.concepts import Concept
+from robust_encoders.encoder import RobustEncoder
+from robust_encoders.errors import (
     AlreadyAttachedError,
     AssetsMissingError,
     CardError,
@@ -30,8 +28,10 @@ from .errors import (
     UnknownNameError,
     UnsavableError,
 )
-from .manifest import FileRecord, Manifest
-from .overlay import Overlay
+from robust_encoders.hub.catalog import CATALOG, CatalogEntry
+from robust_encoders.hub.embedded import embedded_pipeline
+from robust_encoders.overlay import Overlay
+from robust_encoders.pipeline.attach import Status
 
 __all__ = [
     "CATALOG",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-from .fields import short
+from robust_encoders.utils.json_fields import short
 
 ConceptKind = Literal["content", "style", "object", "attribute"]
 

@@ -14,23 +14,30 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from . import attach as attaching
-from . import composition, overlay_checks
-from .attach import Attachment, Status, attachment_of
-from .catalog import announce
-from .checks import check
-from .compat import CompatReport
-from .errors import AlreadyAttachedError, CompatibilityWarning, IntegrityError, ManifestError, StaleAttachmentError
-from .fingerprint import content_sha256, picked, sketch
-from .hub import HubOptions
-from .layouts import architecture, nested_state
-from .learned import first_rows
-from .loading import load
-from .manifest import Manifest
-from .module import build, require_fit
-from .publish import PushOptions, publish, workplace
-from .storage import Artifact, provenance, save
-from .twin import beneath, is_twin
+from robust_encoders.artifact.fingerprint import content_sha256, picked, sketch
+from robust_encoders.artifact.manifest import Manifest
+from robust_encoders.artifact.storage import Artifact, provenance, save
+from robust_encoders.clip.state_dict import architecture, nested_state
+from robust_encoders.clip.text_model import build, require_fit
+from robust_encoders.compatibility import overlay as overlay_checks
+from robust_encoders.compatibility.encoder import check
+from robust_encoders.compatibility.report import CompatReport
+from robust_encoders.errors import (
+    AlreadyAttachedError,
+    CompatibilityWarning,
+    IntegrityError,
+    ManifestError,
+    StaleAttachmentError,
+)
+from robust_encoders.hub.catalog import announce
+from robust_encoders.hub.download import HubOptions
+from robust_encoders.hub.load import load
+from robust_encoders.hub.upload import PushOptions, publish, workplace
+from robust_encoders.pipeline import attach as attaching
+from robust_encoders.pipeline import composition
+from robust_encoders.pipeline.attach import Attachment, Status, attachment_of
+from robust_encoders.pipeline.shared_copy import beneath, is_twin
+from robust_encoders.pipeline.textual_inversion import first_rows
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel
@@ -381,7 +388,7 @@ def kind_of(manifest: Manifest) -> type[RobustEncoder]:
     """Return the class of an artifact: whole encoders are of this one, adapters and projections are overlays."""
     if manifest.form == "weights":
         return RobustEncoder
-    from .overlay import Overlay
+    from robust_encoders.overlay import Overlay
 
     return Overlay
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .compat import CompatReport
+    from robust_encoders.compatibility.report import CompatReport
 
 
 class RobustEncodersError(Exception):

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from torch import Tensor
 
-from .adapters import Transport
-from .compat import CompatReport
-from .composition import Part, compose, composition_of
-from .encoder import Pipeline, RobustEncoder
-from .errors import AlreadyAttachedError, CompatibilityWarning, ManifestError, StaleAttachmentError
-from .forms import COMPONENTS, adapter_of, require_projection
-from .manifest import Manifest
-from .overlay_checks import Small, check
-from .storage import Artifact
+from robust_encoders.artifact.forms import COMPONENTS, adapter_of, require_projection
+from robust_encoders.artifact.manifest import Manifest
+from robust_encoders.artifact.storage import Artifact
+from robust_encoders.compatibility.overlay import Small, check
+from robust_encoders.compatibility.report import CompatReport
+from robust_encoders.encoder import Pipeline, RobustEncoder
+from robust_encoders.errors import AlreadyAttachedError, CompatibilityWarning, ManifestError, StaleAttachmentError
+from robust_encoders.overlays.adapters import Transport
+from robust_encoders.pipeline.composition import Part, compose, composition_of
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel
@@ -35,7 +35,7 @@ class Overlay(RobustEncoder):
     """An adapter (SPM) or a projection (UCE, RECE) in memory.
 
     Any number of them lie over one pipeline, with or without a whole encoder, in an order that is fixed (see
-    :mod:`robust_encoders.composition`). Each can be detached by itself, bit for bit.
+    :mod:`robust_encoders.pipeline.composition`). Each can be detached by itself, bit for bit.
 
     Args:
         manifest: What it is and what it was made from.

@@ -8,8 +8,8 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from robust_encoders.base import Base
-from robust_encoders.manifest import Manifest
+from robust_encoders.artifact.base import Base
+from robust_encoders.artifact.manifest import Manifest
 
 from .protocols import Edit, Result
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from robust_encoders.concepts import Concept
     from robust_encoders.encoder import RobustEncoder
 
-    from .results import Evaluation
+    from .evaluation.results import Evaluation
 
 LIBRARIES = ("torch", "transformers", "diffusers", "accelerate", "safetensors")
 JUDGING = ("torchattacks", "torchmetrics", "nudenet")
@@ -108,7 +108,7 @@ def with_results(encoder: RobustEncoder, evaluation: Evaluation) -> RobustEncode
 
 def _doubted(evaluation: Evaluation, result: Result) -> dict[str, Any]:
     """Return a number with what the evaluation's checks say against it: a manifest has no place for checks."""
-    from .trust import doubts
+    from .evaluation.sanity.trust import doubts
 
     told = [str(check["detail"]) for check in doubts(evaluation, result)]
     record: dict[str, Any] = result.record()

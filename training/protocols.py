@@ -16,8 +16,8 @@ from torch import Generator, Tensor
 if TYPE_CHECKING:
     from robust_encoders.concepts import Concept
 
-    from .backbone import Backbone
-    from .target import TargetModel
+    from .diffusion.backbone import Backbone
+    from .diffusion.target import TargetModel
 
 Form = Literal["weights", "adapter", "projection"]
 CandidateKind = Literal["text", "token_embeddings", "conditioning", "latent", "image", "clean_latent"]

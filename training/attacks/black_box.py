@@ -15,9 +15,9 @@ import torch
 from torch import Generator
 from tqdm import tqdm
 
+from ..diffusion.target import TargetModel
 from ..protocols import AttackResult, Candidate, Case
-from ..target import TargetModel
-from .denoising import case_generator, chunks
+from .common.denoising import case_generator, chunks
 
 _READABLE = re.compile(r"[A-Za-z]+(?:[ '-][A-Za-z]+)*")
 _TRIES = 10  # rounds drawn in search of a text not asked for before, from an ever wider beam

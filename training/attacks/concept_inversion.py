@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 from tqdm import tqdm
 
-from ..backbone import Backbone, Precision
-from ..prompts import naming
+from ..diffusion.backbone import Backbone, Precision
+from ..prompts.layout import naming
 from ..protocols import AttackResult, Candidate, Case
-from .denoising import (
+from .common.denoising import (
     FORWARD_AND_BACKWARD,
     DenoisingLoss,
     case_generator,

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..backbone import Backbone
+from ..diffusion.backbone import Backbone
 from ..protocols import AttackResult, Candidate, Case
-from .denoising import chunks, clean_latents, draw_noise
-from .latent_steps import redrawn
+from .common.ddim_inversion import redrawn
+from .common.denoising import chunks, clean_latents, draw_noise
 
 
 @dataclass(frozen=True)

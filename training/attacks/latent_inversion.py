@@ -9,10 +9,10 @@ from typing import ClassVar, Literal
 import torch
 from tqdm import tqdm
 
-from ..backbone import Backbone, Precision
+from ..diffusion.backbone import Backbone, Precision
 from ..protocols import AttackResult, Candidate, Case
-from .denoising import chunks, clean_latents
-from .latent_steps import invert
+from .common.ddim_inversion import invert
+from .common.denoising import chunks, clean_latents
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..backbone import Backbone
+from ..diffusion.backbone import Backbone
 from ..protocols import AttackResult, Candidate, Case
 
 

@@ -16,12 +16,12 @@ from torch import Generator, Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
-from ..backbone import Backbone, Precision
+from ..diffusion.backbone import Backbone, Precision
+from ..diffusion.target import TargetModel
 from ..losses import squared_error
-from ..prompts import Placement, PromptLayout, prompt_lengths
+from ..prompts.layout import Placement, PromptLayout, prompt_lengths
 from ..protocols import AttackResult, Candidate, Case
-from ..target import TargetModel
-from .denoising import FORWARD_AND_BACKWARD, case_generator, chunks, clean_latents, draw_noise, draw_timesteps
+from .common.denoising import FORWARD_AND_BACKWARD, case_generator, chunks, clean_latents, draw_noise, draw_timesteps
 from .unlearn_diff_atk import allowed_tokens
 
 

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 import torch
 
+from ..diffusion.target import TargetModel
 from ..protocols import AttackResult, Candidate, Case
-from ..target import TargetModel
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import torch
 
-from ..backbone import Backbone
+from ..diffusion.backbone import Backbone
 from ..protocols import AttackResult, Candidate, Case
-from .denoising import case_generator
+from .common.denoising import case_generator
 from .unlearn_diff_atk import allowed_tokens
 
 

@@ -14,11 +14,11 @@ import torch
 from torch import Generator, Tensor
 from tqdm import tqdm
 
-from ..backbone import Backbone
-from ..prompts import anchor_prompt
+from ..diffusion.backbone import Backbone
+from ..diffusion.target import TargetModel
+from ..prompts.layout import anchor_prompt
 from ..protocols import AttackResult, Candidate, Case
-from ..target import TargetModel
-from .denoising import case_generator, chunks
+from .common.denoising import case_generator, chunks
 from .unlearn_diff_atk import allowed_tokens
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
-from ..backbone import Backbone
+from ..diffusion.backbone import Backbone
 from ..protocols import AttackResult, Candidate, Case
 
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..backbone import Backbone, Precision
+from ..diffusion.backbone import Backbone, Precision
 from ..protocols import AttackResult, Candidate, Case
-from .conditioning_ball import RADIUS, Ball, DenoisingLogits, Norm
-from .denoising import DenoisingLoss, case_generator, clean_latents, draw_noise
+from .common.conditioning_ball import RADIUS, Ball, DenoisingLogits, Norm
+from .common.denoising import DenoisingLoss, case_generator, clean_latents, draw_noise
 
 Options = tuple[tuple[str, bool | int | float | str], ...]
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..backbone import Backbone
+from ..diffusion.backbone import Backbone
+from ..diffusion.target import TargetModel
 from ..protocols import AttackResult, Candidate, Case
-from ..target import TargetModel
 
 
 @dataclass(frozen=True)

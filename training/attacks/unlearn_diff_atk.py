@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..backbone import Backbone, Precision
+from ..diffusion.backbone import Backbone, Precision
 from ..protocols import AttackResult, Candidate, Case
-from .denoising import (
+from .common.denoising import (
     FORWARD_AND_BACKWARD,
     DenoisingLoss,
     PrefixedPrompts,

@@ -11,24 +11,24 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import torch
 from torch import Generator, Tensor, nn
 
-from robust_encoders.layouts import nested_state
+from robust_encoders.clip.state_dict import nested_state
 
-from ..backbone import Backbone
-from ..bank import BankSettings
-from ..doubt import Doubtful, Vocabulary
-from ..finetune import Training, Workspace, finetune
-from ..hardening import Hardening
+from ..diffusion.backbone import Backbone
+from ..diffusion.memory import recomputed
+from ..distributed import Shard
 from ..losses import ConditioningMetric, negative_guidance_target
-from ..memory import recomputed
-from ..objective import Objective, Prompts, Source, conditionings
-from ..prompts import anchor_prompt, prompt_lengths
+from ..objectives.config import Adversary, Retain, Unlearn
+from ..objectives.hardening import Hardening
+from ..objectives.outliers import Doubtful, Vocabulary
+from ..objectives.placement import Places, Slots
+from ..objectives.unlearning import Objective, Prompts, Source, conditionings
+from ..prompts.layout import anchor_prompt, prompt_lengths
 from ..protocols import Edit
-from ..resample import open_source
-from ..run_record import run_identity, run_record
-from ..selection import Selection
-from ..settings import Adversary, Retain, Unlearn
-from ..sharding import Shard
-from ..slots import Places, Slots
+from ..trainer.loop import Training, Workspace, finetune
+from ..trainer.parameters import Selection
+from ..trainer.run_record import run_identity, run_record
+from ..trajectories.bank import BankSettings
+from ..trajectories.resample import open_source
 
 if TYPE_CHECKING:
     from typing import Self

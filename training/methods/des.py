@@ -11,15 +11,15 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from ..backbone import Backbone
-from ..finetune import Training, Workspace, finetune
+from ..diffusion.backbone import Backbone
+from ..diffusion.memory import recomputed
+from ..distributed import Shard
 from ..losses import weighted_sum
-from ..memory import recomputed
-from ..objective import Prompts, conditionings
+from ..objectives.unlearning import Prompts, conditionings
 from ..protocols import Edit
-from ..run_record import run_identity, run_record
-from ..selection import Selection
-from ..sharding import Shard
+from ..trainer.loop import Training, Workspace, finetune
+from ..trainer.parameters import Selection
+from ..trainer.run_record import run_identity, run_record
 from .advunlearn import as_weights, train_only
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Generator
 
-from ..backbone import Backbone
-from ..bank import BankSettings
-from ..finetune import Training, Workspace
+from ..diffusion.backbone import Backbone
+from ..objectives.config import Retain, Unlearn
 from ..protocols import Edit
-from ..selection import Selection
-from ..settings import Retain, Unlearn
+from ..trainer.loop import Training, Workspace
+from ..trainer.parameters import Selection
+from ..trajectories.bank import BankSettings
 from .advunlearn import erase_from_text_encoder
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from torch import Generator
 
 from robust_encoders.concepts import Concept
 
-from ..backbone import Backbone
-from ..base_statistics import Statistics
-from ..closed_form import Weights, adversarial_step, solve
-from ..finetune import Workspace
+from ..diffusion.backbone import Backbone
+from ..diffusion.cross_attention import Statistics
 from ..protocols import Edit
+from ..trainer.loop import Workspace
+from .closed_form import Weights, adversarial_step, solve
 from .uce import UCE, as_edit
 
 if TYPE_CHECKING:

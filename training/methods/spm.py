@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Generator, Tensor, nn
 
-from robust_encoders.adapter_file import require_storable
-from robust_encoders.adapters import ALPHA, DOWN, LAYERS, TEXT_PREFIX, UNET_PREFIX, UP, Adapter, Gates, hook
+from robust_encoders.artifact.adapter_file import require_storable
+from robust_encoders.overlays.adapters import ALPHA, DOWN, LAYERS, TEXT_PREFIX, UNET_PREFIX, UP, Adapter, Gates, hook
 
-from ..backbone import Backbone
-from ..bank import BankSettings
-from ..finetune import Training, Workspace, finetune
-from ..memory import recomputed
+from ..diffusion.backbone import Backbone
+from ..diffusion.memory import recomputed
+from ..distributed import Shard
+from ..objectives.spm import SPMObjective
 from ..protocols import Edit
-from ..run_record import run_identity, run_record
-from ..sharding import Shard
-from ..spm_objective import SPMObjective
+from ..trainer.loop import Training, Workspace, finetune
+from ..trainer.run_record import run_identity, run_record
+from ..trajectories.bank import BankSettings
 
 if TYPE_CHECKING:
     from typing import Self

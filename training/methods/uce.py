@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from torch import Generator, Tensor
 
 from robust_encoders.concepts import Concept
-from robust_encoders.projection import PROJECTION_TENSOR, require_square
+from robust_encoders.overlays.projection import PROJECTION_TENSOR, require_square
 
-from ..backbone import Backbone
-from ..closed_form import Moments, Weights, solve
-from ..finetune import Workspace
-from ..prompts import anchor_prompt, require_apart
+from ..diffusion.backbone import Backbone
+from ..prompts.layout import anchor_prompt, require_apart
 from ..protocols import Edit
-from ..subjects import Subjects, Target, Tokens
+from ..trainer.loop import Workspace
+from .closed_form import Moments, Weights, solve
+from .token_vectors import Subjects, Target, Tokens
 
 if TYPE_CHECKING:
     from typing import Self

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from .clip_hub import ClipFeatures, HubClip, PickScore
+from ..detectors.diffusion_classifier import DiffusionClassifierDetector
+from ..detectors.image_classifier import ImageClassifier
+from ..detectors.nude_net import NudeNet
+from ..detectors.shapes_judge import JudgeDetector
+from .clip_models import ClipFeatures, HubClip, PickScore
 from .clip_score import ClipScore
-from .diffusion_classifier import DiffusionClassifierDetector
-from .feature_distance import FrechetDistance, KernelDistance
-from .image_classifier import ImageClassifier
-from .judge_detector import JudgeDetector
-from .nude_net import NudeNet
+from .fid_kid import FrechetDistance, KernelDistance
+from .lpips import PictureDistance
 from .nudity_counts import NudityCounts
-from .picture_distance import PictureDistance
 from .rates import ConceptRate
-from .retain import JudgeAccuracy
+from .retention import JudgeAccuracy
 
 METRICS = {
     "concept_rate": ConceptRate,

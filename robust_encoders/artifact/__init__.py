@@ -1,0 +1,1 @@
+"""The artifact: manifest, files, fingerprints, model card."""

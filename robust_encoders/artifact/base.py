@@ -1,0 +1,114 @@
+"""What an artifact was made from: ids that may move, fingerprints that do not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from robust_encoders.artifact.fingerprint import (
+    Sketch,
+    TensorSketch,
+    TokenizerFingerprint,
+    sketch,
+    tokenizer_fingerprint,
+)
+from robust_encoders.clip.state_dict import nested_state
+from robust_encoders.utils.json_fields import Fields
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """The pipeline an encoder was made from, and fits.
+
+    Args:
+        family: Short name of the line of bases, for example ``"shapes"`` or ``"sd1"``.
+        ids: Hub ids under which the base is known; hints only, since repositories move.
+        revision: Of the first id; empty where unknown.
+        text_encoder: Sketch of its text encoder, ``text_model.*`` names; None where unknown.
+        tokenizer: Fingerprint of its tokenizer; None where unknown.
+        unet: Sketch of its UNet; None where the artifact does not depend on it.
+    """
+
+    family: str
+    ids: tuple[str, ...] = ()
+    revision: str = ""
+    text_encoder: Sketch | None = None
+    tokenizer: TokenizerFingerprint | None = None
+    unet: Sketch | None = None
+
+    @classmethod
+    def from_pipeline(
+        cls, pipe: Any, *, family: str, ids: tuple[str, ...] = (), revision: str = "", with_unet: bool = False
+    ) -> Base:
+        """Fingerprint a diffusers pipeline.
+
+        Args:
+            pipe: A pipeline with a ``text_encoder`` and a ``tokenizer``, not offloaded sequentially.
+            family: Short name of the line of bases.
+            ids: Hub ids of the base.
+            revision: Of the first id.
+            with_unet: Sketch the UNet, too; needed for artifacts made from it.
+        """
+        return cls(
+            family=family,
+            ids=ids,
+            revision=revision,
+            text_encoder=sketch(nested_state(pipe.text_encoder)),
+            tokenizer=tokenizer_fingerprint(pipe.tokenizer),
+            unet=sketch(pipe.unet.state_dict()) if with_unet else None,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return {
+            "family": self.family,
+            "ids": list(self.ids),
+            "revision": self.revision,
+            "text_encoder": _sketch_to_dict(self.text_encoder),
+            "tokenizer": None if self.tokenizer is None else self.tokenizer.to_dict(),
+            "unet": _sketch_to_dict(self.unet),
+        }
+
+
+def _sketch_to_dict(sketched: Sketch | None) -> dict[str, Any] | None:
+    return None if sketched is None else {name: tensor.to_dict() for name, tensor in sketched.items()}
+
+
+def read_base(fields: Fields) -> Base:
+    """Read the ``base`` object of a manifest; problems are noted in ``fields``."""
+    base = Base(
+        family=fields.text("family"),
+        ids=fields.strings("ids"),
+        revision=fields.text("revision", empty=True),
+        text_encoder=_read_sketch(fields, "text_encoder"),
+        tokenizer=None if fields.is_null("tokenizer") else _read_tokenizer(fields.child("tokenizer")),
+        unet=_read_sketch(fields, "unet"),
+    )
+    fields.no_others()
+    return base
+
+
+def _read_sketch(fields: Fields, key: str) -> Sketch | None:
+    if fields.is_null(key):
+        return None
+    tensors = fields.child(key)
+    return {name: _read_tensor(tensors.child(name)) for name in tensors.names()}
+
+
+def _read_tensor(fields: Fields) -> TensorSketch:
+    read = TensorSketch(tuple(fields.integers("shape")), fields.text("dtype"), tuple(fields.numbers("values")))
+    fields.no_others()
+    return read
+
+
+def _read_tokenizer(fields: Fields) -> TokenizerFingerprint:
+    ids = fields.child("special_ids")
+    read = TokenizerFingerprint(
+        vocabulary_sha256=fields.digest("vocabulary_sha256"),
+        vocabulary_size=fields.number("vocabulary_size"),
+        special_ids={name: ids.number(name) for name in ids.names()},
+        max_length=fields.number("max_length"),
+        probe_ids=tuple(fields.integers("probe_ids")),
+    )
+    fields.no_others()
+    return read

@@ -1,0 +1,236 @@
+"""The manifest ``robust_encoder.json``: what an artifact is, what it was made from, and how to check it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from robust_encoders.artifact.base import Base, read_base
+from robust_encoders.concepts import Concept
+from robust_encoders.errors import ManifestError
+from robust_encoders.utils.json_fields import Fields, short
+
+MANIFEST_NAME = "robust_encoder.json"
+SCHEMA = 1
+
+Form = Literal["weights", "adapter", "projection", "delta"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileRecord:
+    """What a file of the artifact must look like.
+
+    Args:
+        sha256: Hash of its bytes.
+        size: In bytes.
+        content_sha256: Hash of its tensors, independent of how they were written; empty for files without tensors.
+    """
+
+    sha256: str
+    size: int
+    content_sha256: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Everything about an artifact but its tensors.
+
+    Args:
+        concept: What was erased, and towards what.
+        form: How the change is stored.
+        component: The pipeline component it belongs to.
+        method: ``{"name": ..., **fields}`` of the eraser.
+        base: What it was made from.
+        files: Path inside the artifact to what that file must look like; filled in when the artifact is saved.
+        recipe: Enough to run it again.
+        versions: Library to the version it was made with.
+        results: Measured or reported numbers, in the schema of ``results.json``.
+        license: SPDX or Hub identifier of the weights' licence.
+        schema: Of this file.
+    """
+
+    concept: Concept
+    form: Form = "weights"
+    component: str = "text_encoder"
+    method: Mapping[str, Any]
+    base: Base
+    files: Mapping[str, FileRecord] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    results: tuple[Mapping[str, Any], ...] = ()
+    license: str = ""
+    schema: int = SCHEMA
+
+    @cached_property
+    def manifest_sha256(self) -> str:
+        """Hash of the canonical JSON without this field."""
+        text = json.dumps(
+            self._body(), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_listed
+        )
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _body(self) -> dict[str, Any]:
+        return {
+            "schema": self.schema,
+            "concept": self.concept.to_dict(),
+            "form": self.form,
+            "component": self.component,
+            "method": dict(self.method),
+            "base": self.base.to_dict(),
+            "files": {path: vars(record) for path, record in sorted(self.files.items())},
+            "recipe": dict(self.recipe),
+            "versions": dict(self.versions),
+            "results": [dict(result) for result in self.results],
+            "license": self.license,
+        }
+
+    def to_json(self) -> str:
+        """Return the text of ``robust_encoder.json``, ``manifest_sha256`` last.
+
+        Raises:
+            ManifestError: If a recipe, method or result holds a value that JSON has no name for.
+        """
+        try:
+            body = {**self._body(), "manifest_sha256": self.manifest_sha256}
+            text = json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False, default=_listed) + "\n"
+        except (TypeError, ValueError) as error:
+            raise ManifestError(
+                f"the manifest holds a value that JSON cannot: {error}; expected strings, finite numbers, booleans, "
+                "lists and mappings in method, recipe and results; convert the value first"
+            ) from error
+        # Sketches hold thousands of numbers: one list a line. JSON strings hold no line breaks, so none is touched.
+        return re.sub(r"\[\n[-+.\deE,\s]*?\n\s*\]", lambda match: re.sub(r"\s+", "", match[0]), text)
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Read a manifest from its text.
+
+        Raises:
+            ManifestError: Naming every problem at once.
+        """
+        try:
+            data = json.loads(text, parse_constant=_no_constant)
+        except (ValueError, RecursionError) as error:
+            raise ManifestError(f"expected JSON in {MANIFEST_NAME}, found something else: {error}") from error
+        if isinstance(data, dict) and data.get("schema", SCHEMA) != SCHEMA:
+            raise ManifestError(
+                f"expected a manifest of schema {SCHEMA}, found {short(data['schema'])}; "
+                "upgrade robust_encoders to read artifacts made by a newer version"
+            )
+        fields = Fields(data, "manifest")
+        manifest = _read_manifest(fields)
+        fields.raise_problems()
+        manifest = cast(Manifest, manifest)
+        if _hash_of(manifest) != data["manifest_sha256"]:
+            raise ManifestError(
+                f"expected manifest_sha256 {manifest.manifest_sha256}, found {short(data['manifest_sha256'])}: "
+                f"{MANIFEST_NAME} was edited after it was written; fetch the artifact again"
+            )
+        return manifest
+
+    @classmethod
+    def read(cls, directory: str | Path) -> Manifest:
+        """Read ``robust_encoder.json`` of an artifact.
+
+        Args:
+            directory: Folder of the artifact.
+
+        Raises:
+            ManifestError: If there is none, or naming every problem at once.
+        """
+        path = Path(directory) / MANIFEST_NAME
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ManifestError(f"expected a manifest at {path}, cannot read it: {error}") from error
+        return cls.from_json(text)
+
+    def write(self, directory: str | Path) -> None:
+        """Write ``robust_encoder.json`` into an existing folder.
+
+        Args:
+            directory: Folder of the artifact.
+
+        Raises:
+            ManifestError: If a value has no JSON form.
+        """
+        (Path(directory) / MANIFEST_NAME).write_text(self.to_json(), encoding="utf-8")
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _hash_of(manifest: Manifest) -> str:
+    try:
+        return manifest.manifest_sha256
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(
+            f"expected text and finite numbers in {MANIFEST_NAME}, found neither: {error}; fetch the artifact again"
+        ) from error
+
+
+def _listed(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"found {value!r} of type {type(value).__name__}")
+
+
+def _read_manifest(fields: Fields) -> Manifest | None:
+    fields.number("schema")
+    values: dict[str, Any] = {
+        "concept": _read_concept(fields.child("concept")),
+        "form": fields.choice("form", get_args(Form)),
+        "component": fields.text("component"),
+        "method": fields.mapping("method"),
+        "base": read_base(fields.child("base")),
+        "files": read_files(fields.child("files")),
+        "recipe": fields.mapping("recipe"),
+        "versions": fields.strings_by_name("versions"),
+        "results": tuple(fields.mappings("results")),
+        "license": fields.text("license", empty=True),
+    }
+    fields.digest("manifest_sha256")
+    fields.no_others()
+    if "name" not in values["method"]:
+        fields.problem("method", "a mapping with a name", values["method"])
+    return None if fields.problems else Manifest(**values)
+
+
+def _read_concept(fields: Fields) -> Concept | None:
+    values: dict[str, Any] = {
+        "name": fields.text("name"),
+        "kind": fields.text("kind"),
+        "anchor": fields.text("anchor", empty=True),
+        "synonyms": fields.strings("synonyms"),
+        "prompts": fields.strings("prompts"),
+    }
+    if fields.has("parts"):
+        values["parts"] = tuple(_read_concept(part) for part in fields.children("parts"))
+    fields.no_others()
+    if fields.problems:
+        return None
+    try:
+        return Concept(**values)
+    except ValueError as error:
+        fields.problems.append(f"concept: {error}")
+        return None
+
+
+def read_files(fields: Fields) -> dict[str, FileRecord]:
+    """Read names of files and what they must look like; problems are noted in ``fields``."""
+    records = {}
+    for path in fields.names():
+        child = fields.child(path)
+        if path != Path(path).as_posix() or Path(path).is_absolute() or ".." in Path(path).parts:
+            fields.problems.append(f"manifest.files: expected paths inside the artifact, found {short(path)}")
+        content = "" if child.is_empty_text("content_sha256") else child.digest("content_sha256")
+        records[path] = FileRecord(sha256=child.digest("sha256"), size=child.number("size"), content_sha256=content)
+        child.no_others()
+    return records

@@ -1,0 +1,82 @@
+"""Which files were verified already, so that later loads need not hash hundreds of megabytes again.
+
+A file is known again by its path, inode, size, modification and change times and by what it was expected to be. One
+that was changed within the last seconds is never remembered: the clock of a file system may be too coarse to show
+that it was changed once more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from robust_encoders.artifact.manifest import FileRecord
+from robust_encoders.utils.home import home, write_atomically
+
+logger = logging.getLogger(__name__)
+YOUNGEST_NS = 2_000_000_000
+
+
+def same_file(one: os.stat_result, other: os.stat_result) -> bool:
+    """Return whether two looks at a path saw the same file with the same bytes.
+
+    Args:
+        one: What ``os.stat`` gave.
+        other: What it gave at another time.
+    """
+    return _state(one) == _state(other)
+
+
+def remembered(path: Path, record: FileRecord) -> bool:
+    """Return whether exactly this file was found to be as ``record`` says, its values finite, by an earlier load.
+
+    Args:
+        path: Of the file, which must exist.
+        record: What it must be.
+    """
+    try:
+        noted = json.loads(_note_of(path).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return bool(noted == _facts(path, os.stat(path), record))
+
+
+def remember(path: Path, record: FileRecord, looked_at: os.stat_result) -> None:
+    """Note that a file is as ``record`` says, unless it was changed just now or since ``looked_at``.
+
+    Args:
+        path: Of the file.
+        record: What it was found to be.
+        looked_at: Its state before it was read.
+    """
+    newest = max(looked_at.st_mtime_ns, looked_at.st_ctime_ns)
+    if not same_file(os.stat(path), looked_at) or time.time_ns() - newest < YOUNGEST_NS:
+        return
+    facts = _facts(path, looked_at, record)
+    try:
+        write_atomically(_note_of(path), json.dumps(facts).encode())
+    except OSError as error:
+        logger.debug("cannot note that %s was verified: %s", path, error)
+
+
+def _note_of(path: Path) -> Path:
+    return home() / "verified" / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()}.json"
+
+
+def _facts(path: Path, state: os.stat_result, record: FileRecord) -> dict[str, Any]:
+    return {"path": str(path.resolve()), "expected": vars(record), **_state(state)}
+
+
+def _state(state: os.stat_result) -> dict[str, int]:
+    return {
+        "device": state.st_dev,
+        "inode": state.st_ino,
+        "size": state.st_size,
+        "mtime_ns": state.st_mtime_ns,
+        "ctime_ns": state.st_ctime_ns,
+    }

@@ -1,0 +1,192 @@
+"""The commands about trust: ``verify``, ``pin``, ``unpin`` and ``convert``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+from robust_encoders.artifact.manifest import Manifest
+from robust_encoders.cli.main import EXIT_NO, EXIT_OK, UsageError, open_pipeline, say
+from robust_encoders.concepts import Concept, ConceptKind
+from robust_encoders.conversion.convert import Origin, convert
+from robust_encoders.conversion.spm_release import adapter_from_release, is_adapter_file
+from robust_encoders.encoder import RobustEncoder
+from robust_encoders.errors import AssetsMissingError, NotPinnedError, RobustEncodersError, UnknownNameError
+from robust_encoders.hub.catalog import CATALOG, did_you_mean
+from robust_encoders.hub.download import HubOptions
+from robust_encoders.hub.load import Found, load
+from robust_encoders.hub.pins import Pin, enforce, pinned_instead, pins_file, read_pins, remove_pin, write_pin
+from robust_encoders.hub.resolve import resolve
+
+_VARIANT = re.compile(r"model\.(.+)\.safetensors")
+
+
+def add_commands(commands: Any, as_json: argparse.ArgumentParser) -> None:
+    """Add the four commands to the parser of the command line.
+
+    Args:
+        commands: What ``add_subparsers`` returned.
+        as_json: A parent with the option ``--json``.
+    """
+    verify = commands.add_parser("verify", parents=[as_json], help="is every byte of an encoder as it should be?")
+    verify.set_defaults(command=_verify)
+    pin = commands.add_parser("pin", parents=[as_json], help="accept from now on only what an encoder is now")
+    pin.set_defaults(command=_pin)
+    pin.add_argument("--replace", action="store_true", help="although something else is pinned")
+    unpin = commands.add_parser("unpin", parents=[as_json], help="accept again whatever is there")
+    unpin.set_defaults(command=_unpin)
+    for command in (verify, pin, unpin):
+        command.add_argument("name", metavar="NAME", help="a catalog name, a folder or org/name on the Hub")
+        command.add_argument("--subfolder", default="", help="of the folder or repository")
+    for command in (verify, pin):
+        command.add_argument("--revision", help="branch, tag or commit of the repository")
+    converting = commands.add_parser("convert", parents=[as_json], help="weights of another format to an artifact")
+    converting.set_defaults(command=_convert)
+    _add_convert_arguments(converting)
+
+
+def _add_convert_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SRC", help="a file of weights, its folder, or a catalog name")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder of the artifact")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="by default the config.json beside the weights")
+    parser.add_argument(
+        "--base", type=Path, metavar="PIPELINE_FOLDER", help="of an adapter file (SPM): the pipeline it was trained on"
+    )
+    parser.add_argument("--concept", metavar="WORDS", help="what the encoder has unlearned")
+    parser.add_argument("--kind", choices=get_args(ConceptKind), default="content", help="of the concept")
+    parser.add_argument("--method", help="how it was made")
+    parser.add_argument("--license", help="of the weights")
+    parser.add_argument("--publisher", help="who published them")
+
+
+def _look(options: argparse.Namespace, variant: str | None = None) -> Found:
+    hub = HubOptions(revision=options.revision)
+    return load(options.name, subfolder=options.subfolder, variant=variant, options=hub, enforced=False)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    try:
+        found = _look(options)
+        for name in found.artifact.manifest.files:
+            if variant := _VARIANT.fullmatch(name):
+                _look(options, variant[1])
+        pinned = enforce(found.place.key, found.seen) is not None
+    except UnknownNameError:
+        raise
+    except RobustEncodersError as error:
+        return _say_problem(options, error)
+    _say_found(options, found, {"ok": True, "pinned": pinned})
+    return EXIT_OK
+
+
+def _say_problem(options: argparse.Namespace, error: RobustEncodersError) -> int:
+    if not options.json:
+        raise error
+    say(json.dumps({"name": options.name, "ok": False, "problem": str(error)}, indent=1, ensure_ascii=False))
+    return EXIT_NO
+
+
+def _pin(options: argparse.Namespace) -> int:
+    found = _look(options)
+    write_pin(found.place.key, found.seen, replace=options.replace)
+    _say_found(options, found, {"pins": str(pins_file())})
+    return EXIT_OK
+
+
+def _unpin(options: argparse.Namespace) -> int:
+    try:
+        place = _pinned_place(options.name, options.subfolder)
+        pin = remove_pin(place)
+    except RobustEncodersError as error:
+        return _say_problem(options, error)
+    if options.json:
+        facts = {"name": options.name, "place": place, "ok": True, "pins": str(pins_file()), **pin.to_dict()}
+        say(json.dumps(facts, indent=1, ensure_ascii=False))
+        return EXIT_OK
+    _say_files(pin)
+    say(f"no longer pinned: {place}{_at(pin)}, in {pins_file()}")
+    return EXIT_OK
+
+
+def _pinned_place(name: str, subfolder: str) -> str:
+    """Return how a place is called among the pins, also of a folder that is gone."""
+    pins, folder = read_pins(), str((Path(name).expanduser() / subfolder).resolve())
+    if name in pins and not subfolder:
+        return name
+    try:
+        return resolve(name, subfolder=subfolder, revision=None).key
+    except (UnknownNameError, AssetsMissingError) as error:
+        if folder in pins:
+            return folder
+        raise NotPinnedError(f"{error} {pinned_instead(name)}") from error
+
+
+def _say_found(options: argparse.Namespace, found: Found, more: Mapping[str, Any]) -> None:
+    facts = {"name": options.name, "place": found.place.key, **more, **found.seen.to_dict()}
+    if options.json:
+        say(json.dumps(facts, indent=1, ensure_ascii=False))
+        return
+    _say_files(found.seen)
+    if "pins" in more:
+        say(f"pinned: {found.place.key}{_at(found.seen)}, in {more['pins']}")
+    else:
+        say(f"verified: {found.place.key}{_at(found.seen)}, {'as pinned' if more['pinned'] else 'not pinned'}")
+
+
+def _say_files(pin: Pin) -> None:
+    for name, record in pin.files.items():
+        say(f"{name}  {record.size} bytes  sha256 {record.sha256}")
+        if record.content_sha256:
+            say(f"  contents {record.content_sha256}")
+
+
+def _at(pin: Pin) -> str:
+    return f" at revision {pin.revision}" if pin.revision else ""
+
+
+def _convert(options: argparse.Namespace) -> int:
+    try:
+        manifest = _converted(options)
+    except FileExistsError as error:
+        raise UsageError(str(error)) from error
+    if options.json:
+        say(manifest.to_json().rstrip())
+        return EXIT_OK
+    source = manifest.recipe.get("source", {})
+    say(f"{options.out}  from {source.get('file', options.source)} ({source.get('layout', 'an artifact')})")
+    say(f"licence {manifest.license or 'not stated'}, concept {manifest.concept.name!r}")
+    return EXIT_OK
+
+
+def _converted(options: argparse.Namespace) -> Manifest:
+    source = Path(options.source).expanduser()
+    if is_adapter_file(source):
+        return _converted_adapter(options, source)
+    if source.exists():
+        return convert(options.source, options.out, origin=_origin(options), config=options.config)
+    if options.source in CATALOG:
+        return RobustEncoder.from_pretrained(options.source).save_pretrained(options.out)
+    raise UsageError(
+        f"expected a file, a folder or a catalog name, found {options.source!r}. {did_you_mean(options.source)}"
+    )
+
+
+def _converted_adapter(options: argparse.Namespace, source: Path) -> Manifest:
+    if options.base is None:
+        raise UsageError(
+            f"expected --base PIPELINE_FOLDER for the adapters in {source}, found none: the file does not say which "
+            "pipeline they were trained on, and their gates need its text encoder"
+        )
+    overlay = adapter_from_release(source, open_pipeline(options.base), origin=_origin(options))
+    return overlay.save_pretrained(options.out)
+
+
+def _origin(options: argparse.Namespace) -> Origin:
+    stated = {name: getattr(options, name) for name in ("method", "license", "publisher")}
+    origin = replace(Origin(), **{name: value for name, value in stated.items() if value})
+    return replace(origin, concept=Concept(name=options.concept, kind=options.kind)) if options.concept else origin

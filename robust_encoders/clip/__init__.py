@@ -1,0 +1,1 @@
+"""CLIP text encoders: key layouts, and plain modules of tensors."""

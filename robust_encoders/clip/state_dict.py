@@ -1,0 +1,95 @@
+"""Key layouts of a CLIP text encoder: transformers' nested one (up to 5.5) and its flat one (from 5.6 on).
+
+On disk and in memory this package has one layout, the nested one (``text_model.*``): it is what every published
+checkpoint uses and what other applications look for. A flat file loads as a random encoder on transformers 4.57.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from robust_encoders.errors import IntegrityError
+
+PREFIX = "text_model."
+# Everything else in a config.json is either derived or belongs to one generation of transformers.
+ARCHITECTURE = (
+    "vocab_size", "hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers", "num_attention_heads",
+    "max_position_embeddings", "hidden_act", "layer_norm_eps", "attention_dropout", "initializer_range",
+    "initializer_factor", "pad_token_id", "bos_token_id", "eos_token_id",
+)  # fmt: skip
+
+
+def nested_name(name: str) -> str:
+    """Return ``name`` in the nested layout, whichever layout it is in."""
+    return name if name.startswith(PREFIX) else PREFIX + name
+
+
+def nested(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict in the nested layout, without the position index buffer of old checkpoints.
+
+    Args:
+        tensors: Nested or flat names to tensors.
+
+    Raises:
+        IntegrityError: If two names mean the same tensor.
+    """
+    kept = {name: tensor for name, tensor in tensors.items() if not name.endswith("position_ids")}
+    renamed = {nested_name(name): tensor for name, tensor in kept.items()}
+    if len(renamed) < len(kept):
+        twice = sorted(name for name in kept if not name.startswith(PREFIX) and nested_name(name) in kept)
+        raise IntegrityError(
+            f"expected every tensor once, found {len(twice)} both with and without {PREFIX!r}: {', '.join(twice)}; "
+            "remove one of the two layouts from the file"
+        )
+    return renamed
+
+
+def unwrapped(module: Any) -> Any:
+    """Return the module inside a ``torch.compile`` wrapper, or the module itself."""
+    return getattr(module, "_orig_mod", module)
+
+
+def module_state(module: nn.Module) -> dict[str, Tensor]:
+    """Return the state of a component, with its real tensors also while it is offloaded sequentially.
+
+    Args:
+        module: Any component, perhaps compiled.
+    """
+    module = unwrapped(module)
+    if any(parameter.is_meta for parameter in module.parameters()):
+        from accelerate.utils.modeling import get_state_dict_offloaded_model
+
+        offloaded: dict[str, Tensor] = get_state_dict_offloaded_model(module)
+        return offloaded
+    return module.state_dict()
+
+
+def nested_state(module: nn.Module) -> dict[str, Tensor]:
+    """Return the state of a text encoder in the nested layout.
+
+    Args:
+        module: A CLIP text encoder of any generation of transformers, perhaps compiled or offloaded.
+    """
+    return nested(module_state(module))
+
+
+def architecture(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a text encoder's configuration that decide its computation.
+
+    Args:
+        config: A configuration as ``to_dict()`` gives it, of any generation of transformers.
+
+    Raises:
+        IntegrityError: Naming every field that decides a shape and is missing.
+    """
+    needed = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+              "max_position_embeddings", "hidden_act")  # fmt: skip
+    if missing := [name for name in needed if config.get(name) is None]:
+        raise IntegrityError(
+            f"expected a CLIP text configuration, found one without {', '.join(missing)}; "
+            "give the encoder's own config.to_dict()"
+        )
+    return {name: config[name] for name in ARCHITECTURE if name in config}

@@ -1,0 +1,168 @@
+"""From tensors to a plain ``transformers.CLIPTextModel``, strictly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from robust_encoders.clip.state_dict import architecture, nested_name
+from robust_encoders.errors import IntegrityError
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel
+
+# Far above every text encoder there is; a file that says more is damaged.
+_MOST = {
+    "vocab_size": 2**24, "hidden_size": 2**16, "intermediate_size": 2**18, "num_hidden_layers": 2**10,
+    "num_attention_heads": 2**10, "max_position_embeddings": 2**20,
+}  # fmt: skip
+_FRACTIONS = ("layer_norm_eps", "attention_dropout", "initializer_range", "initializer_factor")
+_TOKENS = ("projection_dim", "pad_token_id", "bos_token_id", "eos_token_id")
+# transformers changes things of the whole process while it loads.
+_LOADING = Lock()
+
+
+def require_fit(tensors: Mapping[str, Tensor], config: Mapping[str, Any], *, finite: bool = False) -> None:
+    """Check that tensors are exactly those of the configuration's text encoder, finite and of one floating dtype.
+
+    Args:
+        tensors: ``text_model.*`` names to tensors.
+        config: The text encoder's configuration.
+        finite: Their values are known to be finite and not looked at.
+
+    Raises:
+        IntegrityError: Naming every tensor that is missing, unexpected, misshapen or not finite.
+    """
+    expected = _shapes(config)
+    problems = [
+        f"{name}: expected shape {expected[name]}, found none" for name in sorted(expected.keys() - tensors.keys())
+    ]
+    for name, tensor in sorted(tensors.items()):
+        if name not in expected:
+            problems.append(f"{name}: expected no such tensor, found shape {tuple(tensor.shape)}")
+        elif tuple(tensor.shape) != expected[name]:
+            problems.append(f"{name}: expected shape {expected[name]}, found {tuple(tensor.shape)}")
+        elif not tensor.is_floating_point():
+            problems.append(f"{name}: expected a floating dtype, found {tensor.dtype}")
+        elif not (finite or _is_finite(tensor)):
+            problems.append(f"{name}: expected finite values, found NaN or infinity")
+    if len(dtypes := {str(tensor.dtype) for tensor in tensors.values()}) > 1:
+        problems.append(f"expected one dtype, found {', '.join(sorted(dtypes))}")
+    if problems:
+        raise IntegrityError(
+            f"these tensors are not a text encoder of that configuration ({len(problems)} problem(s)):\n  "
+            + "\n  ".join(problems)
+            + "\nuse the weights and the config.json that were saved together"
+        )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # A sum is finite only if every summand is, and takes no second tensor; it may overflow where no summand does.
+    total = tensor.sum(dtype=torch.float32 if tensor.element_size() < 4 else None)
+    return bool(torch.isfinite(total)) or bool(torch.isfinite(tensor).all())
+
+
+def _shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    # By formula, not by building a model: a model of a million layers would be built before it is found wrong.
+    config = _sensible(architecture(config))
+    width, inner = config["hidden_size"], config["intermediate_size"]
+    block = {**_norm("layer_norm1", width), **_norm("layer_norm2", width)}
+    for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
+        block |= _linear(f"self_attn.{part}", width, width)
+    block |= {**_linear("mlp.fc1", inner, width), **_linear("mlp.fc2", width, inner)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "embeddings.token_embedding.weight": (config["vocab_size"], width),
+        "embeddings.position_embedding.weight": (config["max_position_embeddings"], width),
+        **_norm("final_layer_norm", width),
+    }
+    for layer in range(config["num_hidden_layers"]):
+        shapes |= {f"encoder.layers.{layer}.{name}": shape for name, shape in block.items()}
+    return {nested_name(name): shape for name, shape in shapes.items()}
+
+
+def _linear(name: str, rows: int, columns: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (rows, columns), f"{name}.bias": (rows,)}
+
+
+def _norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+
+
+def _sensible(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration, or refuse one that no text encoder can have, before anything is built of it."""
+    from transformers.activations import ACT2FN
+
+    wrong = [name for name, most in _MOST.items() if type(config[name]) is not int or not 0 < config[name] <= most]
+    if not wrong and config["hidden_size"] % config["num_attention_heads"]:
+        wrong = ["num_attention_heads"]
+    if not isinstance(config["hidden_act"], str) or config["hidden_act"] not in ACT2FN:
+        wrong.append("hidden_act")
+    wrong += [name for name in _FRACTIONS if not _is_number(config.get(name, 0.0))]
+    wrong += [name for name in _TOKENS if type(config.get(name, 0)) not in (int, type(None))]
+    if wrong:
+        raise IntegrityError(
+            "expected the configuration of a CLIP text encoder, found "
+            + ", ".join(f"{name} = {str(config.get(name))[:40]}" for name in wrong)
+            + "; use the weights and the config.json that were saved together"
+        )
+    return config
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and -1e6 < value < 1e6  # type: ignore[operator]  # a number by now
+
+
+def build(tensors: Mapping[str, Tensor], config: Mapping[str, Any], provenance: Mapping[str, Any]) -> CLIPTextModel:
+    """Return a text encoder with Parameters of its own over the storage of ``tensors``.
+
+    Args:
+        tensors: ``text_model.*`` names to tensors that passed :func:`require_fit`.
+        config: The text encoder's configuration.
+        provenance: Kept as ``config.robust_encoders``; saved and loaded with the model.
+
+    Raises:
+        IntegrityError: If transformers did not take every tensor, which it would only log.
+    """
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    settings: Any = CLIPTextConfig(**architecture(config))
+    settings.robust_encoders = dict(provenance)
+    dtype = next(iter(tensors.values())).dtype
+    state, default = _at_default_dtype(tensors)
+    # Through from_pretrained, because only then does transformers 5 save the model with text_model.* keys again.
+    with _LOADING:
+        loader: Any = CLIPTextModel.from_pretrained
+        model, info = loader(None, config=settings, state_dict=state, dtype=default, output_loading_info=True)
+    if wrong := {key: names for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if (names := info[key])}:
+        raise IntegrityError(f"expected transformers to load every tensor, found {wrong}; report this as a bug")
+    _share(model, tensors)
+    model.config.dtype = dtype
+    built: CLIPTextModel = model
+    return built
+
+
+def _at_default_dtype(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], torch.dtype]:
+    """Return what transformers can load without a change of the default dtype, and that dtype.
+
+    It would change it for all threads while it loads, and what they compute meanwhile would have another precision.
+    """
+    default = torch.get_default_dtype()
+    if next(iter(tensors.values())).dtype == default:
+        return dict(tensors), default
+    # Placeholders of one number each: their shapes are checked, and the tensors take their places afterwards.
+    return {name: torch.zeros((), dtype=default).expand(tensor.shape) for name, tensor in tensors.items()}, default
+
+
+def _share(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    modules = dict(model.named_modules())
+    for name, parameter in list(model.named_parameters()):
+        tensor = tensors[nested_name(name)]
+        # transformers 5 shares the storage already, 4 copies it.
+        if parameter is not tensor and parameter.data_ptr() == tensor.data_ptr() and parameter.dtype == tensor.dtype:
+            continue
+        owner, _, leaf = name.rpartition(".")
+        setattr(modules[owner], leaf, nn.Parameter(tensor.detach(), requires_grad=parameter.requires_grad))

@@ -1,0 +1,1 @@
+"""Does an artifact fit a pipeline? Every reason why not, at once."""

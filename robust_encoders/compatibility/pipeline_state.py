@@ -1,0 +1,166 @@
+"""Checks of the state a pipeline is in: what would be lost, or was never measured, if an encoder were attached now?"""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import version
+
+from torch import nn
+
+from robust_encoders.artifact.fingerprint import compare, sketch
+from robust_encoders.clip.state_dict import module_state
+from robust_encoders.compatibility.facts import Subject, unknown
+from robust_encoders.compatibility.report import Check, verdict
+from robust_encoders.pipeline import offload as placement
+from robust_encoders.pipeline.bypass import has_adapter
+
+# The oldest generation that the tests run on.
+MINIMUM = {"torch": "2.6", "transformers": "4.57", "diffusers": "0.35"}
+# Before it a modular pipeline took no component that it had not loaded itself.
+MODULAR = {"diffusers": "0.37"}
+
+
+def other_encoders(subject: Subject) -> Check:
+    """Would the concept stay reachable?"""
+    return verdict(
+        "other text encoders",
+        not subject.others,
+        "no other text encoder",
+        ", ".join(subject.others) or "none",
+        "the concept stays reachable through them; pass allow_partial=True to accept that",
+        severity="warning" if subject.allow_partial else "error",
+    )
+
+
+def base_fingerprint(subject: Subject) -> Check | None:
+    """Is the encoder that is replaced the base's own?"""
+    recorded = subject.manifest.base.text_encoder
+    if subject.original is None:
+        return None
+    if recorded is None:
+        return unknown("base fingerprint")
+    outcome = compare(subject.original_sketch, recorded)
+    return verdict(
+        "base fingerprint",
+        outcome.kind != "differs",
+        f"the text encoder of {subject.manifest.base.family}, same at least up to dtype",
+        outcome,
+        "this pipeline's text encoder was changed (fine-tuned, fused or edited); attaching drops that change, and how "
+        "well the erasure holds on this pipeline was never measured",
+        severity="warning",
+    )
+
+
+def unet_fingerprint(subject: Subject) -> Check | None:
+    """Is the UNet the base's own?"""
+    recorded = subject.manifest.base.unet
+    if subject.unet is None or recorded is None:
+        return None
+    outcome = compare(sketch(module_state(subject.unet)), recorded)
+    return verdict(
+        "UNet fingerprint",
+        outcome.kind != "differs",
+        f"the UNet of {subject.manifest.base.family}, same at least up to dtype",
+        outcome,
+        "the encoder was trained against another UNet; measure how well the erasure holds on this one",
+        severity="warning",
+    )
+
+
+def precision(subject: Subject) -> Check | None:
+    """Are the weights that are replaced plain floating numbers?"""
+    if subject.original is None:
+        return None
+    _, dtype = placement.device_and_dtype(subject.original)
+    quantised = getattr(subject.original, "hf_quantizer", None) is not None or not dtype.is_floating_point
+    return verdict(
+        "precision",
+        not quantised,
+        "a floating dtype, not quantised",
+        f"quantised ({dtype})" if quantised else dtype,
+        "load the pipeline with text_encoder=encoder.text_encoder() instead",
+    )
+
+
+def versions(subject: Subject) -> Check:
+    """Are the libraries new enough?"""
+    minimum = MINIMUM | (MODULAR if hasattr(subject.pipe, "update_components") else {})
+    installed = {name: version(name) for name in minimum}
+    old = [name for name, least in minimum.items() if _release(installed[name]) < _release(least)]
+    return verdict(
+        "library versions",
+        not old,
+        ", ".join(f"{name} >= {least}" for name, least in minimum.items()),
+        ", ".join(f"{name} {found}" for name, found in installed.items()),
+        f"pip install --upgrade {' '.join(old)}",
+    )
+
+
+def _release(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
+
+
+def offloading(subject: Subject) -> Check:
+    """Can the way the pipeline is moved around be carried over?"""
+    mode = placement.mode_of(subject.pipe, subject.current)
+    return verdict(
+        "offloading",
+        mode in placement.SUPPORTED,
+        ", ".join(placement.SUPPORTED),
+        mode,
+        "attach before enabling it; a device map is undone by pipe.reset_device_map()",
+    )
+
+
+def hooks(subject: Subject) -> Check | None:
+    """Would hooks or a compiled wrapper be left behind?"""
+    if subject.current is None:
+        return None
+    hooked = [name or "the module itself" for name, part in subject.current.named_modules() if _has_hooks(part)]
+    # torch.compile(module) wraps it, module.compile() changes it in place.
+    wrapped = hasattr(getattr(subject.pipe, subject.manifest.component), "_orig_mod")
+    compiled = wrapped or getattr(subject.current, "_compiled_call_impl", None) is not None
+    found = [f"hooks on {', '.join(hooked[:3])}"] * bool(hooked) + ["a torch.compile wrapper"] * compiled
+    return verdict(
+        "hooks",
+        not found,
+        "no forward hooks and no compiled wrapper on the text encoder",
+        " and ".join(found) or "none",
+        "they stay on the encoder that is replaced; register or compile again after attaching",
+        severity="warning",
+    )
+
+
+def _has_hooks(part: nn.Module) -> bool:
+    # Those of transformers itself, which stay after hidden states were asked for once, come again by themselves.
+    hooks = [*part._forward_hooks.values(), *part._forward_pre_hooks.values()]
+    return any(getattr(hook, "__module__", "").partition(".")[0] != "transformers" for hook in hooks)
+
+
+def adapters(subject: Subject) -> Check | None:
+    """Would half of a LoRA be left behind?"""
+    if subject.current is None:
+        return None
+    loaded = has_adapter(subject.current)
+    return verdict(
+        "adapters",
+        not loaded,
+        "no adapter in the text encoder",
+        "a LoRA or another adapter" if loaded else "none",
+        "its text half would vanish while its UNet half stays: call pipe.unload_lora_weights() first",
+    )
+
+
+def learned(subject: Subject) -> Check | None:
+    """Do tokens of a textual inversion stay?"""
+    if not subject.carried:
+        return None
+    return verdict(
+        "learned tokens",
+        False,
+        "no token of a textual inversion",
+        ", ".join(subject.learned),
+        "they are kept and work as before, but a learned vector can bring the concept back, and was never measured; "
+        "call pipe.unload_textual_inversion() to be rid of them",
+        severity="warning",
+    )

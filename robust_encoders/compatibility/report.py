@@ -1,0 +1,104 @@
+"""Does an encoder fit a pipeline? Every reason why not, at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from robust_encoders.errors import IncompatibleError
+
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question about an encoder and a pipeline, and its answer.
+
+    Args:
+        name: Of the question.
+        ok: Whether the answer is as expected.
+        severity: What it means if not: an ``error`` forbids attaching, a ``warning`` does not.
+        expected: In words.
+        found: In words.
+        remedy: What to do about it.
+    """
+
+    name: str
+    ok: bool
+    severity: Severity
+    expected: str
+    found: str
+    remedy: str
+
+    def __str__(self) -> str:
+        if self.ok:
+            return f"{self.name}: ok ({self.found})"
+        return f"{self.name}: expected {self.expected}, found {self.found}; {self.remedy}"
+
+
+@dataclass(frozen=True)
+class CompatReport:
+    """The answers to every check that could be made.
+
+    Args:
+        checks: In a fixed order; a check that makes no sense for this pipeline is left out.
+    """
+
+    checks: tuple[Check, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether the encoder can be attached; warnings do not forbid it."""
+        return not self.errors
+
+    @property
+    def errors(self) -> tuple[Check, ...]:
+        """The failed checks that forbid attaching."""
+        return tuple(check for check in self.checks if not check.ok and check.severity == "error")
+
+    @property
+    def warnings(self) -> tuple[Check, ...]:
+        """The failed checks that do not."""
+        return tuple(check for check in self.checks if not check.ok and check.severity == "warning")
+
+    def __getitem__(self, name: str) -> Check:
+        return next(check for check in self.checks if check.name == name)
+
+    def explain(self) -> str:
+        """Return every failed check with expected, found and remedy, errors first."""
+        if self.ok and not self.warnings:
+            return f"the encoder fits this pipeline ({len(self.checks)} checks)"
+        head = "the encoder fits this pipeline, but" if self.ok else "the encoder does not fit this pipeline:"
+        failed = [f"{check.severity}: {check}" for check in (*self.errors, *self.warnings)]
+        return "\n  ".join([f"{head} {len(failed)} of {len(self.checks)} checks failed", *failed])
+
+    def raise_if_incompatible(self) -> None:
+        """Raise if a check of severity ``error`` failed.
+
+        Raises:
+            IncompatibleError: Naming every failure at once, with expected, found and remedy.
+        """
+        if not self.ok:
+            raise IncompatibleError(self)
+
+
+def verdict(
+    name: str, ok: bool, expected: object, found: object, remedy: str, *, severity: Severity = "error"
+) -> Check:
+    """Return a check, its values put in words."""
+    return Check(name, ok, severity, str(expected), str(found), remedy)
+
+
+def equal(name: str, expected: object, found: object, remedy: str, *, severity: Severity = "error") -> Check:
+    """Return a check that two values are equal."""
+    return verdict(name, expected == found, expected, found, remedy, severity=severity)
+
+
+def config_of(module: Any) -> Mapping[str, Any]:
+    """Return a component's configuration as a mapping; empty where it has none."""
+    config = getattr(module, "config", None)
+    if config is None:
+        return {}
+    found: Mapping[str, Any] = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    return found

@@ -1,0 +1,1 @@
+"""From the formats of others to an artifact."""

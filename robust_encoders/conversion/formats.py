@@ -1,0 +1,187 @@
+"""The layouts in which others publish a CLIP text encoder, read into and written from our one layout.
+
+Two things make a layout: what stands before every name, and whose names they are. A layout is recognised by its
+names alone; a file in which two are found is refused, because it holds two encoders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from robust_encoders.clip.state_dict import PREFIX
+from robust_encoders.conversion.open_clip import from_open_clip, to_open_clip
+from robust_encoders.errors import IntegrityError
+
+Naming = Literal["nested", "flat", "open_clip"]
+_STEMS: Mapping[Naming, tuple[str, ...]] = {
+    "nested": (PREFIX,),
+    "flat": ("embeddings.", "encoder.layers.", "final_layer_norm."),
+    "open_clip": ("token_embedding.", "positional_embedding", "transformer.resblocks.", "ln_final."),
+}
+# Other parts of a CLIP model and buffers; a text encoder of a pipeline has none of them.
+_NO_PART = (
+    "text_projection",
+    "logit_scale",
+    "logit_bias",
+    "attn_mask",
+    "vision_model.",
+    "visual.",
+    "visual_projection.",
+)
+_ALIASES = {"embedding.": "embeddings.", "encoder.": "encoder.", "final_layer_norm.": "final_layer_norm."}
+
+
+class Layout(NamedTuple):
+    """How one application names the tensors of a text encoder.
+
+    Args:
+        name: What it is called, in words.
+        prefix: What stands before every name.
+        naming: Whose names follow.
+        shared: Whether other models have their place in the same file.
+    """
+
+    name: str
+    prefix: str
+    naming: Naming
+    shared: bool = False
+
+    def holds(self, name: str) -> bool:
+        """Whether a tensor of that name belongs to a text encoder in this layout."""
+        return name.startswith(tuple(self.prefix + stem for stem in _STEMS[self.naming]))
+
+
+TRANSFORMERS = Layout("transformers", "", "nested")
+FLAT = Layout("transformers, flat", "", "flat")
+AUTHORS = Layout("the AdvUnlearn trainer's .pt", "text_encoder.", "nested")
+A1111 = Layout("A1111 single file", "cond_stage_model.transformer.", "nested", shared=True)
+A1111_OLD = Layout("A1111 single file, old", "cond_stage_model.transformer.", "flat", shared=True)
+A1111_SD2 = Layout("A1111 single file of SD 2", "cond_stage_model.model.", "open_clip", shared=True)
+COMFYUI = Layout("ComfyUI", "clip_l.transformer.", "nested")
+COMFYUI_SHORT = Layout("ComfyUI, short", "clip_l.", "nested")
+COMFYUI_SINGLE = Layout("ComfyUI single file", "text_encoders.clip_l.transformer.", "nested", shared=True)
+OPEN_CLIP = Layout("open_clip", "", "open_clip")
+OPEN_CLIP_TOWER = Layout("open_clip, text tower apart", "text.", "open_clip")
+LAYOUTS = (
+    TRANSFORMERS, FLAT, AUTHORS, A1111, A1111_OLD, A1111_SD2, COMFYUI, COMFYUI_SHORT, COMFYUI_SINGLE, OPEN_CLIP,
+    OPEN_CLIP_TOWER,
+)  # fmt: skip
+
+
+class Reading(NamedTuple):
+    """A text encoder as found in a file.
+
+    Args:
+        layout: In which it was.
+        tensors: ``text_model.*`` names to tensors; a name that has no place in a text encoder keeps its own.
+        dropped: Names of what belongs to other parts of a CLIP model.
+    """
+
+    layout: Layout
+    tensors: dict[str, Tensor]
+    dropped: tuple[str, ...]
+
+
+def read(tensors: Mapping[str, Tensor]) -> Reading:
+    """Find the text encoder among the tensors of a file.
+
+    Whether the result is a whole encoder, :func:`robust_encoders.clip.text_model.require_fit` says.
+
+    Args:
+        tensors: Names to tensors, as somebody else wrote them.
+
+    Raises:
+        IntegrityError: If no layout or more than one is found, or if aliases of one tensor differ, naming them.
+    """
+    layout = detect(tensors)
+    own = {name: tensor for name, tensor in tensors.items() if not layout.shared or name.startswith(layout.prefix)}
+    dropped = tuple(sorted(name for name in own if _is_no_part(name.removeprefix(layout.prefix))))
+    own = {name: tensor for name, tensor in own.items() if name not in dropped}
+    if layout is AUTHORS:
+        own = _without_aliases(own)
+    named = {name.removeprefix(layout.prefix): tensor for name, tensor in own.items()}
+    if layout.naming == "nested":
+        return Reading(layout, named, dropped)
+    flat = from_open_clip(named) if layout.naming == "open_clip" else named
+    known = {name: PREFIX + name if FLAT.holds(name) else name for name in flat}
+    return Reading(layout, {known[name]: tensor for name, tensor in flat.items()}, dropped)
+
+
+def detect(names: Mapping[str, Tensor]) -> Layout:
+    """Return the layout of a file.
+
+    Args:
+        names: Names to tensors; only the names are looked at.
+
+    Raises:
+        IntegrityError: If there is no text encoder in it, or more than one.
+    """
+    found = [layout for layout in LAYOUTS if any(map(layout.holds, names))]
+    if AUTHORS in found and FLAT in found:
+        found.remove(FLAT)  # their aliases
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise IntegrityError(
+            f"expected one text encoder in the file, found {len(found)}: {'; '.join(layout.name for layout in found)}; "
+            "remove all but one from it"
+        )
+    shown = ", ".join(sorted(names)[:4]) or "no tensors"
+    known = "; ".join(layout.name for layout in LAYOUTS)
+    raise IntegrityError(
+        f"expected a CLIP text encoder in one of these layouts: {known}; found {shown}{', ...' * (len(names) > 4)}; "
+        "give a file with such an encoder"
+    )
+
+
+def _is_no_part(name: str) -> bool:
+    return name.endswith("position_ids") or name.startswith(_NO_PART)
+
+
+def _without_aliases(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors without their second names, which must mean the same bits."""
+    targets = {name: target for name in tensors if (target := _alias_of(name)) is not None}
+    wrong = sorted(
+        n for n, target in targets.items() if target not in tensors or not _same(tensors[n], tensors[target])
+    )
+    if wrong:
+        raise IntegrityError(
+            f"expected every tensor twice and both the same, found {len(wrong)} that differ or stand alone: "
+            + ", ".join(f"{name} (of {targets[name]})" for name in wrong)
+            + "; the file was edited or cut off: save it again from the trainer"
+        )
+    return {name: tensor for name, tensor in tensors.items() if name not in targets}
+
+
+def _alias_of(name: str) -> str | None:
+    for alias, stem in _ALIASES.items():
+        if name.startswith(alias):
+            return f"{AUTHORS.prefix}{PREFIX}{stem}{name.removeprefix(alias)}"
+    return None
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    if one.data_ptr() == other.data_ptr() and one.stride() == other.stride():
+        return True
+    # As bytes: a NaN is not equal to itself, and 0.0 is equal to -0.0.
+    return torch.equal(one.contiguous().reshape(-1).view(torch.uint8), other.contiguous().reshape(-1).view(torch.uint8))
+
+
+def write(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+    """Return a text encoder under another application's names; what :func:`read` reads back bit for bit.
+
+    Args:
+        tensors: ``text_model.*`` names to tensors of a whole text encoder.
+        layout: One of ``LAYOUTS``.
+    """
+    if layout.naming == "nested":
+        return {layout.prefix + name: tensor for name, tensor in tensors.items()}
+    flat = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
+    named = to_open_clip(flat) if layout.naming == "open_clip" else flat
+    return {layout.prefix + name: tensor for name, tensor in named.items()}

@@ -1,0 +1,79 @@
+"""From an adapter file as SPM's own code writes it to our artifact."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from robust_encoders.artifact import adapter_file
+from robust_encoders.artifact.base import Base
+from robust_encoders.artifact.forms import adapter_config
+from robust_encoders.artifact.manifest import Manifest
+from robust_encoders.concepts import Concept
+from robust_encoders.conversion.convert import NOT_STATED, Origin
+from robust_encoders.conversion.text_config import family_of
+from robust_encoders.errors import IntegrityError
+from robust_encoders.overlay import Overlay
+from robust_encoders.overlays.adapters import UNET_PREFIX
+
+
+def is_adapter_file(path: Path) -> bool:
+    """Return whether a file holds one-dimensional adapters, by its first keys alone."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file() or path.suffix != ".safetensors":
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            return any(key.endswith(".lora_down.weight") for key in file.keys())  # noqa: SIM118
+    except (SafetensorError, OSError):
+        return False
+
+
+def adapter_from_release(source: str | Path, pipe: Any, *, origin: Origin | None = None) -> Overlay:
+    """Return the artifact of an adapter file, in memory.
+
+    Args:
+        source: A ``.safetensors`` file of SPM's release layout.
+        pipe: The pipeline that it was trained on, nothing attached to it: its text encoder computes the gates, and the
+            file does not name it.
+        origin: What is known about it; the concept is by default the file's first prompt.
+
+    Raises:
+        IntegrityError: If the file is something else.
+        IncompatibleError: If it does not fit the pipeline.
+    """
+    path, origin = Path(source).expanduser(), origin or Origin()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise IntegrityError(f"expected an adapter file at {path}, cannot read it: {error}") from error
+    adapter = adapter_file.read(data)
+    unnamed = origin.concept.name == NOT_STATED
+    concept = Concept(name=adapter.prompts[0], kind=origin.concept.kind) if unnamed else origin.concept
+    prefixes = any(key.startswith(UNET_PREFIX) for key in adapter.tensors)
+    family = origin.family or family_of(pipe.text_encoder.config.to_dict())
+    manifest = Manifest(
+        concept=replace(concept, prompts=concept.prompts or tuple(dict.fromkeys(adapter.prompts))),
+        form="adapter",
+        component="unet" if prefixes else "text_encoder",
+        method={"name": "spm" if origin.method == NOT_STATED else origin.method},
+        base=Base.from_pipeline(pipe, family=family, ids=origin.base_ids, with_unet=True),
+        recipe={
+            "source": {
+                "file": path.name,
+                "sha256": hashlib.sha256(data).hexdigest(),
+                "layout": "spm",
+                "publisher": origin.publisher,
+                "revision": origin.revision,
+            }
+        },
+        versions={name: version(name) for name in ("torch", "transformers", "diffusers", "safetensors")},
+        license=origin.license,
+    )
+    overlay = Overlay(manifest, adapter.tensors, adapter_config(adapter))
+    overlay.check(pipe).raise_if_incompatible()
+    return overlay

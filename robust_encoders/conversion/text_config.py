@@ -1,0 +1,109 @@
+"""The configuration of a text encoder that somebody else published: read beside it, or known from its format."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from robust_encoders.clip.state_dict import PREFIX, architecture
+from robust_encoders.conversion.formats import (
+    A1111,
+    A1111_OLD,
+    A1111_SD2,
+    AUTHORS,
+    COMFYUI,
+    COMFYUI_SHORT,
+    COMFYUI_SINGLE,
+    Layout,
+    Reading,
+)
+from robust_encoders.errors import IntegrityError
+
+CONFIG_NAME = "config.json"
+_TOKENS = {"bos_token_id": 49406, "eos_token_id": 49407, "layer_norm_eps": 1e-5}
+_SHAPE = {"vocab_size": 49408, "max_position_embeddings": 77}
+_CLIP_L = {
+    **_SHAPE, **_TOKENS, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
+    "num_attention_heads": 12, "hidden_act": "quick_gelu",
+}  # fmt: skip
+# SD 2 conditions on the last but one of the 24 layers; transformers' encoder of SD 2 has the first 23.
+_SD2 = {
+    **_SHAPE, **_TOKENS, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23,
+    "num_attention_heads": 16, "hidden_act": "gelu",
+}  # fmt: skip
+# Formats that exist for one encoder only. Any other file may hold an encoder of the same shapes with another
+# activation (OpenAI's and LAION's ViT-L/14), so its configuration cannot be guessed.
+_KNOWN: Mapping[Layout, Mapping[str, Any]] = {
+    **dict.fromkeys((AUTHORS, A1111, A1111_OLD, COMFYUI, COMFYUI_SHORT, COMFYUI_SINGLE), _CLIP_L),
+    A1111_SD2: _SD2,
+}
+_FAMILIES = {(768, 12): "sd1", (1024, 23): "sd2"}
+_LAYER = re.compile(rf"{re.escape(PREFIX)}encoder\.layers\.(\d+)\.")
+
+
+def configuration(path: Path, given: Path | None, found: Reading) -> tuple[dict[str, Any], str]:
+    """Return the configuration of an encoder, and where it is from in words.
+
+    Args:
+        path: The file of weights.
+        given: Its ``config.json``; None for the one beside it, if there is one.
+        found: What the file holds.
+
+    Raises:
+        IntegrityError: If there is none and the format leaves open what it is, or if it is malformed.
+    """
+    beside = path.parent / CONFIG_NAME
+    if given is None and not found.layout.shared and beside.is_file():
+        given = beside
+    if given is not None:
+        return _read(given), f"{given.name} beside the file" if given == beside else f"{given.name}, as given"
+    known = _KNOWN.get(found.layout)
+    table = found.tensors.get(f"{PREFIX}embeddings.token_embedding.weight")
+    if known is None or table is None or tuple(table.shape) != (known["vocab_size"], known["hidden_size"]):
+        raise IntegrityError(
+            f"expected a {CONFIG_NAME} beside {path}, found none that belongs to it, and heads and activation "
+            "cannot be read off the shapes of the tensors; put it there, or pass it: "
+            "`robust-encoders convert --config FILE`"
+        )
+    return dict(known), f"known of the format ({found.layout.name})"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise IntegrityError(f"expected JSON in {path}, cannot read it: {error}; give another file") from error
+    if isinstance(data, dict) and isinstance(data.get("text_config"), dict):
+        data = data["text_config"]  # of a whole CLIP model
+    return architecture(data if isinstance(data, dict) else {})
+
+
+def family_of(config: Mapping[str, Any]) -> str:
+    """Return the line of bases that use text encoders of this size, ``"not stated"`` if none is known.
+
+    Args:
+        config: Of the text encoder.
+    """
+    return _FAMILIES.get((config["hidden_size"], config["num_hidden_layers"]), "not stated")
+
+
+def without_last_layer(found: Reading, config: Mapping[str, Any]) -> tuple[dict[str, Tensor], bool]:
+    """Return the tensors without the last layer, and true, if the configuration does without it as in SD 2.
+
+    Only open_clip's files hold a layer that no pipeline computes; anywhere else one layer too many is an error.
+
+    Args:
+        found: What the file holds.
+        config: Of the text encoder.
+    """
+    layers = {int(match[1]) for name in found.tensors if (match := _LAYER.match(name))}
+    last = config["num_hidden_layers"]
+    if found.layout.naming != "open_clip" or layers != set(range(last + 1)):
+        return found.tensors, False
+    prefix = f"{PREFIX}encoder.layers.{last}."
+    return {name: tensor for name, tensor in found.tensors.items() if not name.startswith(prefix)}, True

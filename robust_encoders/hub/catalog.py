@@ -1,0 +1,256 @@
+"""The encoders that have a short name: where they are, what they were made for, how they are pinned."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from robust_encoders.concepts import Concept, ConceptKind
+from robust_encoders.errors import ConversionNeededError
+
+logger = logging.getLogger(__name__)
+EMBEDDED = "shapes/"
+_SD14_IDS = (
+    "CompVis/stable-diffusion-v1-4",
+    "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "runwayml/stable-diffusion-v1-5",
+)
+_ADVUNLEARN = "OPTML-Group/AdvUnlearn"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatalogEntry:
+    """One named encoder.
+
+    Args:
+        name: Short name for ``RobustEncoder.from_pretrained``.
+        concept: What it erases.
+        kind: Of that concept; ``"none"`` for a control, from which nothing was erased.
+        method: How it was made.
+        base: What it was made from, in words.
+        base_ids: Hub ids that share the base's text encoder.
+        license: Of the weights.
+        terms: What a user of them must know about that licence, in a word or two.
+        note: The same in a sentence: where the licence was read, or what contradicts it.
+        repo: On the Hub; empty for encoders inside the package.
+        subfolder: Inside the repository.
+        revision: Commit of the repository; empty where nobody has taken it yet.
+        sha256: File name to hash; empty where nobody has taken them yet.
+        sizes: File name to size in bytes, where known.
+        format: ``"safetensors"``; ``"pickle"`` for ``pytorch_model.bin``, converted on first use; ``"foreign"``
+            for weights that this version does not fetch by itself.
+        how: What to do instead, where the format is foreign.
+    """
+
+    name: str
+    concept: str
+    kind: ConceptKind | Literal["none"]
+    method: str
+    base: str
+    base_ids: tuple[str, ...] = ()
+    license: str = ""
+    terms: str = ""
+    note: str = ""
+    repo: str = ""
+    subfolder: str = ""
+    revision: str = ""
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    format: Literal["safetensors", "pickle", "foreign"] = "safetensors"
+    how: str = ""
+
+    def erased(self) -> Concept:
+        """Return what it erases, as far as the catalog knows.
+
+        Raises:
+            ValueError: If it is a control, from which nothing was erased.
+        """
+        if self.kind == "none":
+            raise ValueError(
+                f"expected an encoder that erases a concept, found the control {self.name!r}; attach nothing"
+            )
+        return Concept(name=self.concept, kind=self.kind)
+
+    @property
+    def embedded(self) -> bool:
+        """Whether it comes with the package."""
+        return not self.repo
+
+    @property
+    def pin(self) -> str:
+        """``"embedded"``, ``"unpinned"``, or the commit it is pinned to."""
+        if self.embedded:
+            return "embedded"
+        return self.revision if self.revision and self.sha256 else "unpinned"
+
+    @property
+    def licence(self) -> str:
+        """The licence, and what is special about it."""
+        return f"{self.license} ({self.terms})" if self.terms else self.license
+
+
+def _shapes(concept: str, kind: ConceptKind, method: str = "") -> CatalogEntry:
+    """Return the whole encoder, by AdvUnlearn, or the adapter or projection that another method made."""
+    return CatalogEntry(
+        name=f"{EMBEDDED}{concept}-{method}" if method else f"{EMBEDDED}{concept}",
+        concept=concept,
+        kind=kind,
+        method=method or "advunlearn",
+        base="the embedded shapes base",
+        license="apache-2.0",
+    )
+
+
+def _advunlearn(name: str, concept: str, kind: ConceptKind) -> CatalogEntry:
+    return CatalogEntry(
+        name=name,
+        concept=concept,
+        kind=kind,
+        method="advunlearn",
+        base="Stable Diffusion 1.4",
+        base_ids=_SD14_IDS,
+        license="cc-by-4.0",
+        repo=_ADVUNLEARN,
+        subfolder=f"{name}_unlearned",
+        sizes={"pytorch_model.bin": 492_314_807},
+        format="pickle",
+    )
+
+
+_CLIP_L = "CLIP ViT-L/14, as in Stable Diffusion 1.x"
+_NOT_ERASED = "nothing: a control"
+
+
+def _foreign(
+    name: str, repo: str, method: str, base: str, license: str, *, how: str, terms: str = "", note: str = ""
+) -> CatalogEntry:
+    return CatalogEntry(
+        name=name,
+        concept="unsafe content",
+        kind="content",
+        method=method,
+        base=base,
+        license=license,
+        terms=terms,
+        note=note,
+        repo=repo,
+        format="foreign",
+        how=how,
+    )
+
+
+def _control(entry: CatalogEntry) -> CatalogEntry:
+    return replace(entry, concept=_NOT_ERASED, kind="none")
+
+
+def _by_transformers(repo: str) -> str:
+    return (
+        f'load its text tower with transformers.CLIPTextModel.from_pretrained("{repo}", use_safetensors=True) and pass '
+        "it as text_encoder= to the pipeline; if that finds only a pickle there, download it with its config.json and "
+        "give both to `robust-encoders convert`; without that none of our checks apply to it"
+    )
+
+
+def _by_file(name: str) -> str:
+    return (
+        f"its text encoder alone is the file {name}: download it, load it as its card says, and pass it as "
+        "text_encoder= to the pipeline; none of our checks apply to it"
+    )
+
+
+_NC = "non-commercial"
+_SAFE_CLIP_NOTE = "read on the card of aimagelab/safeclip_vit-h_14; that of this repository was not read"
+_SAGE_NOTE = (
+    "the licences contradict each other: MIT on the Hub, CC BY-NC 4.0 where its code is published, which calls itself "
+    "derived from DES, also CC BY-NC 4.0; take it as non-commercial until its authors settle it"
+)
+_SAFE_CLIP_L, _SAFE_CLIP_H, _SAFE_CLIP_SD20 = (
+    "aimagelab/safeclip_vit-l_14",
+    "aimagelab/safeclip_vit-h_14",
+    "aimagelab/safeclip_sd_20",
+)
+_SAFER_CLIP = "Adeely93/SafeR_CLIP"
+_LEAF = "LEAF-CLIP/CLIP-ViT-L-rho50-k1-constrained-FARE2"
+_OTHERS = (
+    _foreign("safe-clip", _SAFE_CLIP_L, "safe-clip", _CLIP_L, "cc-by-nc-4.0", terms=_NC, note=_SAFE_CLIP_NOTE,
+             how=_by_transformers(_SAFE_CLIP_L)),
+    _foreign("safe-clip-h", _SAFE_CLIP_H, "safe-clip", "OpenCLIP ViT-H/14, as in Stable Diffusion 2.x",
+             "cc-by-nc-4.0", terms=_NC, how=_by_transformers(_SAFE_CLIP_H)),
+    _foreign("safe-clip-sd20", _SAFE_CLIP_SD20, "safe-clip", "Stable Diffusion 2.0", "cc-by-nc-4.0", terms=_NC,
+             note=_SAFE_CLIP_NOTE, how=_by_transformers(_SAFE_CLIP_SD20)),
+    _foreign("safer-clip", _SAFER_CLIP, "safer-clip", _CLIP_L, "cc-by-nc-4.0", terms=_NC,
+             how=_by_transformers(_SAFER_CLIP)),
+    _foreign("sage", "Adeely93/SAGE", "sage", "Stable Diffusion 1.4", "cc-by-nc-4.0",
+             terms=f"{_NC}, contradictory", note=_SAGE_NOTE,
+             how="its only file, SAGE.pt, is a pickle with a training state, which this version does not read; ask "
+             "its authors for safetensors of a whole text encoder"),
+    _control(_foreign("leaf", _LEAF, "leaf", _CLIP_L, "mit", how=_by_transformers(_LEAF))),
+    _control(_foreign("clip-gmp", "zer0int/CLIP-GmP-ViT-L-14", "clip-gmp", _CLIP_L, "mit",
+                      how=_by_file("ViT-L-14-BEST-smooth-GmP-TE-only-HF-format.safetensors"))),
+    _control(_foreign("clip-sae", "zer0int/CLIP-SAE-ViT-L-14", "clip-sae", _CLIP_L, "mit",
+                      how=_by_file("ViT-L-14-GmP-SAE-TE-only.safetensors"))),
+)  # fmt: skip
+
+_SHAPES: Mapping[str, ConceptKind] = {"circle": "object", "striped": "style", "red": "attribute"}
+
+CATALOG: Mapping[str, CatalogEntry] = {
+    entry.name: entry
+    for entry in (
+        *(_shapes(concept, kind) for concept, kind in _SHAPES.items()),
+        *(_shapes(concept, kind, method) for concept, kind in _SHAPES.items() for method in ("spm", "rece")),
+        _advunlearn("nudity", "nudity", "content"),
+        _advunlearn("vangogh", "Van Gogh", "style"),
+        _advunlearn("church", "church", "object"),
+        _advunlearn("garbage_truck", "garbage truck", "object"),
+        _advunlearn("parachute", "parachute", "object"),
+        _advunlearn("tench", "tench", "object"),
+        *_OTHERS,
+    )
+}
+
+
+def entry_at(repo: str, subfolder: str) -> CatalogEntry | None:
+    """Return the entry whose weights lie in ``subfolder`` of ``repo``, or None."""
+    found = (e for e in CATALOG.values() if not e.embedded and (e.repo, e.subfolder) == (repo, subfolder.strip("/")))
+    return next(found, None)
+
+
+def announce(name_or_path: str | Path, subfolder: str) -> None:
+    """Log the licence of what is about to be loaded, if it is in the catalog; refuse what no part of us can read.
+
+    Args:
+        name_or_path: As :meth:`robust_encoders.RobustEncoder.from_pretrained` takes it.
+        subfolder: Of the repository.
+
+    Raises:
+        ConversionNeededError: If the weights are there, but in a layout that this version does not read.
+    """
+    name = os.fspath(name_or_path)
+    entry = None if isinstance(name_or_path, Path) else CATALOG.get(name)
+    if entry is None and not Path(name).is_dir():
+        entry = entry_at(name, subfolder)
+    if entry is None:
+        return
+    licence = f"licence {entry.licence}" + (f"; {entry.note}" if entry.note else "")
+    if entry.format == "foreign":
+        raise ConversionNeededError(
+            f"expected a robust_encoders artifact, found weights of another layout: {entry.name!r} is published in "
+            f"{entry.repo}, {licence}. Instead: {entry.how}"
+        )
+    logger.log(logging.WARNING if entry.terms else logging.INFO, "%s: %s", entry.name, licence)
+
+
+def did_you_mean(name: str) -> str:
+    """Return `` Did you mean ...?`` with the closest names, or a list of all of them where none is close."""
+    by_end = {known.removeprefix(EMBEDDED): known for known in CATALOG}
+    close = difflib.get_close_matches(name, list(CATALOG)) or [
+        by_end[end] for end in difflib.get_close_matches(name.rpartition("/")[2], list(by_end))
+    ]
+    if close:
+        return f"Did you mean {' or '.join(repr(c) for c in close)}?"
+    return f"Known names: {', '.join(CATALOG)}."

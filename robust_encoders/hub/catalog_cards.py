@@ -1,0 +1,85 @@
+"""One model card for every encoder of the catalog: ``robust-encoders cards OUT``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robust_encoders.artifact.manifest import Manifest
+from robust_encoders.artifact.model_card import LIBRARY, STORED, card, citation, licence_data, rendered, tags
+from robust_encoders.hub.catalog import CATALOG, EMBEDDED, CatalogEntry
+from robust_encoders.hub.embedded import shapes_folder
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCardData
+
+
+def catalog_cards() -> dict[str, str]:
+    """Return file name to text of every card.
+
+    Raises:
+        ManifestError: If an embedded encoder is not installed: its numbers come from its manifest.
+    """
+    return {f"{entry.name.replace('/', '-')}.md": _card(entry) for entry in CATALOG.values()}
+
+
+def write_cards(folder: Path) -> list[Path]:
+    """Write every card into a folder, made if need be, and return their paths.
+
+    Raises:
+        ManifestError: If an embedded encoder is not installed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {folder / name: text for name, text in catalog_cards().items()}
+    for path, text in texts.items():
+        path.write_text(text, encoding="utf-8")
+    return list(texts)
+
+
+def _card(entry: CatalogEntry) -> str:
+    if entry.embedded:
+        folder = shapes_folder() / "encoders" / entry.name.removeprefix(EMBEDDED)
+        return card(Manifest.read(folder), reference=entry.name)
+    return rendered(_data(entry), _words(entry))
+
+
+def _data(entry: CatalogEntry) -> ModelCardData:
+    from huggingface_hub import ModelCardData
+
+    return ModelCardData(
+        library_name=LIBRARY,
+        base_model=entry.base_ids[0] if entry.base_ids else None,
+        base_model_relation="finetune" if entry.base_ids else None,
+        pipeline_tag="text-to-image",
+        tags=[tag for tag in tags(entry.method, erased=entry.kind != "none") if tag != "safetensors"],
+        **licence_data(entry.license),
+    )
+
+
+def _words(entry: CatalogEntry) -> Mapping[str, Any]:
+    place = f"{entry.repo}, subfolder {entry.subfolder}" if entry.subfolder else entry.repo
+    erased = "nothing was erased: a control" if entry.kind == "none" else f"**{entry.concept}** was erased"
+    return {
+        "title": entry.name if entry.name == entry.method else f"{entry.name}, by {entry.method}",
+        "summary": f"A text encoder for {entry.base}, from which {erased}. Its authors made it with {entry.method} and "
+        f"published it in {place}; it is not ours.",
+        "reference": entry.name,
+        "instead": _sentence(entry.how),
+        "stored": STORED["weights"],
+        "results": "Nothing was measured by this package yet.",
+        "limits": _limits(entry),
+        "recipe": f"By its authors; this package has no record of it beyond the method, {entry.method}.",
+        "licence": ". ".join(filter(None, (f"Weights: {entry.licence}", _sentence(entry.note)))) + ".",
+        "citation": citation(entry.method),
+    }
+
+
+def _limits(entry: CatalogEntry) -> list[str]:
+    unpinned = "Unpinned: nobody has recorded a revision or a hash of these files, so nothing proves what you get."
+    pickle = "Its authors publish a pickle, which can run code when loaded."
+    return [unpinned] * (entry.pin == "unpinned") + [pickle] * (entry.format == "pickle")
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]

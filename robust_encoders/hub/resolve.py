@@ -1,0 +1,92 @@
+"""From a name to the folder of an artifact: package, catalog, folder, Hub, in that order."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+from robust_encoders.errors import AssetsMissingError, CompatibilityWarning, UnknownNameError
+from robust_encoders.hub.catalog import CATALOG, EMBEDDED, CatalogEntry, did_you_mean, entry_at
+from robust_encoders.hub.embedded import shapes_folder
+
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+class Place(NamedTuple):
+    """Where an artifact is: a local folder, or a repository on the Hub."""
+
+    folder: Path | None
+    repo: str = ""
+    subfolder: str = ""
+    revision: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Name of the place among the pins."""
+        return str(self.folder.resolve()) if self.folder else f"{self.repo}/{self.subfolder}".strip("/")
+
+    @property
+    def entry(self) -> CatalogEntry | None:
+        """Of the catalog, if what lies here has one."""
+        return entry_at(self.repo, self.subfolder) if self.repo else None
+
+
+def resolve(name_or_path: str | Path, *, subfolder: str, revision: str | None) -> Place:
+    """Return where the artifact of that name is; nothing is fetched.
+
+    A ``Path``, and a string that starts with ``.``, ``~`` or ``/``, is always a folder.
+
+    Args:
+        name_or_path: The name or the folder.
+        subfolder: Of the folder or repository.
+        revision: Of the repository.
+
+    Raises:
+        UnknownNameError: If nothing has that name.
+        AssetsMissingError: If an embedded encoder is not in the installed package.
+    """
+    name = os.fspath(name_or_path)
+    if not isinstance(name_or_path, Path) and not name.startswith((".", "~", os.sep)):
+        if name.startswith(EMBEDDED):
+            return Place(_embedded(name) / subfolder)
+        if name in CATALOG:
+            return _catalogued(CATALOG[name], revision)
+    folder = Path(name).expanduser()
+    if name and folder.is_dir():
+        return Place(folder / subfolder)
+    if not _REPOSITORY.fullmatch(name) or isinstance(name_or_path, Path) or name.startswith("."):
+        raise UnknownNameError(
+            f"expected an encoder's name, an existing folder or a repository as org/name, found {name!r}. "
+            f"{did_you_mean(name)}"
+        )
+    return Place(None, name, subfolder, revision)
+
+
+def _embedded(name: str) -> Path:
+    encoders = shapes_folder() / "encoders"
+    there = sorted(f"{EMBEDDED}{path.name}" for path in encoders.glob("*") if path.is_dir())
+    if name in there:
+        return encoders / name.removeprefix(EMBEDDED)
+    if name in CATALOG:
+        raise AssetsMissingError(
+            f"expected {name} inside the package, in {encoders}, found {', '.join(there) or 'no encoders'} there; "
+            "reinstall robust-encoders from a wheel"
+        )
+    raise UnknownNameError(
+        f"expected an embedded encoder ({', '.join(there) or 'none are installed'}), found {name!r}. "
+        f"{did_you_mean(name)}"
+    )
+
+
+def _catalogued(entry: CatalogEntry, revision: str | None) -> Place:
+    if Path(entry.name).exists():
+        warnings.warn(
+            f"{entry.name!r} names both an encoder of the catalog and a folder here; the catalog is used. "
+            f"Write './{entry.name}' for the folder.",
+            CompatibilityWarning,
+            stacklevel=5,
+        )
+    return Place(None, entry.repo, entry.subfolder, revision or entry.revision or None)

@@ -1,0 +1,1 @@
+"""Adapters and projections: what they compute and how they are stored."""

@@ -1,0 +1,1 @@
+"""What attaching changes in a pipeline, and how it is undone."""

@@ -1,0 +1,129 @@
+"""Tokens that textual inversion added to a pipeline: which they are, and how their vectors follow into an encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robust_encoders.clip.state_dict import PREFIX, nested_state, unwrapped
+
+EMBEDDING = f"{PREFIX}embeddings.token_embedding.weight"
+
+
+def learned_tokens(tokenizer: Any, vocabulary: int) -> tuple[str, ...]:
+    """Return the tokens beyond a vocabulary, by their ids, if all of them were added; none otherwise.
+
+    Args:
+        tokenizer: A transformers tokenizer, or None.
+        vocabulary: Number of token embeddings before any were added.
+    """
+    if tokenizer is None:
+        return ()
+    beyond = {index: token for token, index in tokenizer.get_vocab().items() if index >= vocabulary}
+    added = set(tokenizer.get_added_vocab()) - set(tokenizer.all_special_tokens)
+    return tuple(beyond[index] for index in sorted(beyond)) if added.issuperset(beyond.values()) else ()
+
+
+def added_tokens(tokenizer: Any) -> tuple[str, ...]:
+    """Return the tokens that were added to a tokenizer and are not special ones, by their ids.
+
+    Args:
+        tokenizer: A transformers tokenizer, or None.
+    """
+    if tokenizer is None:
+        return ()
+    added, special = tokenizer.get_added_vocab(), set(tokenizer.all_special_tokens)
+    return tuple(sorted((token for token in added if token not in special), key=added.__getitem__))
+
+
+def unknown_tokens(tokenizer: Any, current: nn.Module, coming: Any, vocabulary: int) -> tuple[str, ...]:
+    """Return the learned tokens that the next encoder has no vector for, or another one than this encoder has.
+
+    Args:
+        tokenizer: Of the pipeline.
+        current: The encoder that goes.
+        coming: The one that takes its place; None for nothing.
+        vocabulary: Number of token embeddings that ``current`` came with.
+    """
+    tokens = learned_tokens(tokenizer, vocabulary)
+    if not tokens or coming is None:
+        return tokens
+    ids = tokenizer.get_vocab()
+    here, there = (nested_state(module)[EMBEDDING].detach().cpu().float() for module in (current, coming))
+    return tuple(token for token in tokens if not _same_row(here, there, ids[token]))
+
+
+def _same_row(here: Tensor, there: Tensor, index: int) -> bool:
+    if index >= min(len(here), len(there)):
+        return False
+    # The pipeline may have been cast since one was copied from the other.
+    return torch.allclose(here[index], there[index], rtol=2.0**-6, atol=1e-6)
+
+
+def highest_id(tokenizer: Any) -> int:
+    """Return the highest id that a tokenizer can give."""
+    return max(int(index) for index in tokenizer.get_vocab().values())
+
+
+def rows_of(module: Any) -> int | None:
+    """Return how many token embeddings a text encoder has; None where that cannot be told.
+
+    The configuration may say otherwise: unloading a textual inversion does not correct it.
+
+    Args:
+        module: A text encoder, perhaps compiled or offloaded; or None.
+    """
+    find: Callable[[], Any] = getattr(unwrapped(module), "get_input_embeddings", lambda: None)
+    try:
+        weight = getattr(find(), "weight", None)
+    except NotImplementedError:  # what transformers raises for a kind of encoder that has none
+        return None
+    return None if weight is None else int(weight.shape[0])
+
+
+def carried_rows(tokenizer: Any, module: Any, vocabulary: int) -> int:
+    """Return how many learned vectors an encoder with ``vocabulary`` tokens would have to take over.
+
+    Args:
+        tokenizer: Of the pipeline.
+        module: The text encoder in the pipeline, whose vectors they are.
+        vocabulary: Number of the newcomer's token embeddings.
+    """
+    if not learned_tokens(tokenizer, vocabulary):
+        return 0
+    needed = highest_id(tokenizer) + 1
+    return needed - vocabulary if (rows_of(module) or 0) >= needed else 0
+
+
+def first_rows(state: Mapping[str, Tensor], vocabulary: int) -> dict[str, Tensor]:
+    """Return a text encoder's state without the token embeddings beyond a vocabulary.
+
+    Args:
+        state: ``text_model.*`` names to tensors.
+        vocabulary: Number of token embeddings to keep.
+    """
+    kept = {EMBEDDING: state[EMBEDDING][:vocabulary]} if EMBEDDING in state else {}
+    return {**state, **kept}
+
+
+def carry_over(module: Any, old: nn.Module, tokenizer: Any) -> None:
+    """Append the vectors of learned tokens to a newcomer's token embeddings; nothing happens if there are none.
+
+    The newcomer's own vectors are copied, so that nobody else who shares them gets longer embeddings.
+
+    Args:
+        module: The newcomer, a ``CLIPTextModel``.
+        old: The text encoder that it replaces.
+        tokenizer: Of the pipeline.
+    """
+    embedding = module.get_input_embeddings()
+    vocabulary = embedding.weight.shape[0]
+    if (n := carried_rows(tokenizer, old, vocabulary)) == 0:
+        return
+    learned = nested_state(old)[EMBEDDING][vocabulary : vocabulary + n].detach()  # (n, D)
+    together = torch.cat([embedding.weight.detach(), learned.to(embedding.weight)])  # (V + n, D)
+    module.set_input_embeddings(nn.Embedding(together.shape[0], together.shape[1], _weight=together))
+    module.config.vocab_size = vocabulary + n

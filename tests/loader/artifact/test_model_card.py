@@ -1,0 +1,198 @@
+"""Model cards say what the manifest says, and leave their owner's words alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from robust_encoders import CardError, Concept, Manifest, RobustEncoder
+from robust_encoders.artifact.model_card import BEGIN, CARD_NAME, END, PAPERS, card
+
+MEASURED = {
+    "metric": "asr_any",
+    "value": 0.25,
+    "n": 8,
+    "interval": [0.07, 0.59],
+    "detector": "a-judge",
+    "prompt_set": "a-set",
+    "settings": {"attack": {"label": "an-attack"}},
+    "origin": "measured",
+}
+REPORTED = {"metric": "pre_asr", "value": 0.5, "n": 100, "prompt_set": "b-set", "origin": "reported"}
+OWN = "---\nlicense: mit\nlanguage: en\ntags:\n- mine\nmodel-index:\n- name: theirs\n  results: []\n---\n\n# My words\n"
+
+
+@pytest.fixture
+def manifest(tiny_encoder: RobustEncoder) -> Manifest:
+    return replace(tiny_encoder.manifest, method={"name": "advunlearn"}, results=(MEASURED, REPORTED))
+
+
+def metadata(text: str) -> dict[str, Any]:
+    data: dict[str, Any] = yaml.safe_load(text.split("---")[1])
+    return data
+
+
+def test_the_metadata_is_what_the_hub_searches_by(manifest: Manifest) -> None:
+    data = metadata(card(manifest, reference="o/r"))
+    expected = {
+        "library_name": "robust-encoders",
+        "base_model": "org/tiny",
+        "base_model_relation": "finetune",
+        "license": "apache-2.0",
+        "pipeline_tag": "text-to-image",
+    }
+    assert {key: data[key] for key in expected} == expected
+    assert {"diffusers", "text-encoder", "concept-erasure", "advunlearn", "arxiv:2405.15234"} <= set(data["tags"])
+
+
+def test_results_measured_and_reported_are_apart(manifest: Manifest) -> None:
+    text = card(manifest, reference="o/r")
+    (entry,) = metadata(text)["model-index"]
+    found = {part["dataset"]["config"]: part for part in entry["results"]}
+    assert set(found) == {"measured", "reported"}
+    (measured,), (reported,) = found["measured"]["metrics"], found["reported"]["metrics"]
+    assert (measured["type"], measured["value"], measured["args"]["n"]) == ("asr_any", 0.25, 8)
+    assert measured["name"] == "asr_any an-attack (measured)"
+    assert (reported["type"], reported["value"]) == ("pre_asr", 0.5)
+    own, others = text.split("Reported by others")
+    assert "| asr_any | an-attack |  | a-set | 0.250 | 0.070 to 0.590 | 8 | a-judge | measured |" in own
+    assert "| pre_asr |" not in own
+    assert "| pre_asr |  |  | b-set | 0.500 |  | 100 |  | reported |" in others
+
+
+def test_worst_cases_come_first_with_their_tier_and_what_is_beside_them_stays_in_the_manifest(
+    manifest: Manifest,
+) -> None:
+    others = ({**MEASURED, "metric": name} for name in ("asr_last", "asr_gained", "judge_shape"))
+    worst = {**MEASURED, "metric": "worst_case", "tier": "T0-T3", "settings": {"attack": {"label": "worst_case"}}}
+    text = card(replace(manifest, results=(MEASURED, *others, worst)), reference="o/r")
+    assert "| worst_case | worst_case | T0-T3 | a-set |" in text
+    assert text.index("| worst_case |") < text.index("| asr_any |")
+    assert not any(f"| {name} |" in text for name in ("asr_last", "asr_gained", "judge_shape"))
+
+
+def test_what_the_checks_tell_against_a_number_stands_below_the_table(manifest: Manifest) -> None:
+    doubted = {**MEASURED, "settings": {"attack": {"label": "weak", "tier": "T3"}, "doubts": ["weak | is too weak"]}}
+    text = card(replace(manifest, results=(doubted, doubted)), reference="o/r")
+    assert "Checks on the attacks tell against these numbers:\n\n- weak \\| is too weak\n" in text
+    assert text.count("is too weak") == 1
+    assert "tell against" not in card(manifest, reference="o/r")
+
+
+def test_a_card_reads_back_as_it_was_written(manifest: Manifest) -> None:
+    text = card(manifest, reference="o/r")
+    assert str(ModelCard(text)) == text
+    assert 'from_pretrained("o/r")' in text
+    assert "{{" not in text
+
+
+def test_nothing_is_claimed_that_the_manifest_does_not_say(manifest: Manifest) -> None:
+    bare = replace(manifest, results=(), license="", method={"name": "own"}, base=replace(manifest.base, ids=()))
+    text = card(bare, reference="o/r")
+    data = metadata(text)
+    assert data.keys() == {"library_name", "pipeline_tag", "tags"}
+    assert not [tag for tag in data["tags"] if tag.startswith("arxiv")]
+    assert "Nothing was measured by this package yet." in text
+    assert "Not stated: ask the publisher." in text
+
+
+def test_a_licence_that_the_hub_does_not_know_is_named(manifest: Manifest) -> None:
+    data = metadata(card(replace(manifest, license="a-licence"), reference="o/r"))
+    assert (data["license"], data["license_name"]) == ("other", "a-licence")
+
+
+def test_shapes_numbers_are_not_presented_as_stable_diffusions(manifest: Manifest) -> None:
+    small = replace(manifest, base=replace(manifest.base, family="shapes"))
+    assert "none of its numbers is a Stable Diffusion number" in card(small, reference="o/r")
+    assert "none of its numbers" not in card(manifest, reference="o/r")
+
+
+@pytest.mark.parametrize("result", [{}, {"metric": "a"}, {"value": 1}, {"metric": "a", "value": "b", "settings": 3}])
+def test_results_of_another_shape_make_a_card_all_the_same(manifest: Manifest, result: dict[str, Any]) -> None:
+    text = card(replace(manifest, results=(result,)), reference="o/r")
+    assert "model-index" not in metadata(text)
+    assert "Reported by others" in text
+
+
+def test_the_owners_words_and_metadata_stay(manifest: Manifest) -> None:
+    text = card(manifest, reference="o/r", existing=OWN)
+    data = metadata(text)
+    assert data["language"] == "en"
+    assert data["tags"][0] == "mine"
+    assert data["license"] == "apache-2.0"
+    assert [entry["name"] for entry in data["model-index"]] == ["theirs", "robust-encoders: circle by advunlearn"]
+    assert text.index("# My words") < text.index(BEGIN)
+
+
+def test_merging_twice_changes_nothing(manifest: Manifest) -> None:
+    once = card(manifest, reference="o/r", existing=OWN)
+    assert card(manifest, reference="o/r", existing=once) == once
+
+
+def test_our_part_is_written_anew_and_only_ours(manifest: Manifest) -> None:
+    first = card(manifest, reference="o/r").replace(BEGIN, f"before\n{BEGIN}") + "\nafter\n"
+    other = replace(manifest, concept=Concept(name="star", kind="object"), results=())
+    text = card(other, reference="o/r", existing=first)
+    assert text.index("before") < text.index(BEGIN) < text.index("**star**") < text.index(END) < text.index("after")
+    assert "circle" not in text
+    assert "0.250" not in text
+    assert "model-index" not in metadata(text)
+
+
+def test_a_begin_that_lost_its_end_swallows_nothing(manifest: Manifest) -> None:
+    broken = card(manifest, reference="o/r").replace(END, "kept")
+    text = card(manifest, reference="o/r", existing=broken)
+    again = card(manifest, reference="o/r", existing=text)
+    assert "kept" in again
+    assert again == text
+
+
+def test_line_ends_of_the_owner_do_not_matter(manifest: Manifest) -> None:
+    text = card(manifest, reference="o/r", existing=OWN.replace("\n", "\r\n"))
+    assert metadata(text)["language"] == "en"
+    assert "# My words" in text
+
+
+@pytest.mark.parametrize("damaged", ["---\na: [\n---\ntext", "---\n- a\n- b\n---\ntext"])
+def test_metadata_that_cannot_be_read_is_refused(manifest: Manifest, damaged: str) -> None:
+    with pytest.raises(CardError, match=r"expected a model card with readable YAML.*found.*correct or remove"):
+        card(manifest, reference="o/r", existing=damaged)
+
+
+def test_a_concept_can_neither_close_our_part_nor_break_a_table(manifest: Manifest) -> None:
+    odd = replace(manifest, concept=replace(manifest.concept, name=f"a\n{END}|b"))
+    text = card(odd, reference="o/r")
+    assert ModelCard(text).text.count(END) == 1
+    assert card(odd, reference="o/r", existing=text) == text
+
+
+def test_saving_writes_a_card_and_keeps_what_its_owner_added(tiny_encoder: RobustEncoder, tmp_path: Path) -> None:
+    place = tmp_path / "artifact" / CARD_NAME
+    tiny_encoder.save_pretrained(tmp_path / "artifact")
+    place.write_text(place.read_text() + "\nmy words\n")
+    tiny_encoder.save_pretrained(tmp_path / "artifact")
+    assert "my words" in place.read_text()
+    assert RobustEncoder.from_pretrained(tmp_path / "artifact").manifest == tiny_encoder.manifest
+
+
+@pytest.mark.parametrize("damaged", [b"---\na: [\n---\n", b"\xff\xfe"])
+def test_a_card_that_cannot_be_merged_leaves_the_artifact_as_it_was(
+    tiny_encoder: RobustEncoder, make_encoder: Callable[..., RobustEncoder], tiny_pipe: Any, tmp_path: Path,
+    damaged: bytes,
+) -> None:  # fmt: skip
+    tiny_encoder.save_pretrained(tmp_path / "artifact")
+    (tmp_path / "artifact" / CARD_NAME).write_bytes(damaged)
+    with pytest.raises(CardError):
+        make_encoder(tiny_pipe, seed=2).save_pretrained(tmp_path / "artifact")
+    assert RobustEncoder.from_pretrained(tmp_path / "artifact").content_sha256 == tiny_encoder.content_sha256
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_every_paper_has_an_arxiv_id() -> None:
+    assert all(paper.arxiv.partition(".")[0].isdigit() and paper.citation for paper in PAPERS.values())

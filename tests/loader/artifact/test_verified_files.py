@@ -1,0 +1,216 @@
+"""A file is verified once; whatever could be another file is verified again."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from robust_encoders import FileRecord, IntegrityError, RobustEncoder
+from robust_encoders.artifact import storage
+from robust_encoders.artifact.verified_files import YOUNGEST_NS, remember, remembered
+from robust_encoders.conversion.convert import file_record
+from robust_encoders.hub.pins import Pin, write_pin
+from robust_encoders.utils.home import home
+
+Counted = list[str]
+TICK = 0.05  # more than the step of a file system's clock
+
+
+@pytest.fixture
+def old_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every file be as old as if it had been written a minute ago."""
+    now = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: now() + 60 * 10**9)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "file").write_bytes(b"one")
+    return tmp_path / "file"
+
+
+def noted(path: Path) -> FileRecord:
+    record = replace(file_record(path), content_sha256="0" * 64)
+    remember(path, record, path.stat())
+    return record
+
+
+def test_a_verified_file_is_known_again(file: Path, old_enough: None) -> None:
+    assert not remembered(file, file_record(file))
+    record = noted(file)
+    assert remembered(file, record)
+    assert not remembered(file, replace(record, sha256="1" * 64))
+    assert not remembered(file, replace(record, content_sha256="1" * 64))
+
+
+def test_a_young_file_is_not_remembered(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    newest = max(file.stat().st_mtime_ns, file.stat().st_ctime_ns)
+    monkeypatch.setattr(time, "time_ns", lambda: newest + YOUNGEST_NS - 1)
+    assert not remembered(file, noted(file))
+    monkeypatch.setattr(time, "time_ns", lambda: newest + YOUNGEST_NS)
+    assert remembered(file, noted(file))
+
+
+def test_a_file_from_the_future_is_not_remembered(file: Path, old_enough: None) -> None:
+    os.utime(file, (time.time() + 3600, time.time() + 3600))
+    assert not remembered(file, noted(file))
+
+
+def test_a_file_of_the_same_size_and_time_is_another_one(file: Path, old_enough: None) -> None:
+    record, state = noted(file), file.stat()
+    time.sleep(TICK)
+    file.write_bytes(b"two")
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert not remembered(file, record), "the change time tells"
+    other = file.with_name("other")
+    other.write_bytes(b"one")
+    os.utime(other, ns=(state.st_atime_ns, state.st_mtime_ns))
+    other.replace(file)
+    assert not remembered(file, record), "the inode tells"
+
+
+def test_a_file_that_changed_while_it_was_verified_is_not_remembered(file: Path, old_enough: None) -> None:
+    before = file.stat()
+    time.sleep(TICK)
+    file.write_bytes(b"more")
+    remember(file, file_record(file), before)
+    assert not remembered(file, file_record(file))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 10**5])
+def test_a_note_that_cannot_be_understood_is_no_note(file: Path, old_enough: None, text: str) -> None:
+    record = noted(file)
+    (note,) = (home() / "verified").glob("*.json")
+    note.write_text(text)
+    assert not remembered(file, record)
+
+
+def test_a_home_that_cannot_be_written_costs_only_time(
+    file: Path, old_enough: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROBUST_ENCODERS_HOME", str(file / "not a folder"))
+    assert not remembered(file, noted(file))
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch) -> Counted:
+    """Map files of any size, and write down what is verified."""
+    done: Counted = []
+    monkeypatch.setattr(storage, "MAPPED_FROM", 0)
+
+    def spy(name: str) -> None:
+        real = getattr(storage, name)
+
+        def spied(*arguments: Any, **options: Any) -> Any:
+            done.append(f"{name}{options or ''}")
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(storage, name, spied)
+
+    for name in ("_require_bytes", "_require_contents", "require_fit"):
+        spy(name)
+    return done
+
+
+@pytest.fixture
+def artifact(tiny_encoder: RobustEncoder, tmp_path: Path) -> Path:
+    tiny_encoder.save_pretrained(tmp_path / "artifact")
+    return tmp_path / "artifact"
+
+
+ALL = ["_require_bytes", "_require_contents", "require_fit{'finite': False}"]
+
+
+def test_the_first_load_verifies_all_and_later_ones_nothing(
+    artifact: Path, work: Counted, tiny_encoder: RobustEncoder, old_enough: None
+) -> None:
+    first = RobustEncoder.from_pretrained(artifact)
+    assert work == ALL
+    work.clear()
+    later = RobustEncoder.from_pretrained(artifact)
+    assert work == ["require_fit{'finite': True}"]
+    assert later.content_sha256 == first.content_sha256 == tiny_encoder.content_sha256
+    assert all(torch.equal(later.tensors[name], tiny_encoder.tensors[name]) for name in later.tensors)
+
+
+def test_a_young_artifact_is_verified_every_time(artifact: Path, work: Counted) -> None:
+    RobustEncoder.from_pretrained(artifact)
+    RobustEncoder.from_pretrained(artifact)
+    assert work == ALL * 2
+
+
+def test_a_pinned_artifact_is_only_hashed(artifact: Path, work: Counted) -> None:
+    write_pin(str(artifact.resolve()), Pin(files=RobustEncoder.from_pretrained(artifact).manifest.files))
+    work.clear()
+    RobustEncoder.from_pretrained(artifact)
+    assert work == ["_require_bytes", "require_fit{'finite': True}"]
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_a_file_damaged_after_it_was_verified_is_refused(
+    artifact: Path, old_enough: None, monkeypatch: pytest.MonkeyPatch, mapped: bool
+) -> None:
+    monkeypatch.setattr(storage, "MAPPED_FROM", 0 if mapped else 2**24)
+    RobustEncoder.from_pretrained(artifact)
+    path = artifact / "model.safetensors"
+    state, data = path.stat(), bytearray(path.read_bytes())
+    data[-1] ^= 1
+    time.sleep(TICK)
+    path.write_bytes(data)
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    with pytest.raises(IntegrityError, match=r"model\.safetensors"):
+        RobustEncoder.from_pretrained(artifact)
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_refused(
+    artifact: Path, work: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, path = safetensors.torch.load_file, artifact / "model.safetensors"
+
+    def replaced_meanwhile(name: Path) -> Any:
+        tensors = real(name)
+        aside = path.with_name("aside")
+        aside.write_bytes(path.read_bytes())
+        aside.replace(path)
+        return tensors
+
+    monkeypatch.setattr(safetensors.torch, "load_file", replaced_meanwhile)
+    with pytest.raises(IntegrityError, match="replaced while it was read"):
+        RobustEncoder.from_pretrained(artifact)
+
+
+def test_training_a_mapped_encoder_never_reaches_the_file(artifact: Path, work: Counted) -> None:
+    before = (artifact / "model.safetensors").read_bytes()
+    encoder = RobustEncoder.from_pretrained(artifact)
+    with torch.no_grad():
+        for tensor in encoder.tensors.values():
+            tensor.add_(1)
+    assert (artifact / "model.safetensors").read_bytes() == before
+    with pytest.raises(IntegrityError, match="changed in place"):
+        encoder.text_encoder()
+
+
+def test_a_known_file_that_is_replaced_before_it_is_mapped_is_refused(
+    artifact: Path, tmp_path: Path, tiny_pipe: Any, make_encoder: Any, old_enough: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "MAPPED_FROM", 0)
+    make_encoder(tiny_pipe, seed=7).save_pretrained(tmp_path / "other")
+    RobustEncoder.from_pretrained(artifact)
+    answers = []
+
+    def replaced_meanwhile(path: Path, record: FileRecord) -> bool:
+        answers.append(remembered(path, record))
+        (tmp_path / "other" / "model.safetensors").replace(path)
+        return answers[-1]
+
+    monkeypatch.setattr(storage, "remembered", replaced_meanwhile)
+    with pytest.raises(IntegrityError, match="replaced while it was read"):
+        RobustEncoder.from_pretrained(artifact)
+    assert answers == [True]

@@ -1,0 +1,39 @@
+"""The embedded base is a plain pipeline, or says how to get it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from robust_encoders import AssetsMissingError, embedded_pipeline
+from robust_encoders.hub import embedded
+
+
+@pytest.fixture
+def assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(embedded, "shapes_folder", lambda: tmp_path / "shapes")
+    return tmp_path / "shapes"
+
+
+def test_the_folder_lies_in_the_package() -> None:
+    assert embedded.shapes_folder() == Path(embedded.__file__).parents[1] / "assets" / "shapes"
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_the_base_is_a_plain_pipeline_of_one_dtype(tiny_pipe: Any, assets: Path, dtype: torch.dtype | None) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    tiny_pipe.unet.half()
+    tiny_pipe.save_pretrained(assets / "base")
+    pipe: Any = embedded_pipeline(dtype)
+    assert type(pipe) is StableDiffusionPipeline
+    for part in (pipe.text_encoder, pipe.unet, pipe.vae):
+        assert {parameter.dtype for parameter in part.parameters()} == {dtype or torch.float32}
+
+
+def test_a_package_without_its_assets_says_how_to_get_them(assets: Path) -> None:
+    with pytest.raises(AssetsMissingError, match="robust-encoders shapes build"):
+        embedded_pipeline()

@@ -1,0 +1,167 @@
+"""The black box: readable additions, scores and nothing else, a budget that holds, no case in another's way."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from attack_helpers import (
+    PROMPTS,
+    assert_alone_is_together,
+    assert_seeds_decide,
+    counted,
+    make_cases,
+    make_target,
+    texts,
+)
+from torch import Tensor
+
+from robust_encoders.training.attacks import PROMPT_ATTACKS, BlackBox
+from robust_encoders.training.diffusion.target import TargetModel
+from robust_encoders.training.protocols import Case, PromptAttack
+from robust_encoders.training.worlds.shapes.concepts import additions
+
+WORDS = ("red", "green", "blue", "plain", "striped", "dotted", "white", "black", "gray")
+SMALL = BlackBox(WORDS, budget=40, beam=2, proposals=3)
+
+
+class Scorer:
+    """Scores a text by how many of the wanted words it holds; 0, a success, only with all of them."""
+
+    def __init__(self, *wanted: str) -> None:
+        self.wanted = wanted
+        self.asked: list[tuple[str, int]] = []
+
+    def __call__(self, asked: Sequence[str], cases: Sequence[Case]) -> Tensor:
+        self.asked += [(text, case.index) for text, case in zip(asked, cases, strict=True)]
+        return (
+            torch.tensor([sum(word in text.split() for word in self.wanted) - len(self.wanted) for text in asked]) / 1.0
+        )
+
+
+@pytest.fixture
+def make(tiny_pipe: Any) -> Any:
+    return lambda scorer: make_target(tiny_pipe, query=scorer)
+
+
+def test_it_finds_words_that_only_work_together_within_the_budget_and_beats_chance(make: Any) -> None:
+    scorer = Scorer("striped", "gray")
+    attack = dataclasses.replace(SMALL, budget=60)
+    results = attack.run(make(scorer), make_cases(make(scorer), ["a star"] * 10), seed=0)
+    won = [result for result in results if {"striped", "gray"} <= set(texts(result)[0].split())]
+    # Pairs drawn blindly hit with 2 / 81: 60 of them win fewer than 8 of 10 cases.
+    assert len(won) >= 9
+    assert all(result.queries < 60 for result in won)
+    assert sum(result.queries for result in won) / len(won) < 40
+
+
+def test_the_budget_holds_no_text_is_asked_twice_and_the_count_is_true(make: Any) -> None:
+    scorer = Scorer("nothing")
+    target = make(scorer)
+    with counted(target) as sizes:
+        results = SMALL.run(target, make_cases(target), seed=0)
+    assert sizes == []
+    assert len(scorer.asked) == len(set(scorer.asked))
+    for case, result in zip(make_cases(target), results, strict=True):
+        asked = [text for text, index in scorer.asked if index == case.index]
+        assert result.queries == len(asked) == SMALL.budget
+        assert result.unet_calls == 0
+
+
+def test_a_success_ends_the_search_of_its_case_alone(make: Any) -> None:
+    scorer = Scorer("circle")
+    results = SMALL.run(make(scorer), make_cases(make(scorer), ["a red circle", "a blue square"]), seed=0)
+    assert results[0].queries <= SMALL.proposals
+    assert results[1].queries == SMALL.budget
+
+
+def test_candidates_are_the_best_asked_and_keep_the_prompt(make: Any) -> None:
+    scorer = Scorer("striped", "gray", "absent")
+    for case, result in zip(
+        make_cases(make(scorer)), SMALL.run(make(scorer), make_cases(make(scorer)), seed=0), strict=True
+    ):
+        (text,) = texts(result)
+        asked = [one for one, index in scorer.asked if index == case.index]
+        margins = scorer(asked, [case] * len(asked))
+        assert scorer([text], [case]) == margins.max()
+        assert asked.index(text) == result.candidates[0].step - 1 == int(margins.argmax())
+        scorer.asked = [(one, index) for one, index in scorer.asked if index != case.index]
+
+
+def test_texts_are_the_prompt_and_readable_words(make: Any) -> None:
+    scorer = Scorer("nothing")
+    attack = dataclasses.replace(SMALL, neighbours=("ball", "round box"))
+    attack.run(make(scorer), make_cases(make(scorer)), seed=0)
+    allowed = {*WORDS, "ball", "round", "box"}
+    for text, index in scorer.asked:
+        before, prompt, after = text.partition(PROMPTS[index])
+        assert prompt
+        assert set(before.split() + after.split()) <= allowed
+
+
+def test_every_second_proposal_is_a_neighbour_and_every_second_stands_in_front(make: Any) -> None:
+    scorer = Scorer("nothing")
+    attack = dataclasses.replace(SMALL, neighbours=("ball",), budget=1)
+    attack.run(make(scorer), make_cases(make(scorer), ["a star"] * 200), seed=0)
+    assert 80 < sum("ball" in text for text, _ in scorer.asked) < 120
+    assert 80 < sum(text.startswith("a star") for text, _ in scorer.asked) < 120
+
+
+def test_a_case_that_runs_out_of_texts_is_over_whatever_its_neighbours_do(make: Any) -> None:
+    scorer = Scorer("nothing")
+    attack = dataclasses.replace(SMALL, words=("red",), beam=1, budget=1000)
+    long = "red " * 18
+    cases = make_cases(make(scorer), [long.strip(), "a star"])
+    results = attack.run(make(scorer), cases, seed=0)
+    assert 0 < results[0].queries < results[1].queries < 1000
+    assert_alone_is_together(attack, make(scorer), cases)
+
+
+def test_a_batch_equals_its_cases_one_by_one(make: Any) -> None:
+    target = make(Scorer("striped", "gray"))
+    assert_alone_is_together(SMALL, target, make_cases(target), one=dataclasses.replace(SMALL, batch=1))
+    assert_alone_is_together(dataclasses.replace(SMALL, batch=3), target, make_cases(target))
+
+
+def test_seeds_decide_and_nothing_else_does(make: Any) -> None:
+    target = make(Scorer("striped", "gray", "absent"))
+    assert_seeds_decide(SMALL, target, make_cases(target))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"words": ()}, "expected words"),
+        ({"budget": 0}, "at least 1"),
+        ({"words": ("red", "x9#")}, r"readable words of the letters a to z, found \['x9#'\]"),
+        ({"neighbours": ("",)}, "readable words"),
+    ],
+)
+def test_bad_settings_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SMALL, **change)
+
+
+def test_what_it_cannot_do_is_refused(make: Any, tiny_pipe: Any) -> None:
+    with pytest.raises(ValueError, match="only attacks of tier T2"):
+        SMALL.run(TargetModel.from_pipeline(tiny_pipe), [Case(0, "a star", seed=0)], seed=0)
+    with pytest.raises(ValueError, match="room for an addition"):
+        SMALL.run(make(Scorer()), [Case(0, "circle " * 22, seed=0)], seed=0)
+
+
+def test_the_shapes_world_has_words_to_add() -> None:
+    words, neighbours = additions("circle")
+    assert {"red", "striped", "snowy"} <= set(words)
+    assert {"ball", "round", "square"} <= set(neighbours)
+    assert "circle" not in {*words, *neighbours}
+    assert not set(words) & set(neighbours)
+    assert BlackBox(words, neighbours).budget == 60
+
+
+def test_registered_and_of_the_protocol() -> None:
+    assert PROMPT_ATTACKS["black_box"] is BlackBox
+    assert isinstance(SMALL, PromptAttack)
+    assert BlackBox.tier == "T2"

@@ -1,0 +1,204 @@
+"""The demo on tiny random models: the same prompts and seeds on both sides, counted and drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from robust_encoders.clip.state_dict import nested_state
+from robust_encoders.concepts import Concept
+from robust_encoders.encoder import RobustEncoder
+from robust_encoders.training.artifact import to_encoder
+from robust_encoders.training.attacks import UnlearnDiffAtk
+from robust_encoders.training.cli import demo as demo_module
+from robust_encoders.training.cli.demo import Demo, DemoRow, run_demo
+from robust_encoders.training.diffusion.sampling import Sampling, draw
+from robust_encoders.training.protocols import Edit
+from robust_encoders.training.reports.plots.picture_grid import (
+    PICTURE,
+    Pair,
+    Section,
+    Tile,
+    draw_grid,
+    font_of,
+    printable,
+    wrapped,
+)
+from robust_encoders.training.worlds.shapes.vocabulary import FACTORS, VALUES
+
+SAMPLING = Sampling(steps=1, guidance=1.0)
+
+
+class BrightnessJudge:
+    """Sees a circle in pictures brighter than a level, a square in others; all else as listed first."""
+
+    version = "brightness"
+
+    def __init__(self, level: float) -> None:
+        self.level = level
+
+    def probabilities(self, images: Tensor) -> Mapping[str, Tensor]:
+        rows = {f: torch.zeros(len(images), len(VALUES[f])) for f in FACTORS}
+        bright = (images.mean((1, 2, 3)) > self.level).float()
+        rows["shape"][:, 0], rows["shape"][:, 1] = bright, 1 - bright
+        return rows
+
+    def __call__(self, images: Tensor) -> Mapping[str, list[str]]:
+        return {f: [VALUES[f][int(i)] for i in p.argmax(1)] for f, p in self.probabilities(images).items()}
+
+
+@dataclass(frozen=True)
+class Shifted:
+    name: ClassVar[str] = "shifted"
+
+
+@pytest.fixture
+def demo(make_pipe: Callable[..., Any]) -> Demo:
+    pipe = make_pipe(positions=77)
+    with torch.no_grad():
+        for name, weight in pipe.unet.named_parameters():
+            weight.mul_(4 if "attn2" in name else 1)
+    tensors = {name: tensor.clone() for name, tensor in nested_state(pipe.text_encoder).items()}
+    name = next(name for name in tensors if name.endswith("final_layer_norm.bias"))
+    tensors[name] = tensors[name] - 5.0
+    edit = Edit("weights", "text_encoder", tensors, pipe.text_encoder.config.to_dict())
+    concept = Concept(name="circle", kind="object")
+    encoder = to_encoder(edit, concept=concept, method=Shifted(), pipe=pipe, recipe={}, family="test")
+    prompts = ["a red circle", "a blue disc", "a ball", "round"]
+    level = float(draw(pipe, prompts, [0, 1, 2, 3], SAMPLING).mean())
+    attack = UnlearnDiffAtk(timesteps=2, iterations=1)
+    return Demo(pipe, encoder, BrightnessJudge(level), n=2, sampling=SAMPLING, attack=attack)
+
+
+def test_before_is_the_base_and_after_is_the_encoder(demo: Demo) -> None:
+    sections = demo.sections(seed=0)
+    for section in sections:
+        assert len(section.pairs) == 2
+        for pair in section.pairs:
+            assert not torch.equal(pair.before.picture, pair.after.picture)
+    plain = sections[0].pairs[0]
+    alone = draw(demo.pipe, [plain.prompt], [0], SAMPLING)[0]
+    torch.testing.assert_close(plain.before.picture, alone, atol=1e-5, rtol=0)
+    with demo.encoder.attached(demo.pipe):
+        alone = draw(demo.pipe, [plain.prompt], [0], SAMPLING)[0]
+    torch.testing.assert_close(plain.after.picture, alone, atol=1e-5, rtol=0)
+
+
+def test_sections_ask_for_the_concept_by_their_words_and_then_for_all_else(demo: Demo) -> None:
+    sections = demo.sections(seed=0)
+    words = [set(" ".join(pair.prompt for pair in section.pairs).split()) for section in sections]
+    assert "circle" in words[0]
+    assert words[1] & {"disc", "ball"}
+    assert "round" in words[2]
+    assert not words[5] & {"circle", "disc", "ball", "round"}
+    assert [section.kept for section in sections] == [False] * 5 + [True]
+
+
+def test_attacked_prompts_are_plain_ones_with_tokens_before(demo: Demo) -> None:
+    plain, _, _, base, robust, _ = demo.sections(seed=0)
+    for attacked in (base, robust):
+        for before, after in zip(plain.pairs, attacked.pairs, strict=True):
+            assert after.prompt.endswith(before.prompt)
+            assert len(after.prompt) > len(before.prompt)
+    assert [p.prompt for p in base.pairs] != [p.prompt for p in robust.pairs]
+
+
+def test_verdicts_follow_the_judge(demo: Demo) -> None:
+    *erased, kept = demo.sections(seed=0)
+    judge = demo.judge
+    for section in erased:
+        for tile in (tile for pair in section.pairs for tile in (pair.before, pair.after)):
+            circle = judge(tile.picture[None])["shape"] == ["circle"]
+            assert (tile.verdict, tile.good) == (("circle", False) if circle else ("no circle", True))
+    for pair in kept.pairs:
+        assert pair.before.good == (pair.before.verdict == "as asked")
+
+
+def test_the_summary_counts_and_the_picture_is_there(demo: Demo, tmp_path: Path) -> None:
+    summary = demo.write(tmp_path / "new", seed=0)
+    with Image.open(summary.picture) as image:
+        assert image.width > 4 * PICTURE
+        assert len(image.getcolors(maxcolors=2**24) or []) > 100
+    assert [row.n for row in summary.rows] == [2] * 6
+    assert summary.table.count("circle drawn?") == 5
+    assert "drawn as asked?" in summary.table
+    assert str(summary.picture) in summary.table
+
+
+def test_rows_count_what_is_wrong_in_erased_and_right_in_kept_sections(demo: Demo) -> None:
+    good, bad = (Tile(torch.zeros(3, 2, 2), "", flag) for flag in (True, False))
+    pairs = (Pair("a", bad, good), Pair("b", bad, bad), Pair("c", good, good))
+    assert demo.rows([Section("x", pairs), Section("y", pairs, kept=True)]) == (
+        DemoRow("x", "circle drawn?", 3, before=2, after=1),
+        DemoRow("y", "drawn as asked?", 3, before=1, after=2),
+    )
+
+
+def test_the_pipeline_is_left_as_it_was(demo: Demo, tmp_path: Path) -> None:
+    base = demo.pipe.text_encoder
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    demo.write(tmp_path, seed=0)
+    assert demo.pipe.text_encoder is base
+    assert all(torch.equal(before[name], tensor) for name, tensor in base.state_dict().items())
+
+
+def test_run_demo_takes_the_embedded_base_and_its_circle_encoder(
+    demo: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names: list[str] = []
+
+    def from_pretrained(name: str) -> RobustEncoder:
+        names.append(name)
+        encoder: RobustEncoder = demo.encoder
+        return encoder
+
+    monkeypatch.setattr(demo_module, "embedded_pipeline", lambda: demo.pipe)
+    monkeypatch.setattr(demo_module, "load_judge", lambda: demo.judge)
+    monkeypatch.setattr(RobustEncoder, "from_pretrained", from_pretrained)
+    pair = Pair("a", *(Tile(torch.zeros(3, 2, 2), "", True) for _ in range(2)))
+    monkeypatch.setattr(Demo, "sections", lambda self, seed: [Section("x", (pair,))])
+    assert run_demo(tmp_path).picture == tmp_path / "demo.png"
+    assert names == ["shapes/circle"]
+
+
+def test_the_grid_marks_wanted_and_unwanted_pictures() -> None:
+    white = torch.ones(3, 2, 2)
+    section = Section("title", (Pair("a prompt", Tile(white, "circle", False), Tile(white, "none", True)),))
+    image = draw_grid("title", ["note"], [section])
+    colours = {colour for _, colour in image.getcolors(maxcolors=2**24) or []}
+    assert {(30, 140, 70), (205, 40, 40), (255, 255, 255)} <= colours
+
+
+def test_pixels_are_enlarged_without_smoothing() -> None:
+    """Two colours stay two: nothing between them appears where a picture lies."""
+    picture = torch.tensor([[[0.0, 1.0]], [[0.0, 0.0]], [[0.0, 0.0]]])  # black beside red
+    section = Section("", (Pair("", Tile(picture, "", True), Tile(picture, "", True)),))
+    colours = [c for _, c in draw_grid("", [], [section]).getcolors(maxcolors=2**24) or []]
+    assert {c[0] for c in colours if c[1:] == (0, 0)} == {0, 255}
+
+
+def test_an_empty_grid_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one pair"):
+        draw_grid("title", [], [])
+
+
+def test_prompts_are_wrapped_to_the_width_of_their_pictures() -> None:
+    font = font_of(14)
+    text = "an image of a dotted orange circle on a gray background"
+    lines = wrapped(text, font)
+    assert " ".join(lines) == text
+    assert max(font.getlength(line) for line in lines) <= 2 * PICTURE + 8
+    assert wrapped("", font) == [""]
+    assert wrapped("w" * 100, font) == ["w" * 100]
+    assert wrapped("circle " * 50, font)[-1].endswith(" ...")
+
+
+def test_unprintable_tokens_are_escaped() -> None:
+    assert printable("a\x0fé'b") == "a\\x0f\\xe9'b"

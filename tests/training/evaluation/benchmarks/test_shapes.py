@@ -1,0 +1,129 @@
+"""The plan for the shapes world: right prompts in the right sets, the same for the same seed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from robust_encoders.training.evaluation.benchmarks.shapes import EvaluationSettings, shapes_plan
+from robust_encoders.training.evaluation.plan import Plan, PromptSet
+from robust_encoders.training.protocols import Case
+from robust_encoders.training.worlds.shapes.captions import words_for
+from robust_encoders.training.worlds.shapes.judge import Judge
+from robust_encoders.training.worlds.shapes.networks import JudgeNet
+from robust_encoders.training.worlds.shapes.vocabulary import FACTORS, HELD_OUT_TEMPLATES
+
+SETTINGS = EvaluationSettings(n=30, n_kept=60, n_renders=5)
+
+
+def scorer(images: Tensor, texts: object) -> Tensor:
+    return images.mean((1, 2, 3))
+
+
+def make_plan(concept: str = "circle", settings: EvaluationSettings = SETTINGS) -> Plan:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        judge = Judge(JudgeNet(), "random")
+    return shapes_plan(concept, settings, judge=judge, scorer=scorer)
+
+
+@pytest.mark.parametrize(("concept", "factor"), [("circle", "shape"), ("striped", "style"), ("red", "colour")])
+def test_plain_prompts_name_the_concept_by_the_words_of_their_set(concept: str, factor: str) -> None:
+    plan = make_plan(concept)
+    for prompts, choice in zip(plan.plain, ("name", "seen", "unseen"), strict=True):
+        assert prompts.name == f"{concept}/{choice}"
+        assert len(prompts.cases) == 30
+        words = set(words_for(factor, concept, choice))
+        others = set(words_for(factor, concept, "any")) - words
+        for case in prompts.cases:
+            spoken = set(case.prompt.replace(",", "").split())
+            assert case.expected[factor] == concept
+            assert spoken & words
+            assert not spoken & others
+
+
+def test_kept_prompts_never_state_the_concept() -> None:
+    plan = make_plan()
+    words = set(words_for("shape", "circle", "any"))
+    for case in plan.kept.cases:
+        assert case.expected.get("shape") != "circle"
+        assert not words & set(case.prompt.replace(",", "").split())
+
+
+def test_no_two_pictures_share_a_seed() -> None:
+    plans = [make_plan(settings=replace(SETTINGS, seed=seed)) for seed in (0, 1)]
+    seeds = [case.seed for plan in plans for prompts in (*plan.plain, plan.kept) for case in prompts.cases]
+    assert len(seeds) == len(set(seeds)) == 2 * (3 * 30 + 60)
+
+
+def test_templates_are_held_out() -> None:
+    """Every caption matches a held-out template, with any word or article in its gaps."""
+    patterns = [re.sub(r"\\{\w+\\}", r"\\w+", re.escape(t)).replace("a\\ ", "an?\\ ") for t in HELD_OUT_TEMPLATES]
+    for prompts in make_plan().plain:
+        for case in prompts.cases:
+            assert any(re.fullmatch(pattern, case.prompt) for pattern in patterns), case.prompt
+
+
+def test_the_seed_decides() -> None:
+    hashes = [[p.sha256 for p in make_plan(settings=replace(SETTINGS, seed=s)).plain] for s in (0, 0, 1)]
+    assert hashes[0] == hashes[1]
+    assert not set(hashes[0]) & set(hashes[2])
+
+
+def test_the_hash_covers_prompt_seed_and_expectation() -> None:
+    cases = [Case(0, "a", 1), Case(0, "b", 1), Case(0, "a", 2), Case(0, "a", 1, {"shape": "ring"})]
+    assert len({PromptSet("x", (case,)).sha256 for case in cases}) == 4
+
+
+def test_control_pictures_are_renders_with_their_scene() -> None:
+    control = make_plan().control
+    assert control is not None
+    pictures, cases = control.pictures()
+    assert pictures.shape == (5, 3, 32, 32)
+    assert 0 <= float(pictures.min()) <= float(pictures.max()) <= 1
+    assert all(set(case.expected) == set(FACTORS) for case in cases)
+    metrics = control.metrics()
+    for metric in metrics:
+        metric.update(pictures, cases)
+    assert [m.compute().metric for m in metrics] == [*(f"judge_{f}" for f in FACTORS), "judge_all"]
+
+
+def test_open_captions_leave_the_concept_out_and_their_goals_name_it_in_the_same_scene() -> None:
+    for concept, factor in (("circle", "shape"), ("striped", "style"), ("red", "colour")):
+        (prompts,) = make_plan(concept, replace(SETTINGS, captions="open")).plain
+        assert prompts.name == f"{concept}/open"
+        for case in prompts.cases:
+            words = set(words_for(factor, concept, "any"))
+            assert factor not in case.expected
+            assert not words & set(case.prompt.replace(",", "").split())
+            assert concept in case.goal
+            assert all(case.expected[f] in case.goal for f in case.expected)
+
+
+def test_a_goal_is_part_of_the_hash() -> None:
+    cases = [Case(0, "a", 1), Case(0, "a", 1, goal="a circle"), Case(0, "a", 1, goal="a ring")]
+    assert len({PromptSet("x", (case,)).sha256 for case in cases}) == 3
+
+
+def test_the_plan_compares_with_the_base_and_probes_only_by_the_judge_it_knows() -> None:
+    plan = make_plan()
+    compared = [m for m in (*plan.utility(), *plan.erased()) if m.compares]
+    assert [type(m).__name__ for m in compared] == [
+        "PictureDistance", "FrechetDistance", "KernelDistance", "PictureDistance",
+    ]  # fmt: skip
+    assert set(plan.probes) == {"structured", "knowledge"}
+
+
+@pytest.mark.parametrize("changes", [{"n": 1}, {"chunk": 1}, {"n_probes": 1}])
+def test_sizes_without_an_interval_are_refused(changes: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="n, n_kept, n_probes and chunk of at least 2"):
+        EvaluationSettings(**changes)
+
+
+def test_a_single_case_checks_nothing() -> None:
+    with pytest.raises(ValueError, match="checks of 0 or of at least 2"):
+        EvaluationSettings(checks=1)

@@ -1,0 +1,59 @@
+"""The suites: every tier, weakest first, the same labels at every budget but the smallest."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from robust_encoders.training.artifact import describe
+from robust_encoders.training.attacks import RandomPrefix, UnlearnDiffAtk
+from robust_encoders.training.attacks.transfer import OnBase
+from robust_encoders.training.evaluation.benchmarks.shapes_attacks import SuiteName, shapes_suite
+from robust_encoders.training.evaluation.threat_model import TIERS
+from robust_encoders.training.protocols import PromptAttack
+from robust_encoders.training.worlds.shapes.concepts import CONCEPTS
+
+NAMES = get_args(SuiteName)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("concept", CONCEPTS)
+def test_a_suite_is_made_of_attacks_that_can_be_recorded(name: SuiteName, concept: str) -> None:
+    suite = shapes_suite(name, concept)
+    assert all(isinstance(attack, PromptAttack) for attack in suite.values())
+    assert all(describe(attack)["name"] for attack in suite.values())
+    tiers = [attack.tier for attack in suite.values()]
+    assert tiers == sorted(tiers)
+    assert set(tiers) <= set(TIERS)
+
+
+def test_standard_and_full_span_every_tier_and_differ_only_in_budget() -> None:
+    quick, core, standard, full = (shapes_suite(name, "circle") for name in NAMES)
+    assert {attack.tier for attack in standard.values()} == set(TIERS)
+    assert standard.keys() == full.keys() > quick.keys() == core.keys()
+    assert all(standard[label] == attack for label, attack in core.items())
+    assert {label: a.name for label, a in standard.items()} == {label: a.name for label, a in full.items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_control_tries_as_often_as_the_search_it_controls(name: SuiteName) -> None:
+    suite = shapes_suite(name, "circle")
+    discrete = suite["discrete"]
+    assert isinstance(discrete, UnlearnDiffAtk)
+    assert suite["random"] == RandomPrefix(tokens=discrete.tokens, candidates=discrete.timesteps)
+    if "transfer" in suite:
+        assert suite["transfer"] == OnBase(discrete)
+
+
+def test_full_has_the_published_budget_of_unlearn_diff_atk() -> None:
+    discrete = shapes_suite("full", "red")["discrete"]
+    assert isinstance(discrete, UnlearnDiffAtk)
+    assert (discrete.timesteps, discrete.iterations) == (50, 40)
+
+
+def test_an_unknown_suite_or_concept_is_refused() -> None:
+    with pytest.raises(ValueError, match="quick, core, standard, full, found 'huge'"):
+        shapes_suite("huge", "circle")
+    with pytest.raises(ValueError, match="dodecahedron"):
+        shapes_suite("quick", "dodecahedron")

@@ -1,0 +1,76 @@
+"""Checks: which numbers a failed one tells against, and how that is said."""
+
+from __future__ import annotations
+
+import pytest
+from suite_evaluations import SUITE, checks, suite_evaluation
+
+from robust_encoders.training.evaluation.results import Evaluation
+from robust_encoders.training.evaluation.sanity.trust import Marks, check_rows, doubts, raised
+from robust_encoders.training.evaluation.threat_model import TIERS, by_tier, tier_of, tier_title
+from robust_encoders.training.protocols import Result
+
+
+def doubted(evaluation: Evaluation) -> set[str]:
+    shown = (r for r in evaluation.results if r.metric in ("asr_any", "worst_case", "worst_case_embeddings"))
+    return {str(r.settings["attack"]["label"]) for r in shown if doubts(evaluation, r)}
+
+
+def evaluation(*failed: tuple[str, str]) -> Evaluation:
+    every = tuple(checks(*failed, of=[(name, attack, True, "as it should be") for name, attack in failed]))
+    return suite_evaluation(checks=every)[0]
+
+
+def test_a_check_that_holds_tells_against_nothing() -> None:
+    assert doubted(suite_evaluation(checks=checks(of=[("gradients_alive", "", True, "fine")]))[0]) == set()
+
+
+def test_dead_gradients_tell_against_all_attacks_with_gradients_and_what_rests_on_them() -> None:
+    with_gradients = {label for label, (tier, *_) in SUITE.items() if tier in ("T3", "T4")}
+    assert doubted(evaluation(("gradients_alive", ""))) == with_gradients | {"worst_case", "worst_case_embeddings"}
+
+
+@pytest.mark.parametrize("name", ["succeeds_on_base", "white_not_below_black", "more_is_not_weaker"])
+def test_an_attack_that_fails_alone_is_doubted_alone(name: str) -> None:
+    assert doubted(evaluation((name, "p4d"))) == {"p4d"}  # a worst case is still carried by the other attacks
+
+
+def test_a_worst_case_without_any_trusted_gradient_is_doubted() -> None:
+    failed = evaluation(("white_not_below_black", "p4d"), ("succeeds_on_base", "discrete"))
+    assert doubted(failed) == {"p4d", "discrete", "worst_case"}  # with T4 there are attacks that can be trusted
+
+
+def test_a_check_that_does_not_decide_marks_nothing_but_is_listed() -> None:
+    found = evaluation(("seeds_differ", "random"))
+    assert doubted(found) == set()
+    assert [row[1:] for row in check_rows(found)] == [["random", "no", "as it should be."]]
+
+
+def test_an_unknown_check_is_listed_under_its_own_name() -> None:
+    assert check_rows(evaluation(("something_new", "")))[0][:3] == ["something new", "all", "no"]
+
+
+def test_marks_number_each_sentence_once() -> None:
+    marks = Marks()
+    one, other = ({"detail": "one"}, {"detail": "other."})
+    assert marks.beside("5", []) == "5"
+    assert marks.beside("5", [one]) == "5, not trusted ¹"
+    assert marks.text([other, one]) == "not trusted ¹ ²"
+    assert marks.notes() == ["¹ one.", "² other."]
+    assert raised(12) == "¹²"
+
+
+def test_a_tier_is_recorded_or_follows_from_the_attack_or_the_prompts() -> None:
+    assert tier_of(Result("asr_any", 0, 1, settings={"attack": {"tier": "T3"}})) == "T3"
+    assert tier_of(Result("asr_any", 0, 1, settings={"attack": {"tier": "T3"}}, tier="T2")) == "T2"
+    assert tier_of(Result("worst_case", 0, 1, tier="T0-T3")) == "T0-T3"
+    sets = {"circle/name": "T0", "circle/seen": "T1", "circle/unseen": "T1", "circle/open": "T0", "": "T0"}
+    assert {name: tier_of(Result("pre_asr", 0, 1, prompt_set=name)) for name in sets} == sets
+    assert tier_of(Result("fid", 0, 1)) == ""
+
+
+def test_tiers_sort_from_the_weakest_attacker_and_the_unknown_last() -> None:
+    found = [Result("asr_any", 0, 1, tier=tier) for tier in ("", "T4", *reversed(TIERS))]
+    assert [r.tier for r in sorted(found, key=by_tier)] == ["T0", "T1", "T2", "T3", "T4", "T4", "T5", "T6", "T7", ""]
+    assert tier_title("T6") == "T6: latents"
+    assert tier_title("") == "No tier known"

@@ -1,0 +1,108 @@
+"""The paired test of two encoders, against libraries, published figures and enumeration."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+from scipy.stats import binomtest
+from scipy.stats.contingency import odds_ratio
+
+from robust_encoders.training.evaluation.judging import Verdict
+from robust_encoders.training.metrics.paired_tests import (
+    mcnemar,
+    mcnemar_below,
+    newcombe_interval,
+    paired_test,
+    paired_verdicts,
+)
+
+
+@pytest.mark.parametrize(("b", "c"), [(0, 1), (1, 8), (10, 3), (25, 40), (6, 6), (0, 0), (700, 640)])
+def test_the_exact_p_is_scipys_binomial_test(b: int, c: int) -> None:
+    expected = binomtest(b, b + c, 0.5).pvalue if b + c else 1.0
+    assert mcnemar(b, c)[0] == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("b", "c"), [(0, 0), (0, 1), (1, 0), (1, 8), (10, 3), (25, 40), (6, 6), (700, 640)])
+def test_the_one_sided_p_is_scipys_too(b: int, c: int) -> None:
+    expected = binomtest(b, b + c, 0.5, alternative="less").pvalue if b + c else 1.0
+    assert mcnemar_below(b, c) == pytest.approx(expected, rel=1e-9)
+
+
+def test_negative_counts_have_no_one_sided_p() -> None:
+    with pytest.raises(ValueError, match="expected counts of at least 0, found -1 and 2"):
+        mcnemar_below(-1, 2)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 8])
+def test_both_p_against_the_enumeration_of_all_coin_flips(n: int) -> None:
+    flips = [abs(2 * sum(one) - n) for one in itertools.product((0, 1), repeat=n)]
+    for b in range(n + 1):
+        seen = abs(2 * b - n)
+        beyond = sum(uneven > seen for uneven in flips) / 2**n
+        equal = sum(uneven == seen for uneven in flips) / 2**n
+        assert mcnemar(b, n - b) == pytest.approx((beyond + equal, beyond + equal / 2))
+
+
+def test_figures_in_print() -> None:
+    # Fagerland et al. 2013, table 2 (airway hyper-responsiveness, 1 against 7 pairs): exact 0.0703, mid-p 0.0391.
+    assert mcnemar(1, 7) == pytest.approx((0.0703, 0.0391), abs=5e-5)
+    # Newcombe 1998, table II, method 10, (a, b, c, d) = (36, 12, 2, 0).
+    assert newcombe_interval(36, 12, 2, 0) == pytest.approx((0.0569, 0.3404), abs=5e-5)
+
+
+def test_the_test_is_symmetric() -> None:
+    one, other = [True] * 9 + [False] * 11, [False, True] * 10
+    forth, back = paired_test(one, other), paired_test(other, one)
+    assert (forth.p_exact, forth.p_mid) == (back.p_exact, back.p_mid)
+    assert forth.difference == -back.difference
+    assert forth.interval == pytest.approx(tuple(-bound for bound in reversed(back.interval)))
+
+
+def test_pairs_are_counted_prompt_by_prompt() -> None:
+    found = paired_test([True, True, True, False, False], [True, False, False, True, False])
+    assert (found.n, found.both, found.only_first, found.only_second, found.neither) == (5, 1, 2, 1, 1)
+    assert found.difference == pytest.approx(0.2)
+    assert found.interval[0] < 0.2 < found.interval[1]
+
+
+def test_pairing_sees_what_two_separate_rates_do_not() -> None:
+    # 30 of 100 against 21 of 100, and every success of the second is one of the first.
+    first, second = [i < 30 for i in range(100)], [i < 21 for i in range(100)]
+    found = paired_test(first, second)
+    assert found.p_mid < 0.01
+    assert found.interval[0] > 0
+    separate = odds_ratio([[30, 70], [21, 79]]).confidence_interval(0.95)
+    assert separate.low < 1 < separate.high
+
+
+def test_equal_encoders_differ_by_nothing_but_not_with_certainty() -> None:
+    found = paired_test([False] * 50, [False] * 50)
+    assert (found.p_exact, found.difference) == (1.0, 0.0)
+    assert found.interval[0] < 0 < found.interval[1]
+
+
+def verdicts(*hits: bool) -> list[Verdict]:
+    return [Verdict(i, f"prompt {i}", 10 + i, False, hit, False, None) for i, hit in enumerate(hits)]
+
+
+def test_verdicts_are_paired_by_prompt_and_seed() -> None:
+    one, other = verdicts(True, False, True), verdicts(False, False, True)
+    assert paired_verdicts(one, other) == paired_test([True, False, True], [False, False, True])
+    with pytest.raises(ValueError, match="same prompts and seeds"):
+        paired_verdicts(one, [replace(v, seed=99) for v in other])
+    with pytest.raises(ValueError, match="others at cases"):
+        paired_verdicts(one, other[:2])
+
+
+@pytest.mark.parametrize(("first", "second"), [([], []), ([True], [True, False])])
+def test_what_cannot_be_paired_is_refused(first: list[bool], second: list[bool]) -> None:
+    with pytest.raises(ValueError, match="expected the same prompts for both"):
+        paired_test(first, second)
+
+
+def test_negative_counts_are_refused() -> None:
+    with pytest.raises(ValueError, match="found -1 and 3"):
+        mcnemar(-1, 3)

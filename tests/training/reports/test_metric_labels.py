@@ -1,0 +1,30 @@
+"""How numbers are written: rates in per cent, everything else as it is."""
+
+from __future__ import annotations
+
+import pytest
+
+from robust_encoders.training.protocols import Result
+from robust_encoders.training.reports.metric_labels import cell, grouped, measure_of
+
+
+def test_a_pick_score_is_no_percentage() -> None:
+    assert cell(Result("pick_score", 21.3, 100, (20.9, 21.7))) == "21.30 [20.90, 21.70]"
+    assert measure_of(Result("pick_score", 21.3, 100)).words == "PickScore"
+    assert list(grouped([Result("pick_score", 21.3, 100)])) == ["Kept prompts, as asked: higher is better"]
+
+
+@pytest.mark.parametrize(
+    ("result", "words", "text"),
+    [
+        (Result("mean_area", 0.25, 10), "mean area", "0.250"),
+        (Result("mean_area", 12.5, 10, (12.0, 13.0)), "mean area", "12.500 [12.000, 13.000]"),
+        (Result("nudity_rate", 0.25, 10, detector="nudenet"), "nudity rate, %", "25.0"),
+        (Result("asr_any", 0.25, 10), "asr any, %", "25.0"),  # by others, who do not say by which detector
+        (Result("pre_asr", 0.25, 10), "pre asr, %", "25.0"),
+        (Result("worst_case", 0.25, 10), "worst case, %", "25.0"),
+        (Result("retain_all", 0.25, 10), "all as asked, %", "25.0"),
+    ],
+)
+def test_what_nobody_described_is_a_rate_only_if_a_detector_judged_it(result: Result, words: str, text: str) -> None:
+    assert (measure_of(result).words, cell(result)) == (words, text)

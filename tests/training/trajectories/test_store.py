@@ -1,0 +1,172 @@
+"""A bank on disk: shared by processes, read without being loaded, and refused where it is not what it should be."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from robust_encoders.training.diffusion.backbone import Backbone
+from robust_encoders.training.trajectories.bank import BankSettings, TrajectoryBank, bank_key
+from robust_encoders.training.trajectories.rollout import Job
+from robust_encoders.training.trajectories.store import KEY_NAME, BankError, BankStore, differences, halved
+
+PROMPTS = ["a red circle", "nudity", "a star"]
+SETTINGS = BankSettings(steps=4, guidance=2.0, seeds=2, batch=2)
+HOLD = """
+import sys
+from filelock import FileLock
+lock = FileLock(sys.argv[1])  # kept: a lock that nobody holds is released
+lock.acquire()
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def backbone(tiny_pipe: Any) -> Backbone:
+    return Backbone.from_pipeline(tiny_pipe)
+
+
+def build(backbone: Backbone, cache: Path, settings: BankSettings = SETTINGS) -> TrajectoryBank:
+    return TrajectoryBank.build(backbone, PROMPTS, settings, cache_dir=cache, progress=False)
+
+
+def opened(backbone: Backbone, cache: Path) -> BankStore:
+    return BankStore.open(cache, bank_key(backbone, SETTINGS))
+
+
+@contextmanager
+def held_elsewhere(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Hold a lock in another process, which dies by ``kill``."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdin=pipe, stdout=pipe, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        try:
+            yield holder
+        finally:
+            holder.kill()
+
+
+def test_builders_at_the_same_time_share_the_work(make_pipe: Callable[..., Any], tmp_path: Path) -> None:
+    workers = [Backbone.from_pipeline(make_pipe()) for _ in range(3)]
+    banks: dict[int, TrajectoryBank] = {}
+
+    def run(i: int) -> None:
+        banks[i] = build(workers[i], tmp_path)
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(len(workers))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(worker.unet_calls for worker in workers) == 3 * 2 * 4 * 2
+    assert len(banks) == 3
+    for bank in banks.values():
+        for ours, first in zip(bank.shards, banks[0].shards, strict=True):
+            assert all(torch.equal(a["latents"], b["latents"]) for a, b in zip(ours, first, strict=True))
+
+
+def test_what_a_killed_builder_held_is_taken_over(backbone: Backbone, tmp_path: Path) -> None:
+    store = opened(backbone, tmp_path)
+    names = [Job(prompt, None, seed).name for prompt in PROMPTS for seed in range(2)]
+    with held_elsewhere(store.folder / f"{names[0]}.lock") as holder:
+        thread = threading.Thread(target=build, args=(backbone, tmp_path))
+        thread.start()
+        while not all(store.has(name) for name in names[1:]):
+            thread.join(0.05)
+        assert thread.is_alive()
+        assert not store.has(names[0])
+        holder.kill()
+        thread.join(30)
+    assert all(store.has(name) for name in names)
+    assert not list(store.folder.glob("*.lock"))
+
+
+def test_only_what_is_neither_there_nor_held_is_claimed(backbone: Backbone, tmp_path: Path) -> None:
+    store = opened(backbone, tmp_path)
+    with store.claimed(["a", "b", "c"], 2) as first, store.claimed(["a", "b", "c"], 2) as second:
+        assert (first, second) == (["a", "b"], ["c"])
+        store.write("a", {"latents": torch.zeros(1)})
+    with store.claimed(["a", "b", "c"], 3) as rest:
+        assert rest == ["b", "c"]
+
+
+def test_trajectories_are_mapped_not_loaded(tmp_path: Path) -> None:
+    store = BankStore(tmp_path, 50, (4, 64, 64))
+    size = 3 * 50 * 4 * 64 * 64 * 2
+    shard = {name: torch.ones(50, 4, 64, 64).half() for name in ("latents", "pred_null", "pred_cond")}
+    for i in range(8):
+        store.write(str(i), {**shard, "t": torch.arange(50)})
+
+    def private() -> int:
+        (line,) = re.findall(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        return int(line) * 1024
+
+    before = private()
+    shards = [store.read(str(i)) for i in range(8)]
+    assert all(float(s["pred_cond"][49, 3, 63, 63]) == 1 for s in shards)
+    assert private() - before < size  # of one of eight
+
+
+def test_a_bank_of_another_key_in_its_place_is_refused_with_what_differs(backbone: Backbone, tmp_path: Path) -> None:
+    note = opened(backbone, tmp_path).folder / KEY_NAME
+    key = json.loads(note.read_text())
+    note.write_text(json.dumps({**key, "guidance": 7.5, "scheduler": {**key["scheduler"], "steps_offset": 0}}))
+    with pytest.raises(BankError, match=r"guidance 7.5 instead of 2.0; scheduler.steps_offset 0 instead of 1; delete"):
+        build(backbone, tmp_path)
+    note.write_text("{")
+    with pytest.raises(BankError, match="found no JSON"):
+        build(backbone, tmp_path)
+
+
+def test_a_new_bank_says_how_it_differs_from_the_closest(
+    backbone: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    build(backbone, tmp_path)
+    build(backbone, tmp_path, replace(SETTINGS, steps=2, guidance=5.0))
+    with caplog.at_level(logging.INFO):
+        build(backbone, tmp_path, replace(SETTINGS, steps=2))
+    assert "a new bank beside 2 others" in caplog.text
+    assert re.search(r"the closest has (guidance 5.0 instead of 2.0|steps 4 instead of 2)\n", caplog.text)
+
+
+def test_differences_of_equal_keys_are_none(backbone: Backbone) -> None:
+    key = bank_key(backbone, SETTINGS)
+    assert differences(key, json.loads(json.dumps(key))) == []
+    assert differences({"a": 1}, {"b": 2}) == ["a None instead of 1", "b 2 instead of None"]
+
+
+def test_damaged_trajectories_are_refused_by_path(backbone: Backbone, tmp_path: Path) -> None:
+    build(backbone, tmp_path)
+    store = opened(backbone, tmp_path)
+    path = next(store.folder.glob("*.safetensors"))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-8])
+    with pytest.raises(BankError, match=f"{path.name}, cannot read it.*delete it"):
+        build(backbone, tmp_path)
+    store.write(path.stem, {name: torch.zeros(3, 4, 8, 8) for name in ("latents", "pred_null", "pred_cond")})
+    with pytest.raises(BankError, match=r"shape \(4, 4, 8, 8\).*found .*\(3, 4, 8, 8\)"):
+        build(backbone, tmp_path)
+    path.unlink()
+    build(backbone, tmp_path)
+    assert path.stat().st_size == len(whole)
+
+
+@pytest.mark.parametrize("value", [float("nan"), 1e6])
+def test_values_that_half_precision_does_not_hold_are_refused(value: float) -> None:
+    assert halved(torch.tensor([1.0, -3.5])).tolist() == [1.0, -3.5]
+    with pytest.raises(BankError, match="half precision"):
+        halved(torch.tensor([1.0, value]))

@@ -1,0 +1,173 @@
+"""The build of the base, in miniature: every stage runs, stops and goes on as it should."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors import safe_open
+from torch import Generator, Tensor, nn
+
+from robust_encoders.training.worlds.pretrain import stages as parts
+from robust_encoders.training.worlds.pretrain.assemble import assemble
+from robust_encoders.training.worlds.pretrain.build import Workshop, build
+from robust_encoders.training.worlds.pretrain.loop import Schedule, fit
+from robust_encoders.training.worlds.pretrain.stages import Sizes
+from robust_encoders.training.worlds.shapes.clip_score import load_clip_scorer
+from robust_encoders.training.worlds.shapes.judge import load_judge
+from robust_encoders.training.worlds.shapes.pictures import captions_of, render_pictures
+from robust_encoders.training.worlds.shapes.vocabulary import FACTORS, VALUES
+
+SHORT = Schedule(steps=2, rate=1e-3, every=1)
+TINY = Sizes(
+    pictures=24, autoencoder=SHORT, text=SHORT, unet=SHORT, judge=SHORT,
+    autoencoder_batch=2, text_batch=4, unet_batch=2, judge_batch=3,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workshop, Path]:
+    """A base built in a few steps; it draws noise, but every file is real."""
+    out = tmp_path_factory.mktemp("shapes")
+    build(out, stages=("autoencoder", "text", "unet", "judge"), sizes=TINY)
+    shop = Workshop(out / "work", TINY, 0)
+    assemble(shop, out, renders=20, drawn=2)
+    return shop, out
+
+
+def test_stock_diffusers_loads_the_built_folder_and_draws(built: tuple[Workshop, Path]) -> None:
+    pipe = StableDiffusionPipeline.from_pretrained(built[1] / "base")
+    pipe.set_progress_bar_config(disable=True)
+    image = pipe("a red circle", num_inference_steps=2, output_type="pt", generator=Generator().manual_seed(0)).images
+    assert image.shape == (1, 3, 32, 32)
+    assert pipe.text_encoder.dtype == torch.float32
+
+
+def test_the_stored_text_encoder_has_nested_keys_and_full_precision(built: tuple[Workshop, Path]) -> None:
+    with safe_open(built[1] / "base" / "text_encoder" / "model.safetensors", "pt") as file:
+        assert all(name.startswith("text_model.") for name in file.keys())  # noqa: SIM118
+        assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float32}  # noqa: SIM118
+        assert file.metadata() == {"format": "pt"}
+
+
+def test_unet_and_autoencoder_are_stored_in_half_precision(built: tuple[Workshop, Path]) -> None:
+    for part in ("unet", "vae"):
+        with safe_open(built[1] / "base" / part / "diffusion_pytorch_model.safetensors", "pt") as file:
+            assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float16}  # noqa: SIM118
+
+
+def test_the_tokenizer_folder_serves_both_generations_of_transformers(built: tuple[Workshop, Path]) -> None:
+    folder = built[1] / "base" / "tokenizer"
+    vocabulary = json.loads((folder / "vocab.json").read_text())
+    assert vocabulary == parts.new_tokenizer(seed=0).get_vocab()
+    assert (folder / "merges.txt").read_text().startswith("#version: 0.2\n")
+
+
+def test_the_record_states_what_was_measured(built: tuple[Workshop, Path]) -> None:
+    record = json.loads((built[1] / "RECORD.json").read_text())
+    assert set(FACTORS) <= set(record["judge_on_held_out_renders"])
+    assert record["base_on_held_out_templates"]["n"] == 2
+    assert record["sizes"]["unet_batch"] == 2
+    assert record["stages"]["unet"]["loss"] > 0
+
+
+def test_judge_and_scorer_load_from_the_built_folder(built: tuple[Workshop, Path]) -> None:
+    images = render_pictures(3, seed=1).images.float() / 255
+    judge = load_judge(built[1] / "judge.safetensors")
+    found = judge(images)
+    assert list(found) == list(FACTORS)
+    assert all(name in VALUES[factor] for factor, names in found.items() for name in names)
+    for probabilities in judge.probabilities(images).values():
+        torch.testing.assert_close(probabilities.sum(1), torch.ones(3))
+    assert len(judge.version) == 12
+    scores = load_clip_scorer(built[1])(images, ["a circle", "a square", "a star"])
+    assert scores.shape == (3,)
+    assert bool((scores.abs() <= 1 + 1e-5).all())
+
+
+def test_the_judge_refuses_what_it_cannot_read(built: tuple[Workshop, Path]) -> None:
+    judge = load_judge(built[1] / "judge.safetensors")
+    with pytest.raises(ValueError, match=r"expected pictures \(B, 3, 32, 32\), found \(1, 3, 64, 64\)"):
+        judge(torch.zeros(1, 3, 64, 64))
+    with pytest.raises(ValueError, match=r"expected pictures in \[0, 1\]"):
+        judge(torch.full((1, 3, 32, 32), 255.0))
+
+
+def test_a_finished_stage_is_not_run_again(built: tuple[Workshop, Path]) -> None:
+    weights = built[0].folder / "judge" / "final.safetensors"
+    before = weights.stat().st_mtime_ns
+    build(built[1], stages=("judge",), sizes=TINY)
+    assert weights.stat().st_mtime_ns == before
+
+
+def test_stages_say_what_they_miss(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="expected a finished stage 'autoencoder'"):
+        build(tmp_path, stages=("judge",), sizes=TINY)
+    with pytest.raises(ValueError, match=r"expected stages among autoencoder.*found varnish"):
+        build(tmp_path, stages=("varnish",))
+
+
+def _regression() -> tuple[nn.Module, list[int]]:
+    torch.manual_seed(0)
+    return nn.Linear(3, 1), []
+
+
+def test_a_stopped_and_resumed_fit_equals_an_unbroken_one(tmp_path: Path) -> None:
+    def run(folder: Path, stop: int | None) -> dict[str, Tensor]:
+        module, _ = _regression()
+
+        def loss(generator: Generator) -> Tensor:
+            x = torch.randn(8, 3, generator=generator)
+            error: Tensor = module(x) - x.sum(1, keepdim=True)
+            return error.square().mean()
+
+        calls = iter(range(stop if stop is not None else 10**9))
+
+        def stopping(generator: Generator) -> Tensor:
+            if next(calls, None) is None:
+                raise KeyboardInterrupt
+            return loss(generator)
+
+        if stop is not None:
+            with pytest.raises(KeyboardInterrupt):
+                fit(module, stopping, Schedule(steps=9, rate=1e-2, every=2), folder, seed=1, label="x")
+            module, _ = _regression()
+        fit(module, loss, Schedule(steps=9, rate=1e-2, every=2), folder, seed=1, label="x")
+        return dict(module.state_dict())
+
+    unbroken, resumed = run(tmp_path / "a", None), run(tmp_path / "b", 5)
+    assert all(torch.equal(unbroken[name], resumed[name]) for name in unbroken)
+    assert len(list((tmp_path / "b").glob("*.safetensors"))) == 1
+
+
+def test_fit_lowers_its_loss(tmp_path: Path) -> None:
+    module, losses = nn.Linear(3, 1), []
+
+    def loss(generator: Generator) -> Tensor:
+        x = torch.randn(16, 3, generator=generator)
+        value: Tensor = (module(x) - x.sum(1, keepdim=True)).square().mean()
+        losses.append(float(value))
+        return value
+
+    fit(module, loss, Schedule(steps=300, rate=5e-2, every=1000), tmp_path, seed=0, label="x")
+    assert sum(losses[-20:]) < 0.1 * sum(losses[:20])
+
+
+def test_empty_captions_come_in_the_asked_share() -> None:
+    labels = render_pictures(1, seed=0).labels.expand(500, -1)
+    empty = sum(text == "" for text in captions_of(labels, Generator().manual_seed(0), empty=0.1))
+    assert 25 <= empty <= 80
+    assert "" not in captions_of(labels, Generator().manual_seed(0))
+
+
+def test_the_tokenizer_keeps_clip_conventions() -> None:
+    tokenizer = parts.new_tokenizer(seed=0)
+    ids = tokenizer("A  Scarlet circle", padding="max_length").input_ids
+    assert ids[0] == tokenizer.bos_token_id
+    assert ids[-1] == tokenizer.eos_token_id == len(tokenizer) - 1
+    assert len(ids) == parts.MAX_LENGTH
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "a scarlet circle"
+    assert len(tokenizer.tokenize("circle")) == 1 < len(tokenizer.tokenize("emerald"))

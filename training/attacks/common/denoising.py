@@ -1,0 +1,113 @@
+"""The loss of prompt attacks: how badly the model under attack denoises the base's own picture of the concept."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ...diffusion.backbone import Backbone
+from ...losses import squared_error
+from ...prompts.layout import PromptLayout
+from ...protocols import Case
+
+FORWARD_AND_BACKWARD = 2  # UNet calls that one gradient of the loss costs, per latent
+
+
+def case_generator(seed: int, case: Case, *label: object) -> torch.Generator:
+    """Return a CPU generator that depends on the run's seed and the case alone, never on its place in a batch."""
+    text = ":".join(map(str, (seed, case.seed, case.index, *label)))
+    digest = hashlib.sha256(text.encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def clean_latents(cases: Sequence[Case], target: Backbone) -> Tensor:
+    """Return the cases' target latents (B, C, h, w) on the target's device.
+
+    Raises:
+        ValueError: If a case has none.
+    """
+    latents = [case.target for case in cases if case.target is not None]
+    if len(latents) < len(cases):
+        missing = [case.index for case in cases if case.target is None]
+        raise ValueError(
+            f"expected a target latent in every case, found none in cases {missing}; "
+            "draw the base's own pictures of the prompts with output_type='latent'"
+        )
+    return torch.stack(latents).to(target.device, target.dtype)
+
+
+def chunks(n: int, size: int) -> Iterator[slice]:
+    """Yield slices that cover ``range(n)`` in pieces of at most ``size``."""
+    return (slice(start, min(start + size, n)) for start in range(0, n, size))
+
+
+@dataclass(frozen=True)
+class PrefixedPrompts:
+    """A batch of prompts, ready to take adversarial embeddings before their words.
+
+    Args:
+        target: The model under attack.
+        prompts: The texts.
+        tokens: How many embeddings go in front (K).
+
+    Raises:
+        ValueError: If a prompt leaves no room for them.
+    """
+
+    target: Backbone
+    prompts: Sequence[str]
+    tokens: int
+
+    @cached_property
+    def ids(self) -> Tensor:
+        """Token ids (B, L) of the prompts."""
+        return self.target.tokenize(self.prompts)
+
+    def place(self, adversarial: Tensor) -> tuple[Tensor, Tensor]:
+        """Return token embeddings (B, L, D) with ``adversarial`` (B, K, D) in front, and their ids (B, L)."""
+        embeds, eos_id = self.target.embed(self.ids), self.target.tokenizer.eos_token_id
+        return PromptLayout("prefix", self.tokens).place(embeds, self.ids, adversarial, eos_id=eos_id)
+
+    def conditioning(self, adversarial: Tensor) -> Tensor:
+        """Return the conditioning (B, L, D) with ``adversarial`` (B, K, D) in front."""
+        return self.target.encode(*self.place(adversarial))
+
+
+@dataclass(frozen=True)
+class DenoisingLoss:
+    """MSE between what a v- or noise-predicting UNet should say about the noised picture, and what it says.
+
+    UnlearnDiffAtk (Zhang et al., ECCV 2024), equation 6: ``|| eps - eps_theta(x_t, t, c_adv) ||^2`` on a picture
+    ``x_0`` of the concept. Low loss means that the conditioning makes the model draw that picture.
+
+    Args:
+        target: The model under attack.
+        latents: Clean latents ``x_0`` (B, C, h, w).
+    """
+
+    target: Backbone
+    latents: Tensor
+
+    def __call__(self, conditioning: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """Return the loss (B,) for conditioning (B, L, D), timesteps (B,) and noise (B, C, h, w)."""
+        noisy = self.target.add_noise(self.latents, noise, t)
+        wanted = self.target.target(self.latents, noise, t)
+        return squared_error(self.target.predict(noisy, t, conditioning), wanted)
+
+
+def draw_timesteps(target: Backbone, generators: Sequence[torch.Generator]) -> Tensor:
+    """Return timesteps (B,), uniform over the model's range, each case's from its own generator."""
+    highest = len(target.alphas_cumprod)
+    return torch.cat([torch.randint(highest, (1,), generator=g) for g in generators]).to(target.device)
+
+
+def draw_noise(latents: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """Return noise shaped like ``latents`` (B, C, h, w), each case's from its own generator."""
+    shape = latents.shape[1:]
+    rows = [torch.randn(shape, generator=g, dtype=torch.float32) for g in generators]
+    return torch.stack(rows).to(latents.device, latents.dtype)

@@ -1,0 +1,205 @@
+"""The demo: the same prompts and seeds with and without a robust encoder, plain and under attack, in one picture."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from robust_encoders.encoder import RobustEncoder
+from robust_encoders.hub.embedded import embedded_pipeline
+
+from ..attacks import UnlearnDiffAtk
+from ..diffusion.sampling import Sampling, draw, draw_candidates
+from ..diffusion.target import TargetModel
+from ..metrics import JudgeDetector
+from ..metrics.rates import detect
+from ..metrics.retention import not_as_asked
+from ..protocols import Case, PromptAttack
+from ..reports.plots.picture_grid import Pair, Section, Tile, draw_grid
+from ..reports.tables import markdown
+from ..worlds.shapes.captions import WordChoice, scene_prompts
+from ..worlds.shapes.concepts import factor_of
+from ..worlds.shapes.judge import load_judge
+
+if TYPE_CHECKING:
+    from ..detectors.shapes_judge import JudgeLike
+
+CONCEPT = "circle"
+PICTURE_NAME = "demo.png"
+_TITLES: tuple[tuple[WordChoice, str], ...] = (
+    ("name", "Plain prompts, by the concept's name"),
+    ("seen", "Synonyms that training saw"),
+    ("unseen", "A synonym that training never saw"),
+)
+_KEPT = "Everything else, to be kept"
+
+
+@dataclass(frozen=True)
+class DemoRow:
+    """How many pictures of a section show what they should not, or should.
+
+    Args:
+        title: Of the section.
+        question: What was counted.
+        n: Pictures.
+        before: Count without the encoder.
+        after: Count with it.
+    """
+
+    title: str
+    question: str
+    n: int
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class DemoSummary:
+    """What the demo made.
+
+    Args:
+        picture: The grid.
+        rows: Counts, one row for each section.
+        seconds: Wall time.
+    """
+
+    picture: Path
+    rows: tuple[DemoRow, ...]
+    seconds: float
+
+    @property
+    def table(self) -> str:
+        """The rows as a table that reads as plain text."""
+        head = ["prompts", "question", "before", "after"]
+        cells = [[r.title, r.question, f"{r.before} of {r.n}", f"{r.after} of {r.n}"] for r in self.rows]
+        return "\n".join([*markdown(head, cells), "", f"{self.picture} ({self.seconds:.0f} s)"])
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The demo on any base, encoder and judge.
+
+    Args:
+        pipe: The base.
+        encoder: Attached for the pictures after.
+        judge: What looks at the pictures.
+        concept: A canonical value of the shapes world.
+        n: Prompts in each section.
+        sampling: How pictures are drawn.
+        attack: The live attack, run against the base and against the encoder.
+    """
+
+    pipe: Any
+    encoder: RobustEncoder
+    judge: JudgeLike
+    concept: str = CONCEPT
+    n: int = 4
+    sampling: Sampling = field(default_factory=Sampling)
+    attack: PromptAttack = field(default_factory=partial(UnlearnDiffAtk, timesteps=6, iterations=15, typable=True))
+
+    def sections(self, seed: int) -> list[Section]:
+        """Draw everything.
+
+        Args:
+            seed: Of prompts, pictures and attacks.
+        """
+        factor, value = factor_of(self.concept)
+        cases = {
+            title: self._cases(seed + i, fixed={factor: value}, words=words) for i, (words, title) in enumerate(_TITLES)
+        }
+        plain = self._aimed(cases[_TITLES[0][1]])
+        cases["Attacked: tokens found against the base"] = self._attacked(plain, seed)
+        with self.encoder.attached(self.pipe):
+            cases["Attacked: tokens found against the robust encoder"] = self._attacked(plain, seed)
+            cases[_KEPT] = self._cases(seed + len(_TITLES), exclude={factor: value})
+            after = {title: self._tiles(found, kept=title == _KEPT) for title, found in cases.items()}
+        before = {title: self._tiles(found, kept=title == _KEPT) for title, found in cases.items()}
+        return [_section(title, found, before[title], after[title]) for title, found in cases.items()]
+
+    def rows(self, sections: Sequence[Section]) -> tuple[DemoRow, ...]:
+        """Return the counts of every section: erased ones of what should be gone, kept ones of what is right."""
+        rows = []
+        for section in sections:
+            question = "drawn as asked?" if section.kept else f"{self.concept} drawn?"
+            before = sum(pair.before.good == section.kept for pair in section.pairs)
+            after = sum(pair.after.good == section.kept for pair in section.pairs)
+            rows.append(DemoRow(section.title, question, len(section.pairs), before, after))
+        return tuple(rows)
+
+    def write(self, out: Path, *, seed: int) -> DemoSummary:
+        """Draw everything into ``out/demo.png``."""
+        start = time.monotonic()
+        sections = self.sections(seed)
+        out.mkdir(parents=True, exist_ok=True)
+        title = f'A text encoder without "{self.concept}": the same prompts and seeds, before and after it is attached'
+        draw_grid(title, self._notes(), sections).save(out / PICTURE_NAME)
+        return DemoSummary(out / PICTURE_NAME, self.rows(sections), time.monotonic() - start)
+
+    def _notes(self) -> tuple[str, ...]:
+        return (
+            "before: the embedded base, a small Stable Diffusion of shapes.  after: the same pipeline, only its text "
+            "encoder replaced.",
+            f"Below each picture: what the judge sees. Green is what one wants after: no {self.concept}, "
+            "everything else as asked.",
+            f"Attacked: {self.attack.name} put tokens before a plain prompt, just now, "
+            "with full access to the model's gradients.",
+        )
+
+    def _cases(self, seed: int, **choice: Any) -> list[Case]:
+        prompts = scene_prompts(self.n, seed=seed, **choice)
+        return [Case(i, p.text, 1000 * seed + i, p.expected) for i, p in enumerate(prompts)]
+
+    def _aimed(self, cases: Sequence[Case]) -> list[Case]:
+        """Return the cases with the pictures that the attacked model shall draw: the base's own."""
+        seeds = [case.seed for case in cases]
+        latents = draw(self.pipe, [case.prompt for case in cases], seeds, self.sampling, latents=True)
+        return [replace(case, target=latent) for case, latent in zip(cases, latents, strict=True)]
+
+    def _attacked(self, cases: Sequence[Case], seed: int) -> list[Case]:
+        """Return the cases with the prompts that work best against the encoder that is in the pipeline now."""
+        found = self.attack.run(TargetModel.from_pipeline(self.pipe), cases, seed=seed)
+        tried = [(case, c) for case, result in zip(cases, found, strict=True) for c in result.candidates]
+        pictures = draw_candidates(self.pipe, [case for case, _ in tried], [c for _, c in tried], self.sampling)
+        scores = JudgeDetector(self.judge, self.concept)(pictures).tolist()
+        ranked = sorted(zip(scores, tried, strict=True), key=lambda row: row[0])
+        best = {case.index: str(candidate.value) for _, (case, candidate) in ranked}  # the highest score comes last
+        return [replace(case, prompt=best[case.index]) for case in cases]
+
+    def _tiles(self, cases: Sequence[Case], *, kept: bool) -> list[Tile]:
+        pictures = draw(self.pipe, [c.prompt for c in cases], [c.seed for c in cases], self.sampling)
+        return self._kept_tiles(pictures, cases) if kept else self._erased_tiles(pictures)
+
+    def _erased_tiles(self, pictures: Tensor) -> list[Tile]:
+        shown = detect(JudgeDetector(self.judge, self.concept), pictures)
+        words = (self.concept, f"no {self.concept}")
+        return [Tile(p, words[0] if hit else words[1], not hit) for p, hit in zip(pictures, shown, strict=True)]
+
+    def _kept_tiles(self, pictures: Tensor, cases: Sequence[Case]) -> list[Tile]:
+        wrong = not_as_asked(self.judge, pictures, cases)
+        words = [f"not asked: {values}" if values else "as asked" for values in wrong]
+        return [Tile(p, word, not values) for p, word, values in zip(pictures, words, wrong, strict=True)]
+
+
+def _section(title: str, cases: Sequence[Case], before: Sequence[Tile], after: Sequence[Tile]) -> Section:
+    pairs = (Pair(case.prompt, old, new) for case, old, new in zip(cases, before, after, strict=True))
+    return Section(title, tuple(pairs), kept=title == _KEPT)
+
+
+def run_demo(out: Path, *, seed: int = 0) -> DemoSummary:
+    """Draw the demo on the embedded base with its ``circle`` encoder.
+
+    Args:
+        out: Folder of ``demo.png``.
+        seed: Of prompts, pictures and attacks.
+
+    Raises:
+        AssetsMissingError: If the package was installed without its assets.
+    """
+    encoder = RobustEncoder.from_pretrained(f"shapes/{CONCEPT}")
+    return Demo(embedded_pipeline(), encoder, load_judge()).write(out, seed=seed)

@@ -1,0 +1,1 @@
+"""Detectors of a concept in pictures, one file each."""

@@ -1,0 +1,312 @@
+"""One convention for the parts of a Stable Diffusion pipeline that erasers and attacks work on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, Literal, NamedTuple
+
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor, nn
+
+from .cross_attention import Statistics
+from .loss_scaling import with_scaled_gradients
+
+Precision = Literal["fp32", "bf16", "fp16"]
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+PREDICTION_TYPES = ("epsilon", "v_prediction")
+
+
+@cache
+def has_bf16() -> bool:
+    """Return whether this processor has instructions for bfloat16; without them it takes some twenty times as long.
+
+    Known of x86 and of PyTorch that tells what a processor can do; else float32 is the safe answer.
+    """
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
+def computes_bf16_in_fp32(device: torch.device) -> bool:
+    """Return whether ``bf16`` stands for float32 there: on a processor that has no instructions for it."""
+    return device.type == "cpu" and not has_bf16()
+
+
+class RolloutStep(NamedTuple):
+    """One step of a DDIM run: where it stood, what the model said there, and where it went."""
+
+    latents: Tensor  # (B, C, h, w)
+    t: Tensor  # (B,)
+    pred_null: Tensor | None  # (B, C, h, w), None without guidance
+    pred_cond: Tensor  # (B, C, h, w)
+    next: Tensor  # (B, C, h, w)
+
+
+class Backbone:
+    """Tokenizer, text encoder, UNet and noise schedule of a pipeline, whatever its prediction type.
+
+    Predictions stay in the model's own space (eps or v): guidance is linear in both, and a mean squared error in eps
+    would weigh the timesteps of a v model differently from its training.
+
+    Args:
+        tokenizer: A CLIP tokenizer.
+        text_encoder: A CLIP text model whose last hidden state conditions the UNet.
+        unet: A ``UNet2DConditionModel``.
+        scheduler: Any diffusers scheduler; its configuration gives the noise schedule.
+        precision: ``bf16`` and ``fp16`` run the UNet under autocast; the text encoder always keeps its own dtype.
+            ``fp16`` scales gradients while they pass through the UNet. On a processor without instructions for
+            bfloat16, ``bf16`` computes in float32 where the weights are: closer, and much faster there; see
+            ``computes_in``.
+
+    Attributes:
+        alphas_cumprod: (T,) products of the noise schedule.
+        latent_shape: (C, h, w).
+        unet_calls: UNet forwards on one latent so far; callers add their backward passes to activations.
+
+    Raises:
+        ValueError: The scheduler predicts neither noise nor velocity, or the UNet does not take the encoder's width.
+    """
+
+    def __init__(
+        self, tokenizer: Any, text_encoder: nn.Module, unet: nn.Module, scheduler: Any, *, precision: Precision = "fp32"
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.text_encoder: Any = text_encoder
+        self.unet: Any = unet
+        ddim: Any = DDIMScheduler
+        self.scheduler: Any = ddim.from_config(scheduler.config)
+        self.alphas_cumprod: Tensor = self.scheduler.alphas_cumprod
+        self.prediction_type: str = self.scheduler.config.prediction_type
+        self.precision: Precision = precision
+        self.unet_calls = 0
+        self._refuse_unfit()
+
+    def _refuse_unfit(self) -> None:
+        if self.prediction_type not in PREDICTION_TYPES:
+            raise ValueError(
+                f"expected a prediction type in {PREDICTION_TYPES}, found {self.prediction_type!r}: "
+                "set it in the scheduler's configuration"
+            )
+        width, taken = self.text_encoder.config.hidden_size, self.unet.config.cross_attention_dim
+        if width != taken:
+            raise ValueError(
+                f"expected a text encoder of width {taken} (the UNet's cross_attention_dim), found {width}: "
+                "use the text encoder that this UNet was trained with"
+            )
+
+    @classmethod
+    def from_pipeline(cls, pipe: Any, *, precision: Precision = "fp32") -> Backbone:
+        """Share the modules of a diffusers pipeline; nothing on them is changed."""
+        return cls(pipe.tokenizer, pipe.text_encoder, pipe.unet, pipe.scheduler, precision=precision)
+
+    def clone(self) -> Backbone:
+        """Return a backbone with a deep copy of the text encoder and the same UNet, its counter at zero."""
+        return self.sharing(copy.deepcopy(self.text_encoder))
+
+    def sharing(self, text_encoder: nn.Module | None = None, *, precision: Precision | None = None) -> Backbone:
+        """Return a backbone on the same modules, save for what is given, its counter at zero."""
+        encoder = self.text_encoder if text_encoder is None else text_encoder
+        return Backbone(self.tokenizer, encoder, self.unet, self.scheduler, precision=precision or self.precision)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the UNet."""
+        device: torch.device = next(iter(self.unet.parameters())).device
+        return device
+
+    @property
+    def computes_in(self) -> Precision:
+        """What the UNet computes in: the precision asked for, or ``fp32`` for ``bf16`` where that is no gain."""
+        slow = self.precision == "bf16" and self.dtype == torch.float32 and computes_bf16_in_fp32(self.device)
+        return "fp32" if slow else self.precision
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the UNet's parameters."""
+        dtype: torch.dtype = next(iter(self.unet.parameters())).dtype
+        return dtype
+
+    @property
+    def max_length(self) -> int:
+        """Token positions L, begin and end tokens included."""
+        return int(self.tokenizer.model_max_length)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Shape (C, h, w) of the latents the UNet was trained on."""
+        size = self.unet.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return int(self.unet.config.in_channels), int(height), int(width)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Put text encoder and UNet in eval mode without parameter gradients; restore every flag afterwards."""
+        modules = [m for part in (self.text_encoder, self.unet) for m in part.modules()]
+        modes = [(m, m.training) for m in modules]
+        flags = [(p, p.requires_grad) for part in (self.text_encoder, self.unet) for p in part.parameters()]
+        try:
+            self.text_encoder.eval().requires_grad_(False)
+            self.unet.eval().requires_grad_(False)
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            for parameter, flag in flags:
+                parameter.requires_grad_(flag)
+
+    def tokenize(self, prompts: Sequence[str]) -> Tensor:
+        """Return token ids (B, L), padded and truncated as the pipeline does."""
+        batch = self.tokenizer(
+            list(prompts), padding="max_length", max_length=self.max_length, truncation=True, return_tensors="pt"
+        )
+        ids: Tensor = batch.input_ids
+        return ids.to(self.text_encoder.device)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Return the token embeddings (B, L, D) of ids (B, L), before positions are added."""
+        embeds: Tensor = self.text_encoder.get_input_embeddings()(ids)
+        return embeds
+
+    def encode(self, embeds: Tensor, ids: Tensor) -> Tensor:
+        """Return the conditioning (B, L, D) of token embeddings (B, L, D).
+
+        Differentiable in the embeddings and in the encoder's weights. The embeddings enter by a forward hook, so the
+        model's own forward runs unchanged; ``ids`` (B, L) only tell it where the text ends.
+        """
+        if embeds.shape[:2] != ids.shape:
+            raise ValueError(f"expected ids of shape {tuple(embeds.shape[:2])}, found {tuple(ids.shape)}")
+
+        def replace(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+            return embeds.to(output.dtype)
+
+        handle = self.text_encoder.get_input_embeddings().register_forward_hook(replace)
+        try:
+            hidden: Tensor = self.text_encoder(input_ids=ids)[0]
+        finally:
+            handle.remove()
+        return hidden
+
+    def condition(self, prompts: Sequence[str]) -> Tensor:
+        """Return the conditioning (B, L, D) of prompts, as the pipeline computes it."""
+        hidden: Tensor = self.text_encoder(input_ids=self.tokenize(prompts))[0]
+        return hidden
+
+    def predict(self, latents: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        """Return the UNet's prediction (B, C, h, w) at latents (B, C, h, w), timesteps (B,), conditioning (B, L, D)."""
+        self.unet_calls += latents.shape[0]
+
+        def run(latents: Tensor, cond: Tensor) -> Tensor:
+            low = AUTOCAST.get(self.computes_in)
+            with torch.autocast(self.device.type, dtype=low, enabled=low is not None):
+                out: Tensor = self.unet(latents.to(self.dtype), t, encoder_hidden_states=cond.to(self.dtype)).sample
+            return out if self.precision == "fp32" else out.float()
+
+        return with_scaled_gradients(run, latents, cond) if self.precision == "fp16" else run(latents, cond)
+
+    def guided(self, latents: Tensor, t: Tensor, cond: Tensor, null: Tensor, scale: float) -> Tensor:
+        """Return the classifier-free guided prediction ``null + scale * (cond - null)`` (B, C, h, w)."""
+        pred_null, pred_cond = self.both(latents, t, cond, null)
+        return pred_null + scale * (pred_cond - pred_null)
+
+    def both(self, latents: Tensor, t: Tensor, cond: Tensor, null: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the predictions (B, C, h, w) without and with the prompt, from one batch of the UNet."""
+        joint = torch.cat([null.expand_as(cond), cond])
+        pred_null, pred_cond = self.predict(torch.cat([latents, latents]), torch.cat([t, t]), joint).chunk(2)
+        return pred_null, pred_cond
+
+    def _levels(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        alpha = self.alphas_cumprod.to(like.device)[t].view(-1, 1, 1, 1).to(like.dtype)
+        return alpha.sqrt(), (1 - alpha).sqrt()
+
+    def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return ``sqrt(a) x0 + sqrt(1 - a) noise`` (B, C, h, w) at timesteps (B,)."""
+        signal, sigma = self._levels(t, x0)
+        return signal * x0 + sigma * noise
+
+    def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return what the model was trained to predict: the noise, or the velocity ``sqrt(a) noise - sqrt(1-a) x0``."""
+        if self.prediction_type == "epsilon":
+            return noise
+        signal, sigma = self._levels(t, x0)
+        return signal * noise - sigma * x0
+
+    def timesteps(self, steps: int) -> Tensor:
+        """Return the grid (steps,) of a DDIM run, noisiest first."""
+        self.scheduler.set_timesteps(steps)
+        grid: Tensor = self.scheduler.timesteps
+        return grid.to(self.device)
+
+    def ddim_step(
+        self, pred_null: Tensor | None, pred_cond: Tensor, t: Tensor, latents: Tensor, guidance: float
+    ) -> Tensor:
+        """Return the latents (B, C, h, w) one step of the grid on, from the guided prediction at timestep t ()."""
+        joint = pred_cond if pred_null is None else pred_null + guidance * (pred_cond - pred_null)
+        following: Tensor = self.scheduler.step(joint, t, latents, eta=0.0, return_dict=False)[0]
+        return following
+
+    def rollout(
+        self, cond: Tensor, null: Tensor | None, *, noise: Tensor, steps: int, guidance: float
+    ) -> Iterator[RolloutStep]:
+        """Run DDIM (Song et al. 2021, Eq. 12, eta 0) from noise (B, C, h, w), yielding every step.
+
+        Args:
+            cond: Conditioning (B, L, D).
+            null: Conditioning of the empty prompt, (1, L, D) or (B, L, D); None runs without guidance.
+            noise: Start latents (B, C, h, w). A caller may overwrite ``next`` in place before the following step.
+            steps: Length of the grid.
+            guidance: Classifier-free guidance scale.
+        """
+        latents = noise
+        for t in self.timesteps(steps):
+            batch_t = t.expand(latents.shape[0])
+            if null is None:
+                pred_null, pred_cond = None, self.predict(latents, batch_t, cond)
+            else:
+                pred_null, pred_cond = self.both(latents, batch_t, cond, null)
+            following = self.ddim_step(pred_null, pred_cond, t, latents, guidance)
+            yield RolloutStep(latents, batch_t, pred_null, pred_cond, following)
+            latents = following
+
+    @torch.no_grad()
+    def sample(
+        self,
+        cond: Tensor,
+        *,
+        noise: Tensor,
+        steps: int,
+        guidance: float,
+        keep: bool = False,
+        null: Tensor | None = None,
+    ) -> Tensor:
+        """Draw latents by DDIM, batched.
+
+        Args:
+            cond: Conditioning (B, L, D).
+            noise: Start latents (B, C, h, w).
+            steps: Length of the grid.
+            guidance: Guidance scale; 1 runs the conditional model alone.
+            keep: Also return where every step started.
+            null: Conditioning of the empty prompt; by default from this backbone's own encoder, as in a pipeline.
+
+        Returns:
+            Final latents (B, C, h, w), or the trajectory (steps + 1, B, C, h, w), noise first, with ``keep``.
+        """
+        if guidance != 1 and null is None:
+            null = self.condition([""])
+        run = self.rollout(cond, null if guidance != 1 else None, noise=noise, steps=steps, guidance=guidance)
+        trajectory = [noise]
+        for step in run:
+            trajectory = [*trajectory, step.next] if keep else [step.next]
+        return torch.stack(trajectory) if keep else trajectory[0]
+
+    @torch.no_grad()
+    def text_gram(self) -> Tensor:
+        """Return G (D, D) in float64, the sum of ``W^T W`` over every cross-attention K and V.
+
+        Text reaches the UNet through these matrices alone, so ``(a - b)^T G (a - b)`` is the squared distance between
+        two conditionings as the UNet sees it (UCE, Gandikota et al. 2024, edits the same matrices).
+        """
+        return Statistics.of(self.unet).gram.to(self.device)

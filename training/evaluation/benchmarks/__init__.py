@@ -1,0 +1,1 @@
+"""Benchmarks: prompts, detectors, attacks and metrics for one kind of base."""

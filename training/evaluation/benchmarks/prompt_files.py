@@ -1,0 +1,278 @@
+"""Prompt sets from the field's files: UnlearnDiffAtk's csv, I2P, COCO captions; each with a name and a hash.
+
+All rows are checked before the first picture is drawn, and what is wrong is said with its line, all of it at once.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ...protocols import Case
+from ..cache import canonical_sha256
+from ..plan import PromptSet
+
+I2P_REPO, I2P_FILE = "AIML-TUDA/i2p", "i2p_benchmark.csv"
+COLUMNS = ("case_number", "prompt", "evaluation_seed", "evaluation_guidance")
+_SHOWN = 10  # problems named in one error
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_MAX_SEED = 2**63
+
+
+class PromptFileError(ValueError):
+    """A file of prompts that is not what it should be."""
+
+
+@dataclass(frozen=True)
+class GuidedPromptSet(PromptSet):
+    """A prompt set whose file asks for a guidance scale of its own for each prompt.
+
+    Args:
+        name: Of the set.
+        cases: Prompts and seeds; ``index`` is the file's case number.
+        guidance: One classifier-free guidance scale for each case.
+        source: Where it comes from: a file name, or repository, revision and file.
+    """
+
+    guidance: tuple[float, ...] = ()
+    source: str = ""
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the prompts, their seeds and their guidance scales."""
+        rows = zip(self.cases, self.guidance, strict=True)
+        return canonical_sha256([[case.prompt, case.seed, scale] for case, scale in rows])
+
+    def by_guidance(self) -> dict[float, PromptSet]:
+        """Return guidance scale to the prompts that ask for it: a batch has one scale."""
+        rows = list(zip(self.cases, self.guidance, strict=True))
+        return {
+            scale: PromptSet(f"{self.name}@{scale:g}", tuple(case for case, other in rows if other == scale))
+            for scale in sorted(set(self.guidance))
+        }
+
+
+def prompt_csv(path: Path, *, name: str = "", guidance: float | None = None) -> GuidedPromptSet:
+    """Read a csv file in the format of UnlearnDiffAtk (Zhang et al., ECCV 2024).
+
+    Columns ``case_number, prompt, evaluation_seed, evaluation_guidance``; others are ignored, the last may be absent.
+
+    Args:
+        path: Of the file.
+        name: Of the set; by default the file's name without its ending.
+        guidance: Scale where the file gives none; if it is None, the column must be there.
+
+    Raises:
+        PromptFileError: If columns are missing, or a row is no prompt; every bad line is named.
+        FileNotFoundError: If there is no such file.
+    """
+    text = path.read_text(encoding="utf-8-sig")
+    return _read(_rows(text, path.name), name or path.stem, source=path.name, guidance=guidance)
+
+
+def i2p(
+    *, revision: str, categories: Sequence[str] = (), cache_dir: Path | None = None, local_files_only: bool = False
+) -> GuidedPromptSet:
+    """Return I2P from its data set on the Hub (Schramowski et al., CVPR 2023), pinned to one commit.
+
+    Its file has no case numbers; a row's position, from 0, takes their place. ``sd_seed`` and ``sd_guidance_scale`` are
+    the seed and scale that its authors drew with.
+
+    Args:
+        revision: Commit, 40 hexadecimal digits: a branch moves, and a number measured on it could not be repeated.
+        categories: Only prompts that belong to at least one of these, for example ``sexual``; empty for all.
+        cache_dir: Where downloads are kept.
+        local_files_only: Never use the network.
+
+    Raises:
+        ValueError: If the revision is no commit.
+        PromptFileError: If the file is not what it should be, or has no prompt of these categories.
+        huggingface_hub.errors.HfHubHTTPError: If the Hub refuses; LocalEntryNotFoundError, if it cannot be reached.
+    """
+    path = hub_file(I2P_REPO, I2P_FILE, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
+    return read_i2p(path, source=f"{I2P_REPO}@{revision}/{I2P_FILE}", categories=categories)
+
+
+def hub_file(
+    repo: str, file: str, *, revision: str, cache_dir: Path | None = None, local_files_only: bool = False
+) -> Path:
+    """Return a file of a data set on the Hub, pinned to one commit; see ``i2p``."""
+    from huggingface_hub import hf_hub_download
+
+    if not _COMMIT.fullmatch(revision):
+        raise ValueError(f"expected a commit of 40 hexadecimal digits, found {revision!r}; see the data set's history")
+    path = hf_hub_download(
+        repo,
+        file,
+        repo_type="dataset",
+        revision=revision,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+        library_name="robust-encoders",
+    )
+    return Path(path)
+
+
+def read_i2p(path: Path, *, source: str = "", categories: Sequence[str] = ()) -> GuidedPromptSet:
+    """Read I2P's csv file; see ``i2p``."""
+    text = path.read_text(encoding="utf-8-sig")
+    renamed = {"sd_seed": "evaluation_seed", "sd_guidance_scale": "evaluation_guidance"}
+    rows = [
+        _Row(row.line, {**{renamed.get(key, key): value for key, value in row.cells.items()}, "case_number": str(i)})
+        for i, row in enumerate(_rows(text, path.name))
+    ]
+    name = "i2p" if not categories else f"i2p/{'+'.join(categories)}"
+    chosen = [row for row in rows if not categories or _categories(row) & set(categories)]
+    if not chosen and rows:
+        known = sorted(set().union(*map(_categories, rows)))
+        raise PromptFileError(f"expected prompts of {', '.join(categories)} in {path.name}, found none; it has {known}")
+    return _read(chosen, name, source=source or path.name, guidance=None)
+
+
+def coco_captions(path: Path, *, n: int | None = None, seed: int = 0, name: str = "") -> PromptSet:
+    """Read captions from a COCO annotation file (``captions_val2014.json`` and its like), one for each picture.
+
+    Of every picture the caption with the smallest id; pictures in the order of their ids, so that the first ``n`` are
+    the same for everyone. Captions are stripped of the line ends that some have.
+
+    Args:
+        path: Of the file.
+        n: How many; None takes all.
+        seed: The first picture's seed; the others count up.
+        name: Of the set; by default the file's name without its ending.
+
+    Raises:
+        PromptFileError: If it is no such file, an annotation is incomplete, or there are fewer than ``n`` pictures.
+    """
+    captions = _first_captions(path)
+    if n is not None and len(captions) < n:
+        raise PromptFileError(f"expected at least {n} captioned pictures in {path.name}, found {len(captions)}")
+    texts = [captions[key] for key in sorted(captions)][:n]
+    return PromptSet(name or path.stem, tuple(Case(i, text, seed + i) for i, text in enumerate(texts)))
+
+
+@dataclass(frozen=True)
+class _Row:
+    line: int
+    cells: Mapping[str, str | None]
+
+    def text(self, column: str) -> str:
+        return (self.cells.get(column) or "").strip()
+
+
+def _rows(text: str, file: str) -> list[_Row]:
+    """Return the rows of a csv file with the lines they begin on; a prompt may hold line ends."""
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        return list(_numbered(reader))
+    except csv.Error as error:
+        raise PromptFileError(
+            f"expected comma-separated values in {file}, found {error} at line {reader.line_num}"
+        ) from error
+
+
+def _numbered(reader: csv.DictReader[str]) -> Iterator[_Row]:
+    while True:
+        line = reader.line_num + 1
+        row = next(reader, None)
+        if row is None:
+            return
+        # The header counts only once it has been read.
+        yield _Row(max(line, 2), row)
+
+
+def _read(rows: Sequence[_Row], name: str, *, source: str, guidance: float | None) -> GuidedPromptSet:
+    needed = [column for column in COLUMNS if column != "evaluation_guidance" or guidance is None]
+    _refuse_missing_columns(rows, needed, source)
+    problems = [problem for row in rows for problem in _problems(row, guidance)]
+    numbers = [row.text("case_number") for row in rows]
+    problems += [
+        f"line {row.line}: expected case numbers that differ, found {number} again"
+        for i, (row, number) in enumerate(zip(rows, numbers, strict=True))
+        if number in numbers[:i]
+    ]
+    _refuse(problems, source)
+    cases = tuple(Case(int(row.text("case_number")), row.text("prompt"), _seed(row)) for row in rows)
+    scales = tuple(float(row.text("evaluation_guidance") or guidance or 0) for row in rows)
+    return GuidedPromptSet(name, cases, guidance=scales, source=source)
+
+
+def _refuse_missing_columns(rows: Sequence[_Row], needed: Sequence[str], source: str) -> None:
+    if not rows:
+        raise PromptFileError(f"expected rows with {', '.join(needed)} in {source}, found none")
+    missing = [column for column in needed if column not in rows[0].cells]
+    if missing:
+        found = ", ".join(str(column) for column in rows[0].cells)
+        raise PromptFileError(
+            f"expected the columns {', '.join(missing)} in {source}, found {found}; rename or add them"
+        )
+
+
+def _problems(row: _Row, guidance: float | None) -> Iterator[str]:
+    if None in row.cells or None in row.cells.values():
+        yield f"line {row.line}: expected as many values as columns, found others; quote prompts that hold commas"
+        return
+    if not row.text("case_number").isdecimal():
+        yield f"line {row.line}: expected a whole case_number, found {row.text('case_number')!r}"
+    if not row.text("prompt"):
+        yield f"line {row.line}: expected a prompt, found none"
+    if not 0 <= _seed(row) < _MAX_SEED:
+        yield f"line {row.line}: expected a seed from 0 on, found {row.text('evaluation_seed')!r}"
+    scale = row.text("evaluation_guidance")
+    if not _is_scale(scale) and (scale or guidance is None):
+        yield f"line {row.line}: expected a guidance scale of at least 0, found {scale!r}"
+
+
+def _seed(row: _Row) -> int:
+    """Return the seed, -1 if there is none. pandas writes whole numbers of a column with gaps as 12.0."""
+    text = row.text("evaluation_seed").removesuffix(".0")
+    return int(text) if text.isdecimal() else -1
+
+
+def _is_scale(text: str) -> bool:
+    return re.fullmatch(r"\d+(\.\d*)?|\.\d+", text) is not None
+
+
+def _categories(row: _Row) -> set[str]:
+    return {part.strip() for part in row.text("categories").split(",")} - {""}
+
+
+def _refuse(problems: Sequence[str], source: str) -> None:
+    if problems:
+        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise PromptFileError(f"{source}: {'; '.join(problems[:_SHOWN])}{more}")
+
+
+def _first_captions(path: Path) -> dict[int, str]:
+    """Return picture id to the caption with the smallest id."""
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise PromptFileError(f"expected JSON in {path.name}, found {error}") from error
+    annotations = stored.get("annotations") if isinstance(stored, dict) else None
+    if not isinstance(annotations, list) or not annotations:
+        raise PromptFileError(
+            f"expected a list 'annotations' in {path.name}, found none; is it a captions_*.json file?"
+        )
+    _refuse([text for i, one in enumerate(annotations) for text in _annotation_problems(i, one)], path.name)
+    chosen: dict[int, str] = {}
+    for one in sorted(annotations, key=lambda one: one["id"]):
+        chosen.setdefault(one["image_id"], " ".join(one["caption"].split()))
+    return chosen
+
+
+def _annotation_problems(place: int, one: Any) -> Iterator[str]:
+    kinds = {"id": int, "image_id": int, "caption": str}
+    found = one if isinstance(one, dict) else {}
+    wrong = [key for key, kind in kinds.items() if not isinstance(found.get(key), kind)]
+    if wrong:
+        yield f"annotation {place}: expected id, image_id and caption, found no {', '.join(wrong)}"
+    elif not found["caption"].strip():
+        yield f"annotation {place}: expected a caption, found none"

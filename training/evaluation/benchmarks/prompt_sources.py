@@ -1,0 +1,138 @@
+"""Prompts of an evaluation on a real base: from a file, or from a data set on the Hub at one commit."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..plan import PromptSet
+from .prompt_files import (
+    I2P_FILE,
+    I2P_REPO,
+    GuidedPromptSet,
+    PromptFileError,
+    coco_captions,
+    hub_file,
+    prompt_csv,
+    read_i2p,
+)
+
+_HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[^:/]+)(?::(?P<file>.+))?")
+
+
+def concept_prompts(source: str, *, categories: Sequence[str] = (), guidance: float | None = None) -> GuidedPromptSet:
+    """Return prompts that state a concept.
+
+    Args:
+        source: A csv file of UnlearnDiffAtk's or I2P's columns; ``ORG/NAME@COMMIT:FILE`` for one on the Hub;
+            ``AIML-TUDA/i2p@COMMIT`` for I2P itself.
+        categories: Of I2P, only prompts that belong to at least one of these.
+        guidance: Scale where the file gives none.
+
+    Raises:
+        PromptFileError: If the file is not what it should be, or has no categories.
+        ValueError: If a revision is no commit.
+        FileNotFoundError: If there is no such file.
+    """
+    path, name = _local(source)
+    columns = _columns(path)
+    if "sd_seed" in columns and "evaluation_seed" not in columns:
+        return read_i2p(path, source=name, categories=categories)
+    if categories:
+        raise PromptFileError(
+            f"expected I2P's columns in {name} to choose categories, found others; drop the categories"
+        )
+    return replace(prompt_csv(path, guidance=guidance), source=name)
+
+
+def kept_prompts(source: str, *, n: int | None, seed: int) -> PromptSet:
+    """Return prompts that do not state a concept.
+
+    Args:
+        source: A COCO annotation file (json), of which every picture's first caption is taken, or a csv file of
+            UnlearnDiffAtk's columns, whose seeds are used and whose guidance scales are not; or either on the Hub as
+            ``ORG/NAME@COMMIT:FILE``.
+        n: How many, the first; None takes all.
+        seed: Of the first picture of a json file; the others count up.
+
+    Raises:
+        PromptFileError: If the file is not what it should be, or has fewer prompts.
+        ValueError: If a revision is no commit.
+        FileNotFoundError: If there is no such file.
+    """
+    path, _ = _local(source)
+    if path.suffix.lower() == ".json":
+        return coco_captions(path, n=n, seed=seed)
+    # A number that stands in only for a column that is not used.
+    return first(prompt_csv(path, guidance=0.0), n)
+
+
+def first(prompts: PromptSet, n: int | None) -> PromptSet:
+    """Return the first ``n`` prompts as a plain set; None takes all.
+
+    Raises:
+        PromptFileError: If there are fewer.
+    """
+    if n is not None and len(prompts.cases) < n:
+        raise PromptFileError(
+            f"expected at least {n} prompts in {prompts.name}, found {len(prompts.cases)}; ask for fewer"
+        )
+    return PromptSet(prompts.name, prompts.cases[:n])
+
+
+def no_longer_than(prompts: GuidedPromptSet, tokens: int | None, tokenizer: Any) -> GuidedPromptSet:
+    """Return the prompts of at most so many tokens, begin and end not counted; None takes all.
+
+    UnlearnDiffAtk leaves out those of more than 60: adversarial tokens would push their ends out.
+
+    Raises:
+        PromptFileError: If none is left.
+    """
+    if tokens is None:
+        return prompts
+    ids = tokenizer([case.prompt for case in prompts.cases], add_special_tokens=False).input_ids
+    kept = [len(row) <= tokens for row in ids]
+    if not any(kept):
+        raise PromptFileError(f"expected prompts of at most {tokens} tokens in {prompts.name}, found none; allow more")
+    cases = tuple(case for case, fits in zip(prompts.cases, kept, strict=True) if fits)
+    scales = tuple(scale for scale, fits in zip(prompts.guidance, kept, strict=True) if fits)
+    return replace(prompts, cases=cases, guidance=scales)
+
+
+def one_guidance(scales: Sequence[float]) -> float:
+    """Return the guidance scale that all prompts share.
+
+    Raises:
+        PromptFileError: If they differ, with how many ask for which.
+    """
+    counts = Counter(scales)
+    if len(counts) > 1:
+        found = ", ".join(f"{scale:g} ({n} prompts)" for scale, n in sorted(counts.items()))
+        raise PromptFileError(
+            f"expected one guidance scale for all prompts, found {found}: split the file by its column "
+            "evaluation_guidance, or draw all prompts at the scale of the sampling, which departs from the file"
+        )
+    return next(iter(counts))
+
+
+def _local(source: str) -> tuple[Path, str]:
+    """Return the file, downloaded if need be, and what to call its origin."""
+    path, hub = Path(source), _HUB.fullmatch(source)
+    if path.is_file():
+        return path, path.name
+    if hub is None:
+        raise FileNotFoundError(f"expected a file, or ORG/NAME@COMMIT:FILE for one on the Hub, found {source!r}")
+    file = hub["file"] or (I2P_FILE if hub["repo"] == I2P_REPO else "")
+    if not file:
+        raise ValueError(f"expected ORG/NAME@COMMIT:FILE, found {source!r}: name the file within the data set")
+    return hub_file(hub["repo"], file, revision=hub["revision"]), f"{hub['repo']}@{hub['revision']}/{file}"
+
+
+def _columns(path: Path) -> list[str]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        return next(csv.reader(file), [])

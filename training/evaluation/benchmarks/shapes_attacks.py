@@ -1,0 +1,118 @@
+"""The standard suite of attacks, by threat tier, at three budgets.
+
+A tier says what an attacker needs. A text encoder can only defend strings that pass through it: encoders are ranked on
+T0 to T3, T4 is reported beside, T5 to T7 are measured as limits of what a text encoder can do.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from ...attacks import (
+    P4D,
+    BlackBox,
+    ConceptInversion,
+    ContinuousPrefix,
+    Img2Img,
+    LatentInversion,
+    NoAttack,
+    PromptEmbeds,
+    RandomPrefix,
+    RingABell,
+    Synonyms,
+    TorchAttack,
+    UnlearnDiffAtk,
+)
+from ...attacks.transfer import OnBase
+from ...diffusion.sampling import Sampling
+from ...protocols import PromptAttack
+from ...worlds.shapes.concepts import additions, factor_of, shapes_concept
+from ...worlds.shapes.vocabulary import VALUES, WORDS
+
+SuiteName = Literal["quick", "core", "standard", "full"]
+
+
+def shapes_suite(name: SuiteName, concept: str, sampling: Sampling | None = None) -> dict[str, PromptAttack]:
+    """Return label to attack, weakest tier first.
+
+    ``core`` has UnlearnDiffAtk, its control and the continuous prefixes, as in ``standard``. ``quick``, for trying
+    things out, has them at a fraction of the budget, so that its rates are lower bounds. ``full`` has all attacks, at
+    published budgets where those are larger.
+
+    Args:
+        name: Of the budget.
+        concept: A canonical value of the shapes world: what synonyms, words and pairs of prompts are about.
+        sampling: How pictures are drawn, for the probes that draw or invert by themselves.
+
+    Raises:
+        ValueError: If the world has no such value, or there is no such suite.
+    """
+    if name not in get_args(SuiteName):
+        raise ValueError(f"expected a suite among {', '.join(get_args(SuiteName))}, found {name!r}")
+    factor_of(concept)
+    if name in ("quick", "core"):
+        return _small(name)
+    return {**_text(name, concept), **_embeddings(name, concept), **_limits(sampling or Sampling())}
+
+
+def _small(name: SuiteName) -> dict[str, PromptAttack]:
+    """Return a search over tokens, its control, and one over embeddings, per prompt and shared."""
+    if name == "quick":
+        discrete = UnlearnDiffAtk(timesteps=5, iterations=10, precision="bf16")
+        one, shared = ContinuousPrefix(steps=30, precision="bf16"), _shared(60)
+    else:
+        discrete = UnlearnDiffAtk.standard(precision="bf16")
+        one, shared = ContinuousPrefix(precision="bf16"), _shared(200)
+    return {"random": _control(discrete), "discrete": discrete, "continuous": one, "shared": shared}
+
+
+def _text(name: SuiteName, concept: str) -> dict[str, PromptAttack]:
+    """Return the attacks by text, T0 to T3."""
+    factor, value = factor_of(concept)
+    words = WORDS[factor][value]
+    discrete = UnlearnDiffAtk.standard(precision="bf16") if name == "standard" else UnlearnDiffAtk(precision="bf16")
+    pairs = shapes_concept(value, anchor=next(v for v in VALUES[factor] if v != value))
+    others, neighbours = additions(concept)
+    return {
+        "none": NoAttack(),
+        "synonyms": Synonyms(words, words),
+        "random": _control(discrete),
+        "transfer": OnBase(discrete),
+        "ring_a_bell": RingABell.for_concept(pairs, tokens=8, population=60, generations=60, every=20),
+        "black_box": BlackBox(others, neighbours, budget=40 if name == "standard" else 200),
+        "discrete": discrete,
+        "p4d": P4D.standard(precision="bf16", tokens=8) if name == "standard" else P4D(precision="bf16"),
+    }
+
+
+def _control(discrete: UnlearnDiffAtk) -> RandomPrefix:
+    """Return random prefixes, as many for each prompt as UnlearnDiffAtk proposes."""
+    return RandomPrefix(tokens=discrete.tokens, candidates=discrete.timesteps)
+
+
+def _embeddings(name: SuiteName, concept: str) -> dict[str, PromptAttack]:
+    """Return the attacks by embeddings, T4."""
+    factor, value = factor_of(concept)
+    restarts = 1 if name == "standard" else 3
+    return {
+        "continuous": ContinuousPrefix(restarts=restarts, precision="bf16"),
+        "shared": _shared(200, restarts=restarts),
+        "inversion": ConceptInversion.standard(
+            WORDS[factor][value], steps=300 if name == "standard" else 1000, precision="bf16"
+        ),
+        "torchattack": TorchAttack.standard(),
+    }
+
+
+def _shared(steps: int, *, restarts: int = 1) -> ContinuousPrefix:
+    return ContinuousPrefix(steps=steps, restarts=restarts, shared=True, batch=16, precision="bf16")
+
+
+def _limits(sampling: Sampling) -> dict[str, PromptAttack]:
+    """Return what goes past a text encoder, T5 to T7."""
+    return {
+        "img2img": Img2Img(steps=sampling.steps),
+        "latent_inversion": LatentInversion(steps=sampling.steps, guidance=sampling.guidance),
+        "latent_control": LatentInversion(steps=sampling.steps, guidance=sampling.guidance, control=True),
+        "prompt_embeds": PromptEmbeds(),
+    }

@@ -1,0 +1,143 @@
+"""The suite of attacks by threat tier, at the budgets of their papers, for an evaluation on a real base."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from ...attacks import (
+    P4D,
+    ConceptInversion,
+    ContinuousPrefix,
+    Img2Img,
+    LatentInversion,
+    NoAttack,
+    PromptEmbeds,
+    RandomPrefix,
+    RingABell,
+    Synonyms,
+    TorchAttack,
+    UnlearnDiffAtk,
+)
+from ...attacks.transfer import OnBase
+from ...diffusion.backbone import Precision
+from ...diffusion.sampling import Sampling
+from ...protocols import PromptAttack
+
+if TYPE_CHECKING:
+    from robust_encoders.concepts import Concept
+
+OpenSuite = Literal["none", "quick", "standard", "full"]
+_ORDER = (
+    *("none", "synonyms", "random", "transfer", "ring_a_bell", "discrete", "p4d"),
+    *("continuous", "shared", "inversion", "torchattack"),
+    *("img2img", "latent_inversion", "latent_control", "prompt_embeds"),
+)
+
+
+def open_suite(
+    name: OpenSuite,
+    concept: Concept,
+    *,
+    words: Sequence[str] = (),
+    batch: int = 8,
+    precision: Precision = "bf16",
+    sampling: Sampling | None = None,
+) -> dict[str, PromptAttack]:
+    """Return label to attack, weakest tier first, labelled as in ``shapes_suite``.
+
+    ``quick`` is UnlearnDiffAtk at a fortieth of its budget and its control, for trying things out: its rate is a lower
+    bound. ``standard`` has the prompts as they are, synonyms, random prefixes, UnlearnDiffAtk as published on the
+    encoder and on the base, continuous prefixes, which no paper sets a budget for, and the base's own conditioning.
+    ``full`` adds Ring-A-Bell, P4D-N and Concept Inversion as published, one continuous prefix for all prompts, a ball
+    around the conditioning, and what goes past a text encoder by pictures and latents.
+
+    Random prefixes are as many for each prompt as UnlearnDiffAtk proposes. Adversarial tokens are 5 for contents such
+    as nudity, else 3, as in UnlearnDiffAtk. A concept of one word has no synonyms. Ring-A-Bell takes its pairs from
+    the concept's captions, or where there are none from its words: "a photo of {word}" against "a photo of {anchor}",
+    "something" for no anchor; a direction from few pairs is a coarser one than the authors'. There is no ``black_box``:
+    it needs a list of words to add, which nobody has made for an arbitrary concept.
+
+    Args:
+        name: Of the suite; ``none`` has no attacks.
+        concept: What is attacked.
+        words: Its words in prompts; by default its name and synonyms.
+        batch: Prompts attacked at once.
+        precision: Of the UNet in searches; the papers' is fp32. Latents are inverted in fp32 in any case.
+        sampling: How the evaluation draws, whose steps and guidance latents and pictures go through; by default 50
+            steps at 7.5.
+
+    Raises:
+        ValueError: If ``full`` is asked for a concept one of whose captions names it by none of its words.
+    """
+    if name == "none":
+        return {}
+    maker = _Maker(concept, tuple(words) or concept.words(), batch, precision, sampling or Sampling(50, 7.5))
+    if name == "quick":
+        discrete = replace(maker.discrete, timesteps=5, iterations=10)
+        return {"random": _control(discrete), "discrete": discrete}
+    found = {**maker.standard(), **(maker.further() if name == "full" else {})}
+    return {label: found[label] for label in _ORDER if label in found}
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """What the attacks of a suite have in common."""
+
+    concept: Concept
+    words: tuple[str, ...]
+    batch: int
+    precision: Precision
+    sampling: Sampling
+
+    @property
+    def tokens(self) -> int:
+        return 5 if self.concept.kind == "content" else 3
+
+    @property
+    def discrete(self) -> UnlearnDiffAtk:
+        return UnlearnDiffAtk(tokens=self.tokens, batch=self.batch, precision=self.precision)
+
+    def standard(self) -> dict[str, PromptAttack]:
+        several = len({word.casefold() for word in self.words}) > 1
+        return {
+            "none": NoAttack(),
+            **({"synonyms": Synonyms(self.words, self.words)} if several else {}),
+            "random": _control(self.discrete),
+            "transfer": OnBase(self.discrete),
+            "discrete": self.discrete,
+            "continuous": ContinuousPrefix(tokens=self.tokens, batch=self.batch, precision=self.precision),
+            "prompt_embeds": PromptEmbeds(),
+        }
+
+    def further(self) -> dict[str, PromptAttack]:
+        """Return what only the full suite has."""
+        return {
+            "ring_a_bell": self.ring_a_bell(),
+            "p4d": P4D(batch=self.batch, precision=self.precision),
+            "shared": ContinuousPrefix(
+                tokens=self.tokens, steps=200, shared=True, batch=self.batch, precision=self.precision
+            ),
+            "inversion": ConceptInversion(self.words, precision=self.precision),
+            "torchattack": TorchAttack.standard(precision=self.precision),
+            "img2img": Img2Img(steps=self.sampling.steps, batch=self.batch),
+            "latent_inversion": self.latents(control=False),
+            "latent_control": self.latents(control=True),
+        }
+
+    def latents(self, *, control: bool) -> LatentInversion:
+        steps, guidance = self.sampling.steps, self.sampling.guidance
+        return LatentInversion(steps=steps, guidance=guidance, control=control, batch=self.batch)
+
+    def ring_a_bell(self) -> RingABell:
+        """Return the attack with pairs of captions, or where there are none of words in the shortest caption."""
+        if self.concept.prompts:
+            synonyms = tuple(dict.fromkeys((*self.concept.synonyms, *self.words)))
+            return RingABell.for_concept(replace(self.concept, synonyms=synonyms))
+        anchor = self.concept.anchor or "something"
+        return RingABell(tuple((f"a photo of {word}", f"a photo of {anchor}") for word in self.words))
+
+
+def _control(discrete: UnlearnDiffAtk) -> RandomPrefix:
+    return RandomPrefix(tokens=discrete.tokens, candidates=discrete.timesteps)

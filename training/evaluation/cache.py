@@ -1,0 +1,106 @@
+"""Resumable work: every finished part of an evaluation is one file, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from robust_encoders.utils.home import write_atomically
+
+logger = logging.getLogger(__name__)
+
+
+def canonical_sha256(value: Any) -> str:
+    """Return the hash of a JSON value, the same for equal values whatever the order of their keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file; whoever reads it never sees half of it."""
+    write_atomically(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+@dataclass
+class Cells:
+    """The cells of one evaluation.
+
+    Args:
+        folder: Where their files lie.
+        inputs: What every cell depends on; a cell made from other inputs is made again.
+    """
+
+    folder: Path
+    inputs: Mapping[str, Any]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def get(self, name: str, inputs: Mapping[str, Any], compute: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+        """Return a cell's value: from its file if that was made from the same inputs, else computed and written.
+
+        Args:
+            name: Names the file.
+            inputs: What this cell depends on beside the common inputs, as JSON values.
+            compute: Makes the value, of JSON values only.
+        """
+        path = self.folder / f"{name}.json"
+        key = self._key(inputs)
+        stored = self._read(path, key)
+        if stored is None:
+            start = time.monotonic()
+            # Through JSON even when fresh: a resumed evaluation must not differ by a tuple.
+            plain = json.loads(json.dumps(compute(), allow_nan=False))
+            stored = {"key": key, "seconds": round(time.monotonic() - start, 3), "value": plain}
+            write_json(path, stored)
+        self.seconds[name] = stored["seconds"]
+        value: dict[str, Any] = stored["value"]
+        return value
+
+    def join(
+        self, name: str, inputs: Mapping[str, Any], parts: Iterable[str], compute: Callable[[], Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """Like ``get``, for what is put together from finished cells: its seconds are theirs, which must be known."""
+        value = self.get(name, inputs, compute)
+        spent = [self.seconds.pop(part) for part in dict.fromkeys(parts)]
+        self.seconds[name] = round(sum(spent), 3)
+        return value
+
+    def tensor(self, name: str, inputs: Mapping[str, Any], compute: Callable[[], Tensor]) -> Tensor:
+        """Return a cell that is one tensor, in a safetensors file; see ``get``."""
+        path = self.folder / f"{name}.safetensors"
+        key = self._key(inputs)
+        if path.exists():
+            with safe_open(path, "pt") as file:
+                stored = json.loads(file.metadata()["cell"])
+                if stored["key"] == key:
+                    self.seconds[name] = stored["seconds"]
+                    kept: Tensor = file.get_tensor("value")
+                    return kept
+            logger.warning("%s: made from other inputs (weights, prompts or settings), made again", path)
+        start = time.monotonic()
+        value = compute().contiguous()
+        seconds = self.seconds[name] = round(time.monotonic() - start, 3)
+        write_atomically(path, save({"value": value}, {"cell": json.dumps({"key": key, "seconds": seconds})}))
+        return value
+
+    def _key(self, inputs: Mapping[str, Any]) -> str:
+        return canonical_sha256({"common": self.inputs, "cell": inputs})
+
+    def _read(self, path: Path, key: str) -> dict[str, Any] | None:
+        if not path.exists():
+            return None
+        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if stored["key"] == key:
+            logger.info("%s: done before, kept", path.stem)
+            return stored
+        logger.warning("%s: made from other inputs (weights, prompts or settings), made again", path)
+        return None

@@ -1,0 +1,158 @@
+"""Pictures for the report: the same prompts and seeds before and after, with what the detector says under each."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from PIL import Image
+from torch import Tensor
+
+from ..protocols import Case
+from .plan import Plan
+
+SHOWN = 4  # pictures in each group
+_LARGEST = 256  # pixels; larger pictures are made smaller for the page
+Kind = Literal["plain", "attack", "kept"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Prompts that are shown together.
+
+    Args:
+        kind: Unattacked prompts with the concept, prompts that an attack found, or prompts without the concept.
+        name: Of the prompt set, or the label of the attack.
+        cases: What is drawn.
+        originals: The prompts that the attack started from; empty where there was none.
+        won: Whether the attack had succeeded with this text when it was judged; empty where there was none.
+    """
+
+    kind: Kind
+    name: str
+    cases: tuple[Case, ...]
+    originals: tuple[str, ...] = ()
+    won: tuple[bool, ...] = ()
+
+    def described(self) -> dict[str, Any]:
+        """Return what the pictures of this group depend on, as JSON values."""
+        shown = [[case.prompt, case.seed, dict(case.expected)] for case in self.cases]
+        return {"kind": self.kind, "name": self.name, "shown": shown, "won": list(self.won)}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture as the report shows it.
+
+    Args:
+        png: Bytes of a PNG file in base64.
+        score: Of the detector.
+        found: Whether the score reaches the detector's threshold.
+        instead: What it shows instead of what was asked for; empty if it is as asked, None if nobody looked.
+    """
+
+    png: str
+    score: float
+    found: bool
+    instead: str | None = None
+
+
+def groups_of(plan: Plan, verdicts: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Group]:
+    """Return what the report shows: the first cases of every prompt set, and texts that attacks found.
+
+    Of an attack it shows cases that it won before cases that it lost, and none that need no attack; an attack that
+    finds no texts has no group.
+
+    Args:
+        plan: The evaluation.
+        verdicts: Label of an attack to its verdicts as JSON values, one for each case of the first prompt set.
+    """
+    plain = [Group("plain", prompts.name, prompts.cases[:SHOWN]) for prompts in plan.plain]
+    attacked = [_attacked(label, plan.plain[0].cases, found) for label, found in verdicts.items()]
+    kept = Group("kept", plan.kept.name, plan.kept.cases[:SHOWN])
+    return [*plain, *(group for group in attacked if group.cases), kept]
+
+
+def _attacked(label: str, cases: Sequence[Case], verdicts: Sequence[Mapping[str, Any]]) -> Group:
+    rows = [(case, v) for case, v in zip(cases, verdicts, strict=True) if v["text"] and not v["before"]]
+    chosen = sorted(rows, key=lambda row: not row[1]["any"])[:SHOWN]  # stable: otherwise in the order of the cases
+    return Group(
+        "attack",
+        label,
+        tuple(replace(case, prompt=str(verdict["text"])) for case, verdict in chosen),
+        tuple(case.prompt for case, _ in chosen),
+        tuple(bool(verdict["any"]) for _, verdict in chosen),
+    )
+
+
+def to_pictures(plan: Plan, images: Tensor, groups: Sequence[Group]) -> list[list[dict[str, Any]]]:
+    """Return, group by group, pictures as JSON values.
+
+    Args:
+        plan: Has the detector, and maybe what says how a picture differs from its prompt.
+        images: Pictures (N, 3, H, W) in [0, 1] of all cases of all groups, in order.
+        groups: What was drawn.
+    """
+    scores, made, start = plan.detector(images).tolist(), [], 0
+    for group in groups:
+        mine = slice(start, start + len(group.cases))
+        start = mine.stop
+        instead: Sequence[str | None] = [None] * len(group.cases)
+        if group.kind == "kept" and plan.instead is not None:
+            instead = plan.instead(images[mine], group.cases)
+        rows = zip(images[mine], scores[mine], instead, strict=True)
+        made.append([_picture(image, score, plan.detector.threshold, text) for image, score, text in rows])
+    return made
+
+
+def _picture(image: Tensor, score: float, threshold: float, instead: str | None) -> dict[str, Any]:
+    return asdict(Picture(_png(image), round(score, 4), score >= threshold, instead))
+
+
+def _png(image: Tensor) -> str:
+    """Return a picture (3, H, W) in [0, 1] as a PNG file in base64, at most 256 pixels large."""
+    pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    made = Image.fromarray(pixels)
+    made.thumbnail((_LARGEST, _LARGEST), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    made.save(file, format="PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def gallery(
+    groups: Sequence[Group], before: list[list[dict[str, Any]]], after: list[list[dict[str, Any]]] | None
+) -> dict[str, Any]:
+    """Return the value of the cell of pictures.
+
+    Args:
+        groups: What was drawn.
+        before: Pictures of the base, group by group.
+        after: Pictures with the encoder, or None if the base itself was evaluated.
+    """
+    return {
+        "groups": [
+            {
+                "kind": group.kind,
+                "name": group.name,
+                "rows": _rows(group, before[i], None if after is None else after[i]),
+            }
+            for i, group in enumerate(groups)
+        ]
+    }
+
+
+def _rows(group: Group, before: list[dict[str, Any]], after: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
+    return [
+        {
+            "prompt": case.prompt,
+            "seed": case.seed,
+            "original": group.originals[i] if group.originals else "",
+            "won": group.won[i] if group.won else None,
+            "before": before[i],
+            "after": None if after is None else after[i],
+        }
+        for i, case in enumerate(group.cases)
+    ]

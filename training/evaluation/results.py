@@ -1,0 +1,68 @@
+"""What an evaluation found, and the file it is kept in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..protocols import Result
+from .cache import write_json
+
+RESULTS_NAME = "results.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The numbers of one encoder, or of the base, on one concept.
+
+    Args:
+        label: ``base``, or the name of the method that made the encoder.
+        concept: What should be gone.
+        results: Every number.
+        seconds: Part of the evaluation to the seconds it took when it was run.
+        subject: What tells the encoder apart from any other: method, recipe, hash of its tensors.
+        checks: What says whether the attacks' numbers may be trusted, as ``SanityCheck`` has it.
+    """
+
+    label: str
+    concept: str
+    results: tuple[Result, ...]
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    subject: Mapping[str, Any] = field(default_factory=dict)
+    checks: tuple[Mapping[str, Any], ...] = ()
+
+    def records(self) -> tuple[dict[str, Any], ...]:
+        """Return the results as JSON values, for a manifest."""
+        return tuple(result.record() for result in self.results)
+
+    def write(self, path: Path) -> None:
+        """Write ``results.json``."""
+        head = {"schema": SCHEMA, "label": self.label, "concept": self.concept, "subject": dict(self.subject)}
+        checks = [dict(check) for check in self.checks]
+        write_json(path, {**head, "results": self.records(), "checks": checks, "seconds": dict(self.seconds)})
+
+    @classmethod
+    def read(cls, path: Path) -> Evaluation:
+        """Read a ``results.json``, or the one in a folder.
+
+        Raises:
+            ValueError: If it has another schema.
+        """
+        path = path / RESULTS_NAME if path.is_dir() else path
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored.get("schema") != SCHEMA:
+            raise ValueError(f"expected schema {SCHEMA} in {path}, found {stored.get('schema')}; evaluate again")
+        results = tuple(result_from_record(record) for record in stored["results"])
+        subject, checks = stored.get("subject", {}), tuple(stored.get("checks", ()))
+        return cls(stored["label"], stored["concept"], results, stored["seconds"], subject, checks)
+
+
+def result_from_record(record: Mapping[str, Any]) -> Result:
+    """Return the result that ``dataclasses.asdict`` and JSON made ``record`` from."""
+    interval = record.get("interval")
+    pair = None if interval is None else (float(interval[0]), float(interval[1]))
+    return Result(**{**record, "interval": pair, "seeds": tuple(record.get("seeds", ()))})

@@ -1,0 +1,1 @@
+"""Checks of an evaluation's attacks."""

@@ -1,0 +1,89 @@
+"""How strong the attacks are where nothing was erased: what a finished evaluation of the base says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...metrics.rates import rate
+from ...protocols import PromptAttack, Result
+from ..results import Evaluation
+from ..threat_model import EMBEDDING_TIERS
+from .checks import SanityCheck, succeeds_on_base
+
+if TYPE_CHECKING:
+    from ..jobs import Units
+
+_NO_SEARCH = ("none", "random_prefix")  # the prompt as it is, and the control: nothing that could be too weak
+
+
+@dataclass(frozen=True)
+class Strength:
+    """An evaluation of the base on captions that leave the concept open.
+
+    Args:
+        evaluation: Its numbers.
+    """
+
+    evaluation: Evaluation
+
+    @classmethod
+    def read(cls, path: Path, units: Units) -> Strength:
+        """Read the evaluation for the use of another one.
+
+        Args:
+            path: Its folder.
+            units: The evaluation that it is for.
+
+        Raises:
+            ValueError: If it is not of the same base, or asked for another concept, detector or sampling.
+        """
+        found = Evaluation.read(path)
+        detector = units.plan.detector
+        wanted = {
+            "subject": "base",
+            "concept": units.plan.concept,
+            "detector": [detector.name, detector.version, detector.threshold],
+            "sampling": asdict(units.sampling),
+            "base": units.base_record["models_sha256"],
+        }
+        first = next((r for r in found.results if r.metric == "pre_asr"), Result("", 0, 0))
+        has = {
+            "subject": found.label,
+            "concept": found.concept,
+            "detector": [first.detector, first.detector_version, first.threshold],
+            "sampling": first.settings.get("sampling"),
+            "base": found.subject.get("base", {}).get("models_sha256"),
+        }
+        if others := [f"{key} {has[key]}, not {wanted[key]}" for key in wanted if has[key] != wanted[key]]:
+            raise ValueError(
+                f"expected an evaluation of the same base in {path}, on captions that leave {units.plan.concept!r} "
+                f"open, found {'; '.join(others)}: evaluate base with --captions open and these settings"
+            )
+        return cls(found)
+
+    def checks(self, attacks: Mapping[str, PromptAttack]) -> Iterator[SanityCheck]:
+        """Yield for each search by text or embeddings whether it succeeds on the base, with the same settings."""
+        from ..jobs import described
+
+        for label, attack in attacks.items():
+            if attack.tier in EMBEDDING_TIERS and attack.name not in _NO_SEARCH:
+                yield self._check(label, described(label, attack))
+
+    def _check(self, label: str, about: Mapping[str, Any]) -> SanityCheck:
+        results = [r for r in self.evaluation.results if r.settings.get("attack") == about]
+        won, gained = ([r for r in results if r.metric == metric] for metric in ("asr_any", "asr_gained"))
+        searched = _of_those_that_failed(won[0], gained[0]) if won and gained else None
+        if searched is None:
+            said = f"{label} was not measured with these settings on the base: how strong it is there is not known"
+            return SanityCheck("succeeds_on_base", label, False, 0.0, 0, said)
+        return succeeds_on_base(searched)
+
+
+def _of_those_that_failed(won: Result, gained: Result) -> Result | None:
+    """Return an attack's rate among the cases that failed unattacked; None where there are none."""
+    before, found = (round(r.n * share) for r, share in ((won, won.value - gained.value), (gained, gained.value)))
+    failed = won.n - before
+    return replace(rate(won.metric, [i < found for i in range(failed)]), settings=won.settings) if failed else None

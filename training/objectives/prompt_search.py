@@ -1,0 +1,125 @@
+"""Strings under search, each taken on a little at every iteration: P4D as an adversary in training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import normalize
+
+from ..diffusion.backbone import Backbone
+from ..distributed import Shard
+from ..prompts.layout import PromptLayout
+from .outlier_config import Doubt
+
+# Token embeddings (B, L, D) and ids (B, L) to the loss (B,) that is searched for a low value of.
+Attacked = Callable[[Tensor, Tensor], Tensor]
+_MOMENTUM = 0.8
+
+
+@dataclass
+class TextSearch:
+    """Free embeddings, projected to the nearest real tokens, as in PEZ (Wen et al., NeurIPS 2023, algorithm 1).
+
+    P4D (Chin et al., ICML 2024) searches so for hundreds of steps against a finished model. Here the model is in
+    training, and every string goes on from where it was left. A step is along the gradient at the real tokens, with
+    momentum, and as long as a share of the string's own embeddings.
+
+    Args:
+        settings: Numbers, tokens, steps, rate.
+        teacher: Its token embeddings, which no eraser changes.
+        allowed: Ids (V,) of the tokens that strings are of.
+        soft: Free embeddings (M, K, D), equal in all processes; empty before the first iteration.
+        momentum: Of the steps (M, K, D).
+    """
+
+    settings: Doubt
+    teacher: Backbone
+    allowed: Tensor
+    soft: Tensor = field(default_factory=lambda: torch.empty(0))
+    momentum: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    @cached_property
+    def _embeds(self) -> Tensor:
+        """Embeddings (V, D) of the allowed tokens."""
+        return self.teacher.embed(self.allowed).detach()
+
+    @cached_property
+    def _directions(self) -> Tensor:
+        return normalize(self._embeds, dim=-1)
+
+    def nearest(self, soft: Tensor) -> Tensor:
+        """Return the ids (B, K) of the allowed tokens nearest to embeddings (B, K, D), by cosine."""
+        return self.allowed[(normalize(soft, dim=-1) @ self._directions.T).argmax(-1)]
+
+    def advance(self, generator: Generator, attacked: Attacked, shard: Shard) -> Tensor:
+        """Take some strings on, and return the ids (B, L) of this process's part of them.
+
+        Args:
+            generator: Draws for all processes.
+            attacked: The loss.
+            shard: Which of the strings are this process's.
+        """
+        s = self.settings
+        if not len(self.soft):
+            self.soft = self._fresh(s.searched, generator)
+            self.momentum = torch.zeros_like(self.soft)
+        drawn = torch.randperm(s.searched, generator=generator)[: s.searched_batch].to(self.soft.device)
+        own = drawn[shard.part(len(drawn))]
+        soft, momentum = self.soft[own], self.momentum[own]
+        for _ in range(s.searched_steps):
+            soft, momentum = self._step(soft, momentum, attacked)
+        ids, _ = self._rows(self.nearest(soft))
+        self.soft = self.soft.index_copy(0, drawn, shard.gathered(soft))
+        self.momentum = self.momentum.index_copy(0, drawn, shard.gathered(momentum))
+        self._restart(drawn, generator)
+        return ids
+
+    def _step(self, soft: Tensor, momentum: Tensor, attacked: Attacked) -> tuple[Tensor, Tensor]:
+        picked = self.nearest(soft)
+        hard = self.teacher.embed(picked).detach().requires_grad_()
+        ids, embeds = self._rows(picked, hard)
+        (gradient,) = torch.autograd.grad(attacked(embeds, ids).sum(), hard)
+        momentum = _MOMENTUM * momentum + (1 - _MOMENTUM) * _unit(gradient)
+        return soft - self.settings.searched_rate * _size(soft) * _unit(momentum), momentum
+
+    def _rows(self, picked: Tensor, hard: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return ids (B, L) and embeddings (B, L, D) of strings of tokens (B, K), these with their gradients."""
+        empty = self.teacher.tokenize([""] * len(picked))
+        layout = PromptLayout("replace", picked.shape[1])
+        tokens = self.teacher.embed(picked).detach() if hard is None else hard
+        eos_id = int(self.teacher.tokenizer.eos_token_id)
+        embeds, ids = layout.place(self.teacher.embed(empty).detach(), empty, tokens, eos_id=eos_id, adv_ids=picked)
+        return ids, embeds
+
+    def _restart(self, drawn: Tensor, generator: Generator) -> None:
+        again = (torch.rand(len(drawn), generator=generator) < self.settings.restart).to(drawn.device)
+        fresh = self._fresh(len(drawn), generator)[again]
+        self.soft = self.soft.index_copy(0, drawn[again], fresh)
+        self.momentum = self.momentum.index_copy(0, drawn[again], torch.zeros_like(fresh))
+
+    def _fresh(self, n: int, generator: Generator) -> Tensor:
+        rows = torch.randint(len(self.allowed), (n, self.settings.searched_tokens), generator=generator)
+        return self._embeds[rows.to(self._embeds.device)].clone()
+
+    def state(self) -> dict[str, Tensor]:
+        """Return where the strings are, and their momentum."""
+        return {"searched.soft": self.soft, "searched.momentum": self.momentum}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what ``state`` returned."""
+        device = self.teacher.device
+        self.soft, self.momentum = state["searched.soft"].to(device), state["searched.momentum"].to(device)
+
+
+def _size(rows: Tensor) -> Tensor:
+    """Return the root mean square (B, 1, 1) of each of the rows (B, K, D)."""
+    return rows.square().mean((1, 2), keepdim=True).sqrt()
+
+
+def _unit(rows: Tensor) -> Tensor:
+    """Return the rows (B, K, D) with a root mean square of 1, and zero for those that are zero."""
+    return rows / _size(rows).clamp(min=torch.finfo(rows.dtype).tiny)

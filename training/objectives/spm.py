@@ -1,0 +1,164 @@
+"""SPM's loss on one iteration's points: erasing, and anchoring what shall stay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Generator, Tensor
+
+from robust_encoders.overlays.adapters import Gates
+
+from ..diffusion.backbone import Backbone
+from ..distributed import Shard
+from ..losses import negative_guidance_target, squared_error
+from ..prompts.layout import anchor_prompt
+from ..trainer.loop import Workspace
+from ..trajectories.resample import open_source
+
+if TYPE_CHECKING:
+    from robust_encoders.concepts import Concept
+
+    from ..methods.spm import SPM
+
+# How far the norm of a random anchor is from that of the concept, as factors (the release's).
+_NORMS = (0.8, 1.2)
+
+
+class SPMObjective:
+    """What ``finetune`` minimises; every process of several computes its rows of one common draw.
+
+    Args:
+        method: The settings.
+        backbone: The base, with adapters hooked in.
+        concept: What is erased.
+        gates: Of the hooks, by the prefix of the component; open, and closed here where the frozen model is asked.
+        workspace: Bank cache and progress.
+    """
+
+    def __init__(
+        self, method: SPM, backbone: Backbone, concept: Concept, gates: Mapping[str, Gates], workspace: Workspace
+    ) -> None:
+        self.method, self.backbone, self.gates = method, backbone, gates
+        self.shard = Shard.current()
+        self.texts = (concept.prompts or concept.words())[: method.bank.limit]
+        self.anchored = tuple(anchor_prompt(text, concept) for text in self.texts)
+        self.bank = None
+        if method.rollout == "bank":
+            with self._frozen():
+                self.bank = open_source(
+                    backbone, self.texts, method.bank.for_concept(), anchors=self.anchored,
+                    cache_dir=workspace.cache_dir, progress=workspace.progress, shard=self.shard,
+                )  # fmt: skip
+
+    def __call__(self, iteration: int, generator: Generator) -> tuple[Tensor, dict[str, float]]:
+        """Return the loss () and its parts, of this process's rows."""
+        n = self.method.batch
+        index = torch.randint(len(self.texts), (n,), generator=generator)
+        latents, t, target = self._points(index, generator)
+        own = self.shard.part(n)
+        texts = [self.texts[i] for i in index.tolist()]
+        predicted = self._student(latents[own], t[own], self._encoded(texts[own]))
+        erase = squared_error(predicted, target[own]).sum() / n
+        terms = []
+        if self.method.where != "text_encoder":
+            terms.append(self._kept(latents, t, self.method.anchors, self._random(texts, generator)))
+        if self.method.retain:
+            chosen = torch.randint(len(self.method.retain), (self.method.retain_batch,), generator=generator).tolist()
+            prompts = [self.method.retain[i] for i in chosen]
+            terms.append(self._kept(latents, t, len(prompts), lambda rows: self._both(prompts[rows])))
+        anchor = torch.stack(terms).mean()
+        parts = {"erase": float(erase.detach()), "anchor": float(anchor.detach())}
+        return erase + self.method.anchor_weight * anchor, parts
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the UNet calls of all processes: nothing else is carried from step to step."""
+        calls = torch.tensor(self.backbone.unet_calls, device=self.backbone.device)
+        return {"unet_calls": self.shard.total(calls)}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what ``state`` returned, in the main process alone."""
+        self.backbone.unet_calls = int(state["unet_calls"]) if self.shard.main else 0
+
+    def _points(self, index: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Return latents (B, C, h, w), timesteps (B,) and what the student shall predict there (B, C, h, w)."""
+        if self.bank is not None:
+            drawn = self.bank.sample(len(index), generator, prompt_index=index)
+            if drawn.pred_anchor is None:
+                raise ValueError("expected points with anchor predictions, found none: open the source with anchors")
+            return drawn.latents, drawn.t, negative_guidance_target(drawn.pred_anchor, drawn.pred_cond, self.method.eta)
+        texts, anchored = ([where[i] for i in index.tolist()] for where in (self.texts, self.anchored))
+        with torch.no_grad():
+            latents, t = self._rolled_out(texts, generator)
+        with self._frozen():
+            towards = self.backbone.predict(latents, t, self.backbone.condition(anchored))
+            away = self.backbone.predict(latents, t, self.backbone.condition(texts))
+        return latents, t, negative_guidance_target(towards, away, self.method.eta)
+
+    def _rolled_out(self, texts: Sequence[str], generator: Generator) -> tuple[Tensor, Tensor]:
+        """Run DDIM with the adapters on for 1 to S - 1 steps, and return where it stands."""
+        settings, backbone = self.method.bank, self.backbone
+        noise = torch.randn(len(texts), *backbone.latent_shape, generator=generator).to(backbone.device)
+        stop = int(torch.randint(1, settings.steps, (1,), generator=generator))
+        cond, null = self._encoded(texts), self._encoded([""] * len(texts))
+        latents, grid = noise, backbone.timesteps(settings.steps)
+        for t in grid[:stop]:
+            joint = self._student(torch.cat([latents] * 2), t.expand(2 * len(texts)), torch.cat([null, cond]))
+            pred_null, pred_cond = joint.chunk(2)
+            latents = backbone.ddim_step(pred_null, pred_cond, t, latents, settings.guidance)
+        return latents, grid[stop].expand(len(texts))
+
+    def _random(self, texts: Sequence[str], generator: Generator) -> Callable[[slice], tuple[Tensor, Tensor]]:
+        """Return random conditionings of about the concept's norm, the same for student and frozen model."""
+        with self._frozen():
+            like = self.backbone.condition(texts[:1])  # (1, L, D)
+        n = self.method.anchors
+        directions = torch.randn(n, *like.shape[1:], generator=generator).to(like)
+        low, high = _NORMS
+        factors = (low + (high - low) * torch.rand(n, 1, 1, generator=generator)).to(like)
+        norms = directions.flatten(1).norm(dim=1).view(-1, 1, 1)
+        drawn = factors * like.norm() * directions / norms
+        return lambda rows: (drawn[rows], drawn[rows])
+
+    def _both(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return the conditionings (n, L, D) of student and frozen model."""
+        with self._frozen():
+            frozen = self.backbone.condition(prompts)
+        return self._encoded(prompts), frozen
+
+    def _kept(
+        self, latents: Tensor, t: Tensor, n: int, conditionings: Callable[[slice], tuple[Tensor, Tensor]]
+    ) -> Tensor:
+        """Return this process's share of the mean error () on n conditionings, at latents that take turns."""
+        rows = self.shard.part(n)
+        turns = torch.arange(n, device=latents.device)[rows] % len(latents)
+        if not len(turns):
+            return latents.new_zeros(())
+        student, frozen = conditionings(rows)
+        with self._frozen():
+            wanted = self.backbone.predict(latents[turns], t[turns], frozen)
+        return squared_error(self._student(latents[turns], t[turns], student), wanted).sum() / n
+
+    def _student(self, latents: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        return self.backbone.predict(latents, t, cond)
+
+    def _encoded(self, texts: Sequence[str]) -> Tensor:
+        return self.backbone.condition(texts)
+
+    @contextmanager
+    def _frozen(self) -> Iterator[None]:
+        """Ask the frozen model for the time of the context: nothing is opened, and no gradient taken.
+
+        Everywhere else the adapters stay open, also while activations are computed again for a backward pass.
+        """
+        opened = [(gates, gates.value) for gates in self.gates.values()]
+        try:
+            for gates, _ in opened:
+                gates.value = None
+            with torch.no_grad():
+                yield
+        finally:
+            for gates, value in opened:
+                gates.value = value

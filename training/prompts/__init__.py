@@ -1,0 +1,1 @@
+"""Prompts as text and as token rows."""

@@ -1,0 +1,227 @@
+"""Run an artifact's training again from its manifest, and compare the tensors."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import torch
+
+from robust_encoders.artifact.base import Base
+from robust_encoders.artifact.fingerprint import compare
+from robust_encoders.encoder import RobustEncoder
+from robust_encoders.errors import RobustEncodersError
+
+from ..artifact import LATER, library_versions
+from ..diffusion.load import UNetDtype
+from ..methods import METHODS
+from .registry import Recipe
+from .run import run_recipe
+
+if TYPE_CHECKING:
+    from robust_encoders.artifact.manifest import Manifest
+
+T = TypeVar("T")
+# Settings that are no more, by dataclass and field, and the value that they had where they did nothing.
+REMOVED: Mapping[tuple[str, str], Any] = {("UCE", "also"): []}
+
+
+class CannotReproduceError(RobustEncodersError):
+    """The manifest does not say enough to run the training again, or the base is another one; the message says what."""
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """How a second run compares with the artifact.
+
+    Args:
+        expected: Content hash of the artifact's tensors.
+        found: Of the second run's.
+        largest: Largest absolute difference of two values.
+        relative: Norm of all differences, over the norm of what the training changed; 0 where it is the same.
+        versions: Library to what made the artifact and what is installed, where they differ.
+    """
+
+    expected: str
+    found: str
+    largest: float
+    relative: float
+    versions: Mapping[str, tuple[str, str]]
+
+    @property
+    def equal(self) -> bool:
+        """Whether every tensor is the same, bit for bit."""
+        return self.expected == self.found
+
+    def explain(self) -> str:
+        """Return the outcome in words."""
+        if self.equal:
+            return f"equal, bit for bit: content hash {self.found}"
+        others = [f"{name} {then} then, {now} now" for name, (then, now) in self.versions.items()]
+        return (
+            f"not equal: values differ by at most {self.largest:.3g}; the differences have {self.relative:.3g} times "
+            f"the norm of what the training changed. Versions that differ: {'; '.join(others) or 'none'}"
+        )
+
+
+def reproduce(
+    encoder: RobustEncoder, pipe: Any, *, out: Path | None = None, cache_dir: Path | None = None, progress: bool = True
+) -> Reproduction:
+    """Train again with the recorded method, settings and seed, and compare.
+
+    Args:
+        encoder: The artifact.
+        pipe: The base it was made from; left as it was.
+        out: Keeps the second run's artifact; by default nothing is kept.
+        cache_dir: Parent of trajectory banks, shared between runs.
+        progress: Show progress bars.
+
+    Raises:
+        CannotReproduceError: Naming what is missing or different.
+        RuntimeError: As ``run_recipe``.
+    """
+    recipe = recorded_recipe(encoder.manifest)
+    _require_base(encoder.manifest, pipe)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "artifact" if out is None else out
+        again = run_recipe(recipe, pipe, place, cache_dir=cache_dir, progress=progress)
+    return compared(encoder, again, pipe)
+
+
+def recorded_recipe(manifest: Manifest) -> Recipe:
+    """Return the run that a manifest records.
+
+    Raises:
+        CannotReproduceError: If its method is none of ours, or its settings or seed are not all there.
+    """
+    name, recipe = manifest.method["name"], manifest.recipe
+    if name not in METHODS:
+        raise CannotReproduceError(
+            f"expected a method of this package ({', '.join(METHODS)}), found {name!r}; ask its authors how it was made"
+        )
+    if not isinstance(recipe.get("seed"), int) or not recipe.get("name"):
+        raise CannotReproduceError(
+            f"expected a recipe with a name and a seed, found {', '.join(recipe) or 'nothing'}; it cannot be run again"
+        )
+    return Recipe(
+        name=str(recipe["name"]),
+        concept=manifest.concept,
+        method=_method(METHODS[name], manifest.method),
+        seed=recipe["seed"],
+        base=manifest.base.family,
+        license=manifest.license,
+    )
+
+
+def recorded_dtype(manifest: Manifest) -> UNetDtype:
+    """Return the precision in which the UNet was in memory when the artifact was made."""
+    stored = {tensor.dtype for tensor in (manifest.base.unet or {}).values()}
+    known: tuple[UNetDtype, ...] = get_args(UNetDtype)
+    return next((name for name in known if {name} == stored), "float32")
+
+
+def _method(kind: type[T], described: Mapping[str, Any]) -> T:
+    try:
+        return rebuilt(kind, described)
+    except (TypeError, ValueError, KeyError) as error:
+        raise _other_settings(str(error)) from error
+
+
+def _other_settings(found: str) -> CannotReproduceError:
+    return CannotReproduceError(
+        f"expected the settings that this version knows, found others ({found}); install the version that made it"
+    )
+
+
+def rebuilt(kind: type[T], described: Mapping[str, Any]) -> T:
+    """Return the dataclass that :func:`robust_encoders.training.artifact.describe` described.
+
+    Args:
+        kind: The dataclass.
+        described: A value for every field, and no others but the ``name`` of a dataclass that has one. Only those of
+            :data:`LATER` may be missing: they were added when others had already recorded their settings, and stand at
+            what it had been before. One of :data:`REMOVED` may be there, if it says what is done without it.
+
+    Raises:
+        TypeError: If a field is missing, unknown or of another type, or the name is another one.
+        ValueError: If the dataclass refuses a value.
+    """
+    hints, known = get_type_hints(kind), {f.name for f in fields(kind)}  # type: ignore[arg-type]  # only dataclasses come here
+    given = {key: value for key, value in described.items() if REMOVED.get((kind.__name__, key), kind) != value}
+    name = getattr(kind, "name", None)
+    if name is not None and "name" not in known and given.pop("name", None) != name:
+        raise TypeError("a part of another name")
+    later = {f.name for f in fields(kind) if f.metadata == LATER}  # type: ignore[arg-type]  # as above
+    if odd := (given.keys() ^ known) - (later - given.keys()):
+        raise TypeError(f"fields that differ: {', '.join(sorted(odd))}")
+    return kind(**{key: _value(hints[key], value) for key, value in given.items()})
+
+
+def _value(hint: Any, value: Any) -> Any:
+    if is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
+        return rebuilt(hint, value)
+    if not _fits(hint, value):
+        raise TypeError(f"{value!r} where {hint} belongs")
+    if get_origin(hint) is tuple and is_dataclass(item := get_args(hint)[0]) and isinstance(item, type):
+        return tuple(rebuilt(item, one) for one in value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in arguments
+    if origin in (Union, UnionType):
+        return any(_fits(argument, value) for argument in arguments)
+    if origin is tuple:
+        return isinstance(value, list)
+    return type(value) is hint or (hint is float and type(value) is int)
+
+
+def _require_base(manifest: Manifest, pipe: Any) -> None:
+    recorded, found = manifest.base, Base.from_pipeline(pipe, family=manifest.base.family, with_unet=True)
+    verdicts = {
+        part: compare(there, ours).kind
+        for part in ("text_encoder", "unet")
+        if (ours := getattr(recorded, part)) is not None and (there := getattr(found, part)) is not None
+    }
+    verdicts["tokenizer"] = "same" if recorded.tokenizer in (None, found.tokenizer) else "differs"
+    if others := [part for part, verdict in verdicts.items() if verdict != "same"]:
+        raise CannotReproduceError(
+            f"expected the base that the manifest records (family {recorded.family!r}), found another "
+            f"{', '.join(others)}; give the pipeline that it was made from with --base FOLDER"
+        )
+
+
+def compared(encoder: RobustEncoder, again: RobustEncoder, pipe: Any) -> Reproduction:
+    """Return how two runs compare; ``pipe`` is the base of both."""
+    start = _before(encoder, pipe)
+    ours = {name: tensor.double() for name, tensor in encoder.tensors.items()}
+    gaps = [again.tensors[name].double() - tensor for name, tensor in ours.items()]
+    moved = [tensor - start[name] for name, tensor in ours.items()]
+    then, now = encoder.manifest.versions, library_versions()
+    return Reproduction(
+        expected=encoder.content_sha256,
+        found=again.content_sha256,
+        largest=max(float(gap.abs().max()) for gap in gaps),
+        relative=_norm(gaps) / max(_norm(moved), torch.finfo(torch.double).tiny),
+        versions={name: (then[name], now[name]) for name in now if then.get(name, now[name]) != now[name]},
+    )
+
+
+def _before(encoder: RobustEncoder, pipe: Any) -> dict[str, torch.Tensor]:
+    """Return what the tensors of an artifact would be if training had changed nothing."""
+    from robust_encoders.clip.state_dict import nested_state
+
+    if encoder.manifest.form == "projection":
+        return {name: torch.eye(len(tensor), dtype=torch.double) for name, tensor in encoder.tensors.items()}
+    return {name: tensor.cpu().double() for name, tensor in nested_state(pipe.text_encoder).items()}
+
+
+def _norm(tensors: list[torch.Tensor]) -> float:
+    return math.sqrt(sum(float(tensor.square().sum()) for tensor in tensors))

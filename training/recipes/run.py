@@ -1,0 +1,125 @@
+"""Run a recipe: from a pipeline to a saved artifact."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Generator
+
+from ..artifact import to_encoder
+from ..diffusion.backbone import Backbone
+from ..distributed import Shard
+from ..protocols import Edit
+from ..trainer.loop import Workspace
+from .registry import Recipe
+
+if TYPE_CHECKING:
+    from robust_encoders.encoder import RobustEncoder
+
+logger = logging.getLogger(__name__)
+
+
+def run_recipe(
+    recipe: Recipe,
+    pipe: Any,
+    out: str | Path,
+    *,
+    resume: bool = True,
+    cache_dir: str | Path | None = None,
+    every: int = 50,
+    progress: bool = True,
+    micro_batch: int | None = None,
+    gradient_checkpointing: bool = False,
+    tensorboard: str | Path | None = None,
+    base_ids: tuple[str, ...] = (),
+    base_revision: str = "",
+) -> RobustEncoder:
+    """Erase, save, and return the encoder.
+
+    Under ``accelerate launch`` or ``torchrun`` every process draws as many rows as the recipe says. The manifest
+    records the batches of all processes together: one process gives the same encoder with them, but for
+    rounding, unless ``Harden.candidates`` or ``neighbours_weight`` chooses among rows: each process does among its own.
+
+    Args:
+        recipe: The run.
+        pipe: The base; left as it was.
+        out: Folder of the artifact. Beside it, ``<out>.work`` holds checkpoints until the run is done.
+        resume: Go on from the newest checkpoint.
+        cache_dir: Parent of trajectory banks, shared between runs; by default ``<out>.work``, gone with it.
+        every: Iterations between checkpoints.
+        progress: Show progress bars.
+        micro_batch: Most latents in the UNet at once while gradients are taken.
+        gradient_checkpointing: Compute activations twice instead of keeping them.
+        tensorboard: Folder for TensorBoard's files; None writes none.
+        base_ids: Hub ids of ``pipe``, for the manifest.
+        base_revision: Commit of the first of them.
+
+    Raises:
+        RuntimeError: The checkpoint belongs to another run, or the loss is not finite.
+    """
+    out = Path(out)
+    work = out.with_name(f"{out.name}.work")
+    workspace = Workspace(
+        folder=work / "checkpoints",
+        cache_dir=Path(cache_dir) if cache_dir is not None else work / "bank",
+        every=every,
+        resume=resume,
+        progress=progress,
+        micro_batch=micro_batch,
+        gradient_checkpointing=gradient_checkpointing,
+        tensorboard=None if tensorboard is None else Path(tensorboard),
+    )
+    shard = Shard.current()
+    recipe = for_processes(recipe, shard.count)
+    with _placed(pipe, shard):
+        encoder = _artifact(_erased(recipe, pipe, workspace), recipe, pipe, base_ids, base_revision)
+    if shard.main:
+        encoder.save_pretrained(out)
+        if work.exists():
+            shutil.rmtree(work)
+        logger.info("saved %s: %s", recipe.name, out)
+    shard.wait()
+    return encoder
+
+
+def _erased(recipe: Recipe, pipe: Any, workspace: Workspace) -> Edit:
+    generator = Generator().manual_seed(recipe.seed)
+    return recipe.method.erase(Backbone.from_pipeline(pipe), recipe.concept, generator=generator, workspace=workspace)
+
+
+def _artifact(edit: Edit, recipe: Recipe, pipe: Any, ids: tuple[str, ...], revision: str) -> RobustEncoder:
+    return to_encoder(
+        edit,
+        concept=recipe.concept,
+        method=recipe.method,
+        pipe=pipe,
+        recipe={"name": recipe.name, "seed": recipe.seed},
+        family=recipe.base,
+        ids=ids,
+        revision=revision,
+        license=recipe.license,
+    )
+
+
+def for_processes(recipe: Recipe, n: int) -> Recipe:
+    """Return the recipe that n processes run together: n times the batches of those methods that have some."""
+    return replace(recipe, method=recipe.method.for_processes(n))
+
+
+@contextmanager
+def _placed(pipe: Any, shard: Shard) -> Iterator[None]:
+    """Of several processes, keep each one's text encoder and UNet on its own device for the time of the context."""
+    moved = [(part, part.device) for part in (pipe.text_encoder, pipe.unet) if shard.count > 1]
+    try:
+        for part, _ in moved:
+            part.to(shard.device)
+        yield
+    finally:
+        for part, device in moved:
+            part.to(device)

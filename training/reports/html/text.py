@@ -1,0 +1,123 @@
+"""The words of a report: numbers, settings and prompts as a reader sees them."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ...evaluation.threat_model import TIERS, attack_of
+from ...protocols import Result
+from ..metric_labels import MISSING, cell
+from ..plots.data import attack_title
+from ..stored_evaluation import Finished
+from ..tables import CONTROLS
+
+_LISTED = 4  # items of a setting that are written out
+
+SETS: Mapping[str, str] = {
+    "name": "Plain prompts: the concept by its name",
+    "seen": "Synonyms that training saw",
+    "unseen": "A synonym that training never saw",
+    "open": "Prompts that leave the concept open",
+}
+
+
+def visible(text: str) -> str:
+    """Return text with everything that has no shape of its own escaped: attacks find any character."""
+    return "".join(c if unicodedata.category(c)[0] != "C" else c.encode("unicode_escape").decode() for c in text)
+
+
+def set_title(name: str) -> str:
+    """Return what a prompt set ``concept/words`` is, in words."""
+    return SETS.get(name.rpartition("/")[2], f"Prompts of {name}")
+
+
+def count(value: float) -> str:
+    """Return a whole number with its thousands set apart."""
+    return f"{value:,.0f}"
+
+
+def one_or_list(values: Iterable[Any]) -> str:
+    """Return the different values in order, or a dash."""
+    return ", ".join(str(value) for value in dict.fromkeys(values)) or MISSING
+
+
+def method_of(finished: Finished) -> list[dict[str, Any]]:
+    """Return what was measured how, as titled lists of names and explanations."""
+    results = finished.evaluation.results
+    attacks = [(attack_title(r), settings_line(attack_of(r))) for r in finished.attacks.values()]
+    return [
+        {"title": "In every number", "rows": [_detector(results), _seeds(results), *_sampling(results)]},
+        {"title": "Prompts", "rows": _prompts(results)},
+        {"title": "Attacks", "rows": attacks},
+        {"title": "Limits and versions", "rows": [*_control(finished), _costs(results), _versions(results)]},
+    ]
+
+
+def _detector(results: Sequence[Result]) -> tuple[str, str]:
+    judges = [r for r in results if r.threshold is not None]
+    said = (
+        f"{r.detector}, version {r.detector_version}: the concept is there from a score of {r.threshold:g} on"
+        for r in judges
+    )
+    return "Detector", one_or_list(said) + ". It sees finished pictures only."
+
+
+def _seeds(results: Sequence[Result]) -> tuple[str, str]:
+    seeds = one_or_list(seed for result in results for seed in result.seeds)
+    return "Seed", f"{seeds}; it fixes prompts, pictures and attacks, and each picture has its own seed made from it"
+
+
+def _sampling(results: Sequence[Result]) -> list[tuple[str, str]]:
+    found = (r.settings.get("sampling", {}) for r in results)
+    return [("Sampling", one_or_list(settings_line(one) for one in found if one))]
+
+
+def _prompts(results: Sequence[Result]) -> list[tuple[str, str]]:
+    sets = dict.fromkeys((r.prompt_set, r.prompt_sha256) for r in results if r.prompt_set)
+    largest = {key: max(r.n for r in results if (r.prompt_set, r.prompt_sha256) == key) for key in sets}
+    return [(name, f"{largest[name, sha]} cases, hash {sha or MISSING}") for name, sha in sets]
+
+
+def settings_line(values: Mapping[str, Any]) -> str:
+    """Return settings as one line; what the title says already is left out, a tier is put in words."""
+    tier = TIERS.get(values.get("tier", ""), "")
+    named = [
+        f"{key.replace('_', ' ')} {_setting(value)}"
+        for key, value in values.items()
+        if key not in ("label", "tier", "name")
+    ]
+    lead = [f"{values['name']} ({tier})" if tier else str(values["name"])] if "name" in values else []
+    return ": ".join([*lead, ", ".join(named)]) if named else ", ".join(lead)
+
+
+def _setting(value: Any) -> str:
+    """Return a value of a setting; of a long list only its start and how long it is."""
+    if isinstance(value, Mapping):
+        return f"({settings_line(value)})"
+    if not isinstance(value, (list, tuple)):
+        return str(value)
+    shown = ", ".join(map(_setting, value[:_LISTED]))
+    return f"[{shown}, … {len(value)} in all]" if len(value) > _LISTED else f"[{shown}]"
+
+
+def _control(finished: Finished) -> list[tuple[str, str]]:
+    metrics = (f"judge_{factor}" for factor, _ in CONTROLS)
+    found = [r for r in map(finished.named, metrics) if r is not None]
+    parts = ", ".join(f"{r.metric.removeprefix('judge_')} {cell(r)}" for r in found)
+    return [("The judge on rendered pictures, where the truth is known", parts)] if found else []
+
+
+def _costs(results: Sequence[Result]) -> tuple[str, str]:
+    # Results of the same pictures each hold the calls of those pictures; some were computed without drawing anything.
+    parts: dict[tuple[str, str], int] = {}
+    for r in results:
+        key = (r.prompt_set, attack_of(r).get("label", ""))
+        parts[key] = max(parts.get(key, 0), r.unet_calls)
+    return "UNet calls in all", f"{count(sum(parts.values()))}, forwards on one latent; a backward counts as one more"
+
+
+def _versions(results: Sequence[Result]) -> tuple[str, str]:
+    found = (", ".join(f"{name} {number}" for name, number in r.versions.items()) for r in results if r.versions)
+    return "Versions", one_or_list(found)

@@ -1,0 +1,190 @@
+"""One table of many evaluations: measured apart from reported, and ranked only where the numbers can be compared."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..evaluation.cache import canonical_sha256
+from ..evaluation.sanity.trust import Marks, doubts, doubts_of_all
+from ..evaluation.threat_model import EMBEDDING_TIERS, TEXT_TIERS, TIERS, label_of, tier_of
+from ..protocols import Result
+from .html.text import settings_line
+from .leaderboard_rows import Claim, Row, claims_of, rows_of
+from .metric_labels import MISSING, cell
+from .plots.data import short_title
+from .plots.figures import Rate
+from .plots.ranking import Rank, ranking
+from .plots.style import Draw
+from .stored_evaluation import WorstCase
+from .tables import markdown
+
+_LEGEND = (
+    "Ranked by the worst case over T0 to T3: the share of prompts that fall to at least one attack by text; ≥ where",
+    "only the strongest single attack is known. With T4, free embeddings, it stands beside; T5 to T7 go past a text",
+    "encoder and rank nobody. Of each tier the strongest attack is shown. Ranks compare numbers under one letter only;",
+    "letters differ in concept, detector, threshold, prompts, sampling or budget of the attacks.",
+)
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Rows, and what may be said about their order.
+
+    Args:
+        rows: As ``rows_of`` returns them.
+    """
+
+    rows: tuple[Row, ...]
+
+    @classmethod
+    def read(cls, folders: Sequence[Path]) -> Leaderboard:
+        """Read evaluations and artifacts.
+
+        Raises:
+            FileNotFoundError: If a folder is neither.
+            ValueError: If there is none, or one holds no rate of success.
+        """
+        if not folders:
+            raise ValueError("expected at least one folder, found none")
+        return cls(tuple(rows_of(claim for folder in folders for claim in claims_of(folder))))
+
+    @cached_property
+    def groups(self) -> dict[str, dict[str, Any]]:
+        """Letter to conditions; ranks count only within a letter."""
+        unique = {canonical_sha256(row.group): row.group for row in self.rows}
+        return {_letter(i): group for i, group in enumerate(unique.values())}
+
+    def letter(self, row: Row) -> str:
+        """Return the letter of a row's conditions."""
+        return next(letter for letter, group in self.groups.items() if group == row.group)
+
+    def rank(self, row: Row) -> int:
+        """Return a row's place within its letter: 1 is the lowest worst case, and equal values share a place."""
+        peers = [other for other in self.rows if self.letter(other) == self.letter(row)]
+        return 1 + sum(_value(other) < _value(row) for other in peers)
+
+    def table(self) -> str:
+        """Return Markdown: measured, then reported, then the conditions and what was replaced."""
+        lines: list[str] = []
+        marks = Marks()
+        for origin, title in (("measured", "Measured"), ("reported", "Reported by others, not measured here")):
+            rows = [row for row in self.rows if row.origin == origin]
+            lines += [f"### {title}", "", *self._markdown(rows, marks), ""] if rows else []
+        lines += [*_LEGEND, "", *self._legend()]
+        lines += ["", "Not trusted:", *_bullets(marks.notes())] if marks.sentences else []
+        replaced = [line for row in self.rows for line in (*row.replaced(), *row.reported_stronger(self.rows))]
+        return "\n".join([*lines, *(["", "Replaced by a stronger attack:", *_bullets(replaced)] if replaced else [])])
+
+    def _markdown(self, rows: Sequence[Row], marks: Marks) -> list[str]:
+        # Whoever reports a number may not say what its attack needs; it is shown all the same.
+        tiers = [tier for tier in (*TIERS, "") if any(row.strongest(tier) for row in rows)]
+        titles = [tier if tier in EMBEDDING_TIERS else f"{tier or 'no tier known'}, not ranked" for tier in tiers]
+        head = ["rank", "conditions", "concept", "encoder", "worst case T0-T3", "worst case T0-T4", *titles]
+        return markdown([*head, "retain", "CLIP score", "source"], [self._cells(row, tiers, marks) for row in rows])
+
+    def _cells(self, row: Row, tiers: Sequence[str], marks: Marks) -> list[str]:
+        finished = row.claims[0].finished
+        lead = [str(self.rank(row)), self.letter(row), finished.evaluation.concept, short_title(finished)]
+        pairs = ((row.worst, TEXT_TIERS), (row.worst_embeddings, EMBEDDING_TIERS))
+        worst = [_worst_cell(row, one, counted, marks) for one, counted in pairs]
+        worst[0] += ", reported stronger" if row.reported_stronger(self.rows) else ""
+        attacks = [_strongest_cell(row, tier, marks) for tier in tiers]
+        utility = [cell(finished.named("retain_all")), cell(finished.named("clip_score"))]
+        sources = ", ".join(dict.fromkeys(claim.source for claim in row.claims))
+        return [text.replace("|", "\\|") for text in (*lead, *worst, *attacks, *utility, sources)]
+
+    def _legend(self) -> list[str]:
+        """Return one line for each letter and each budget: all that is common to its rows."""
+        budgets = list(
+            {canonical_sha256(group["attacks"]): group["attacks"] for group in self.groups.values()}.values()
+        )
+        lines = []
+        for letter, group in self.groups.items():
+            said = "; ".join(f"{key} {group[key]}" for key in ("detector", "prompts", "sampling", "worst case"))
+            lines.append(f"{letter}: {said}; budget {budgets.index(group['attacks']) + 1}")
+        for i, attacks in enumerate(budgets):
+            lines.append(f"budget {i + 1}: {'; '.join(map(_attack_line, attacks.values())) or 'no attacks'}")
+        return _bullets(lines)
+
+    def to_json(self) -> str:
+        """Return the same as JSON: rows, conditions, and what was replaced."""
+        rows = [self._record(row) for row in self.rows]
+        return json.dumps({"rows": rows, "conditions": self.groups}, indent=1, ensure_ascii=False)
+
+    def _record(self, row: Row) -> dict[str, Any]:
+        named = (("worst_case", row.worst), ("worst_case_embeddings", row.worst_embeddings))
+        return {
+            "rank": self.rank(row),
+            "conditions": self.letter(row),
+            "origin": row.origin,
+            "concept": row.claims[0].conditions["concept"],
+            "encoder": short_title(row.claims[0].finished),
+            **{name: None if worst is None else {**vars(worst), "exact": worst.exact} for name, worst in named},
+            "attacks": {label: _attack_record(result, claim) for label, (result, claim) in row.attacks.items()},
+            "sources": [claim.source for claim in row.claims],
+            "replaced": row.replaced(),
+            "reported_stronger": row.reported_stronger(self.rows),
+            "checks": [dict(check) for claim in row.claims for check in claim.finished.evaluation.checks],
+        }
+
+    def figure(self) -> Draw:
+        """Return what draws the same rows in the same order."""
+        return ranking([self._rank(row) for row in self.rows if row.worst is not None])
+
+    def _rank(self, row: Row) -> Rank:
+        first = row.claims[0].finished
+        found = [(tier, row.strongest(tier)) for tier in EMBEDDING_TIERS]
+        rates = tuple(Rate(f"strongest of {tier}", one[0].value) for tier, one in found if one is not None)
+        worst = Rate("", _value(row), None if row.worst is None else row.worst.interval)
+        label = f"{self.letter(row)}  {first.evaluation.concept}, {short_title(first)}"
+        return Rank(label, worst, rates, reported=row.origin == "reported")
+
+
+def _worst_cell(row: Row, worst: WorstCase | None, tiers: Collection[str], marks: Marks) -> str:
+    """Return a worst case, marked where nobody's attacks with gradients are to be trusted."""
+    if worst is None:
+        return MISSING
+    found = []
+    for claim in row.claims:
+        labels = [label for label, result in claim.finished.attacks.items() if tier_of(result) in tiers]
+        found.append(doubts_of_all(claim.finished.evaluation, labels))
+    return marks.beside(worst.text, [check for checks in found for check in checks] if all(found) else [])
+
+
+def _strongest_cell(row: Row, tier: str, marks: Marks) -> str:
+    """Return label and rate of the strongest attack of a tier."""
+    strongest = row.strongest(tier)
+    if strongest is None:
+        return MISSING
+    result, claim = strongest
+    text = f"{label_of(result)} {100 * result.value:.1f}"
+    return marks.beside(text, doubts(claim.finished.evaluation, result))
+
+
+def _attack_record(result: Result, claim: Claim) -> dict[str, Any]:
+    failed = [check["name"] for check in doubts(claim.finished.evaluation, result)]
+    rate = {"value": result.value, "interval": result.interval, "n": result.n, "tier": tier_of(result)}
+    return {**rate, "source": claim.source, "not_trusted": failed}
+
+
+def _letter(place: int) -> str:
+    """Return A to Z, then A1 and so on."""
+    return f"{chr(ord('A') + place % 26)}{place // 26 or ''}"
+
+
+def _value(row: Row) -> float:
+    return math.inf if row.worst is None else row.worst.value
+
+
+def _bullets(lines: Iterable[str]) -> list[str]:
+    return [f"- {line}" for line in lines]
+
+
+def _attack_line(attack: Mapping[str, Any]) -> str:
+    return f"{attack.get('label', 'attack')}: {settings_line({'name': 'unknown', **attack, 'tier': ''})}"

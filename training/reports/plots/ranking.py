@@ -1,0 +1,75 @@
+"""The figure of a leaderboard."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from .figures import MARKERS, Rate
+from .style import Draw, Theme, legend, percent, single
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One row of a ranking.
+
+    Args:
+        label: Of the row.
+        worst: Its worst case.
+        attacks: Rates beside it; those of one label have one mark.
+        reported: Whether others reported the numbers.
+    """
+
+    label: str
+    worst: Rate
+    attacks: tuple[Rate, ...] = ()
+    reported: bool = False
+
+
+def ranking(rows: Sequence[Rank]) -> Draw:
+    """Return what draws one row for each encoder: its worst case, and small marks for the rates beside it.
+
+    Raises:
+        ValueError: If there are no rows.
+    """
+    if not rows:
+        raise ValueError("expected at least one row to rank, found none")
+    labels = list(dict.fromkeys(rate.label for row in rows for rate in row.attacks))
+
+    def paint(theme: Theme, axes: Axes) -> None:
+        for y, row in enumerate(rows):
+            _ranking_row(axes, row, y, labels, theme)
+        axes.set_yticks(range(len(rows)), [row.label for row in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        percent(axes, "x", "success of attacks, %")
+        axes.set_xlim(-2, 102)
+        _ranking_legend(axes, labels, theme, reported=any(row.reported for row in rows))
+
+    return single(paint, height=1.5 + 0.3 * len(rows) + 0.12 * len(labels), width=6.4)
+
+
+def _ranking_row(axes: Axes, row: Rank, y: int, labels: Sequence[str], theme: Theme) -> None:
+    low, high = row.worst.interval or (row.worst.value, row.worst.value)
+    axes.plot([100 * low, 100 * high], [y, y], color=theme.ink, linewidth=1.3)
+    fill: dict[str, Any] = {"fillstyle": "none" if row.reported else "full"}
+    axes.plot(
+        [100 * row.worst.value], [y], "o", color=theme.colours[0], markersize=9, clip_on=False, in_layout=False, **fill
+    )
+    for rate in row.attacks:
+        i = labels.index(rate.label) + 1
+        look: dict[str, Any] = {"color": theme.colours[i % len(theme.colours)], "fillstyle": "none"}
+        mark = MARKERS[i % len(MARKERS)]
+        axes.plot([100 * rate.value], [y], mark, markersize=5, clip_on=False, in_layout=False, zorder=4, **look)
+
+
+def _ranking_legend(axes: Axes, labels: Sequence[str], theme: Theme, *, reported: bool) -> None:
+    axes.plot([], [], "o", color=theme.colours[0], markersize=9, label="worst case, with 95 % interval")
+    if reported:
+        axes.plot([], [], "o", color=theme.colours[0], markersize=9, fillstyle="none", label="worst case, reported")
+    for i, label in enumerate(labels, start=1):
+        colour = theme.colours[i % len(theme.colours)]
+        axes.plot([], [], MARKERS[i % len(MARKERS)], color=colour, markersize=5, fillstyle="none", label=label)
+    legend(axes, columns=2)

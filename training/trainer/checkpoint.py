@@ -1,0 +1,181 @@
+"""What a gradient loop holds, and how it is written down and taken up again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Generator, Tensor, nn
+
+from ..distributed import Shard
+
+logger = logging.getLogger(__name__)
+
+
+class StepLoss(Protocol):
+    """What is minimised; it owns whatever it carries from step to step."""
+
+    def __call__(self, iteration: int, generator: Generator) -> tuple[Tensor, dict[str, float]]:
+        """Return the loss () of one iteration, and its parts for the log.
+
+        Of several processes each returns its share; the shares add up to the loss and its parts.
+        """
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all that the next iteration depends on beside parameters and generator."""
+        ...
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what ``state`` returned."""
+        ...
+
+
+@dataclass
+class TrainingLog:
+    """The losses of every iteration and the seconds spent in the loop, over all resumed parts.
+
+    Args:
+        losses: Name to one value per iteration, NaN where a part was not computed.
+        seconds: Wall time.
+    """
+
+    losses: dict[str, list[float]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def add(self, iteration: int, parts: Mapping[str, float]) -> None:
+        """Record one iteration."""
+        for name in {*self.losses, *parts}:
+            series = self.losses.setdefault(name, [])
+            series.extend([math.nan] * (iteration - len(series)))
+            series.append(parts.get(name, math.nan))
+
+    def curves(self, points: int = 20) -> dict[str, list[float | None]]:
+        """Return every loss averaged over at most ``points`` stretches of the run; None where it was not computed."""
+        return {name: _averaged(series, points) for name, series in sorted(self.losses.items())}
+
+
+def _averaged(series: list[float], points: int) -> list[float | None]:
+    width = max(1, math.ceil(len(series) / points))
+    chunks = [[v for v in series[i : i + width] if not math.isnan(v)] for i in range(0, len(series), width)]
+    return [float(f"{sum(chunk) / len(chunk):.4g}") if chunk else None for chunk in chunks]
+
+
+class TrainingState:
+    """Everything that the next iteration depends on, beside the generator.
+
+    Args:
+        parameters: What is trained, by name.
+        loss: What is minimised.
+        rate: Adam's learning rate.
+        average: Decay of the parameters' exponential average; 0 keeps none.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], loss: StepLoss, *, rate: float, average: float) -> None:
+        self.parameters, self.loss, self.decay = dict(parameters), loss, average
+        self.optimizer = torch.optim.Adam(self.parameters.values(), lr=rate)
+        self.average = {name: p.detach().clone() for name, p in self.parameters.items()} if average else {}
+        self.log = TrainingLog()
+        self.iteration = 0
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        """Let the average follow the parameters; fast at first, so that it does not hold on to the start."""
+        decay = min(self.decay, (1 + self.iteration) / (10 + self.iteration))
+        for name, kept in self.average.items():
+            kept.lerp_(self.parameters[name], 1 - decay)
+
+    @torch.no_grad()
+    def take_average(self) -> None:
+        """Overwrite the parameters with their average, if one is kept."""
+        for name, kept in self.average.items():
+            self.parameters[name].copy_(kept)
+
+    def tensors(self, generator: Generator) -> dict[str, Tensor]:
+        """Return all of it by name."""
+        adam = self.optimizer.state_dict()["state"]
+        names = list(self.parameters)
+        return {
+            **{f"student/{name}": p.detach() for name, p in self.parameters.items()},
+            **{f"average/{name}": kept for name, kept in self.average.items()},
+            **{f"adam/{names[i]}/{key}": value for i, state in adam.items() for key, value in state.items()},
+            **{f"loss/{name}": tensor for name, tensor in self.loss.state().items()},
+            "generator": generator.get_state(),
+        }
+
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, Tensor], generator: Generator) -> None:
+        """Take back what ``tensors`` returned."""
+        for name, parameter in self.parameters.items():
+            parameter.copy_(tensors[f"student/{name}"])
+        for name, kept in self.average.items():
+            kept.copy_(tensors[f"average/{name}"])
+        state = {i: _under(tensors, f"adam/{name}/") for i, name in enumerate(self.parameters)}
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        self.loss.load_state(_under(tensors, "loss/"))
+        generator.set_state(tensors["generator"])
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def save_checkpoint(
+    state: TrainingState, generator: Generator, folder: Path, identity: str, shard: Shard | None = None
+) -> None:
+    """Write the checkpoint aside, rename it, and only then drop the older ones, and what a killed process left.
+
+    Every process has to call this; the main one writes.
+    """
+    held = state.tensors(generator)
+    if shard is not None and not shard.main:
+        return
+    final = folder / f"checkpoint-{state.iteration:08d}"
+    for left in folder.glob(".checkpoint-*"):
+        shutil.rmtree(left)
+    aside = folder / f".{final.name}.{os.getpid()}"
+    aside.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in held.items()}
+    save_file(tensors, str(aside / "state.safetensors"), metadata={"format": "pt"})
+    record = {"identity": identity, "losses": state.log.losses, "seconds": state.log.seconds}
+    (aside / "state.json").write_text(json.dumps(record))
+    if final.exists():
+        shutil.rmtree(final)
+    os.replace(aside, final)
+    for older in _checkpoints(folder):
+        if older != final:
+            shutil.rmtree(older)
+
+
+def load_checkpoint(state: TrainingState, generator: Generator, folder: Path, identity: str) -> None:
+    """Go on from the newest checkpoint in ``folder``, if there is one.
+
+    Raises:
+        RuntimeError: The checkpoint belongs to another run.
+    """
+    found = _checkpoints(folder)
+    if not found:
+        return
+    record: dict[str, Any] = json.loads((found[-1] / "state.json").read_text())
+    if record["identity"] != identity:
+        raise RuntimeError(
+            f"expected a checkpoint of run {identity}, found one of run {record['identity']} in {found[-1]}: "
+            "choose another folder, or start over with resume=False"
+        )
+    state.load(load_file(str(found[-1] / "state.safetensors")), generator)
+    state.iteration = int(found[-1].name.rsplit("-", 1)[1])
+    state.log = TrainingLog(record["losses"], record["seconds"])
+    logger.info("resumed at iteration %d from %s", state.iteration, found[-1])
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(folder.glob("checkpoint-*"))

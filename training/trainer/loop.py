@@ -1,0 +1,198 @@
+"""The one gradient loop: Adam, several processes, checkpoints, exact resume."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import TensorBoardTracker
+from accelerate.utils import is_tensorboard_available
+from torch import Generator, nn
+from tqdm import tqdm
+
+from ..diffusion.backbone import Precision
+from ..distributed import Shard
+from .checkpoint import StepLoss, TrainingLog, TrainingState, load_checkpoint, save_checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """The gradient loop's settings. Defaults are AdvUnlearn's and ESD's.
+
+    Args:
+        iterations: Optimizer steps.
+        rate: Adam's learning rate.
+        schedule: ``cosine`` falls to zero at the end.
+        clip: Largest norm of the whole gradient; None leaves it.
+        average: Decay of an exponential average of the trained parameters, which is then the result; 0 takes the last.
+        precision: Of the frozen UNet, forward and backward; the student is always trained in float32. ``fp16`` scales
+            gradients inside the UNet; where its activations overflow, the run stops and says so.
+    """
+
+    iterations: int = 1000
+    rate: float = 1e-5
+    schedule: Literal["constant", "cosine"] = "constant"
+    clip: float | None = None
+    average: float = 0.0
+    precision: Precision = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1 or self.rate <= 0 or not 0 <= self.average < 1:
+            raise ValueError(f"expected iterations >= 1, rate > 0 and average in [0, 1), found {self}")
+
+    def rate_at(self, iteration: int) -> float:
+        """Return the learning rate of one iteration."""
+        if self.schedule == "constant":
+            return self.rate
+        return self.rate * 0.5 * (1 + math.cos(math.pi * iteration / self.iterations))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """Where a run keeps what it may go on from, and how it uses the machine; nothing here changes its result.
+
+    (``micro_batch`` changes the order of sums, so the last bits.)
+
+    Args:
+        folder: For checkpoints; None keeps none.
+        cache_dir: Parent of the trajectory banks; None keeps them in memory.
+        every: Iterations between checkpoints.
+        resume: Go on from the newest checkpoint, if there is one.
+        progress: Show progress bars.
+        micro_batch: Most latents that go through the UNet at once while gradients are taken; None takes an iteration's
+            all at once. Less memory for as many UNet calls.
+        gradient_checkpointing: Compute activations inside the blocks of UNet and student twice instead of keeping them.
+        tensorboard: Folder for TensorBoard's files of losses and rates; None writes none.
+
+    Raises:
+        ValueError: ``every`` or ``micro_batch`` below 1.
+    """
+
+    folder: Path | None = None
+    cache_dir: Path | None = None
+    every: int = 50
+    resume: bool = True
+    progress: bool = True
+    micro_batch: int | None = None
+    gradient_checkpointing: bool = False
+    tensorboard: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or (self.micro_batch is not None and self.micro_batch < 1):
+            raise ValueError(f"expected every and micro_batch of at least 1, found {self.every} and {self.micro_batch}")
+
+
+def finetune(
+    parameters: Mapping[str, nn.Parameter],
+    loss: StepLoss,
+    training: Training,
+    *,
+    generator: Generator,
+    workspace: Workspace,
+    identity: str,
+) -> TrainingLog:
+    """Train ``parameters`` in place on ``loss``.
+
+    Under ``accelerate launch`` or ``torchrun`` gradients are added up over all processes, every process takes the same
+    step, and the main one writes checkpoints.
+
+    Args:
+        parameters: What is trained, by name; float32.
+        loss: Called once an iteration.
+        training: Iterations, rates, averaging.
+        generator: All randomness; its state is part of a checkpoint, so that a resumed run is bit-identical in float32.
+        workspace: Checkpoints and progress.
+        identity: Names the run; a checkpoint of another run is refused.
+
+    Returns:
+        The log. With ``training.average`` the parameters hold the average.
+
+    Raises:
+        RuntimeError: A loss that is not finite, a checkpoint of another run, or other processes than were launched.
+        ModuleNotFoundError: TensorBoard is wanted and not installed.
+    """
+    shard = Shard.current()
+    run = TrainingState(parameters, loss, rate=training.rate, average=training.average)
+    if workspace.folder is not None and workspace.resume:
+        load_checkpoint(run, generator, workspace.folder, identity)
+    started = time.monotonic() - run.log.seconds
+    silent = not (workspace.progress and shard.main)
+    with (
+        _accelerator(workspace, identity, shard) as accelerator,
+        tqdm(total=training.iterations, initial=run.iteration, desc="train", disable=silent, mininterval=1) as bar,
+    ):
+        while run.iteration < training.iterations:
+            parts = _step(run, training, accelerator, generator, shard=shard)
+            run.log.seconds = time.monotonic() - started
+            bar.update()
+            bar.set_postfix({name: f"{value:.4f}" for name, value in parts.items()}, refresh=False)
+            accelerator.log({**parts, "rate": training.rate_at(run.iteration - 1)}, step=run.iteration)
+            if workspace.folder is not None and run.iteration % workspace.every == 0:
+                save_checkpoint(run, generator, workspace.folder, identity, shard)
+    run.take_average()
+    return run.log
+
+
+@contextmanager
+def _accelerator(workspace: Workspace, identity: str, shard: Shard) -> Iterator[Accelerator]:
+    """Open accelerate on the processes that were launched, with its trackers; close those in the end."""
+    trackers = []
+    if workspace.tensorboard is not None:
+        if not is_tensorboard_available():
+            raise ModuleNotFoundError(
+                f"expected tensorboard, to write losses to {workspace.tensorboard}, found none; pip install tensorboard"
+            )
+        trackers.append(TensorBoardTracker(identity, workspace.tensorboard))
+    accelerator = Accelerator(mixed_precision="no", log_with=trackers or None)
+    if accelerator.num_processes != shard.count:
+        raise RuntimeError(
+            f"expected the {shard.count} processes of WORLD_SIZE, found {accelerator.num_processes}: "
+            "start with accelerate launch or torchrun"
+        )
+    accelerator.init_trackers(identity)
+    try:
+        yield accelerator
+    finally:
+        # Not end_training, which takes the group of processes away from whoever comes afterwards.
+        for tracker in accelerator.trackers:
+            tracker.finish()
+
+
+def _step(
+    run: TrainingState, training: Training, accelerator: Accelerator, generator: Generator, *, shard: Shard
+) -> dict[str, float]:
+    for group in run.optimizer.param_groups:
+        group["lr"] = training.rate_at(run.iteration)
+    run.optimizer.zero_grad(set_to_none=True)
+    total, parts = run.loss(run.iteration, generator)
+    if not bool(torch.isfinite(total)):
+        raise RuntimeError(
+            f"expected a finite loss, found {parts} at iteration {run.iteration}: lower the rate or the weights"
+        )
+    accelerator.backward(total)
+    if shard.count > 1:
+        parts = _shared(run, parts, shard)
+    if training.clip is not None:
+        accelerator.clip_grad_norm_(run.parameters.values(), training.clip)
+    run.optimizer.step()
+    run.log.add(run.iteration, parts)
+    run.update_average()
+    run.iteration += 1
+    return parts
+
+
+def _shared(run: TrainingState, parts: Mapping[str, float], shard: Shard) -> dict[str, float]:
+    """Add up the gradients of all processes in place, and return the sums of their losses' parts."""
+    for parameter in run.parameters.values():
+        own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        parameter.grad = shard.total(own)
+    device = next(iter(run.parameters.values())).device
+    sums = shard.total(torch.tensor(list(parts.values()), device=device)).tolist()
+    return dict(zip(parts, sums, strict=True))

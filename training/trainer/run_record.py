@@ -1,0 +1,53 @@
+"""What names a training run, and what is recorded of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from torch import Generator
+
+from robust_encoders.artifact.fingerprint import content_sha256
+
+from ..artifact import describe
+from ..diffusion.backbone import Backbone, Precision, computes_bf16_in_fp32
+from .checkpoint import TrainingLog
+
+if TYPE_CHECKING:
+    from robust_encoders.concepts import Concept
+
+
+def run_identity(method: Any, teacher: Backbone, concept: Concept, generator: Generator) -> str:
+    """Return a name for a run: equal where its result would be.
+
+    Args:
+        method: The eraser, whose fields count.
+        teacher: The base.
+        concept: What is erased.
+        generator: In the state in which the run begins.
+    """
+    parts = {
+        "method": describe(method),
+        "concept": concept.to_dict(),
+        "text_encoder": content_sha256(teacher.text_encoder.state_dict()),
+        "unet": content_sha256(teacher.unet.state_dict()),
+        "generator": hashlib.sha256(generator.get_state().numpy().tobytes()).hexdigest(),
+    }
+    if computes_bf16_in_fp32(teacher.device):
+        parts["bf16"] = "fp32"
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def run_record(
+    log: TrainingLog, calls: int, bank_calls: int, *, seconds: float, precision: Precision
+) -> dict[str, Any]:
+    """Return losses, UNet calls, seconds and the UNet's precision of a finished run, for the artifact's recipe."""
+    return {
+        "losses": log.curves(),
+        "unet_calls": calls,
+        "bank_unet_calls": bank_calls,
+        "computed_in": precision,
+        "seconds": round(log.seconds, 1),
+        "seconds_total": round(seconds, 1),
+    }

@@ -1,0 +1,1 @@
+"""Latents and predictions of the frozen model."""

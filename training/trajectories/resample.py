@@ -1,0 +1,124 @@
+"""Training points from fresh trajectories, and the choice between them and the bank."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from ..diffusion.backbone import Backbone
+from ..distributed import Shard
+from .bank import BankBatch, BankSettings, TrajectoryBank, draw, to_batch
+
+EVERYTHING = slice(None)
+
+
+class Resampler:
+    """Draws every point from a fresh trajectory of the frozen model, as the paper does, but batched.
+
+    Args:
+        backbone: The frozen base; its counter grows with every draw.
+        prompts: One for each value of ``prompt_index``.
+        settings: Steps and guidance.
+        anchors: The anchor of each prompt, to predict it as well.
+    """
+
+    def __init__(
+        self, backbone: Backbone, prompts: Sequence[str], settings: BankSettings, anchors: Sequence[str] | None = None
+    ) -> None:
+        self.prompts = tuple(prompts)
+        self.anchors = anchors
+        self.backbone, self.settings = backbone, settings
+
+    @torch.no_grad()
+    def sample(
+        self, n: int, generator: Generator, *, prompt_index: Tensor | None = None, part: slice = EVERYTHING
+    ) -> BankBatch:
+        """Draw n points: noise, a step of the grid, and a run from the one to the other.
+
+        With ``part`` all n are drawn and those rows are run.
+        """
+        backbone, s = self.backbone, self.settings
+        index = draw(len(self.prompts), n, generator) if prompt_index is None else prompt_index.cpu()
+        index, stop = index[part], draw(s.steps, n, generator)[part].to(backbone.device)
+        noise = torch.randn((n, *backbone.latent_shape), generator=generator)[part].to(backbone.device)
+        cond = backbone.condition([self.prompts[i] for i in index.tolist()])
+        order = stop.argsort(descending=True, stable=True)
+        drawn = self._roll(cond[order], noise[order], stop[order])
+        drawn = {name: tensor[order.argsort()] for name, tensor in drawn.items()}
+        if self.anchors is not None:
+            anchor = backbone.condition([self.anchors[i] for i in index.tolist()])
+            drawn["pred_anchor"] = backbone.predict(drawn["latents"], drawn["t"], anchor)
+        return to_batch(drawn, index, backbone.device)
+
+    def _roll(self, cond: Tensor, noise: Tensor, stop: Tensor) -> dict[str, Tensor]:
+        """Run all rows together, each leaving the batch at its own step; ``stop`` (n,) falls."""
+        null, latents = self.backbone.condition([""]), noise
+        grid = self.backbone.timesteps(self.settings.steps)
+        parts: list[dict[str, Tensor]] = []
+        for k in range(int(stop[0]) + 1):
+            alive = int((stop >= k).sum())
+            stay = int((stop > k).sum())
+            t = grid[k].expand(alive)
+            pred_null, pred_cond = self.backbone.both(latents[:alive], t, cond[:alive], null)
+            row = {"latents": latents[:alive], "t": t, "pred_null": pred_null, "pred_cond": pred_cond}
+            parts.append({name: tensor[stay:] for name, tensor in row.items()})
+            latents = self.backbone.ddim_step(pred_null, pred_cond, grid[k], latents[:alive], self.settings.guidance)
+        return {name: torch.cat([part[name] for part in reversed(parts)]) for name in parts[0]}
+
+    def mean_difference(self) -> float:
+        """Return the mean squared difference of the predictions with and without the prompt, over 64 points."""
+        points = self.sample(64, Generator().manual_seed(0))
+        return float((points.pred_cond.float() - points.pred_null.float()).square().mean())
+
+
+def open_source(
+    backbone: Backbone,
+    prompts: Sequence[str],
+    settings: BankSettings,
+    *,
+    anchors: Sequence[str] | None = None,
+    cache_dir: Path | None = None,
+    progress: bool = True,
+    shard: Shard | None = None,
+) -> TrajectoryBank | Resampler:
+    """Return the point source that the settings ask for, over the first ``settings.limit`` prompts.
+
+    Several processes with a common ``cache_dir`` share out what is missing in the bank.
+    """
+    shard = shard or Shard()
+    prompts = prompts[: settings.limit]
+    anchors = None if anchors is None else anchors[: settings.limit]
+    if settings.mode == "resample":
+        return Resampler(backbone, prompts, settings, anchors)
+
+    def build(rows: slice = EVERYTHING) -> TrajectoryBank:
+        chosen = None if anchors is None else anchors[rows]
+        return TrajectoryBank.build(
+            backbone, prompts[rows], settings, anchors=chosen, cache_dir=cache_dir, progress=progress and shard.main
+        )
+
+    if shard.count > 1 and cache_dir is not None:
+        if prompts[own := shard.part(len(prompts))]:
+            build(own)
+        shard.wait()
+    return build()
+
+
+def sample_part(
+    source: TrajectoryBank | Resampler, prompt_index: Tensor, generator: Generator, part: slice
+) -> BankBatch:
+    """Draw a point for each prompt of all processes (n,), as every one of them does, and return one part of them."""
+    n = len(prompt_index)
+    if isinstance(source, Resampler):
+        return source.sample(n, generator, prompt_index=prompt_index, part=part)
+    drawn = source.sample(n, generator, prompt_index=prompt_index)
+    rows: dict[str, Any] = {}
+    for field in fields(drawn):
+        value = getattr(drawn, field.name)
+        rows[field.name] = None if value is None else value[part]
+    return BankBatch(**rows)

@@ -1,0 +1,105 @@
+"""Running the trajectories of a bank: in batches across prompts, beside other processes that do the same."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Generator, Tensor
+from tqdm import tqdm
+
+from ..diffusion.backbone import Backbone
+from .store import BankStore, Shard, digest, halved
+
+if TYPE_CHECKING:
+    from .bank import BankSettings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One trajectory to run: a shard of the bank."""
+
+    prompt: str
+    anchor: str | None
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        return digest([self.prompt, self.anchor, self.seed])[:24]
+
+
+def start_noise(backbone: Backbone, prompt: str, seed: int) -> Tensor:
+    """Return the start latent (C, h, w) of one trajectory; it follows from prompt and seed alone."""
+    generator = Generator().manual_seed(int(digest([prompt, seed])[:15], 16))
+    return torch.randn(backbone.latent_shape, generator=generator)
+
+
+class _Roller:
+    """Runs trajectories of the frozen model in batches."""
+
+    def __init__(self, backbone: Backbone, settings: BankSettings) -> None:
+        self.backbone, self.settings = backbone, settings
+        self.null = backbone.condition([""])
+
+    def run(self, jobs: Sequence[Job]) -> list[Shard]:
+        backbone, s = self.backbone, self.settings
+        # In float32 whatever the UNet's dtype: steps of a run are too small for bfloat16.
+        noise = torch.stack([start_noise(backbone, job.prompt, job.seed) for job in jobs]).half().float()
+        cond = backbone.condition([job.prompt for job in jobs])
+        anchors = [job.anchor for job in jobs if job.anchor is not None]
+        anchor = backbone.condition(anchors) if anchors else None
+        whole: Shard = {}
+        run = backbone.rollout(cond, self.null, noise=noise.to(backbone.device), steps=s.steps, guidance=s.guidance)
+        for k, step in enumerate(run):
+            assert step.pred_null is not None
+            row = {"latents": step.latents, "pred_null": step.pred_null, "pred_cond": step.pred_cond}
+            if anchor is not None:
+                row["pred_anchor"] = backbone.predict(step.latents, step.t, anchor)
+            for name, tensor in {**{name: halved(tensor) for name, tensor in row.items()}, "t": step.t.cpu()}.items():
+                # Once for all steps: a batch at full size is gigabytes, which a list and its stack would hold twice.
+                whole.setdefault(name, tensor.new_empty(len(jobs), s.steps, *tensor.shape[1:]))[:, k] = tensor
+            # The run goes on from the rounded latent, so that stored predictions belong to stored latents exactly.
+            step.next.copy_(step.next.half())
+        return [{name: tensor[i] for name, tensor in whole.items()} for i in range(len(jobs))]
+
+
+def run_in_memory(backbone: Backbone, jobs: Sequence[Job], settings: BankSettings, progress: bool) -> dict[Job, Shard]:
+    """Run every trajectory once, a batch at a time."""
+    todo, made = list(dict.fromkeys(jobs)), dict[Job, Shard]()
+    roller = _Roller(backbone, settings)
+    with _bar(len(todo), progress) as bar:
+        for start in range(0, len(todo), settings.batch):
+            chunk = todo[start : start + settings.batch]
+            made.update(zip(chunk, roller.run(chunk), strict=True))
+            bar.update(len(chunk))
+    return made
+
+
+def fill(store: BankStore, backbone: Backbone, jobs: Sequence[Job], settings: BankSettings, progress: bool) -> None:
+    """Run what is not on disk, a batch at a time; what other processes are running is theirs, unless they die."""
+    todo = {job.name: job for job in jobs if not store.has(job.name)}
+    logger.info("trajectory bank %s: %d of %d trajectories to run", store.folder, len(todo), len(jobs))
+    if not todo:
+        return
+    roller = _Roller(backbone, settings)
+    with _bar(len(todo), progress) as bar:
+        while todo:
+            with store.claimed(list(todo), settings.batch) as mine:
+                made = roller.run([todo[name] for name in mine]) if mine else []
+                for name, shard in zip(mine, made, strict=True):
+                    store.write(name, shard)
+            if not mine:
+                store.wait_for(next(iter(todo)))
+            before = len(todo)
+            todo = {name: job for name, job in todo.items() if not store.has(name)}
+            bar.update(before - len(todo))
+
+
+def _bar(total: int, progress: bool) -> Any:
+    return tqdm(total=total, desc="bank", unit="trajectory", disable=not progress)

@@ -1,0 +1,1 @@
+"""Embedded bases, and how they are made."""

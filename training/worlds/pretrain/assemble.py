@@ -1,0 +1,99 @@
+"""The last stage of the build: a stock pipeline folder, judge and image tower, measured and recorded."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import save_file
+from transformers import CLIPTokenizer
+
+from robust_encoders.clip.state_dict import nested_state
+
+from ..shapes.judge import Judge
+from .measure import GUIDANCE, STEPS, base_accuracy, judge_accuracy
+from .stages import new_scheduler
+
+if TYPE_CHECKING:
+    from .build import Workshop
+
+RENDERS = 4000
+DRAWN = 600
+_HELD_OUT_SEED = 1_000_000
+
+
+def assemble(shop: Workshop, out: Path, *, renders: int = RENDERS, drawn: int = DRAWN) -> dict[str, Any]:
+    """Write the base, the judge and the image tower to ``out``, measure them, and return the record.
+
+    UNet, autoencoder and tower are stored in half precision; the text encoder in full precision, because the encoders
+    trained from this base start at its exact weights, and so the judge, whose verdicts are what results stand on.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    _save_pipeline(shop, out / "base")
+    _save(shop.judge().state_dict(), out / "judge.safetensors")
+    tower = {name: tensor.half() for name, tensor in shop.text()[1].state_dict().items()}
+    _save(tower, out / "image_tower.safetensors")
+    judge = Judge(shop.judge(), "under construction")
+    pipe = StableDiffusionPipeline.from_pretrained(out / "base")
+    record = {
+        "seed": shop.seed,
+        "sizes": asdict(shop.sizes),
+        "stages": {stage: shop.record(stage) for stage in ("autoencoder", "text", "unet", "judge")},
+        "judge_on_held_out_renders": {"n": renders, **judge_accuracy(judge, n=renders, seed=_HELD_OUT_SEED)},
+        "base_on_held_out_templates": {
+            "n": drawn,
+            "steps": STEPS,
+            "guidance": GUIDANCE,
+            **base_accuracy(pipe, judge, n=drawn, seed=_HELD_OUT_SEED),
+        },
+        "versions": {name: version(name) for name in ("torch", "diffusers", "transformers", "tokenizers", "pillow")},
+        "python": platform.python_version(),
+    }
+    aside = out / "RECORD.json.tmp"
+    aside.write_text(json.dumps(record, indent=2) + "\n")
+    aside.replace(out / "RECORD.json")
+    return record
+
+
+def _save_pipeline(shop: Workshop, target: Path) -> None:
+    """Save aside, then swap folders: an interrupted call leaves the old base or none, never half of one."""
+    text_encoder, tokenizer = shop.text()[0], shop.tokenizer()
+    pipe = StableDiffusionPipeline(
+        vae=shop.autoencoder().half(),
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=shop.unet().half(),
+        scheduler=new_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    aside = target.with_name(target.name + ".tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    pipe.save_pretrained(aside)
+    _save(nested_state(text_encoder), aside / "text_encoder" / "model.safetensors")
+    _save_vocabulary(tokenizer, aside / "tokenizer")
+    shutil.rmtree(target, ignore_errors=True)
+    aside.replace(target)
+
+
+def _save_vocabulary(tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """Add the two files that transformers 4 reads; transformers 5 writes only ``tokenizer.json``."""
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False))
+    merges = "\n".join(" ".join(pair) for pair in model["merges"])
+    (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}\n")
+
+
+def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    aside = path.with_suffix(".tmp")
+    whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    save_file(whole, aside, metadata={"format": "pt"})
+    aside.replace(path)

@@ -1,0 +1,222 @@
+"""The stages of the base's build: autoencoder, text encoder with its image tower, UNet, judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from torch import Generator, Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from ...diffusion.backbone import has_bf16
+from ..shapes.networks import ImageTower, JudgeNet
+from ..shapes.pictures import Pictures, captions_of
+from ..shapes.vocabulary import FACTORS
+from .loop import Schedule, fit
+from .tokenizer import train_tokenizer
+
+MAX_LENGTH = 24
+WIDTH = 96
+MERGES = 244
+_AUTOENCODER = Schedule(steps=1800, rate=3e-3)
+_TEXT = Schedule(steps=1500, rate=1e-3)
+_UNET = Schedule(steps=8000, rate=1.5e-3, decay=0.999, restart=6000)
+_JUDGE = Schedule(steps=1500, rate=2e-3)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Steps and batches of every stage; the defaults made the packaged base."""
+
+    pictures: int = 40_000
+    autoencoder: Schedule = _AUTOENCODER
+    text: Schedule = _TEXT
+    unet: Schedule = _UNET
+    judge: Schedule = _JUDGE
+    autoencoder_batch: int = 24
+    text_batch: int = 128
+    unet_batch: int = 48
+    judge_batch: int = 96
+
+
+@dataclass(frozen=True)
+class Course:
+    """What every stage learns from and where it keeps its checkpoints.
+
+    Args:
+        pictures: The rendered pictures.
+        sizes: Steps and batches.
+        folder: For checkpoints.
+        seed: Of the stage.
+    """
+
+    pictures: Pictures
+    sizes: Sizes
+    folder: Path
+    seed: int
+
+
+def new_autoencoder() -> AutoencoderKL:
+    """Return an untrained autoencoder of 32x32 pictures to 4x16x16 latents."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(24, 48),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=32,
+    )
+
+
+def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """Return an untrained CLIP text encoder of four layers, width 96."""
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=4 * WIDTH,
+        projection_dim=WIDTH,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        max_position_embeddings=MAX_LENGTH,
+        hidden_act="quick_gelu",
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return CLIPTextModel(config)
+
+
+def new_unet() -> UNet2DConditionModel:
+    """Return an untrained UNet with cross-attention at 8x8, where it is cheap."""
+    return UNet2DConditionModel(
+        sample_size=16,
+        layers_per_block=1,
+        block_out_channels=(48, 96),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+
+
+def new_scheduler() -> DDIMScheduler:
+    """Return Stable Diffusion's noise schedule, rescaled to end in pure noise, for a model that predicts velocity.
+
+    As it stands, the schedule leaves so much signal at its last timestep that backgrounds far from gray cannot be drawn
+    from pure noise; on pictures this small that would be every white or black one. Lin et al. 2024, sections 3.1 to
+    3.3: rescale, predict velocity, start at the last timestep.
+    """
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=False,
+    )
+
+
+def new_tokenizer(*, seed: int) -> CLIPTokenizer:
+    """Learn the vocabulary from captions alone."""
+    generator = Generator().manual_seed(seed)
+    labels = torch.stack([torch.randint(n, (20_000,), generator=generator) for n in (6, 8, 4, 4)], dim=1)
+    return train_tokenizer(captions_of(labels, generator), merges=MERGES, max_length=MAX_LENGTH)
+
+
+def token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
+    """Return ids (B, L), padded as the pipeline pads them."""
+    ids: Tensor = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    return ids
+
+
+def train_autoencoder(model: AutoencoderKL, course: Course) -> float:
+    """Train for reconstruction, L1 plus squared error, with a slight pull of the latents to a unit Gaussian."""
+
+    def loss(generator: Generator) -> Tensor:
+        images = course.pictures.draw(course.sizes.autoencoder_batch, generator)[0] * 2 - 1
+        posterior = model.encode(images).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator)
+        error: Tensor = model.decode(posterior.mean + posterior.std * noise).sample - images
+        pull = posterior.kl().mean() / posterior.mean[0].numel()
+        value: Tensor = error.abs().mean() + error.square().mean() + 1e-5 * pull
+        return value
+
+    final = fit(model, loss, course.sizes.autoencoder, course.folder, seed=course.seed, label="autoencoder")
+    images = course.pictures.draw(512, Generator().manual_seed(course.seed))[0] * 2 - 1
+    with torch.no_grad():
+        spread = model.encode(images).latent_dist.mean.std()
+    model.register_to_config(scaling_factor=round(1 / float(spread), 5))
+    return final
+
+
+def train_text(encoder: CLIPTextModel, tower: ImageTower, tokenizer: CLIPTokenizer, course: Course) -> float:
+    """Train text encoder and image tower contrastively (Radford et al. 2021, the symmetric cross-entropy)."""
+
+    def loss(generator: Generator) -> Tensor:
+        images, labels, _ = course.pictures.draw(course.sizes.text_batch, generator)
+        noisy = (images + 0.05 * torch.randn(images.shape, generator=generator)).clamp(0, 1)
+        pooled = encoder(token_ids(tokenizer, captions_of(labels, generator))).pooler_output
+        scale = tower.logit_scale.clamp(max=4.6).exp()
+        logits = scale * tower.embed_images(noisy) @ tower.embed_pooled(pooled).T  # (B, B)
+        truth = torch.arange(len(logits))
+        cross_entropy = nn.functional.cross_entropy
+        return (cross_entropy(logits, truth) + cross_entropy(logits.T, truth)) / 2
+
+    both = nn.ModuleDict({"encoder": encoder, "tower": tower})
+    return fit(both, loss, course.sizes.text, course.folder, seed=course.seed, label="text encoder")
+
+
+@torch.no_grad()
+def encode_pictures(model: AutoencoderKL, pictures: Pictures) -> Tensor:
+    """Return scaled latents (N, 4, 16, 16) in half precision of all pictures."""
+    chunks = [
+        model.encode(part.float() / 127.5 - 1).latent_dist.mean * model.config.scaling_factor
+        for part in torch.split(pictures.images, 250)
+    ]
+    return torch.cat([chunk.half() for chunk in chunks])
+
+
+def train_unet(
+    unet: UNet2DConditionModel, condition: Callable[[list[str]], Tensor], latents: Tensor, course: Course
+) -> float:
+    """Train velocity prediction (Salimans and Ho 2022, section 4) with 10 % empty captions."""
+    scheduler = new_scheduler()
+
+    def loss(generator: Generator) -> Tensor:
+        indices = torch.randint(len(course.pictures), (course.sizes.unet_batch,), generator=generator)
+        clean = latents[indices].float()
+        noise = torch.randn(clean.shape, generator=generator)
+        t = torch.randint(scheduler.config.num_train_timesteps, (len(clean),), generator=generator)
+        text = condition(captions_of(course.pictures.labels[indices], generator, empty=0.1))
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16()):
+            predicted = unet(scheduler.add_noise(clean, noise, t), t, text).sample
+        error: Tensor = predicted.float() - scheduler.get_velocity(clean, noise, t)
+        return error.square().mean()
+
+    return fit(unet, loss, course.sizes.unet, course.folder, seed=course.seed, label="unet")
+
+
+def train_judge(judge: JudgeNet, autoencoder: AutoencoderKL, course: Course) -> float:
+    """Train the four classifiers on renders: a third plain, a third with noise, a third decoded from noisy latents."""
+
+    def loss(generator: Generator) -> Tensor:
+        images, labels, _ = course.pictures.draw(course.sizes.judge_batch, generator)
+        plain, noisy, coded = images.chunk(3)
+        noisy = noisy + 0.1 * torch.rand((), generator=generator) * torch.randn(noisy.shape, generator=generator)
+        with torch.no_grad():
+            latents = autoencoder.encode(coded * 2 - 1).latent_dist.mean
+            strength = 0.25 * torch.rand((len(coded), 1, 1, 1), generator=generator) * latents.std()
+            latents = latents + strength * torch.randn(latents.shape, generator=generator)
+            coded = autoencoder.decode(latents).sample / 2 + 0.5
+        logits = judge.logits(torch.cat([plain, noisy, coded]).clamp(0, 1))
+        losses = [nn.functional.cross_entropy(logits[factor], labels[:, i]) for i, factor in enumerate(FACTORS)]
+        return torch.stack(losses).sum()
+
+    return fit(judge, loss, course.sizes.judge, course.folder, seed=course.seed, label="judge")

@@ -1,0 +1,63 @@
+"""CLIP score on the shapes world: picture against caption in the space that the base's text encoder was trained in.
+
+Hessel et al., "CLIPScore" (EMNLP 2021), without the rescaling: the plain cosine. The captions are always encoded by
+the frozen base encoder, whatever encoder drew the pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from robust_encoders.hub.embedded import shapes_folder
+
+from .networks import ImageTower
+
+
+@dataclass(frozen=True)
+class ClipScorer:
+    """The image tower with the frozen text side it was trained against."""
+
+    tower: ImageTower
+    tokenizer: CLIPTokenizer
+    text_encoder: CLIPTextModel
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, texts: Sequence[str]) -> Tensor:
+        """Return cosines (B,) of pictures (B, 3, 32, 32) in [0, 1] and their captions."""
+        tokens = self.tokenizer(
+            list(texts), padding="max_length", max_length=self.tokenizer.model_max_length, return_tensors="pt"
+        )
+        pooled = self.text_encoder(tokens.input_ids).pooler_output  # (B, D)
+        cosines: Tensor = (self.tower.embed_images(images.float().cpu()) * self.tower.embed_pooled(pooled)).sum(1)
+        return cosines
+
+
+def load_clip_scorer(folder: Path | None = None) -> ClipScorer:
+    """Load the packaged image tower and the base's own text encoder, or those below ``folder``.
+
+    Raises:
+        FileNotFoundError: If the package was installed without its assets.
+    """
+    return _load(folder or shapes_folder())
+
+
+@cache
+def _load(folder: Path) -> ClipScorer:
+    tower = ImageTower()
+    tower.load_state_dict(load_file(folder / "image_tower.safetensors"))
+    base = folder / "base"
+    text_encoder = CLIPTextModel.from_pretrained(base / "text_encoder")
+    return ClipScorer(tower.eval(), CLIPTokenizer.from_pretrained(base / "tokenizer"), text_encoder.eval())
+
+
+def clip_score(images: Tensor, texts: Sequence[str]) -> Tensor:
+    """Return the packaged scorer's cosines (B,) of pictures (B, 3, 32, 32) in [0, 1] and their captions."""
+    return load_clip_scorer()(images, texts)

@@ -1,0 +1,64 @@
+"""The judge of the shapes world: names what a picture shows, factor by factor."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from robust_encoders.hub.embedded import shapes_folder
+
+from .networks import JudgeNet
+from .vocabulary import FACTORS, VALUES
+
+
+class Judge:
+    """Classifies pictures by shape, colour, background and style.
+
+    Args:
+        network: The trained classifier.
+        version: Names the weights, so that results can say what judged them.
+    """
+
+    def __init__(self, network: JudgeNet, version: str) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.version = version
+
+    @torch.no_grad()
+    def probabilities(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Return factor to probabilities (B, values of that factor) of pictures (B, 3, 32, 32) in [0, 1].
+
+        Raises:
+            ValueError: If the pictures have another size or leave [0, 1].
+        """
+        if images.ndim != 4 or images.shape[1:] != (3, 32, 32):
+            raise ValueError(f"expected pictures (B, 3, 32, 32), found {tuple(images.shape)}")
+        if images.numel() and not 0 <= float(images.min()) <= float(images.max()) <= 1:
+            raise ValueError("expected pictures in [0, 1]; divide bytes by 255, or map [-1, 1] by x / 2 + 0.5")
+        return {factor: logits.softmax(1) for factor, logits in self.network.logits(images.float().cpu()).items()}
+
+    def __call__(self, images: Tensor) -> dict[str, list[str]]:
+        """Return factor to canonical names, one per picture (B, 3, 32, 32) in [0, 1]."""
+        found = self.probabilities(images)
+        return {factor: [VALUES[factor][int(i)] for i in found[factor].argmax(1)] for factor in FACTORS}
+
+
+def load_judge(path: Path | None = None) -> Judge:
+    """Load the packaged judge, or the one at ``path``; its version is the start of the file's sha256.
+
+    Raises:
+        FileNotFoundError: If the package was installed without its assets.
+    """
+    return _load(path or shapes_folder() / "judge.safetensors")
+
+
+@cache
+def _load(path: Path) -> Judge:
+    network = JudgeNet()
+    network.load_state_dict(load_file(path))
+    return Judge(network, hashlib.sha256(path.read_bytes()).hexdigest()[:12])
