@@ -14,7 +14,7 @@ STAMP := .venv/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -
 MATRIX := runs/matrix
 SUBJECTS := base esd advunlearn hardened uce rece spm spm-te empty_prompt word_filter
 
-.PHONY: build-shapes clean demo env lint matrix results test test-browser test-oldest
+.PHONY: build-shapes clean demo env lint matrix results test test-browser test-oldest types
 .DEFAULT_GOAL := test
 
 env: $(STAMP)
@@ -42,10 +42,15 @@ $(OLDEST):
 demo: env
 	$(BIN)/robust-encoders demo --out .
 
-lint: env
+lint: env types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# What mypy reads: see pyproject.toml.
+types:
+	rm -rf .types && mkdir -p .types/robust_encoders
+	ln -s $(foreach entry,$(wildcard robust_encoders/*),../../$(entry)) ../../training .types/robust_encoders
 
 # One thread a process: pytest-xdist already runs one process a core.
 test: env lint
@@ -90,5 +95,5 @@ $(eval $(call row,circle,strict))
 $(foreach c,circle striped red,$(foreach m,esd advunlearn,$(eval $(MATRIX)/$c/$m/results.json: | $(RESULTS)/$c/$m-0/results.json)))
 
 clean:
-	rm -rf .venv .venv-oldest .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache build dist demo.png robust_encoders.egg-info
+	rm -rf .types .venv .venv-oldest .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache build dist demo.png robust_encoders.egg-info
 	find robust_encoders training tests -name __pycache__ -prune -exec rm -rf {} +

@@ -6,12 +6,12 @@ picture height and width, L token positions, D width of the text encoder, K adve
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from torch import Generator, Tensor
+
+from .types import AttackResult, Case, Edit, Result
 
 if TYPE_CHECKING:
     from robust_encoders.concepts import Concept
@@ -19,31 +19,9 @@ if TYPE_CHECKING:
     from .diffusion.backbone import Backbone
     from .diffusion.target import TargetModel
 
-Form = Literal["weights", "adapter", "projection"]
-CandidateKind = Literal["text", "token_embeddings", "conditioning", "latent", "image", "clean_latent"]
-
-
-@dataclass(frozen=True)
-class Edit:
-    """What an eraser made: the changed tensors of one component.
-
-    Args:
-        form: The artifact form the tensors are stored in.
-        component: The pipeline component they belong to, for example ``text_encoder``.
-        tensors: Names to tensors; form ``weights`` uses the ``text_model.*`` names, ``projection`` its own.
-        config: The component's configuration, as its ``to_dict()`` gives it.
-        log: Numbers recorded on the way, for the artifact's recipe (losses, UNet calls, seconds).
-    """
-
-    form: Form
-    component: str
-    tensors: Mapping[str, Tensor]
-    config: Mapping[str, Any]
-    log: Mapping[str, Any] = field(default_factory=dict)
-
 
 @runtime_checkable
-class Eraser(Protocol):
+class Method(Protocol):
     """A concept-erasure method; its dataclass fields are its configuration."""
 
     name: ClassVar[str]
@@ -54,7 +32,7 @@ class Eraser(Protocol):
 
 
 @runtime_checkable
-class Attack(Protocol):
+class InnerAttack(Protocol):
     """An inner attack: sees a loss and a start tensor, nothing else, and lowers the loss."""
 
     name: ClassVar[str]
@@ -64,69 +42,8 @@ class Attack(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Case:
-    """One prompt under attack or test; everything random about it follows from ``seed``.
-
-    Args:
-        index: Position in its prompt set.
-        prompt: The text.
-        seed: Seeds the picture's initial latent.
-        expected: Factor to canonical value that a faithful picture shows, for example ``{"shape": "circle"}``.
-        target: Clean latent (C, h, w) of the base's own picture of ``wanted``, for attacks that need one.
-        goal: Prompt that says what an attack is after; empty where that is the prompt itself.
-    """
-
-    index: int
-    prompt: str
-    seed: int
-    expected: Mapping[str, str] = field(default_factory=dict)
-    target: Tensor | None = None
-    goal: str = ""
-
-    @property
-    def wanted(self) -> str:
-        """The prompt that says what an attack is after."""
-        return self.goal or self.prompt
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One adversarial input, in the order found.
-
-    Args:
-        kind: What ``value`` is.
-        value: The text, or a tensor: token embeddings (L, D), conditioning (L, D), or (2, L, D) with the empty prompt's
-            first, latent (C, h, w) that the picture starts from instead of the seed's noise, image (C, h, w), the
-            clean latent of an input picture of image-to-image, clean_latent (C, h, w) of a picture that the attack
-            itself has finished, which is decoded and no more.
-        step: How many attack iterations had been spent when it was found.
-        strength: Of image-to-image, in (0, 1]; 1 keeps nothing of the input picture.
-    """
-
-    kind: CandidateKind
-    value: str | Tensor
-    step: int
-    strength: float = 1.0
-
-
-@dataclass(frozen=True)
-class AttackResult:
-    """What an attack on one case proposes, and what it cost.
-
-    Args:
-        candidates: In the order found; a detector decides afterwards which of them succeeded.
-        queries: Pictures the attack asked for.
-        unet_calls: UNet forwards on one latent; a backward to activations counts as one more.
-    """
-
-    candidates: tuple[Candidate, ...]
-    queries: int
-    unet_calls: int
-
-
 @runtime_checkable
-class PromptAttack(Protocol):
+class Attack(Protocol):
     """An attack of the evaluation: batched over cases, never told whether a picture succeeded unless it is T2.
 
     An attack that needs nothing beside the model under attack declares ``target: Backbone``, which is wider and fits.
@@ -156,50 +73,6 @@ class Detector(Protocol):
     def __call__(self, images: Tensor) -> Tensor:
         """Return scores (B,)."""
         ...
-
-
-@dataclass(frozen=True)
-class Result:
-    """One measured or reported number, with all that is needed to measure it again.
-
-    Args:
-        metric: For example ``asr_any``.
-        value: In [0, 1] for rates.
-        n: How many cases it rests on.
-        interval: 95 % interval, or None where none is defined.
-        detector: Name of what judged; empty where nothing did.
-        detector_version: Its version.
-        threshold: Its threshold.
-        seeds: Seeds of the run.
-        prompt_set: Name of the prompt set.
-        prompt_sha256: Hash of its prompts and seeds.
-        settings: Attack and sampling settings.
-        versions: Library versions.
-        unet_calls: UNet forwards on one latent, in all.
-        origin: Measured by us, or only reported by others.
-        tier: Threat tier, ``T0`` to ``T7``, of a rate of success; ``T0-T3`` of a worst case over such; else empty.
-    """
-
-    metric: str
-    value: float
-    n: int
-    interval: tuple[float, float] | None = None
-    detector: str = ""
-    detector_version: str = ""
-    threshold: float | None = None
-    seeds: tuple[int, ...] = ()
-    prompt_set: str = ""
-    prompt_sha256: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=dict)
-    unet_calls: int = 0
-    origin: Literal["measured", "reported"] = "measured"
-    tier: str = ""
-
-    def record(self) -> dict[str, Any]:
-        """Return the result as JSON values."""
-        found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return found
 
 
 @runtime_checkable

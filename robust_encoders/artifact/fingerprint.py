@@ -42,7 +42,7 @@ Sketch = Mapping[str, TensorSketch]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class SketchComparison:
     """How alike two sketches are.
 
     Args:
@@ -130,7 +130,7 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def compare(found: Sketch, expected: Sketch) -> Verdict:
+def compare(found: Sketch, expected: Sketch) -> SketchComparison:
     """Compare two sketches within the tolerance of the coarser precision their values are held in.
 
     The precision is read off the values, not the dtype: weights stored in half precision and loaded as float32 are
@@ -145,16 +145,16 @@ def compare(found: Sketch, expected: Sketch) -> Verdict:
     """
     detail = _structure(found, expected)
     if detail:
-        return Verdict("differs", math.inf, detail)
+        return SketchComparison("differs", math.inf, detail)
     a = _values(found)  # (n,)
     b = _values(expected)  # (n,)
     distance = _relative(a, b)
     if torch.equal(a, b):
         same_dtype = all(found[name].dtype == expected[name].dtype for name in expected)
-        return Verdict("same" if same_dtype else "same up to dtype", distance)
+        return SketchComparison("same" if same_dtype else "same up to dtype", distance)
     tolerance = max(_TOLERANCE[_precision(a)], _TOLERANCE[_precision(b)])
     close = bool(((a - b).abs() <= tolerance * b.abs() + (_SMALLEST_HALF if tolerance else 0.0)).all())
-    return Verdict("same up to dtype" if close else "differs", distance)
+    return SketchComparison("same up to dtype" if close else "differs", distance)
 
 
 def _structure(found: Sketch, expected: Sketch) -> str:

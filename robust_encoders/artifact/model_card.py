@@ -174,7 +174,7 @@ def _attack(result: Mapping[str, Any], key: str = "label") -> str:
 def _doubts(results: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return in words which numbers the evaluation's own checks tell against."""
     found = (_settings(result).get("doubts") for result in results)
-    return list(dict.fromkeys(_plain(str(doubt)) for doubts in found for doubt in doubts or ()))
+    return list(dict.fromkeys(_plain(str(doubt)) for failed_checks in found for doubt in failed_checks or ()))
 
 
 def words(manifest: Manifest, reference: str) -> dict[str, Any]:
@@ -220,9 +220,11 @@ def _results(results: Sequence[Mapping[str, Any]]) -> str:
     parts = [_table(measured) if measured else "Nothing was measured by this package yet."]
     if reported:
         parts.append(f"Reported by others, not measured by us:\n\n{_table(reported)}")
-    doubts = _doubts(results)
-    if doubts:
-        parts.append("\n".join(["Checks on the attacks tell against these numbers:", "", *(f"- {d}" for d in doubts)]))
+    failed_checks = _doubts(results)
+    if failed_checks:
+        parts.append(
+            "\n".join(["Checks on the attacks tell against these numbers:", "", *(f"- {d}" for d in failed_checks)])
+        )
     return "\n\n".join([*parts, _ORIGINS] if results else parts)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from robust_encoders.artifact.fingerprint import compare
-from robust_encoders.compatibility.facts import OTHER_BASE, Subject, unknown
+from robust_encoders.compatibility.facts import OTHER_BASE, Facts, unknown
 from robust_encoders.compatibility.report import Check, config_of, equal, verdict
 from robust_encoders.pipeline.textual_inversion import highest_id, rows_of
 
 
-def module_class(subject: Subject) -> Check | None:
+def module_class(subject: Facts) -> Check | None:
     """Is the encoder that is replaced of the same class?"""
     if subject.original is None:
         return None
@@ -23,7 +23,7 @@ def module_class(subject: Subject) -> Check | None:
     )
 
 
-def width(subject: Subject) -> Check | None:
+def width(subject: Facts) -> Check | None:
     """Is it as wide as what the UNet reads?"""
     seen = config_of(subject.unet).get("cross_attention_dim")
     source = "cross_attention_dim of the UNet"
@@ -36,17 +36,17 @@ def width(subject: Subject) -> Check | None:
     return verdict("width", widths == [found], f"{widths} ({source})", found, OTHER_BASE)
 
 
-def field(name: str, key: str) -> Callable[[Subject], Check | None]:
+def field(name: str, key: str) -> Callable[[Facts], Check | None]:
     """Return the question whether a field of the configuration is the same."""
 
-    def question(subject: Subject) -> Check | None:
+    def question(subject: Facts) -> Check | None:
         expected = config_of(subject.original).get(key)
         return None if expected is None else equal(name, expected, subject.config[key], OTHER_BASE)
 
     return question
 
 
-def tokenizer_present(subject: Subject) -> Check:
+def tokenizer_present(subject: Facts) -> Check:
     """Is there a tokenizer at all?"""
     return verdict(
         "tokenizer",
@@ -57,7 +57,7 @@ def tokenizer_present(subject: Subject) -> Check:
     )
 
 
-def vocabulary(subject: Subject) -> Check | None:
+def vocabulary(subject: Facts) -> Check | None:
     """Does every id the tokenizer can give have an embedding, as in the encoder that is replaced?"""
     if subject.tokenizer is None:
         return None
@@ -72,7 +72,7 @@ def vocabulary(subject: Subject) -> Check | None:
     return _capacity("vocabulary", (found, needed, replaced), subject, remedy if added else OTHER_BASE)
 
 
-def _has_spare_rows(subject: Subject, rows: int) -> bool:
+def _has_spare_rows(subject: Facts, rows: int) -> bool:
     """Return whether the encoder that is replaced only has learned vectors, or what is left of them, beyond ours."""
     recorded, beyond = subject.manifest.base.text_encoder, rows - subject.config["vocab_size"]
     if beyond <= 0:
@@ -82,7 +82,7 @@ def _has_spare_rows(subject: Subject, rows: int) -> bool:
     return recorded is not None and compare(subject.original_sketch, recorded).kind != "differs"
 
 
-def positions(subject: Subject) -> Check | None:
+def positions(subject: Facts) -> Check | None:
     """Does the longest prompt fit, as in the encoder that is replaced?"""
     if subject.tokenizer is None:
         return None
@@ -92,7 +92,7 @@ def positions(subject: Subject) -> Check | None:
     return _capacity("positions", (found, needed, replaced), subject, remedy)
 
 
-def _capacity(name: str, sizes: tuple[int, int, int], subject: Subject, remedy: str) -> Check:
+def _capacity(name: str, sizes: tuple[int, int, int], subject: Facts, remedy: str) -> Check:
     found, needed, replaced = sizes
     expected = f"at least {needed} (tokenizer)"
     if subject.original is not None:
@@ -100,7 +100,7 @@ def _capacity(name: str, sizes: tuple[int, int, int], subject: Subject, remedy: 
     return verdict(name, needed <= found == replaced, expected, found, remedy)
 
 
-def special_tokens(subject: Subject) -> Check | None:
+def special_tokens(subject: Facts) -> Check | None:
     """Are start, end and padding the same tokens?"""
     recorded = subject.manifest.base.tokenizer
     if subject.words is None or recorded is None:
@@ -108,7 +108,7 @@ def special_tokens(subject: Subject) -> Check | None:
     return equal("special tokens", dict(recorded.special_ids), dict(subject.words.special_ids), OTHER_BASE)
 
 
-def same_tokenizer(subject: Subject) -> Check | None:
+def same_tokenizer(subject: Facts) -> Check | None:
     """Do the same words become the same tokens?"""
     recorded, found = subject.manifest.base.tokenizer, subject.words
     if found is None:

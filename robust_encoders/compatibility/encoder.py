@@ -10,13 +10,13 @@ from torch import nn
 from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.compatibility import architecture as fit
 from robust_encoders.compatibility import pipeline_state as condition
-from robust_encoders.compatibility.facts import Subject
+from robust_encoders.compatibility.facts import Facts
 from robust_encoders.compatibility.report import Check, CompatReport, verdict
 from robust_encoders.pipeline.attach import attachment_of
 from robust_encoders.pipeline.bypass import other_text_encoders
 from robust_encoders.pipeline.shared_copy import beneath
 
-QUESTIONS: tuple[Callable[[Subject], Check | None], ...] = (
+QUESTIONS: tuple[Callable[[Facts], Check | None], ...] = (
     condition.other_encoders,
     fit.module_class,
     fit.width,
@@ -54,7 +54,7 @@ def check(pipe: Any, manifest: Manifest, config: Mapping[str, Any], *, allow_par
         return CompatReport((component,))
     current = getattr(pipe, manifest.component)
     record = attachment_of(pipe)
-    subject = Subject(
+    subject = Facts(
         pipe=pipe,
         manifest=manifest,
         config=config,

@@ -17,7 +17,7 @@ OTHER_BASE = "load the base that the encoder was made for (manifest.base), or an
 
 
 @dataclass(frozen=True)
-class Subject:
+class Facts:
     """What the checks look at.
 
     Args:

@@ -14,7 +14,7 @@ from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.clip.state_dict import nested_state, unwrapped
 from robust_encoders.compatibility import architecture as fit
 from robust_encoders.compatibility import pipeline_state as condition
-from robust_encoders.compatibility.facts import Subject
+from robust_encoders.compatibility.facts import Facts
 from robust_encoders.compatibility.report import Check, CompatReport, config_of, verdict
 from robust_encoders.overlays import adapters
 from robust_encoders.overlays.projection import PROJECTION_TENSOR
@@ -62,7 +62,7 @@ def check(pipe: Any, small: Small, *, allow_partial: bool = False) -> CompatRepo
     return CompatReport(tuple(answer for answer in answers if answer is not None))
 
 
-_GENERAL: Sequence[Callable[[Subject], Check | None]] = (
+_GENERAL: Sequence[Callable[[Facts], Check | None]] = (
     condition.other_encoders,
     fit.tokenizer_present,
     fit.same_tokenizer,
@@ -84,9 +84,9 @@ def _parts(pipe: Any) -> Check:
     )
 
 
-def _subject(pipe: Any, manifest: Manifest, allow_partial: bool) -> Subject:
+def _subject(pipe: Any, manifest: Manifest, allow_partial: bool) -> Facts:
     current = deployed_in(pipe)
-    return Subject(
+    return Facts(
         pipe=pipe,
         manifest=replace(manifest, component="text_encoder"),  # which is what text questions are about
         config=config_of(current),

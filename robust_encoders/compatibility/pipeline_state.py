@@ -9,7 +9,7 @@ from torch import nn
 
 from robust_encoders.artifact.fingerprint import compare, sketch
 from robust_encoders.clip.state_dict import module_state
-from robust_encoders.compatibility.facts import Subject, unknown
+from robust_encoders.compatibility.facts import Facts, unknown
 from robust_encoders.compatibility.report import Check, verdict
 from robust_encoders.pipeline import offload as placement
 from robust_encoders.pipeline.bypass import has_adapter
@@ -20,7 +20,7 @@ MINIMUM = {"torch": "2.6", "transformers": "4.57", "diffusers": "0.35"}
 MODULAR = {"diffusers": "0.37"}
 
 
-def other_encoders(subject: Subject) -> Check:
+def other_encoders(subject: Facts) -> Check:
     """Would the concept stay reachable?"""
     return verdict(
         "other text encoders",
@@ -32,7 +32,7 @@ def other_encoders(subject: Subject) -> Check:
     )
 
 
-def base_fingerprint(subject: Subject) -> Check | None:
+def base_fingerprint(subject: Facts) -> Check | None:
     """Is the encoder that is replaced the base's own?"""
     recorded = subject.manifest.base.text_encoder
     if subject.original is None:
@@ -51,7 +51,7 @@ def base_fingerprint(subject: Subject) -> Check | None:
     )
 
 
-def unet_fingerprint(subject: Subject) -> Check | None:
+def unet_fingerprint(subject: Facts) -> Check | None:
     """Is the UNet the base's own?"""
     recorded = subject.manifest.base.unet
     if subject.unet is None or recorded is None:
@@ -67,7 +67,7 @@ def unet_fingerprint(subject: Subject) -> Check | None:
     )
 
 
-def precision(subject: Subject) -> Check | None:
+def precision(subject: Facts) -> Check | None:
     """Are the weights that are replaced plain floating numbers?"""
     if subject.original is None:
         return None
@@ -82,7 +82,7 @@ def precision(subject: Subject) -> Check | None:
     )
 
 
-def versions(subject: Subject) -> Check:
+def versions(subject: Facts) -> Check:
     """Are the libraries new enough?"""
     minimum = MINIMUM | (MODULAR if hasattr(subject.pipe, "update_components") else {})
     installed = {name: version(name) for name in minimum}
@@ -100,7 +100,7 @@ def _release(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
 
 
-def offloading(subject: Subject) -> Check:
+def offloading(subject: Facts) -> Check:
     """Can the way the pipeline is moved around be carried over?"""
     mode = placement.mode_of(subject.pipe, subject.current)
     return verdict(
@@ -112,7 +112,7 @@ def offloading(subject: Subject) -> Check:
     )
 
 
-def hooks(subject: Subject) -> Check | None:
+def hooks(subject: Facts) -> Check | None:
     """Would hooks or a compiled wrapper be left behind?"""
     if subject.current is None:
         return None
@@ -137,7 +137,7 @@ def _has_hooks(part: nn.Module) -> bool:
     return any(getattr(hook, "__module__", "").partition(".")[0] != "transformers" for hook in hooks)
 
 
-def adapters(subject: Subject) -> Check | None:
+def adapters(subject: Facts) -> Check | None:
     """Would half of a LoRA be left behind?"""
     if subject.current is None:
         return None
@@ -151,7 +151,7 @@ def adapters(subject: Subject) -> Check | None:
     )
 
 
-def learned(subject: Subject) -> Check | None:
+def learned(subject: Facts) -> Check | None:
     """Do tokens of a textual inversion stay?"""
     if not subject.carried:
         return None

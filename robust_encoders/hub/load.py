@@ -13,14 +13,14 @@ from robust_encoders.errors import IntegrityError
 from robust_encoders.hub.download import HubOptions, commit_of, fetch_artifact
 from robust_encoders.hub.pins import Pin, enforce
 from robust_encoders.hub.published_pickles import converted, source_of
-from robust_encoders.hub.resolve import Place, resolve
+from robust_encoders.hub.resolve import Location, resolve
 
 
 class Found(NamedTuple):
     """An artifact, where it was found, and what of it a pin can hold."""
 
     artifact: Artifact
-    place: Place
+    place: Location
     seen: Pin
 
     @property
@@ -63,14 +63,14 @@ def load(
     return Found(artifact, place, seen)
 
 
-def _fetch(place: Place, variant: str | None, options: HubOptions) -> Path:
+def _fetch(place: Location, variant: str | None, options: HubOptions) -> Path:
     def others(folder: Path) -> tuple[str, ...]:
         return file_names(read_manifest(folder).form, variant)
 
     return fetch_artifact(place.repo, MANIFEST_NAME, others, subfolder=place.subfolder, options=options)
 
 
-def _require_catalogued(place: Place, seen: Pin) -> None:
+def _require_catalogued(place: Location, seen: Pin) -> None:
     hashes = {} if place.entry is None else place.entry.sha256
     found = {name: seen.files[name].sha256 if name in seen.files else "no such file" for name in hashes}
     if wrong := [name for name in hashes if hashes[name] != found[name]]:

@@ -70,7 +70,7 @@ def write_pin(place: str, pin: Pin, *, replace: bool = False) -> None:
     """Keep what was seen at a place; safe while other processes do the same.
 
     Args:
-        place: As :attr:`robust_encoders.hub.resolve.Place.key` names it.
+        place: As :attr:`robust_encoders.hub.resolve.Location.key` names it.
         pin: What was seen.
         replace: Accept that something else is pinned there.
 

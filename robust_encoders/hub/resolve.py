@@ -15,7 +15,7 @@ from robust_encoders.hub.embedded import shapes_folder
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """Where an artifact is: a local folder, or a repository on the Hub."""
 
     folder: Path | None
@@ -34,7 +34,7 @@ class Place(NamedTuple):
         return entry_at(self.repo, self.subfolder) if self.repo else None
 
 
-def resolve(name_or_path: str | Path, *, subfolder: str, revision: str | None) -> Place:
+def resolve(name_or_path: str | Path, *, subfolder: str, revision: str | None) -> Location:
     """Return where the artifact of that name is; nothing is fetched.
 
     A ``Path``, and a string that starts with ``.``, ``~`` or ``/``, is always a folder.
@@ -51,18 +51,18 @@ def resolve(name_or_path: str | Path, *, subfolder: str, revision: str | None) -
     name = os.fspath(name_or_path)
     if not isinstance(name_or_path, Path) and not name.startswith((".", "~", os.sep)):
         if name.startswith(EMBEDDED):
-            return Place(_embedded(name) / subfolder)
+            return Location(_embedded(name) / subfolder)
         if name in CATALOG:
             return _catalogued(CATALOG[name], revision)
     folder = Path(name).expanduser()
     if name and folder.is_dir():
-        return Place(folder / subfolder)
+        return Location(folder / subfolder)
     if not _REPOSITORY.fullmatch(name) or isinstance(name_or_path, Path) or name.startswith("."):
         raise UnknownNameError(
             f"expected an encoder's name, an existing folder or a repository as org/name, found {name!r}. "
             f"{did_you_mean(name)}"
         )
-    return Place(None, name, subfolder, revision)
+    return Location(None, name, subfolder, revision)
 
 
 def _embedded(name: str) -> Path:
@@ -81,7 +81,7 @@ def _embedded(name: str) -> Path:
     )
 
 
-def _catalogued(entry: CatalogEntry, revision: str | None) -> Place:
+def _catalogued(entry: CatalogEntry, revision: str | None) -> Location:
     if Path(entry.name).exists():
         warnings.warn(
             f"{entry.name!r} names both an encoder of the catalog and a folder here; the catalog is used. "
@@ -89,4 +89,4 @@ def _catalogued(entry: CatalogEntry, revision: str | None) -> Place:
             CompatibilityWarning,
             stacklevel=5,
         )
-    return Place(None, entry.repo, entry.subfolder, revision or entry.revision or None)
+    return Location(None, entry.repo, entry.subfolder, revision or entry.revision or None)

@@ -30,7 +30,7 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True, eq=False)
-class Targets:
+class GateTargets:
     """What prompts are compared with: the prompts that one adapter was trained to erase.
 
     Args:
@@ -42,7 +42,7 @@ class Targets:
     tokens: tuple[frozenset[int], ...]
 
 
-def encode_targets(prompts: Sequence[str], tokenizer: Any, encoder: nn.Module) -> Targets:
+def encode_targets(prompts: Sequence[str], tokenizer: Any, encoder: nn.Module) -> GateTargets:
     """Return what an adapter's gate compares prompts with.
 
     Args:
@@ -63,7 +63,7 @@ def encode_targets(prompts: Sequence[str], tokenizer: Any, encoder: nn.Module) -
         )
     with torch.no_grad():
         conditionings = encoder(input_ids=ids.to(device_and_dtype(encoder)[0]))[0]
-    return Targets(_normalised(conditionings), tokens)
+    return GateTargets(_normalised(conditionings), tokens)
 
 
 def special_ids(tokenizer: Any) -> frozenset[int]:
@@ -80,7 +80,7 @@ def _normalised(conditionings: Tensor) -> Tensor:
     return nn.functional.normalize(conditionings.flatten(1).float(), dim=1)
 
 
-def cosines(conditionings: Tensor, targets: Sequence[Targets]) -> Tensor:
+def cosines(conditionings: Tensor, targets: Sequence[GateTargets]) -> Tensor:
     """Return, per row and adapter, the largest cosine of flattened conditionings over the adapter's prompts.
 
     Conditionings of several times the length, of prompts in several parts, count by their nearest part.
@@ -108,7 +108,7 @@ def cosines(conditionings: Tensor, targets: Sequence[Targets]) -> Tensor:
     return nearest
 
 
-def overlaps(tokens: Sequence[frozenset[int]], targets: Sequence[Targets]) -> Tensor:
+def overlaps(tokens: Sequence[frozenset[int]], targets: Sequence[GateTargets]) -> Tensor:
     """Return, per row and adapter, the largest share of an adapter's prompt's tokens that occur in the row's prompt.
 
     Args:
@@ -121,7 +121,7 @@ def overlaps(tokens: Sequence[frozenset[int]], targets: Sequence[Targets]) -> Te
     return torch.tensor([[max(len(row & of) / len(of) for of in one.tokens) for one in targets] for row in tokens])
 
 
-def gates(conditionings: Tensor, ids: Tensor, targets: Sequence[Targets], special: frozenset[int]) -> Tensor:
+def gates(conditionings: Tensor, ids: Tensor, targets: Sequence[GateTargets], special: frozenset[int]) -> Tensor:
     """Return how far each prompt opens each adapter: the larger of cosine and token overlap.
 
     Args:
@@ -198,7 +198,7 @@ class Carrier:
     """
 
     def __init__(
-        self, targets: Sequence[Targets], special: frozenset[int], *, reference: nn.Module | None, apart: bool
+        self, targets: Sequence[GateTargets], special: frozenset[int], *, reference: nn.Module | None, apart: bool
     ) -> None:
         self.targets, self.special = tuple(targets), special
         self.reference, self.apart = reference, apart

@@ -20,7 +20,7 @@ from robust_encoders.clip.state_dict import unwrapped
 from robust_encoders.errors import StaleAttachmentError
 from robust_encoders.overlays import adapters, projection
 from robust_encoders.overlays.adapters import Adapter
-from robust_encoders.overlays.facilitated_transport import Carrier, Targets, encode_targets, final_norm, special_ids
+from robust_encoders.overlays.facilitated_transport import Carrier, GateTargets, encode_targets, final_norm, special_ids
 from robust_encoders.pipeline.attach import attachment_of, put, registered, restore_registered
 from robust_encoders.pipeline.bypass import has_adapter
 from robust_encoders.pipeline.offload import follow
@@ -54,7 +54,7 @@ class Part:
     scale: float = 1.0
     transport: adapters.Transport = "paper"
     gate: float | None = None
-    targets: Targets | None = None
+    targets: GateTargets | None = None
 
     @property
     def is_adapter(self) -> bool:

@@ -28,19 +28,19 @@ from robust_encoders.training.attacks.soft_prompt import SoftPrompt
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.evaluation.benchmarks.shapes import EvaluationSettings
 from robust_encoders.training.evaluation.benchmarks.shapes_attacks import shapes_suite
-from robust_encoders.training.evaluation.cache import write_json
 from robust_encoders.training.evaluation.evaluate import evaluate
 from robust_encoders.training.methods import ESD, AdvUnlearn
 from robust_encoders.training.methods.advunlearn import _prepare
 from robust_encoders.training.metrics.rates import wilson_interval
-from robust_encoders.training.objectives.config import Adversary, Retain, Unlearn
+from robust_encoders.training.objectives.config import AdversaryConfig, RetainConfig, UnlearnConfig
 from robust_encoders.training.prompts.retain import object_prompts
-from robust_encoders.training.protocols import Result
+from robust_encoders.training.provenance import write_json
 from robust_encoders.training.recipes.registry import RECIPES, Recipe
 from robust_encoders.training.recipes.reproduce import recorded_recipe
 from robust_encoders.training.recipes.run import run_recipe
 from robust_encoders.training.trainer.loop import Workspace, finetune
-from robust_encoders.training.trainer.parameters import Selection
+from robust_encoders.training.trainer.parameters import SelectionConfig
+from robust_encoders.training.types import Result
 
 ITERATIONS = 200
 Change = Callable[[AdvUnlearn], Any]
@@ -52,9 +52,9 @@ def paper() -> AdvUnlearn:
     shipped = RECIPES["shapes/circle-advunlearn"]().method
     return replace(
         shipped,
-        unlearn=Unlearn(batch=4),
-        retain=Retain(prompts=shipped.retain.prompts, weight=0.5, batch=8),
-        adversary=Adversary(attack=SoftPrompt(steps=8, rate=2e-2), warmup=40),
+        unlearn=UnlearnConfig(batch=4),
+        retain=RetainConfig(prompts=shipped.retain.prompts, weight=0.5, batch=8),
+        adversary=AdversaryConfig(attack=SoftPrompt(steps=8, rate=2e-2), warmup=40),
         train=replace(shipped.train, iterations=ITERATIONS),
     )
 
@@ -76,7 +76,7 @@ def adversary(**changes: Any) -> Change:
 
 def layers(*numbers: int) -> Change:
     """Train these layers alone, as the paper does without the final norm."""
-    return lambda method: replace(method, select=Selection(layers=numbers, final_norm=False))
+    return lambda method: replace(method, select=SelectionConfig(layers=numbers, final_norm=False))
 
 
 def esd(method: AdvUnlearn) -> ESD:

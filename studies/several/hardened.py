@@ -16,13 +16,13 @@ from typing import Any
 from robust_encoders import RobustEncoder, embedded_pipeline
 from robust_encoders.training.evaluation.benchmarks.shapes import EvaluationSettings, shapes_plan
 from robust_encoders.training.evaluation.benchmarks.shapes_attacks import shapes_suite
-from robust_encoders.training.evaluation.cache import write_json
 from robust_encoders.training.evaluation.evaluate import Execution, run_plan
 from robust_encoders.training.evaluation.plan import PromptSet
-from robust_encoders.training.protocols import Case, Result
+from robust_encoders.training.provenance import write_json
 from robust_encoders.training.recipes.registry import Recipe, shapes_hardened, shapes_retained_by_all
 from robust_encoders.training.recipes.reproduce import recorded_recipe
 from robust_encoders.training.recipes.run import run_recipe
+from robust_encoders.training.types import Case, Result
 from robust_encoders.training.worlds.shapes.captions import scene_prompts
 from robust_encoders.training.worlds.shapes.concepts import factor_of
 
@@ -30,7 +30,7 @@ SETS = (("circle",), ("red",), ("circle", "red"), ("circle", "red", "striped"))
 NAMES = SETS[-1]
 N, N_KEPT, SEED = 12, 200, 0
 BY_TEXT = ("none", "synonyms", "random", "black_box", "discrete", "p4d")
-ATTACKS = (*BY_TEXT, "continuous", "inversion")
+INNER_ATTACKS = (*BY_TEXT, "continuous", "inversion")
 RETAINED = ("retain_shape", "retain_colour", "retain_background", "retain_style", "retain_all")
 RATES = ("seen", "unseen", *BY_TEXT, "worst_case", "continuous", "inversion", "worst_case_embeddings")
 Row = dict[str, Any]
@@ -66,7 +66,7 @@ def measured(work: Path, names: Sequence[str]) -> Row:
     for name in names:
         suite = shapes_suite("standard", name)
         settings = EvaluationSettings(n=N, n_renders=100, checks=0, seed=SEED)
-        plan = shapes_plan(name, settings, attacks={label: suite[label] for label in ATTACKS})
+        plan = shapes_plan(name, settings, attacks={label: suite[label] for label in INNER_ATTACKS})
         how = Execution(settings.sampling, SEED, settings.chunk, source=work / f"source-{name}")
         plan = replace(plan, kept=kept(), probes={})
         found = run_plan(embedded_pipeline(), encoder, plan, how, out=folder / name).results

@@ -17,16 +17,16 @@ from typing import Any
 
 from robust_encoders import Concept, RobustEncoder, embedded_pipeline
 from robust_encoders.training.diffusion.backbone import Backbone
-from robust_encoders.training.diffusion.sampling import Sampling, draw, draw_candidates
+from robust_encoders.training.diffusion.sampling import SamplingConfig, draw, draw_candidates
 from robust_encoders.training.diffusion.target import TargetModel
 from robust_encoders.training.evaluation.benchmarks.shapes import EvaluationSettings, shapes_plan
 from robust_encoders.training.evaluation.benchmarks.shapes_attacks import shapes_suite
-from robust_encoders.training.evaluation.cache import write_json
 from robust_encoders.training.methods.merge import Merge, merge
 from robust_encoders.training.metrics.rates import wilson_interval
-from robust_encoders.training.protocols import Case
+from robust_encoders.training.provenance import write_json
 from robust_encoders.training.recipes.registry import RECIPES, Recipe, shapes_retain_prompts, shapes_retained_by_all
 from robust_encoders.training.recipes.run import run_recipe
+from robust_encoders.training.types import Case
 from robust_encoders.training.worlds.shapes.captions import scene_prompts
 from robust_encoders.training.worlds.shapes.concepts import factor_of, shapes_concept
 from robust_encoders.training.worlds.shapes.judge import load_judge
@@ -34,7 +34,7 @@ from robust_encoders.training.worlds.shapes.judge import load_judge
 ANCHORS = {"circle": "square", "red": "green", "striped": "plain", "black": "white"}
 COUNTS = (1, 2, 4)
 N, N_KEPT, SEED = 20, 120, 0
-SAMPLING = Sampling()
+SAMPLING = SamplingConfig()
 Row = dict[str, Any]
 
 

@@ -18,18 +18,18 @@ from torch import Tensor
 from robust_encoders import embedded_pipeline
 from robust_encoders.training.attacks import BlackBox
 from robust_encoders.training.diffusion.backbone import Backbone
-from robust_encoders.training.diffusion.sampling import Sampling, draw, draw_candidates
+from robust_encoders.training.diffusion.sampling import SamplingConfig, draw, draw_candidates
 from robust_encoders.training.diffusion.target import TargetModel
 from robust_encoders.training.evaluation.benchmarks.shapes import EvaluationSettings, shapes_plan
-from robust_encoders.training.evaluation.cache import write_json
 from robust_encoders.training.losses import gram_distance
 from robust_encoders.training.metrics.rates import wilson_interval
 from robust_encoders.training.prompts.layout import anchor_prompt
-from robust_encoders.training.protocols import Case
+from robust_encoders.training.provenance import write_json
+from robust_encoders.training.types import Case
 from robust_encoders.training.worlds.shapes.concepts import additions, factor_of, shapes_concept
 from robust_encoders.training.worlds.shapes.vocabulary import VALUES, WORDS
 
-N, BUDGET, SAMPLING = 16, 40, Sampling()
+N, BUDGET, SAMPLING = 16, 40, SamplingConfig()
 
 
 def measured(name: str) -> list[dict[str, Any]]:

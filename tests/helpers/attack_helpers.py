@@ -12,7 +12,8 @@ from torch import Tensor
 
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.diffusion.target import Query, TargetModel
-from robust_encoders.training.protocols import AttackResult, Case, PromptAttack
+from robust_encoders.training.protocols import Attack
+from robust_encoders.training.types import AttackResult, Case
 
 PROMPTS = ("a red circle", "a blue square", "a dotted green triangle", "circle")
 
@@ -89,9 +90,7 @@ def counted(backbone: Backbone) -> Iterator[list[int]]:
         handle.remove()
 
 
-def assert_seeds_decide(
-    attack: PromptAttack, target: TargetModel, cases: Sequence[Case], *, differ: bool = True
-) -> None:
+def assert_seeds_decide(attack: Attack, target: TargetModel, cases: Sequence[Case], *, differ: bool = True) -> None:
     """The same seed gives the same result whatever the global generator does, another seed another one."""
     torch.manual_seed(1)
     first = attack.run(target, cases, seed=0)
@@ -107,7 +106,7 @@ def assert_seeds_decide(
 
 
 def assert_alone_is_together(
-    attack: PromptAttack, target: TargetModel, cases: Sequence[Case], *, one: PromptAttack | None = None
+    attack: Attack, target: TargetModel, cases: Sequence[Case], *, one: Attack | None = None
 ) -> None:
     """Every case gets the same result alone as among its neighbours; ``one`` runs it alone, by default ``attack``."""
     together = attack.run(target, cases, seed=7)

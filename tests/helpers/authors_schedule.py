@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.prompts.layout import PromptLayout
-from robust_encoders.training.trainer.parameters import Selection
+from robust_encoders.training.trainer.parameters import SelectionConfig
 
 GUIDANCE, LAYOUT = 3.0, PromptLayout("prefix", 1)
 # Of a prediction beside its forward: to activations, and to the UNet's weights.
@@ -49,7 +49,7 @@ class AuthorsSchedule:
 
     def __post_init__(self) -> None:
         self.teacher.unet.eval().requires_grad_(True)
-        self.parameters = list(Selection().select(self.student.text_encoder).values())
+        self.parameters = list(SelectionConfig().select(self.student.text_encoder).values())
         self.optimizer = torch.optim.Adam(self.parameters, lr=1e-5)
 
     def iteration(self, generator: Generator, *, attacked: bool) -> float:

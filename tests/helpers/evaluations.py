@@ -12,10 +12,9 @@ from typing import Any
 
 from PIL import Image
 
-from robust_encoders.training.evaluation.judging import Verdict
 from robust_encoders.training.evaluation.results import RESULTS_NAME, Evaluation
 from robust_encoders.training.metrics.rates import attack_rates, rate
-from robust_encoders.training.protocols import Result
+from robust_encoders.training.types import Result, Verdict
 
 # Label of an attack to its tier and the iteration at which each case was won: 0 without it, None never.
 Attacks = Mapping[str, tuple[str, Sequence[int | None]]]

@@ -26,10 +26,10 @@ from robust_encoders import Concept
 from robust_encoders.training.attacks.soft_prompt import SoftPrompt
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.methods import AdvUnlearn
-from robust_encoders.training.objectives.config import Adversary, Harden, Retain, Unlearn
+from robust_encoders.training.objectives.config import AdversaryConfig, HardeningConfig, RetainConfig, UnlearnConfig
 from robust_encoders.training.prompts.retain import everyday_objects
-from robust_encoders.training.trainer.loop import Training, Workspace
-from robust_encoders.training.trajectories.bank import BankSettings
+from robust_encoders.training.trainer.loop import TrainingConfig, Workspace
+from robust_encoders.training.trajectories.bank import BankConfig
 
 GIB = 2**30
 ITERATIONS, ATTACK_STEPS = 2, 5
@@ -148,10 +148,10 @@ def base(size: Size, folder: Path, *, dtype: torch.dtype = torch.bfloat16) -> An
 def method() -> AdvUnlearn:
     """The paper's batches, 1 and 5, and few of everything else."""
     return AdvUnlearn(
-        retain=Retain(prompts=RETAINED),
-        adversary=Adversary(attack=SoftPrompt(steps=ATTACK_STEPS), warmup=0),
-        train=Training(iterations=ITERATIONS, precision="bf16"),
-        bank=BankSettings(steps=2, batch=1),
+        retain=RetainConfig(prompts=RETAINED),
+        adversary=AdversaryConfig(attack=SoftPrompt(steps=ATTACK_STEPS), warmup=0),
+        train=TrainingConfig(iterations=ITERATIONS, precision="bf16"),
+        bank=BankConfig(steps=2, batch=1),
     )
 
 
@@ -160,11 +160,11 @@ def conditioning_method(attack_steps: int) -> AdvUnlearn:
     retained = tuple(f"a photo of {name}" for name in everyday_objects()[:128])
     attack = SoftPrompt(steps=max(1, attack_steps), rate=1e-2)
     return AdvUnlearn(
-        retain=Retain(prompts=retained, space="conditioning", conditioning_batch=64),
-        unlearn=Unlearn(harden=Harden(objective="conditioning", batch=16, attack=attack)),
-        adversary=Adversary(warmup=0 if attack_steps else CONDITIONING_ITERATIONS),
-        train=Training(iterations=CONDITIONING_ITERATIONS, precision="bf16"),
-        bank=BankSettings(steps=1, seeds=(1, 1), batch=1),
+        retain=RetainConfig(prompts=retained, space="conditioning", conditioning_batch=64),
+        unlearn=UnlearnConfig(harden=HardeningConfig(objective="conditioning", batch=16, attack=attack)),
+        adversary=AdversaryConfig(warmup=0 if attack_steps else CONDITIONING_ITERATIONS),
+        train=TrainingConfig(iterations=CONDITIONING_ITERATIONS, precision="bf16"),
+        bank=BankConfig(steps=1, seeds=(1, 1), batch=1),
     )
 
 

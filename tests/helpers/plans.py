@@ -12,16 +12,17 @@ import torch
 from torch import Tensor
 
 from robust_encoders.training.attacks import ContinuousPrefix, UnlearnDiffAtk
-from robust_encoders.training.diffusion.sampling import Sampling, draw
+from robust_encoders.training.diffusion.sampling import SamplingConfig, draw
 from robust_encoders.training.evaluation.defence import Defence
 from robust_encoders.training.evaluation.evaluate import Execution, run_plan
 from robust_encoders.training.evaluation.plan import Control, Plan, PromptSet
 from robust_encoders.training.evaluation.results import RESULTS_NAME, Evaluation
 from robust_encoders.training.metrics import ClipScore, ConceptRate
-from robust_encoders.training.protocols import Case, Metric, Result
+from robust_encoders.training.protocols import Metric
+from robust_encoders.training.types import Case, Result
 
-SAMPLING = Sampling(steps=2, guidance=3.0, batch=4)
-ATTACKS = {
+SAMPLING = SamplingConfig(steps=2, guidance=3.0, batch=4)
+INNER_ATTACKS = {
     "continuous": ContinuousPrefix(steps=2),
     "shared": ContinuousPrefix(steps=2, shared=True),
     "discrete": UnlearnDiffAtk(timesteps=2, iterations=1),
@@ -62,7 +63,7 @@ def make_plan(pipe: Any, **changes: Any) -> Plan:
         plain=(name, prompt_set("circle/seen", ["a disc", "a red ball"], "T1")),
         kept=prompt_set("circle/kept", ["a square", "a blue box", "star"]),
         detector=detector,
-        attacks=ATTACKS,
+        attacks=INNER_ATTACKS,
         utility=utility,
         control=Control("renders", renders, lambda: [ConceptRate(detector, "judge_shape")]),
     )

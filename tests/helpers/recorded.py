@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from robust_encoders.training.artifact import library_versions
+from robust_encoders.training.provenance import library_versions
 
 STUDIES = Path(__file__).resolve().parents[2] / "runs" / "studies"
 

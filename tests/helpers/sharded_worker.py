@@ -15,14 +15,14 @@ from torch import Tensor
 from robust_encoders.training.attacks import ContinuousPrefix, RandomPrefix, UnlearnDiffAtk
 from robust_encoders.training.attacks.transfer import OnBase
 from robust_encoders.training.diffusion.backbone import Backbone
-from robust_encoders.training.diffusion.sampling import Sampling
+from robust_encoders.training.diffusion.sampling import SamplingConfig
 from robust_encoders.training.evaluation.evaluate import Execution, run_plan
 from robust_encoders.training.evaluation.plan import Plan, PromptSet
 from robust_encoders.training.metrics import ClipScore
-from robust_encoders.training.protocols import AttackResult, Case
+from robust_encoders.training.types import AttackResult, Case
 
 WORDS = ("circle", "red circle", "blue ring", "green star", "square", "black cross", "disc", "yellow ball", "box")
-SAMPLING = Sampling(steps=2, guidance=3.0, batch=4)
+SAMPLING = SamplingConfig(steps=2, guidance=3.0, batch=4)
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,10 @@ from typing import Any
 
 from evaluations import JUDGED, PROMPTS, verdict, write_cell
 
-from robust_encoders.training.evaluation.judging import Verdict
 from robust_encoders.training.evaluation.results import RESULTS_NAME, Evaluation
 from robust_encoders.training.evaluation.worst_case import WorstCase
 from robust_encoders.training.metrics.rates import attack_rates, rate
-from robust_encoders.training.protocols import Result
+from robust_encoders.training.types import Result, Verdict
 
 N = 40
 SAMPLING: Mapping[str, Any] = {"sampling": {"steps": 20, "guidance": 5.0}}
@@ -112,7 +111,11 @@ _WORST = {"worst_case": ("T0", "T1", "T2", "T3"), "worst_case_embeddings": ("T0"
 
 
 def _worst(
-    metric: str, tiers: Sequence[str], labels: Sequence[str], verdicts: Mapping[str, Sequence[Verdict]], concept: str
+    metric: str,
+    tiers: Sequence[str],
+    labels: Sequence[str],
+    verdicts: Mapping[str, Sequence[Verdict]],
+    concept: str,
 ) -> Result:
     joined = WorstCase(tuple(name for name in labels if SUITE[name][0] in tiers), f"{tiers[0]}-{tiers[-1]}")
     about = {"label": metric, "tier": joined.tier, "name": joined.name, "attacks": list(joined.attacks)}

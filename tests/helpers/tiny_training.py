@@ -12,12 +12,12 @@ from robust_encoders.training.attacks.soft_prompt import SoftPrompt
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.methods import AdvUnlearn
 from robust_encoders.training.methods.advunlearn import _prepare
-from robust_encoders.training.objectives.config import Adversary, Retain, Unlearn
+from robust_encoders.training.objectives.config import AdversaryConfig, RetainConfig, UnlearnConfig
 from robust_encoders.training.objectives.unlearning import Objective
 from robust_encoders.training.prompts.layout import Placement
-from robust_encoders.training.protocols import Edit
-from robust_encoders.training.trainer.loop import Training, Workspace
-from robust_encoders.training.trajectories.bank import BankSettings
+from robust_encoders.training.trainer.loop import TrainingConfig, Workspace
+from robust_encoders.training.trajectories.bank import BankConfig
+from robust_encoders.training.types import Edit
 
 CIRCLE = Concept(
     name="circle", kind="object", synonyms=("disc",), prompts=("a red circle", "a disc on white", "circle")
@@ -25,17 +25,17 @@ CIRCLE = Concept(
 RETAIN = ("a red square", "a star", "a green ring", "a cross")
 QUIET = Workspace(progress=False)
 TINY = AdvUnlearn(
-    retain=Retain(prompts=RETAIN, batch=3),
-    unlearn=Unlearn(batch=2),
-    adversary=Adversary(attack=SoftPrompt(steps=2, rate=0.01), warmup=1),
-    train=Training(iterations=3, rate=1e-3),
-    bank=BankSettings(steps=3),
+    retain=RetainConfig(prompts=RETAIN, batch=3),
+    unlearn=UnlearnConfig(batch=2),
+    adversary=AdversaryConfig(attack=SoftPrompt(steps=2, rate=0.01), warmup=1),
+    train=TrainingConfig(iterations=3, rate=1e-3),
+    bank=BankConfig(steps=3),
 )
 OPTIONS = replace(
     TINY,
-    retain=Retain(prompts=RETAIN, batch=3, space="both", conditioning_batch=4),
-    unlearn=Unlearn(batch=2, target="anchor", plain_weight=1.0, plain_space="conditioning", plain_batch=3),
-    adversary=Adversary(
+    retain=RetainConfig(prompts=RETAIN, batch=3, space="both", conditioning_batch=4),
+    unlearn=UnlearnConfig(batch=2, target="anchor", plain_weight=1.0, plain_space="conditioning", plain_batch=3),
+    adversary=AdversaryConfig(
         attack=SoftPrompt(steps=1),
         warmup=1,
         placements=get_args(Placement),
@@ -43,7 +43,7 @@ OPTIONS = replace(
         start="latest",
         points="fixed",
     ),
-    train=Training(iterations=8, rate=1e-3, average=0.9, precision="bf16"),
+    train=TrainingConfig(iterations=8, rate=1e-3, average=0.9, precision="bf16"),
 )
 
 
@@ -56,7 +56,7 @@ def erase(method: AdvUnlearn, pipe: Any, workspace: Workspace = QUIET, seed: int
 
 
 def prepared(
-    method: AdvUnlearn, pipe: Any, adversary: Adversary | None = None, *, concept: Concept = CIRCLE
+    method: AdvUnlearn, pipe: Any, adversary: AdversaryConfig | None = None, *, concept: Concept = CIRCLE
 ) -> Objective:
     teacher = Backbone.from_pipeline(pipe)
     teacher.unet.requires_grad_(False)

@@ -25,15 +25,15 @@ from robust_encoders.artifact.fingerprint import content_sha256
 from robust_encoders.training.attacks.soft_prompt import SoftPrompt
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.methods import SPM, AdvUnlearn, Method
-from robust_encoders.training.methods.spm import SPMTraining
-from robust_encoders.training.objectives.config import Adversary, Harden, Retain, Unlearn
-from robust_encoders.training.objectives.outlier_config import Doubt
+from robust_encoders.training.methods.spm import SPMTrainingConfig
+from robust_encoders.training.objectives.config import AdversaryConfig, HardeningConfig, RetainConfig, UnlearnConfig
+from robust_encoders.training.objectives.outlier_config import OutlierConfig
 from robust_encoders.training.objectives.unlearning import Objective
 from robust_encoders.training.recipes.registry import Recipe
 from robust_encoders.training.recipes.run import for_processes, run_recipe
-from robust_encoders.training.trainer.loop import Training, Workspace
-from robust_encoders.training.trainer.parameters import Selection
-from robust_encoders.training.trajectories.bank import BankSettings
+from robust_encoders.training.trainer.loop import TrainingConfig, Workspace
+from robust_encoders.training.trainer.parameters import SelectionConfig
+from robust_encoders.training.trajectories.bank import BankConfig
 
 PROCESSES = 2
 # Adam's steps are as long as the rate however small a gradient is: where rounding turns the sign of one that is nearly
@@ -51,30 +51,30 @@ CIRCLE = Concept(
 # Three prompts for the two times two that the conditioning terms want: the processes' parts differ in size.
 RETAIN = ("a red square", "a star", "a green ring")
 PAPER = AdvUnlearn(
-    retain=Retain(prompts=RETAIN, batch=2),
-    unlearn=Unlearn(batch=1),
-    adversary=Adversary(attack=SoftPrompt(steps=2, rate=0.01), warmup=1),
-    select=Selection(),
-    train=Training(iterations=4, rate=1e-3, clip=1.0),
-    bank=BankSettings(steps=3, mode="resample"),
+    retain=RetainConfig(prompts=RETAIN, batch=2),
+    unlearn=UnlearnConfig(batch=1),
+    adversary=AdversaryConfig(attack=SoftPrompt(steps=2, rate=0.01), warmup=1),
+    select=SelectionConfig(),
+    train=TrainingConfig(iterations=4, rate=1e-3, clip=1.0),
+    bank=BankConfig(steps=3, mode="resample"),
 )
 OPTIONS = replace(
     PAPER,
-    retain=Retain(prompts=RETAIN, batch=2, space="both", conditioning_batch=2),
-    unlearn=Unlearn(
+    retain=RetainConfig(prompts=RETAIN, batch=2, space="both", conditioning_batch=2),
+    unlearn=UnlearnConfig(
         batch=2, target="anchor", plain_weight=1.0, plain_space="conditioning", plain_batch=2, pull_weight=1.0
     ),
-    adversary=Adversary(attack=SoftPrompt(steps=2, rate=0.01), warmup=1, tokens=(1, 2), start="latest"),
-    train=Training(iterations=4, rate=1e-3, average=0.9),
-    bank=BankSettings(steps=3),
+    adversary=AdversaryConfig(attack=SoftPrompt(steps=2, rate=0.01), warmup=1, tokens=(1, 2), start="latest"),
+    train=TrainingConfig(iterations=4, rate=1e-3, average=0.9),
+    bank=BankConfig(steps=3),
 )
 HARDENED = replace(
     OPTIONS,
-    unlearn=Unlearn(batch=2, target="anchor", harden=Harden(objective="both", batch=2, attack=ATTACK)),
-    adversary=Adversary(attack=SoftPrompt(steps=2, rate=0.01), warmup=1, slots=(1,), shared=0.8, restart=0.2),
-    train=Training(iterations=6, rate=1e-3),
+    unlearn=UnlearnConfig(batch=2, target="anchor", harden=HardeningConfig(objective="both", batch=2, attack=ATTACK)),
+    adversary=AdversaryConfig(attack=SoftPrompt(steps=2, rate=0.01), warmup=1, slots=(1,), shared=0.8, restart=0.2),
+    train=TrainingConfig(iterations=6, rate=1e-3),
 )
-DOUBT = Doubt(
+DOUBT = OutlierConfig(
     others=("square", "star", "ring"),
     strings_weight=2.0,
     strings_batch=2,
@@ -92,8 +92,8 @@ DOUBT = Doubt(
 )
 DOUBTING = replace(
     HARDENED,
-    unlearn=Unlearn(batch=2, target="anchor", harden=Harden(doubt=DOUBT)),
-    adversary=Adversary(attack=SoftPrompt(steps=2, rate=0.01), warmup=1),
+    unlearn=UnlearnConfig(batch=2, target="anchor", harden=HardeningConfig(doubt=DOUBT)),
+    adversary=AdversaryConfig(attack=SoftPrompt(steps=2, rate=0.01), warmup=1),
 )
 ADAPTERS = SPM(
     where="both",
@@ -103,8 +103,8 @@ ADAPTERS = SPM(
     retain_batch=2,
     anchor_weight=1.0,
     rollout="bank",
-    train=SPMTraining(iterations=4, rate=1e-2, warmup=0),
-    bank=BankSettings(steps=3),
+    train=SPMTrainingConfig(iterations=4, rate=1e-2, warmup=0),
+    bank=BankConfig(steps=3),
 )
 METHODS: dict[str, Method] = {
     "paper": PAPER,

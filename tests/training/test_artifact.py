@@ -12,21 +12,23 @@ from robust_encoders import RobustEncoder
 from robust_encoders.artifact.fingerprint import compare, sketch
 from robust_encoders.clip.state_dict import nested_state
 from robust_encoders.concepts import Concept
-from robust_encoders.training.artifact import describe, to_encoder, with_results
+from robust_encoders.training.artifact import to_encoder
+from robust_encoders.training.evaluation.manifest_results import with_results
 from robust_encoders.training.evaluation.results import Evaluation
 from robust_encoders.training.methods import ESD, METHODS, AdvUnlearn
-from robust_encoders.training.objectives.config import Retain
-from robust_encoders.training.protocols import Edit, Result
+from robust_encoders.training.objectives.config import RetainConfig
+from robust_encoders.training.provenance import describe
 from robust_encoders.training.recipes.registry import Recipe
 from robust_encoders.training.recipes.run import run_recipe
-from robust_encoders.training.trainer.loop import Training
-from robust_encoders.training.trajectories.bank import BankSettings
+from robust_encoders.training.trainer.loop import TrainingConfig
+from robust_encoders.training.trajectories.bank import BankConfig
+from robust_encoders.training.types import Edit, Result
 
 CIRCLE = Concept(name="circle", kind="object", prompts=("a red circle", "a circle"))
 METHOD = ESD(
-    retain=Retain(prompts=("a star", "a cross"), batch=2),
-    train=Training(iterations=3, rate=1e-2),
-    bank=BankSettings(steps=2),
+    retain=RetainConfig(prompts=("a star", "a cross"), batch=2),
+    train=TrainingConfig(iterations=3, rate=1e-2),
+    bank=BankConfig(steps=2),
 )
 RECIPE = Recipe(name="tiny/circle", concept=CIRCLE, method=METHOD, seed=4, base="tiny")
 
@@ -75,7 +77,7 @@ def test_a_rerun_gives_the_same_bits(tiny_pipe: Any, tmp_path: Path) -> None:
 
 
 def test_a_configuration_is_written_with_the_names_of_its_parts() -> None:
-    method = AdvUnlearn(retain=Retain(prompts=("a star",)))
+    method = AdvUnlearn(retain=RetainConfig(prompts=("a star",)))
     described = describe(method)
     assert described["name"] == "advunlearn"
     assert described["adversary"]["attack"] == {"name": "soft_prompt", "steps": 30, "rate": 1e-3, "rule": "adam"}

@@ -14,32 +14,33 @@ from torch import Generator, Tensor
 
 from robust_encoders.artifact.fingerprint import content_sha256
 from robust_encoders.concepts import Concept
-from robust_encoders.training.artifact import describe
-from robust_encoders.training.attacks import ATTACKS, PROMPT_ATTACKS
+from robust_encoders.training.attacks import ATTACKS, INNER_ATTACKS
 from robust_encoders.training.attacks.transfer import Recorded
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.diffusion.target import TargetModel
 from robust_encoders.training.methods import DES, ESD, METHODS, SPM, AdvUnlearn
-from robust_encoders.training.methods.spm import SPMTraining
+from robust_encoders.training.methods.spm import SPMTrainingConfig
 from robust_encoders.training.metrics import DETECTORS, METRICS
-from robust_encoders.training.objectives.config import Retain
-from robust_encoders.training.protocols import Attack, Case, Edit, Eraser, PromptAttack
-from robust_encoders.training.trainer.loop import Training
-from robust_encoders.training.trajectories.bank import BankSettings
+from robust_encoders.training.objectives.config import RetainConfig
+from robust_encoders.training.protocols import Attack, InnerAttack, Method
+from robust_encoders.training.provenance import describe
+from robust_encoders.training.trainer.loop import TrainingConfig
+from robust_encoders.training.trajectories.bank import BankConfig
+from robust_encoders.training.types import Case, Edit
 
 CONCEPT = Concept(name="circle", kind="object", prompts=("a red circle", "a circle"))
 # The settings that a method needs to be done within a second; a new method adds its own line.
 TRAINED: Mapping[str, Any] = {"advunlearn": AdvUnlearn, "esd": ESD}
 SMALL: dict[str, Any] = {
     name: kind(
-        retain=Retain(prompts=("a blue square", "a green star"), batch=2),
-        train=Training(iterations=2, rate=1e-3),
-        bank=BankSettings(steps=2),
+        retain=RetainConfig(prompts=("a blue square", "a green star"), batch=2),
+        train=TrainingConfig(iterations=2, rate=1e-3),
+        bank=BankConfig(steps=2),
     )
     for name, kind in TRAINED.items()
 } | {name: METHODS[name].standard(("a blue square", "a green star")) for name in ("uce", "rece")}
-SMALL["spm"] = SPM(train=SPMTraining(iterations=2, rate=1e-2, warmup=0, cycles=1), bank=BankSettings(steps=2))
-SMALL["des"] = DES(safe=("a blue square", "a green star"), train=Training(iterations=2, rate=1e-3))
+SMALL["spm"] = SPM(train=SPMTrainingConfig(iterations=2, rate=1e-2, warmup=0, cycles=1), bank=BankConfig(steps=2))
+SMALL["des"] = DES(safe=("a blue square", "a green star"), train=TrainingConfig(iterations=2, rate=1e-3))
 # Fields that make an attack of the evaluation cheap, where it has them.
 CHEAP = {"steps": 2, "every": 1, "timesteps": 1, "iterations": 2, "tokens": 1}
 # What an attack of the evaluation cannot do without; one that needs something adds its own line.
@@ -63,8 +64,8 @@ def erase(name: str, backbone: Backbone) -> Edit:
     return edit
 
 
-def prompt_attack(name: str) -> PromptAttack:
-    made: PromptAttack = PROMPT_ATTACKS[name](**NEEDED.get(name, {}))
+def prompt_attack(name: str) -> Attack:
+    made: Attack = ATTACKS[name](**NEEDED.get(name, {}))
     return made
 
 
@@ -82,7 +83,7 @@ def test_every_method_has_small_settings() -> None:
     assert set(SMALL) == set(METHODS)
 
 
-@pytest.mark.parametrize("registry", [METHODS, ATTACKS, PROMPT_ATTACKS], ids=["methods", "attacks", "prompt attacks"])
+@pytest.mark.parametrize("registry", [METHODS, INNER_ATTACKS, ATTACKS], ids=["methods", "attacks", "prompt attacks"])
 def test_names_are_those_of_the_registry_and_configurations_are_frozen(registry: Mapping[str, Any]) -> None:
     for name, kind in registry.items():
         assert kind.name == name
@@ -91,16 +92,16 @@ def test_names_are_those_of_the_registry_and_configurations_are_frozen(registry:
 
 
 def test_every_entry_is_what_its_registry_promises() -> None:
-    assert all(isinstance(method, Eraser) for method in SMALL.values())
-    assert all(isinstance(attack(), Attack) for attack in ATTACKS.values())
-    assert all(isinstance(prompt_attack(name), PromptAttack) for name in PROMPT_ATTACKS)
+    assert all(isinstance(method, Method) for method in SMALL.values())
+    assert all(isinstance(attack(), InnerAttack) for attack in INNER_ATTACKS.values())
+    assert all(isinstance(prompt_attack(name), Attack) for name in ATTACKS)
     assert all(isinstance(metric.higher_is_better, bool) for metric in METRICS.values())
     assert all(callable(detector) for detector in DETECTORS.values())
 
 
-@pytest.mark.parametrize("name", [*METHODS, *ATTACKS, *PROMPT_ATTACKS])
+@pytest.mark.parametrize("name", [*METHODS, *INNER_ATTACKS, *ATTACKS])
 def test_a_configuration_can_be_written_into_a_manifest(name: str) -> None:
-    config = {**SMALL, **{one: kind() for one, kind in ATTACKS.items()}}.get(name) or prompt_attack(name)
+    config = {**SMALL, **{one: kind() for one, kind in INNER_ATTACKS.items()}}.get(name) or prompt_attack(name)
     described = json.loads(json.dumps(describe(config), allow_nan=False))
     assert described["name"] == name
     assert set(described) == {"name", *(field.name for field in fields(config))}
@@ -133,19 +134,19 @@ def test_a_method_says_what_it_retains(name: str) -> None:
     assert method.for_processes(1) == method
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", INNER_ATTACKS)
 def test_an_inner_attack_lowers_its_loss_and_repeats_itself(name: str) -> None:
     start = torch.randn(3, 2, 4, generator=generator())
     kept = start.clone()
-    found = ATTACKS[name]()(distance, start, generator=generator(1))
+    found = INNER_ATTACKS[name]()(distance, start, generator=generator(1))
     assert found.shape == start.shape
     assert not found.requires_grad
     assert torch.equal(start, kept)
     assert (distance(found) < distance(start)).all()
-    assert torch.equal(ATTACKS[name]()(distance, start, generator=generator(1)), found)
+    assert torch.equal(INNER_ATTACKS[name]()(distance, start, generator=generator(1)), found)
 
 
-@pytest.mark.parametrize("name", PROMPT_ATTACKS)
+@pytest.mark.parametrize("name", ATTACKS)
 def test_a_prompt_attack_answers_every_case_in_order_counts_its_cost_and_repeats_itself(
     name: str, tiny_pipe: StableDiffusionPipeline
 ) -> None:

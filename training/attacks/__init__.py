@@ -1,4 +1,4 @@
-"""Attacks, one file each: ``ATTACKS`` run inside a method's training, ``PROMPT_ATTACKS`` in the evaluation."""
+"""Attacks, one file each: ``INNER_ATTACKS`` run inside a method's training, ``ATTACKS`` in the evaluation."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from .torchattack import TorchAttack
 from .transfer import Transfer
 from .unlearn_diff_atk import UnlearnDiffAtk
 
-ATTACKS = {"soft_prompt": SoftPrompt}
-PROMPT_ATTACKS = {
+INNER_ATTACKS = {"soft_prompt": SoftPrompt}
+ATTACKS = {
     "none": NoAttack,
     "synonyms": Synonyms,
     "random_prefix": RandomPrefix,

@@ -16,7 +16,7 @@ from torch import Generator
 from tqdm import tqdm
 
 from ..diffusion.target import TargetModel
-from ..protocols import AttackResult, Candidate, Case
+from ..types import AttackResult, Candidate, Case
 from .common.denoising import case_generator, chunks
 
 _READABLE = re.compile(r"[A-Za-z]+(?:[ '-][A-Za-z]+)*")
@@ -80,7 +80,7 @@ class BlackBox:
         return [result for part in parts for result in self._together(target, cases[part], seed)]
 
     def _together(self, target: TargetModel, cases: Sequence[Case], seed: int) -> list[AttackResult]:
-        hunts = [_Hunt(self, target, case, case_generator(seed, case, self.name)) for case in cases]
+        hunts = [_BeamSearch(self, target, case, case_generator(seed, case, self.name)) for case in cases]
         while asked := [(hunt, text) for hunt in hunts for text in hunt.propose()]:
             margins = target.query([text for _, text in asked], [hunt.case for hunt, _ in asked]).tolist()
             for (hunt, text), margin in zip(asked, margins, strict=True):
@@ -89,7 +89,7 @@ class BlackBox:
 
 
 @dataclass
-class _Hunt:
+class _BeamSearch:
     """The search on one case: every text asked for and its margin, in the order asked; over when it says so once."""
 
     attack: BlackBox

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ..diffusion.backbone import Backbone, Precision
 from ..prompts.layout import naming
-from ..protocols import AttackResult, Candidate, Case
+from ..types import AttackResult, Candidate, Case
 from .common.denoising import (
     FORWARD_AND_BACKWARD,
     DenoisingLoss,
@@ -110,7 +110,7 @@ def _shares(total: int, n: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class _Slots:
+class _CutCaptions:
     """A batch of prompts with room for the token where the concept's words were."""
 
     target: Backbone
@@ -185,7 +185,7 @@ class _Search:
         return self.target.embed(ids.to(self.target.device)).detach().clone()
 
     def _loss(self, cases: Sequence[Case], token: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        slots = _Slots(self.target, self.attack, [case.prompt for case in cases])
+        slots = _CutCaptions(self.target, self.attack, [case.prompt for case in cases])
         denoising = DenoisingLoss(self.target, clean_latents(cases, self.target))
         t, noise = draw_timesteps(self.target, generators), draw_noise(denoising.latents, generators)
         return denoising(self.target.encode(slots.embeds(token), slots.ids), t, noise)
@@ -193,4 +193,4 @@ class _Search:
     @torch.no_grad()
     def place(self, cases: Sequence[Case], token: Tensor) -> Tensor:
         """Return the token embeddings (B, L, D) of the cases' prompts with the token in place."""
-        return _Slots(self.target, self.attack, [case.prompt for case in cases]).embeds(token)
+        return _CutCaptions(self.target, self.attack, [case.prompt for case in cases]).embeds(token)

@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..diffusion.backbone import Backbone, Precision
-from ..protocols import AttackResult, Candidate, Case
+from ..types import AttackResult, Candidate, Case
 from .common.denoising import (
     FORWARD_AND_BACKWARD,
     DenoisingLoss,

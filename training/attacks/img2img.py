@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..diffusion.backbone import Backbone
-from ..protocols import AttackResult, Candidate, Case
+from ..types import AttackResult, Candidate, Case
 from .common.ddim_inversion import redrawn
 from .common.denoising import chunks, clean_latents, draw_noise
 

@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from ..diffusion.backbone import Backbone, Precision
-from ..protocols import AttackResult, Candidate, Case
+from ..types import AttackResult, Candidate, Case
 from .common.ddim_inversion import invert
 from .common.denoising import chunks, clean_latents
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..diffusion.backbone import Backbone
-from ..protocols import AttackResult, Candidate, Case
+from ..types import AttackResult, Candidate, Case
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from ..diffusion.backbone import Backbone, Precision
 from ..diffusion.target import TargetModel
 from ..losses import squared_error
 from ..prompts.layout import Placement, PromptLayout, prompt_lengths
-from ..protocols import AttackResult, Candidate, Case
+from ..types import AttackResult, Candidate, Case
 from .common.denoising import FORWARD_AND_BACKWARD, case_generator, chunks, clean_latents, draw_noise, draw_timesteps
 from .unlearn_diff_atk import allowed_tokens
 

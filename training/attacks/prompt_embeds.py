@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 
 from ..diffusion.target import TargetModel
-from ..protocols import AttackResult, Candidate, Case
+from ..types import AttackResult, Candidate, Case
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 
 from ..diffusion.backbone import Backbone
-from ..protocols import AttackResult, Candidate, Case
+from ..types import AttackResult, Candidate, Case
 from .common.denoising import case_generator
 from .unlearn_diff_atk import allowed_tokens
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from ..diffusion.backbone import Backbone
-from ..protocols import AttackResult, Candidate, Case
+from ..types import AttackResult, Candidate, Case
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..diffusion.backbone import Backbone, Precision
-from ..protocols import AttackResult, Candidate, Case
+from ..types import AttackResult, Candidate, Case
 from .common.conditioning_ball import RADIUS, Ball, DenoisingLogits, Norm
 from .common.denoising import DenoisingLoss, case_generator, clean_latents, draw_noise
 

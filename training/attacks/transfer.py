@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from ..diffusion.backbone import Backbone
 from ..diffusion.target import TargetModel
-from ..protocols import AttackResult, Candidate, Case
+from ..types import AttackResult, Candidate, Case
 
 
 @dataclass(frozen=True)

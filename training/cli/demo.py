@@ -15,14 +15,15 @@ from robust_encoders.encoder import RobustEncoder
 from robust_encoders.hub.embedded import embedded_pipeline
 
 from ..attacks import UnlearnDiffAtk
-from ..diffusion.sampling import Sampling, draw, draw_candidates
+from ..diffusion.sampling import SamplingConfig, draw, draw_candidates
 from ..diffusion.target import TargetModel
 from ..metrics import JudgeDetector
 from ..metrics.rates import detect
 from ..metrics.retention import not_as_asked
-from ..protocols import Case, PromptAttack
+from ..protocols import Attack
 from ..reports.plots.picture_grid import Pair, Section, Tile, draw_grid
 from ..reports.tables import markdown
+from ..types import Case
 from ..worlds.shapes.captions import WordChoice, scene_prompts
 from ..worlds.shapes.concepts import factor_of
 from ..worlds.shapes.judge import load_judge
@@ -100,8 +101,8 @@ class Demo:
     judge: JudgeLike
     concept: str = CONCEPT
     n: int = 4
-    sampling: Sampling = field(default_factory=Sampling)
-    attack: PromptAttack = field(default_factory=partial(UnlearnDiffAtk, timesteps=6, iterations=15, typable=True))
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    attack: Attack = field(default_factory=partial(UnlearnDiffAtk, timesteps=6, iterations=15, typable=True))
 
     def sections(self, seed: int) -> list[Section]:
         """Draw everything.

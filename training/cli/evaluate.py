@@ -15,13 +15,13 @@ from robust_encoders.concepts import Concept
 from robust_encoders.encoder import RobustEncoder
 from robust_encoders.hub.catalog import CATALOG
 
-from ..artifact import with_results
 from ..distributed import Shard
 from ..evaluation import evaluate as evaluation
 from ..evaluation.baselines import BASELINES, baselines_for
 from ..evaluation.benchmarks.shapes import EvaluationSettings
 from ..evaluation.benchmarks.stable_diffusion import OpenEvaluation, open_plan
 from ..evaluation.defence import Defence
+from ..evaluation.manifest_results import with_results
 from ..evaluation.results import RESULTS_NAME, Evaluation
 from ..reports.html.page import write_report
 from ..reports.matrix import tables

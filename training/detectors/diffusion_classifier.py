@@ -15,8 +15,8 @@ import torch
 from torch import Generator, Tensor
 
 from ..diffusion.backbone import Backbone
-from ..evaluation.cache import canonical_sha256
 from ..losses import squared_error
+from ..provenance import canonical_sha256
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robust_encoders.artifact.fingerprint import sketch
 
-from ..evaluation.cache import canonical_sha256
+from ..provenance import canonical_sha256
 from .picture_bytes import to_bytes
 
 

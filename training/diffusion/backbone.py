@@ -12,7 +12,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
-from .cross_attention import Statistics
+from .cross_attention import GramMatrix
 from .loss_scaling import with_scaled_gradients
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -309,4 +309,4 @@ class Backbone:
         Text reaches the UNet through these matrices alone, so ``(a - b)^T G (a - b)`` is the squared distance between
         two conditionings as the UNet sees it (UCE, Gandikota et al. 2024, edits the same matrices).
         """
-        return Statistics.of(self.unet).gram.to(self.device)
+        return GramMatrix.of(self.unet).gram.to(self.device)

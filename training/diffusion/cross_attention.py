@@ -20,7 +20,7 @@ FOLDER = "statistics"
 
 
 @dataclass(frozen=True)
-class Statistics:
+class GramMatrix:
     """The sum of W^T W over the cross-attention K and V of a UNet.
 
     Args:
@@ -32,7 +32,7 @@ class Statistics:
     key: str
 
     @classmethod
-    def of(cls, unet: nn.Module, cache_dir: Path | None = None) -> Statistics:
+    def of(cls, unet: nn.Module, cache_dir: Path | None = None) -> GramMatrix:
         """Return those of a UNet, from the cache if they are there.
 
         A file that is damaged or of other matrices is logged, and replaced by what is computed anew.

@@ -15,7 +15,7 @@ _FUNCTION = "_gradient_checkpointing_func"
 
 
 @contextmanager
-def recomputed(*parts: nn.Module) -> Iterator[None]:
+def activation_checkpointing(*parts: nn.Module) -> Iterator[None]:
     """Let diffusers and transformers models keep no activations inside their blocks, and compute them again.
 
     Gradient checkpointing (Chen et al. 2016). Results are the same bits in float32. Both libraries' own switches are

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..protocols import Candidate, Case
+from ..types import Candidate, Case
 from .backbone import Backbone
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingConfig:
     """How pictures are drawn.
 
     Args:
@@ -60,7 +60,7 @@ def draw(
     pipe: Any,
     prompts: Sequence[str] | Tensor,
     seeds: Sequence[int],
-    sampling: Sampling,
+    sampling: SamplingConfig,
     *,
     latents: bool = False,
     negative: str = "",
@@ -101,7 +101,13 @@ def draw(
 
 
 def redraw(
-    pipe: Any, prompts: Sequence[str], images: Tensor, seeds: Sequence[int], sampling: Sampling, *, strength: float
+    pipe: Any,
+    prompts: Sequence[str],
+    images: Tensor,
+    seeds: Sequence[int],
+    sampling: SamplingConfig,
+    *,
+    strength: float,
 ) -> Tensor:
     """Draw one picture per prompt from an input picture, by diffusers' image-to-image on the pipeline's own modules.
 
@@ -144,7 +150,7 @@ def redraw(
 
 
 @torch.no_grad()
-def decode(pipe: Any, latents: Tensor, sampling: Sampling) -> Tensor:
+def decode(pipe: Any, latents: Tensor, sampling: SamplingConfig) -> Tensor:
     """Return the pictures (B, 3, H, W) in [0, 1] of clean latents (B, C, h, w), decoded as the pipeline decodes them.
 
     A safety checker is not asked.
@@ -163,7 +169,7 @@ def _one_seed_each(prompts: Sequence[str] | Tensor, seeds: Sequence[int]) -> Non
 
 
 def _batched(
-    pipe: Any, arguments: Callable[[slice], dict[str, Any]], seeds: Sequence[int], sampling: Sampling, output: str
+    pipe: Any, arguments: Callable[[slice], dict[str, Any]], seeds: Sequence[int], sampling: SamplingConfig, output: str
 ) -> Tensor:
     parts = []
     with quiet(pipe):
@@ -198,7 +204,9 @@ def _arguments(prompts: Sequence[str] | Tensor) -> dict[str, Any]:
     return {"prompt_embeds": prompts}
 
 
-def draw_candidates(pipe: Any, cases: Sequence[Case], candidates: Sequence[Candidate], sampling: Sampling) -> Tensor:
+def draw_candidates(
+    pipe: Any, cases: Sequence[Case], candidates: Sequence[Candidate], sampling: SamplingConfig
+) -> Tensor:
     """Draw one picture (B, 3, H, W) in [0, 1] per case from an attack's candidate, with the case's own seed.
 
     Candidates of the kinds latent and image take the case's own prompt.

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..protocols import Case
+from ..types import Case
 from .backbone import Backbone, Precision
 
 # Texts and their cases to margins (B,): the detector's score of the finished picture, less its threshold. At 0 or above

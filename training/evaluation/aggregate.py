@@ -7,15 +7,15 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from ..artifact import describe, judging_versions
 from ..metrics.lpips import PictureDistance, distance_difference
 from ..metrics.rates import attack_rates, judged, rate
-from ..protocols import Metric, Result
-from .jobs import Units, described, slug
-from .judging import Verdict
+from ..protocols import Metric
+from ..provenance import describe, judging_versions
+from ..types import Result, Verdict
+from .jobs import Jobs, described, slug
 from .plan import PromptSet
 from .results import Evaluation, result_from_record
-from .sanity.attack_strength import Strength
+from .sanity.attack_strength import AttackStrength
 from .sanity.checks import SanityCheck, free_not_below_discrete, more_is_not_weaker, white_not_below_black
 from .threat_model import EMBEDDING_TIERS, TEXT_TIERS
 from .worst_case import WorstCase
@@ -26,7 +26,7 @@ BLACK_BOX = ("T0", "T1", "T2")
 
 
 @dataclass
-class Collection:
+class Aggregation:
     """Puts together what several processes may have made.
 
     Args:
@@ -35,8 +35,8 @@ class Collection:
         verdicts: Label of an attack to its verdicts as JSON values, once they were collected.
     """
 
-    units: Units
-    strength: Strength | None = None
+    units: Jobs
+    strength: AttackStrength | None = None
     verdicts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def evaluation(self) -> Evaluation:

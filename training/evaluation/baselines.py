@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from robust_encoders.pipeline.offload import mode_of
 
-from ..artifact import describe
 from ..diffusion.backbone import Backbone
+from ..provenance import describe
 
 if TYPE_CHECKING:
     from robust_encoders.concepts import Concept

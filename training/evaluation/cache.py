@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
@@ -17,22 +16,13 @@ from torch import Tensor
 
 from robust_encoders.utils.home import write_atomically
 
+from ..provenance import canonical_sha256, write_json
+
 logger = logging.getLogger(__name__)
 
 
-def canonical_sha256(value: Any) -> str:
-    """Return the hash of a JSON value, the same for equal values whatever the order of their keys."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file; whoever reads it never sees half of it."""
-    write_atomically(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
-
-
 @dataclass
-class Cells:
+class Cache:
     """The cells of one evaluation.
 
     Args:

@@ -32,7 +32,7 @@ Defence = RobustEncoder | Baseline
 
 
 @dataclass(frozen=True)
-class Subject:
+class DefendedPipeline:
     """A pipeline as an evaluation sees it: bare, or with a defence within scopes.
 
     Args:

@@ -13,21 +13,22 @@ from tqdm import tqdm
 
 from robust_encoders.artifact.fingerprint import sketch, tokenizer_fingerprint
 
-from ..artifact import judging_versions
 from ..diffusion.backbone import computes_bf16_in_fp32
-from ..diffusion.sampling import Sampling, draw
+from ..diffusion.sampling import SamplingConfig, draw
 from ..distributed import Shard
-from ..protocols import Case, PromptAttack
-from ..reports.stored_evaluation import PICTURES_CELL
-from .aggregate import Collection
+from ..protocols import Attack
+from ..provenance import canonical_sha256, judging_versions
+from ..reports.stored_evaluation import PICTURES_PART
+from ..types import Case
+from .aggregate import Aggregation
 from .benchmarks.shapes import EvaluationSettings, shapes_plan
-from .cache import Cells, canonical_sha256
-from .defence import Defence, Subject
+from .cache import Cache
+from .defence import Defence, DefendedPipeline
 from .example_pictures import Group, gallery, groups_of, to_pictures
-from .jobs import Unit, Units
+from .jobs import Job, Jobs
 from .plan import Plan
 from .results import RESULTS_NAME, Evaluation
-from .sanity.attack_strength import Strength
+from .sanity.attack_strength import AttackStrength
 
 _FORMAT = 1  # of the finished parts: raised when parts made by earlier code must not be taken for those of this one
 
@@ -39,7 +40,7 @@ def evaluate(
     *,
     settings: EvaluationSettings | None = None,
     out: Path,
-    attacks: Mapping[str, PromptAttack] | None = None,
+    attacks: Mapping[str, Attack] | None = None,
     source: Path | None = None,
     strength: Path | None = None,
     shard: Shard | None = None,
@@ -87,7 +88,7 @@ class Execution:
         shard: This process's share.
     """
 
-    sampling: Sampling
+    sampling: SamplingConfig
     seed: int = 0
     chunk: int = 50
     checks: int = 0
@@ -104,14 +105,14 @@ class Execution:
 
 def run_plan(pipe: Any, encoder: Defence | None, plan: Plan, how: Execution, *, out: Path) -> Evaluation:
     """Run any plan; see ``evaluate``."""
-    subject, shard = Subject(pipe, encoder), how.shard or Shard.current()
+    subject, shard = DefendedPipeline(pipe, encoder), how.shard or Shard.current()
     units = _units(subject, plan, how, out)
-    strength = None if how.strength is None else Strength.read(how.strength, units)
+    strength = None if how.strength is None else AttackStrength.read(how.strength, units)
     for name, stage in (("draw", units.drawing), ("attack", units.attacking)):
         _make(f"{name} {plan.concept}, {subject.label}", stage(), shard)
         shard.wait()
     if shard.main:
-        found = Collection(units, strength)
+        found = Aggregation(units, strength)
         evaluation = found.evaluation()
         _show(units, found.verdicts)
         evaluation.write(out / RESULTS_NAME)  # last: whoever sees it finds the pictures, too
@@ -119,7 +120,7 @@ def run_plan(pipe: Any, encoder: Defence | None, plan: Plan, how: Execution, *, 
     return evaluation if shard.main else Evaluation.read(out)
 
 
-def _units(subject: Subject, plan: Plan, how: Execution, out: Path) -> Units:
+def _units(subject: DefendedPipeline, plan: Plan, how: Execution, out: Path) -> Jobs:
     detector = {"name": plan.detector.name, "version": plan.detector.version, "threshold": plan.detector.threshold}
     # By kind of device, not by its number: several of them may share the parts.
     run = {"sampling": asdict(how.sampling), "seed": how.seed, "device": subject.pipe.device.type}
@@ -129,9 +130,9 @@ def _units(subject: Subject, plan: Plan, how: Execution, out: Path) -> Units:
     base = {**common, "models": _models_sha256(subject.pipe)}
     with subject.attached():
         own = {**common, "models": _models_sha256(subject.pipe), "detector": detector, "subject": subject.identity}
-    cells, source = Cells(out / "cells", {**own, "base": base["models"]}), Cells(how.source or out / "cells", base)
+    cells, source = Cache(out / "cells", {**own, "base": base["models"]}), Cache(how.source or out / "cells", base)
     base_record = {"id": _hub_id(subject.pipe), "models_sha256": base["models"], "dtype": str(subject.pipe.unet.dtype)}
-    return Units(subject, plan, how.sampling, how.seed, cells, source, base_record, chunk=how.chunk, checks=how.checks)
+    return Jobs(subject, plan, how.sampling, how.seed, cells, source, base_record, chunk=how.chunk, checks=how.checks)
 
 
 def _hub_id(pipe: Any) -> str:
@@ -140,7 +141,7 @@ def _hub_id(pipe: Any) -> str:
     return name if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists() else ""
 
 
-def _make(title: str, units: Iterable[Unit], shard: Shard) -> None:
+def _make(title: str, units: Iterable[Job], shard: Shard) -> None:
     mine = [unit for unit in units if shard.takes(unit.place)]
     for unit in (bar := tqdm(mine, desc=title, disable=None)):
         bar.set_postfix_str(unit.title)
@@ -155,14 +156,14 @@ def _models_sha256(pipe: Any) -> str:
     return canonical_sha256([weights, tokenizer_fingerprint(pipe.tokenizer).to_dict(), schedule])
 
 
-def _show(units: Units, verdicts: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+def _show(units: Jobs, verdicts: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """Draw a few pictures of every kind for the report; they change no number."""
     groups = groups_of(units.plan, verdicts)
     inputs = {"groups": [group.described() for group in groups]}
-    units.cells.get(PICTURES_CELL, inputs, partial(_pictures, units, groups))
+    units.cells.get(PICTURES_PART, inputs, partial(_pictures, units, groups))
 
 
-def _pictures(units: Units, groups: Sequence[Group]) -> dict[str, Any]:
+def _pictures(units: Jobs, groups: Sequence[Group]) -> dict[str, Any]:
     cases = [case for group in groups for case in group.cases]
     before = to_pictures(units.plan, _drawn(units, cases), groups)
     if units.subject.defence is None:
@@ -171,5 +172,5 @@ def _pictures(units: Units, groups: Sequence[Group]) -> dict[str, Any]:
         return gallery(groups, before, to_pictures(units.plan, _drawn(units, cases), groups))
 
 
-def _drawn(units: Units, cases: Sequence[Case]) -> Any:
+def _drawn(units: Jobs, cases: Sequence[Case]) -> Any:
     return draw(units.subject.pipe, [c.prompt for c in cases], [c.seed for c in cases], units.sampling)

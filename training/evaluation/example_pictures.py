@@ -11,7 +11,7 @@ from typing import Any, Literal
 from PIL import Image
 from torch import Tensor
 
-from ..protocols import Case
+from ..types import Case
 from .plan import Plan
 
 SHOWN = 4  # pictures in each group

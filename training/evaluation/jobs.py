@@ -11,22 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..artifact import describe
 from ..attacks.transfer import OnBase, Transfer
 from ..diffusion.backbone import Backbone
-from ..diffusion.sampling import Sampling, draw, draw_candidates, packed, unpacked
+from ..diffusion.sampling import SamplingConfig, draw, draw_candidates, packed, unpacked
 from ..diffusion.target import TargetModel
 from ..metrics.rates import detect
-from ..protocols import AttackResult, Candidate, Case, PromptAttack
-from .cache import Cells
-from .defence import Subject
-from .judging import Verdict, judge_candidates
+from ..protocols import Attack
+from ..provenance import describe
+from ..types import AttackResult, Candidate, Case, Verdict
+from .cache import Cache
+from .defence import DefendedPipeline
+from .judging import judge_candidates
 from .plan import Plan, PromptSet
 from .sanity.checks import gradients_alive, halved, seeds_differ
 
 
 @dataclass(frozen=True)
-class Unit:
+class Job:
     """What one process makes in one go.
 
     Args:
@@ -41,7 +42,7 @@ class Unit:
 
 
 @dataclass
-class Units:
+class Jobs:
     """Everything that is drawn and attacked, part by part; asking again for a part reads its file.
 
     Args:
@@ -56,12 +57,12 @@ class Units:
         checks: Cases on which searches are run again; 0 for none.
     """
 
-    subject: Subject
+    subject: DefendedPipeline
     plan: Plan
-    sampling: Sampling
+    sampling: SamplingConfig
     seed: int
-    cells: Cells
-    source: Cells
+    cells: Cache
+    source: Cache
     base_record: Mapping[str, Any]
     chunk: int
     checks: int
@@ -81,39 +82,39 @@ class Units:
         n = len(prompts.cases)
         return [slice(start, min(start + self.chunk, n)) for start in range(0, n, self.chunk)]
 
-    def drawing(self) -> Iterator[Unit]:
+    def drawing(self) -> Iterator[Job]:
         """Yield what is drawn: it has to be there before anything is attacked."""
         for prompts in (*self.plan.plain, self.plan.kept):
             for i, _ in enumerate(self.chunks(prompts)):
-                yield Unit(prompts.name, partial(self.pictures, prompts, i), i)
+                yield Job(prompts.name, partial(self.pictures, prompts, i), i)
         for prompts, metrics in ((self.first, self.plan.erased()), (self.plan.kept, self.plan.utility())):
             for i, _ in enumerate(self.chunks(prompts) if any(m.compares for m in metrics) else ()):
-                yield Unit(f"{prompts.name}, base", partial(self.pictures, prompts, i, base=True), i)
+                yield Job(f"{prompts.name}, base", partial(self.pictures, prompts, i, base=True), i)
         for i, _ in enumerate(self.chunks(self.first)):
-            yield Unit("targets", partial(self.targets, i), i)
+            yield Job("targets", partial(self.targets, i), i)
 
-    def attacking(self) -> Iterator[Unit]:
+    def attacking(self) -> Iterator[Job]:
         """Yield what attacks, checks and probes."""
         for place, (label, attack) in enumerate(self.plan.attacks.items()):
             if attack.joint:
-                yield Unit(label, partial(self.attacked, label, None), place)
+                yield Job(label, partial(self.attacked, label, None), place)
             elif isinstance(attack, OnBase):  # by itself, so that the first encoder's seconds do not count the search
                 for i, _ in enumerate(self.chunks(self.first)):
-                    yield Unit(f"{label}, search", partial(self.searched, label, attack, i), i)
+                    yield Job(f"{label}, search", partial(self.searched, label, attack, i), i)
             for i, _ in enumerate(() if attack.joint else self.chunks(self.first)):
-                yield Unit(label, partial(self.attacked, label, i), i)
+                yield Job(label, partial(self.attacked, label, i), i)
         for place, label in enumerate(self.checkable()):
-            yield Unit(f"check {label}", partial(self.again, label), place)
+            yield Job(f"check {label}", partial(self.again, label), place)
         if self.checks:
-            yield Unit("check gradients", self.gradients, 0)
+            yield Job("check gradients", self.gradients, 0)
         for place, name in enumerate(self.plan.probes):
-            yield Unit(name, partial(self.probe, name), place)
+            yield Job(name, partial(self.probe, name), place)
 
     def pictures(self, prompts: PromptSet, i: int, *, base: bool = False) -> Tensor:
         """Return pictures (N, 3, H, W) in [0, 1] of one part of a prompt set, by the subject or by the base."""
         part = prompts.part(self.chunks(prompts)[i])
         bare = base or self.subject.defence is None
-        cells, scope = (self.source, Subject(self.subject.pipe)) if bare else (self.cells, self.subject)
+        cells, scope = (self.source, DefendedPipeline(self.subject.pipe)) if bare else (self.cells, self.subject)
 
         def compute() -> Tensor:
             with scope.attached():
@@ -199,16 +200,14 @@ class Units:
         queries = sum(result.queries for result in found) * self.sampling.calls_per_picture
         return verdicts, sum(r.unet_calls for r in found) + drawing + queries
 
-    def _found(
-        self, attack: PromptAttack, cases: Sequence[Case], before: Sequence[bool], *, seed: int
-    ) -> list[AttackResult]:
+    def _found(self, attack: Attack, cases: Sequence[Case], before: Sequence[bool], *, seed: int) -> list[AttackResult]:
         # As in UnlearnDiffAtk, a prompt that succeeds by itself is not attacked.
         settled = [flag and not attack.joint for flag in before]
         attacked = [case for case, done in zip(cases, settled, strict=True) if not done]
         ran = iter(attack.run(self._target(attack), attacked, seed=seed) if attacked else [])
         return [_unattacked(case) if done else next(ran) for case, done in zip(cases, settled, strict=True)]
 
-    def _target(self, attack: PromptAttack) -> TargetModel:
+    def _target(self, attack: Attack) -> TargetModel:
         query = self._margins if attack.tier == "T2" else None
         return TargetModel.from_pipeline(self.subject.pipe, base=self.base, query=query)
 
@@ -274,7 +273,7 @@ class Units:
         return f"chunks/{kind}-{slug(what)}-{i}"
 
 
-def described(label: str, attack: PromptAttack) -> dict[str, Any]:
+def described(label: str, attack: Attack) -> dict[str, Any]:
     """Return an attack's label, tier, name and settings as JSON values."""
     return {"label": label, "tier": attack.tier, **describe(attack)}
 

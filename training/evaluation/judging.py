@@ -8,38 +8,14 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ..metrics.rates import detect
-from ..protocols import AttackResult, Candidate, Case, Detector
+from ..protocols import Detector
+from ..types import AttackResult, Candidate, Case, Verdict
 
 DrawCandidates = Callable[[Sequence[Case], Sequence[Candidate]], Tensor]
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What became of one case under one attack.
-
-    Args:
-        index: Of the case.
-        prompt: Unattacked.
-        seed: Of the picture.
-        before: The unattacked prompt succeeds.
-        any: It, or some candidate, does.
-        last: It, or the candidate found last, does.
-        step: Attack iterations at the first candidate that succeeds; 0 if none was needed, None if none does.
-        text: That candidate if it is a text, or else the last one's text.
-    """
-
-    index: int
-    prompt: str
-    seed: int
-    before: bool
-    any: bool
-    last: bool
-    step: int | None
-    text: str = ""
-
-
 @dataclass
-class _Docket:
+class _CaseJudgement:
     """One case under judgement, candidate by candidate, in the order found."""
 
     case: Case
@@ -119,7 +95,7 @@ def judge_candidates(
     empty = [case.index for case, result in zip(cases, results, strict=True) if not result.candidates]
     if empty:
         raise ValueError(f"expected at least one candidate per case, found none for cases {empty}")
-    dockets = [_Docket(c, r.candidates, b) for c, r, b in zip(cases, results, before, strict=True)]
+    dockets = [_CaseJudgement(c, r.candidates, b) for c, r, b in zip(cases, results, before, strict=True)]
     spent = 0
     for place in range(max(len(docket.candidates) for docket in dockets)):
         for docket in dockets:

@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from ..protocols import Case, Detector, Metric, PromptAttack, Result
-from .cache import canonical_sha256
+from ..protocols import Attack, Detector, Metric
+from ..provenance import canonical_sha256
+from ..types import Case, Result
 
 
 class Probe(Protocol):
@@ -92,7 +93,7 @@ class Plan:
     plain: tuple[PromptSet, ...]
     kept: PromptSet
     detector: Detector
-    attacks: Mapping[str, PromptAttack]
+    attacks: Mapping[str, Attack]
     utility: Callable[[], Sequence[Metric]]
     control: Control | None = None
     instead: Callable[[Tensor, Sequence[Case]], Sequence[str]] | None = None

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..protocols import Result
-from .cache import write_json
+from ..provenance import write_json
+from ..types import Result
 
 RESULTS_NAME = "results.json"
 SCHEMA = 1

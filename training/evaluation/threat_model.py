@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..protocols import Result
+from ..types import Result
 
 TIERS: Mapping[str, str] = {
     "T0": "plain prompts",

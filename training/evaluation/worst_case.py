@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from .judging import Verdict
+    from ..types import Verdict
 
 
 @dataclass(frozen=True)

@@ -14,21 +14,21 @@ from torch import Generator, Tensor, nn
 from robust_encoders.clip.state_dict import nested_state
 
 from ..diffusion.backbone import Backbone
-from ..diffusion.memory import recomputed
+from ..diffusion.memory import activation_checkpointing
 from ..distributed import Shard
 from ..losses import ConditioningMetric, negative_guidance_target
-from ..objectives.config import Adversary, Retain, Unlearn
-from ..objectives.hardening import Hardening
-from ..objectives.outliers import Doubtful, Vocabulary
-from ..objectives.placement import Places, Slots
+from ..objectives.config import AdversaryConfig, RetainConfig, UnlearnConfig
+from ..objectives.hardening import HardeningTerms
+from ..objectives.outliers import OutlierTerms, Vocabulary
+from ..objectives.placement import CutPrompts, TokenPlacements
 from ..objectives.unlearning import Objective, Prompts, Source, conditionings
 from ..prompts.layout import anchor_prompt, prompt_lengths
-from ..protocols import Edit
-from ..trainer.loop import Training, Workspace, finetune
-from ..trainer.parameters import Selection
+from ..trainer.loop import TrainingConfig, Workspace, finetune
+from ..trainer.parameters import SelectionConfig
 from ..trainer.run_record import run_identity, run_record
-from ..trajectories.bank import BankSettings
+from ..trajectories.bank import BankConfig
 from ..trajectories.resample import open_source
+from ..types import Edit
 
 if TYPE_CHECKING:
     from typing import Self
@@ -64,24 +64,24 @@ class AdvUnlearn:
     """
 
     name: ClassVar[str] = "advunlearn"
-    retain: Retain
-    unlearn: Unlearn = field(default_factory=Unlearn)
-    adversary: Adversary = field(default_factory=Adversary)
-    select: Selection = field(default_factory=Selection)
-    train: Training = field(default_factory=Training)
-    bank: BankSettings = field(default_factory=BankSettings)
+    retain: RetainConfig
+    unlearn: UnlearnConfig = field(default_factory=UnlearnConfig)
+    adversary: AdversaryConfig = field(default_factory=AdversaryConfig)
+    select: SelectionConfig = field(default_factory=SelectionConfig)
+    train: TrainingConfig = field(default_factory=TrainingConfig)
+    bank: BankConfig = field(default_factory=BankConfig)
 
     def __post_init__(self) -> None:
         if self.adversary.shared > 0 and not self.unlearn.harden.in_noise:
             raise ValueError(
-                f"expected attacks through the UNet for Adversary.shared, found {self.adversary.shared} with the "
+                f"expected attacks through the UNet for adversary.shared, found {self.adversary.shared} with the "
                 "objective 'conditioning', which has none: leave it at 0, or choose 'noise' or 'both'"
             )
 
     @classmethod
     def standard(cls, retained: tuple[str, ...]) -> Self:
         """Return the paper's settings with these retain prompts."""
-        return cls(retain=Retain(prompts=retained))
+        return cls(retain=RetainConfig(prompts=retained))
 
     @property
     def retained(self) -> tuple[str, ...]:
@@ -129,20 +129,20 @@ class TextEncoderMethod(Protocol):
     name: ClassVar[str]
 
     @property
-    def retain(self) -> Retain: ...  # noqa: D102
+    def retain(self) -> RetainConfig: ...  # noqa: D102
     @property
-    def unlearn(self) -> Unlearn: ...  # noqa: D102
+    def unlearn(self) -> UnlearnConfig: ...  # noqa: D102
     @property
-    def select(self) -> Selection: ...  # noqa: D102
+    def select(self) -> SelectionConfig: ...  # noqa: D102
     @property
-    def train(self) -> Training: ...  # noqa: D102
+    def train(self) -> TrainingConfig: ...  # noqa: D102
     @property
-    def bank(self) -> BankSettings: ...  # noqa: D102
+    def bank(self) -> BankConfig: ...  # noqa: D102
 
 
 def erase_from_text_encoder(
     method: TextEncoderMethod,
-    adversary: Adversary | None,
+    adversary: AdversaryConfig | None,
     backbone: Backbone,
     concept: Concept,
     *,
@@ -156,7 +156,7 @@ def erase_from_text_encoder(
     student.text_encoder.float().eval()
     identity = run_identity(method, teacher, concept, generator)
     twice = (teacher.unet, student.text_encoder) if workspace.gradient_checkpointing else ()
-    with teacher.frozen(), recomputed(*twice):
+    with teacher.frozen(), activation_checkpointing(*twice):
         objective = _prepare(method, adversary, teacher, student, concept=concept, workspace=workspace)
         bank_calls, teacher.unet_calls = teacher.unet_calls, 0
         parameters = train_only(method.select.select(student.text_encoder), student.text_encoder)
@@ -168,7 +168,7 @@ def erase_from_text_encoder(
 
 def _prepare(
     method: TextEncoderMethod,
-    adversary: Adversary | None,
+    adversary: AdversaryConfig | None,
     teacher: Backbone,
     student: Backbone,
     *,
@@ -185,12 +185,12 @@ def _prepare(
     concept_prompts = Prompts.read(teacher, texts, pulled)
     if unlearn.harden.eta and anchors is not None:
         concept_prompts = _beyond(teacher, concept_prompts, anchors, unlearn.harden.eta)
-    places = Places.read(teacher, adversary, concept_prompts.texts, concept, rows=concept_prompts.rows)
+    places = TokenPlacements.read(teacher, adversary, concept_prompts.texts, concept, rows=concept_prompts.rows)
     retain_prompts = None
     if retain.in_noise or retain.in_conditioning:
         retain_prompts = Prompts.read(teacher, retain.prompts, retain.prompts if retain.in_conditioning else None)
 
-    def source(prompts: tuple[str, ...], settings: BankSettings, anchored: list[str] | None = None) -> Source:
+    def source(prompts: tuple[str, ...], settings: BankConfig, anchored: list[str] | None = None) -> Source:
         cache, progress = workspace.cache_dir, workspace.progress
         return open_source(
             teacher, prompts, settings, anchors=anchored, cache_dir=cache, progress=progress, shard=shard
@@ -219,16 +219,16 @@ def _prepare(
     if not unlearn.harden.pulls:
         return objective
     hardening = _hardening(objective, places, concept)
-    return replace(objective, hardening=hardening, doubt=Doubtful.of(hardening, vocabulary) if vocabulary else None)
+    return replace(objective, hardening=hardening, doubt=OutlierTerms.of(hardening, vocabulary) if vocabulary else None)
 
 
-def _hardening(objective: Objective, places: Places, concept: Concept) -> Hardening:
+def _hardening(objective: Objective, places: TokenPlacements, concept: Concept) -> HardeningTerms:
     """Return the terms that harden beyond the paper's attack, on the same models and prompts."""
     prompts, metric = objective.concept_prompts, objective.metric
     if metric is None or prompts.targets is None:
         raise ValueError("expected a metric and target conditionings of the concept's prompts, found none")
     settings = objective.unlearn.harden
-    return Hardening(
+    return HardeningTerms(
         teacher=objective.teacher,
         student=objective.student,
         settings=settings,
@@ -240,7 +240,7 @@ def _hardening(objective: Objective, places: Places, concept: Concept) -> Harden
         metric=metric,
         places=places,
         shard=objective.shard,
-        slots=(places.slots or Slots.cut(objective.teacher, prompts.texts, concept)) if settings.cuts else None,
+        slots=(places.slots or CutPrompts.cut(objective.teacher, prompts.texts, concept)) if settings.cuts else None,
         retained=objective.retain_prompts.rows if objective.retain_prompts is not None else None,
         telling=_single_tokens(objective.teacher, settings.doubt.others),
     )
@@ -258,7 +258,7 @@ def _beyond(teacher: Backbone, prompts: Prompts, anchors: Sequence[str], eta: fl
     alike = prompt_lengths(prompts.ids, eos_id) == prompt_lengths(teacher.tokenize(anchors), eos_id)
     if not bool(alike.any()):
         raise ValueError(
-            f"expected anchored prompts of as many tokens as the concept's for Harden.eta, found none such as "
+            f"expected anchored prompts of as many tokens as the concept's for hardening.eta, found none such as "
             f"{anchors[0]!r} for {prompts.texts[0]!r}: give an anchor of another length, or leave eta at 0"
         )
     beyond = negative_guidance_target(prompts.targets, conditionings(teacher, prompts.texts), eta)

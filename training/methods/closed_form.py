@@ -67,7 +67,7 @@ class Moments:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Weights:
+class RidgeConfig:
     """Weights of the three terms of UCE's objective. Defaults are its authors'.
 
     Args:
@@ -89,7 +89,7 @@ class Weights:
             raise ValueError(f"expected finite erase_scale >= 0, preserve_scale >= 0 and lamb > 0, found {self}")
 
 
-def solve(erase: Moments, preserve: Moments, weights: Weights) -> Tensor:
+def solve(erase: Moments, preserve: Moments, weights: RidgeConfig) -> Tensor:
     """Return M (D, D), for which W M solves UCE's ridge regression for every K and V matrix W at once.
 
     UCE (Gandikota et al. 2024), equation 7: the minimum over W' of
@@ -133,7 +133,7 @@ def adversarial_map(gram: Tensor, matrix: Tensor, regulariser: float) -> Tensor:
 
 
 def adversarial_step(
-    matrix: Tensor, erase: Moments, preserve: Moments, *, gram: Tensor, regulariser: float, weights: Weights
+    matrix: Tensor, erase: Moments, preserve: Moments, *, gram: Tensor, regulariser: float, weights: RidgeConfig
 ) -> Tensor:
     """Return what one epoch of RECE multiplies the edit M (D, D) by, from the right.
 

@@ -12,14 +12,14 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from ..diffusion.backbone import Backbone
-from ..diffusion.memory import recomputed
+from ..diffusion.memory import activation_checkpointing
 from ..distributed import Shard
 from ..losses import weighted_sum
 from ..objectives.unlearning import Prompts, conditionings
-from ..protocols import Edit
-from ..trainer.loop import Training, Workspace, finetune
-from ..trainer.parameters import Selection
+from ..trainer.loop import TrainingConfig, Workspace, finetune
+from ..trainer.parameters import SelectionConfig
 from ..trainer.run_record import run_identity, run_record
+from ..types import Edit
 from .advunlearn import as_weights, train_only
 
 if TYPE_CHECKING:
@@ -72,8 +72,8 @@ class DES:
     structure_weight: float = 0.0
     neighbours: int = 15
     shift: float = 1.0
-    select: Selection = field(default_factory=Selection)
-    train: Training = field(default_factory=lambda: Training(iterations=108))
+    select: SelectionConfig = field(default_factory=SelectionConfig)
+    train: TrainingConfig = field(default_factory=lambda: TrainingConfig(iterations=108))
 
     def __post_init__(self) -> None:
         if not 0 < self.keep < 1 or min(self.scale, self.spread_weight, self.structure_weight) < 0:
@@ -146,7 +146,7 @@ class DES:
         student.text_encoder.float().eval()
         identity = run_identity(self, teacher, concept, generator)
         twice = (student.text_encoder,) if workspace.gradient_checkpointing else ()
-        with teacher.frozen(), recomputed(*twice):
+        with teacher.frozen(), activation_checkpointing(*twice):
             parameters = train_only(self.select.select(student.text_encoder), student.text_encoder)
             loss = Distortion.of(self, concept, teacher, student)
             log = finetune(parameters, loss, self.train, generator=generator, workspace=workspace, identity=identity)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Generator
 
 from ..diffusion.backbone import Backbone
-from ..objectives.config import Retain, Unlearn
-from ..protocols import Edit
-from ..trainer.loop import Training, Workspace
-from ..trainer.parameters import Selection
-from ..trajectories.bank import BankSettings
+from ..objectives.config import RetainConfig, UnlearnConfig
+from ..trainer.loop import TrainingConfig, Workspace
+from ..trainer.parameters import SelectionConfig
+from ..trajectories.bank import BankConfig
+from ..types import Edit
 from .advunlearn import erase_from_text_encoder
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class ESD:
     """Erased Stable Diffusion (Gandikota et al., ICCV 2023, arXiv 2303.07345), on the text encoder.
 
     The paper trains the UNet and has no retain term; this is the text-encoder variant that AdvUnlearn compares with.
-    Without retain prompts, give ``Retain(weight=0, conditioning_weight=0)``.
+    Without retain prompts, give ``RetainConfig(weight=0, conditioning_weight=0)``.
 
     Args:
         retain: Retain set and weights.
@@ -40,23 +40,23 @@ class ESD:
     """
 
     name: ClassVar[str] = "esd"
-    retain: Retain
-    unlearn: Unlearn = field(default_factory=Unlearn)
-    select: Selection = field(default_factory=Selection)
-    train: Training = field(default_factory=Training)
-    bank: BankSettings = field(default_factory=BankSettings)
+    retain: RetainConfig
+    unlearn: UnlearnConfig = field(default_factory=UnlearnConfig)
+    select: SelectionConfig = field(default_factory=SelectionConfig)
+    train: TrainingConfig = field(default_factory=TrainingConfig)
+    bank: BankConfig = field(default_factory=BankConfig)
 
     def __post_init__(self) -> None:
         if self.unlearn.harden.doubt.searches:
             raise ValueError(
-                "expected no strings under search, found a weight for them in Doubt.searched_weight: ESD has no "
+                "expected no strings under search, found a weight for them in outliers.searched_weight: ESD has no "
                 "attack, so leave it at 0, or train AdvUnlearn"
             )
 
     @classmethod
     def standard(cls, retained: tuple[str, ...]) -> Self:
         """Return the paper's settings with these retain prompts."""
-        return cls(retain=Retain(prompts=retained))
+        return cls(retain=RetainConfig(prompts=retained))
 
     @property
     def retained(self) -> tuple[str, ...]:

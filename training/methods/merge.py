@@ -16,7 +16,7 @@ from robust_encoders.encoder import RobustEncoder
 from robust_encoders.pipeline.textual_inversion import first_rows
 
 from ..artifact import to_encoder
-from ..protocols import Edit
+from ..types import Edit
 
 Rule = Literal["task_arithmetic", "ties"]
 

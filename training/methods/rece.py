@@ -11,10 +11,10 @@ from torch import Generator
 from robust_encoders.concepts import Concept
 
 from ..diffusion.backbone import Backbone
-from ..diffusion.cross_attention import Statistics
-from ..protocols import Edit
+from ..diffusion.cross_attention import GramMatrix
 from ..trainer.loop import Workspace
-from .closed_form import Weights, adversarial_step, solve
+from ..types import Edit
+from .closed_form import RidgeConfig, adversarial_step, solve
 from .uce import UCE, as_edit
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class RECE:
     start: UCE = field(default_factory=lambda: UCE(tokens="from_last"))
     epochs: int = 3
     regulariser: float = 0.1
-    weights: Weights = field(default_factory=lambda: Weights(lamb=0.1, preserve_scale=0.1))
+    weights: RidgeConfig = field(default_factory=lambda: RidgeConfig(lamb=0.1, preserve_scale=0.1))
 
     def __post_init__(self) -> None:
         if self.epochs < 0 or not 0 < self.regulariser < float("inf"):
@@ -101,7 +101,7 @@ class RECE:
         kept = self.start.kept(backbone, self.start.tokens, progress=place.progress)
         whole = self.start.moved(backbone, concept, "all", progress=place.progress)
         stay = self.start.kept(backbone, "all", progress=place.progress) if self.start.tokens == "last" else kept
-        gram = Statistics.of(backbone.unet, place.cache_dir).gram
+        gram = GramMatrix.of(backbone.unet, place.cache_dir).gram
         read = time.monotonic()
         matrix = solve(moved, kept, self.start.weights)
         steps = []

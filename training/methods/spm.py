@@ -16,13 +16,13 @@ from robust_encoders.artifact.adapter_file import require_storable
 from robust_encoders.overlays.adapters import ALPHA, DOWN, LAYERS, TEXT_PREFIX, UNET_PREFIX, UP, Adapter, Gates, hook
 
 from ..diffusion.backbone import Backbone
-from ..diffusion.memory import recomputed
+from ..diffusion.memory import activation_checkpointing
 from ..distributed import Shard
 from ..objectives.spm import SPMObjective
-from ..protocols import Edit
-from ..trainer.loop import Training, Workspace, finetune
+from ..trainer.loop import TrainingConfig, Workspace, finetune
 from ..trainer.run_record import run_identity, run_record
-from ..trajectories.bank import BankSettings
+from ..trajectories.bank import BankConfig
+from ..types import Edit
 
 if TYPE_CHECKING:
     from typing import Self
@@ -33,7 +33,7 @@ Where = Literal["unet", "text_encoder", "both"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SPMTraining(Training):
+class SPMTrainingConfig(TrainingConfig):
     """The gradient loop's settings; the release's by default, with Adam in place of its 8-bit AdamW.
 
     Args:
@@ -105,8 +105,8 @@ class SPM:
     retain_batch: int = 4
     anchor_weight: float = 1000.0
     rollout: Literal["student", "bank"] = "student"
-    train: SPMTraining = field(default_factory=SPMTraining)
-    bank: BankSettings = field(default_factory=lambda: BankSettings(steps=30))
+    train: SPMTrainingConfig = field(default_factory=SPMTrainingConfig)
+    bank: BankConfig = field(default_factory=lambda: BankConfig(steps=30))
 
     def __post_init__(self) -> None:
         if min(self.rank, self.batch, self.anchors, self.retain_batch) < 1:
@@ -168,7 +168,7 @@ class SPM:
         trained = {name: one for name, one in tensors.items() if isinstance(one, nn.Parameter)}
         adapter = Adapter(tensors, concept.words(), self.rank, self.alpha)
         twice = (teacher.unet, teacher.text_encoder) if workspace.gradient_checkpointing else ()
-        with teacher.frozen(), recomputed(*twice), _hooked(teacher, adapter) as gates:
+        with teacher.frozen(), activation_checkpointing(*twice), _hooked(teacher, adapter) as gates:
             objective = SPMObjective(self, teacher, concept, gates, workspace)
             bank_calls, teacher.unet_calls = teacher.unet_calls, 0
             log = finetune(trained, objective, self.train, generator=generator, workspace=workspace, identity=identity)

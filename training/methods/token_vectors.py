@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Target:
+class VectorTarget:
     """Where the token vectors of a prompt shall go: ``own`` times themselves, plus weighted ones of other prompts.
 
     Args:
@@ -39,7 +39,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Subjects:
+class TokenVectors:
     """Reads token vectors of prompts off a backbone's own text encoder, the one that is deployed.
 
     Positions come from the tokenizer's ids. The subject of a prompt is the last of ``words`` in it, or all of it where
@@ -58,7 +58,7 @@ class Subjects:
     progress: bool = False
 
     @torch.no_grad()
-    def moved(self, targets: Sequence[Target], tokens: Tokens) -> Moments:
+    def moved(self, targets: Sequence[VectorTarget], tokens: Tokens) -> Moments:
         """Return the moments of the targets' token vectors.
 
         Args:
@@ -102,7 +102,7 @@ class Subjects:
     def _lengths(self, ids: Tensor) -> Tensor:
         return prompt_lengths(ids, self.backbone.tokenizer.eos_token_id)
 
-    def _pair(self, target: Target, vectors: Mapping[str, Tensor], tokens: Tokens) -> tuple[Tensor, Tensor]:
+    def _pair(self, target: VectorTarget, vectors: Mapping[str, Tensor], tokens: Tokens) -> tuple[Tensor, Tensor]:
         """Return the chosen vectors of a prompt and where they go, both (n, D)."""
         hidden = [vectors[text] for text in target.texts]  # 1 + K times (L, D)
         starts = [0] * len(hidden) if tokens == "all" else self.positions(target.texts)

@@ -14,10 +14,10 @@ from robust_encoders.overlays.projection import PROJECTION_TENSOR, require_squar
 
 from ..diffusion.backbone import Backbone
 from ..prompts.layout import anchor_prompt, require_apart
-from ..protocols import Edit
 from ..trainer.loop import Workspace
-from .closed_form import Moments, Weights, solve
-from .token_vectors import Subjects, Target, Tokens
+from ..types import Edit
+from .closed_form import Moments, RidgeConfig, solve
+from .token_vectors import Tokens, TokenVectors, VectorTarget
 
 if TYPE_CHECKING:
     from typing import Self
@@ -40,7 +40,7 @@ class UCE:
             where it has any, each towards the same caption with the anchor in the concept's place: a departure, which
             keeps the rest of a caption.
         expand: Edit "painting by ..." and the like as well, five of them for each word of a style or of anything else.
-        tokens: Which token vectors of a prompt; see ``Subjects.moved``. With ``last``, preserved prompts give their
+        tokens: Which token vectors of a prompt; see ``TokenVectors.moved``. With ``last``, preserved prompts give their
             last token's alone; with ``from_last`` all, and the empty prompt is always among them.
         attributes: Instead of erasing, add these prompts to every concept, weighted by ``shares`` (debiasing). The
             authors find the shares by drawing and counting pictures; here they are given.
@@ -60,7 +60,7 @@ class UCE:
     attributes: tuple[str, ...] = ()
     shares: tuple[float, ...] = ()
     preserve: tuple[str, ...] = ()
-    weights: Weights = field(default_factory=Weights)
+    weights: RidgeConfig = field(default_factory=RidgeConfig)
     batch: int = 64
 
     def __post_init__(self) -> None:
@@ -120,14 +120,14 @@ class UCE:
 
     def moved(self, backbone: Backbone, concept: Concept, tokens: Tokens, *, progress: bool = False) -> Moments:
         """Return the moments of what is erased."""
-        return Subjects(backbone, concept.words(), self.batch, progress).moved(self.targets(concept), tokens)
+        return TokenVectors(backbone, concept.words(), self.batch, progress).moved(self.targets(concept), tokens)
 
     def kept(self, backbone: Backbone, tokens: Tokens, *, progress: bool = False) -> Moments:
         """Return the moments of what is preserved."""
         prompts: Sequence[str] = self.preserve if tokens == "last" else tuple(dict.fromkeys(("", *self.preserve)))
-        return Subjects(backbone, batch=self.batch, progress=progress).kept(prompts, tokens)
+        return TokenVectors(backbone, batch=self.batch, progress=progress).kept(prompts, tokens)
 
-    def targets(self, concept: Concept) -> list[Target]:
+    def targets(self, concept: Concept) -> list[VectorTarget]:
         """Return where each prompt of a concept goes, a caption to one that names no part of a joint concept any more.
 
         Raises:
@@ -137,14 +137,16 @@ class UCE:
         found = [target for part in concept.parts or (concept,) for target in self._targets(part, concept)]
         return list(dict.fromkeys(found))  # a caption may be one of several parts
 
-    def _targets(self, part: Concept, whole: Concept) -> list[Target]:
+    def _targets(self, part: Concept, whole: Concept) -> list[VectorTarget]:
         if self.texts == "prompts" and part.prompts:
-            return [Target(text, ((1.0, anchor_prompt(text, whole)),)) for text in part.prompts]
+            return [VectorTarget(text, ((1.0, anchor_prompt(text, whole)),)) for text in part.prompts]
         templates = ("{}", *((_BY if part.kind == "style" else _OF) if self.expand else ()))
         texts = [template.format(word) for word in part.words() for template in templates]
         if self.attributes:
-            return [Target(text, tuple(zip(self.shares, self.attributes, strict=True)), own=1.0) for text in texts]
-        return [Target(text, ((1.0, guide(part)),)) for text in texts]
+            return [
+                VectorTarget(text, tuple(zip(self.shares, self.attributes, strict=True)), own=1.0) for text in texts
+            ]
+        return [VectorTarget(text, ((1.0, guide(part)),)) for text in texts]
 
 
 def guide(concept: Concept) -> str:

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 from robust_encoders.artifact.fingerprint import tokenizer_fingerprint
 
 from ..detectors.hub_models import Source, described, parts, pixel_values, weights_version
-from ..protocols import Case, Result
+from ..types import Case, Result
 from .clip_score import mean_score
 
 PICK_MODEL, PICK_PROCESSOR = "yuvalkirstain/PickScore_v1", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..protocols import Case, Result
+from ..types import Case, Result
 from .rates import Z_95
 
 Scorer = Callable[[Tensor, Sequence[str]], Tensor]

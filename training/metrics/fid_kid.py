@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..protocols import Case, Result
+from ..types import Case, Result
 
 
 class Features(Protocol):

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
-from ..protocols import Case, Result
+from ..types import Case, Result
 from .rates import Z_95
 
 Net = Literal["alex", "vgg", "squeeze"]

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ..detectors.nude_net import LABELS, POLICIES, Detection, NudeNet
-from ..protocols import Case, Result
+from ..types import Case, Result
 from .rates import judged, rate
 
 SWEEP = (0.25, 0.3, 0.4, 0.45, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9)

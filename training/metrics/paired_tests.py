@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from .rates import Z_95, wilson_interval
 
 if TYPE_CHECKING:
-    from ..evaluation.judging import Verdict
+    from ..types import Verdict
 
 
 @dataclass(frozen=True)

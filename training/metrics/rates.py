@@ -9,7 +9,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..protocols import Case, Detector, Result
+from ..protocols import Detector
+from ..types import Case, Result
 
 Z_95 = 1.959963984540054
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..detectors.shapes_judge import JudgeLike
-from ..protocols import Case, Result
+from ..types import Case, Result
 from .rates import rate
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from ..artifact import LATER
 from ..attacks.soft_prompt import SoftPrompt
 from ..prompts.layout import Placement, PromptLayout
-from .outlier_config import Doubt
+from ..provenance import LATER
+from .outlier_config import OutlierConfig
 
 Space = Literal["noise", "conditioning", "both"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Harden:
+class HardeningConfig:
     """Departures from the paper that harden an encoder beyond its attack, on conditionings; by default there are none.
 
     Args:
@@ -63,7 +63,7 @@ class Harden:
     neighbours_batch: int = field(default=32, metadata=LATER)
     neighbours_from: float = field(default=1.0, metadata=LATER)
     candidates: int = 1
-    doubt: Doubt = field(default_factory=Doubt, metadata=LATER)
+    doubt: OutlierConfig = field(default_factory=OutlierConfig, metadata=LATER)
 
     def __post_init__(self) -> None:
         counts = (self.batch, self.additions_batch, self.additions, self.candidates, self.neighbours_batch)
@@ -75,11 +75,11 @@ class Harden:
             raise ValueError(f"expected shares in [0, 1] for vocabulary and cut, found {self.vocabulary}, {self.cut}")
         if max(self.vocabulary, self.cut) > 0 and self.additions_weight <= 0:
             raise ValueError(
-                f"expected additions for Harden.vocabulary {self.vocabulary} and Harden.cut {self.cut}, found none: "
-                "give additions_weight, or leave both at 0"
+                f"expected additions for hardening.vocabulary {self.vocabulary} and hardening.cut {self.cut}, found "
+                "none: give additions_weight, or leave both at 0"
             )
 
-    def for_processes(self, n: int) -> Harden:
+    def for_processes(self, n: int) -> HardeningConfig:
         """Return the same with n times the batches, for n processes to share."""
         batches = {name: n * getattr(self, name) for name in ("batch", "additions_batch", "neighbours_batch")}
         return replace(self, doubt=self.doubt.for_processes(n), **batches)
@@ -117,7 +117,7 @@ class Harden:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unlearn:
+class UnlearnConfig:
     """What the student shall do on prompts with the concept.
 
     Args:
@@ -131,7 +131,7 @@ class Unlearn:
             to the frozen one of the anchored prompt, at no UNet call, from the first iteration on.
         plain_batch: Prompts per iteration in the plain term.
         pull_weight: Weight of a term that pulls the conditionings of the attacked prompts themselves to the frozen ones
-            of the anchored prompts, or ``Harden.eta`` beyond. A departure: beside the noise term, which sees one
+            of the anchored prompts, or ``hardening.eta`` beyond. A departure: beside the noise term, which sees one
             timestep of one picture, it says what the whole conditioning shall be, at no UNet call.
         harden: Terms on conditionings against stronger attacks than the paper's.
     """
@@ -143,12 +143,12 @@ class Unlearn:
     plain_space: Literal["noise", "conditioning"] = "noise"
     plain_batch: int = 8
     pull_weight: float = 0.0
-    harden: Harden = field(default_factory=Harden, metadata=LATER)
+    harden: HardeningConfig = field(default_factory=HardeningConfig, metadata=LATER)
 
     def __post_init__(self) -> None:
         if self.harden.eta and not (self.harden.has_targets or self.pulls_plain or self.pull_weight > 0):
             raise ValueError(
-                f"expected a term on conditionings for Harden.eta, found none to which its {self.harden.eta} would "
+                f"expected a term on conditionings for hardening.eta, found none to which its {self.harden.eta} would "
                 "matter: choose an objective, additions, pull_weight or plain_space='conditioning', or leave it at 0"
             )
         if self.pull_weight > 0 and not self.harden.in_noise:
@@ -157,7 +157,7 @@ class Unlearn:
                 f"{self.harden.objective!r}, which has none: choose another, or leave it at 0"
             )
 
-    def for_processes(self, n: int) -> Unlearn:
+    def for_processes(self, n: int) -> UnlearnConfig:
         """Return the same with n times the batches, for n processes to share."""
         harden = self.harden.for_processes(n)
         return replace(self, batch=n * self.batch, plain_batch=n * self.plain_batch, harden=harden)
@@ -179,7 +179,7 @@ class Unlearn:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Retain:
+class RetainConfig:
     """What the student shall keep.
 
     Args:
@@ -201,9 +201,9 @@ class Retain:
 
     def __post_init__(self) -> None:
         if not self.prompts and (self.in_noise or self.in_conditioning):
-            raise ValueError("expected retain prompts, found none: give Retain.prompts, or set both weights to 0")
+            raise ValueError("expected retain prompts, found none: give RetainConfig.prompts, or set both weights to 0")
 
-    def for_processes(self, n: int) -> Retain:
+    def for_processes(self, n: int) -> RetainConfig:
         """Return the same with n times the batches, for n processes to share."""
         return replace(self, batch=n * self.batch, conditioning_batch=n * self.conditioning_batch)
 
@@ -219,7 +219,7 @@ class Retain:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adversary:
+class AdversaryConfig:
     """Where the attack's tokens go, and how they start.
 
     Args:

@@ -13,8 +13,8 @@ from ..diffusion.backbone import Backbone
 from ..distributed import Shard
 from ..losses import ConditioningMetric
 from ..prompts.layout import prompt_lengths
-from .config import Harden
-from .placement import Place, Places, Slots, insert_tokens
+from .config import HardeningConfig
+from .placement import CutPrompts, TokenPlacement, TokenPlacements, insert_tokens
 
 _TRIES = 4  # tokens drawn for each that is kept as a neighbour
 
@@ -31,7 +31,7 @@ class Pulled(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Hardening:
+class HardeningTerms:
     """Prompts with the concept, attacked or added to, and the anchored conditionings they shall have all the same.
 
     The attack lowers the distance to the frozen conditioning of the prompt itself. It is a surrogate for the one
@@ -60,16 +60,16 @@ class Hardening:
 
     teacher: Backbone
     student: Backbone
-    settings: Harden
+    settings: HardeningConfig
     ids: Tensor
     embeds: Tensor
     concept: Tensor
     targets: Tensor
     added: Tensor
     metric: ConditioningMetric
-    places: Places
+    places: TokenPlacements
     shard: Shard = field(default_factory=Shard)
-    slots: Slots | None = None
+    slots: CutPrompts | None = None
     retained: tuple[Tensor, Tensor] | None = None
     telling: Tensor | None = None
 
@@ -82,7 +82,7 @@ class Hardening:
         if doubt.inserted_weight > 0 and longest + doubt.inserted_tokens > room:
             raise ValueError(
                 f"expected room for {doubt.inserted_tokens} tokens more in every prompt, which has {room}, found one "
-                f"of {longest}: shorten the prompts, or lower Doubt.inserted_tokens"
+                f"of {longest}: shorten the prompts, or lower outliers.inserted_tokens"
             )
         if self.settings.neighbours_weight > 0:
             slots, retained = self._sources()
@@ -96,7 +96,7 @@ class Hardening:
             raise ValueError(
                 f"expected tokens to add, and prompts of at most {room - self.settings.additions} tokens beside "
                 f"{self.settings.additions} of them, found {len(addable)} and one of {longest}: give retain "
-                "prompts, shorten the others, or lower Harden.additions"
+                "prompts, shorten the others, or lower hardening.additions"
             )
 
     def __call__(self, generator: Generator, *, attacked: bool) -> list[Pulled]:
@@ -118,19 +118,19 @@ class Hardening:
         return every[~torch.isin(every, special)]
 
     @property
-    def _slots(self) -> Slots:
+    def _slots(self) -> CutPrompts:
         if self.slots is None:
             raise ValueError(
-                "expected prompts without the concept's words for Harden.neighbours_weight and Doubt.strangers_weight, "
-                "found none: give some, or leave both at 0"
+                "expected prompts without the concept's words for hardening.neighbours_weight and "
+                "outliers.strangers_weight, found none: give some, or leave both at 0"
             )
         return self.slots
 
-    def _sources(self) -> tuple[Slots, tuple[Tensor, Tensor]]:
+    def _sources(self) -> tuple[CutPrompts, tuple[Tensor, Tensor]]:
         """Return what the rows of the term on neighbours are made of."""
         if self.retained is None:
             raise ValueError(
-                "expected retain prompts for Harden.neighbours_weight, found none: give some, or leave it at 0"
+                "expected retain prompts for hardening.neighbours_weight, found none: give some, or leave it at 0"
             )
         return self._slots, self.retained
 
@@ -192,7 +192,7 @@ class Hardening:
         drawn = torch.randint(vocabulary, (n, k), generator=generator)[self.shard.part(n)]
         return self.teacher.embed(drawn.to(self.ids.device)).detach()
 
-    def _attack(self, place: Place, index: Tensor, start: Tensor, generator: Generator) -> Tensor:
+    def _attack(self, place: TokenPlacement, index: Tensor, start: Tensor, generator: Generator) -> Tensor:
         wanted = self.concept[index]
 
         def loss(adv: Tensor) -> Tensor:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from ..artifact import LATER
+from ..provenance import LATER
 
 
 @dataclass(frozen=True, kw_only=True)
-class Doubt:
+class OutlierConfig:
     """What says nothing clear counts as the concept; by default there is none of it.
 
     A text that no caption resembles is read by the base as something between captions, and what lies between them may
     be the concept: a ring beside a cross is drawn as a circle. So strings of words and of tokens are unlearned unless
     they are clear: they have exactly one of ``others``, no word of the concept, and enough tokens that are ``known``.
     Clear ones keep the conditioning that the base gives them. All else gets the one that the base gives the same string
-    with the anchor in place of all these words, or in front where it has none, and ``Harden.eta`` beyond it. Where
+    with the anchor in place of all these words, or in front where it has none, and ``hardening.eta`` beyond it. Where
     ``others`` is empty no string is clear.
 
     Args:
         others: Words that each say something else in the concept's place, as "square" does beside "circle", the anchor
-            among them. Those of one token are not added to what ``Harden.neighbours_weight`` keeps.
+            among them. Those of one token are not added to what ``hardening.neighbours_weight`` keeps.
         known: Share of a string's tokens that must be of the retain prompts, or of ``others``, for it to be clear: one
             word that says something else does not clear what nobody would write around it.
         strings_weight: Weight of the term on strings.
@@ -99,7 +99,7 @@ class Doubt:
                 "or leave it at 0"
             )
 
-    def for_processes(self, n: int) -> Doubt:
+    def for_processes(self, n: int) -> OutlierConfig:
         """Return the same with n times the batches, for n processes to share."""
         return replace(
             self,
@@ -123,7 +123,7 @@ class Doubt:
 
     @property
     def has_targets(self) -> bool:
-        """Whether there is a term to whose targets ``Harden.eta`` matters."""
+        """Whether there is a term to whose targets ``hardening.eta`` matters."""
         return bool(set(self.batches()) - {"shuffled"})
 
     def _batches(self) -> dict[str, int]:

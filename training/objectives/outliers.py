@@ -12,9 +12,9 @@ from torch import Generator, Tensor
 
 from ..diffusion.backbone import Backbone
 from ..losses import negative_guidance_target
-from .hardening import Hardening, Pulled
-from .outlier_config import Doubt
-from .prompt_search import Attacked, TextSearch
+from .hardening import HardeningTerms, Pulled
+from .outlier_config import OutlierConfig
+from .prompt_search import Attacked, PromptSearch
 
 if TYPE_CHECKING:
     from robust_encoders.concepts import Concept
@@ -47,7 +47,7 @@ class Vocabulary:
     known: float = 0.0
 
     @classmethod
-    def read(cls, teacher: Backbone, settings: Doubt, concept: Concept, retained: Sequence[str]) -> Vocabulary:
+    def read(cls, teacher: Backbone, settings: OutlierConfig, concept: Concept, retained: Sequence[str]) -> Vocabulary:
         """Tokenize the words of a concept, of what is beside it, and of the retain prompts.
 
         Raises:
@@ -56,7 +56,7 @@ class Vocabulary:
         """
         if concept.parts or not concept.anchor:
             raise ValueError(
-                f"expected one concept with an anchor for Harden.doubt, found {concept.name!r} "
+                f"expected one concept with an anchor for hardening.doubt, found {concept.name!r} "
                 f"{'of several parts' if concept.parts else 'without one'}: give an anchor, train concepts one by one, "
                 "or leave its weights at 0"
             )
@@ -66,13 +66,13 @@ class Vocabulary:
             raise ValueError(f"expected retain prompts, whose words {' and '.join(wanted)} take, found none")
         if settings.others and concept.anchor not in settings.others:
             raise ValueError(
-                f"expected the anchor {concept.anchor!r} among Doubt.others, for it says something else, found "
+                f"expected the anchor {concept.anchor!r} among outliers.others, for it says something else, found "
                 f"{settings.others}: add it"
             )
         room = teacher.max_length - 2
         if settings.searches and settings.searched_tokens > room:
             raise ValueError(
-                f"expected Doubt.searched_tokens of at most {room}, as many as a prompt has, found "
+                f"expected outliers.searched_tokens of at most {room}, as many as a prompt has, found "
                 f"{settings.searched_tokens}"
             )
         known: dict[str, Word] = {}
@@ -126,8 +126,8 @@ class Vocabulary:
 
 
 @dataclass(frozen=True)
-class Doubtful:
-    """Rows of this process for the terms that ``Doubt`` describes.
+class OutlierTerms:
+    """Rows of this process for the terms that ``OutlierConfig`` describes.
 
     Args:
         settings: Weights and batches.
@@ -136,16 +136,16 @@ class Doubtful:
         search: Strings under search; None where no term wants them.
     """
 
-    settings: Doubt
-    hardening: Hardening
+    settings: OutlierConfig
+    hardening: HardeningTerms
     vocabulary: Vocabulary
-    search: TextSearch | None = field(default=None)
+    search: PromptSearch | None = field(default=None)
 
     @classmethod
-    def of(cls, hardening: Hardening, vocabulary: Vocabulary) -> Doubtful:
+    def of(cls, hardening: HardeningTerms, vocabulary: Vocabulary) -> OutlierTerms:
         """Open the terms that the settings of ``hardening`` ask for."""
         settings, teacher = hardening.settings.doubt, hardening.teacher
-        search = TextSearch(settings, teacher, hardening.ordinary) if settings.searches else None
+        search = PromptSearch(settings, teacher, hardening.ordinary) if settings.searches else None
         return cls(settings, hardening, vocabulary, search)
 
     def __call__(self, generator: Generator, attacked: Attacked | None) -> list[Pulled]:
@@ -241,7 +241,7 @@ class Doubtful:
     def _strangers(self, n: int, generator: Generator) -> Pulled:
         """Return prompts with an embedding in the concept's place that is no token's, and the targets they had."""
         h = self.hardening
-        embeds = strangers(self._known, n, generator)[h.shard.part(n)]
+        embeds = off_manifold_embeddings(self._known, n, generator)[h.shard.part(n)]
         index, rows = h.filled(n, embeds[:, None], generator)
         return Pulled("strangers", self.settings.strangers_weight, n, *rows, h.targets[index])
 
@@ -249,7 +249,7 @@ class Doubtful:
         """Return prompts with the concept and embeddings that are no token's, and the targets of these prompts."""
         h = self.hardening
         k = int(torch.randint(1, self.settings.inserted_tokens + 1, (1,), generator=generator))
-        embeds = strangers(self._known, n * k, generator).view(n, k, -1)[h.shard.part(n)]
+        embeds = off_manifold_embeddings(self._known, n * k, generator).view(n, k, -1)[h.shard.part(n)]
         index, rows = h.put_anywhere(n, embeds, generator)
         return Pulled("inserted", self.settings.inserted_weight, n, *rows, h.targets[index])
 
@@ -263,7 +263,7 @@ class Doubtful:
             self.search.load_state(state)
 
 
-def strangers(vocabulary: Tensor, n: int, generator: Generator) -> Tensor:
+def off_manifold_embeddings(vocabulary: Tensor, n: int, generator: Generator) -> Tensor:
     """Return embeddings (n, D) that are no token's: half are mixtures of a few tokens, half noise, nearer or farther.
 
     Args:

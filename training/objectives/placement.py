@@ -11,12 +11,12 @@ from torch import Generator, Tensor
 
 from ..diffusion.backbone import Backbone
 from ..prompts.layout import PromptLayout, naming, prompt_lengths
-from .config import Adversary
+from .config import AdversaryConfig
 
 if TYPE_CHECKING:
     from robust_encoders.concepts import Concept
 
-Place = PromptLayout | int  # a number of tokens in place of the concept's words
+TokenPlacement = PromptLayout | int  # a number of tokens in place of the concept's words
 
 
 def insert_tokens(
@@ -43,7 +43,7 @@ def insert_tokens(
 
 
 @dataclass(frozen=True)
-class Slots:
+class CutPrompts:
     """Prompts without the concept's words, and where the first of these stood.
 
     A token learned in that place is how concept inversion (Pham et al., ICLR 2024) says what the word no longer does.
@@ -59,7 +59,7 @@ class Slots:
     after: Tensor
 
     @classmethod
-    def cut(cls, teacher: Backbone, prompts: Sequence[str], concept: Concept) -> Slots:
+    def cut(cls, teacher: Backbone, prompts: Sequence[str], concept: Concept) -> CutPrompts:
         """Cut every word of the concept out of the prompts.
 
         Raises:
@@ -94,7 +94,7 @@ class Slots:
 
 
 @dataclass(frozen=True)
-class Places:
+class TokenPlacements:
     """Where adversarial tokens may stand in the concept's prompts.
 
     Args:
@@ -108,11 +108,11 @@ class Places:
         ValueError: A prompt leaves no room for the tokens.
     """
 
-    choices: tuple[Place, ...]
+    choices: tuple[TokenPlacement, ...]
     ids: Tensor
     embeds: Tensor
     eos_id: int
-    slots: Slots | None = None
+    slots: CutPrompts | None = None
 
     def __post_init__(self) -> None:
         for choice in self.choices:
@@ -127,27 +127,27 @@ class Places:
     def read(
         cls,
         teacher: Backbone,
-        adversary: Adversary | None,
+        adversary: AdversaryConfig | None,
         texts: Sequence[str],
         concept: Concept,
         *,
         rows: tuple[Tensor, Tensor],
-    ) -> Places:
+    ) -> TokenPlacements:
         """Return the places that an adversary asks for in prompts, whose embeddings and ids are ``rows``."""
         asked = adversary.slots if adversary is not None else ()
         choices = (*(adversary.layouts() if adversary is not None else ()), *asked)
         eos_id = int(teacher.tokenizer.eos_token_id)
-        return cls(choices, rows[1], rows[0], eos_id, Slots.cut(teacher, texts, concept) if asked else None)
+        return cls(choices, rows[1], rows[0], eos_id, CutPrompts.cut(teacher, texts, concept) if asked else None)
 
-    def draw(self, generator: Generator) -> Place:
+    def draw(self, generator: Generator) -> TokenPlacement:
         """Draw a place."""
         return self.choices[int(torch.randint(len(self.choices), (1,), generator=generator))]
 
-    def size(self, place: Place) -> int:
+    def size(self, place: TokenPlacement) -> int:
         """Return how many tokens stand there."""
         return place.size(self.ids.shape[1]) if isinstance(place, PromptLayout) else place
 
-    def put(self, place: Place, index: Tensor, adv: Tensor) -> tuple[Tensor, Tensor]:
+    def put(self, place: TokenPlacement, index: Tensor, adv: Tensor) -> tuple[Tensor, Tensor]:
         """Return embeddings (B, L, D) and ids (B, L) of prompts ``index`` (B,) with ``adv`` (B, K, D) in place."""
         if isinstance(place, PromptLayout):
             return place.place(self.embeds[index], self.ids[index], adv, eos_id=self.eos_id)
@@ -156,6 +156,6 @@ class Places:
         return self.slots.fill(index, adv)
 
 
-def place_name(place: Place) -> str:
+def placement_name(place: TokenPlacement) -> str:
     """Return a name that tells places apart."""
     return f"{place.placement}.{place.k}" if isinstance(place, PromptLayout) else f"slot.{place}"

@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 from ..diffusion.backbone import Backbone
 from ..distributed import Shard
 from ..prompts.layout import PromptLayout
-from .outlier_config import Doubt
+from .outlier_config import OutlierConfig
 
 # Token embeddings (B, L, D) and ids (B, L) to the loss (B,) that is searched for a low value of.
 Attacked = Callable[[Tensor, Tensor], Tensor]
@@ -21,7 +21,7 @@ _MOMENTUM = 0.8
 
 
 @dataclass
-class TextSearch:
+class PromptSearch:
     """Free embeddings, projected to the nearest real tokens, as in PEZ (Wen et al., NeurIPS 2023, algorithm 1).
 
     P4D (Chin et al., ICML 2024) searches so for hundreds of steps against a finished model. Here the model is in
@@ -36,7 +36,7 @@ class TextSearch:
         momentum: Of the steps (M, K, D).
     """
 
-    settings: Doubt
+    settings: OutlierConfig
     teacher: Backbone
     allowed: Tensor
     soft: Tensor = field(default_factory=lambda: torch.empty(0))

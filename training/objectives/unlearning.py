@@ -13,14 +13,14 @@ from ..diffusion.memory import in_pieces
 from ..distributed import Shard
 from ..losses import ConditioningMetric, negative_guidance_target, squared_error, weighted_sum
 from ..trajectories.bank import BankBatch, TrajectoryBank, draw
-from ..trajectories.resample import Resampler, sample_part
-from .config import Adversary, Retain, Unlearn
-from .hardening import Hardening
-from .outliers import Doubtful
-from .placement import Place, Places, place_name
+from ..trajectories.resample import FreshTrajectories, sample_part
+from .config import AdversaryConfig, RetainConfig, UnlearnConfig
+from .hardening import HardeningTerms
+from .outliers import OutlierTerms
+from .placement import TokenPlacement, TokenPlacements, placement_name
 from .prompt_search import Attacked
 
-Source = TrajectoryBank | Resampler
+Source = TrajectoryBank | FreshTrajectories
 
 
 @dataclass(frozen=True)
@@ -105,17 +105,17 @@ class Objective:
 
     teacher: Backbone
     student: Backbone
-    unlearn: Unlearn
-    retain: Retain
-    adversary: Adversary | None
+    unlearn: UnlearnConfig
+    retain: RetainConfig
+    adversary: AdversaryConfig | None
     concept_prompts: Prompts
     retain_prompts: Prompts | None
     concept_points: Source
     retain_points: Source | None
     metric: ConditioningMetric | None
-    places: Places | None = None
-    hardening: Hardening | None = None
-    doubt: Doubtful | None = None
+    places: TokenPlacements | None = None
+    hardening: HardeningTerms | None = None
+    doubt: OutlierTerms | None = None
     latest: dict[str, Tensor] = field(default_factory=dict)
     micro_batch: int | None = None
     shard: Shard = field(default_factory=Shard)
@@ -167,7 +167,7 @@ class Objective:
         latest = {k: v if k.startswith("shared.") else v[self.shard.part(len(v))] for k, v in latest.items()}
         self.latest = {k: v.to(self.teacher.device) for k, v in latest.items()}
 
-    def _unlearn_terms(self, adversary: Adversary | None, generator: Generator) -> list[_Term]:
+    def _unlearn_terms(self, adversary: AdversaryConfig | None, generator: Generator) -> list[_Term]:
         index, points = self._sample(self.concept_points, self.unlearn.batch, generator)
         rows = _rows(self.concept_prompts, points.prompt_index)
         if adversary is not None and self.places is not None:
@@ -217,8 +217,14 @@ class Objective:
         return negative_guidance_target(base, points.pred_cond, self.unlearn.eta)
 
     def _attack(
-        self, adversary: Adversary, places: Places, index: Tensor, points: BankBatch, *, generator: Generator
-    ) -> tuple[Place, Tensor]:
+        self,
+        adversary: AdversaryConfig,
+        places: TokenPlacements,
+        index: Tensor,
+        points: BankBatch,
+        *,
+        generator: Generator,
+    ) -> tuple[TokenPlacement, Tensor]:
         """Return a place, and the adversarial tokens (B, K, D) where the attack ended.
 
         ``index`` (n,) are the prompts of all processes, of which ``points`` are this one's part.
@@ -234,7 +240,7 @@ class Objective:
             tokens = self.shard.spread(adv).expand(len(own), -1, -1) if shared else adv
             return self._errors([at], [at.pred_cond], self.student.encode(*places.put(place, own, tokens)))
 
-        key = f"shared.{place_name(place)}" if shared else f"latest.{places.size(place)}"
+        key = f"shared.{placement_name(place)}" if shared else f"latest.{places.size(place)}"
         start = self.latest.get(key) if shared or adversary.start == "latest" else None
         again = shared and start is not None and float(torch.rand(1, generator=generator)) < adversary.restart
         if start is None or again:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..methods import RECE, UCE
-from ..methods.closed_form import Weights
+from ..methods.closed_form import RidgeConfig
 
 # RECE's derivation for each concept of the paper: its lambda, and the epochs after which its authors stopped. Where it
 # has none (tench), plain UCE drew the object no more, and the authors ran no RECE.
@@ -33,7 +33,7 @@ def shapes_projection(method: str, retained: tuple[str, ...]) -> UCE | RECE:
     return (
         start
         if method == "uce"
-        else RECE(start=start, epochs=1, regulariser=1e-3, weights=Weights(lamb=1.0, preserve_scale=1.0))
+        else RECE(start=start, epochs=1, regulariser=1e-3, weights=RidgeConfig(lamb=1.0, preserve_scale=1.0))
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..methods import DES
-from ..trainer.loop import Training
+from ..trainer.loop import TrainingConfig
 
 
 def shapes_distortion(method: str, retained: tuple[str, ...]) -> DES:
@@ -20,6 +20,6 @@ def shapes_distortion(method: str, retained: tuple[str, ...]) -> DES:
         method: ``des``, or ``sage`` with SAGE's two terms.
         retained: Captions without the concept.
     """
-    train = Training(iterations=300, rate=2e-3, schedule="cosine")
+    train = TrainingConfig(iterations=300, rate=2e-3, schedule="cosine")
     made = DES(safe=retained, scale=40.0, keep=0.97, train=train)
     return replace(made, spread_weight=2.0, structure_weight=0.1) if method == "sage" else made

@@ -13,13 +13,13 @@ from robust_encoders.hub.catalog import CATALOG
 from ..attacks.soft_prompt import SoftPrompt
 from ..methods import ESD, SPM, AdvUnlearn, Method
 from ..methods.spm import Where
-from ..objectives.config import Adversary, Harden, Retain, Unlearn
-from ..objectives.outlier_config import Doubt
+from ..objectives.config import AdversaryConfig, HardeningConfig, RetainConfig, UnlearnConfig
+from ..objectives.outlier_config import OutlierConfig
 from ..prompts.layout import naming, require_apart
 from ..prompts.retain import object_prompts
-from ..trainer.loop import Training
-from ..trainer.parameters import Selection
-from ..trajectories.bank import BankSettings
+from ..trainer.loop import TrainingConfig
+from ..trainer.parameters import SelectionConfig
+from ..trajectories.bank import BankConfig
 from .closed_form import DERIVATIONS, published_projection, shapes_projection
 from .des import shapes_distortion
 from .spm import SPM_NAMES, shapes_adapters
@@ -68,7 +68,7 @@ class Recipe:
 
         Raises:
             ValueError: If two concepts have the same name, or contradict each other, or the method has terms of
-                ``Doubt``: what says nothing clear of one concept may be clear of another.
+                ``OutlierConfig``: what says nothing clear of one concept may be clear of another.
         """
         named = naming(word for other in others for word in other.words())
         kept = retained or tuple(prompt for prompt in self.method.retained if not named.search(prompt))
@@ -76,7 +76,7 @@ class Recipe:
         require_apart(concept)
         if isinstance(self.method, (AdvUnlearn, ESD)) and self.method.unlearn.harden.doubt.batches():
             raise ValueError(
-                f"expected no terms of Harden.doubt for several concepts, found some in {self.name}: take another "
+                f"expected no terms of hardening.doubt for several concepts, found some in {self.name}: take another "
                 f"recipe, such as shapes/{self.concept.name}-hardened, or train the concepts one by one"
             )
         name = "+".join((self.name, *(other.name for other in others)))
@@ -130,11 +130,11 @@ def _shapes_esd(concept: str, iterations: int) -> ESD:
     """What both methods share on the embedded base.
 
     Departures from the paper: captions, not the bare word, are unlearned towards the same caption with the concept's
-    anchor in its place, and both unlearning and retention are measured on conditionings as well; see ``Unlearn`` and
-    ``Retain`` for the reasons.
+    anchor in its place, and both unlearning and retention are measured on conditionings as well; see ``UnlearnConfig``
+    and ``RetainConfig`` for the reasons.
     """
     return ESD(
-        retain=Retain(
+        retain=RetainConfig(
             prompts=shapes_retain_prompts(concept),
             space="both",
             batch=8,
@@ -142,7 +142,7 @@ def _shapes_esd(concept: str, iterations: int) -> ESD:
             conditioning_weight=20.0,
             conditioning_batch=128,
         ),
-        unlearn=Unlearn(
+        unlearn=UnlearnConfig(
             batch=8,
             eta=1.0,
             target="anchor",
@@ -150,13 +150,13 @@ def _shapes_esd(concept: str, iterations: int) -> ESD:
             plain_space="conditioning",
             plain_batch=48,
         ),
-        select=Selection(),
-        train=Training(iterations=iterations, rate=5e-4, schedule="cosine", precision="bf16"),
-        bank=BankSettings(steps=20, limit=128),
+        select=SelectionConfig(),
+        train=TrainingConfig(iterations=iterations, rate=5e-4, schedule="cosine", precision="bf16"),
+        bank=BankConfig(steps=20, limit=128),
     )
 
 
-def _shapes(concept: str, adversary: Adversary | None, iterations: int) -> Recipe:
+def _shapes(concept: str, adversary: AdversaryConfig | None, iterations: int) -> Recipe:
     from ..worlds.shapes.concepts import CONCEPTS
 
     esd = _shapes_esd(concept, iterations)
@@ -168,8 +168,8 @@ def _shapes(concept: str, adversary: Adversary | None, iterations: int) -> Recip
     return Recipe(name=f"shapes/{concept}-advunlearn", concept=CONCEPTS[concept], method=method)
 
 
-def _shapes_adversary() -> Adversary:
-    return Adversary(attack=SoftPrompt(steps=8, rate=2e-2), warmup=50, tokens=(1, 2, 3))
+def _shapes_adversary() -> AdversaryConfig:
+    return AdversaryConfig(attack=SoftPrompt(steps=8, rate=2e-2), warmup=50, tokens=(1, 2, 3))
 
 
 def shapes_advunlearn(concept: str) -> Recipe:
@@ -178,7 +178,7 @@ def shapes_advunlearn(concept: str) -> Recipe:
 
 
 def shapes_hardened(concept: str) -> Recipe:
-    """AdvUnlearn hardened on conditionings as well (see ``Harden``), towards the anchor that lies farthest.
+    """AdvUnlearn hardened on conditionings as well (see ``HardeningConfig``), towards the anchor that lies farthest.
 
     Shipped for an object and an attribute. For the style it was measured to buy nothing and to cost retention.
 
@@ -191,7 +191,7 @@ def shapes_hardened(concept: str) -> Recipe:
     if not isinstance(like.method, AdvUnlearn):
         raise TypeError(f"expected AdvUnlearn to harden, found {type(like.method).__name__}")
     adversary = replace(like.method.adversary, attack=SoftPrompt(steps=3, rate=3e-2), slots=(1, 2), shared=0.5)
-    harden = Harden(
+    harden = HardeningConfig(
         objective="both",
         batch=8,
         eta=1.0,
@@ -213,7 +213,7 @@ def shapes_hardened(concept: str) -> Recipe:
 
 
 def shapes_strict(concept: str) -> Recipe:
-    """The hardened recipe where all that says nothing clear counts as the concept, see ``Doubt``.
+    """The hardened recipe where all that says nothing clear counts as the concept, see ``OutlierConfig``.
 
     For an object, which every caption of this world names. Three templates of ten leave the colour open and four the
     style, and such captions are retained.
@@ -223,7 +223,7 @@ def shapes_strict(concept: str) -> Recipe:
     like = shapes_hardened(concept)
     if not isinstance(like.method, AdvUnlearn):
         raise TypeError(f"expected AdvUnlearn to harden, found {type(like.method).__name__}")
-    doubt = Doubt(
+    doubt = OutlierConfig(
         others=beside(concept),
         known=0.5,
         strings_weight=20.0,
@@ -256,7 +256,7 @@ def published(concept: str, family: str) -> Recipe:
     """AdvUnlearn of one of the paper's six concepts on Stable Diffusion, with its settings.
 
     Nudity trains every layer and weighs retention by 0.3; styles and objects train layer 0 alone and weigh it by 0.5.
-    Departures: the latents come from a bank (see ``BankSettings``), the frozen UNet computes in bfloat16, and the
+    Departures: the latents come from a bank (see ``BankConfig``), the frozen UNet computes in bfloat16, and the
     retained objects are our own list. ``--method.bank.mode resample --method.train.precision fp32`` undoes the
     first two.
 
@@ -267,12 +267,12 @@ def published(concept: str, family: str) -> Recipe:
     erased = CATALOG[concept].erased()
     everywhere = erased.kind == "content"
     method = AdvUnlearn(
-        retain=Retain(prompts=object_prompts(erased), weight=0.3 if everywhere else 0.5),
-        select=Selection() if everywhere else Selection(layers=(0,), final_norm=False),
-        train=Training(precision="bf16"),
+        retain=RetainConfig(prompts=object_prompts(erased), weight=0.3 if everywhere else 0.5),
+        select=SelectionConfig() if everywhere else SelectionConfig(layers=(0,), final_norm=False),
+        train=TrainingConfig(precision="bf16"),
         # The concept is one bare word, drawn 31 times an iteration: 128 runs of it are 6,400 points. A retained object
         # is drawn 18 times in all, for which one run of 50 points is enough.
-        bank=BankSettings(seeds=(128, 1), batch=16),
+        bank=BankConfig(seeds=(128, 1), batch=16),
     )
     name = f"{family}/{concept}"
     return Recipe(name=name, concept=erased, method=method, base=family, license=LICENSES[family])

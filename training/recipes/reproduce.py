@@ -17,9 +17,9 @@ from robust_encoders.artifact.fingerprint import compare
 from robust_encoders.encoder import RobustEncoder
 from robust_encoders.errors import RobustEncodersError
 
-from ..artifact import LATER, library_versions
 from ..diffusion.load import UNetDtype
 from ..methods import METHODS
+from ..provenance import LATER, library_versions
 from .registry import Recipe
 from .run import run_recipe
 
@@ -139,7 +139,7 @@ def _other_settings(found: str) -> CannotReproduceError:
 
 
 def rebuilt(kind: type[T], described: Mapping[str, Any]) -> T:
-    """Return the dataclass that :func:`robust_encoders.training.artifact.describe` described.
+    """Return the dataclass that :func:`robust_encoders.training.provenance.describe` described.
 
     Args:
         kind: The dataclass.

@@ -15,8 +15,8 @@ from torch import Generator
 from ..artifact import to_encoder
 from ..diffusion.backbone import Backbone
 from ..distributed import Shard
-from ..protocols import Edit
 from ..trainer.loop import Workspace
+from ..types import Edit
 from .registry import Recipe
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ def run_recipe(
 
     Under ``accelerate launch`` or ``torchrun`` every process draws as many rows as the recipe says. The manifest
     records the batches of all processes together: one process gives the same encoder with them, but for
-    rounding, unless ``Harden.candidates`` or ``neighbours_weight`` chooses among rows: each process does among its own.
+    rounding, unless ``hardening.candidates`` or ``neighbours_weight`` chooses among rows: each process
+    chooses among its own.
 
     Args:
         recipe: The run.

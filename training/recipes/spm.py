@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..methods.spm import SPM, SPMTraining, Where
-from ..trajectories.bank import BankSettings
+from ..methods.spm import SPM, SPMTrainingConfig, Where
+from ..trajectories.bank import BankConfig
 
 SPM_NAMES: Mapping[Where, str] = {"unet": "spm", "text_encoder": "spm-te"}
 
@@ -29,6 +29,6 @@ def shapes_adapters(where: Where, retained: tuple[str, ...]) -> SPM:
         retain_batch=16,
         anchor_weight=10.0,
         rollout="bank",
-        train=SPMTraining(iterations=300, rate=2e-3, warmup=25, cycles=1, precision="bf16"),
-        bank=BankSettings(steps=20, limit=128),
+        train=SPMTrainingConfig(iterations=300, rate=2e-3, warmup=25, cycles=1, precision="bf16"),
+        bank=BankConfig(steps=20, limit=128),
     )

@@ -10,12 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.cache import canonical_sha256
-from ..evaluation.sanity.trust import Marks, doubts, doubts_of_all
+from ..evaluation.sanity.trust import Marks, failed_checks, failed_checks_of_all
 from ..evaluation.threat_model import EMBEDDING_TIERS, TEXT_TIERS, TIERS, label_of, tier_of
-from ..protocols import Result
+from ..provenance import canonical_sha256
+from ..types import Result
 from .html.text import settings_line
-from .leaderboard_rows import Claim, Row, claims_of, rows_of
+from .leaderboard_rows import LeaderboardRow, RowSource, row_sources_of, rows_of
 from .metric_labels import MISSING, cell
 from .plots.data import short_title
 from .plots.figures import Rate
@@ -40,7 +40,7 @@ class Leaderboard:
         rows: As ``rows_of`` returns them.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[LeaderboardRow, ...]
 
     @classmethod
     def read(cls, folders: Sequence[Path]) -> Leaderboard:
@@ -52,7 +52,7 @@ class Leaderboard:
         """
         if not folders:
             raise ValueError("expected at least one folder, found none")
-        return cls(tuple(rows_of(claim for folder in folders for claim in claims_of(folder))))
+        return cls(tuple(rows_of(claim for folder in folders for claim in row_sources_of(folder))))
 
     @cached_property
     def groups(self) -> dict[str, dict[str, Any]]:
@@ -60,11 +60,11 @@ class Leaderboard:
         unique = {canonical_sha256(row.group): row.group for row in self.rows}
         return {_letter(i): group for i, group in enumerate(unique.values())}
 
-    def letter(self, row: Row) -> str:
+    def letter(self, row: LeaderboardRow) -> str:
         """Return the letter of a row's conditions."""
         return next(letter for letter, group in self.groups.items() if group == row.group)
 
-    def rank(self, row: Row) -> int:
+    def rank(self, row: LeaderboardRow) -> int:
         """Return a row's place within its letter: 1 is the lowest worst case, and equal values share a place."""
         peers = [other for other in self.rows if self.letter(other) == self.letter(row)]
         return 1 + sum(_value(other) < _value(row) for other in peers)
@@ -81,14 +81,14 @@ class Leaderboard:
         replaced = [line for row in self.rows for line in (*row.replaced(), *row.reported_stronger(self.rows))]
         return "\n".join([*lines, *(["", "Replaced by a stronger attack:", *_bullets(replaced)] if replaced else [])])
 
-    def _markdown(self, rows: Sequence[Row], marks: Marks) -> list[str]:
+    def _markdown(self, rows: Sequence[LeaderboardRow], marks: Marks) -> list[str]:
         # Whoever reports a number may not say what its attack needs; it is shown all the same.
         tiers = [tier for tier in (*TIERS, "") if any(row.strongest(tier) for row in rows)]
         titles = [tier if tier in EMBEDDING_TIERS else f"{tier or 'no tier known'}, not ranked" for tier in tiers]
         head = ["rank", "conditions", "concept", "encoder", "worst case T0-T3", "worst case T0-T4", *titles]
         return markdown([*head, "retain", "CLIP score", "source"], [self._cells(row, tiers, marks) for row in rows])
 
-    def _cells(self, row: Row, tiers: Sequence[str], marks: Marks) -> list[str]:
+    def _cells(self, row: LeaderboardRow, tiers: Sequence[str], marks: Marks) -> list[str]:
         finished = row.claims[0].finished
         lead = [str(self.rank(row)), self.letter(row), finished.evaluation.concept, short_title(finished)]
         pairs = ((row.worst, TEXT_TIERS), (row.worst_embeddings, EMBEDDING_TIERS))
@@ -117,7 +117,7 @@ class Leaderboard:
         rows = [self._record(row) for row in self.rows]
         return json.dumps({"rows": rows, "conditions": self.groups}, indent=1, ensure_ascii=False)
 
-    def _record(self, row: Row) -> dict[str, Any]:
+    def _record(self, row: LeaderboardRow) -> dict[str, Any]:
         named = (("worst_case", row.worst), ("worst_case_embeddings", row.worst_embeddings))
         return {
             "rank": self.rank(row),
@@ -137,7 +137,7 @@ class Leaderboard:
         """Return what draws the same rows in the same order."""
         return ranking([self._rank(row) for row in self.rows if row.worst is not None])
 
-    def _rank(self, row: Row) -> Rank:
+    def _rank(self, row: LeaderboardRow) -> Rank:
         first = row.claims[0].finished
         found = [(tier, row.strongest(tier)) for tier in EMBEDDING_TIERS]
         rates = tuple(Rate(f"strongest of {tier}", one[0].value) for tier, one in found if one is not None)
@@ -146,29 +146,29 @@ class Leaderboard:
         return Rank(label, worst, rates, reported=row.origin == "reported")
 
 
-def _worst_cell(row: Row, worst: WorstCase | None, tiers: Collection[str], marks: Marks) -> str:
+def _worst_cell(row: LeaderboardRow, worst: WorstCase | None, tiers: Collection[str], marks: Marks) -> str:
     """Return a worst case, marked where nobody's attacks with gradients are to be trusted."""
     if worst is None:
         return MISSING
     found = []
     for claim in row.claims:
         labels = [label for label, result in claim.finished.attacks.items() if tier_of(result) in tiers]
-        found.append(doubts_of_all(claim.finished.evaluation, labels))
+        found.append(failed_checks_of_all(claim.finished.evaluation, labels))
     return marks.beside(worst.text, [check for checks in found for check in checks] if all(found) else [])
 
 
-def _strongest_cell(row: Row, tier: str, marks: Marks) -> str:
+def _strongest_cell(row: LeaderboardRow, tier: str, marks: Marks) -> str:
     """Return label and rate of the strongest attack of a tier."""
     strongest = row.strongest(tier)
     if strongest is None:
         return MISSING
     result, claim = strongest
     text = f"{label_of(result)} {100 * result.value:.1f}"
-    return marks.beside(text, doubts(claim.finished.evaluation, result))
+    return marks.beside(text, failed_checks(claim.finished.evaluation, result))
 
 
-def _attack_record(result: Result, claim: Claim) -> dict[str, Any]:
-    failed = [check["name"] for check in doubts(claim.finished.evaluation, result)]
+def _attack_record(result: Result, claim: RowSource) -> dict[str, Any]:
+    failed = [check["name"] for check in failed_checks(claim.finished.evaluation, result)]
     rate = {"value": result.value, "interval": result.interval, "n": result.n, "tier": tier_of(result)}
     return {**rate, "source": claim.source, "not_trusted": failed}
 
@@ -178,7 +178,7 @@ def _letter(place: int) -> str:
     return f"{chr(ord('A') + place % 26)}{place // 26 or ''}"
 
 
-def _value(row: Row) -> float:
+def _value(row: LeaderboardRow) -> float:
     return math.inf if row.worst is None else row.worst.value
 
 

@@ -11,18 +11,17 @@ from typing import Any
 
 from robust_encoders.artifact.manifest import MANIFEST_NAME, Manifest
 
-from ..evaluation.cache import canonical_sha256
-from ..evaluation.judging import Verdict
 from ..evaluation.results import RESULTS_NAME, Evaluation, result_from_record
-from ..evaluation.sanity.trust import with_recorded_doubts
+from ..evaluation.sanity.trust import with_recorded_checks
 from ..evaluation.threat_model import EMBEDDING_TIERS, TEXT_TIERS, attack_of, tier_of
-from ..protocols import Result
+from ..provenance import canonical_sha256
+from ..types import Result, Verdict
 from .plots.data import short_title
-from .stored_evaluation import Finished, WorstCase, worst_case
+from .stored_evaluation import StoredEvaluation, WorstCase, worst_case
 
 
 @dataclass(frozen=True)
-class Claim:
+class RowSource:
     """The numbers of one origin that one folder holds about one encoder.
 
     Args:
@@ -34,7 +33,7 @@ class Claim:
 
     source: str
     encoder: str
-    finished: Finished
+    finished: StoredEvaluation
     origin: str
 
     @property
@@ -60,14 +59,14 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Row:
+class LeaderboardRow:
     """One encoder under one set of conditions, with the strongest attacks that anybody has claimed.
 
     Args:
         claims: About this encoder on these prompts; the first names the row.
     """
 
-    claims: tuple[Claim, ...]
+    claims: tuple[RowSource, ...]
 
     @property
     def origin(self) -> str:
@@ -75,9 +74,9 @@ class Row:
         return self.claims[0].origin
 
     @cached_property
-    def attacks(self) -> dict[str, tuple[Result, Claim]]:
+    def attacks(self) -> dict[str, tuple[Result, RowSource]]:
         """Label of an attack to its strongest rate, and who claims it."""
-        strongest: dict[str, tuple[Result, Claim]] = {}
+        strongest: dict[str, tuple[Result, RowSource]] = {}
         for claim in self.claims:
             for label, result in claim.finished.attacks.items():
                 if label not in strongest or result.value > strongest[label][0].value:
@@ -124,7 +123,7 @@ class Row:
                         verdicts[name] = claim.finished.verdicts[label]
         return rates, verdicts
 
-    def strongest(self, tier: str) -> tuple[Result, Claim] | None:
+    def strongest(self, tier: str) -> tuple[Result, RowSource] | None:
         """Return the strongest attack of a tier and who claims it."""
         found = [pair for pair in self.attacks.values() if tier_of(pair[0]) == tier]
         return max(found, key=lambda pair: pair[0].value, default=None)
@@ -155,7 +154,7 @@ class Row:
                 lines.append(f"{title}: {own.text} by {claim.source} is replaced by {self.worst.text}")
         return lines
 
-    def reported_stronger(self, others: Iterable[Row]) -> list[str]:
+    def reported_stronger(self, others: Iterable[LeaderboardRow]) -> list[str]:
         """Return in words which reported worst cases on the same encoder and prompts are above the measured ones.
 
         Args:
@@ -165,12 +164,12 @@ class Row:
             return []
         return [line for other in others if self._same(other) for line in self._above(other)]
 
-    def _same(self, other: Row) -> bool:
+    def _same(self, other: LeaderboardRow) -> bool:
         mine, theirs = self.claims[0], other.claims[0]
         known = all(mine.prompts)  # prompts that nobody names are not the same
         return other.origin == "reported" and known and (mine.encoder, mine.prompts) == (theirs.encoder, theirs.prompts)
 
-    def _above(self, other: Row) -> list[str]:
+    def _above(self, other: LeaderboardRow) -> list[str]:
         mine, theirs = self.claims[0].conditions["detector"], other.claims[0].conditions["detector"]
         judged = "" if mine == theirs else f", judged by {theirs}"
         pairs = (("T0-T3", self.worst, other.worst), ("T0-T4", self.worst_embeddings, other.worst_embeddings))
@@ -182,32 +181,36 @@ class Row:
         ]
 
 
-def claims_of(folder: Path) -> list[Claim]:
+def row_sources_of(folder: Path) -> list[RowSource]:
     """Read the claims of a folder: an evaluation with ``results.json``, or an artifact with results in its manifest.
 
     Raises:
         FileNotFoundError: If it is neither.
         ValueError: If it holds no rate of success.
     """
-    finished = Finished.read(folder) if (folder / RESULTS_NAME).is_file() or folder.is_file() else _artifact(folder)
+    finished = (
+        StoredEvaluation.read(folder) if (folder / RESULTS_NAME).is_file() or folder.is_file() else _artifact(folder)
+    )
     one = finished.evaluation
     claims = []
     for origin in ("measured", "reported"):
         results = tuple(r for r in one.results if r.origin == origin)
-        mine = Finished(replace(one, results=results), finished.verdicts)
+        mine = StoredEvaluation(replace(one, results=results), finished.verdicts)
         if mine.plain or mine.attacks:
-            claims.append(Claim(str(folder), _identity(folder, one), mine, origin))
+            claims.append(RowSource(str(folder), _identity(folder, one), mine, origin))
     if not claims:
         raise ValueError(f"expected rates of success (pre_asr, asr_any) in {folder}, found none; evaluate it first")
     return claims
 
 
-def _artifact(folder: Path) -> Finished:
+def _artifact(folder: Path) -> StoredEvaluation:
     if not (folder / MANIFEST_NAME).is_file():
         raise FileNotFoundError(2, "no evaluation and no artifact", str(folder / RESULTS_NAME))
     manifest = Manifest.read(folder)
     results = tuple(result_from_record(record) for record in manifest.results)
-    return Finished(with_recorded_doubts(Evaluation(str(manifest.method["name"]), manifest.concept.name, results)))
+    return StoredEvaluation(
+        with_recorded_checks(Evaluation(str(manifest.method["name"]), manifest.concept.name, results))
+    )
 
 
 def _identity(folder: Path, evaluation: Evaluation) -> str:
@@ -241,19 +244,19 @@ def _contents(manifest: Manifest) -> str:
     return canonical_sha256({name: record.content_sha256 or record.sha256 for name, record in manifest.files.items()})
 
 
-def rows_of(claims: Iterable[Claim]) -> list[Row]:
+def rows_of(claims: Iterable[RowSource]) -> list[LeaderboardRow]:
     """Return one row for each encoder, origin and conditions, the lowest worst case first.
 
     Rows that may be ranked against each other stand together.
     """
-    merged: dict[str, list[Claim]] = {}
+    merged: dict[str, list[RowSource]] = {}
     for claim in claims:
         merged.setdefault(canonical_sha256([claim.origin, claim.encoder, claim.conditions]), []).append(claim)
-    rows = [Row(tuple(found)) for found in merged.values()]
+    rows = [LeaderboardRow(tuple(found)) for found in merged.values()]
     return sorted(rows, key=_order)
 
 
-def _order(row: Row) -> tuple[Any, ...]:
+def _order(row: LeaderboardRow) -> tuple[Any, ...]:
     value = math.inf if row.worst is None else row.worst.value
     conditions = row.claims[0].conditions
     return row.origin, conditions["concept"], canonical_sha256(row.group), value, row.claims[0].source

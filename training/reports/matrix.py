@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ..evaluation.results import Evaluation
-from ..evaluation.sanity.trust import Marks, doubts, doubts_of_all
+from ..evaluation.sanity.trust import Marks, failed_checks, failed_checks_of_all
 from ..evaluation.threat_model import LIMITS, SCOPE, by_tier, tier_of
-from ..protocols import Result
-from .metric_labels import MISSING, cell, grouped, measure_of
+from ..types import Result
+from .metric_labels import MISSING, cell, grouped, metric_label
 from .plots.data import WORST, WORST_EMBEDDINGS
-from .stored_evaluation import Finished, WorstCase
+from .stored_evaluation import StoredEvaluation, WorstCase
 from .tables import judge_line, markdown, results_table, sizes, title_of
 
 _COSTS = (
@@ -55,7 +55,7 @@ def matrix_table(evaluations: Sequence[Evaluation]) -> str:
 
 
 def _concept(concept: str, evaluations: Sequence[Evaluation]) -> str:
-    shown, marks = [Finished(one) for one in evaluations], Marks()
+    shown, marks = [StoredEvaluation(one) for one in evaluations], Marks()
     titles = [title_of(one) for one in evaluations]
     labels = _labels(shown)
     ranked = [label for label, tier in labels.items() if tier not in LIMITS]
@@ -79,43 +79,45 @@ def _titled(title: str, note: list[str], head: Sequence[str], rows: Sequence[Seq
     return [[f"#### {title}"], *([note] if note else []), markdown(head, rows)] if rows else []
 
 
-def _labels(shown: Sequence[Finished]) -> dict[str, str]:
+def _labels(shown: Sequence[StoredEvaluation]) -> dict[str, str]:
     """Return label to tier of all attacks, weakest tier first."""
     found = [(label, result) for one in shown for label, result in one.attacks.items()]
     return {label: tier_of(result) for label, result in sorted(found, key=lambda pair: by_tier(pair[1]))}
 
 
-def _plain_rows(shown: Sequence[Finished]) -> list[list[str]]:
+def _plain_rows(shown: Sequence[StoredEvaluation]) -> list[list[str]]:
     names = {r.prompt_set.rpartition("/")[2]: tier_of(r) for one in shown for r in one.plain}
     return [[tier, f"no attack: {name}", *(cell(_plain(one, name)) for one in shown)] for name, tier in names.items()]
 
 
-def _plain(finished: Finished, name: str) -> Result | None:
+def _plain(finished: StoredEvaluation, name: str) -> Result | None:
     return next((r for r in finished.plain if r.prompt_set.rpartition("/")[2] == name), None)
 
 
 def _attack_rows(
-    shown: Sequence[Finished], wanted: Sequence[str], labels: dict[str, str], marks: Marks
+    shown: Sequence[StoredEvaluation], wanted: Sequence[str], labels: dict[str, str], marks: Marks
 ) -> list[list[str]]:
-    def rate(one: Finished, label: str) -> str:
+    def rate(one: StoredEvaluation, label: str) -> str:
         result = one.attacks.get(label)
-        return MISSING if result is None else marks.beside(cell(result), doubts(one.evaluation, result))
+        return MISSING if result is None else marks.beside(cell(result), failed_checks(one.evaluation, result))
 
     return [[labels[label], label, *(rate(one, label) for one in shown)] for label in wanted]
 
 
-def _worst_rows(shown: Sequence[Finished], marks: Marks) -> list[list[str]]:
-    def text(one: Finished, worst: WorstCase | None) -> str:
-        return MISSING if worst is None else marks.beside(worst.text, doubts_of_all(one.evaluation, worst.labels))
+def _worst_rows(shown: Sequence[StoredEvaluation], marks: Marks) -> list[list[str]]:
+    def text(one: StoredEvaluation, worst: WorstCase | None) -> str:
+        return (
+            MISSING if worst is None else marks.beside(worst.text, failed_checks_of_all(one.evaluation, worst.labels))
+        )
 
-    of: dict[str, tuple[str, Callable[[Finished], WorstCase | None]]] = {
+    of: dict[str, tuple[str, Callable[[StoredEvaluation], WorstCase | None]]] = {
         "T0-T3": (WORST, lambda one: one.worst_case),
         "T0-T4": (WORST_EMBEDDINGS, lambda one: one.worst_case_embeddings),
     }
     return [[tiers, name, *(text(one, worst(one)) for one in shown)] for tiers, (name, worst) in of.items()]
 
 
-def _cost(finished: Finished, label: str) -> str:
+def _cost(finished: StoredEvaluation, label: str) -> str:
     result, gained = finished.attacks.get(label), finished.named("asr_gained", label)
     if result is None:
         return MISSING
@@ -136,11 +138,11 @@ def short(value: float) -> str:
 def _utility_rows(evaluations: Sequence[Evaluation]) -> list[list[str]]:
     """Return a row for each metric that some evaluation has; the judge's own accuracy stands elsewhere."""
     found = grouped(result for one in evaluations for result in one.results).values()
-    described = [(r.metric, measure_of(r)) for results in found for r in results]
+    described = [(r.metric, metric_label(r)) for results in found for r in results]
     metrics = {metric: measure.words for metric, measure in described if measure.group != "control"}
-    shown = [Finished(one) for one in evaluations]
+    shown = [StoredEvaluation(one) for one in evaluations]
     return [[words, *(cell(_first(one, metric)) for one in shown)] for metric, words in metrics.items()]
 
 
-def _first(finished: Finished, metric: str) -> Result | None:
+def _first(finished: StoredEvaluation, metric: str) -> Result | None:
     return next((r for r in finished.evaluation.results if r.metric == metric), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ..protocols import Result
+from ..types import Result
 
 MISSING = "–"  # noqa: RUF001  # the dash for "not measured"
 GROUPS: Mapping[str, str] = {
@@ -20,7 +20,7 @@ _FACTORS = ("shape", "colour", "background", "style")
 
 
 @dataclass(frozen=True)
-class Measure:
+class MetricLabel:
     """How a metric is shown.
 
     Args:
@@ -36,44 +36,44 @@ class Measure:
     digits: int = 1
 
 
-MEASURES: Mapping[str, Measure] = {
-    **{f"retain_{factor}": Measure("kept", f"{factor} as asked, %") for factor in _FACTORS},
-    "retain_all": Measure("kept", "all as asked, %"),
-    "clip_score": Measure("kept", "CLIP score", 1, 3),
-    "pick_score": Measure("kept", "PickScore", 1, 2),
-    "binding_1": Measure("structured", "object with one attribute, %"),
-    "binding_2": Measure("structured", "object with two attributes, %"),
-    "binding_3": Measure("structured", "object with three attributes, %"),
-    "retain_near": Measure("structured", "near neighbours as asked, %"),
-    "retain_far": Measure("structured", "far values as asked, %"),
-    "negative_without": Measure("structured", "shown without a negative prompt, %"),
-    "negative_with": Measure("structured", "shown with it as negative prompt, %"),
-    "negative_removed": Measure("structured", "removed by the negative prompt, %"),
-    "fid": Measure("distance", "FID of kept pictures", 1, 2),
-    "kid": Measure("distance", "KID of kept pictures", 1, 4),
-    "lpips_kept": Measure("distance", "LPIPS of kept pictures", 1, 3),
-    "lpips_erased": Measure("distance", "LPIPS of erased pictures", 1, 3),
-    "lpips_difference": Measure("distance", "LPIPS, erased less kept (higher is better)", 1, 3),
-    "knowledge": Measure("knowledge", "concept recognised in renders of it, %"),
-    **{f"judge_{factor}": Measure("control", f"judge on {factor}, %") for factor in _FACTORS},
-    "judge_all": Measure("control", "judge on all together, %"),
+METRIC_LABELS: Mapping[str, MetricLabel] = {
+    **{f"retain_{factor}": MetricLabel("kept", f"{factor} as asked, %") for factor in _FACTORS},
+    "retain_all": MetricLabel("kept", "all as asked, %"),
+    "clip_score": MetricLabel("kept", "CLIP score", 1, 3),
+    "pick_score": MetricLabel("kept", "PickScore", 1, 2),
+    "binding_1": MetricLabel("structured", "object with one attribute, %"),
+    "binding_2": MetricLabel("structured", "object with two attributes, %"),
+    "binding_3": MetricLabel("structured", "object with three attributes, %"),
+    "retain_near": MetricLabel("structured", "near neighbours as asked, %"),
+    "retain_far": MetricLabel("structured", "far values as asked, %"),
+    "negative_without": MetricLabel("structured", "shown without a negative prompt, %"),
+    "negative_with": MetricLabel("structured", "shown with it as negative prompt, %"),
+    "negative_removed": MetricLabel("structured", "removed by the negative prompt, %"),
+    "fid": MetricLabel("distance", "FID of kept pictures", 1, 2),
+    "kid": MetricLabel("distance", "KID of kept pictures", 1, 4),
+    "lpips_kept": MetricLabel("distance", "LPIPS of kept pictures", 1, 3),
+    "lpips_erased": MetricLabel("distance", "LPIPS of erased pictures", 1, 3),
+    "lpips_difference": MetricLabel("distance", "LPIPS, erased less kept (higher is better)", 1, 3),
+    "knowledge": MetricLabel("knowledge", "concept recognised in renders of it, %"),
+    **{f"judge_{factor}": MetricLabel("control", f"judge on {factor}, %") for factor in _FACTORS},
+    "judge_all": MetricLabel("control", "judge on all together, %"),
 }
 
 
-def measure_of(result: Result) -> Measure:
+def metric_label(result: Result) -> MetricLabel:
     """Return how a number is shown; of what nobody described, only what a detector judged is taken for a rate."""
-    if known := MEASURES.get(result.metric):
+    if known := METRIC_LABELS.get(result.metric):
         return known
     words = result.metric.replace("_", " ")
-    judged = bool(result.detector) or not is_measure(result)
-    return Measure("other", f"{words}, %") if judged else Measure("other", words, 1, 3)
+    judged = bool(result.detector) or not is_no_success_rate(result)
+    return MetricLabel("other", f"{words}, %") if judged else MetricLabel("other", words, 1, 3)
 
 
 def cell(result: Result | None) -> str:
     """Return a number with its interval, rates in per cent; a dash for what was not measured."""
     if result is None:
         return MISSING
-    shown = measure_of(result)
+    shown = metric_label(result)
     text = f"{shown.scale * result.value:.{shown.digits}f}"
     if result.interval is None:
         return text
@@ -81,14 +81,14 @@ def cell(result: Result | None) -> str:
     return f"{text} [{low}, {high}]"
 
 
-def is_measure(result: Result) -> bool:
+def is_no_success_rate(result: Result) -> bool:
     """Return whether a number is anything else than a rate of success."""
     return not result.metric.startswith(("pre_", "asr_", "worst_"))
 
 
 def grouped(results: Iterable[Result]) -> dict[str, list[Result]]:
     """Return title of a group to its numbers, groups and metrics in the order in which they are described here."""
-    places = {metric: i for i, metric in enumerate(MEASURES)}
-    ordered = sorted(filter(is_measure, results), key=lambda r: places.get(r.metric, len(places)))
-    found = {title: [r for r in ordered if measure_of(r).group == group] for group, title in GROUPS.items()}
+    places = {metric: i for i, metric in enumerate(METRIC_LABELS)}
+    ordered = sorted(filter(is_no_success_rate, results), key=lambda r: places.get(r.metric, len(places)))
+    found = {title: [r for r in ordered if metric_label(r).group == group] for group, title in GROUPS.items()}
     return {title: rows for title, rows in found.items() if rows}

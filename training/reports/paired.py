@@ -7,13 +7,13 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.sanity.trust import Marks, doubts, doubts_of_all
+from ..evaluation.sanity.trust import Marks, failed_checks, failed_checks_of_all
 from ..evaluation.threat_model import EMBEDDING_TIERS, TEXT_TIERS, attack_of, tier_of
 from ..evaluation.worst_case import WorstCase
 from ..metrics.paired_tests import PairedTest, paired_test, paired_verdicts
-from ..protocols import Result
+from ..types import Result
 from .plots.data import WORST
-from .stored_evaluation import Finished
+from .stored_evaluation import StoredEvaluation
 from .tables import markdown, title_of
 
 _NOTE = (
@@ -39,11 +39,11 @@ def paired_tables(folders: Sequence[Path]) -> str:
         ValueError: If results have another schema.
         FileNotFoundError: If there are none.
     """
-    read = [Finished.read(folder) for folder in folders]
+    read = [StoredEvaluation.read(folder) for folder in folders]
     return "\n".join(filter(None, (_table(first, second) for first, second in combinations(read, 2))))
 
 
-def _table(first: Finished, second: Finished) -> str:
+def _table(first: StoredEvaluation, second: StoredEvaluation) -> str:
     if first.evaluation.concept != second.evaluation.concept:
         return ""
     labels = [label for label in first.attacks if _paired(first, second, label)]
@@ -60,7 +60,7 @@ def _table(first: Finished, second: Finished) -> str:
     return "\n".join([*lines, *filter(None, [told]), *([""] if marks.notes() else []), *marks.notes(), ""])
 
 
-def _paired(first: Finished, second: Finished, label: str) -> bool:
+def _paired(first: StoredEvaluation, second: StoredEvaluation, label: str) -> bool:
     """Return whether verdicts on the same prompts and seeds are known of an attack that a text encoder can face."""
     if label not in second.attacks or any(
         tier_of(one.attacks[label]) not in EMBEDDING_TIERS for one in (first, second)
@@ -76,21 +76,25 @@ def _conditions(result: Result) -> dict[str, Any]:
     return {"judge": judge, "attack": attack_of(result), "sampling": result.settings.get("sampling")}
 
 
-def _attack_rows(first: Finished, second: Finished, labels: Sequence[str], marks: Marks) -> Iterable[list[str]]:
+def _attack_rows(
+    first: StoredEvaluation, second: StoredEvaluation, labels: Sequence[str], marks: Marks
+) -> Iterable[list[str]]:
     for label in labels:
         test = paired_verdicts(first.verdicts[label], second.verdicts[label])
         if test.neither < test.n:
-            told = [doubts(one.evaluation, one.attacks[label]) for one in (first, second)]
+            told = [failed_checks(one.evaluation, one.attacks[label]) for one in (first, second)]
             yield _row(label, test, [marks.text(checks) for checks in told])
 
 
-def _union_rows(first: Finished, second: Finished, labels: Sequence[str], marks: Marks) -> Iterable[list[str]]:
+def _union_rows(
+    first: StoredEvaluation, second: StoredEvaluation, labels: Sequence[str], marks: Marks
+) -> Iterable[list[str]]:
     by_text = tuple(label for label in labels if tier_of(first.attacks[label]) in TEXT_TIERS)
     if len(by_text) < 2:
         return
     test = paired_test(*(WorstCase(by_text).union(one.verdicts) for one in (first, second)))
     if test.neither < test.n:
-        told = [doubts_of_all(one.evaluation, by_text) for one in (first, second)]
+        told = [failed_checks_of_all(one.evaluation, by_text) for one in (first, second)]
         yield _row(WORST, test, [marks.text(checks) for checks in told])
 
 

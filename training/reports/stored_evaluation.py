@@ -9,13 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.judging import Verdict
 from ..evaluation.results import Evaluation
 from ..evaluation.threat_model import EMBEDDING_TIERS, TEXT_TIERS, attack_of, by_tier, label_of, tier_of
 from ..metrics.rates import wilson_interval
-from ..protocols import Result
+from ..types import Result, Verdict
 
-PICTURES_CELL = "pictures"
+PICTURES_PART = "pictures"
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class WorstCase:
 
 
 @dataclass(frozen=True)
-class Finished:
+class StoredEvaluation:
     """One evaluation with what its cells add to its numbers.
 
     Args:
@@ -61,7 +60,7 @@ class Finished:
     pictures: Mapping[str, Any] | None = None
 
     @classmethod
-    def read(cls, path: Path, evaluation: Evaluation | None = None) -> Finished:
+    def read(cls, path: Path, evaluation: Evaluation | None = None) -> StoredEvaluation:
         """Read an evaluation from its folder, or from its ``results.json``, and the cells beside it.
 
         Cells that were made for other numbers than those of the evaluation are left out.
@@ -81,7 +80,7 @@ class Finished:
         return cls(
             found,
             {_label(value): _verdicts(value) for value in cells if all(r in records for r in value["results"])},
-            _value(folder / "cells" / f"{PICTURES_CELL}.json") or None,
+            _value(folder / "cells" / f"{PICTURES_PART}.json") or None,
         )
 
     @cached_property

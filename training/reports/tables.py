@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ..evaluation.results import Evaluation
-from ..protocols import Result
+from ..types import Result
 from .metric_labels import cell
 
 Column = tuple[str, Callable[[Result], bool]]

@@ -23,7 +23,7 @@ from .checkpoint import StepLoss, TrainingLog, TrainingState, load_checkpoint, s
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
+class TrainingConfig:
     """The gradient loop's settings. Defaults are AdvUnlearn's and ESD's.
 
     Args:
@@ -92,7 +92,7 @@ class Workspace:
 def finetune(
     parameters: Mapping[str, nn.Parameter],
     loss: StepLoss,
-    training: Training,
+    training: TrainingConfig,
     *,
     generator: Generator,
     workspace: Workspace,
@@ -166,7 +166,7 @@ def _accelerator(workspace: Workspace, identity: str, shard: Shard) -> Iterator[
 
 
 def _step(
-    run: TrainingState, training: Training, accelerator: Accelerator, generator: Generator, *, shard: Shard
+    run: TrainingState, training: TrainingConfig, accelerator: Accelerator, generator: Generator, *, shard: Shard
 ) -> dict[str, float]:
     for group in run.optimizer.param_groups:
         group["lr"] = training.rate_at(run.iteration)

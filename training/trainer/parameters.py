@@ -13,7 +13,7 @@ PARTS = {"all": "", "attention": "self_attn.", "mlp": "mlp."}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selection:
+class SelectionConfig:
     """Parameters of a CLIP text encoder, by layer number and part.
 
     AdvUnlearn (Zhang et al. 2024): nudity trains every layer and the final norm, styles and objects layer 0 alone.

@@ -10,8 +10,8 @@ from torch import Generator
 
 from robust_encoders.artifact.fingerprint import content_sha256
 
-from ..artifact import describe
 from ..diffusion.backbone import Backbone, Precision, computes_bf16_in_fp32
+from ..provenance import describe
 from .checkpoint import TrainingLog
 
 if TYPE_CHECKING:

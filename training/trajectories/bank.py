@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from robust_encoders.artifact.fingerprint import content_sha256
 
 from ..diffusion.backbone import Backbone
-from .rollout import Job, fill, run_in_memory
+from .rollout import Trajectory, fill, run_in_memory
 from .store import BankStore, Shard
 
 FORMAT = 1
@@ -57,7 +57,7 @@ class PointSource(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BankSettings:
+class BankConfig:
     """How trajectories of the frozen model are run.
 
     Departure from the paper: t lies on the grid of the DDIM run, where the latents belong; the authors query the UNet
@@ -89,11 +89,11 @@ class BankSettings:
         if min(self.steps, *self._both_seeds(), self.batch, 1 if self.limit is None else self.limit) < 1:
             raise ValueError(f"expected steps, seeds, batch and limit of at least 1, found {self}")
 
-    def for_concept(self) -> BankSettings:
+    def for_concept(self) -> BankConfig:
         """Return the settings with the number of trajectories for each prompt with the concept."""
         return replace(self, seeds=self._both_seeds()[0])
 
-    def for_retain(self) -> BankSettings:
+    def for_retain(self) -> BankConfig:
         """Return the settings with the number of trajectories for each prompt of the retain set."""
         return replace(self, seeds=self._both_seeds()[1])
 
@@ -101,7 +101,7 @@ class BankSettings:
         return (self.seeds, self.seeds) if isinstance(self.seeds, int) else self.seeds
 
 
-def bank_key(backbone: Backbone, settings: BankSettings) -> dict[str, Any]:
+def bank_key(backbone: Backbone, settings: BankConfig) -> dict[str, Any]:
     """Return everything a trajectory depends on beside its prompt and seed.
 
     Weights enter by a hash of all their bytes: a sketch would miss a small fused adapter.
@@ -146,7 +146,7 @@ class TrajectoryBank:
         cls,
         backbone: Backbone,
         prompts: Sequence[str],
-        settings: BankSettings,
+        settings: BankConfig,
         *,
         anchors: Sequence[str] | None = None,
         cache_dir: Path | None = None,
@@ -174,7 +174,7 @@ class TrajectoryBank:
         if not isinstance(settings.seeds, int):
             raise ValueError(f"expected one number of seeds, found {settings.seeds}: use for_concept() or for_retain()")
         paired: Sequence[str | None] = [None] * len(prompts) if anchors is None else anchors
-        jobs = [Job(p, a, s) for p, a in zip(prompts, paired, strict=True) for s in range(settings.seeds)]
+        jobs = [Trajectory(p, a, s) for p, a in zip(prompts, paired, strict=True) for s in range(settings.seeds)]
         store = None if cache_dir is None else BankStore.open(cache_dir, bank_key(backbone, settings))
         made = run_in_memory(backbone, jobs, settings, progress) if store is None else {}
         if store is not None:

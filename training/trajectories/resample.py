@@ -12,12 +12,12 @@ from torch import Generator, Tensor
 
 from ..diffusion.backbone import Backbone
 from ..distributed import Shard
-from .bank import BankBatch, BankSettings, TrajectoryBank, draw, to_batch
+from .bank import BankBatch, BankConfig, TrajectoryBank, draw, to_batch
 
 EVERYTHING = slice(None)
 
 
-class Resampler:
+class FreshTrajectories:
     """Draws every point from a fresh trajectory of the frozen model, as the paper does, but batched.
 
     Args:
@@ -28,7 +28,7 @@ class Resampler:
     """
 
     def __init__(
-        self, backbone: Backbone, prompts: Sequence[str], settings: BankSettings, anchors: Sequence[str] | None = None
+        self, backbone: Backbone, prompts: Sequence[str], settings: BankConfig, anchors: Sequence[str] | None = None
     ) -> None:
         self.prompts = tuple(prompts)
         self.anchors = anchors
@@ -79,13 +79,13 @@ class Resampler:
 def open_source(
     backbone: Backbone,
     prompts: Sequence[str],
-    settings: BankSettings,
+    settings: BankConfig,
     *,
     anchors: Sequence[str] | None = None,
     cache_dir: Path | None = None,
     progress: bool = True,
     shard: Shard | None = None,
-) -> TrajectoryBank | Resampler:
+) -> TrajectoryBank | FreshTrajectories:
     """Return the point source that the settings ask for, over the first ``settings.limit`` prompts.
 
     Several processes with a common ``cache_dir`` share out what is missing in the bank.
@@ -94,7 +94,7 @@ def open_source(
     prompts = prompts[: settings.limit]
     anchors = None if anchors is None else anchors[: settings.limit]
     if settings.mode == "resample":
-        return Resampler(backbone, prompts, settings, anchors)
+        return FreshTrajectories(backbone, prompts, settings, anchors)
 
     def build(rows: slice = EVERYTHING) -> TrajectoryBank:
         chosen = None if anchors is None else anchors[rows]
@@ -110,11 +110,11 @@ def open_source(
 
 
 def sample_part(
-    source: TrajectoryBank | Resampler, prompt_index: Tensor, generator: Generator, part: slice
+    source: TrajectoryBank | FreshTrajectories, prompt_index: Tensor, generator: Generator, part: slice
 ) -> BankBatch:
     """Draw a point for each prompt of all processes (n,), as every one of them does, and return one part of them."""
     n = len(prompt_index)
-    if isinstance(source, Resampler):
+    if isinstance(source, FreshTrajectories):
         return source.sample(n, generator, prompt_index=prompt_index, part=part)
     drawn = source.sample(n, generator, prompt_index=prompt_index)
     rows: dict[str, Any] = {}

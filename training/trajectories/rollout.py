@@ -15,13 +15,13 @@ from ..diffusion.backbone import Backbone
 from .store import BankStore, Shard, digest, halved
 
 if TYPE_CHECKING:
-    from .bank import BankSettings
+    from .bank import BankConfig
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Job:
+class Trajectory:
     """One trajectory to run: a shard of the bank."""
 
     prompt: str
@@ -40,14 +40,14 @@ def start_noise(backbone: Backbone, prompt: str, seed: int) -> Tensor:
     return torch.randn(backbone.latent_shape, generator=generator)
 
 
-class _Roller:
+class _Rollouts:
     """Runs trajectories of the frozen model in batches."""
 
-    def __init__(self, backbone: Backbone, settings: BankSettings) -> None:
+    def __init__(self, backbone: Backbone, settings: BankConfig) -> None:
         self.backbone, self.settings = backbone, settings
         self.null = backbone.condition([""])
 
-    def run(self, jobs: Sequence[Job]) -> list[Shard]:
+    def run(self, jobs: Sequence[Trajectory]) -> list[Shard]:
         backbone, s = self.backbone, self.settings
         # In float32 whatever the UNet's dtype: steps of a run are too small for bfloat16.
         noise = torch.stack([start_noise(backbone, job.prompt, job.seed) for job in jobs]).half().float()
@@ -69,10 +69,12 @@ class _Roller:
         return [{name: tensor[i] for name, tensor in whole.items()} for i in range(len(jobs))]
 
 
-def run_in_memory(backbone: Backbone, jobs: Sequence[Job], settings: BankSettings, progress: bool) -> dict[Job, Shard]:
+def run_in_memory(
+    backbone: Backbone, jobs: Sequence[Trajectory], settings: BankConfig, progress: bool
+) -> dict[Trajectory, Shard]:
     """Run every trajectory once, a batch at a time."""
-    todo, made = list(dict.fromkeys(jobs)), dict[Job, Shard]()
-    roller = _Roller(backbone, settings)
+    todo, made = list(dict.fromkeys(jobs)), dict[Trajectory, Shard]()
+    roller = _Rollouts(backbone, settings)
     with _bar(len(todo), progress) as bar:
         for start in range(0, len(todo), settings.batch):
             chunk = todo[start : start + settings.batch]
@@ -81,13 +83,15 @@ def run_in_memory(backbone: Backbone, jobs: Sequence[Job], settings: BankSetting
     return made
 
 
-def fill(store: BankStore, backbone: Backbone, jobs: Sequence[Job], settings: BankSettings, progress: bool) -> None:
+def fill(
+    store: BankStore, backbone: Backbone, jobs: Sequence[Trajectory], settings: BankConfig, progress: bool
+) -> None:
     """Run what is not on disk, a batch at a time; what other processes are running is theirs, unless they die."""
     todo = {job.name: job for job in jobs if not store.has(job.name)}
     logger.info("trajectory bank %s: %d of %d trajectories to run", store.folder, len(todo), len(jobs))
     if not todo:
         return
-    roller = _Roller(backbone, settings)
+    roller = _Rollouts(backbone, settings)
     with _bar(len(todo), progress) as bar:
         while todo:
             with store.claimed(list(todo), settings.batch) as mine:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from robust_encoders.artifact.fingerprint import (
+    SketchComparison,
     TensorSketch,
-    Verdict,
     compare,
     content_sha256,
     sketch,
@@ -49,7 +49,7 @@ def test_sketched_values_are_exact_float32(weights: dict[str, Tensor]) -> None:
 
 
 def test_the_same_weights_are_the_same(weights: dict[str, Tensor]) -> None:
-    assert compare(sketch(weights), sketch({k: v.clone() for k, v in weights.items()})) == Verdict("same", 0.0)
+    assert compare(sketch(weights), sketch({k: v.clone() for k, v in weights.items()})) == SketchComparison("same", 0.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

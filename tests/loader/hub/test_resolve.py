@@ -8,7 +8,7 @@ import pytest
 
 from robust_encoders import CATALOG, AssetsMissingError, CatalogEntry, CompatibilityWarning, UnknownNameError
 from robust_encoders.hub import catalog, resolve
-from robust_encoders.hub.resolve import Place
+from robust_encoders.hub.resolve import Location
 
 
 @pytest.fixture
@@ -23,13 +23,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return work
 
 
-def find(name: str | Path, subfolder: str = "", revision: str | None = None) -> Place:
+def find(name: str | Path, subfolder: str = "", revision: str | None = None) -> Location:
     return resolve.resolve(name, subfolder=subfolder, revision=revision)
 
 
 def test_embedded_names_never_leave_the_package(here: Path) -> None:
     (here / "shapes" / "circle").mkdir(parents=True)
-    assert find("shapes/circle") == Place(here.parent / "package" / "encoders" / "circle")
+    assert find("shapes/circle") == Location(here.parent / "package" / "encoders" / "circle")
 
 
 def test_an_embedded_encoder_that_is_not_installed_is_named(here: Path) -> None:
@@ -46,7 +46,7 @@ def test_a_wrong_embedded_name_is_corrected(here: Path, name: str) -> None:
 @pytest.mark.parametrize("name", [n for n, e in CATALOG.items() if not e.embedded and e.format != "foreign"])
 def test_published_encoders_are_found_by_name_and_by_place(here: Path, name: str) -> None:
     entry = CATALOG[name]
-    assert find(name) == find(entry.repo, entry.subfolder) == Place(None, entry.repo, entry.subfolder)
+    assert find(name) == find(entry.repo, entry.subfolder) == Location(None, entry.repo, entry.subfolder)
     assert find(name).entry is entry
     assert find(name).key == f"{entry.repo}/{entry.subfolder}".strip("/")
 
@@ -61,8 +61,8 @@ def test_a_folder_that_shadows_a_catalog_name_warns(here: Path) -> None:
     (here / "nudity").mkdir()
     with pytest.warns(CompatibilityWarning, match=r"Write '\./nudity'"):
         assert find("nudity").repo == CATALOG["nudity"].repo
-    assert find("./nudity") == Place(Path("./nudity"))
-    assert find(Path("nudity"), "sub") == Place(Path("nudity/sub"))
+    assert find("./nudity") == Location(Path("./nudity"))
+    assert find(Path("nudity"), "sub") == Location(Path("nudity/sub"))
 
 
 def test_a_catalogued_encoder_is_fetched_at_its_pin(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,14 +70,14 @@ def test_a_catalogued_encoder_is_fetched_at_its_pin(here: Path, monkeypatch: pyt
         name="new", concept="new", kind="style", method="m", base="b", repo="o/r", subfolder="s", revision="f" * 40
     )
     monkeypatch.setattr(resolve, "CATALOG", {**catalog.CATALOG, "new": entry})
-    assert find("new") == Place(None, "o/r", "s", "f" * 40)
+    assert find("new") == Location(None, "o/r", "s", "f" * 40)
     assert find("new", revision="main").revision == "main"
 
 
 def test_a_folder_wins_over_the_hub(here: Path) -> None:
     (here / "org" / "name").mkdir(parents=True)
     assert find("org/name").folder == Path("org/name")
-    assert find("org/other", "sub", "v1") == Place(None, "org/other", "sub", "v1")
+    assert find("org/other", "sub", "v1") == Location(None, "org/other", "sub", "v1")
 
 
 @pytest.mark.parametrize("name", ["nudty", "./org/name", "a/b/c", "", Path("org/name"), "~/no/such/folder"])

@@ -14,8 +14,8 @@ from robust_encoders import CompatibilityWarning, RobustEncoder
 from robust_encoders.overlays.adapters import TEXT_PREFIX, UNET_PREFIX
 from robust_encoders.overlays.facilitated_transport import (
     Carrier,
+    GateTargets,
     Rows,
-    Targets,
     cosines,
     encode_targets,
     gates,
@@ -79,7 +79,7 @@ def test_gates_are_the_larger_of_cosine_and_overlap(tiny_pipe: Any) -> None:
 
 
 def test_overlap_counts_words_and_no_special_tokens() -> None:
-    targets = [Targets(torch.zeros(2, 4), (frozenset({1, 2}), frozenset({3})))]
+    targets = [GateTargets(torch.zeros(2, 4), (frozenset({1, 2}), frozenset({3})))]
     rows = [frozenset({1}), frozenset({1, 2, 9}), frozenset({3, 4}), frozenset()]
     assert overlaps(rows, targets).tolist() == [[0.5], [1.0], [1.0], [0.0]]
 
@@ -87,7 +87,7 @@ def test_overlap_counts_words_and_no_special_tokens() -> None:
 def test_the_cosine_of_a_longer_prompt_is_that_of_its_nearest_part() -> None:
     g = generator(0)
     target, other = torch.randn(1, 3, 4, generator=g), torch.randn(1, 3, 4, generator=g)
-    targets = [Targets(nn.functional.normalize(target.flatten(1), dim=1), (frozenset({1}),))]
+    targets = [GateTargets(nn.functional.normalize(target.flatten(1), dim=1), (frozenset({1}),))]
     assert cosines(torch.cat([other, target], dim=1), targets) == pytest.approx(1)
     assert cosines(target, targets) == pytest.approx(1)
     with pytest.raises(ValueError, match="of 12 values, or several times as many"):

@@ -12,16 +12,16 @@ import pytest
 import robust_encoders
 from robust_encoders.training.attacks import UnlearnDiffAtk
 from robust_encoders.training.diffusion.backbone import Backbone
-from robust_encoders.training.diffusion.sampling import Sampling, draw, draw_candidates
+from robust_encoders.training.diffusion.sampling import SamplingConfig, draw, draw_candidates
 from robust_encoders.training.evaluation.benchmarks.shapes import EvaluationSettings, open_set
 from robust_encoders.training.evaluation.judging import judge_candidates
 from robust_encoders.training.metrics import JudgeDetector
 from robust_encoders.training.metrics.paired_tests import paired_test
 from robust_encoders.training.metrics.rates import detect, wilson_interval
-from robust_encoders.training.protocols import AttackResult, Case
+from robust_encoders.training.types import AttackResult, Case
 from robust_encoders.training.worlds.shapes.judge import load_judge
 
-SAMPLING = Sampling()
+SAMPLING = SamplingConfig()
 N = 32
 
 

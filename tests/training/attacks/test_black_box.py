@@ -19,9 +19,10 @@ from attack_helpers import (
 )
 from torch import Tensor
 
-from robust_encoders.training.attacks import PROMPT_ATTACKS, BlackBox
+from robust_encoders.training.attacks import ATTACKS, BlackBox
 from robust_encoders.training.diffusion.target import TargetModel
-from robust_encoders.training.protocols import Case, PromptAttack
+from robust_encoders.training.protocols import Attack
+from robust_encoders.training.types import Case
 from robust_encoders.training.worlds.shapes.concepts import additions
 
 WORDS = ("red", "green", "blue", "plain", "striped", "dotted", "white", "black", "gray")
@@ -162,6 +163,6 @@ def test_the_shapes_world_has_words_to_add() -> None:
 
 
 def test_registered_and_of_the_protocol() -> None:
-    assert PROMPT_ATTACKS["black_box"] is BlackBox
-    assert isinstance(SMALL, PromptAttack)
+    assert ATTACKS["black_box"] is BlackBox
+    assert isinstance(SMALL, Attack)
     assert BlackBox.tier == "T2"

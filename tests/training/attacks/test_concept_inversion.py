@@ -20,9 +20,10 @@ from attack_helpers import (
 )
 from torch import Tensor
 
-from robust_encoders.training.attacks import PROMPT_ATTACKS, ConceptInversion
+from robust_encoders.training.attacks import ATTACKS, ConceptInversion
 from robust_encoders.training.diffusion.target import TargetModel
-from robust_encoders.training.protocols import AttackResult, Case, PromptAttack
+from robust_encoders.training.protocols import Attack
+from robust_encoders.training.types import AttackResult, Case
 
 SMALL = ConceptInversion(("circle",), tokens=2, steps=3, batch=2)
 
@@ -135,7 +136,7 @@ def test_what_does_not_fit_is_refused(target: TargetModel) -> None:
 
 
 def test_registered_and_of_the_protocol() -> None:
-    assert PROMPT_ATTACKS["concept_inversion"] is ConceptInversion
-    assert isinstance(SMALL, PromptAttack)
+    assert ATTACKS["concept_inversion"] is ConceptInversion
+    assert isinstance(SMALL, Attack)
     assert SMALL.joint
     assert ConceptInversion.standard(["circle", "disc"]).words == ("circle", "disc")

@@ -10,10 +10,11 @@ import torch
 from attack_helpers import PROMPTS, PlantedUNet, make_cases, tensors
 from torch import Tensor
 
-from robust_encoders.training.attacks import PROMPT_ATTACKS, ContinuousPrefix
+from robust_encoders.training.attacks import ATTACKS, ContinuousPrefix
 from robust_encoders.training.attacks.common.denoising import DenoisingLoss, draw_noise
 from robust_encoders.training.diffusion.backbone import Backbone
-from robust_encoders.training.protocols import Case, PromptAttack
+from robust_encoders.training.protocols import Attack
+from robust_encoders.training.types import Case
 
 
 @pytest.fixture
@@ -146,5 +147,5 @@ def test_zero_steps_are_refused() -> None:
 
 
 def test_registered_and_of_the_protocol() -> None:
-    assert PROMPT_ATTACKS["continuous_prefix"] is ContinuousPrefix
-    assert isinstance(ContinuousPrefix(), PromptAttack)
+    assert ATTACKS["continuous_prefix"] is ContinuousPrefix
+    assert isinstance(ContinuousPrefix(), Attack)

@@ -8,13 +8,14 @@ import pytest
 import torch
 from attack_helpers import assert_alone_is_together, assert_seeds_decide, make_cases, make_target, tensors
 
-from robust_encoders.training.attacks import PROMPT_ATTACKS, Img2Img
+from robust_encoders.training.attacks import ATTACKS, Img2Img
 from robust_encoders.training.attacks.common.denoising import clean_latents
 from robust_encoders.training.diffusion.backbone import Backbone
-from robust_encoders.training.diffusion.sampling import Sampling, draw_candidates, redraw
-from robust_encoders.training.protocols import Case, PromptAttack
+from robust_encoders.training.diffusion.sampling import SamplingConfig, draw_candidates, redraw
+from robust_encoders.training.protocols import Attack
+from robust_encoders.training.types import Case
 
-SAMPLING = Sampling(steps=4, guidance=3.0)
+SAMPLING = SamplingConfig(steps=4, guidance=3.0)
 
 
 def test_with_the_prompt_the_pipeline_draws_over_the_bases_own_picture(tiny_pipe: Any) -> None:
@@ -71,6 +72,6 @@ def test_nothing_to_draw_is_refused(wrong: dict[str, Any]) -> None:
 
 
 def test_registered_as_a_probe_of_the_image_input() -> None:
-    assert PROMPT_ATTACKS["img2img"] is Img2Img
-    assert isinstance(Img2Img(), PromptAttack)
+    assert ATTACKS["img2img"] is Img2Img
+    assert isinstance(Img2Img(), Attack)
     assert Img2Img.tier == "T5"

@@ -12,16 +12,17 @@ from attack_helpers import assert_alone_is_together, assert_seeds_decide, counte
 
 from robust_encoders import RobustEncoder
 from robust_encoders.hub.embedded import embedded_pipeline
-from robust_encoders.training.attacks import PROMPT_ATTACKS, LatentInversion
+from robust_encoders.training.attacks import ATTACKS, LatentInversion
 from robust_encoders.training.attacks.common.denoising import clean_latents
 from robust_encoders.training.attacks.latent_inversion import random_unet
 from robust_encoders.training.diffusion.backbone import Backbone
-from robust_encoders.training.diffusion.sampling import Sampling, decode, draw, draw_candidates
+from robust_encoders.training.diffusion.sampling import SamplingConfig, decode, draw, draw_candidates
 from robust_encoders.training.evaluation.benchmarks.shapes import EvaluationSettings, shapes_plan
 from robust_encoders.training.metrics.rates import detect
-from robust_encoders.training.protocols import Case, PromptAttack
+from robust_encoders.training.protocols import Attack
+from robust_encoders.training.types import Case
 
-SAMPLING = Sampling(steps=3, guidance=2.0)
+SAMPLING = SamplingConfig(steps=3, guidance=2.0)
 ATTACK = LatentInversion(steps=3, guidance=2.0, refinements=20)
 
 
@@ -125,14 +126,14 @@ def test_settings_without_sense_are_refused(wrong: dict[str, int]) -> None:
 
 
 def test_registered_as_a_probe_of_the_start() -> None:
-    assert PROMPT_ATTACKS["latent_inversion"] is LatentInversion
-    assert isinstance(LatentInversion(), PromptAttack)
+    assert ATTACKS["latent_inversion"] is LatentInversion
+    assert isinstance(LatentInversion(), Attack)
     assert LatentInversion.tier == "T6"
 
 
 @pytest.mark.base
 def test_on_the_base_it_goes_around_a_shipped_encoder_and_so_does_its_control() -> None:
-    pipe, sampling = embedded_pipeline(), Sampling()
+    pipe, sampling = embedded_pipeline(), SamplingConfig()
     plan = shapes_plan("red", EvaluationSettings(n=12), attacks={})
     plain = plan.plain[0].cases
     latents = draw(pipe, [c.prompt for c in plain], [c.seed for c in plain], sampling, latents=True)

@@ -6,8 +6,9 @@ from typing import Any
 
 from attack_helpers import make_target
 
-from robust_encoders.training.attacks import PROMPT_ATTACKS, NoAttack
-from robust_encoders.training.protocols import AttackResult, Candidate, Case, PromptAttack
+from robust_encoders.training.attacks import ATTACKS, NoAttack
+from robust_encoders.training.protocols import Attack
+from robust_encoders.training.types import AttackResult, Candidate, Case
 
 CASES = [Case(0, "a red circle", 7), Case(1, "a blue one", 8, goal="a blue circle")]
 
@@ -18,7 +19,7 @@ def test_every_prompt_is_its_only_candidate_even_where_the_goal_is_another(tiny_
 
 
 def test_registered_as_no_access_at_all() -> None:
-    assert PROMPT_ATTACKS["none"] is NoAttack
-    assert isinstance(NoAttack(), PromptAttack)
+    assert ATTACKS["none"] is NoAttack
+    assert isinstance(NoAttack(), Attack)
     assert NoAttack.tier == "T0"
     assert not NoAttack.joint

@@ -19,10 +19,11 @@ from attack_helpers import (
     texts,
 )
 
-from robust_encoders.training.attacks import P4D, PROMPT_ATTACKS
+from robust_encoders.training.attacks import ATTACKS, P4D
 from robust_encoders.training.attacks.unlearn_diff_atk import allowed_tokens
 from robust_encoders.training.diffusion.target import TargetModel
-from robust_encoders.training.protocols import Case, PromptAttack
+from robust_encoders.training.protocols import Attack
+from robust_encoders.training.types import Case
 
 
 @pytest.fixture
@@ -128,5 +129,5 @@ def test_what_it_cannot_do_is_refused(target: TargetModel, tiny_pipe: Any) -> No
 
 
 def test_registered_and_of_the_protocol() -> None:
-    assert PROMPT_ATTACKS["p4d"] is P4D
-    assert isinstance(P4D(), PromptAttack)
+    assert ATTACKS["p4d"] is P4D
+    assert isinstance(P4D(), Attack)

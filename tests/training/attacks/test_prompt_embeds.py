@@ -9,21 +9,22 @@ import pytest
 import torch
 from attack_helpers import make_target, tensors
 
-from robust_encoders.training.attacks import PROMPT_ATTACKS, PromptEmbeds
+from robust_encoders.training.attacks import ATTACKS, PromptEmbeds
 from robust_encoders.training.diffusion.backbone import Backbone
-from robust_encoders.training.diffusion.sampling import Sampling, draw, draw_candidates
+from robust_encoders.training.diffusion.sampling import SamplingConfig, draw, draw_candidates
 from robust_encoders.training.diffusion.target import TargetModel
-from robust_encoders.training.protocols import Case, PromptAttack
+from robust_encoders.training.protocols import Attack
+from robust_encoders.training.types import Case
 
 CASES = [Case(i, text, seed=10 + i) for i, text in enumerate(("a red circle", "a blue square", "circle"))]
-SAMPLING = Sampling(steps=2, guidance=4.0)
+SAMPLING = SamplingConfig(steps=2, guidance=4.0)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 def test_the_picture_is_the_bases_own_whatever_the_encoder(
     make_pipe: Callable[..., Any], make_encoder: Callable[..., Any], guidance: float
 ) -> None:
-    pipe, sampling = make_pipe(), Sampling(steps=2, guidance=guidance)
+    pipe, sampling = make_pipe(), SamplingConfig(steps=2, guidance=guidance)
     prompts, seeds = [case.prompt for case in CASES], [case.seed for case in CASES]
     wanted = draw(pipe, prompts, seeds, sampling)
     base = Backbone.from_pipeline(pipe)
@@ -66,6 +67,6 @@ def test_a_target_without_its_base_is_refused(tiny_pipe: Any) -> None:
 
 
 def test_registered_as_a_scope_probe() -> None:
-    assert PROMPT_ATTACKS["prompt_embeds"] is PromptEmbeds
-    assert isinstance(PromptEmbeds(), PromptAttack)
+    assert ATTACKS["prompt_embeds"] is PromptEmbeds
+    assert isinstance(PromptEmbeds(), Attack)
     assert PromptEmbeds.tier == "T7"

@@ -8,7 +8,7 @@ import pytest
 
 from robust_encoders.training.attacks import RandomPrefix
 from robust_encoders.training.diffusion.backbone import Backbone
-from robust_encoders.training.protocols import Case
+from robust_encoders.training.types import Case
 
 CASES = [Case(i, "a red circle", seed=10 + i) for i in range(3)]
 

@@ -21,10 +21,11 @@ from attack_helpers import (
 from torch import Tensor
 
 from robust_encoders.concepts import Concept
-from robust_encoders.training.attacks import PROMPT_ATTACKS, RingABell
+from robust_encoders.training.attacks import ATTACKS, RingABell
 from robust_encoders.training.attacks.unlearn_diff_atk import allowed_tokens
 from robust_encoders.training.diffusion.target import TargetModel
-from robust_encoders.training.protocols import Case, PromptAttack
+from robust_encoders.training.protocols import Attack
+from robust_encoders.training.types import Case
 from robust_encoders.training.worlds.shapes.concepts import CONCEPTS
 
 PAIRS = (("a red circle", "a red square"), ("circle on black", "square on black"))
@@ -144,5 +145,5 @@ def test_what_does_not_fit_is_refused(target: TargetModel, tiny_pipe: Any) -> No
 
 
 def test_registered_and_of_the_protocol() -> None:
-    assert PROMPT_ATTACKS["ring_a_bell"] is RingABell
-    assert isinstance(SMALL, PromptAttack)
+    assert ATTACKS["ring_a_bell"] is RingABell
+    assert isinstance(SMALL, Attack)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from robust_encoders.training.attacks.soft_prompt import SoftPrompt
-from robust_encoders.training.protocols import Attack
+from robust_encoders.training.protocols import InnerAttack
 
 GENERATOR = torch.Generator()
 START = torch.randn(3, 2, 4, generator=torch.Generator().manual_seed(0))
@@ -18,7 +18,7 @@ def bowl(adv: Tensor) -> Tensor:
 
 
 def test_it_is_an_attack() -> None:
-    assert isinstance(SoftPrompt(), Attack)
+    assert isinstance(SoftPrompt(), InnerAttack)
 
 
 @pytest.mark.parametrize("rule", ["adam", "sign"])

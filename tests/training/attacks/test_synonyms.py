@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from attack_helpers import make_target, texts
 
-from robust_encoders.training.attacks import PROMPT_ATTACKS, Synonyms
+from robust_encoders.training.attacks import ATTACKS, Synonyms
 from robust_encoders.training.diffusion.backbone import Backbone
-from robust_encoders.training.protocols import Case, PromptAttack
+from robust_encoders.training.protocols import Attack
+from robust_encoders.training.types import Case
 from robust_encoders.training.worlds.shapes.captions import WordChoice, scene_prompts
 from robust_encoders.training.worlds.shapes.concepts import all_words, shapes_concept
 from robust_encoders.training.worlds.shapes.vocabulary import WORDS
@@ -97,6 +98,6 @@ def test_words_that_leave_nothing_to_say_are_refused(
 
 
 def test_registered_as_an_attack_by_anybody() -> None:
-    assert PROMPT_ATTACKS["synonyms"] is Synonyms
-    assert isinstance(ATTACK, PromptAttack)
+    assert ATTACKS["synonyms"] is Synonyms
+    assert isinstance(ATTACK, Attack)
     assert Synonyms.tier == "T1"

@@ -23,14 +23,15 @@ from attack_helpers import (
 from torch import Tensor
 
 from robust_encoders import RobustEncoder, embedded_pipeline
-from robust_encoders.training.artifact import describe
-from robust_encoders.training.attacks import PROMPT_ATTACKS, TorchAttack
+from robust_encoders.training.attacks import ATTACKS, TorchAttack
 from robust_encoders.training.attacks.common.conditioning_ball import Norm
 from robust_encoders.training.attacks.common.denoising import DenoisingLoss
 from robust_encoders.training.attacks.torchattack import REFUSED, RUNNABLE
-from robust_encoders.training.diffusion.sampling import Sampling, draw, draw_candidates
+from robust_encoders.training.diffusion.sampling import SamplingConfig, draw, draw_candidates
 from robust_encoders.training.diffusion.target import TargetModel
-from robust_encoders.training.protocols import Case, PromptAttack
+from robust_encoders.training.protocols import Attack
+from robust_encoders.training.provenance import describe
+from robust_encoders.training.types import Case
 
 SMALL = TorchAttack(eps=0.5, steps=3, samples=2)
 RUNS = [(norm, name) for norm, names in RUNNABLE.items() for name in names]
@@ -170,7 +171,7 @@ def test_candidates_can_be_drawn(tiny_pipe: Any) -> None:
     target = make_target(tiny_pipe)
     cases = make_cases(target)[:2]
     found = [result.candidates[0] for result in SMALL.run(target, cases, seed=0)]
-    assert draw_candidates(tiny_pipe, cases, found, Sampling(steps=1)).shape == (2, 3, 16, 16)
+    assert draw_candidates(tiny_pipe, cases, found, SamplingConfig(steps=1)).shape == (2, 3, 16, 16)
 
 
 def test_bf16_runs_on_the_tiny_model(target: TargetModel) -> None:
@@ -182,7 +183,7 @@ def test_bf16_runs_on_the_tiny_model(target: TargetModel) -> None:
 def test_the_loss_of_the_shipped_encoder_falls_on_the_embedded_base() -> None:
     pipe: Any = embedded_pipeline()
     prompt = "a red circle"
-    latents = draw(pipe, [prompt], [3], Sampling(steps=6), latents=True)
+    latents = draw(pipe, [prompt], [3], SamplingConfig(steps=6), latents=True)
     with RobustEncoder.from_pretrained("shapes/circle").attached(pipe):
         target = make_target(pipe)
         attack = TorchAttack.standard(steps=4, samples=4)
@@ -240,9 +241,9 @@ def test_without_the_library_the_error_says_how_to_get_it(target: TargetModel, m
 
 
 def test_registered_described_and_of_the_protocol() -> None:
-    assert PROMPT_ATTACKS["torchattack"] is TorchAttack
+    assert ATTACKS["torchattack"] is TorchAttack
     attack = TorchAttack(options=(("alpha", 0.05), ("random_start", False)))
-    assert isinstance(attack, PromptAttack)
+    assert isinstance(attack, Attack)
     assert (attack.tier, attack.joint) == ("T4", False)
     assert isinstance(hash(attack), int)
     standard = TorchAttack.standard(samples=4)

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from attack_helpers import make_cases, make_target, texts
 
-from robust_encoders.training.attacks import PROMPT_ATTACKS, ContinuousPrefix, RandomPrefix, Transfer
+from robust_encoders.training.attacks import ATTACKS, ContinuousPrefix, RandomPrefix, Transfer
 from robust_encoders.training.attacks.transfer import Recorded
 from robust_encoders.training.diffusion.target import TargetModel
-from robust_encoders.training.evaluation.judging import Verdict
-from robust_encoders.training.protocols import Case, PromptAttack
+from robust_encoders.training.protocols import Attack
+from robust_encoders.training.types import Case, Verdict
 
 
 @pytest.fixture
@@ -88,6 +88,6 @@ def test_an_empty_record_is_refused() -> None:
 
 
 def test_registered_and_of_the_protocol() -> None:
-    assert PROMPT_ATTACKS["transfer"] is Transfer
-    assert isinstance(Transfer("x", (Recorded(0, "a", 0, ("b",)),)), PromptAttack)
+    assert ATTACKS["transfer"] is Transfer
+    assert isinstance(Transfer("x", (Recorded(0, "a", 0, ("b",)),)), Attack)
     assert Transfer.tier == "T2"

@@ -10,11 +10,12 @@ import torch
 from attack_helpers import PROMPTS, PlantedUNet, make_cases, texts
 from torch import Tensor
 
-from robust_encoders.training.attacks import PROMPT_ATTACKS, UnlearnDiffAtk
+from robust_encoders.training.attacks import ATTACKS, UnlearnDiffAtk
 from robust_encoders.training.attacks.common.denoising import case_generator
 from robust_encoders.training.attacks.unlearn_diff_atk import allowed_tokens, project_to_simplex, sample_rows
 from robust_encoders.training.diffusion.backbone import Backbone
-from robust_encoders.training.protocols import Case, PromptAttack
+from robust_encoders.training.protocols import Attack
+from robust_encoders.training.types import Case
 
 
 @pytest.fixture
@@ -193,5 +194,5 @@ def test_generators_depend_on_seed_case_and_label_only() -> None:
 
 
 def test_registered_and_of_the_protocol() -> None:
-    assert PROMPT_ATTACKS["unlearn_diff_atk"] is UnlearnDiffAtk
-    assert isinstance(UnlearnDiffAtk(), PromptAttack)
+    assert ATTACKS["unlearn_diff_atk"] is UnlearnDiffAtk
+    assert isinstance(UnlearnDiffAtk(), Attack)

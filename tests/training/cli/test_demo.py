@@ -19,8 +19,7 @@ from robust_encoders.training.artifact import to_encoder
 from robust_encoders.training.attacks import UnlearnDiffAtk
 from robust_encoders.training.cli import demo as demo_module
 from robust_encoders.training.cli.demo import Demo, DemoRow, run_demo
-from robust_encoders.training.diffusion.sampling import Sampling, draw
-from robust_encoders.training.protocols import Edit
+from robust_encoders.training.diffusion.sampling import SamplingConfig, draw
 from robust_encoders.training.reports.plots.picture_grid import (
     PICTURE,
     Pair,
@@ -31,9 +30,10 @@ from robust_encoders.training.reports.plots.picture_grid import (
     printable,
     wrapped,
 )
+from robust_encoders.training.types import Edit
 from robust_encoders.training.worlds.shapes.vocabulary import FACTORS, VALUES
 
-SAMPLING = Sampling(steps=1, guidance=1.0)
+SAMPLING = SamplingConfig(steps=1, guidance=1.0)
 
 
 class BrightnessJudge:

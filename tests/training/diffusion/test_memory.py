@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from robust_encoders.artifact.fingerprint import content_sha256
 from robust_encoders.training.diffusion.backbone import Backbone
-from robust_encoders.training.diffusion.memory import in_pieces, recomputed
+from robust_encoders.training.diffusion.memory import activation_checkpointing, in_pieces
 from robust_encoders.training.losses import squared_error
 from robust_encoders.training.trainer.loop import Workspace
-from robust_encoders.training.trajectories.bank import BankSettings
+from robust_encoders.training.trajectories.bank import BankConfig
 
 EXACT = replace(OPTIONS, train=replace(OPTIONS.train, precision="fp32"))
 
@@ -52,7 +52,7 @@ def test_computing_activations_twice_gives_the_same_bits(tiny_pipe: Any) -> None
     twice: list[int] = []
     expected = gradient(tiny_pipe, once)
     before = flags(tiny_pipe)
-    with recomputed(tiny_pipe.unet, tiny_pipe.text_encoder):
+    with activation_checkpointing(tiny_pipe.unet, tiny_pipe.text_encoder):
         found = gradient(tiny_pipe, twice)
         assert not any(m.training for m in tiny_pipe.text_encoder.modules() if isinstance(m, nn.Linear))
     assert torch.equal(found, expected)
@@ -63,14 +63,14 @@ def test_computing_activations_twice_gives_the_same_bits(tiny_pipe: Any) -> None
 def test_dropout_stays_off_where_activations_are_computed_twice(make_pipe: Any) -> None:
     pipe = make_pipe(attention_dropout=0.5)
     expected = gradient(pipe, [])
-    with recomputed(pipe.unet, pipe.text_encoder):
+    with activation_checkpointing(pipe.unet, pipe.text_encoder):
         assert torch.equal(gradient(pipe, []), expected)
 
 
 def test_switches_are_put_back_after_an_error(tiny_pipe: Any) -> None:
     tiny_pipe.unet.enable_gradient_checkpointing()
     before = flags(tiny_pipe)
-    with pytest.raises(KeyboardInterrupt), recomputed(tiny_pipe.unet, tiny_pipe.text_encoder):
+    with pytest.raises(KeyboardInterrupt), activation_checkpointing(tiny_pipe.unet, tiny_pipe.text_encoder):
         raise KeyboardInterrupt
     assert flags(tiny_pipe) == before
 
@@ -78,7 +78,7 @@ def test_switches_are_put_back_after_an_error(tiny_pipe: Any) -> None:
 def test_models_that_cannot_compute_twice_are_refused() -> None:
     with (
         pytest.raises(ValueError, match=r"found none in Linear: train without gradient checkpointing"),
-        recomputed(nn.Linear(2, 2)),
+        activation_checkpointing(nn.Linear(2, 2)),
     ):
         pass
 
@@ -110,7 +110,7 @@ def test_pieces_have_the_values_and_gradients_of_the_whole(tiny_pipe: Any, size:
         torch.testing.assert_close(in_pieces(error, cond.detach(), size), expected)
 
 
-@pytest.mark.parametrize("method", [EXACT, replace(TINY, bank=BankSettings(mode="resample", steps=2))])
+@pytest.mark.parametrize("method", [EXACT, replace(TINY, bank=BankConfig(mode="resample", steps=2))])
 def test_saving_memory_changes_rounding_alone(tiny_pipe: Any, method: Any) -> None:
     whole = erase(method, tiny_pipe)
     before = flags(tiny_pipe)

@@ -10,10 +10,10 @@ import torch
 from diffusers import EulerDiscreteScheduler, StableDiffusionImg2ImgPipeline
 
 from robust_encoders.training.diffusion.backbone import Backbone
-from robust_encoders.training.diffusion.sampling import Sampling, draw, draw_candidates, quiet, redraw
-from robust_encoders.training.protocols import Candidate, Case
+from robust_encoders.training.diffusion.sampling import SamplingConfig, draw, draw_candidates, quiet, redraw
+from robust_encoders.training.types import Candidate, Case
 
-SAMPLING = Sampling(steps=2, guidance=3.0, batch=2)
+SAMPLING = SamplingConfig(steps=2, guidance=3.0, batch=2)
 HALF_A_LEVEL = 0.5 / 255 + 1e-5  # pictures are rounded as in a file
 PROMPTS = ["a red circle", "a blue square", "ring"]
 
@@ -76,7 +76,7 @@ def test_a_clean_latent_is_decoded_and_no_more(tiny_pipe: Any) -> None:
 
 
 def test_an_image_is_drawn_over_as_the_image_to_image_pipeline_does(tiny_pipe: Any) -> None:
-    sampling = Sampling(steps=4, guidance=3.0, batch=2)
+    sampling = SamplingConfig(steps=4, guidance=3.0, batch=2)
     cases = [Case(i, prompt, seed=4 + i) for i, prompt in enumerate(PROMPTS)]
     images = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     drawn = draw_candidates(tiny_pipe, cases, [Candidate("image", one, 1, 0.5) for one in images], sampling)
@@ -141,7 +141,7 @@ def test_the_cost_of_a_picture(tiny_pipe: Any, kind: Any, strength: float, guida
         nonlocal calls
         calls += args[0].shape[0]
 
-    sampling = Sampling(steps=5, guidance=guidance)
+    sampling = SamplingConfig(steps=5, guidance=guidance)
     candidate = Candidate(kind, "a circle" if kind == "text" else torch.zeros(4, 8, 8), 1, strength)
     handle = tiny_pipe.unet.register_forward_hook(count)
     draw_candidates(tiny_pipe, [Case(i, "a", i) for i in range(3)], [candidate] * 3, sampling)
@@ -152,4 +152,4 @@ def test_the_cost_of_a_picture(tiny_pipe: Any, kind: Any, strength: float, guida
 
 def test_no_steps_are_refused() -> None:
     with pytest.raises(ValueError, match="found 0 and 50"):
-        Sampling(steps=0)
+        SamplingConfig(steps=0)

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from robust_encoders.training.diffusion.backbone import Backbone
-from robust_encoders.training.diffusion.sampling import Sampling, draw
+from robust_encoders.training.diffusion.sampling import SamplingConfig, draw
 from robust_encoders.training.diffusion.target import TargetModel
 from robust_encoders.training.evaluation.evaluate import Execution, run_plan
 from robust_encoders.training.evaluation.plan import Plan, PromptSet
-from robust_encoders.training.protocols import AttackResult, Candidate, Case
+from robust_encoders.training.types import AttackResult, Candidate, Case
 
-SAMPLING = Sampling(steps=2, guidance=3.0, batch=2)
+SAMPLING = SamplingConfig(steps=2, guidance=3.0, batch=2)
 CASES = tuple(Case(i, text, seed=10 + i) for i, text in enumerate(("a red circle", "circle", "a blue circle")))
 
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from plans import ATTACKS, SAMPLING, find, make_plan, prompt_set, run
+from plans import INNER_ATTACKS, SAMPLING, find, make_plan, prompt_set, run
 from torch import Tensor
 
 from robust_encoders.training.attacks import NoAttack, RandomPrefix
@@ -20,7 +20,7 @@ from robust_encoders.training.diffusion.target import TargetModel
 from robust_encoders.training.evaluation.baselines import EmptyPrompt
 from robust_encoders.training.evaluation.results import Evaluation
 from robust_encoders.training.metrics import ClipScore, PictureDistance
-from robust_encoders.training.protocols import AttackResult, Candidate, Case
+from robust_encoders.training.types import AttackResult, Candidate, Case
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def test_every_search_is_run_again_on_a_few_cases(tiny_pipe: Any, tmp_path: Path
 
 
 def test_where_no_gradient_arrives_the_check_says_so(tiny_pipe: Any, tmp_path: Path) -> None:
-    plan = make_plan(tiny_pipe, attacks={"discrete": ATTACKS["discrete"]})
+    plan = make_plan(tiny_pipe, attacks={"discrete": INNER_ATTACKS["discrete"]})
     found = run(tiny_pipe, plan, tmp_path, EmptyPrompt(), checks=2)
     assert found.label == "empty_prompt"
     assert [c["ok"] for c in found.checks if c["name"] == "gradients_alive"] == [False]

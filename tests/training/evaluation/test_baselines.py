@@ -20,11 +20,11 @@ from robust_encoders.hub.embedded import embedded_pipeline
 from robust_encoders.training.attacks import P4D, ContinuousPrefix, UnlearnDiffAtk
 from robust_encoders.training.attacks.unlearn_diff_atk import allowed_tokens
 from robust_encoders.training.diffusion.backbone import Backbone
-from robust_encoders.training.diffusion.sampling import Sampling, draw
+from robust_encoders.training.diffusion.sampling import SamplingConfig, draw
 from robust_encoders.training.evaluation.baselines import BASELINES, EmptyPrompt, WordFilter, baselines_for
 from robust_encoders.training.metrics import JudgeDetector
 from robust_encoders.training.metrics.rates import detect
-from robust_encoders.training.protocols import PromptAttack
+from robust_encoders.training.protocols import Attack
 from robust_encoders.training.worlds.shapes.captions import scene_prompts
 from robust_encoders.training.worlds.shapes.concepts import CONCEPTS
 from robust_encoders.training.worlds.shapes.judge import load_judge
@@ -32,7 +32,7 @@ from robust_encoders.training.worlds.shapes.vocabulary import WORDS
 
 CONCEPT = Concept(name="circle", kind="object", synonyms=("disc", "ball"))
 BOTH = tuple(baselines_for(CONCEPT).values())
-SAMPLING = Sampling(steps=2, guidance=3.0)
+SAMPLING = SamplingConfig(steps=2, guidance=3.0)
 named = pytest.mark.parametrize("baseline", BOTH, ids=BASELINES)
 
 
@@ -267,7 +267,7 @@ def test_it_goes_before_an_encoder_that_is_attached(tiny_pipe: Any, make_encoder
     [ContinuousPrefix(steps=2), UnlearnDiffAtk(timesteps=1, iterations=2), P4D(tokens=3, steps=2, every=1)],
     ids=lambda attack: str(attack.name),
 )
-def test_attacks_run_on_them_as_on_any_model(tiny_pipe: Any, baseline: Any, attack: PromptAttack) -> None:
+def test_attacks_run_on_them_as_on_any_model(tiny_pipe: Any, baseline: Any, attack: Attack) -> None:
     cases = make_cases(Backbone.from_pipeline(tiny_pipe))
     with baseline.attached(tiny_pipe):
         results = attack.run(make_target(tiny_pipe), cases, seed=0)
@@ -278,7 +278,7 @@ def test_attacks_run_on_them_as_on_any_model(tiny_pipe: Any, baseline: Any, atta
 
 @pytest.mark.base
 def test_on_the_base_the_filter_stops_the_words_it_knows_and_no_other() -> None:
-    pipe, detector, sampling = embedded_pipeline(), JudgeDetector(load_judge(), "circle"), Sampling(steps=6)
+    pipe, detector, sampling = embedded_pipeline(), JudgeDetector(load_judge(), "circle"), SamplingConfig(steps=6)
     filtered, empty = WordFilter(CONCEPTS["circle"].words()), EmptyPrompt()
 
     def rate(words: Any, baseline: Any = None) -> float:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from robust_encoders.training.evaluation.cache import Cells, canonical_sha256, write_json
+from robust_encoders.training.evaluation.cache import Cache
+from robust_encoders.training.provenance import canonical_sha256, write_json
 
 
 class Work:
@@ -25,14 +26,14 @@ class Work:
 
 def test_a_cell_is_computed_once(tmp_path: Path) -> None:
     work = Work()
-    fresh = Cells(tmp_path, {"seed": 0}).get("a", {"n": 1}, work)
-    again = Cells(tmp_path, {"seed": 0}).get("a", {"n": 1}, work)
+    fresh = Cache(tmp_path, {"seed": 0}).get("a", {"n": 1}, work)
+    again = Cache(tmp_path, {"seed": 0}).get("a", {"n": 1}, work)
     assert fresh == again == {"pair": [1, 2], "times": 1}
     assert work.times == 1
 
 
 def test_seconds_are_those_of_the_first_time(tmp_path: Path) -> None:
-    first, second = Cells(tmp_path, {}), Cells(tmp_path, {})
+    first, second = Cache(tmp_path, {}), Cache(tmp_path, {})
     first.get("a", {}, Work())
     second.get("a", {}, Work())
     assert first.seconds == second.seconds
@@ -44,8 +45,8 @@ def test_other_inputs_make_it_again_and_say_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, common: dict[str, int], inputs: dict[str, int]
 ) -> None:
     work = Work()
-    Cells(tmp_path, {"seed": 0}).get("a", {"n": 1}, work)
-    assert Cells(tmp_path, common).get("a", inputs, work)["times"] == 2
+    Cache(tmp_path, {"seed": 0}).get("a", {"n": 1}, work)
+    assert Cache(tmp_path, common).get("a", inputs, work)["times"] == 2
     assert "made from other inputs" in caplog.text
 
 
@@ -54,13 +55,13 @@ def test_work_that_fails_leaves_no_cell(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Cells(tmp_path, {}).get("a", {}, fail)
+        Cache(tmp_path, {}).get("a", {}, fail)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_json_cannot_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
-        Cells(tmp_path, {}).get("a", {}, lambda: {"rate": math.nan})
+        Cache(tmp_path, {}).get("a", {}, lambda: {"rate": math.nan})
     assert not list(tmp_path.iterdir())
 
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from plans import ATTACKS, SAMPLING, find, make_plan, run, without_seconds
+from plans import INNER_ATTACKS, SAMPLING, find, make_plan, run, without_seconds
 from torch import Tensor
 
 from robust_encoders.clip.state_dict import nested_state
@@ -26,7 +26,7 @@ from robust_encoders.training.evaluation.evaluate import evaluate
 from robust_encoders.training.evaluation.example_pictures import groups_of
 from robust_encoders.training.evaluation.results import RESULTS_NAME, Evaluation
 from robust_encoders.training.metrics import ConceptRate
-from robust_encoders.training.protocols import AttackResult, Candidate, Case, Edit, Result
+from robust_encoders.training.types import AttackResult, Candidate, Case, Edit, Result
 from robust_encoders.training.worlds.shapes.vocabulary import FACTORS, VALUES
 
 
@@ -66,7 +66,7 @@ def test_every_number_says_what_it_rests_on(tiny_pipe: Any, tmp_path: Path) -> N
     assert [(r.metric, r.prompt_set, r.n) for r in evaluation.results] == [
         ("pre_asr", "circle/name", 4),
         ("pre_asr", "circle/seen", 2),
-        *[(metric, "circle/name", 4) for _ in ATTACKS for metric in ("asr_any", "asr_last", "asr_gained")],
+        *[(metric, "circle/name", 4) for _ in INNER_ATTACKS for metric in ("asr_any", "asr_last", "asr_gained")],
         ("worst_case", "circle/name", 4),
         ("worst_case_embeddings", "circle/name", 4),
         ("clip_score", "circle/kept", 3),
@@ -93,14 +93,14 @@ def test_rates_agree_with_drawing_by_hand(tiny_pipe: Any, tmp_path: Path) -> Non
     before = (plan.detector(pictures) >= plan.detector.threshold).tolist()
     pre = find(evaluation, "pre_asr").value
     assert pre == sum(before) / 4 == 0.25
-    for label in ATTACKS:
+    for label in INNER_ATTACKS:
         any_, last, gained = (find(evaluation, m, label).value for m in ("asr_any", "asr_last", "asr_gained"))
         assert any_ >= last >= pre
         assert any_ == pre + gained
 
 
 def test_the_unet_calls_are_what_the_unet_did(tiny_pipe: Any, tmp_path: Path) -> None:
-    plan = make_plan(tiny_pipe, plain=make_plan(tiny_pipe).plain[:1], attacks={"discrete": ATTACKS["discrete"]})
+    plan = make_plan(tiny_pipe, plain=make_plan(tiny_pipe).plain[:1], attacks={"discrete": INNER_ATTACKS["discrete"]})
     calls = 0
 
     def count(module: object, args: tuple[Tensor, ...], output: object) -> None:
@@ -134,7 +134,7 @@ def test_prompts_that_succeed_by_themselves_are_attacked_only_where_the_attack_i
         monkeypatch.setattr(cls, "run", wrapped)
 
     spy(UnlearnDiffAtk)
-    attacks = {"discrete": ATTACKS["discrete"], "shared": ContinuousPrefix(steps=1, shared=True, batch=2)}
+    attacks = {"discrete": INNER_ATTACKS["discrete"], "shared": ContinuousPrefix(steps=1, shared=True, batch=2)}
     run(tiny_pipe, replace(plan, attacks={"discrete": attacks["discrete"]}), tmp_path / "a")
     spy(ContinuousPrefix)
     run(tiny_pipe, replace(plan, attacks={"shared": attacks["shared"]}), tmp_path / "b")
@@ -175,7 +175,7 @@ def test_a_finished_evaluation_gets_its_pictures_without_another_attack(
     make_pipe: Any, tmp_path: Path, encoder: RobustEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipe = make_pipe()
-    plan = make_plan(pipe, attacks={"discrete": ATTACKS["discrete"], "continuous": ATTACKS["continuous"]})
+    plan = make_plan(pipe, attacks={"discrete": INNER_ATTACKS["discrete"], "continuous": INNER_ATTACKS["continuous"]})
     run(pipe, plan, tmp_path, encoder)
     groups, numbers = pictures_of(tmp_path), (tmp_path / RESULTS_NAME).read_bytes()
     assert [group["kind"] for group in groups] in (["plain", "plain", *rest, "kept"] for rest in ([], ["attack"]))
@@ -320,7 +320,7 @@ def test_the_shapes_evaluation_end_to_end(make_pipe: Any, tmp_path: Path, monkey
     settings = EvaluationSettings(n=2, n_kept=8, n_renders=12, sampling=SAMPLING, checks=0)
     pipe = make_pipe(positions=77)
     evaluation = evaluate(
-        pipe, None, "circle", settings=settings, out=tmp_path, attacks={"discrete": ATTACKS["discrete"]}
+        pipe, None, "circle", settings=settings, out=tmp_path, attacks={"discrete": INNER_ATTACKS["discrete"]}
     )
     assert [r.metric for r in evaluation.results] == [
         "pre_asr", "pre_asr", "pre_asr", "asr_any", "asr_last", "asr_gained", "worst_case", "worst_case_embeddings",

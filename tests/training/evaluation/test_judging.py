@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from robust_encoders.training.evaluation.judging import Verdict, judge_candidates
-from robust_encoders.training.protocols import AttackResult, Candidate, Case
+from robust_encoders.training.evaluation.judging import judge_candidates
+from robust_encoders.training.types import AttackResult, Candidate, Case, Verdict
 
 
 class WordDetector:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from robust_encoders.training.evaluation.judging import Verdict
 from robust_encoders.training.evaluation.worst_case import WorstCase
+from robust_encoders.training.types import Verdict
 
 
 def verdicts(*won: bool, seed: int = 0) -> list[Verdict]:

@@ -19,18 +19,18 @@ from robust_encoders.training.losses import squared_error
 from robust_encoders.training.methods import METHODS, AdvUnlearn
 from robust_encoders.training.methods.advunlearn import _prepare
 from robust_encoders.training.objectives import unlearning as objective_module
-from robust_encoders.training.objectives.config import Adversary, Harden, Retain, Unlearn
+from robust_encoders.training.objectives.config import AdversaryConfig, HardeningConfig, RetainConfig, UnlearnConfig
 from robust_encoders.training.objectives.unlearning import Objective
 from robust_encoders.training.prompts.layout import PromptLayout, anchor_prompt
-from robust_encoders.training.protocols import Eraser
-from robust_encoders.training.trainer.loop import Training, Workspace
-from robust_encoders.training.trainer.parameters import Selection
-from robust_encoders.training.trajectories.bank import BankSettings
+from robust_encoders.training.protocols import Method
+from robust_encoders.training.trainer.loop import TrainingConfig, Workspace
+from robust_encoders.training.trainer.parameters import SelectionConfig
+from robust_encoders.training.trajectories.bank import BankConfig
 
 
 def test_methods_are_erasers() -> None:
     assert METHODS["advunlearn"] is AdvUnlearn
-    assert isinstance(TINY, Eraser)
+    assert isinstance(TINY, Method)
 
 
 @pytest.mark.parametrize("method", [TINY, OPTIONS], ids=["paper", "options"])
@@ -47,7 +47,7 @@ def test_erasing_leaves_the_base_as_it_was(tiny_pipe: Any, method: AdvUnlearn) -
 
 
 def test_only_the_selected_parameters_change(tiny_pipe: Any) -> None:
-    select = Selection(layers=(1,), part="mlp", final_norm=False)
+    select = SelectionConfig(layers=(1,), part="mlp", final_norm=False)
     edit = erase(replace(TINY, select=select), tiny_pipe)
     before = nested_state(tiny_pipe.text_encoder)
     changed = {name for name, tensor in edit.tensors.items() if not torch.equal(tensor, before[name])}
@@ -57,7 +57,7 @@ def test_only_the_selected_parameters_change(tiny_pipe: Any) -> None:
 
 def test_half_precision_encoders_get_half_precision_tensors(tiny_pipe: Any) -> None:
     tiny_pipe.text_encoder.to(torch.bfloat16)
-    edit = erase(replace(TINY, train=Training(iterations=1, rate=1e-2)), tiny_pipe)
+    edit = erase(replace(TINY, train=TrainingConfig(iterations=1, rate=1e-2)), tiny_pipe)
     assert {tensor.dtype for tensor in edit.tensors.values()} == {torch.bfloat16}
 
 
@@ -96,7 +96,7 @@ def test_a_killed_erasure_resumes_to_the_same_bits(
     assert whole.log["losses"] == resumed.log["losses"]
     assert whole.log["unet_calls"] == resumed.log["unet_calls"]
     with pytest.raises(RuntimeError, match="choose another folder"):
-        erase(replace(method, select=Selection(layers=(0,))), tiny_pipe, space)
+        erase(replace(method, select=SelectionConfig(layers=(0,))), tiny_pipe, space)
 
 
 def test_unet_calls_are_forwards_and_backwards_on_one_latent(tiny_pipe: Any) -> None:
@@ -116,7 +116,7 @@ def test_a_fully_conditioned_retain_term_calls_no_unet(tiny_pipe: Any) -> None:
 
 
 def test_terms_come_and_go_with_settings_and_warmup(tiny_pipe: Any) -> None:
-    plain = replace(TINY, unlearn=Unlearn(batch=2, plain_weight=1.0, plain_batch=4))
+    plain = replace(TINY, unlearn=UnlearnConfig(batch=2, plain_weight=1.0, plain_batch=4))
     made = prepared(plain, tiny_pipe)
     assert set(made(0, generator())[1]) == {"unlearn", "retain"}
     assert set(made(1, generator())[1]) == {"unlearn", "plain", "retain"}
@@ -127,7 +127,7 @@ def test_terms_come_and_go_with_settings_and_warmup(tiny_pipe: Any) -> None:
 
 def test_the_first_iteration_agrees_with_the_papers_equations(tiny_pipe: Any) -> None:
     made = prepared(
-        replace(TINY, retain=replace(TINY.retain, weight=0.7), unlearn=Unlearn(batch=2, eta=2.0)), tiny_pipe
+        replace(TINY, retain=replace(TINY.retain, weight=0.7), unlearn=UnlearnConfig(batch=2, eta=2.0)), tiny_pipe
     )
     total, parts = made(0, generator(3))
     g = generator(3)
@@ -164,7 +164,7 @@ def test_terms_without_their_targets_are_refused(tiny_pipe: Any) -> None:
         made(0, generator())
 
 
-def attacked(pipe: Any, adversary: Adversary) -> tuple[list[Tensor], Objective]:
+def attacked(pipe: Any, adversary: AdversaryConfig) -> tuple[list[Tensor], Objective]:
     """Return what the attack was started from and gave, over two iterations after the warm-up."""
     seen: list[Tensor] = []
     call = SoftPrompt.__call__
@@ -202,7 +202,7 @@ def test_the_latest_start_is_where_the_last_attack_ended(tiny_pipe: Any) -> None
 
 
 def test_the_attack_lowers_its_loss(tiny_pipe: Any) -> None:
-    adversary = Adversary(attack=SoftPrompt(steps=25, rate=0.05), warmup=0, points="fixed")
+    adversary = AdversaryConfig(attack=SoftPrompt(steps=25, rate=0.05), warmup=0, points="fixed")
     made = prepared(replace(TINY, adversary=adversary), tiny_pipe)
     points = made.concept_points.sample(2, generator())
     rows = objective_module._rows(made.concept_prompts, points.prompt_index)
@@ -229,7 +229,7 @@ def test_the_attack_lowers_its_loss(tiny_pipe: Any) -> None:
 
 @pytest.mark.parametrize(("points", "draws"), [("fresh", 1 + 4), ("fixed", 1)])
 def test_each_attack_step_draws_fresh_points_of_the_same_prompts(tiny_pipe: Any, points: Any, draws: int) -> None:
-    adversary = Adversary(attack=SoftPrompt(steps=4), warmup=0, points=points)
+    adversary = AdversaryConfig(attack=SoftPrompt(steps=4), warmup=0, points=points)
     made = prepared(TINY, tiny_pipe, adversary)
     drawn: list[Tensor] = []
     sample = made.concept_points.sample
@@ -256,7 +256,7 @@ def test_the_attack_stops_at_nothing_but_its_warmup(tiny_pipe: Any) -> None:
 
 
 def test_fresh_trajectories_train_as_well(tiny_pipe: Any) -> None:
-    edit = erase(replace(OPTIONS, bank=BankSettings(mode="resample", steps=2)), tiny_pipe)
+    edit = erase(replace(OPTIONS, bank=BankConfig(mode="resample", steps=2)), tiny_pipe)
     assert all(bool(torch.isfinite(tensor).all()) for tensor in edit.tensors.values())
     assert edit.log["unet_calls"] > 0
 
@@ -269,21 +269,21 @@ def test_the_concepts_name_stands_in_for_missing_prompts(tiny_pipe: Any) -> None
 
 
 def test_prompts_without_room_are_refused_before_anything_is_run(tiny_pipe: Any) -> None:
-    adversary = Adversary(tokens=(1, 22))
+    adversary = AdversaryConfig(tokens=(1, 22))
     with pytest.raises(ValueError, match="beside 22 adversarial ones"):
         erase(replace(TINY, adversary=adversary), tiny_pipe)
 
 
 def test_empty_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="expected retain prompts, found none"):
-        Retain()
+        RetainConfig()
     with pytest.raises(ValueError, match="at least one placement"):
-        Adversary(tokens=())
-    assert not Retain(weight=0.0).in_noise
+        AdversaryConfig(tokens=())
+    assert not RetainConfig(weight=0.0).in_noise
 
 
 def test_defaults_are_the_papers() -> None:
-    paper = AdvUnlearn(retain=Retain(prompts=RETAIN))
+    paper = AdvUnlearn(retain=RetainConfig(prompts=RETAIN))
     assert (paper.unlearn.batch, paper.unlearn.eta, paper.unlearn.target) == (1, 1.0, "negative_guidance")
     assert (paper.retain.batch, paper.retain.weight, paper.retain.space) == (5, 0.3, "noise")
     assert (paper.train.iterations, paper.train.rate, paper.adversary.warmup) == (1000, 1e-5, 200)
@@ -294,7 +294,7 @@ def test_defaults_are_the_papers() -> None:
 
 @pytest.mark.parametrize("eta", [0.0, 0.5])
 def test_the_pull_wants_the_anchored_prompt_wherever_the_attack_ended(tiny_pipe: Any, eta: float) -> None:
-    method = replace(TINY, unlearn=Unlearn(batch=2, pull_weight=1.0, harden=Harden(eta=eta)))
+    method = replace(TINY, unlearn=UnlearnConfig(batch=2, pull_weight=1.0, harden=HardeningConfig(eta=eta)))
     anchored = replace(CIRCLE, anchor="star")
     adversary = replace(method.adversary, slots=(2,))
     for place in (PromptLayout("prefix", 1), 2):
@@ -316,9 +316,9 @@ def test_the_pull_wants_the_anchored_prompt_wherever_the_attack_ended(tiny_pipe:
 
 
 def test_pulling_brings_the_conditioning_nearer_to_the_anchored_one(tiny_pipe: Any) -> None:
-    unlearn = Unlearn(batch=4, pull_weight=100.0, target="anchor", eta=0.0)
-    adversary = Adversary(attack=SoftPrompt(steps=1, rate=0.01), warmup=1000)
-    method = replace(TINY, unlearn=unlearn, adversary=adversary, train=Training(iterations=40, rate=2e-3))
+    unlearn = UnlearnConfig(batch=4, pull_weight=100.0, target="anchor", eta=0.0)
+    adversary = AdversaryConfig(attack=SoftPrompt(steps=1, rate=0.01), warmup=1000)
+    method = replace(TINY, unlearn=unlearn, adversary=adversary, train=TrainingConfig(iterations=40, rate=2e-3))
     edit = erase(method, tiny_pipe)
     teacher = Backbone.from_pipeline(tiny_pipe)
     student = teacher.clone()

@@ -9,17 +9,21 @@ import torch
 from torch import Tensor
 
 from robust_encoders.overlays.projection import fused, key_value_layers
-from robust_encoders.training.diffusion.cross_attention import Statistics
+from robust_encoders.training.diffusion.cross_attention import GramMatrix
 from robust_encoders.training.methods.closed_form import (
     Moments,
-    Weights,
+    RidgeConfig,
     adversarial_map,
     adversarial_step,
     project_edit,
     solve,
 )
 
-WEIGHTS = [Weights(), Weights(lamb=0.1, preserve_scale=0.1), Weights(lamb=1e-3, erase_scale=3.0, preserve_scale=0.0)]
+WEIGHTS = [
+    RidgeConfig(),
+    RidgeConfig(lamb=0.1, preserve_scale=0.1),
+    RidgeConfig(lamb=1e-3, erase_scale=3.0, preserve_scale=0.0),
+]
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -30,7 +34,7 @@ def matrices(unet: Any) -> list[Tensor]:
     return [layer.weight.detach().double() for layer in key_value_layers(unet).values()]
 
 
-def ridge(w: Tensor, pairs: list[tuple[Tensor, Tensor]], kept: Tensor, weights: Weights) -> Tensor:
+def ridge(w: Tensor, pairs: list[tuple[Tensor, Tensor]], kept: Tensor, weights: RidgeConfig) -> Tensor:
     """The ridge regression of one matrix, target by target, as the authors write it: v = W t."""
     left = weights.lamb * w
     right = weights.lamb * torch.eye(w.shape[1], dtype=torch.float64)
@@ -45,7 +49,7 @@ def ridge(w: Tensor, pairs: list[tuple[Tensor, Tensor]], kept: Tensor, weights: 
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
-def test_uce_is_the_ridge_regression_of_every_matrix(tiny_pipe: Any, weights: Weights) -> None:
+def test_uce_is_the_ridge_regression_of_every_matrix(tiny_pipe: Any, weights: RidgeConfig) -> None:
     c, t, kept = random(5, 16), random(5, 16, seed=1), random(40, 16, seed=2)
     matrix = solve(Moments.of(c, t), Moments.of(kept), weights)
     for w in matrices(tiny_pipe.unet):
@@ -55,7 +59,7 @@ def test_uce_is_the_ridge_regression_of_every_matrix(tiny_pipe: Any, weights: We
 
 def test_the_solution_is_the_minimum() -> None:
     c, t, kept = random(3, 8), random(3, 8, seed=1), random(6, 8, seed=2)
-    weights, w = Weights(erase_scale=2.0, preserve_scale=0.3, lamb=0.7), random(5, 8, seed=3)
+    weights, w = RidgeConfig(erase_scale=2.0, preserve_scale=0.3, lamb=0.7), random(5, 8, seed=3)
 
     def objective(edited: Tensor) -> float:
         erased = (c @ edited.T - t @ w.T).square().sum()
@@ -71,13 +75,13 @@ def test_the_solution_is_the_minimum() -> None:
 def test_nothing_to_erase_changes_nothing_and_neither_does_what_stays_where_it_is() -> None:
     kept = Moments.of(random(4, 8))
     eye = torch.eye(8, dtype=torch.float64)
-    assert torch.equal(solve(Moments.none(8), kept, Weights()), eye)
-    torch.testing.assert_close(solve(Moments.of(random(4, 8), random(4, 8)), kept, Weights()), eye)
+    assert torch.equal(solve(Moments.none(8), kept, RidgeConfig()), eye)
+    torch.testing.assert_close(solve(Moments.of(random(4, 8), random(4, 8)), kept, RidgeConfig()), eye)
 
 
 def test_a_heavy_weight_moves_concepts_all_the_way_and_keeps_what_is_preserved() -> None:
     c, t, kept = random(2, 16), random(2, 16, seed=1), random(3, 16, seed=2)
-    matrix = solve(Moments.of(c, t), Moments.of(kept), Weights(erase_scale=1e8, preserve_scale=1e8))
+    matrix = solve(Moments.of(c, t), Moments.of(kept), RidgeConfig(erase_scale=1e8, preserve_scale=1e8))
     torch.testing.assert_close(c @ matrix.T, t, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(kept @ matrix.T, kept, rtol=1e-6, atol=1e-6)
 
@@ -109,7 +113,7 @@ def test_moments_refuse_other_shapes_and_infinite_values() -> None:
 @pytest.mark.parametrize("fields", [{"lamb": 0.0}, {"lamb": float("nan")}, {"erase_scale": -1.0}])
 def test_weights_without_a_solution_are_refused(fields: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="expected finite erase_scale >= 0, preserve_scale >= 0 and lamb > 0"):
-        Weights(**fields)
+        RidgeConfig(**fields)
 
 
 @pytest.mark.parametrize("regulariser", [1e-3, 0.1, 10.0])
@@ -121,16 +125,16 @@ def test_the_derived_embedding_is_the_papers_sum_over_layers(tiny_pipe: Any, reg
     left = regulariser * torch.eye(16, dtype=torch.float64) + sum(w.T @ w for w in new)
     right: Any = sum(w.T @ o for w, o in zip(new, old, strict=True))
     naive = concept @ (torch.inverse(left) @ right).T
-    found = concept @ adversarial_map(Statistics.of(tiny_pipe.unet).gram, matrix, regulariser).T
+    found = concept @ adversarial_map(GramMatrix.of(tiny_pipe.unet).gram, matrix, regulariser).T
     torch.testing.assert_close(found, naive, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("regulariser", [1e-3, 0.1])
 def test_epochs_of_rece_are_those_of_every_matrix_on_its_own(tiny_pipe: Any, regulariser: float) -> None:
-    old, gram = matrices(tiny_pipe.unet), Statistics.of(tiny_pipe.unet).gram
-    c, t, kept, weights = random(9, 16), random(9, 16, seed=1), random(30, 16, seed=2), Weights(lamb=0.1)
-    matrix = solve(Moments.of(c, t), Moments.of(kept), Weights())
-    new = [ridge(w, list(zip(c, t, strict=True)), kept, Weights()) for w in old]
+    old, gram = matrices(tiny_pipe.unet), GramMatrix.of(tiny_pipe.unet).gram
+    c, t, kept, weights = random(9, 16), random(9, 16, seed=1), random(30, 16, seed=2), RidgeConfig(lamb=0.1)
+    matrix = solve(Moments.of(c, t), Moments.of(kept), RidgeConfig())
+    new = [ridge(w, list(zip(c, t, strict=True)), kept, RidgeConfig()) for w in old]
     for _ in range(3):
         left = regulariser * torch.eye(16, dtype=torch.float64) + sum(w.T @ w for w in new)
         right: Any = sum(w.T @ o for w, o in zip(new, old, strict=True))
@@ -144,9 +148,9 @@ def test_epochs_of_rece_are_those_of_every_matrix_on_its_own(tiny_pipe: Any, reg
 
 
 def test_the_derived_embedding_brings_the_concept_back(tiny_pipe: Any) -> None:
-    gram = Statistics.of(tiny_pipe.unet).gram
+    gram = GramMatrix.of(tiny_pipe.unet).gram
     c, t = random(1, 16), random(1, 16, seed=1)
-    matrix = solve(Moments.of(c, t), Moments.none(16), Weights())
+    matrix = solve(Moments.of(c, t), Moments.none(16), RidgeConfig())
     derived = c @ adversarial_map(gram, matrix, 1e-9).T
     assert float((derived @ matrix.T - c).norm()) < 1e-4 * float((c @ matrix.T - c).norm())
 
@@ -156,7 +160,7 @@ def test_what_cannot_be_inverted_is_refused() -> None:
     with pytest.raises(ValueError, match="use a larger regulariser"):
         adversarial_map(broken, torch.eye(4, dtype=torch.float64), 0.1)
     with pytest.raises(ValueError, match="use a larger lamb"):
-        solve(Moments(broken, broken), Moments.none(4), Weights())
+        solve(Moments(broken, broken), Moments.none(4), RidgeConfig())
 
 
 def test_an_edit_that_is_a_projection_is_found_without_residual(tiny_pipe: Any) -> None:

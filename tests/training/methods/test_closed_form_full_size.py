@@ -21,9 +21,9 @@ from torch import Tensor
 from robust_encoders import Concept
 from robust_encoders.overlays.projection import key_value_layers, projected
 from robust_encoders.training.diffusion.backbone import Backbone
-from robust_encoders.training.diffusion.cross_attention import Statistics
+from robust_encoders.training.diffusion.cross_attention import GramMatrix
 from robust_encoders.training.methods import RECE, UCE
-from robust_encoders.training.methods.closed_form import Moments, Weights, adversarial_step, solve
+from robust_encoders.training.methods.closed_form import Moments, RidgeConfig, adversarial_step, solve
 
 KEPT = (
     "a blue square",
@@ -62,7 +62,7 @@ def hidden(backbone: Backbone, texts: tuple[str, ...]) -> Tensor:
     return found
 
 
-def edited(w: Tensor, c: Tensor, t: Tensor, kept: Tensor, weights: Weights) -> Tensor:
+def edited(w: Tensor, c: Tensor, t: Tensor, kept: Tensor, weights: RidgeConfig) -> Tensor:
     """The ridge regression of one matrix with targets W t, as the authors solve it."""
     eye = torch.eye(WIDTH, dtype=torch.float64)
     a, p = weights.erase_scale, weights.preserve_scale
@@ -152,10 +152,10 @@ def test_one_matrix_is_the_edit_of_all_32(backbone: Backbone, tmp_path: Path) ->
         gaps.append({"edit": name, "all layers": whole, "worst layer": worst, "||M - I||": away})
 
     started = time.perf_counter()
-    gram = Statistics.of(backbone.unet, tmp_path).gram
+    gram = GramMatrix.of(backbone.unet, tmp_path).gram
     cold = time.perf_counter() - started
     started = time.perf_counter()
-    Statistics.of(backbone.unet, tmp_path)
+    GramMatrix.of(backbone.unet, tmp_path)
     warm = time.perf_counter() - started
     times = {n: timed(n, gram) for n in (1, 1000)}
     rows = [

@@ -14,15 +14,15 @@ from torch import Generator, Tensor
 
 from robust_encoders import Concept
 from robust_encoders.artifact.fingerprint import content_sha256
-from robust_encoders.training.artifact import describe
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.distributed import Shard
 from robust_encoders.training.methods import DES, METHODS
 from robust_encoders.training.methods.des import Distortion, neighbour_correlation, spread
-from robust_encoders.training.protocols import Edit
+from robust_encoders.training.provenance import describe
 from robust_encoders.training.recipes.registry import RECIPES
 from robust_encoders.training.recipes.reproduce import rebuilt
-from robust_encoders.training.trainer.loop import Training, Workspace
+from robust_encoders.training.trainer.loop import TrainingConfig, Workspace
+from robust_encoders.training.types import Edit
 
 SAFE = ("a blue square", "a green star", "a red cross", "a star")
 UNSAFE = ("a red circle", "a circle", "a blue circle")
@@ -156,7 +156,7 @@ def trained(settings: DES, backbone: Backbone, workspace: Workspace = QUIET) -> 
 
 def test_training_turns_the_concept_away_keeps_the_rest_and_calls_no_unet(tiny_pipe: Any) -> None:
     backbone = Backbone.from_pipeline(tiny_pipe)
-    edit = trained(DES(safe=SAFE, scale=5.0, train=Training(iterations=60, rate=3e-3)), backbone)
+    edit = trained(DES(safe=SAFE, scale=5.0, train=TrainingConfig(iterations=60, rate=3e-3)), backbone)
     losses = edit.log["losses"]
     assert edit.log["unet_calls"] == edit.log["bank_unet_calls"] == 0
     assert losses["unsafe"][-1] < 0.5 * losses["unsafe"][0]
@@ -171,7 +171,7 @@ def test_training_turns_the_concept_away_keeps_the_rest_and_calls_no_unet(tiny_p
 
 
 def test_a_stopped_run_goes_on_as_though_it_had_not(backbone: Backbone, tmp_path: Path) -> None:
-    settings = DES(safe=SAFE, batch=2, spread_weight=2.0, train=Training(iterations=6, rate=1e-3))
+    settings = DES(safe=SAFE, batch=2, spread_weight=2.0, train=TrainingConfig(iterations=6, rate=1e-3))
     whole = trained(settings, backbone)
     kept = Workspace(folder=tmp_path, every=4, progress=False)
     identity = content_sha256(trained(settings, backbone, kept).tensors)
@@ -183,7 +183,7 @@ def test_a_stopped_run_goes_on_as_though_it_had_not(backbone: Backbone, tmp_path
 
 def test_it_is_an_eraser_with_the_papers_settings() -> None:
     made = METHODS["des"].standard(SAFE)
-    assert made == DES(safe=SAFE, scale=200.0, keep=0.3, batch=128, train=Training(iterations=108, rate=1e-5))
+    assert made == DES(safe=SAFE, scale=200.0, keep=0.3, batch=128, train=TrainingConfig(iterations=108, rate=1e-5))
     assert made.spread_weight == made.structure_weight == 0
 
 
@@ -210,7 +210,7 @@ def test_sages_terms_pull_at_the_encoder(backbone: Backbone, term: str) -> None:
 
 
 def test_its_settings_are_read_back_from_a_manifest() -> None:
-    settings = DES(safe=SAFE, scale=205.0, spread_weight=2.0, train=Training(iterations=5, schedule="cosine"))
+    settings = DES(safe=SAFE, scale=205.0, spread_weight=2.0, train=TrainingConfig(iterations=5, schedule="cosine"))
     assert rebuilt(DES, json.loads(json.dumps(describe(settings)))) == settings
 
 

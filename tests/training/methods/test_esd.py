@@ -9,16 +9,17 @@ from robust_encoders.concepts import Concept
 from robust_encoders.training.attacks.soft_prompt import SoftPrompt
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.methods import ESD, METHODS, AdvUnlearn
-from robust_encoders.training.objectives.config import Adversary, Retain, Unlearn
-from robust_encoders.training.protocols import Edit, Eraser
-from robust_encoders.training.trainer.loop import Training, Workspace
-from robust_encoders.training.trajectories.bank import BankSettings
+from robust_encoders.training.objectives.config import AdversaryConfig, RetainConfig, UnlearnConfig
+from robust_encoders.training.protocols import Method
+from robust_encoders.training.trainer.loop import TrainingConfig, Workspace
+from robust_encoders.training.trajectories.bank import BankConfig
+from robust_encoders.training.types import Edit
 
 SHARED: dict[str, Any] = {
-    "retain": Retain(prompts=("a star", "a cross"), batch=2),
-    "unlearn": Unlearn(batch=2),
-    "train": Training(iterations=3, rate=1e-3),
-    "bank": BankSettings(steps=2),
+    "retain": RetainConfig(prompts=("a star", "a cross"), batch=2),
+    "unlearn": UnlearnConfig(batch=2),
+    "train": TrainingConfig(iterations=3, rate=1e-3),
+    "bank": BankConfig(steps=2),
 }
 
 
@@ -30,20 +31,20 @@ def erase(method: ESD | AdvUnlearn, pipe: Any) -> Edit:
 
 def test_it_is_an_eraser() -> None:
     assert METHODS["esd"] is ESD
-    assert isinstance(ESD(**SHARED), Eraser)
+    assert isinstance(ESD(**SHARED), Method)
 
 
 def test_esd_is_advunlearn_that_never_leaves_its_warmup(tiny_pipe: Any) -> None:
     esd = erase(ESD(**SHARED), tiny_pipe)
-    never = erase(AdvUnlearn(**SHARED, adversary=Adversary(warmup=3)), tiny_pipe)
-    at_once = erase(AdvUnlearn(**SHARED, adversary=Adversary(attack=SoftPrompt(steps=1), warmup=0)), tiny_pipe)
+    never = erase(AdvUnlearn(**SHARED, adversary=AdversaryConfig(warmup=3)), tiny_pipe)
+    at_once = erase(AdvUnlearn(**SHARED, adversary=AdversaryConfig(attack=SoftPrompt(steps=1), warmup=0)), tiny_pipe)
     assert content_sha256(esd.tensors) == content_sha256(never.tensors)
     assert content_sha256(esd.tensors) != content_sha256(at_once.tensors)
     assert esd.log["unet_calls"] == never.log["unet_calls"] == 3 * 2 * (2 + 2)
 
 
 def test_the_loss_falls_without_a_retain_set(tiny_pipe: Any) -> None:
-    free = {**SHARED, "retain": Retain(weight=0.0), "train": Training(iterations=20, rate=1e-2)}
+    free = {**SHARED, "retain": RetainConfig(weight=0.0), "train": TrainingConfig(iterations=20, rate=1e-2)}
     losses = erase(ESD(**free), tiny_pipe).log["losses"]
     assert set(losses) == {"unlearn"}
     assert sum(losses["unlearn"][-5:]) < sum(losses["unlearn"][:5])

@@ -19,7 +19,7 @@ from recorded import record, table
 from torch.utils.flop_counter import FlopCounterMode
 
 from robust_encoders.conversion.text_config import family_of
-from robust_encoders.training.trainer.parameters import Selection
+from robust_encoders.training.trainer.parameters import SelectionConfig
 
 # Rows of the study: fields of Workspace.
 ROWS: dict[str, dict[str, Any]] = {
@@ -60,10 +60,10 @@ def test_the_configurations_are_those_that_were_published(size: str) -> None:
     config: Any = encoder.config
     assert family_of(config.to_dict()) == size
     layers = config.num_hidden_layers
-    assert len(Selection().select(encoder)) == 16 * layers + 2
-    assert len(Selection(layers=(0,), final_norm=False).select(encoder)) == 16
+    assert len(SelectionConfig().select(encoder)) == 16 * layers + 2
+    assert len(SelectionConfig(layers=(0,), final_norm=False).select(encoder)) == 16
     with pytest.raises(ValueError, match=rf"layers \[{layers}\]"):
-        Selection(layers=(layers,)).select(encoder)
+        SelectionConfig(layers=(layers,)).select(encoder)
 
 
 @pytest.mark.parametrize(("size", "flops"), [("sd1", 0.803e12), ("sd2", 2.149e12)])

@@ -14,7 +14,7 @@ from robust_encoders import Concept
 from robust_encoders.overlays.projection import key_value_layers
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.methods import METHODS, RECE, UCE
-from robust_encoders.training.methods.closed_form import Weights
+from robust_encoders.training.methods.closed_form import RidgeConfig
 from robust_encoders.training.trainer.loop import Workspace
 
 CIRCLE = Concept(name="circle", kind="object", anchor="square")
@@ -39,7 +39,7 @@ def hidden(backbone: Backbone, text: str) -> Tensor:
 
 
 def step(
-    layers: list[Tensor], pairs: list[tuple[Tensor, Tensor]], kept: list[Tensor], weights: Weights
+    layers: list[Tensor], pairs: list[tuple[Tensor, Tensor]], kept: list[Tensor], weights: RidgeConfig
 ) -> list[Tensor]:
     """One solve for every matrix, target by target, with the matrices as they are now."""
     edited = []
@@ -108,8 +108,8 @@ def test_defaults_are_the_papers_for_nudity() -> None:
     made = RECE()
     assert METHODS["rece"] is RECE
     assert (made.epochs, made.regulariser) == (3, 0.1)
-    assert made.weights == Weights(erase_scale=1, preserve_scale=0.1, lamb=0.1)
-    assert made.start == UCE(tokens="from_last", weights=Weights(erase_scale=1, preserve_scale=1, lamb=0.5))
+    assert made.weights == RidgeConfig(erase_scale=1, preserve_scale=0.1, lamb=0.1)
+    assert made.start == UCE(tokens="from_last", weights=RidgeConfig(erase_scale=1, preserve_scale=1, lamb=0.5))
 
 
 def test_the_statistics_of_the_unet_are_kept_in_the_workspace(backbone: Backbone, tmp_path: Path) -> None:

@@ -15,16 +15,16 @@ from robust_encoders import Concept, Overlay, RobustEncoder
 from robust_encoders.overlays.adapters import ALPHA, DOWN, UNET_PREFIX, UP, Adapter, Gates
 from robust_encoders.training.artifact import to_encoder
 from robust_encoders.training.diffusion.backbone import Backbone
-from robust_encoders.training.methods.spm import SPM, SPMTraining, _hooked
+from robust_encoders.training.methods.spm import SPM, SPMTrainingConfig, _hooked
 from robust_encoders.training.objectives.spm import SPMObjective
 from robust_encoders.training.trainer.loop import Workspace
-from robust_encoders.training.trajectories.bank import BankSettings
+from robust_encoders.training.trajectories.bank import BankConfig
 
 CONCEPT = Concept(name="circle", kind="object", synonyms=("disc",), anchor="star", prompts=("a red circle", "a disc"))
 RETAIN = ("a blue square", "a green triangle", "a cross")
 QUIET = Workspace(progress=False)
-TRAIN = SPMTraining(iterations=6, rate=1e-2, warmup=1, cycles=1)
-BANK = BankSettings(steps=3, seeds=2)
+TRAIN = SPMTrainingConfig(iterations=6, rate=1e-2, warmup=1, cycles=1)
+BANK = BankConfig(steps=3, seeds=2)
 
 
 def small(**fields: Any) -> SPM:
@@ -139,7 +139,7 @@ def test_text_adapters_are_anchored_by_prompts(tiny_pipe: Any) -> None:
 
 
 def test_the_schedule_is_the_releases() -> None:
-    training = SPMTraining(iterations=60, rate=2.0, warmup=10, cycles=3)
+    training = SPMTrainingConfig(iterations=60, rate=2.0, warmup=10, cycles=3)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
     schedule = get_cosine_with_hard_restarts_schedule_with_warmup(optimizer, 10, 60, num_cycles=3)
     for iteration in range(60):
@@ -180,7 +180,7 @@ def test_a_stopped_run_goes_on_to_the_same_adapters(
 
 
 def test_the_student_draws_latents_with_its_adapters_on(tiny_pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    backbone, method = Backbone.from_pipeline(tiny_pipe), small(rollout="student", bank=BankSettings(steps=4))
+    backbone, method = Backbone.from_pipeline(tiny_pipe), small(rollout="student", bank=BankConfig(steps=4))
     opened: list[bool] = []
     adapter = Adapter(method._fresh(backbone, generator()), ("circle",), 1, 1.0)
     with backbone.frozen(), _hooked(backbone, adapter) as gates:
@@ -211,8 +211,8 @@ def test_counts_below_one_are_refused(fields: dict[str, int]) -> None:
 
 def test_odd_schedules_are_refused() -> None:
     with pytest.raises(ValueError, match="warmup < iterations"):
-        SPMTraining(iterations=10, warmup=10)
-    assert math.isclose(SPMTraining().rate_at(500), 1e-4)
+        SPMTrainingConfig(iterations=10, warmup=10)
+    assert math.isclose(SPMTrainingConfig().rate_at(500), 1e-4)
 
 
 def test_activations_computed_twice_give_the_same_adapters(tiny_pipe: Any) -> None:

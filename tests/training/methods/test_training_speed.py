@@ -21,10 +21,10 @@ import robust_encoders
 from robust_encoders import Concept
 from robust_encoders.training.diffusion.backbone import Backbone, has_bf16
 from robust_encoders.training.methods import AdvUnlearn
-from robust_encoders.training.objectives.config import Adversary, Retain
+from robust_encoders.training.objectives.config import AdversaryConfig, RetainConfig
 from robust_encoders.training.recipes.registry import RECIPES, shapes_retain_prompts
-from robust_encoders.training.trainer.loop import Training, Workspace
-from robust_encoders.training.trajectories.bank import BankSettings
+from robust_encoders.training.trainer.loop import TrainingConfig, Workspace
+from robust_encoders.training.trajectories.bank import BankConfig
 
 ITERATIONS = 20
 WARMUP, ATTACKED = 200, 800
@@ -146,10 +146,10 @@ def test_the_re_created_schedule_trains_the_student_and_wastes_gradients_on_the_
 def test_the_rows_of_the_study_add_up(tiny_pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules[__name__], "ITERATIONS", 2)
     method = AdvUnlearn(
-        retain=Retain(prompts=("a star", "a ring"), batch=2),
-        train=Training(),
-        bank=BankSettings(steps=2, seeds=(2, 1)),
-        adversary=Adversary(attack=replace(Adversary().attack, steps=2)),
+        retain=RetainConfig(prompts=("a star", "a ring"), batch=2),
+        train=TrainingConfig(),
+        bank=BankConfig(steps=2, seeds=(2, 1)),
+        adversary=AdversaryConfig(attack=replace(AdversaryConfig().attack, steps=2)),
     )
     row = measure_ours(tiny_pipe, "bank", method, tmp_path)
     assert (row["F/attacked"], row["F/warm-up"], row["bank F"]) == (2 * 2 + 2 * 3, 2 * 3, (2 + 2) * 2 * 2)

@@ -13,8 +13,8 @@ from robust_encoders import Concept
 from robust_encoders.overlays.projection import key_value_layers
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.methods import METHODS, UCE
-from robust_encoders.training.methods.closed_form import Weights
-from robust_encoders.training.methods.token_vectors import Subjects, Target
+from robust_encoders.training.methods.closed_form import RidgeConfig
+from robust_encoders.training.methods.token_vectors import TokenVectors, VectorTarget
 from robust_encoders.training.methods.uce import guide
 
 CIRCLE = Concept(name="circle", kind="object", anchor="square", synonyms=("disc",))
@@ -77,7 +77,7 @@ def naive(backbone: Backbone, pairs: list[tuple[str, str]], method: UCE) -> list
 
 @pytest.mark.parametrize("tokens", ["last", "from_last"])
 def test_both_conventions_are_the_edit_of_all_matrices(backbone: Backbone, tokens: Any) -> None:
-    method = UCE(tokens=tokens, preserve=KEPT, weights=Weights(preserve_scale=0.3), batch=2)
+    method = UCE(tokens=tokens, preserve=KEPT, weights=RidgeConfig(preserve_scale=0.3), batch=2)
     found = matrix(method, backbone, Concept.joint((CIRCLE, GOGH))).double()
     pairs = [("circle", "square"), ("disc", "square"), ("van gogh", "photo")]
     for layer, expected in zip(key_value_layers(backbone.unet).values(), naive(backbone, pairs, method), strict=True):
@@ -91,7 +91,7 @@ def test_the_conventions_differ(backbone: Backbone) -> None:
 def test_defaults_are_those_of_the_authors_code() -> None:
     made = UCE()
     assert METHODS["uce"] is UCE
-    assert made.weights == Weights(erase_scale=1, preserve_scale=1, lamb=0.5)
+    assert made.weights == RidgeConfig(erase_scale=1, preserve_scale=1, lamb=0.5)
     assert (made.tokens, made.expand, made.preserve, made.texts) == ("last", False, (), "words")
 
 
@@ -105,7 +105,7 @@ def test_a_concept_without_an_anchor_goes_where_the_authors_send_it(kind: Any, a
 def test_positions_are_counted_in_tokens_not_in_words(backbone: Backbone) -> None:
     text = "zigzag wreath"  # several tokens a word
     assert last_of(backbone, text) > 2
-    assert Subjects(backbone).positions([text, "circle", ""]) == [
+    assert TokenVectors(backbone).positions([text, "circle", ""]) == [
         last_of(backbone, text),
         last_of(backbone, "circle"),
         0,
@@ -115,18 +115,18 @@ def test_positions_are_counted_in_tokens_not_in_words(backbone: Backbone) -> Non
 def test_the_subject_of_a_caption_is_the_last_word_that_names_the_concept(backbone: Backbone) -> None:
     caption, anchored = "a circle and a red circle on white", "a square and a red square on white"
     front = backbone.tokenizer("a circle and a red circle").input_ids
-    subject, other = Subjects(backbone, ("circle", "disc")).positions([caption, anchored])
+    subject, other = TokenVectors(backbone, ("circle", "disc")).positions([caption, anchored])
     assert subject == len(front) - 2
     assert last_of(backbone, caption) - subject == last_of(backbone, anchored) - other
-    assert Subjects(backbone, ("van gogh",)).positions(["a van gogh picture"])[0] == last_of(backbone, "a van gogh")
-    assert Subjects(backbone, ("ring",)).positions(["a string"])[0] == last_of(backbone, "a string")
+    assert TokenVectors(backbone, ("van gogh",)).positions(["a van gogh picture"])[0] == last_of(backbone, "a van gogh")
+    assert TokenVectors(backbone, ("ring",)).positions(["a string"])[0] == last_of(backbone, "a string")
 
 
 def test_tokens_of_captions_that_follow_the_subject_are_paired(backbone: Backbone) -> None:
-    subjects = Subjects(backbone, ("circle",))
-    target = Target("a circle on white", ((1.0, "on white"),))
+    subjects = TokenVectors(backbone, ("circle",))
+    target = VectorTarget("a circle on white", ((1.0, "on white"),))
     c, t = hidden(backbone, "a circle on white"), hidden(backbone, "on white")
-    i = Subjects(backbone, ("circle",)).positions(["a circle on white"])[0]
+    i = TokenVectors(backbone, ("circle",)).positions(["a circle on white"])[0]
     moments = subjects.moved([target], "from_last")
     n = len(c) - i
     assert moments.count == n
@@ -154,7 +154,7 @@ def test_captions_of_a_joint_concept_go_to_captions_that_name_no_part(backbone: 
     words = [target.texts for target in UCE().targets(joint)]
     assert words == [("circle", "square"), ("red", "green")]
     # The subject is the last word of any part, so that what is behind it is not taken for it.
-    subjects = Subjects(backbone, joint.words())
+    subjects = TokenVectors(backbone, joint.words())
     assert subjects.positions(["circle, red", "square, green"]) == [3, 3]
 
 
@@ -176,7 +176,7 @@ def test_expanded_prompts_are_five_for_each_word() -> None:
 
 
 def test_debiasing_adds_weighted_attributes(backbone: Backbone) -> None:
-    heavy = Weights(erase_scale=1e8)
+    heavy = RidgeConfig(erase_scale=1e8)
     method = UCE(attributes=("red", "blue"), shares=(0.5, -0.25), weights=heavy)
     found = matrix(method, backbone, Concept(name="star", kind="object")).double()
     star, red, blue = (hidden(backbone, text)[last_of(backbone, text)] for text in ("star", "red", "blue"))
@@ -185,7 +185,7 @@ def test_debiasing_adds_weighted_attributes(backbone: Backbone) -> None:
 
 def test_a_heavy_weight_gives_the_concept_its_anchors_vector(backbone: Backbone) -> None:
     found = matrix(
-        UCE(weights=Weights(erase_scale=1e8)), backbone, Concept(name="circle", kind="object", anchor="star")
+        UCE(weights=RidgeConfig(erase_scale=1e8)), backbone, Concept(name="circle", kind="object", anchor="star")
     )
     c, t = (hidden(backbone, text)[last_of(backbone, text)].float() for text in ("circle", "star"))
     torch.testing.assert_close(c @ found.T, t, rtol=1e-3, atol=1e-3)
@@ -199,7 +199,7 @@ def test_the_batch_changes_nothing_but_rounding(backbone: Backbone) -> None:
 def test_preserved_prompts_move_less(backbone: Backbone) -> None:
     moved = []
     for preserve in ((), KEPT):
-        found = matrix(UCE(preserve=preserve, weights=Weights(preserve_scale=10)), backbone).double()
+        found = matrix(UCE(preserve=preserve, weights=RidgeConfig(preserve_scale=10)), backbone).double()
         vectors = torch.stack([hidden(backbone, t)[last_of(backbone, t)] for t in KEPT])
         moved.append(float((vectors @ found.T - vectors).norm()))
     assert moved[1] < 0.2 * moved[0]
@@ -208,7 +208,7 @@ def test_preserved_prompts_move_less(backbone: Backbone) -> None:
 def test_the_encoder_that_is_deployed_is_the_one_that_is_read(make_pipe: Callable[..., Any]) -> None:
     """A fine-tuned encoder gets a matrix of its own; the base's would miss its concept."""
     backbones = [Backbone.from_pipeline(make_pipe(seed=0)).sharing(make_pipe(seed=s).text_encoder) for s in (0, 5)]
-    found = [matrix(UCE(weights=Weights(erase_scale=1e6)), backbone).double() for backbone in backbones]
+    found = [matrix(UCE(weights=RidgeConfig(erase_scale=1e6)), backbone).double() for backbone in backbones]
     vectors = [
         (hidden(b, "circle")[last_of(b, "circle")], hidden(b, "square")[last_of(b, "square")]) for b in backbones
     ]

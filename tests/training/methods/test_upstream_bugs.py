@@ -18,11 +18,11 @@ from robust_encoders.concepts import Concept
 from robust_encoders.training.attacks.soft_prompt import SoftPrompt
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.methods import ESD, AdvUnlearn
-from robust_encoders.training.objectives.config import Adversary, Retain, Unlearn
+from robust_encoders.training.objectives.config import AdversaryConfig, RetainConfig, UnlearnConfig
 from robust_encoders.training.prompts.layout import PromptLayout, prompt_lengths
-from robust_encoders.training.trainer.loop import Training, Workspace
-from robust_encoders.training.trainer.parameters import LAYER, Selection
-from robust_encoders.training.trajectories.bank import BankSettings, TrajectoryBank
+from robust_encoders.training.trainer.loop import TrainingConfig, Workspace
+from robust_encoders.training.trainer.parameters import LAYER, SelectionConfig
+from robust_encoders.training.trajectories.bank import BankConfig, TrajectoryBank
 
 START = torch.zeros(1, 1, 1)
 
@@ -64,23 +64,23 @@ def test_3_every_sub_token_of_a_prompt_stays(tiny_pipe: Any) -> None:
 
 def test_4_layer_1_is_not_10_nor_11(make_pipe: Any) -> None:
     encoder = make_pipe(layers=12).text_encoder
-    chosen = Selection(layers=(1,), final_norm=False).select(encoder)
+    chosen = SelectionConfig(layers=(1,), final_norm=False).select(encoder)
     assert {match[1] for name in chosen if (match := LAYER.search(name))} == {"1"}
 
 
 def test_5_the_learning_rate_is_a_small_number() -> None:
-    assert Training().rate == 1e-5
-    assert Training(rate=2.5e-6).rate_at(0) == 2.5e-6
+    assert TrainingConfig().rate == 1e-5
+    assert TrainingConfig(rate=2.5e-6).rate_at(0) == 2.5e-6
 
 
 def test_6_there_is_no_default_retain_set_that_fails_later() -> None:
     with pytest.raises(ValueError, match=r"give Retain\.prompts"):
-        Retain()
+        RetainConfig()
 
 
 def test_7_a_retain_batch_may_be_larger_than_what_is_left(tiny_pipe: Any) -> None:
     bank = TrajectoryBank.build(
-        Backbone.from_pipeline(tiny_pipe), ["a star", "a ring"], BankSettings(steps=2), progress=False
+        Backbone.from_pipeline(tiny_pipe), ["a star", "a ring"], BankConfig(steps=2), progress=False
     )
     generator = torch.Generator()
     assert all(len(bank.sample(5, generator).t) == 5 for _ in range(4))
@@ -88,11 +88,11 @@ def test_7_a_retain_batch_may_be_larger_than_what_is_left(tiny_pipe: Any) -> Non
 
 def method(**overrides: Any) -> AdvUnlearn:
     fields: dict[str, Any] = {
-        "retain": Retain(prompts=("a star",), batch=1),
-        "unlearn": Unlearn(batch=1),
-        "adversary": Adversary(attack=SoftPrompt(steps=1, rate=0.1), warmup=0),
-        "train": Training(iterations=2, rate=1e-3),
-        "bank": BankSettings(steps=2),
+        "retain": RetainConfig(prompts=("a star",), batch=1),
+        "unlearn": UnlearnConfig(batch=1),
+        "adversary": AdversaryConfig(attack=SoftPrompt(steps=1, rate=0.1), warmup=0),
+        "train": TrainingConfig(iterations=2, rate=1e-3),
+        "bank": BankConfig(steps=2),
     }
     return AdvUnlearn(**{**fields, **overrides})
 
@@ -122,10 +122,10 @@ def test_10_attacked_prompts_are_encoded_anew_at_every_step(tiny_pipe: Any) -> N
         cond: Tensor = encode(self, embeds, ids)
         return cond
 
-    adversary = Adversary(attack=SoftPrompt(steps=3, rate=0.1), warmup=0)
+    adversary = AdversaryConfig(attack=SoftPrompt(steps=3, rate=0.1), warmup=0)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Backbone, "encode", spying)
-        erased(tiny_pipe, method(adversary=adversary, train=Training(iterations=1)))
+        erased(tiny_pipe, method(adversary=adversary, train=TrainingConfig(iterations=1)))
     attacks, final = seen[:3], seen[3][:1]
     assert len({float(embeds.sum()) for embeds in [*attacks, final]}) == 4
     assert torch.equal(attacks[0][:, 2:], final[:, 2:])

@@ -19,7 +19,7 @@ from robust_encoders.training import protocols
 from robust_encoders.training.metrics import METRICS, ClipFeatures, ClipScore, FrechetDistance, HubClip, PickScore
 from robust_encoders.training.metrics import clip_models as clip_hub
 from robust_encoders.training.metrics.rates import Z_95
-from robust_encoders.training.protocols import Case
+from robust_encoders.training.types import Case
 
 TEXTS = ("a red circle", "a striped blue square on white", "van gogh", "", "a photo of a church")
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from robust_encoders.training.metrics import DETECTORS, METRICS, ClipScore, ConceptRate, JudgeAccuracy, JudgeDetector
 from robust_encoders.training.metrics.rates import attack_rates, detect, judged, rate, wilson_interval
-from robust_encoders.training.protocols import Case, Detector, Metric
+from robust_encoders.training.protocols import Detector, Metric
+from robust_encoders.training.types import Case
 from robust_encoders.training.worlds.shapes.judge import Judge
 from robust_encoders.training.worlds.shapes.networks import JudgeNet
 from robust_encoders.training.worlds.shapes.vocabulary import FACTORS, VALUES

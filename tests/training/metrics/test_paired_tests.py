@@ -9,7 +9,6 @@ import pytest
 from scipy.stats import binomtest
 from scipy.stats.contingency import odds_ratio
 
-from robust_encoders.training.evaluation.judging import Verdict
 from robust_encoders.training.metrics.paired_tests import (
     mcnemar,
     mcnemar_below,
@@ -17,6 +16,7 @@ from robust_encoders.training.metrics.paired_tests import (
     paired_test,
     paired_verdicts,
 )
+from robust_encoders.training.types import Verdict
 
 
 @pytest.mark.parametrize(("b", "c"), [(0, 1), (1, 8), (10, 3), (25, 40), (6, 6), (0, 0), (700, 640)])

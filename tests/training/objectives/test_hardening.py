@@ -14,24 +14,24 @@ from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.distributed import Shard
 from robust_encoders.training.methods import AdvUnlearn
 from robust_encoders.training.methods.advunlearn import _beyond
-from robust_encoders.training.objectives.config import Adversary, Harden, Retain, Unlearn
-from robust_encoders.training.objectives.hardening import Hardening
-from robust_encoders.training.objectives.outlier_config import Doubt
-from robust_encoders.training.objectives.placement import Slots
+from robust_encoders.training.objectives.config import AdversaryConfig, HardeningConfig, RetainConfig, UnlearnConfig
+from robust_encoders.training.objectives.hardening import HardeningTerms
+from robust_encoders.training.objectives.outlier_config import OutlierConfig
+from robust_encoders.training.objectives.placement import CutPrompts
 from robust_encoders.training.objectives.unlearning import Prompts
 from robust_encoders.training.prompts.layout import anchor_prompt, prompt_lengths
 
 ATTACK = SoftPrompt(steps=3, rate=0.05)
-KEPT = Retain(prompts=RETAIN, space="conditioning", conditioning_batch=4)
+KEPT = RetainConfig(prompts=RETAIN, space="conditioning", conditioning_batch=4)
 
 
 def hardened(*, slots: tuple[int, ...] = (), tokens: tuple[int, ...] = (1,), **fields: Any) -> AdvUnlearn:
-    harden = Harden(**{"objective": "conditioning", "batch": 4, "attack": ATTACK, **fields})
+    harden = HardeningConfig(**{"objective": "conditioning", "batch": 4, "attack": ATTACK, **fields})
     adversary = replace(TINY.adversary, slots=slots, tokens=tokens)
-    return replace(TINY, retain=KEPT, unlearn=Unlearn(batch=2, harden=harden), adversary=adversary)
+    return replace(TINY, retain=KEPT, unlearn=UnlearnConfig(batch=2, harden=harden), adversary=adversary)
 
 
-def hardening(pipe: Any, **fields: Any) -> Hardening:
+def hardening(pipe: Any, **fields: Any) -> HardeningTerms:
     made = prepared(hardened(**fields), pipe).hardening
     assert made is not None
     return made
@@ -39,9 +39,9 @@ def hardening(pipe: Any, **fields: Any) -> Hardening:
 
 def test_by_default_nothing_is_hardened(tiny_pipe: Any) -> None:
     assert prepared(TINY, tiny_pipe).hardening is None
-    assert Unlearn().harden == Harden()
-    assert Harden().in_noise
-    assert not Harden().pulls
+    assert UnlearnConfig().harden == HardeningConfig()
+    assert HardeningConfig().in_noise
+    assert not HardeningConfig().pulls
 
 
 def test_the_objectives_have_their_terms(tiny_pipe: Any) -> None:
@@ -183,7 +183,7 @@ def test_neighbours_want_room_and_prompts(tiny_pipe: Any) -> None:
     made = hardening(tiny_pipe, objective="noise", neighbours_weight=3.0)
     with pytest.raises(ValueError, match="expected prompts of at most"):
         replace(made, settings=replace(made.settings, additions=22))
-    with pytest.raises(ValueError, match=r"expected retain prompts for Harden\.neighbours_weight, found none"):
+    with pytest.raises(ValueError, match=r"expected retain prompts for hardening\.neighbours_weight, found none"):
         replace(made, retained=None)
     with pytest.raises(ValueError, match="without the concept's words"):
         replace(made, slots=None)
@@ -212,12 +212,12 @@ def test_processes_share_the_rows_of_one(tiny_pipe: Any) -> None:
         torch.testing.assert_close(torch.cat([part[i].embeds for part in parts]), term.embeds)
         assert torch.equal(torch.cat([part[i].ids for part in parts]), term.ids)
         assert torch.equal(torch.cat([part[i].target for part in parts]), term.target)
-    twice = Harden(batch=6, additions_batch=10, neighbours_batch=14, doubt=Doubt().for_processes(2))
-    assert Harden(batch=3, additions_batch=5, neighbours_batch=7).for_processes(2) == twice
+    twice = HardeningConfig(batch=6, additions_batch=10, neighbours_batch=14, doubt=OutlierConfig().for_processes(2))
+    assert HardeningConfig(batch=3, additions_batch=5, neighbours_batch=7).for_processes(2) == twice
 
 
 def test_it_withstands_the_attack_better_than_a_student_that_never_met_it(tiny_pipe: Any) -> None:
-    def left(adversary: Adversary) -> float:
+    def left(adversary: AdversaryConfig) -> float:
         method = replace(hardened(batch=6), adversary=adversary)
         edit = erase(replace(method, train=replace(TINY.train, iterations=60, rate=3e-3)), tiny_pipe)
         made = hardening(tiny_pipe, slots=(1,))
@@ -234,7 +234,7 @@ def test_it_withstands_the_attack_better_than_a_student_that_never_met_it(tiny_p
                 far.append(made.metric(cond, made.targets[index]).mean())
         return float(torch.stack(far).mean())
 
-    assert left(Adversary(warmup=0, slots=(1,))) < left(Adversary(warmup=1000, slots=(1,)))
+    assert left(AdversaryConfig(warmup=0, slots=(1,))) < left(AdversaryConfig(warmup=1000, slots=(1,)))
 
 
 def attacked(pipe: Any, **fields: Any) -> Any:
@@ -242,7 +242,7 @@ def attacked(pipe: Any, **fields: Any) -> Any:
 
     It returns the place, and the tokens at the attack's start and at its end.
     """
-    adversary = Adversary(attack=SoftPrompt(steps=3, rate=1e-2), warmup=0, points="fixed", **fields)
+    adversary = AdversaryConfig(attack=SoftPrompt(steps=3, rate=1e-2), warmup=0, points="fixed", **fields)
     starts: list[Tensor] = []
 
     def noting(loss: Any, start: Tensor, **given: Any) -> Tensor:
@@ -305,7 +305,7 @@ def test_a_slot_takes_the_place_of_the_words_of_every_part(tiny_pipe: Any) -> No
     red = Concept(name="red", kind="attribute", anchor="green")
     joint = Concept.joint([CIRCLE, red])
     base = Backbone.from_pipeline(tiny_pipe)
-    slots = Slots.cut(base, ("a red circle on white", "red", "a circle"), joint)
+    slots = CutPrompts.cut(base, ("a red circle on white", "red", "a circle"), joint)
     left = [base.tokenizer.decode(row, skip_special_tokens=True).strip() for row in slots.ids]
     assert left == ["a on white", "", "a"]
     assert slots.after[1:].tolist() == [0, slots.after[0].item()]
@@ -320,25 +320,25 @@ def test_what_all_processes_have_gets_the_sum_of_their_gradients(monkeypatch: py
 
 def test_settings_and_prompts_that_leave_nothing_to_do_are_refused(tiny_pipe: Any) -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        Harden(candidates=0)
+        HardeningConfig(candidates=0)
     with pytest.raises(ValueError, match="slots of at least 1"):
-        Adversary(slots=(0,))
+        AdversaryConfig(slots=(0,))
     with pytest.raises(ValueError, match=r"shared and restart in \[0, 1\]"):
-        Adversary(shared=1.5)
+        AdversaryConfig(shared=1.5)
     for objective in ("conditioning", "both"):
         with pytest.raises(ValueError, match="weight above 0"):
-            Harden(objective=objective, weight=0.0)  # type: ignore[arg-type, unused-ignore]
+            HardeningConfig(objective=objective, weight=0.0)  # type: ignore[arg-type, unused-ignore]
     with pytest.raises(ValueError, match=r"for vocabulary and cut, found 1\.5"):
-        Harden(vocabulary=1.5)
+        HardeningConfig(vocabulary=1.5)
     for share in ({"vocabulary": 0.5}, {"cut": 0.5}):
         with pytest.raises(ValueError, match="found none: give additions_weight"):
-            Harden(**share)  # type: ignore[arg-type, unused-ignore]
+            HardeningConfig(**share)  # type: ignore[arg-type, unused-ignore]
     for weight in (0.0, 1.0):  # neighbours keep what the base says
         with pytest.raises(ValueError, match=r"found none to which its 1\.0 would matter"):
-            Unlearn(harden=Harden(eta=1.0, neighbours_weight=weight))
-    with pytest.raises(ValueError, match=r"attacks through the UNet for Adversary\.shared"):
-        replace(hardened(), adversary=Adversary(shared=0.5))
-    with pytest.raises(ValueError, match=r"lower Harden\.additions"):
+            UnlearnConfig(harden=HardeningConfig(eta=1.0, neighbours_weight=weight))
+    with pytest.raises(ValueError, match=r"attacks through the UNet for adversary\.shared"):
+        replace(hardened(), adversary=AdversaryConfig(shared=0.5))
+    with pytest.raises(ValueError, match=r"lower hardening\.additions"):
         hardening(tiny_pipe, additions_weight=1.0, additions=22)
     with pytest.raises(ValueError, match="use fewer adversarial tokens"):
         hardening(tiny_pipe, slots=(22,))

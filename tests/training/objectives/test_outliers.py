@@ -13,14 +13,14 @@ from robust_encoders import Concept
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.distributed import Shard
 from robust_encoders.training.methods import ESD, AdvUnlearn
-from robust_encoders.training.objectives.config import Harden, Retain, Unlearn
-from robust_encoders.training.objectives.outlier_config import Doubt
-from robust_encoders.training.objectives.outliers import Doubtful, strangers
-from robust_encoders.training.objectives.prompt_search import TextSearch
+from robust_encoders.training.objectives.config import HardeningConfig, RetainConfig, UnlearnConfig
+from robust_encoders.training.objectives.outlier_config import OutlierConfig
+from robust_encoders.training.objectives.outliers import OutlierTerms, off_manifold_embeddings
+from robust_encoders.training.objectives.prompt_search import PromptSearch
 from robust_encoders.training.objectives.unlearning import Objective
 from robust_encoders.training.prompts.layout import prompt_lengths
-from robust_encoders.training.protocols import Edit
-from robust_encoders.training.trainer.loop import Training, Workspace
+from robust_encoders.training.trainer.loop import TrainingConfig, Workspace
+from robust_encoders.training.types import Edit
 
 ANCHORED = replace(CIRCLE, anchor="star")
 ALL: dict[str, Any] = {
@@ -43,28 +43,28 @@ def doubting(*, eta: float = 0.0, **fields: Any) -> AdvUnlearn:
         "searched": 6,
         "searched_batch": 3,
     }
-    doubt = Doubt(**{"others": OTHERS, "longest": 4, "searched_tokens": 3, **small, **fields})
-    return replace(TINY, unlearn=Unlearn(batch=2, harden=Harden(eta=eta, doubt=doubt)))
+    doubt = OutlierConfig(**{"others": OTHERS, "longest": 4, "searched_tokens": 3, **small, **fields})
+    return replace(TINY, unlearn=UnlearnConfig(batch=2, harden=HardeningConfig(eta=eta, doubt=doubt)))
 
 
-def doubtful(pipe: Any, *, eta: float = 0.0, concept: Concept = ANCHORED, **fields: Any) -> Doubtful:
+def doubtful(pipe: Any, *, eta: float = 0.0, concept: Concept = ANCHORED, **fields: Any) -> OutlierTerms:
     made = prepared(doubting(eta=eta, **fields), pipe, concept=concept).doubt
     assert made is not None
     return made
 
 
-def texts(made: Doubtful, ids: Tensor) -> list[str]:
+def texts(made: OutlierTerms, ids: Tensor) -> list[str]:
     return [made.hardening.teacher.tokenizer.decode(row, skip_special_tokens=True).strip() for row in ids]
 
 
-def tokens(made: Doubtful, text: str) -> list[int]:
+def tokens(made: OutlierTerms, text: str) -> list[int]:
     found: list[int] = made.hardening.teacher.tokenizer(text, add_special_tokens=False).input_ids
     return found
 
 
 def test_by_default_there_is_no_term(tiny_pipe: Any) -> None:
-    assert Harden().doubt == Doubt()
-    assert not Doubt().batches()
+    assert HardeningConfig().doubt == OutlierConfig()
+    assert not OutlierConfig().batches()
     assert prepared(TINY, tiny_pipe).doubt is None
 
 
@@ -166,15 +166,15 @@ def test_the_empty_prompt_is_kept_in_every_process(tiny_pipe: Any, shard: Shard)
     teacher = made.hardening.teacher
     assert torch.equal(row.ids, teacher.tokenize([""]))
     torch.testing.assert_close(row.target, teacher.condition([""]))
-    assert Doubt().empty_weight > 0, "whoever asks for strings should not have to know"
-    assert not Doubt().batches(), "beside other terms alone"
+    assert OutlierConfig().empty_weight > 0, "whoever asks for strings should not have to know"
+    assert not OutlierConfig().batches(), "beside other terms alone"
 
 
 def test_without_keeping_it_the_empty_prompt_follows_the_strings(tiny_pipe: Any) -> None:
     far = {}
     for weight in (0.0, 80.0):
         doubt = {"strings_weight": 20.0, "strings_batch": 16, "empty_weight": weight}
-        method = replace(doubting(**doubt), train=Training(iterations=60, rate=3e-3))
+        method = replace(doubting(**doubt), train=TrainingConfig(iterations=60, rate=3e-3))
         trained, objective = after(method, tiny_pipe)
         assert objective.metric is not None
         with torch.no_grad():
@@ -252,7 +252,7 @@ def test_strangers_are_put_into_prompts_anywhere_and_together(tiny_pipe: Any) ->
 
 
 def test_training_holds_prompts_that_strangers_stand_in(tiny_pipe: Any) -> None:
-    method = replace(doubting(inserted_weight=20.0, inserted_batch=16), train=Training(iterations=60, rate=3e-3))
+    method = replace(doubting(inserted_weight=20.0, inserted_batch=16), train=TrainingConfig(iterations=60, rate=3e-3))
     trained, objective = after(method, tiny_pipe)
     assert objective.doubt is not None
     assert objective.metric is not None
@@ -265,7 +265,7 @@ def test_training_holds_prompts_that_strangers_stand_in(tiny_pipe: Any) -> None:
 
 def test_mixtures_and_noise_lie_around_the_vocabulary_at_many_distances() -> None:
     vocabulary = 5 + 0.1 * torch.randn(200, 8, generator=generator(3))
-    found = strangers(vocabulary, 2000, generator())
+    found = off_manifold_embeddings(vocabulary, 2000, generator())
     assert found.shape == (2000, 8)
     torch.testing.assert_close(found.mean(0), vocabulary.mean(0), atol=0.02, rtol=0)
     far = (found - vocabulary.mean(0)).norm(dim=1) / (vocabulary - vocabulary.mean(0)).norm(dim=1).mean()
@@ -290,7 +290,7 @@ def test_nothing_that_says_something_else_is_added_to_what_is_kept(tiny_pipe: An
         assert (max(said) == 1) is kept
 
 
-def search(pipe: Any, **fields: Any) -> tuple[TextSearch, Any]:
+def search(pipe: Any, **fields: Any) -> tuple[PromptSearch, Any]:
     objective = prepared(doubting(searched_weight=1.0, **fields), pipe, concept=ANCHORED)
     assert objective.doubt is not None
     assert objective.doubt.search is not None
@@ -359,7 +359,7 @@ def test_the_search_survives_a_checkpoint(tiny_pipe: Any) -> None:
 def test_a_run_interrupted_in_the_middle_ends_where_a_whole_one_does(
     tiny_pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    method = replace(doubting(**ALL), train=Training(iterations=5, rate=1e-3))
+    method = replace(doubting(**ALL), train=TrainingConfig(iterations=5, rate=1e-3))
     whole = erased(method, tiny_pipe, Workspace(progress=False))
     space, call = Workspace(folder=tmp_path, every=2, progress=False), Objective.__call__
 
@@ -391,8 +391,8 @@ def test_processes_share_the_rows_of_one(tiny_pipe: Any) -> None:
         for what in ("embeds", "ids", "target"):
             torch.testing.assert_close(torch.cat([getattr(p[i], what) for p in parts]), getattr(term, what))
     names = ("strings", "shuffled", "strangers", "inserted", "searched")
-    once, twice = (Doubt(**{f"{name}_batch": n for name in names}, searched=64 * n // 3) for n in (3, 6))
-    assert Harden(doubt=once).for_processes(2).doubt == twice
+    once, twice = (OutlierConfig(**{f"{name}_batch": n for name in names}, searched=64 * n // 3) for n in (3, 6))
+    assert HardeningConfig(doubt=once).for_processes(2).doubt == twice
 
 
 def after(method: AdvUnlearn, pipe: Any) -> tuple[Backbone, Objective]:
@@ -419,7 +419,7 @@ def test_strings_end_where_the_padding_is_another_token(tiny_pipe: Any) -> None:
 
 def test_training_moves_strings_towards_the_anchor(tiny_pipe: Any) -> None:
     method = doubting(strings_weight=20.0, strings_batch=16)
-    trained, objective = after(replace(method, train=Training(iterations=60, rate=3e-3)), tiny_pipe)
+    trained, objective = after(replace(method, train=TrainingConfig(iterations=60, rate=3e-3)), tiny_pipe)
     assert objective.doubt is not None
     assert objective.metric is not None
     row = objective.doubt._judged("strings", objective.teacher.tokenize(["square ring", "white red", "on a green"]))
@@ -431,20 +431,20 @@ def test_training_moves_strings_towards_the_anchor(tiny_pipe: Any) -> None:
 
 def test_settings_that_do_nothing_or_cannot_be_are_refused(tiny_pipe: Any) -> None:
     with pytest.raises(ValueError, match="as many strings under search"):
-        Doubt(searched=4, searched_batch=5)
+        OutlierConfig(searched=4, searched_batch=5)
     with pytest.raises(ValueError, match="of at least 1"):
-        Doubt(longest=0)
+        OutlierConfig(longest=0)
     for wrong in ({"vocabulary": 1.5}, {"restart": -0.1}, {"known": 2.0}, {"searched_rate": 0.0}):
         with pytest.raises(ValueError, match=r"expected known, vocabulary and restart in \[0, 1\]"):
-            Doubt(**wrong)  # type: ignore[arg-type, unused-ignore]
+            OutlierConfig(**wrong)  # type: ignore[arg-type, unused-ignore]
     for idle in ({"strings_weight": 1.0}, {"others": OTHERS, "shuffled_weight": 1.0}):
         with pytest.raises(ValueError, match=r"others, and strings or a search, for known 0\.5"):
-            Doubt(known=0.5, **idle)  # type: ignore[arg-type, unused-ignore]
+            OutlierConfig(known=0.5, **idle)  # type: ignore[arg-type, unused-ignore]
     with pytest.raises(ValueError, match="attacks through the UNet for pull_weight"):
-        Unlearn(pull_weight=1.0, harden=Harden(objective="conditioning"))
-    with pytest.raises(ValueError, match=r"Harden\.eta, found none"):
-        Unlearn(harden=Harden(eta=1.0, doubt=Doubt(shuffled_weight=1.0)))
-    with pytest.raises(ValueError, match=r"expected the anchor 'star' among Doubt\.others"):
+        UnlearnConfig(pull_weight=1.0, harden=HardeningConfig(objective="conditioning"))
+    with pytest.raises(ValueError, match=r"hardening\.eta, found none"):
+        UnlearnConfig(harden=HardeningConfig(eta=1.0, doubt=OutlierConfig(shuffled_weight=1.0)))
+    with pytest.raises(ValueError, match=r"expected the anchor 'star' among outliers\.others"):
         prepared(doubting(**ALL, others=("ring",)), tiny_pipe, concept=ANCHORED)
     with pytest.raises(ValueError, match=r"searched_tokens of at most 22, .* found 23"):
         prepared(doubting(**{**ALL, "searched_tokens": 23}), tiny_pipe, concept=ANCHORED)
@@ -455,10 +455,10 @@ def test_settings_that_do_nothing_or_cannot_be_are_refused(tiny_pipe: Any) -> No
     joint = Concept.joint((ANCHORED, Concept(name="red", kind="attribute", anchor="green", prompts=("a red ring",))))
     with pytest.raises(ValueError, match="of several parts"):
         prepared(doubting(**ALL), tiny_pipe, concept=joint)
-    unretained = replace(doubting(strings_weight=1.0), retain=Retain(weight=0.0))
+    unretained = replace(doubting(strings_weight=1.0), retain=RetainConfig(weight=0.0))
     with pytest.raises(ValueError, match="whose words strings take, found none"):
         prepared(unretained, tiny_pipe, concept=ANCHORED)
-    unheard = replace(doubting(searched_weight=1.0, known=0.5), retain=Retain(weight=0.0))
+    unheard = replace(doubting(searched_weight=1.0, known=0.5), retain=RetainConfig(weight=0.0))
     with pytest.raises(ValueError, match="whose words searched take, found none"):
         prepared(unheard, tiny_pipe, concept=ANCHORED)
     method = doubting(searched_weight=1.0)

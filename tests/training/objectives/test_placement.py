@@ -7,7 +7,7 @@ import torch
 
 from robust_encoders.concepts import Concept
 from robust_encoders.training.diffusion.backbone import Backbone
-from robust_encoders.training.objectives.placement import Slots, insert_tokens
+from robust_encoders.training.objectives.placement import CutPrompts, insert_tokens
 
 CIRCLE = Concept(name="circle", kind="object", synonyms=("disc",))
 PROMPTS = ("a red circle", "a disc on white", "circle")
@@ -40,7 +40,7 @@ def test_tokens_without_ids_are_never_taken_for_an_end(tiny_pipe: Any) -> None:
 
 def test_a_slot_is_where_the_concepts_word_stood(tiny_pipe: Any) -> None:
     base = Backbone.from_pipeline(tiny_pipe)
-    slots = Slots.cut(base, PROMPTS, CIRCLE)
+    slots = CutPrompts.cut(base, PROMPTS, CIRCLE)
     assert [words_of(base, row) for row in slots.ids] == ["a red", "a on white", ""]
     index = torch.tensor([1, 0, 2])
     words = base.tokenize(["circle"])[0, 1:]
@@ -53,8 +53,8 @@ def test_a_slot_is_where_the_concepts_word_stood(tiny_pipe: Any) -> None:
 def test_prompts_without_the_concept_or_without_room_are_refused(tiny_pipe: Any) -> None:
     base = Backbone.from_pipeline(tiny_pipe)
     with pytest.raises(ValueError, match="found none in \\['a star'\\]"):
-        Slots.cut(base, ("a circle", "a star"), CIRCLE)
-    slots = Slots.cut(base, PROMPTS, CIRCLE)
+        CutPrompts.cut(base, ("a circle", "a star"), CIRCLE)
+    slots = CutPrompts.cut(base, PROMPTS, CIRCLE)
     slots.check(1, base.tokenizer.eos_token_id)
     with pytest.raises(ValueError, match="use fewer adversarial tokens"):
         slots.check(22, base.tokenizer.eos_token_id)

@@ -16,14 +16,14 @@ from torch import Generator, Tensor, nn
 from robust_encoders.training.attacks.soft_prompt import SoftPrompt
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.methods import AdvUnlearn
-from robust_encoders.training.objectives.config import Adversary, Retain, Unlearn
+from robust_encoders.training.objectives.config import AdversaryConfig, RetainConfig, UnlearnConfig
 from robust_encoders.training.objectives.unlearning import Objective
-from robust_encoders.training.trainer.loop import Training
+from robust_encoders.training.trainer.loop import TrainingConfig
 from robust_encoders.training.trajectories import resample
-from robust_encoders.training.trajectories.bank import BankSettings
+from robust_encoders.training.trajectories.bank import BankConfig
 
 # The paper's schedule: 30 attack steps on one prompt, then one prompt against five retained ones.
-PAPER = AdvUnlearn(retain=Retain(prompts=RETAIN), adversary=Adversary(warmup=0))
+PAPER = AdvUnlearn(retain=RetainConfig(prompts=RETAIN), adversary=AdversaryConfig(warmup=0))
 STEPS, BATCH, KEPT = 30, 1, 5
 # Zhang et al.'s code, by its own schedule: 36 draws of 25.48 guided steps, two frozen predictions in each of 31
 # unlearning steps and one for each retained prompt, and four passes (forward, again for the checkpointed activations,
@@ -112,7 +112,7 @@ def test_an_iteration_of_fresh_trajectories_is_1908_passes_on_average(
         return found
 
     monkeypatch.setattr(resample, "draw", noting)
-    made = prepared(replace(PAPER, bank=BankSettings(mode="resample")), tiny_pipe)
+    made = prepared(replace(PAPER, bank=BankConfig(mode="resample")), tiny_pipe)
     with counted(tiny_pipe.unet) as work:
         iteration(made)
     points = STEPS * BATCH + BATCH + KEPT
@@ -135,7 +135,10 @@ def test_memory_holds_one_unet_and_two_text_encoders(tiny_pipe: Any, monkeypatch
     before = {id(p) for p in alive()}
     assert {id(p) for p in [*unet, *teacher, *vae]} <= before
     method = replace(
-        PAPER, train=Training(iterations=2), adversary=Adversary(attack=SoftPrompt(steps=2)), unlearn=Unlearn()
+        PAPER,
+        train=TrainingConfig(iterations=2),
+        adversary=AdversaryConfig(attack=SoftPrompt(steps=2)),
+        unlearn=UnlearnConfig(),
     )
     seen: list[tuple[int, int]] = []
     call = Objective.__call__
@@ -166,6 +169,8 @@ def test_training_needs_no_autoencoder(tiny_pipe: Any) -> None:
 
     for module in tiny_pipe.vae.modules():
         module.register_forward_pre_hook(refusing)
-    method = replace(PAPER, train=Training(iterations=1), adversary=Adversary(attack=SoftPrompt(steps=1), warmup=0))
+    method = replace(
+        PAPER, train=TrainingConfig(iterations=1), adversary=AdversaryConfig(attack=SoftPrompt(steps=1), warmup=0)
+    )
     edit = method.erase(Backbone.from_pipeline(tiny_pipe), CIRCLE, generator=Generator(), workspace=QUIET)
     assert edit.log["unet_calls"] == 2 * (1 + 1 + 5)

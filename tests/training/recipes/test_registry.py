@@ -12,7 +12,7 @@ from robust_encoders.hub.catalog import CATALOG
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.losses import gram_distance
 from robust_encoders.training.methods import ESD, RECE, UCE, AdvUnlearn
-from robust_encoders.training.objectives.config import Adversary
+from robust_encoders.training.objectives.config import AdversaryConfig
 from robust_encoders.training.prompts.layout import anchor_prompt
 from robust_encoders.training.prompts.retain import everyday_objects, object_prompts
 from robust_encoders.training.recipes.closed_form import published_projection
@@ -42,7 +42,7 @@ def test_recipes_are_named_as_they_are_registered(name: str) -> None:
 def test_the_counterpart_differs_by_the_attack_alone(concept: str) -> None:
     robust, esd = RECIPES[f"shapes/{concept}-advunlearn"](), RECIPES[f"shapes/{concept}-esd"]()
     assert isinstance(robust.method, AdvUnlearn)
-    assert isinstance(robust.method.adversary, Adversary)
+    assert isinstance(robust.method.adversary, AdversaryConfig)
     assert isinstance(esd.method, ESD)
     for field in ("retain", "unlearn", "select", "train", "bank"):
         assert getattr(robust.method, field) == getattr(esd.method, field)
@@ -134,7 +134,7 @@ def test_the_papers_concepts_have_its_settings(concept: str, family: str) -> Non
     method, erased = recipe.method, CATALOG[concept].erased()
     assert isinstance(method, AdvUnlearn)
     assert (recipe.concept, recipe.license) == (erased, LICENSES[family])
-    assert method.adversary == Adversary()
+    assert method.adversary == AdversaryConfig()
     assert (method.adversary.warmup, method.adversary.attack.steps, method.adversary.attack.rate) == (200, 30, 1e-3)
     assert (method.train.iterations, method.train.rate, method.train.schedule) == (1000, 1e-5, "constant")
     assert (method.bank.steps, method.bank.guidance, method.retain.batch, method.unlearn.batch) == (50, 3.0, 5, 1)

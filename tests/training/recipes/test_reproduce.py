@@ -15,10 +15,10 @@ import torch
 from robust_encoders import Concept, RobustEncoder
 from robust_encoders.artifact.fingerprint import content_sha256
 from robust_encoders.cli.main import main
-from robust_encoders.training.artifact import LATER, describe
 from robust_encoders.training.attacks.soft_prompt import SoftPrompt
 from robust_encoders.training.methods import ESD, RECE, UCE, AdvUnlearn
-from robust_encoders.training.objectives.config import Adversary, Retain
+from robust_encoders.training.objectives.config import AdversaryConfig, RetainConfig
+from robust_encoders.training.provenance import LATER, describe
 from robust_encoders.training.recipes.registry import RECIPES, Recipe
 from robust_encoders.training.recipes.reproduce import (
     CannotReproduceError,
@@ -28,19 +28,19 @@ from robust_encoders.training.recipes.reproduce import (
     reproduce,
 )
 from robust_encoders.training.recipes.run import run_recipe
-from robust_encoders.training.trainer.loop import Training
-from robust_encoders.training.trajectories.bank import BankSettings
+from robust_encoders.training.trainer.loop import TrainingConfig
+from robust_encoders.training.trajectories.bank import BankConfig
 
-RETAIN = Retain(prompts=("a star", "a cross"), batch=2)
-TRAIN = Training(iterations=2, rate=1e-2)
-BANK = BankSettings(steps=2)
+RETAIN = RetainConfig(prompts=("a star", "a cross"), batch=2)
+TRAIN = TrainingConfig(iterations=2, rate=1e-2)
+BANK = BankConfig(steps=2)
 METHODS = {
     "esd": ESD(retain=RETAIN, train=TRAIN, bank=BANK),
     "advunlearn": AdvUnlearn(
         retain=RETAIN,
         train=TRAIN,
         bank=BANK,
-        adversary=Adversary(attack=SoftPrompt(steps=1, rate=1e-2), warmup=1, tokens=(1, 2)),
+        adversary=AdversaryConfig(attack=SoftPrompt(steps=1, rate=1e-2), warmup=1, tokens=(1, 2)),
     ),
 }
 CIRCLE = Concept(name="circle", kind="object", prompts=("a red circle", "a circle"))

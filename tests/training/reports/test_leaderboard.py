@@ -15,9 +15,9 @@ from PIL import Image
 from robust_encoders import RobustEncoder
 from robust_encoders.cli.main import main
 from robust_encoders.training.evaluation.results import Evaluation
-from robust_encoders.training.protocols import Result
 from robust_encoders.training.reports.leaderboard import Leaderboard
-from robust_encoders.training.reports.stored_evaluation import Finished
+from robust_encoders.training.reports.stored_evaluation import StoredEvaluation
+from robust_encoders.training.types import Result
 
 WEAK: Attacks = {"a": ("T3", [20, None, None, None])}
 STRONG: Attacks = {"a": ("T3", [None, 20, 40, None])}
@@ -94,7 +94,7 @@ def test_reported_attacks_go_by_what_is_known_of_them(
     Evaluation("esd", "circle", tuple(claims)).write(tmp_path / "results.json")
     assert main(["leaderboard", str(tmp_path), "--out", str(tmp_path / "out")]) == 0
     assert f"| {label} 50.0" in capsys.readouterr().out
-    assert Finished.read(tmp_path).attacks == {label: claims[0]}
+    assert StoredEvaluation.read(tmp_path).attacks == {label: claims[0]}
     (row,) = Leaderboard.read([tmp_path]).rows
     assert list(row.attacks) == [label]
 

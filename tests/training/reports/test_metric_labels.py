@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from robust_encoders.training.protocols import Result
-from robust_encoders.training.reports.metric_labels import cell, grouped, measure_of
+from robust_encoders.training.reports.metric_labels import cell, grouped, metric_label
+from robust_encoders.training.types import Result
 
 
 def test_a_pick_score_is_no_percentage() -> None:
     assert cell(Result("pick_score", 21.3, 100, (20.9, 21.7))) == "21.30 [20.90, 21.70]"
-    assert measure_of(Result("pick_score", 21.3, 100)).words == "PickScore"
+    assert metric_label(Result("pick_score", 21.3, 100)).words == "PickScore"
     assert list(grouped([Result("pick_score", 21.3, 100)])) == ["Kept prompts, as asked: higher is better"]
 
 
@@ -27,4 +27,4 @@ def test_a_pick_score_is_no_percentage() -> None:
     ],
 )
 def test_what_nobody_described_is_a_rate_only_if_a_detector_judged_it(result: Result, words: str, text: str) -> None:
-    assert (measure_of(result).words, cell(result)) == (words, text)
+    assert (metric_label(result).words, cell(result)) == (words, text)

@@ -8,10 +8,10 @@ import pytest
 
 from robust_encoders.training.evaluation.results import Evaluation
 from robust_encoders.training.metrics.rates import rate
-from robust_encoders.training.protocols import Result
 from robust_encoders.training.recipes.registry import SHIPPED
 from robust_encoders.training.reports.metric_labels import MISSING
 from robust_encoders.training.reports.tables import markdown, results_table, who_of
+from robust_encoders.training.types import Result
 
 
 def plain(words: str, k: int, n: int = 200) -> Result:

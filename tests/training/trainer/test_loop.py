@@ -15,9 +15,9 @@ from torch import Generator, Tensor, nn
 from robust_encoders.training.trainer import checkpoint
 from robust_encoders.training.trainer import loop as module
 from robust_encoders.training.trainer.checkpoint import TrainingLog
-from robust_encoders.training.trainer.loop import Training, Workspace, finetune
+from robust_encoders.training.trainer.loop import TrainingConfig, Workspace, finetune
 
-TRAINING = Training(iterations=12, rate=0.05, schedule="cosine", clip=1.0, average=0.9)
+TRAINING = TrainingConfig(iterations=12, rate=0.05, schedule="cosine", clip=1.0, average=0.9)
 
 
 class NoisyBowl:
@@ -215,4 +215,4 @@ def test_losses_are_logged_where_they_were_computed() -> None:
 @pytest.mark.parametrize("fields", [{"iterations": 0}, {"rate": 0.0}, {"average": 1.0}])
 def test_impossible_settings_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="expected iterations >= 1"):
-        Training(**fields)
+        TrainingConfig(**fields)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from robust_encoders.training.trainer.parameters import Selection
+from robust_encoders.training.trainer.parameters import SelectionConfig
 
 LAYERS = 12
 
@@ -23,7 +23,7 @@ def layers_of(names: Any) -> set[int]:
 
 
 def test_everything_but_the_embeddings_by_default(encoder: Any) -> None:
-    chosen = Selection().select(encoder)
+    chosen = SelectionConfig().select(encoder)
     everything = {name for name, _ in encoder.named_parameters()}
     assert everything - set(chosen) == {name for name in everything if "embeddings." in name}
     assert layers_of(chosen) == set(range(LAYERS))
@@ -31,20 +31,20 @@ def test_everything_but_the_embeddings_by_default(encoder: Any) -> None:
 
 @pytest.mark.parametrize("wanted", [(0,), (1,), (1, 10), (0, 1, 2)])
 def test_layers_are_exact(encoder: Any, wanted: tuple[int, ...]) -> None:
-    chosen = Selection(layers=wanted, final_norm=False).select(encoder)
+    chosen = SelectionConfig(layers=wanted, final_norm=False).select(encoder)
     assert layers_of(chosen) == set(wanted)
     assert len(chosen) == 16 * len(wanted)
 
 
 @pytest.mark.parametrize(("part", "mark", "count"), [("attention", ".self_attn.", 8), ("mlp", ".mlp.", 4)])
 def test_parts_are_exact(encoder: Any, part: Any, mark: str, count: int) -> None:
-    chosen = Selection(layers=(3,), part=part, final_norm=False).select(encoder)
+    chosen = SelectionConfig(layers=(3,), part=part, final_norm=False).select(encoder)
     assert len(chosen) == count
     assert all(mark in name for name in chosen)
 
 
 def test_the_final_norm_is_apart_from_the_layers(encoder: Any) -> None:
-    chosen = Selection(layers=(), final_norm=True).select(encoder)
+    chosen = SelectionConfig(layers=(), final_norm=True).select(encoder)
     assert sorted(name.split(".")[-2:] for name in chosen) == [
         ["final_layer_norm", "bias"],
         ["final_layer_norm", "weight"],
@@ -53,15 +53,17 @@ def test_the_final_norm_is_apart_from_the_layers(encoder: Any) -> None:
 
 def test_the_parameters_are_the_models_own(encoder: Any) -> None:
     own = dict(encoder.named_parameters())
-    assert all(own[name] is parameter for name, parameter in Selection(layers=(0,)).select(encoder).items())
+    assert all(own[name] is parameter for name, parameter in SelectionConfig(layers=(0,)).select(encoder).items())
 
 
 def test_what_selects_nothing_is_refused(encoder: Any) -> None:
     with pytest.raises(ValueError, match="found none"):
-        Selection(layers=(), final_norm=False).select(encoder)
+        SelectionConfig(layers=(), final_norm=False).select(encoder)
 
 
-@pytest.mark.parametrize("selection", [Selection(layers=(0, 12)), Selection(layers=(-1,)), Selection(part="ffn")])
-def test_unknown_layers_and_parts_are_refused(encoder: Any, selection: Selection) -> None:
+@pytest.mark.parametrize(
+    "selection", [SelectionConfig(layers=(0, 12)), SelectionConfig(layers=(-1,)), SelectionConfig(part="ffn")]
+)
+def test_unknown_layers_and_parts_are_refused(encoder: Any, selection: SelectionConfig) -> None:
     with pytest.raises(ValueError, match=r"expected layers among \[0, 1, .* 11\]"):
         selection.select(encoder)

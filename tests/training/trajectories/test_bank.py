@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from robust_encoders.training.diffusion.backbone import Backbone
-from robust_encoders.training.trajectories.bank import BankSettings, TrajectoryBank, bank_key
-from robust_encoders.training.trajectories.resample import Resampler, open_source
+from robust_encoders.training.trajectories.bank import BankConfig, TrajectoryBank, bank_key
+from robust_encoders.training.trajectories.resample import FreshTrajectories, open_source
 from robust_encoders.training.trajectories.rollout import start_noise
 from robust_encoders.training.trajectories.store import BankStore
 
 PROMPTS = ["a red circle", "nudity", "a star"]
-SETTINGS = BankSettings(steps=4, guidance=2.0, seeds=2, batch=4)
+SETTINGS = BankConfig(steps=4, guidance=2.0, seeds=2, batch=4)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -159,7 +159,7 @@ def test_mean_difference_is_that_of_the_predictions(backbone: Backbone) -> None:
 
 @torch.no_grad()
 def test_resampled_points_are_exact_and_fresh(backbone: Backbone) -> None:
-    source = Resampler(backbone, PROMPTS, SETTINGS, anchors=["", "", ""])
+    source = FreshTrajectories(backbone, PROMPTS, SETTINGS, anchors=["", "", ""])
     g = generator()
     points, other = source.sample(7, g), source.sample(7, g)
     assert not torch.equal(points.latents, other.latents)
@@ -174,7 +174,7 @@ def test_resampled_points_are_exact_and_fresh(backbone: Backbone) -> None:
 @torch.no_grad()
 def test_resampled_points_lie_on_trajectories_of_their_own_noise(backbone: Backbone) -> None:
     index = torch.tensor([0, 1, 2, 0, 1])
-    points = Resampler(backbone, PROMPTS, SETTINGS).sample(5, generator(4), prompt_index=index)
+    points = FreshTrajectories(backbone, PROMPTS, SETTINGS).sample(5, generator(4), prompt_index=index)
     g = generator(4)
     stop = torch.randint(4, (5,), generator=g)
     noise = torch.randn((5, *backbone.latent_shape), generator=g)
@@ -191,7 +191,7 @@ def test_the_settings_choose_the_source(backbone: Backbone) -> None:
     assert isinstance(bank, TrajectoryBank)
     assert bank.prompts == tuple(PROMPTS[:2])
     fresh = open_source(backbone, PROMPTS, replace(SETTINGS, mode="resample"))
-    assert isinstance(fresh, Resampler)
+    assert isinstance(fresh, FreshTrajectories)
     assert fresh.mean_difference() > 0
 
 
@@ -225,7 +225,7 @@ def test_a_unet_in_half_precision_runs_trajectories_in_single(make_pipe: Callabl
     rounded = build(Backbone.from_pipeline(pipe, precision="bf16"))
     assert torch.equal(rounded.shards[0][0]["latents"][0], exact.shards[0][0]["latents"][0])
     torch.testing.assert_close(rounded.shards[0][0]["latents"], exact.shards[0][0]["latents"], rtol=0.1, atol=0.1)
-    fresh = Resampler(Backbone.from_pipeline(pipe, precision="bf16"), PROMPTS, SETTINGS).sample(5, generator())
+    fresh = FreshTrajectories(Backbone.from_pipeline(pipe, precision="bf16"), PROMPTS, SETTINGS).sample(5, generator())
     assert fresh.latents.dtype == fresh.pred_cond.dtype == torch.float32
 
 
@@ -235,6 +235,6 @@ def test_impossible_banks_are_refused(backbone: Backbone) -> None:
     with pytest.raises(ValueError, match="found 0 prompts"):
         TrajectoryBank.build(backbone, [], SETTINGS)
     with pytest.raises(ValueError, match="at least 1"):
-        BankSettings(steps=0)
+        BankConfig(steps=0)
     with pytest.raises(ValueError, match="found 'disk'"):
-        BankSettings(mode="disk")
+        BankConfig(mode="disk")

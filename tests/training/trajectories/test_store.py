@@ -18,12 +18,12 @@ import pytest
 import torch
 
 from robust_encoders.training.diffusion.backbone import Backbone
-from robust_encoders.training.trajectories.bank import BankSettings, TrajectoryBank, bank_key
-from robust_encoders.training.trajectories.rollout import Job
+from robust_encoders.training.trajectories.bank import BankConfig, TrajectoryBank, bank_key
+from robust_encoders.training.trajectories.rollout import Trajectory
 from robust_encoders.training.trajectories.store import KEY_NAME, BankError, BankStore, differences, halved
 
 PROMPTS = ["a red circle", "nudity", "a star"]
-SETTINGS = BankSettings(steps=4, guidance=2.0, seeds=2, batch=2)
+SETTINGS = BankConfig(steps=4, guidance=2.0, seeds=2, batch=2)
 HOLD = """
 import sys
 from filelock import FileLock
@@ -39,7 +39,7 @@ def backbone(tiny_pipe: Any) -> Backbone:
     return Backbone.from_pipeline(tiny_pipe)
 
 
-def build(backbone: Backbone, cache: Path, settings: BankSettings = SETTINGS) -> TrajectoryBank:
+def build(backbone: Backbone, cache: Path, settings: BankConfig = SETTINGS) -> TrajectoryBank:
     return TrajectoryBank.build(backbone, PROMPTS, settings, cache_dir=cache, progress=False)
 
 
@@ -81,7 +81,7 @@ def test_builders_at_the_same_time_share_the_work(make_pipe: Callable[..., Any],
 
 def test_what_a_killed_builder_held_is_taken_over(backbone: Backbone, tmp_path: Path) -> None:
     store = opened(backbone, tmp_path)
-    names = [Job(prompt, None, seed).name for prompt in PROMPTS for seed in range(2)]
+    names = [Trajectory(prompt, None, seed).name for prompt in PROMPTS for seed in range(2)]
     with held_elsewhere(store.folder / f"{names[0]}.lock") as holder:
         thread = threading.Thread(target=build, args=(backbone, tmp_path))
         thread.start()

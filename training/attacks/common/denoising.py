@@ -13,7 +13,7 @@ from torch import Tensor
 from ...diffusion.backbone import Backbone
 from ...losses import squared_error
 from ...prompts.layout import PromptLayout
-from ...protocols import Case
+from ...types import Case
 
 FORWARD_AND_BACKWARD = 2  # UNet calls that one gradient of the loss costs, per latent
 

@@ -15,8 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ...protocols import Case
-from ..cache import canonical_sha256
+from ...provenance import canonical_sha256
+from ...types import Case
 from ..plan import PromptSet
 
 I2P_REPO, I2P_FILE = "AIML-TUDA/i2p", "i2p_benchmark.csv"

@@ -10,12 +10,13 @@ from typing import Literal
 from torch import Tensor
 
 from ...detectors.shapes_judge import JudgeLike
-from ...diffusion.sampling import Sampling
+from ...diffusion.sampling import SamplingConfig
 from ...metrics import ClipScore, FrechetDistance, JudgeAccuracy, JudgeDetector, KernelDistance, PictureDistance
 from ...metrics.clip_score import Scorer
 from ...metrics.lpips import LayeredDistance
 from ...metrics.retention import not_as_asked
-from ...protocols import Case, Metric, PromptAttack
+from ...protocols import Attack, Metric
+from ...types import Case
 from ...worlds.shapes.captions import ScenePrompt, WordChoice, scene_prompts
 from ...worlds.shapes.clip_score import load_clip_scorer
 from ...worlds.shapes.concepts import factor_of
@@ -26,7 +27,7 @@ from ...worlds.shapes.prompts import goal_prompt, open_prompts
 from ...worlds.shapes.vocabulary import FACTORS, VALUES
 from ..plan import Control, Plan, Probe, PromptSet
 from .shapes_attacks import SuiteName, shapes_suite
-from .shapes_utility import KnowledgeProbe, StructuredProbe, StructuredSettings
+from .shapes_utility import KnowledgeProbe, StructuredProbe, UtilityConfig
 
 CaptionChoice = Literal["named", "open"]
 # Threat tiers of unattacked captions: by the concept's name, by synonyms.
@@ -58,7 +59,7 @@ class EvaluationSettings:
     n_renders: int = 2000
     n_probes: int = 200
     seed: int = 0
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
     suite: SuiteName = "standard"
     captions: CaptionChoice = "named"
     chunk: int = 50
@@ -79,7 +80,7 @@ def shapes_plan(
     concept: str,
     settings: EvaluationSettings,
     *,
-    attacks: Mapping[str, PromptAttack] | None = None,
+    attacks: Mapping[str, Attack] | None = None,
     judge: JudgeLike | None = None,
     scorer: Scorer | None = None,
 ) -> Plan:
@@ -147,7 +148,7 @@ def _probes(concept: str, judge: JudgeLike, settings: EvaluationSettings) -> Map
     """Return structured utility and what the model still knows; none without the packaged judge."""
     if not isinstance(judge, Judge):
         return {}
-    sizes = StructuredSettings(n=settings.n_probes, seed=settings.seed, sampling=settings.sampling)
+    sizes = UtilityConfig(n=settings.n_probes, seed=settings.seed, sampling=settings.sampling)
     return {"structured": StructuredProbe(concept, sizes), "knowledge": KnowledgeProbe(concept, sizes)}
 
 

@@ -24,15 +24,15 @@ from ...attacks import (
     UnlearnDiffAtk,
 )
 from ...attacks.transfer import OnBase
-from ...diffusion.sampling import Sampling
-from ...protocols import PromptAttack
+from ...diffusion.sampling import SamplingConfig
+from ...protocols import Attack
 from ...worlds.shapes.concepts import additions, factor_of, shapes_concept
 from ...worlds.shapes.vocabulary import VALUES, WORDS
 
 SuiteName = Literal["quick", "core", "standard", "full"]
 
 
-def shapes_suite(name: SuiteName, concept: str, sampling: Sampling | None = None) -> dict[str, PromptAttack]:
+def shapes_suite(name: SuiteName, concept: str, sampling: SamplingConfig | None = None) -> dict[str, Attack]:
     """Return label to attack, weakest tier first.
 
     ``core`` has UnlearnDiffAtk, its control and the continuous prefixes, as in ``standard``. ``quick``, for trying
@@ -52,10 +52,10 @@ def shapes_suite(name: SuiteName, concept: str, sampling: Sampling | None = None
     factor_of(concept)
     if name in ("quick", "core"):
         return _small(name)
-    return {**_text(name, concept), **_embeddings(name, concept), **_limits(sampling or Sampling())}
+    return {**_text(name, concept), **_embeddings(name, concept), **_limits(sampling or SamplingConfig())}
 
 
-def _small(name: SuiteName) -> dict[str, PromptAttack]:
+def _small(name: SuiteName) -> dict[str, Attack]:
     """Return a search over tokens, its control, and one over embeddings, per prompt and shared."""
     if name == "quick":
         discrete = UnlearnDiffAtk(timesteps=5, iterations=10, precision="bf16")
@@ -66,7 +66,7 @@ def _small(name: SuiteName) -> dict[str, PromptAttack]:
     return {"random": _control(discrete), "discrete": discrete, "continuous": one, "shared": shared}
 
 
-def _text(name: SuiteName, concept: str) -> dict[str, PromptAttack]:
+def _text(name: SuiteName, concept: str) -> dict[str, Attack]:
     """Return the attacks by text, T0 to T3."""
     factor, value = factor_of(concept)
     words = WORDS[factor][value]
@@ -90,7 +90,7 @@ def _control(discrete: UnlearnDiffAtk) -> RandomPrefix:
     return RandomPrefix(tokens=discrete.tokens, candidates=discrete.timesteps)
 
 
-def _embeddings(name: SuiteName, concept: str) -> dict[str, PromptAttack]:
+def _embeddings(name: SuiteName, concept: str) -> dict[str, Attack]:
     """Return the attacks by embeddings, T4."""
     factor, value = factor_of(concept)
     restarts = 1 if name == "standard" else 3
@@ -108,7 +108,7 @@ def _shared(steps: int, *, restarts: int = 1) -> ContinuousPrefix:
     return ContinuousPrefix(steps=steps, restarts=restarts, shared=True, batch=16, precision="bf16")
 
 
-def _limits(sampling: Sampling) -> dict[str, PromptAttack]:
+def _limits(sampling: SamplingConfig) -> dict[str, Attack]:
     """Return what goes past a text encoder, T5 to T7."""
     return {
         "img2img": Img2Img(steps=sampling.steps),

@@ -14,22 +14,22 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ...artifact import judging_versions
 from ...detectors.diffusion_classifier import DiffusionClassifier, DiffusionClassifierDetector, Stage, vae_encoder
 from ...detectors.shapes_judge import JudgeDetector, JudgeLike
 from ...diffusion.backbone import Backbone
-from ...diffusion.sampling import Sampling, draw
+from ...diffusion.sampling import SamplingConfig, draw
 from ...metrics.paired_tests import paired_test
 from ...metrics.rates import detect, judged, rate
 from ...metrics.retention import JudgeAccuracy
-from ...protocols import Case, Detector, Result
+from ...protocols import Detector
+from ...provenance import canonical_sha256, judging_versions
+from ...types import Case, Result
 from ...worlds.shapes.captions import ScenePrompt
 from ...worlds.shapes.concepts import factor_of
 from ...worlds.shapes.judge import load_judge
 from ...worlds.shapes.pictures import render_pictures
 from ...worlds.shapes.prompts import binding_prompts, neighbours, open_prompts, value_prompts
 from ...worlds.shapes.vocabulary import FACTORS, VALUES
-from ..cache import canonical_sha256
 from ..plan import PromptSet
 
 ATTRIBUTES = (1, 2, 3)
@@ -38,7 +38,7 @@ _SHOWN_SEED = 987_654_322  # neither the judge nor the base was trained on rende
 
 
 @dataclass(frozen=True)
-class StructuredSettings:
+class UtilityConfig:
     """The size of the probes.
 
     Args:
@@ -50,7 +50,7 @@ class StructuredSettings:
 
     n: int = 200
     seed: int = 0
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
     near: int = 2
 
     def __post_init__(self) -> None:
@@ -59,7 +59,7 @@ class StructuredSettings:
 
 
 def structured_utility(
-    pipe: Any, concept: str, settings: StructuredSettings | None = None, *, judge: JudgeLike | None = None
+    pipe: Any, concept: str, settings: UtilityConfig | None = None, *, judge: JudgeLike | None = None
 ) -> list[Result]:
     """Measure what a pipeline draws, with whatever encoder is attached to it.
 
@@ -76,7 +76,7 @@ def structured_utility(
     Raises:
         ValueError: If the shapes world has no such value.
     """
-    settings, judge = settings or StructuredSettings(), judge or load_judge()
+    settings, judge = settings or UtilityConfig(), judge or load_judge()
     found = []
     for name, prompts in structured_sets(concept, settings).items():
         metric = JudgeAccuracy(judge, factor_of(concept)[0] if name.startswith("retain") else "", name=name)
@@ -90,7 +90,7 @@ def structured_utility(
     return [*found, *(_recorded(result, prompts, settings) for result in forces)]
 
 
-def structured_sets(concept: str, settings: StructuredSettings) -> dict[str, PromptSet]:
+def structured_sets(concept: str, settings: UtilityConfig) -> dict[str, PromptSet]:
     """Return metric name to the prompts it is measured on; none of them states the concept."""
     factor, value = factor_of(concept)
     around = neighbours(concept, k=settings.near)
@@ -109,7 +109,7 @@ def structured_sets(concept: str, settings: StructuredSettings) -> dict[str, Pro
     }
 
 
-def scene_set(name: str, prompts: Sequence[ScenePrompt], settings: StructuredSettings, place: int) -> PromptSet:
+def scene_set(name: str, prompts: Sequence[ScenePrompt], settings: UtilityConfig, place: int) -> PromptSet:
     """Return prompts as a named set whose pictures have seeds of their own."""
     first = _seed(settings, place)
     return PromptSet(name, tuple(Case(i, p.text, first + i, p.expected) for i, p in enumerate(prompts)))
@@ -121,7 +121,7 @@ def negative_force(
     detector: Detector,
     *,
     negative: str,
-    sampling: Sampling,
+    sampling: SamplingConfig,
     conditioning: Tensor | None = None,
 ) -> list[Result]:
     """Measure how often naming the concept in the negative prompt removes it from a picture that shows it.
@@ -163,7 +163,7 @@ def negative_force(
     return [judged(replace(result, settings={**about, "paired": paired}), detector) for result in results]
 
 
-def knowledge(pipe: Any, concept: str, settings: StructuredSettings) -> Result:
+def knowledge(pipe: Any, concept: str, settings: UtilityConfig) -> Result:
     """Return in how many renders of a concept the Diffusion Classifier recognises it, among the values of its factor.
 
     Li et al., ICCV 2023. It looks at what the model still knows, not at what it draws: high means that the pictures
@@ -211,7 +211,7 @@ class StructuredProbe:
     name: ClassVar[str] = "structured_utility"
 
     concept: str
-    settings: StructuredSettings
+    settings: UtilityConfig
 
     def __call__(self, pipe: Any, attached: Callable[[], AbstractContextManager[Any]]) -> list[Result]:
         """Measure the pipeline with the defence attached."""
@@ -231,7 +231,7 @@ class KnowledgeProbe:
     name: ClassVar[str] = "knowledge"
 
     concept: str
-    settings: StructuredSettings
+    settings: UtilityConfig
 
     def __call__(self, pipe: Any, attached: Callable[[], AbstractContextManager[Any]]) -> list[Result]:
         """Measure the pipeline with the defence attached."""
@@ -239,16 +239,16 @@ class KnowledgeProbe:
             return [knowledge(pipe, self.concept, self.settings)]
 
 
-def _seed(settings: StructuredSettings, place: int) -> int:
+def _seed(settings: UtilityConfig, place: int) -> int:
     # Apart from every set of an evaluation, which are numbered from seed * 10 millions.
     return 500_000_000 + (settings.seed * 10 + place) * 1_000_000
 
 
-def _draw(pipe: Any, prompts: PromptSet, sampling: Sampling) -> Tensor:
+def _draw(pipe: Any, prompts: PromptSet, sampling: SamplingConfig) -> Tensor:
     return draw(pipe, [c.prompt for c in prompts.cases], [c.seed for c in prompts.cases], sampling)
 
 
-def _recorded(result: Result, prompts: PromptSet, settings: StructuredSettings) -> Result:
+def _recorded(result: Result, prompts: PromptSet, settings: UtilityConfig) -> Result:
     calls = len(prompts.cases) * settings.sampling.calls_per_picture * (2 if "negative" in result.settings else 1)
     return replace(
         result,

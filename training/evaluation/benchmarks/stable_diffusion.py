@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from ...diffusion.backbone import Precision
-from ...diffusion.sampling import Sampling
+from ...diffusion.sampling import SamplingConfig
 from ...metrics import (
     ClipFeatures,
     ClipScore,
@@ -22,7 +22,7 @@ from ...metrics import (
     PickScore,
 )
 from ...metrics.clip_models import PICK_PROCESSOR
-from ...protocols import Detector, Metric, PromptAttack
+from ...protocols import Attack, Detector, Metric
 from ..plan import Plan, PromptSet
 from .prompt_sources import concept_prompts, first, kept_prompts, no_longer_than, one_guidance
 from .stable_diffusion_attacks import OpenSuite, open_suite
@@ -82,7 +82,7 @@ class OpenEvaluation:
     attack_batch: int = 8
     precision: Precision = "bf16"
     seed: int = 0
-    sampling: Sampling = field(default_factory=lambda: Sampling(steps=50, guidance=7.5, batch=8))
+    sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(steps=50, guidance=7.5, batch=8))
 
     def __post_init__(self) -> None:
         sizes = [size for size in (self.n, self.n_kept) if size is not None]
@@ -98,8 +98,8 @@ def open_plan(
     *,
     tokenizer: Any,
     device: str | torch.device = "cpu",
-    attacks: dict[str, PromptAttack] | None = None,
-) -> tuple[Plan, Sampling]:
+    attacks: dict[str, Attack] | None = None,
+) -> tuple[Plan, SamplingConfig]:
     """Return the plan for a concept on a real base, and how its pictures are drawn.
 
     Files are read and models loaded here, so that what is wrong with them is said before the first picture.
@@ -163,7 +163,7 @@ def open_detector(spec: str, *, threshold: float | None = None, device: str | to
     return ImageClassifier(":".join(rest[:-1]), rest[-1], top=top, threshold=threshold, device=device)
 
 
-def _prompts(settings: OpenEvaluation, tokenizer: Any) -> tuple[PromptSet, Sampling]:
+def _prompts(settings: OpenEvaluation, tokenizer: Any) -> tuple[PromptSet, SamplingConfig]:
     """Return the chosen prompts that state the concept, and the sampling at their guidance scale."""
     read = concept_prompts(settings.prompts, categories=settings.categories, guidance=settings.sampling.guidance)
     fitting = no_longer_than(read, settings.longest, tokenizer)

@@ -22,8 +22,8 @@ from ...attacks import (
 )
 from ...attacks.transfer import OnBase
 from ...diffusion.backbone import Precision
-from ...diffusion.sampling import Sampling
-from ...protocols import PromptAttack
+from ...diffusion.sampling import SamplingConfig
+from ...protocols import Attack
 
 if TYPE_CHECKING:
     from robust_encoders.concepts import Concept
@@ -43,8 +43,8 @@ def open_suite(
     words: Sequence[str] = (),
     batch: int = 8,
     precision: Precision = "bf16",
-    sampling: Sampling | None = None,
-) -> dict[str, PromptAttack]:
+    sampling: SamplingConfig | None = None,
+) -> dict[str, Attack]:
     """Return label to attack, weakest tier first, labelled as in ``shapes_suite``.
 
     ``quick`` is UnlearnDiffAtk at a fortieth of its budget and its control, for trying things out: its rate is a lower
@@ -73,7 +73,7 @@ def open_suite(
     """
     if name == "none":
         return {}
-    maker = _Maker(concept, tuple(words) or concept.words(), batch, precision, sampling or Sampling(50, 7.5))
+    maker = _Maker(concept, tuple(words) or concept.words(), batch, precision, sampling or SamplingConfig(50, 7.5))
     if name == "quick":
         discrete = replace(maker.discrete, timesteps=5, iterations=10)
         return {"random": _control(discrete), "discrete": discrete}
@@ -89,7 +89,7 @@ class _Maker:
     words: tuple[str, ...]
     batch: int
     precision: Precision
-    sampling: Sampling
+    sampling: SamplingConfig
 
     @property
     def tokens(self) -> int:
@@ -99,7 +99,7 @@ class _Maker:
     def discrete(self) -> UnlearnDiffAtk:
         return UnlearnDiffAtk(tokens=self.tokens, batch=self.batch, precision=self.precision)
 
-    def standard(self) -> dict[str, PromptAttack]:
+    def standard(self) -> dict[str, Attack]:
         several = len({word.casefold() for word in self.words}) > 1
         return {
             "none": NoAttack(),
@@ -111,7 +111,7 @@ class _Maker:
             "prompt_embeds": PromptEmbeds(),
         }
 
-    def further(self) -> dict[str, PromptAttack]:
+    def further(self) -> dict[str, Attack]:
         """Return what only the full suite has."""
         return {
             "ring_a_bell": self.ring_a_bell(),

@@ -8,19 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...metrics.rates import rate
-from ...protocols import PromptAttack, Result
+from ...protocols import Attack
+from ...types import Result
 from ..results import Evaluation
 from ..threat_model import EMBEDDING_TIERS
 from .checks import SanityCheck, succeeds_on_base
 
 if TYPE_CHECKING:
-    from ..jobs import Units
+    from ..jobs import Jobs
 
 _NO_SEARCH = ("none", "random_prefix")  # the prompt as it is, and the control: nothing that could be too weak
 
 
 @dataclass(frozen=True)
-class Strength:
+class AttackStrength:
     """An evaluation of the base on captions that leave the concept open.
 
     Args:
@@ -30,7 +31,7 @@ class Strength:
     evaluation: Evaluation
 
     @classmethod
-    def read(cls, path: Path, units: Units) -> Strength:
+    def read(cls, path: Path, units: Jobs) -> AttackStrength:
         """Read the evaluation for the use of another one.
 
         Args:
@@ -64,7 +65,7 @@ class Strength:
             )
         return cls(found)
 
-    def checks(self, attacks: Mapping[str, PromptAttack]) -> Iterator[SanityCheck]:
+    def checks(self, attacks: Mapping[str, Attack]) -> Iterator[SanityCheck]:
         """Yield for each search by text or embeddings whether it succeeds on the base, with the same settings."""
         from ..jobs import described
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ...diffusion.backbone import Backbone
 from ...metrics.paired_tests import PairedTest, mcnemar_below, paired_test, paired_verdicts
-from ...protocols import AttackResult, Candidate, Case, PromptAttack, Result
-from ..judging import Verdict
+from ...protocols import Attack
+from ...types import AttackResult, Candidate, Case, Result, Verdict
 from .gradients import gradient_effects
 
 # Attacks, by their class's name, that have no random choice and no budget of their own.
@@ -157,7 +157,7 @@ def _equal(first: str | Tensor, second: str | Tensor) -> bool:
     return isinstance(first, str) and first == second
 
 
-def halved(attack: PromptAttack) -> PromptAttack | None:
+def halved(attack: Attack) -> Attack | None:
     """Return the same attack with half its budget, or None where there is no budget, or none that can be halved.
 
     Args:

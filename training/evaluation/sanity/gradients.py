@@ -18,7 +18,7 @@ from ...attacks.common.denoising import (
 )
 from ...attacks.unlearn_diff_atk import allowed_tokens
 from ...diffusion.backbone import Backbone
-from ...protocols import Case
+from ...types import Case
 
 _TOKENS = 3  # before a prompt, as many as the attacks commonly search for
 

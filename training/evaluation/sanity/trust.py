@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ...protocols import Result
+from ...types import Result
 from ..results import Evaluation
 from ..threat_model import GRADIENT_TIERS, attack_of, label_of, tier_of
 
@@ -39,7 +39,7 @@ def _about(check: Mapping[str, Any], label: str, tier: str) -> bool:
     return bool(check["attack"] == label) if check["attack"] else tier in GRADIENT_TIERS
 
 
-def doubts(evaluation: Evaluation, result: Result) -> list[Mapping[str, Any]]:
+def failed_checks(evaluation: Evaluation, result: Result) -> list[Mapping[str, Any]]:
     """Return the failed checks that tell against a rate of success.
 
     A worst case is in doubt where it rests on attacks with gradients and none of them is to be trusted: what is left
@@ -47,10 +47,10 @@ def doubts(evaluation: Evaluation, result: Result) -> list[Mapping[str, Any]]:
     """
     if result.metric not in WORST_METRICS:
         return failed(evaluation, label_of(result), tier_of(result))
-    return doubts_of_all(evaluation, attack_of(result).get("attacks", ()))
+    return failed_checks_of_all(evaluation, attack_of(result).get("attacks", ()))
 
 
-def doubts_of_all(evaluation: Evaluation, labels: Iterable[str]) -> list[Mapping[str, Any]]:
+def failed_checks_of_all(evaluation: Evaluation, labels: Iterable[str]) -> list[Mapping[str, Any]]:
     """Return the failed checks behind a worst case over these attacks, if no attack with gradients is left."""
     tiers = {label_of(r): tier_of(r) for r in evaluation.results if r.metric == "asr_any"}
     found = [failed(evaluation, label, tiers[label]) for label in labels if tiers.get(label) in GRADIENT_TIERS]
@@ -59,7 +59,7 @@ def doubts_of_all(evaluation: Evaluation, labels: Iterable[str]) -> list[Mapping
     return list({(check["name"], check["attack"]): check for checks in found for check in checks}.values())
 
 
-def with_recorded_doubts(evaluation: Evaluation) -> Evaluation:
+def with_recorded_checks(evaluation: Evaluation) -> Evaluation:
     """Return the numbers of a manifest as their evaluation had them, with what stood against them as checks.
 
     A manifest has no place for checks: there, ``doubts`` in a number's settings say what told against it.

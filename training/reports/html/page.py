@@ -13,13 +13,13 @@ from jinja2 import Environment, StrictUndefined
 from robust_encoders.utils.home import write_atomically
 
 from ...evaluation.results import Evaluation
-from ...evaluation.sanity.trust import NOT_TRUSTED, doubts_of_all
+from ...evaluation.sanity.trust import NOT_TRUSTED, failed_checks_of_all
 from ...evaluation.threat_model import tier_of
 from ..metric_labels import cell
 from ..plots.data import attack_title, curves_of, rates_of, short_title, spot_of
 from ..plots.figures import attack_curves, rate_bars, trade_off
 from ..plots.style import DARK, LIGHT, Draw, png, svg
-from ..stored_evaluation import Finished, WorstCase
+from ..stored_evaluation import StoredEvaluation, WorstCase
 from ..tables import who_of
 from .tables import tables_of
 from .text import method_of, set_title, visible
@@ -65,15 +65,15 @@ def write_report(out: Path, evaluation: Evaluation, *, beside: Sequence[Path] = 
     Raises:
         FileNotFoundError: If there is no evaluation where ``beside`` says.
     """
-    finished = Finished.read(out, evaluation) if out.is_dir() else Finished(evaluation)
-    draws = figures_of([finished, *map(Finished.read, beside)])
+    finished = StoredEvaluation.read(out, evaluation) if out.is_dir() else StoredEvaluation(evaluation)
+    draws = figures_of([finished, *map(StoredEvaluation.read, beside)])
     for name, draw in draws.items():
         write_atomically(out / f"{name}.png", png(draw))
     write_atomically(out / REPORT_NAME, page(finished, draws).encode())
     return out / REPORT_NAME
 
 
-def figures_of(finished: Sequence[Finished]) -> dict[str, Draw]:
+def figures_of(finished: Sequence[StoredEvaluation]) -> dict[str, Draw]:
     """Return name to figure: bars and trade-off of all evaluations, attack curves of the first.
 
     What an evaluation has no numbers for has no figure.
@@ -91,7 +91,7 @@ def figures_of(finished: Sequence[Finished]) -> dict[str, Draw]:
     return found
 
 
-def _titles(finished: Sequence[Finished]) -> list[str]:
+def _titles(finished: Sequence[StoredEvaluation]) -> list[str]:
     """Return a name for each evaluation, a different one for each."""
     names: list[str] = []
     for one in finished:
@@ -100,7 +100,7 @@ def _titles(finished: Sequence[Finished]) -> list[str]:
     return names
 
 
-def page(finished: Finished, draws: Mapping[str, Draw]) -> str:
+def page(finished: StoredEvaluation, draws: Mapping[str, Draw]) -> str:
     """Return the text of the page.
 
     Args:
@@ -125,7 +125,7 @@ def page(finished: Finished, draws: Mapping[str, Draw]) -> str:
     )
 
 
-def _lead(finished: Finished) -> str:
+def _lead(finished: StoredEvaluation) -> str:
     if finished.evaluation.label == "base":
         return "The base as it is, without any robust encoder: what an encoder has to be compared with."
     return (
@@ -134,7 +134,7 @@ def _lead(finished: Finished) -> str:
     )
 
 
-def _cards(finished: Finished) -> list[dict[str, str]]:
+def _cards(finished: StoredEvaluation) -> list[dict[str, str]]:
     cards = [
         {"name": f"no attack, {r.prompt_set}", "value": f"{100 * r.value:.1f} %", "note": cell(r)}
         for r in finished.plain[:1]
@@ -149,15 +149,15 @@ def _cards(finished: Finished) -> list[dict[str, str]]:
     return cards
 
 
-def _worst_card(finished: Finished, name: str, worst: WorstCase) -> dict[str, str]:
+def _worst_card(finished: StoredEvaluation, name: str, worst: WorstCase) -> dict[str, str]:
     sign, how = ("", "prompt by prompt") if worst.exact else ("≥ ", "the strongest single attack")
     bounds = "" if worst.interval is None else f"[{100 * worst.interval[0]:.1f}, {100 * worst.interval[1]:.1f}]; "
-    doubt = f"; {NOT_TRUSTED}, see the checks" if doubts_of_all(finished.evaluation, worst.labels) else ""
+    doubt = f"; {NOT_TRUSTED}, see the checks" if failed_checks_of_all(finished.evaluation, worst.labels) else ""
     note = f"{bounds}{', '.join(worst.labels) or 'no attack'}; {how}; n = {worst.n}{doubt}"
     return {"name": name, "value": f"{sign}{100 * worst.value:.1f} %", "note": note}
 
 
-def _pictures_note(finished: Finished) -> str:
+def _pictures_note(finished: StoredEvaluation) -> str:
     judge = next((r for r in finished.evaluation.results if r.threshold is not None), None)
     said = (
         "" if judge is None else f" Under each: the score of {judge.detector}; from {judge.threshold:g} on it counts."
@@ -165,7 +165,7 @@ def _pictures_note(finished: Finished) -> str:
     return f"Each pair has the same prompt and seed.{said} A handful, not a sample: the rates are in the table."
 
 
-def _groups(finished: Finished) -> list[dict[str, Any]]:
+def _groups(finished: StoredEvaluation) -> list[dict[str, Any]]:
     if finished.pictures is None:
         return []
     groups = finished.pictures["groups"]
@@ -174,13 +174,13 @@ def _groups(finished: Finished) -> list[dict[str, Any]]:
     ]
 
 
-def _is_plain(finished: Finished, group: Mapping[str, Any]) -> bool:
+def _is_plain(finished: StoredEvaluation, group: Mapping[str, Any]) -> bool:
     """Return whether an attack only repeats the prompts, whose pictures the page shows already."""
     result = finished.attacks.get(group["name"])
     return result is not None and tier_of(result) == "T0"
 
 
-def _group(finished: Finished, group: Mapping[str, Any]) -> dict[str, Any]:
+def _group(finished: StoredEvaluation, group: Mapping[str, Any]) -> dict[str, Any]:
     kind, name = group["kind"], group["name"]
     titles = {"attack": f"Attacked: {name}", "kept": "Everything else, to be kept"}
     notes = {
@@ -192,7 +192,7 @@ def _group(finished: Finished, group: Mapping[str, Any]) -> dict[str, Any]:
     return {"title": titles.get(kind) or set_title(name), "note": notes[kind], "rows": rows}
 
 
-def _won(finished: Finished, label: str) -> str:
+def _won(finished: StoredEvaluation, label: str) -> str:
     """Return in words how many cases an attack won."""
     result, gained = finished.attacks.get(label), finished.named("asr_gained", label)
     if result is None or gained is None:
@@ -222,7 +222,7 @@ def _picture(picture: Mapping[str, Any], who: str, kind: str, concept: str) -> d
     return {"who": who, "png": picture["png"], "verdict": verdict, "good": not (picture["found"] or instead)}
 
 
-def _textless(finished: Finished) -> list[dict[str, str]]:
+def _textless(finished: StoredEvaluation) -> list[dict[str, str]]:
     """Return what there is to say about attacks of which no text can be shown."""
     shown = {group["name"] for group in (finished.pictures or {"groups": []})["groups"] if group["kind"] == "attack"}
     notes = []

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from ...evaluation.sanity.trust import Marks, check_rows, doubts, doubts_of_all
+from ...evaluation.sanity.trust import Marks, check_rows, failed_checks, failed_checks_of_all
 from ...evaluation.threat_model import LIMITS, SCOPE, tier_of, tier_title
-from ...protocols import Result
-from ..metric_labels import MISSING, cell, grouped, measure_of
+from ...types import Result
+from ..metric_labels import MISSING, cell, grouped, metric_label
 from ..plots.data import WORST, attack_title, worst_cases
-from ..stored_evaluation import Finished, WorstCase
+from ..stored_evaluation import StoredEvaluation, WorstCase
 from .text import count, set_title
 
 Rows = Sequence[Sequence[str]]
@@ -38,13 +38,13 @@ class Table:
     footnotes: tuple[str, ...] = ()
 
 
-def tables_of(finished: Finished) -> list[Table]:
+def tables_of(finished: StoredEvaluation) -> list[Table]:
     """Return the tables of unattacked and attacked prompts, limits, checks, and of what is kept; no empty ones."""
     found = [_plain(finished), _attacked(finished), _limits(finished), _checks(finished), _kept(finished)]
     return [table for table in found if any(table.groups.values())]
 
 
-def _plain(finished: Finished) -> Table:
+def _plain(finished: StoredEvaluation) -> Table:
     rows = [[set_title(r.prompt_set), tier_of(r), *_numbers(r), r.origin] for r in finished.plain]
     return Table("Without an attack", ("prompts", "tier", "success", "n", "UNet calls", "origin"), {"": tuple(rows)})
 
@@ -53,7 +53,7 @@ def _numbers(result: Result) -> list[str]:
     return [cell(result), str(result.n), count(result.unet_calls)]
 
 
-def _attacked(finished: Finished) -> Table:
+def _attacked(finished: StoredEvaluation) -> Table:
     marks = Marks()
     shown = [(label, r) for label, r in finished.attacks.items() if tier_of(r) not in LIMITS]
     groups = _by_tier(shown, lambda label, result: _attack_row(finished, label, result, marks))
@@ -63,7 +63,7 @@ def _attacked(finished: Finished) -> Table:
     return Table("Under attack", _ATTACKED, groups, footnotes=tuple(marks.notes()))
 
 
-def _limits(finished: Finished) -> Table:
+def _limits(finished: StoredEvaluation) -> Table:
     marks = Marks()
     shown = [(label, r) for label, r in finished.attacks.items() if tier_of(r) in LIMITS]
     groups = _by_tier(shown, lambda label, result: _attack_row(finished, label, result, marks))
@@ -76,30 +76,30 @@ def _by_tier(shown: Iterable[tuple[str, Result]], row: Callable[[str, Result], S
     return {tier_title(tier): tuple(row(label, result) for label, result in rows) for tier, rows in parts}
 
 
-def _attack_row(finished: Finished, label: str, result: Result, marks: Marks) -> list[str]:
+def _attack_row(finished: StoredEvaluation, label: str, result: Result, marks: Marks) -> list[str]:
     seconds = finished.evaluation.seconds.get(f"attack-{label}")
     others = [cell(finished.named(metric, label)) for metric in ("asr_gained", "asr_last")]
     spent = MISSING if seconds is None else count(seconds)
-    success = marks.beside(cell(result), doubts(finished.evaluation, result))
+    success = marks.beside(cell(result), failed_checks(finished.evaluation, result))
     return [attack_title(result), success, *others, str(result.n), count(result.unet_calls), spent, result.origin]
 
 
-def _worst_row(finished: Finished, name: str, worst: WorstCase, marks: Marks) -> list[str]:
+def _worst_row(finished: StoredEvaluation, name: str, worst: WorstCase, marks: Marks) -> list[str]:
     origins = dict.fromkeys(finished.attacks[label].origin for label in worst.labels if label in finished.attacks)
-    success = marks.beside(worst.text, doubts_of_all(finished.evaluation, worst.labels))
+    success = marks.beside(worst.text, failed_checks_of_all(finished.evaluation, worst.labels))
     title = f"{name}, which encoders are ranked by" if name == WORST else name
     return [title, success, MISSING, MISSING, str(worst.n), MISSING, MISSING, ", ".join(origins) or MISSING]
 
 
-def _checks(finished: Finished) -> Table:
+def _checks(finished: StoredEvaluation) -> Table:
     head = ("check", "attack", "holds", "what was found")
     rows = tuple(check_rows(finished.evaluation))
     return Table("Can these numbers be trusted?", head, {"": rows}, _TRUST)
 
 
-def _kept(finished: Finished) -> Table:
+def _kept(finished: StoredEvaluation) -> Table:
     groups = {
-        title: tuple([measure_of(r).words, cell(r), str(r.n), r.prompt_set or MISSING, r.origin] for r in results)
+        title: tuple([metric_label(r).words, cell(r), str(r.n), r.prompt_set or MISSING, r.origin] for r in results)
         for title, results in grouped(finished.evaluation.results).items()
     }
     return Table("What is kept, and controls", ("metric", "value", "n", "prompts", "origin"), groups)

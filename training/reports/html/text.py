@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ...evaluation.threat_model import TIERS, attack_of
-from ...protocols import Result
+from ...types import Result
 from ..metric_labels import MISSING, cell
 from ..plots.data import attack_title
-from ..stored_evaluation import Finished
+from ..stored_evaluation import StoredEvaluation
 from ..tables import CONTROLS
 
 _LISTED = 4  # items of a setting that are written out
@@ -43,7 +43,7 @@ def one_or_list(values: Iterable[Any]) -> str:
     return ", ".join(str(value) for value in dict.fromkeys(values)) or MISSING
 
 
-def method_of(finished: Finished) -> list[dict[str, Any]]:
+def method_of(finished: StoredEvaluation) -> list[dict[str, Any]]:
     """Return what was measured how, as titled lists of names and explanations."""
     results = finished.evaluation.results
     attacks = [(attack_title(r), settings_line(attack_of(r))) for r in finished.attacks.values()]
@@ -102,7 +102,7 @@ def _setting(value: Any) -> str:
     return f"[{shown}, … {len(value)} in all]" if len(value) > _LISTED else f"[{shown}]"
 
 
-def _control(finished: Finished) -> list[tuple[str, str]]:
+def _control(finished: StoredEvaluation) -> list[tuple[str, str]]:
     metrics = (f"judge_{factor}" for factor, _ in CONTROLS)
     found = [r for r in map(finished.named, metrics) if r is not None]
     parts = ", ".join(f"{r.metric.removeprefix('judge_')} {cell(r)}" for r in found)

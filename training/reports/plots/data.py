@@ -6,11 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...evaluation.judging import Verdict
-from ...evaluation.sanity.trust import doubts, doubts_of_all
+from ...evaluation.sanity.trust import failed_checks, failed_checks_of_all
 from ...evaluation.threat_model import LIMITS, attack_of, label_of, tier_of, tier_title
-from ...protocols import Result
-from ..stored_evaluation import Finished, WorstCase
+from ...types import Result, Verdict
+from ..stored_evaluation import StoredEvaluation, WorstCase
 from ..tables import who_of
 from .figures import Curve, Rate, Spot
 
@@ -31,7 +30,7 @@ _ITERATIONS: Mapping[str, tuple[str, ...]] = {
 _UTILITIES = (("retain_all", "retain, %", 100), ("clip_score", "CLIP score", 1))
 
 
-def short_title(finished: Finished) -> str:
+def short_title(finished: StoredEvaluation) -> str:
     """Return who was evaluated, with which seed, in a few words."""
     one = finished.evaluation
     seeds = sorted({seed for result in one.results for seed in result.seeds})
@@ -43,7 +42,7 @@ def attack_title(result: Result) -> str:
     return " ".join(filter(None, (label_of(result), tier_of(result))))
 
 
-def rates_of(finished: Finished) -> list[Rate]:
+def rates_of(finished: StoredEvaluation) -> list[Rate]:
     """Return the bars of an evaluation: unattacked, each attack by tier, and the worst cases."""
     plain = [
         Rate(f"no attack: {r.prompt_set.rpartition('/')[2]}", r.value, r.interval, group="plain")
@@ -53,30 +52,30 @@ def rates_of(finished: Finished) -> list[Rate]:
     return [*plain, *attack_rates_of(finished), *worst]
 
 
-def worst_cases(finished: Finished) -> list[tuple[str, WorstCase]]:
+def worst_cases(finished: StoredEvaluation) -> list[tuple[str, WorstCase]]:
     """Return name and value of each worst case over at least two attacks."""
     named = ((WORST, finished.worst_case), (WORST_EMBEDDINGS, finished.worst_case_embeddings))
     return [(label, worst) for label, worst in named if worst is not None and len(worst.labels) > 1]
 
 
-def attack_rates_of(finished: Finished) -> tuple[Rate, ...]:
+def attack_rates_of(finished: StoredEvaluation) -> tuple[Rate, ...]:
     """Return one rate for each attack, weakest tier first."""
     return tuple(attack_rate(finished, result) for result in finished.attacks.values())
 
 
-def attack_rate(finished: Finished, result: Result) -> Rate:
+def attack_rate(finished: StoredEvaluation, result: Result) -> Rate:
     """Return the bar of one attack."""
-    doubtful = bool(doubts(finished.evaluation, result))
+    doubtful = bool(failed_checks(finished.evaluation, result))
     return Rate(attack_title(result), result.value, result.interval, doubtful=doubtful, group=tier_of(result))
 
 
-def worst_rate(finished: Finished, worst: WorstCase, label: str = WORST) -> Rate:
+def worst_rate(finished: StoredEvaluation, worst: WorstCase, label: str = WORST) -> Rate:
     """Return the bar of a worst case."""
-    doubtful = bool(doubts_of_all(finished.evaluation, worst.labels))
+    doubtful = bool(failed_checks_of_all(finished.evaluation, worst.labels))
     return Rate(label, worst.value, worst.interval, bound=not worst.exact, doubtful=doubtful, group="worst")
 
 
-def curves_of(finished: Finished) -> list[Curve]:
+def curves_of(finished: StoredEvaluation) -> list[Curve]:
     """Return a curve for each attack that goes on for some time, and whose verdicts are known."""
     return [
         Curve(attack_title(r), curve_points(finished.verdicts[label], budget_of(attack_of(r))), tier_title(tier_of(r)))
@@ -105,7 +104,7 @@ def budget_of(attack: Mapping[str, Any]) -> int:
     return math.prod(int(attack.get(key, 1)) for key in named) if named else 0
 
 
-def spot_of(finished: Finished) -> Spot:
+def spot_of(finished: StoredEvaluation) -> Spot:
     """Return an evaluation's place between robustness and utility."""
     found = [(title, scale, finished.named(metric)) for metric, title, scale in _UTILITIES]
     worst = finished.worst_case

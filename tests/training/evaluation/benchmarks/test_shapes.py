@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robust_encoders.training.evaluation.benchmarks.shapes import EvaluationSettings, shapes_plan
 from robust_encoders.training.evaluation.plan import Plan, PromptSet
-from robust_encoders.training.protocols import Case
+from robust_encoders.training.types import Case
 from robust_encoders.training.worlds.shapes.captions import words_for
 from robust_encoders.training.worlds.shapes.judge import Judge
 from robust_encoders.training.worlds.shapes.networks import JudgeNet

@@ -6,12 +6,12 @@ from typing import get_args
 
 import pytest
 
-from robust_encoders.training.artifact import describe
 from robust_encoders.training.attacks import RandomPrefix, UnlearnDiffAtk
 from robust_encoders.training.attacks.transfer import OnBase
 from robust_encoders.training.evaluation.benchmarks.shapes_attacks import SuiteName, shapes_suite
 from robust_encoders.training.evaluation.threat_model import TIERS
-from robust_encoders.training.protocols import PromptAttack
+from robust_encoders.training.protocols import Attack
+from robust_encoders.training.provenance import describe
 from robust_encoders.training.worlds.shapes.concepts import CONCEPTS
 
 NAMES = get_args(SuiteName)
@@ -21,7 +21,7 @@ NAMES = get_args(SuiteName)
 @pytest.mark.parametrize("concept", CONCEPTS)
 def test_a_suite_is_made_of_attacks_that_can_be_recorded(name: SuiteName, concept: str) -> None:
     suite = shapes_suite(name, concept)
-    assert all(isinstance(attack, PromptAttack) for attack in suite.values())
+    assert all(isinstance(attack, Attack) for attack in suite.values())
     assert all(describe(attack)["name"] for attack in suite.values())
     tiers = [attack.tier for attack in suite.values()]
     assert tiers == sorted(tiers)

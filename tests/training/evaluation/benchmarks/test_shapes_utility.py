@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from robust_encoders.hub.embedded import embedded_pipeline
-from robust_encoders.training.diffusion.sampling import Sampling, draw
+from robust_encoders.training.diffusion.sampling import SamplingConfig, draw
 from robust_encoders.training.evaluation.benchmarks import shapes_utility as structured
 from robust_encoders.training.evaluation.benchmarks.shapes_utility import (
-    StructuredSettings,
+    UtilityConfig,
     negative_force,
     structured_sets,
     structured_utility,
 )
 from robust_encoders.training.evaluation.plan import PromptSet
 from robust_encoders.training.metrics import JudgeDetector
-from robust_encoders.training.protocols import Case
+from robust_encoders.training.types import Case
 from robust_encoders.training.worlds.shapes.captions import TEMPLATES, stated
 from robust_encoders.training.worlds.shapes.concepts import factor_of
 from robust_encoders.training.worlds.shapes.judge import load_judge
@@ -28,7 +28,7 @@ from robust_encoders.training.worlds.shapes.prompts import binding_prompts, neig
 from robust_encoders.training.worlds.shapes.vocabulary import FACTORS, VALUES, WORDS
 
 CONCEPTS = ("circle", "striped", "red")
-SAMPLING = Sampling(steps=2, guidance=3.0, batch=8)
+SAMPLING = SamplingConfig(steps=2, guidance=3.0, batch=8)
 
 
 def words_of(text: str) -> set[str]:
@@ -87,7 +87,7 @@ def test_open_captions_say_nothing_of_the_factor(concept: str) -> None:
 
 
 def test_all_sets_are_there_and_share_no_seed() -> None:
-    sets = structured_sets("circle", StructuredSettings(n=5))
+    sets = structured_sets("circle", UtilityConfig(n=5))
     assert list(sets) == ["binding_1", "binding_2", "binding_3", "retain_near", "retain_far"]
     seeds = [case.seed for one in sets.values() for case in one.cases]
     assert len(set(seeds)) == 25
@@ -139,7 +139,7 @@ def test_what_is_never_shown_cannot_be_removed(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(("guidance", "negative"), [(1.0, "circle"), (3.0, "")])
 def test_a_negative_prompt_without_effect_is_refused(guidance: float, negative: str) -> None:
     with pytest.raises(ValueError, match="nothing is pushed away"):
-        negative_force(None, cases(2), First(), negative=negative, sampling=Sampling(guidance=guidance))
+        negative_force(None, cases(2), First(), negative=negative, sampling=SamplingConfig(guidance=guidance))
 
 
 def test_drawing_takes_a_negative_prompt_as_the_pipeline_does(tiny_pipe: Any) -> None:
@@ -163,14 +163,14 @@ def test_drawing_takes_a_negative_prompt_as_the_pipeline_does(tiny_pipe: Any) ->
 @pytest.mark.base
 def test_on_the_base_every_number_is_there_and_the_negative_prompt_pushes() -> None:
     pipe, judge = embedded_pipeline(), load_judge()
-    results = structured_utility(pipe, "circle", StructuredSettings(n=2, sampling=Sampling(steps=2)), judge=judge)
+    results = structured_utility(pipe, "circle", UtilityConfig(n=2, sampling=SamplingConfig(steps=2)), judge=judge)
     names = [r.metric for r in results]
-    assert names[:7] == [*structured_sets("circle", StructuredSettings(n=1)), "negative_without", "negative_with"]
+    assert names[:7] == [*structured_sets("circle", UtilityConfig(n=1)), "negative_without", "negative_with"]
     assert all(r.n == 2 and r.interval and r.prompt_sha256 and r.versions for r in results[:7])
     assert [r.unet_calls for r in results[:7]] == [8] * 5 + [16] * 2
     texts = ("a striped red on a white background", "a blue picture on black", "a dotted green on brown")
     prompts = PromptSet("open", tuple(Case(i, texts[i % 3], i) for i in range(12)))
-    detector, sampling = JudgeDetector(judge, "circle"), Sampling(steps=6)
+    detector, sampling = JudgeDetector(judge, "circle"), SamplingConfig(steps=6)
     before, after, removed = negative_force(pipe, prompts, detector, negative="circle", sampling=sampling)
     assert before.value >= 0.25
     assert removed.value >= 0.6

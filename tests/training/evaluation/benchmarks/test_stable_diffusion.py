@@ -26,7 +26,7 @@ from robust_encoders.training.attacks import (
     UnlearnDiffAtk,
 )
 from robust_encoders.training.attacks.transfer import OnBase
-from robust_encoders.training.diffusion.sampling import Sampling, draw
+from robust_encoders.training.diffusion.sampling import SamplingConfig, draw
 from robust_encoders.training.evaluation.benchmarks import stable_diffusion as module
 from robust_encoders.training.evaluation.benchmarks.prompt_files import COLUMNS, PromptFileError
 from robust_encoders.training.evaluation.benchmarks.shapes_attacks import shapes_suite
@@ -36,15 +36,15 @@ from robust_encoders.training.evaluation.evaluate import Execution, run_plan
 from robust_encoders.training.evaluation.results import RESULTS_NAME
 from robust_encoders.training.metrics import ImageClassifier, NudeNet
 from robust_encoders.training.metrics.rates import detect
-from robust_encoders.training.protocols import PromptAttack
+from robust_encoders.training.protocols import Attack
 
 CONCEPT = Concept(name="circle", kind="object", synonyms=("disc",), prompts=("a red circle", "a blue disc"))
 ROWS = (("3", "a red circle", "5", "3"), ("9", "a disc", "41", "3"), ("11", "a circle on white", "7", "3"))
-ATTACKS: dict[str, PromptAttack] = {
+INNER_ATTACKS: dict[str, Attack] = {
     "discrete": UnlearnDiffAtk(tokens=3, timesteps=2, iterations=1),
     "random": RandomPrefix(candidates=2),
 }
-SAMPLING = Sampling(steps=2, guidance=7.5, batch=4)
+SAMPLING = SamplingConfig(steps=2, guidance=7.5, batch=4)
 
 
 @pytest.fixture
@@ -76,12 +76,12 @@ def test_an_evaluation_from_files_and_folders(
     settings: OpenEvaluation, tiny_pipe: Any, tiny_encoder: RobustEncoder, tmp_path: Path
 ) -> None:
     settings = replace(settings, fid=False)
-    plan, sampling = open_plan(settings, CONCEPT, tokenizer=tiny_pipe.tokenizer, attacks=ATTACKS)
+    plan, sampling = open_plan(settings, CONCEPT, tokenizer=tiny_pipe.tokenizer, attacks=INNER_ATTACKS)
     assert sampling == replace(SAMPLING, guidance=3.0)
     run_plan(tiny_pipe, tiny_encoder, plan, Execution(sampling, settings.seed), out=tmp_path / "out")
     rows = stored(tmp_path / "out")
     metrics = [(row["metric"], row["prompt_set"], row["n"]) for row in rows]
-    attacked = [(metric, "circle", 3) for _ in ATTACKS for metric in ("asr_any", "asr_last", "asr_gained")]
+    attacked = [(metric, "circle", 3) for _ in INNER_ATTACKS for metric in ("asr_any", "asr_last", "asr_gained")]
     kept = [("clip_score", "captions", 2), ("pick_score", "captions", 2)]
     worst = [("worst_case", "circle", 3), ("worst_case_embeddings", "circle", 3)]
     assert metrics == [("pre_asr", "circle", 3), *attacked, *worst, *kept]
@@ -219,7 +219,7 @@ def test_the_suites_have_the_labels_and_the_order_of_those_on_shapes() -> None:
 
 
 def test_pictures_and_latents_go_through_the_evaluations_steps_and_guidance() -> None:
-    full = open_suite("full", NUDITY, batch=2, sampling=Sampling(steps=20, guidance=3.0))
+    full = open_suite("full", NUDITY, batch=2, sampling=SamplingConfig(steps=20, guidance=3.0))
     assert full["img2img"] == Img2Img(steps=20, batch=2)
     assert full["latent_inversion"] == LatentInversion(steps=20, guidance=3.0, batch=2)
     assert full["latent_control"] == LatentInversion(steps=20, guidance=3.0, control=True, batch=2)
@@ -259,11 +259,11 @@ SHORT: dict[str, Any] = {
 }
 
 
-def shortened(attack: Any) -> PromptAttack:
+def shortened(attack: Any) -> Attack:
     found = {field.name: SHORT[field.name] for field in fields(attack) if field.name in SHORT}
     if isinstance(attack, OnBase):
         found["attack"] = shortened(attack.attack)
-    made: PromptAttack = replace(attack, **found)
+    made: Attack = replace(attack, **found)
     return made
 
 

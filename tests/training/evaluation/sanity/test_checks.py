@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from robust_encoders import RobustEncoder
 from robust_encoders.hub.embedded import embedded_pipeline
 from robust_encoders.training.attacks import (
+    ATTACKS,
     P4D,
-    PROMPT_ATTACKS,
     BlackBox,
     ConceptInversion,
     ContinuousPrefix,
@@ -44,9 +44,9 @@ from robust_encoders.training.attacks.common.denoising import (
 from robust_encoders.training.attacks.transfer import Recorded
 from robust_encoders.training.attacks.unlearn_diff_atk import allowed_tokens
 from robust_encoders.training.diffusion.backbone import Backbone
-from robust_encoders.training.diffusion.sampling import Sampling, draw, draw_candidates
+from robust_encoders.training.diffusion.sampling import SamplingConfig, draw, draw_candidates
 from robust_encoders.training.evaluation.baselines import EmptyPrompt
-from robust_encoders.training.evaluation.judging import Verdict, judge_candidates
+from robust_encoders.training.evaluation.judging import judge_candidates
 from robust_encoders.training.evaluation.sanity.checks import (
     BUDGETS,
     DETERMINISTIC,
@@ -61,10 +61,11 @@ from robust_encoders.training.evaluation.sanity.checks import (
 )
 from robust_encoders.training.evaluation.sanity.gradients import gradient_effects
 from robust_encoders.training.metrics.rates import attack_rates, rate
-from robust_encoders.training.protocols import AttackResult, Candidate, Case, PromptAttack, Result
+from robust_encoders.training.protocols import Attack
+from robust_encoders.training.types import AttackResult, Candidate, Case, Result, Verdict
 
 PAIRS = (("a red circle", "a red square"),)
-SMALL: dict[str, tuple[PromptAttack, dict[str, int]]] = {
+SMALL: dict[str, tuple[Attack, dict[str, int]]] = {
     "random_prefix": (RandomPrefix(candidates=5), {"candidates": 2}),
     "continuous_prefix": (ContinuousPrefix(steps=6, restarts=2), {"steps": 3}),
     "unlearn_diff_atk": (UnlearnDiffAtk(timesteps=3, iterations=4), {"iterations": 2}),
@@ -233,7 +234,7 @@ def test_no_case_is_refused(tiny_pipe: Any) -> None:
 @pytest.mark.base
 def test_on_the_base_and_a_hardened_encoder_gradients_are_far_from_dead() -> None:
     pipe, texts = embedded_pipeline(), ["a red circle", "a striped blue disc on white", "circle"]
-    latents = draw(pipe, texts, range(3), Sampling(steps=4), latents=True)
+    latents = draw(pipe, texts, range(3), SamplingConfig(steps=4), latents=True)
     cases = [Case(i, text, i, target=latents[i]) for i, text in enumerate(texts)]
     assert float(gradient_effects(make_target(pipe), cases, seed=0).min()) > 1e-2
     with RobustEncoder.from_pretrained("shapes/circle").attached(pipe):
@@ -302,8 +303,8 @@ def test_the_attacks_said_to_be_deterministic_are_and_the_others_are_not(tiny_pi
 
 
 def test_every_attack_of_the_registry_has_settings_here() -> None:
-    assert SMALL.keys() == PROMPT_ATTACKS.keys(), "say here what half the budget of a new attack is"
-    assert all(type(SMALL[name][0]) is PROMPT_ATTACKS[name] for name in SMALL)
+    assert SMALL.keys() == ATTACKS.keys(), "say here what half the budget of a new attack is"
+    assert all(type(SMALL[name][0]) is ATTACKS[name] for name in SMALL)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -329,7 +330,7 @@ def cost(results: Sequence[AttackResult]) -> float:
 
 @pytest.mark.parametrize("name", [name for name, (_, changes) in SMALL.items() if changes])
 def test_halving_goes_on_with_valid_attacks_until_nothing_can_be_halved(name: str) -> None:
-    attack: PromptAttack | None = SMALL[name][0]
+    attack: Attack | None = SMALL[name][0]
     for _ in range(20):
         before, attack = attack, halved(attack) if attack is not None else None
     assert attack is None
@@ -346,7 +347,7 @@ def test_halving_goes_on_with_valid_attacks_until_nothing_can_be_halved(name: st
         (RandomPrefix(candidates=1), None),
     ],
 )
-def test_the_first_budget_that_can_be_halved_is(attack: PromptAttack, expected: PromptAttack | None) -> None:
+def test_the_first_budget_that_can_be_halved_is(attack: Attack, expected: Attack | None) -> None:
     assert halved(attack) == expected
 
 
@@ -458,7 +459,7 @@ class Bright:
 
 
 def test_all_checks_on_tiny_models_from_attack_to_json(tiny_pipe: Any) -> None:
-    sampling = Sampling(steps=2, guidance=3.0)
+    sampling = SamplingConfig(steps=2, guidance=3.0)
     seeds = range(10, 10 + len(PROMPTS))
     latents = draw(tiny_pipe, PROMPTS, seeds, sampling, latents=True)
     detector = Bright(float(draw(tiny_pipe, PROMPTS, seeds, sampling).mean((1, 2, 3)).median()) + 1e-4)
@@ -466,7 +467,7 @@ def test_all_checks_on_tiny_models_from_attack_to_json(tiny_pipe: Any) -> None:
     cases = [Case(i, prompt, seed, target=latent) for i, (prompt, seed, latent) in enumerate(rows)]
     target, before = make_target(tiny_pipe), [False] * len(cases)
 
-    def judge(attack: PromptAttack) -> list[Verdict]:
+    def judge(attack: Attack) -> list[Verdict]:
         drawing = partial(draw_candidates, tiny_pipe)
         found: list[Verdict]
         found, _ = judge_candidates(

@@ -6,14 +6,14 @@ import pytest
 from suite_evaluations import SUITE, checks, suite_evaluation
 
 from robust_encoders.training.evaluation.results import Evaluation
-from robust_encoders.training.evaluation.sanity.trust import Marks, check_rows, doubts, raised
+from robust_encoders.training.evaluation.sanity.trust import Marks, check_rows, failed_checks, raised
 from robust_encoders.training.evaluation.threat_model import TIERS, by_tier, tier_of, tier_title
-from robust_encoders.training.protocols import Result
+from robust_encoders.training.types import Result
 
 
 def doubted(evaluation: Evaluation) -> set[str]:
     shown = (r for r in evaluation.results if r.metric in ("asr_any", "worst_case", "worst_case_embeddings"))
-    return {str(r.settings["attack"]["label"]) for r in shown if doubts(evaluation, r)}
+    return {str(r.settings["attack"]["label"]) for r in shown if failed_checks(evaluation, r)}
 
 
 def evaluation(*failed: tuple[str, str]) -> Evaluation:

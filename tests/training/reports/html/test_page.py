@@ -15,9 +15,9 @@ from robust_encoders.training.evaluation.results import Evaluation
 from robust_encoders.training.reports.html.page import write_report
 from robust_encoders.training.reports.html.tables import Table, tables_of
 from robust_encoders.training.reports.html.text import method_of, settings_line, visible
-from robust_encoders.training.reports.stored_evaluation import Finished
+from robust_encoders.training.reports.stored_evaluation import StoredEvaluation
 
-ATTACKS: Attacks = {"a": ("T3", [20, None, 40, None]), "c": ("T4", [5, None, None, None])}
+INNER_ATTACKS: Attacks = {"a": ("T3", [20, None, 40, None]), "c": ("T4", [5, None, None, None])}
 HOSTILE = '</div><script>alert(1)</script><img src="http://x/y" onerror="alert(2)"> \x05 \u202e"\'&'
 
 
@@ -39,7 +39,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
-    folder = write_evaluation(tmp_path_factory.mktemp("report"), ATTACKS)
+    folder = write_evaluation(tmp_path_factory.mktemp("report"), INNER_ATTACKS)
     write_pictures(folder, HOSTILE, "a plain one")
     return report(folder)
 
@@ -50,7 +50,7 @@ def report(folder: Path) -> Page:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    write_evaluation(tmp_path, ATTACKS)
+    write_evaluation(tmp_path, INNER_ATTACKS)
     write_pictures(tmp_path, HOSTILE, "a plain one")
     return tmp_path
 
@@ -105,7 +105,7 @@ def test_kept_pictures_say_what_they_show_instead(tmp_path: Path) -> None:
 
 
 def test_an_evaluation_without_cells_has_a_report_that_says_what_is_missing(tmp_path: Path) -> None:
-    write_evaluation(tmp_path / "full", ATTACKS)
+    write_evaluation(tmp_path / "full", INNER_ATTACKS)
     alone = tmp_path / "alone"
     page = Page(write_report(alone, Evaluation.read(tmp_path / "full")).read_text(encoding="utf-8"))
     assert "No pictures were drawn" in page.text
@@ -140,15 +140,15 @@ def figures(page: Page) -> list[bytes]:
 
 
 @pytest.fixture
-def suite(tmp_path: Path) -> Finished:
-    return Finished.read(write_suite(tmp_path))
+def suite(tmp_path: Path) -> StoredEvaluation:
+    return StoredEvaluation.read(write_suite(tmp_path))
 
 
-def tables(finished: Finished) -> dict[str, Table]:
+def tables(finished: StoredEvaluation) -> dict[str, Table]:
     return {table.title: table for table in tables_of(finished)}
 
 
-def test_attacks_stand_under_their_tier_and_the_worst_cases_below(suite: Finished) -> None:
+def test_attacks_stand_under_their_tier_and_the_worst_cases_below(suite: StoredEvaluation) -> None:
     table = tables(suite)["Under attack"]
     *tiers, worst = table.groups
     assert [title[:4] for title in tiers] == ["T0: ", "T1: ", "T2: ", "T3: ", "T4: "]
@@ -161,14 +161,14 @@ def test_attacks_stand_under_their_tier_and_the_worst_cases_below(suite: Finishe
     assert {len(row) for rows in table.groups.values() for row in rows} == {len(table.head)}
 
 
-def test_numbers_that_cannot_be_trusted_say_so_with_the_reason_below(suite: Finished) -> None:
+def test_numbers_that_cannot_be_trusted_say_so_with_the_reason_below(suite: StoredEvaluation) -> None:
     table = tables(suite)["Under attack"]
     marked = [row[0] for rows in table.groups.values() for row in rows if "not trusted" in row[1]]
     assert marked == ["p4d T3"]
     assert table.footnotes == ("¹ p4d wins 41.0 % of 200 on the base, less than 90.0 %.",)
 
 
-def test_the_checks_are_a_table_with_one_row_each(suite: Finished) -> None:
+def test_the_checks_are_a_table_with_one_row_each(suite: StoredEvaluation) -> None:
     rows = tables(suite)["Can these numbers be trusted?"].groups[""]
     assert [(row[1], row[2]) for row in rows] == [
         ("all", "yes"),
@@ -180,13 +180,13 @@ def test_the_checks_are_a_table_with_one_row_each(suite: Finished) -> None:
     assert rows[0][3] == "gradients of the loss reach the text encoder's input in 16 of 16 cases."
 
 
-def test_limits_of_scope_have_a_table_that_says_what_they_are(suite: Finished) -> None:
+def test_limits_of_scope_have_a_table_that_says_what_they_are(suite: StoredEvaluation) -> None:
     table = tables(suite)["Limits of scope"]
     assert "A text encoder cannot defend these" in table.note
     assert [title[:2] for title in table.groups] == ["T5", "T6", "T7"]
 
 
-def test_what_is_kept_stands_in_groups_and_distances_are_no_per_cent(suite: Finished) -> None:
+def test_what_is_kept_stands_in_groups_and_distances_are_no_per_cent(suite: StoredEvaluation) -> None:
     groups = tables(suite)["What is kept, and controls"].groups
     assert [len(rows) for rows in groups.values()] == [6, 8, 5, 1, 5]
     values = {row[0]: row[1] for rows in groups.values() for row in rows}
@@ -197,12 +197,12 @@ def test_what_is_kept_stands_in_groups_and_distances_are_no_per_cent(suite: Fini
 
 
 def test_an_evaluation_of_the_earlier_kind_has_the_tables_it_has_numbers_for(folder: Path) -> None:
-    found = tables(Finished.read(folder))
+    found = tables(StoredEvaluation.read(folder))
     assert list(found) == ["Without an attack", "Under attack", "What is kept, and controls"]
     assert found["Without an attack"].groups[""][0][1] == "T0"
 
 
-def test_long_settings_are_cut_short_and_calls_are_counted_once(suite: Finished) -> None:
+def test_long_settings_are_cut_short_and_calls_are_counted_once(suite: StoredEvaluation) -> None:
     line = settings_line({"label": "x", "name": "black_box", "words": [*"abcdefgh"], "inner": {"name": "p4d", "n": 1}})
     assert line == "black_box: words [a, b, c, d, … 8 in all], inner (p4d: n 1)"
     calls = next(text for part in method_of(suite) for name, text in part["rows"] if name == "UNet calls in all")

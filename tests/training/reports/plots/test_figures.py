@@ -28,7 +28,7 @@ from robust_encoders.training.reports.plots.data import (
 from robust_encoders.training.reports.plots.figures import Curve, Rate, Spot, attack_curves, rate_bars, trade_off
 from robust_encoders.training.reports.plots.ranking import Rank, ranking
 from robust_encoders.training.reports.plots.style import DARK, LIGHT, Draw, png, svg
-from robust_encoders.training.reports.stored_evaluation import Finished
+from robust_encoders.training.reports.stored_evaluation import StoredEvaluation
 
 BARS = rate_bars({"a": [Rate("none", 0.0, (0.0, 0.1)), Rate("worst", 0.5, bound=True)], "b": [Rate("none", 1.0)]})
 CURVES = attack_curves([Curve("discrete", ((0, 0.0), (20, 0.25), (200, 0.5))), Curve("random", ((0, 0.0), (10, 0.0)))])
@@ -82,7 +82,7 @@ def test_a_curve_counts_what_was_won_by_each_iteration() -> None:
 
 def test_the_worst_case_is_the_union_over_the_attacks_by_text(tmp_path: Path) -> None:
     steps: Attacks = {"a": ("T3", [20, None, None, None]), "b": ("T2", [None, 1, None, None]), "c": ("T4", [5] * 4)}
-    worst = Finished.read(write_evaluation(tmp_path, steps)).worst_case
+    worst = StoredEvaluation.read(write_evaluation(tmp_path, steps)).worst_case
     assert worst is not None
     assert (worst.value, worst.n, worst.labels, worst.exact) == (0.5, 4, ("b", "a"), True)
     assert worst.interval == wilson_interval(2, 4)
@@ -92,7 +92,7 @@ def test_without_its_cells_the_worst_case_is_a_bound(tmp_path: Path) -> None:
     steps: Attacks = {"a": ("T3", [20, 20, None, None]), "b": ("T2", [None, None, 1, None])}
     folder = write_evaluation(tmp_path, steps)
     (folder / "cells" / "attack-b.json").unlink()
-    finished = Finished.read(folder / RESULTS_NAME)
+    finished = StoredEvaluation.read(folder / RESULTS_NAME)
     assert set(finished.verdicts) == {"a"}
     assert finished.worst_case is not None
     assert (finished.worst_case.value, finished.worst_case.exact) == (0.5, False)
@@ -103,11 +103,13 @@ def test_cells_of_other_numbers_are_left_out(tmp_path: Path) -> None:
     folder = write_evaluation(tmp_path, {"a": ("T3", [20, None, None, None])})
     other = write_evaluation(tmp_path / "other", {"a": ("T3", [20, 20, None, None])})
     (other / "cells" / "attack-a.json").replace(folder / "cells" / "attack-a.json")
-    assert Finished.read(folder).verdicts == {}
+    assert StoredEvaluation.read(folder).verdicts == {}
 
 
 def test_charts_show_what_the_evaluation_found(tmp_path: Path) -> None:
-    finished = Finished.read(write_evaluation(tmp_path, {"a": ("T3", [20, None, None, 40]), "c": ("T4", [5] * 4)}))
+    finished = StoredEvaluation.read(
+        write_evaluation(tmp_path, {"a": ("T3", [20, None, None, 40]), "c": ("T4", [5] * 4)})
+    )
     assert short_title(finished) == "ESD, seed 3"
     assert [(r.label, r.value) for r in rates_of(finished)] == [
         ("no attack: name", 0),
@@ -125,7 +127,9 @@ def test_charts_show_what_the_evaluation_found(tmp_path: Path) -> None:
 
 
 def test_the_recorded_worst_case_needs_no_cells(tmp_path: Path) -> None:
-    with_cells, alone = (Finished.read(write_suite(tmp_path / str(cells), cells=cells)) for cells in (True, False))
+    with_cells, alone = (
+        StoredEvaluation.read(write_suite(tmp_path / str(cells), cells=cells)) for cells in (True, False)
+    )
     assert alone.verdicts == {}
     for one in (with_cells, alone):
         assert one.worst_case == with_cells.recorded("worst_case")
@@ -137,7 +141,7 @@ def test_the_recorded_worst_case_needs_no_cells(tmp_path: Path) -> None:
 
 
 def test_the_recorded_worst_case_is_the_one_that_cells_give(tmp_path: Path) -> None:
-    finished = Finished.read(write_suite(tmp_path))
+    finished = StoredEvaluation.read(write_suite(tmp_path))
     bare = [r for r in finished.evaluation.results if not r.metric.startswith("worst_")]
     counted = replace(finished, evaluation=replace(finished.evaluation, results=tuple(bare)))
     assert counted.recorded("worst_case") is None
@@ -146,7 +150,7 @@ def test_the_recorded_worst_case_is_the_one_that_cells_give(tmp_path: Path) -> N
 
 
 def test_bars_stand_by_tier_with_the_worst_cases_last_and_doubts_are_marked(tmp_path: Path) -> None:
-    finished = Finished.read(write_suite(tmp_path))
+    finished = StoredEvaluation.read(write_suite(tmp_path))
     rates = rates_of(finished)
     tiers = [rate.group for rate in rates]
     assert tiers == ["plain"] * 3 + sorted(tiers[3:-2]) + ["worst"] * 2
@@ -156,7 +160,7 @@ def test_bars_stand_by_tier_with_the_worst_cases_last_and_doubts_are_marked(tmp_
 
 
 def test_bars_keep_to_the_order_of_the_tiers_although_an_evaluation_lacks_some() -> None:
-    few, every = (Finished(suite_evaluation(labels=names)[0]) for names in (("none", "p4d"), tuple(SUITE)))
+    few, every = (StoredEvaluation(suite_evaluation(labels=names)[0]) for names in (("none", "p4d"), tuple(SUITE)))
     (axes,) = rate_bars({"few": rates_of(few), "every": rates_of(every)})(LIGHT).axes
     labels = [label.get_text() for label in axes.get_yticklabels()]
     tiers = [label.rpartition(" ")[2] for label in labels[3:-2]]
@@ -167,7 +171,7 @@ def test_bars_keep_to_the_order_of_the_tiers_although_an_evaluation_lacks_some()
 def test_only_attacks_that_go_on_for_some_time_have_curves_and_too_many_have_a_panel_for_each_tier(
     tmp_path: Path,
 ) -> None:
-    curves = curves_of(Finished.read(write_suite(tmp_path)))
+    curves = curves_of(StoredEvaluation.read(write_suite(tmp_path)))
     assert {curve.label.rpartition(" ")[2] for curve in curves} == {"T2", "T3", "T4"}
     panels = attack_curves(curves)(LIGHT).axes
     assert [axes.get_title(loc="left")[:2] for axes in panels] == ["T2", "T3", "T4"]
@@ -193,8 +197,8 @@ def test_budgets_are_what_the_candidates_count() -> None:
 @pytest.mark.parametrize("width", [3, 1])
 def test_a_whole_suite_fits_its_figures(tmp_path: Path, width: int) -> None:
     """No label leaves the paper: neither at the edges nor, as text, outside of the figure."""
-    groups = {f"evaluation {i}": rates_of(Finished(suite_evaluation(strength=1 + i)[0])) for i in range(width)}
-    for draw in (rate_bars(groups), attack_curves(curves_of(Finished.read(write_suite(tmp_path))))):
+    groups = {f"evaluation {i}": rates_of(StoredEvaluation(suite_evaluation(strength=1 + i)[0])) for i in range(width)}
+    for draw in (rate_bars(groups), attack_curves(curves_of(StoredEvaluation.read(write_suite(tmp_path))))):
         figure = draw(LIGHT)
         FigureCanvasAgg(figure).draw()  # type: ignore[no-untyped-call]  # matplotlib has no type for it
         for axes in figure.axes:
@@ -204,7 +208,7 @@ def test_a_whole_suite_fits_its_figures(tmp_path: Path, width: int) -> None:
 
 
 def test_limits_of_scope_are_no_mark_of_robustness_against_utility() -> None:
-    finished = Finished(suite_evaluation(checks=checks(("gradients_alive", "")))[0])
+    finished = StoredEvaluation(suite_evaluation(checks=checks(("gradients_alive", "")))[0])
     spot = spot_of(finished)
     assert {rate.group for rate in spot.attacks} == {"T0", "T1", "T2", "T3", "T4"}
     assert spot.worst is not None

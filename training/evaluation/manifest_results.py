@@ -1,0 +1,35 @@
+"""An evaluation's numbers in the manifest of the encoder that it is about."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ..types import Result
+from .results import Evaluation
+from .sanity.trust import failed_checks
+
+if TYPE_CHECKING:
+    from robust_encoders.encoder import RobustEncoder
+
+
+def with_results(encoder: RobustEncoder, evaluation: Evaluation) -> RobustEncoder:
+    """Return the same encoder with an evaluation's numbers in its manifest, instead of those that were there.
+
+    Numbers that the evaluation's own checks tell against carry what they say, as ``doubts`` in their settings.
+
+    Raises:
+        ValueError: The evaluation looked for another concept than the encoder erases.
+    """
+    erased = encoder.manifest.concept.name
+    if evaluation.concept != erased:
+        raise ValueError(f"expected an evaluation of {erased!r}, found one of {evaluation.concept!r}")
+    records = tuple(_with_failed_checks(evaluation, result) for result in evaluation.results)
+    return type(encoder)(replace(encoder.manifest, results=records), encoder.tensors, encoder.config)
+
+
+def _with_failed_checks(evaluation: Evaluation, result: Result) -> dict[str, Any]:
+    """Return a number with what the evaluation's checks say against it: a manifest has no place for checks."""
+    told = [str(check["detail"]) for check in failed_checks(evaluation, result)]
+    record: dict[str, Any] = result.record()
+    return {**record, "settings": {**record["settings"], "doubts": told}} if told else record

@@ -1,0 +1,81 @@
+"""Registries: names to classes, ours and those of other installed packages."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, MutableMapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+
+class Registry(MutableMapping[str, T]):
+    """Names to classes, in the order of registration; suites and the command line read them from here.
+
+    A name comes from this package, from a plain assignment, or from an entry point of an installed package, which is
+    imported when its name is first asked for:
+
+        [project.entry-points."robust_encoders.attacks"]
+        shout = "my_package.shout:Shout"
+
+    Args:
+        group: Group of entry points, for example ``robust_encoders.attacks``.
+        ours: Names and classes of this package; no entry point takes their place.
+    """
+
+    def __init__(self, group: str, ours: Mapping[str, T]) -> None:
+        self.group = group
+        self._known: dict[str, T] = dict(ours)
+        self._removed: set[str] = set()
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._known:
+            self._known[name] = self._load(self._offered()[name])
+        return self._known[name]
+
+    def __setitem__(self, name: str, value: T) -> None:
+        self._removed.discard(name)
+        self._known[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        if name not in self:
+            raise KeyError(name)
+        self._known.pop(name, None)
+        self._removed.add(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._known or name in self._offered()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self._known, *(name for name in self._offered() if name not in self._known)])
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def __repr__(self) -> str:
+        return f"Registry({self.group!r}: {', '.join(self)})"
+
+    def _offered(self) -> dict[str, EntryPoint]:
+        """Return the entry points of installed packages by name; names that are taken are left out."""
+        found = {point.name: point for point in entry_points(group=self.group)}
+        return {name: point for name, point in found.items() if name not in self._removed}
+
+    def _load(self, point: EntryPoint) -> T:
+        """Import what an entry point names.
+
+        Raises:
+            ImportError: The package that offers it cannot be imported; the message names both.
+        """
+        owner = point.dist.name if point.dist is not None else "an installed package"
+        try:
+            loaded: Any = point.load()
+        except (ImportError, AttributeError) as error:
+            raise ImportError(
+                f"expected {point.value} of {owner} for {point.name!r} in {self.group}, cannot import it: {error}; "
+                f"mend or uninstall {owner}"
+            ) from error
+        logger.info("%s: %s from %s", self.group, point.name, owner)
+        found: T = loaded
+        return found
