@@ -15,8 +15,6 @@ from robust_encoders.utils.home import write_atomically
 
 LIBRARIES = ("torch", "transformers", "diffusers", "accelerate", "safetensors")
 JUDGING = ("torchattacks", "torchmetrics", "nudenet")
-# Metadata of a setting that was added when artifacts had been recorded without it; its default does what was done then.
-LATER = {"later": True}
 
 
 def describe(value: Any) -> Any:
