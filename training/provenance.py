@@ -14,6 +14,8 @@ from typing import Any
 from robust_encoders.utils.home import write_atomically
 
 LIBRARIES = ("torch", "transformers", "diffusers", "accelerate", "safetensors")
+# Metadata of a setting that the short help leaves out: `train METHOD --help-all` shows it.
+EXTRA = {"extra": True}
 JUDGING = ("torchattacks", "torchmetrics", "nudenet")
 
 

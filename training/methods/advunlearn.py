@@ -10,7 +10,6 @@ from torch import Generator
 from ..attacks.soft_prompt import SoftPrompt
 from ..diffusion.backbone import Backbone
 from ..objectives.config import (
-    EXTRA,
     AdversaryConfig,
     HardeningConfig,
     OutlierConfig,
@@ -19,6 +18,7 @@ from ..objectives.config import (
     UnlearnConfig,
 )
 from ..protocols import InnerAttack
+from ..provenance import EXTRA
 from ..trainer.loop import TrainingConfig
 from ..trainer.parameters import SelectionConfig
 from ..trajectories.config import BankConfig

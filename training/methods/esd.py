@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Generator
 
 from ..diffusion.backbone import Backbone
-from ..objectives.config import EXTRA, HardeningConfig, OutlierConfig, RetainConfig, TermsConfig, UnlearnConfig
+from ..objectives.config import HardeningConfig, OutlierConfig, RetainConfig, TermsConfig, UnlearnConfig
+from ..provenance import EXTRA
 from ..trainer.loop import TrainingConfig
 from ..trainer.parameters import SelectionConfig
 from ..trajectories.config import BankConfig

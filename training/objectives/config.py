@@ -6,10 +6,9 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ..prompts.layout import Placement, PromptLayout
+from ..provenance import EXTRA
 
 Space = Literal["noise", "conditioning", "both"]
-# Metadata of a setting that no paper of its method has: `train METHOD --help-all` shows it.
-EXTRA = {"extra": True}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +67,7 @@ class RetainConfig:
         ValueError: No prompts, and a term that wants some.
     """
 
-    prompts: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = field(default=(), metadata=EXTRA)
     weight: float = 0.3
     batch: int = 5
     space: Space = field(default="noise", metadata=EXTRA)

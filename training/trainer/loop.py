@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from ..diffusion.backbone import Precision
 from ..distributed import Shard
+from ..provenance import EXTRA
 from ..workspace import Workspace
 from .checkpoint import StepLoss, TrainingLog, TrainingState, load_checkpoint, save_checkpoint
 
@@ -32,15 +33,15 @@ class TrainingConfig:
         schedule: ``cosine`` falls to zero at the end.
         clip: Largest norm of the whole gradient; None leaves it.
         average: Decay of an exponential average of the trained parameters, which is then the result; 0 takes the last.
-        precision: Of the frozen UNet, forward and backward; the student is always trained in float32. ``fp16`` scales
+        precision: Precision of the frozen UNet, forward and backward; the student is always in float32. ``fp16`` scales
             gradients inside the UNet; where its activations overflow, the run stops and says so.
     """
 
     iterations: int = 1000
     rate: float = 1e-5
-    schedule: Literal["constant", "cosine"] = "constant"
-    clip: float | None = None
-    average: float = 0.0
+    schedule: Literal["constant", "cosine"] = field(default="constant", metadata=EXTRA)
+    clip: float | None = field(default=None, metadata=EXTRA)
+    average: float = field(default=0.0, metadata=EXTRA)
     precision: Precision = "fp32"
 
     def __post_init__(self) -> None:

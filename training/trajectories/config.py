@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
+
+from ..provenance import EXTRA
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +22,7 @@ class BankConfig:
         seeds: Trajectories for each prompt; two numbers are those of the concept's prompts and of the retain set's,
             for a concept that is one bare word needs many more.
         batch: Trajectories run at once.
-        limit: At most this many prompts of each list get trajectories; None takes all.
+        limit: Largest number of prompts of each list with trajectories; None takes all.
 
     Raises:
         ValueError: A count below 1, or an unknown mode.
@@ -30,8 +32,8 @@ class BankConfig:
     steps: int = 50
     guidance: float = 3.0
     seeds: int | tuple[int, int] = 1
-    batch: int = 64
-    limit: int | None = None
+    batch: int = field(default=64, metadata=EXTRA)
+    limit: int | None = field(default=None, metadata=EXTRA)
 
     def __post_init__(self) -> None:
         if self.mode not in ("bank", "fresh"):
