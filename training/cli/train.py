@@ -250,7 +250,8 @@ def _with_inner_attack(method: Method, arguments: Sequence[str]) -> Method:
     choose(asked[-1], list(INNER_ATTACKS), "inner attack")
     if not isinstance(getattr(method, "attack", None), InnerAttack):
         raise UsageError(f"expected a method with an inner attack for --inner-attack, found {method.name}")
-    return replace(cast(Any, method), attack=INNER_ATTACKS[asked[-1]]())
+    changed: Method = replace(cast(Any, method), attack=INNER_ATTACKS[asked[-1]]())
+    return changed
 
 
 def _value_of(option: str, argument: str, rest: Sequence[str]) -> str:

@@ -83,9 +83,13 @@ class ESD:
 
     def for_processes(self, n: int) -> Self:
         """Return the same with n times the batches, for n processes to share."""
-        groups = (self.unlearn, self.retain, self.hardening, self.outliers)
-        unlearn, retain, hardening, outliers = (group.for_processes(n) for group in groups)
-        return replace(self, unlearn=unlearn, retain=retain, hardening=hardening, outliers=outliers)
+        return replace(
+            self,
+            unlearn=self.unlearn.for_processes(n),
+            retain=self.retain.for_processes(n),
+            hardening=self.hardening.for_processes(n),
+            outliers=self.outliers.for_processes(n),
+        )
 
     def erase(
         self, backbone: Backbone, concept: Concept, *, generator: Generator, workspace: Workspace | None = None

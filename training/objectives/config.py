@@ -324,8 +324,15 @@ class OutlierConfig:
 
     def for_processes(self, n: int) -> OutlierConfig:
         """Return the same with n times the batches, for n processes to share."""
-        batches = {f"{name}_batch": n * size for name, size in self._batches().items()}
-        return replace(self, searched=n * self.searched, **batches)
+        return replace(
+            self,
+            strings_batch=n * self.strings_batch,
+            shuffled_batch=n * self.shuffled_batch,
+            off_manifold_batch=n * self.off_manifold_batch,
+            inserted_batch=n * self.inserted_batch,
+            searched_batch=n * self.searched_batch,
+            searched=n * self.searched,
+        )
 
     def batches(self) -> dict[str, int]:
         """Return the terms and the rows of each per iteration."""

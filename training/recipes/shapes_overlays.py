@@ -7,7 +7,8 @@ from functools import partial
 
 from ..methods import RECE, SPM, UCE
 from ..methods.closed_form import RidgeConfig
-from ..methods.spm import SPMTrainingConfig, Where
+from ..methods.spm import SPMTrainingConfig
+from ..objectives.spm import Where
 from ..trajectories.config import BankConfig
 from ..worlds.shapes.concepts import CONCEPTS
 from ..worlds.shapes.retain import retain_prompts
