@@ -38,9 +38,10 @@ from robust_encoders.training.provenance import write_json
 from robust_encoders.training.recipes.registry import RECIPES, Recipe
 from robust_encoders.training.recipes.reproduce import recorded_recipe
 from robust_encoders.training.recipes.run import run_recipe
-from robust_encoders.training.trainer.loop import Workspace, finetune
+from robust_encoders.training.trainer.loop import finetune
 from robust_encoders.training.trainer.parameters import SelectionConfig
 from robust_encoders.training.types import Result
+from robust_encoders.training.workspace import Workspace
 
 ITERATIONS = 200
 Change = Callable[[AdvUnlearn], Any]
@@ -124,7 +125,7 @@ ROWS: Mapping[str, Change] = {
     "suffix": adversary(placements=("suffix",)),
     "3 tokens": adversary(tokens=(3,)),
     "anchor, plain term, retained twice": together(ANCHOR, PLAIN, KEPT),
-    "fresh trajectories": lambda method: replace(method, bank=replace(method.bank, mode="resample")),
+    "fresh trajectories": lambda method: replace(method, bank=replace(method.bank, mode="fresh")),
 }
 
 

@@ -21,7 +21,7 @@ from robust_encoders.training.provenance import describe
 from robust_encoders.training.recipes.registry import Recipe
 from robust_encoders.training.recipes.run import run_recipe
 from robust_encoders.training.trainer.loop import TrainingConfig
-from robust_encoders.training.trajectories.bank import BankConfig
+from robust_encoders.training.trajectories.config import BankConfig
 from robust_encoders.training.types import Edit, Result
 
 CIRCLE = Concept(name="circle", kind="object", prompts=("a red circle", "a circle"))

@@ -27,7 +27,7 @@ from ..reports.html.page import write_report
 from ..reports.matrix import tables
 from ..worlds.shapes.concepts import shapes_concept
 from ..worlds.shapes.vocabulary import VALUES
-from .main import leading_names
+from .parsing import leading_names
 
 
 @dataclass(frozen=True, kw_only=True)

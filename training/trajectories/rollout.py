@@ -15,7 +15,7 @@ from ..diffusion.backbone import Backbone
 from .store import BankStore, Shard, digest, halved
 
 if TYPE_CHECKING:
-    from .bank import BankConfig
+    from .config import BankConfig
 
 logger = logging.getLogger(__name__)
 

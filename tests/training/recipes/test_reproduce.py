@@ -29,7 +29,7 @@ from robust_encoders.training.recipes.reproduce import (
 )
 from robust_encoders.training.recipes.run import run_recipe
 from robust_encoders.training.trainer.loop import TrainingConfig
-from robust_encoders.training.trajectories.bank import BankConfig
+from robust_encoders.training.trajectories.config import BankConfig
 
 RETAIN = RetainConfig(prompts=("a star", "a cross"), batch=2)
 TRAIN = TrainingConfig(iterations=2, rate=1e-2)

@@ -8,7 +8,7 @@ import shutil
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -20,9 +20,7 @@ from robust_encoders.clip.state_dict import nested_state
 from ..shapes.judge import Judge
 from .measure import GUIDANCE, STEPS, base_accuracy, judge_accuracy
 from .stages import new_scheduler
-
-if TYPE_CHECKING:
-    from .build import Workshop
+from .workshop import Workshop
 
 RENDERS = 4000
 DRAWN = 600

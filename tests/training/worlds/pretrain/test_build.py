@@ -13,9 +13,10 @@ from torch import Generator, Tensor, nn
 
 from robust_encoders.training.worlds.pretrain import stages as parts
 from robust_encoders.training.worlds.pretrain.assemble import assemble
-from robust_encoders.training.worlds.pretrain.build import Workshop, build
+from robust_encoders.training.worlds.pretrain.build import build
 from robust_encoders.training.worlds.pretrain.loop import Schedule, fit
 from robust_encoders.training.worlds.pretrain.stages import Sizes
+from robust_encoders.training.worlds.pretrain.workshop import Workshop
 from robust_encoders.training.worlds.shapes.clip_score import load_clip_scorer
 from robust_encoders.training.worlds.shapes.judge import load_judge
 from robust_encoders.training.worlds.shapes.pictures import captions_of, render_pictures
