@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from .workspace import Workspace
     from .worlds import BASES
 
-# Public name to the module that has it. Each is imported when it is first asked for: the extras differ in what is there.
+# Public name to the module that has it, which is imported when the name is first asked for: extras differ in it.
 _HOMES = {
     "ATTACKS": "attacks",
     "BASES": "worlds",
