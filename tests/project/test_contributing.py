@@ -1,5 +1,6 @@
-"""CONTRIBUTING, executed: its method, attack, metric and benchmark run through the command line, by one file and one line
-each in a copy of the tree, and from a package of their own by entry points.
+"""CONTRIBUTING, executed: its method, attack, metric and benchmark run through the command line.
+
+By one file and one line each in a copy of the tree, and from a package of their own by entry points.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ LINES = {
     "training/metrics/__init__.py": ("brightness", "Brightness"),
     "training/evaluation/benchmarks/__init__.py": ("greetings", "Greetings"),
 }
-TRAIN = next(line for line in re.findall(r"^\$ (robust-encoders train .*)$", TEXT, re.MULTILINE))
-EVALUATE = [line for line in re.findall(r"^\$ (robust-encoders evaluate .*)$", TEXT, re.MULTILINE)]
+TRAIN: str = re.findall(r"^\$ (robust-encoders train .*)$", TEXT, re.MULTILINE)[0]
+EVALUATE: list[str] = re.findall(r"^\$ (robust-encoders evaluate .*)$", TEXT, re.MULTILINE)
 SMALL = ("--n-kept", "2", "--n-renders", "2", "--n-probes", "2", "--checks", "0", "--sampling.steps", "2")
 
 
