@@ -13,6 +13,7 @@ from torch import Tensor
 
 from robust_encoders.hub.embedded import shapes_folder
 
+from ..pretrain.networks import LabelNet
 from .networks import JudgeNet
 from .vocabulary import FACTORS, VALUES
 
@@ -25,7 +26,7 @@ class Judge:
         version: Names the weights, so that results can say what judged them.
     """
 
-    def __init__(self, network: JudgeNet, version: str) -> None:
+    def __init__(self, network: LabelNet, version: str) -> None:
         self.network = network.eval().requires_grad_(False)
         self.version = version
 
