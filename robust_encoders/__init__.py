@@ -8,17 +8,17 @@ from importlib.metadata import version
 
 from robust_encoders.artifact.base import Base
 from robust_encoders.artifact.manifest import FileRecord, Manifest
-from robust_encoders.compatibility.report import Check, CompatReport
+from robust_encoders.compatibility.report import Check, CompatReport, IncompatibleError
 from robust_encoders.concepts import Concept
 from robust_encoders.encoder import RobustEncoder
 from robust_encoders.errors import (
     AlreadyAttachedError,
     AssetsMissingError,
+    BaseLoadError,
     CardError,
     CompatibilityWarning,
     ConversionNeededError,
     DownloadError,
-    IncompatibleError,
     IntegrityError,
     ManifestError,
     NotPinnedError,
@@ -38,6 +38,7 @@ __all__ = [
     "AlreadyAttachedError",
     "AssetsMissingError",
     "Base",
+    "BaseLoadError",
     "CardError",
     "CatalogEntry",
     "Check",

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from torch import nn
 
 from robust_encoders.artifact.fingerprint import compare, sketch
-from robust_encoders.clip.state_dict import module_state
+from robust_encoders.clip.state_dict import device_and_dtype, module_state
 from robust_encoders.compatibility.facts import Facts, unknown
 from robust_encoders.compatibility.report import Check, verdict
 from robust_encoders.pipeline import offload as placement
@@ -71,7 +71,7 @@ def precision(subject: Facts) -> Check | None:
     """Are the weights that are replaced plain floating numbers?"""
     if subject.original is None:
         return None
-    _, dtype = placement.device_and_dtype(subject.original)
+    _, dtype = device_and_dtype(subject.original)
     quantised = getattr(subject.original, "hf_quantizer", None) is not None or not dtype.is_floating_point
     return verdict(
         "precision",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from robust_encoders.errors import IncompatibleError
+from robust_encoders.errors import RobustEncodersError
 
 Severity = Literal["error", "warning"]
 
@@ -81,6 +81,18 @@ class CompatReport:
         """
         if not self.ok:
             raise IncompatibleError(self)
+
+
+class IncompatibleError(RobustEncodersError):
+    """An encoder does not fit a pipeline.
+
+    Args:
+        report: Every check made; ``report.errors`` are the ones that failed.
+    """
+
+    def __init__(self, report: CompatReport) -> None:
+        super().__init__(report.explain())
+        self.report = report
 
 
 def verdict(

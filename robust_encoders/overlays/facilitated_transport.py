@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robust_encoders.clip.state_dict import device_and_dtype
 from robust_encoders.errors import CompatibilityWarning
 from robust_encoders.overlays.adapters import Gates
-from robust_encoders.pipeline.offload import device_and_dtype
 
 # Rows of conditionings whose gates are known. One takes less than a kilobyte.
 _MOST_ROWS = 2**14

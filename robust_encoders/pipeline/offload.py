@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from robust_encoders.clip.state_dict import nested_name, unwrapped
+from robust_encoders.clip.state_dict import device_and_dtype, nested_name, unwrapped
 
 Mode = Literal[
     "none", "model offload", "sequential offload", "group offload", "layerwise casting", "device map", "unknown hook"
@@ -61,12 +61,6 @@ def _aligns(hook: Any) -> bool:
     from accelerate.hooks import AlignDevicesHook
 
     return any(isinstance(inner, AlignDevicesHook) for inner in getattr(hook, "hooks", [hook]))
-
-
-def device_and_dtype(module: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Return where a component's parameters are and in which precision."""
-    parameter = next(unwrapped(module).parameters())
-    return parameter.device, parameter.dtype
 
 
 def imitate(module: nn.Module, model: nn.Module) -> None:

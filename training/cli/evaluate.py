@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 import torch
 
-from robust_encoders.cli.main import EXIT_OK, UsageError, choose, open_pipeline, say
+from robust_encoders.cli.pipelines import open_pipeline
 from robust_encoders.concepts import Concept
 from robust_encoders.encoder import RobustEncoder
 from robust_encoders.hub.catalog import CATALOG
+from robust_encoders.utils.console import EXIT_OK, UsageError, choose, say
 
 from ..distributed import Shard
 from ..evaluation import evaluate as evaluation

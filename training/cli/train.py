@@ -7,9 +7,9 @@ from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
-from robust_encoders.cli.main import EXIT_OK, UsageError, choose, say
 from robust_encoders.concepts import Concept, ConceptKind
 from robust_encoders.hub.catalog import CATALOG
+from robust_encoders.utils.console import EXIT_OK, UsageError, choose, say
 
 from ..diffusion.load import OpenedBase, UNetDtype, open_base
 from ..distributed import Shard
