@@ -34,7 +34,9 @@ class OpenedBase:
     revision: str = ""
 
 
-def open_base(name: str | Path | None, *, dtype: UNetDtype = "float32", device: str = "", whole: bool = False) -> OpenedBase:
+def open_base(
+    name: str | Path | None, *, dtype: UNetDtype = "float32", device: str = "", whole: bool = False
+) -> OpenedBase:
     """Load a base: text encoder and tokenizer, UNet and noise schedule, and the autoencoder if it is to be whole.
 
     Args:
