@@ -30,8 +30,9 @@ from robust_encoders.errors import (
 )
 from robust_encoders.hub.catalog import CATALOG, CatalogEntry
 from robust_encoders.hub.embedded import embedded_pipeline
+from robust_encoders.loaded import LoadedArtifact
 from robust_encoders.overlay import Overlay
-from robust_encoders.pipeline.attach import Status
+from robust_encoders.pipeline.status import Status
 
 __all__ = [
     "CATALOG",
@@ -50,6 +51,7 @@ __all__ = [
     "FileRecord",
     "IncompatibleError",
     "IntegrityError",
+    "LoadedArtifact",
     "Manifest",
     "ManifestError",
     "NotPinnedError",

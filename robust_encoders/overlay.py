@@ -10,28 +10,23 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace as replaced
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
-import torch
 from torch import Tensor
 
-from robust_encoders.artifact.forms import COMPONENTS, adapter_of, require_projection
+from robust_encoders.artifact.forms import adapter_of, require_projection
 from robust_encoders.artifact.manifest import Manifest
-from robust_encoders.artifact.storage import Artifact
 from robust_encoders.compatibility.overlay import Small, check
 from robust_encoders.compatibility.report import CompatReport
-from robust_encoders.encoder import Pipeline, RobustEncoder
 from robust_encoders.errors import AlreadyAttachedError, CompatibilityWarning, ManifestError, StaleAttachmentError
+from robust_encoders.loaded import LoadedArtifact, Pipeline
 from robust_encoders.overlays.adapters import Transport
 from robust_encoders.pipeline.composition import Part, compose, composition_of
-
-if TYPE_CHECKING:
-    from transformers import CLIPTextModel
 
 logger = logging.getLogger(__name__)
 
 
-class Overlay(RobustEncoder):
+class Overlay(LoadedArtifact, forms=("adapter", "projection"), expected="an adapter or a projection"):
     """An adapter (SPM) or a projection (UCE, RECE) in memory.
 
     Any number of them lie over one pipeline, with or without a whole encoder, in an order that is fixed (see
@@ -47,21 +42,15 @@ class Overlay(RobustEncoder):
         IntegrityError: If the tensors are not of that form.
     """
 
-    def __init__(self, manifest: Manifest, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-        _require_overlay(manifest)
+    @staticmethod
+    def _require_tensors(manifest: Manifest, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
         if manifest.form == "projection":
             require_projection(tensors)
         else:
             adapter_of(tensors, config)
-        self._take(manifest, tensors, config)
 
-    @classmethod
-    def _verified(cls, found: Artifact) -> Overlay:
-        overlay = cls(found.manifest, found.tensors, found.config)
-        overlay.__dict__["content_sha256"] = found.content_sha256
-        return overlay
-
-    def _configured(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    @staticmethod
+    def _configured(config: Mapping[str, Any]) -> Mapping[str, Any]:
         return dict(config)
 
     @property
@@ -75,19 +64,11 @@ class Overlay(RobustEncoder):
         text = json.dumps([self.content_sha256, dict(self.config)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def text_encoder(self) -> CLIPTextModel:
-        """Refuse: an overlay has no text encoder of its own.
-
-        Raises:
-            ManifestError: Always.
-        """
-        self._refuse("a whole text encoder", "attach it to a pipeline instead")
-
     def _refuse(self, expected: str, remedy: str) -> NoReturn:
         raise ManifestError(f"expected {expected}, found form {self.manifest.form!r} of {self.label}; {remedy}")
 
     def check(self, pipe: Any, *, allow_partial: bool = False) -> CompatReport:
-        """Ask whether it fits a pipeline, and change nothing; see :meth:`RobustEncoder.check`."""
+        """Ask whether it fits a pipeline, and change nothing; see :meth:`LoadedArtifact.check`."""
         small = Small(self.manifest, self.tensors, self.config)
         return check(pipe, small, allow_partial=allow_partial)
 
@@ -237,18 +218,6 @@ class Overlay(RobustEncoder):
             yield pipe
         finally:
             compose(pipe, before)
-
-    def _cast(self, dtype: torch.dtype) -> Overlay:
-        cast = {name: tensor.to(dtype) for name, tensor in self.tensors.items()}
-        return self if dtype == self.dtype else type(self)(self.manifest, cast, self.config)
-
-
-def _require_overlay(manifest: Manifest) -> None:
-    if manifest.form not in ("adapter", "projection") or manifest.component not in COMPONENTS[manifest.form]:
-        raise ManifestError(
-            f"expected an adapter or a projection, found form {manifest.form!r} of {manifest.component!r}; "
-            "load it by RobustEncoder.from_pretrained"
-        )
 
 
 def _require_finite(scale: float) -> None:

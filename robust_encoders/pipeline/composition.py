@@ -21,12 +21,11 @@ from robust_encoders.errors import StaleAttachmentError
 from robust_encoders.overlays import adapters, projection
 from robust_encoders.overlays.adapters import Adapter
 from robust_encoders.overlays.facilitated_transport import Carrier, GateTargets, encode_targets, final_norm, special_ids
-from robust_encoders.pipeline.attach import attachment_of, put, registered, restore_registered
+from robust_encoders.pipeline.attach import OVERLAYS_RECORD, attachment_of, put, registered, restore_registered
 from robust_encoders.pipeline.bypass import has_adapter
 from robust_encoders.pipeline.offload import follow
 from robust_encoders.pipeline.shared_copy import savable, twin
 
-_RECORD = "_robust_encoders_composition"
 PREFIXES: Mapping[str, str] = {"text_encoder": adapters.TEXT_PREFIX, "unet": adapters.UNET_PREFIX}
 
 
@@ -117,7 +116,7 @@ class Composition:
 
 def composition_of(pipe: Any) -> Composition:
     """Return what is attached to a pipeline beside a whole encoder."""
-    found: Composition | None = getattr(pipe, _RECORD, None)
+    found: Composition | None = getattr(pipe, OVERLAYS_RECORD, None)
     return Composition() if found is None else found
 
 
@@ -184,8 +183,8 @@ def _take_off(pipe: Any, composition: Composition) -> None:
             put(pipe, host.component, host.original)
             restore_registered(pipe, host.component, host.registered)
         undo.pop_all()
-    if hasattr(pipe, _RECORD):
-        delattr(pipe, _RECORD)
+    if hasattr(pipe, OVERLAYS_RECORD):
+        delattr(pipe, OVERLAYS_RECORD)
 
 
 def _require_untouched(pipe: Any, host: Host) -> None:
@@ -227,7 +226,7 @@ def _put_on(pipe: Any, parts: Sequence[Part]) -> None:
             undo.callback(restore_registered, pipe, host.component, host.registered)
             undo.callback(put, pipe, host.component, host.original)
             put(pipe, host.component, host.module)
-        setattr(pipe, _RECORD, Composition(tuple(ordered), tuple(hosts), carrier))
+        setattr(pipe, OVERLAYS_RECORD, Composition(tuple(ordered), tuple(hosts), carrier))
         undo.pop_all()
 
 

@@ -20,7 +20,7 @@ from ..types import Edit
 from .registry import Recipe
 
 if TYPE_CHECKING:
-    from robust_encoders.encoder import RobustEncoder
+    from robust_encoders.loaded import LoadedArtifact
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def run_recipe(
     tensorboard: str | Path | None = None,
     base_ids: tuple[str, ...] = (),
     base_revision: str = "",
-) -> RobustEncoder:
+) -> LoadedArtifact:
     """Erase, save, and return the encoder.
 
     Under ``accelerate launch`` or ``torchrun`` every process draws as many rows as the recipe says. The manifest
@@ -94,7 +94,7 @@ def _erased(recipe: Recipe, pipe: Any, workspace: Workspace) -> Edit:
     return recipe.method.erase(Backbone.from_pipeline(pipe), recipe.concept, generator=generator, workspace=workspace)
 
 
-def _artifact(edit: Edit, recipe: Recipe, pipe: Any, ids: tuple[str, ...], revision: str) -> RobustEncoder:
+def _artifact(edit: Edit, recipe: Recipe, pipe: Any, ids: tuple[str, ...], revision: str) -> LoadedArtifact:
     return to_encoder(
         edit,
         concept=recipe.concept,

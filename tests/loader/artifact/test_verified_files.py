@@ -189,6 +189,7 @@ def test_a_file_that_is_replaced_while_it_is_read_is_refused(
 def test_training_a_mapped_encoder_never_reaches_the_file(artifact: Path, work: Counted) -> None:
     before = (artifact / "model.safetensors").read_bytes()
     encoder = RobustEncoder.from_pretrained(artifact)
+    assert isinstance(encoder, RobustEncoder)
     with torch.no_grad():
         for tensor in encoder.tensors.values():
             tensor.add_(1)
