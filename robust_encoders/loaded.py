@@ -15,7 +15,8 @@ from torch import Tensor
 from robust_encoders.artifact.fingerprint import content_sha256, picked
 from robust_encoders.artifact.forms import COMPONENTS
 from robust_encoders.artifact.manifest import Manifest
-from robust_encoders.artifact.storage import Artifact, provenance, save
+from robust_encoders.artifact.reader import Artifact
+from robust_encoders.artifact.writer import provenance, save
 from robust_encoders.compatibility.report import CompatReport
 from robust_encoders.errors import IntegrityError, ManifestError
 from robust_encoders.hub.catalog import announce

@@ -23,7 +23,7 @@ from torch import Tensor
 from robust_encoders.artifact.base import Base
 from robust_encoders.artifact.fingerprint import content_sha256
 from robust_encoders.artifact.manifest import FileRecord, Manifest
-from robust_encoders.artifact.storage import provenance, save
+from robust_encoders.artifact.writer import provenance, save
 from robust_encoders.clip.text_model import require_fit
 from robust_encoders.concepts import Concept
 from robust_encoders.conversion.formats import Reading, read

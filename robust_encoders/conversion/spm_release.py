@@ -13,7 +13,7 @@ from robust_encoders.artifact.base import Base
 from robust_encoders.artifact.fingerprint import content_sha256
 from robust_encoders.artifact.forms import adapter_config
 from robust_encoders.artifact.manifest import Manifest
-from robust_encoders.artifact.storage import Artifact
+from robust_encoders.artifact.reader import Artifact
 from robust_encoders.concepts import Concept
 from robust_encoders.conversion.convert import NOT_STATED, Origin
 from robust_encoders.conversion.text_config import family_of

@@ -66,7 +66,7 @@ def workplace() -> Iterator[Path]:
 
 
 def publish(artifact: Path, manifest: Manifest, repo: str, options: PushOptions) -> str:
-    """Publish a folder that :func:`robust_encoders.artifact.storage.save` wrote, in one commit.
+    """Publish a folder that :func:`robust_encoders.artifact.writer.save` wrote, in one commit.
 
     Args:
         artifact: The folder; its card is merged with the one on the Hub.
