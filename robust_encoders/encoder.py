@@ -117,7 +117,6 @@ class RobustEncoder(LoadedArtifact, forms=("weights",), expected="form 'weights'
             label=self.label,
             source=self.source,
         )
-        logger.info("attached %s", self.label)
         return pipe
 
     def detach(self, pipe: Any) -> None:

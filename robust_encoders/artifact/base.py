@@ -91,14 +91,11 @@ def read_base(fields: Fields) -> Base:
 def _read_sketch(fields: Fields, key: str) -> Sketch | None:
     if fields.is_null(key):
         return None
-    tensors = fields.child(key)
-    return {name: _read_tensor(tensors.child(name)) for name in tensors.names()}
-
-
-def _read_tensor(fields: Fields) -> TensorSketch:
-    read = TensorSketch(tuple(fields.integers("shape")), fields.text("dtype"), tuple(fields.numbers("values")))
-    fields.no_others()
-    return read
+    columns = {"shape": Fields.integers, "dtype": Fields.text, "values": Fields.numbers}
+    return {
+        name: TensorSketch(tuple(row["shape"]), row["dtype"], tuple(row["values"]))
+        for name, row in fields.table(key, columns).items()
+    }
 
 
 def _read_tokenizer(fields: Fields) -> TokenizerFingerprint:

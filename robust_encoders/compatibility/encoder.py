@@ -11,9 +11,8 @@ from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.compatibility import architecture as fit
 from robust_encoders.compatibility import pipeline_state as condition
 from robust_encoders.compatibility.facts import Facts
-from robust_encoders.compatibility.report import Check, CompatReport, verdict
+from robust_encoders.compatibility.report import Check, CompatReport
 from robust_encoders.pipeline.attach import attachment_of
-from robust_encoders.pipeline.bypass import other_text_encoders
 from robust_encoders.pipeline.shared_copy import beneath
 
 QUESTIONS: tuple[Callable[[Facts], Check | None], ...] = (
@@ -52,17 +51,9 @@ def check(pipe: Any, manifest: Manifest, config: Mapping[str, Any], *, allow_par
     component = _component(pipe, manifest)
     if not component.ok:
         return CompatReport((component,))
-    current = getattr(pipe, manifest.component)
-    record = attachment_of(pipe)
-    subject = Facts(
-        pipe=pipe,
-        manifest=manifest,
-        config=config,
-        current=beneath(current),
-        original=beneath(record.original if record else current),
-        others=other_text_encoders(pipe, manifest.component),
-        allow_partial=allow_partial,
-    )
+    current, record = beneath(getattr(pipe, manifest.component)), attachment_of(pipe)
+    original = beneath(record.original) if record else current
+    subject = Facts.gather(pipe, manifest, config, current=current, original=original, partial=allow_partial)
     # A slot that holds no torch module, or one without weights, cannot be asked anything else.
     questions = QUESTIONS if all(map(_readable, (subject.current, subject.original))) else QUESTIONS[:2]
     answers = [question(subject) for question in questions]
@@ -77,9 +68,10 @@ def _component(pipe: Any, manifest: Manifest) -> Check:
     # The second is a modular pipeline.
     known = hasattr(pipe, "register_modules") or hasattr(pipe, "update_components")
     slots = list(getattr(pipe, "components", {})) if known else []
-    return verdict(
+    return Check(
         "component",
         manifest.component in slots,
+        "error",
         f"a diffusers pipeline with a {manifest.component}",
         f"a {type(pipe).__name__} with {', '.join(slots) or 'no components'}",
         "pass the pipeline object itself, of a kind that conditions on a CLIP text encoder",

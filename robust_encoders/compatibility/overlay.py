@@ -14,11 +14,10 @@ from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.clip.state_dict import nested_state, unwrapped
 from robust_encoders.compatibility import architecture as fit
 from robust_encoders.compatibility import pipeline_state as condition
-from robust_encoders.compatibility.facts import Facts
-from robust_encoders.compatibility.report import Check, CompatReport, config_of, verdict
+from robust_encoders.compatibility.facts import Facts, config_of
+from robust_encoders.compatibility.report import Check, CompatReport
 from robust_encoders.overlays import adapters
 from robust_encoders.overlays.projection import PROJECTION_TENSOR
-from robust_encoders.pipeline.bypass import other_text_encoders
 from robust_encoders.pipeline.composition import PREFIXES, Composition, composition_of, deployed_in, reference_of
 from robust_encoders.pipeline.offload import mode_of
 from robust_encoders.pipeline.shared_copy import beneath
@@ -75,9 +74,10 @@ _GENERAL: Sequence[Callable[[Facts], Check | None]] = (
 def _parts(pipe: Any) -> Check:
     missing = [name for name in (*PREFIXES, "tokenizer") if getattr(pipe, name, None) is None]
     modules = not missing and all(isinstance(unwrapped(getattr(pipe, name)), nn.Module) for name in PREFIXES)
-    return verdict(
+    return Check(
         "components",
         modules and hasattr(pipe, "components"),
+        "error",
         "a diffusers pipeline with a text_encoder, a tokenizer and a unet",
         f"a {type(pipe).__name__} without {', '.join(missing)}" if missing else f"a {type(pipe).__name__}",
         "adapters and projections are of Stable Diffusion: load such a pipeline whole",
@@ -86,14 +86,13 @@ def _parts(pipe: Any) -> Check:
 
 def _subject(pipe: Any, manifest: Manifest, allow_partial: bool) -> Facts:
     current = deployed_in(pipe)
-    return Facts(
-        pipe=pipe,
-        manifest=replace(manifest, component="text_encoder"),  # which is what text questions are about
-        config=config_of(current),
+    return Facts.gather(
+        pipe,
+        replace(manifest, component="text_encoder"),  # which is what text questions are about
+        config_of(current),
         current=current,
         original=reference_of(pipe),
-        others=other_text_encoders(pipe, "text_encoder"),
-        allow_partial=allow_partial,
+        partial=allow_partial,
     )
 
 
@@ -122,11 +121,12 @@ def encoder_check(manifest: Manifest, found: Sketch, *, deployed: bool) -> Check
         "it was solved or trained for that encoder and does something else behind another one; make one for this "
         "encoder, or detach the encoder that took its place"
     )
-    return verdict(
+    return Check(
         "text encoder",
         expected is not None and compare(found, expected).kind != "differs",
+        "error",
         f"the text encoder {role} to be the one it was made with ({manifest.base.family})",
-        outcome,
+        str(outcome),
         remedy if deployed else "its gates are computed with that encoder; load the base that it was made for",
     )
 
@@ -153,7 +153,16 @@ def _shapes(pipe: Any, small: Small) -> list[Check]:
     if small.manifest.form == "projection":
         width = config_of(reference_of(pipe)).get("hidden_size")
         found = small.tensors[PROJECTION_TENSOR].shape[0]
-        return [verdict("width", width == found, f"{width} (text encoder)", found, "load the base it was made for")]
+        return [
+            Check(
+                "width",
+                width == found,
+                "error",
+                f"{width} (text encoder)",
+                str(found),
+                "load the base it was made for",
+            )
+        ]
     adapter = adapter_of(small.tensors, small.config)
     return [_layers(beneath(getattr(pipe, name)), adapter, name) for name in PREFIXES if small.covers(name)]
 
@@ -174,9 +183,10 @@ def _layers(root: nn.Module, adapter: adapters.Adapter, component: str) -> Check
         ends = (adapter.tensors[f"{stem}.lora_up.weight"].shape[0], adapter.tensors[stem + down].shape[1])
         if ends != tuple(weight.shape[:2]):
             wrong.append(f"{path} of shape {tuple(weight.shape[:2])} for {ends}")
-    return verdict(
+    return Check(
         f"layers of the {component}",
         not wrong,
+        "error",
         f"a layer of its shape for each of {len(stems)} adapters",
         "; ".join(wrong[:3]) or "all of them",
         "load the base that the adapters were trained on",
@@ -189,9 +199,10 @@ def _bare(pipe: Any, name: str) -> Check:
     found = [f"{mode_of(pipe, module)}"] if mode_of(pipe, module) not in ("none", "model offload") else []
     if unwrapped(module) is not module or getattr(module, "_compiled_call_impl", None) is not None:
         found.append("compiled")
-    return verdict(
+    return Check(
         f"state of the {name}",
         not found,
+        "error",
         "neither compiled nor offloaded layer by layer",
         " and ".join(found) or "so",
         "attach first, then compile or enable offloading",
@@ -204,9 +215,10 @@ def _rank(pipe: Any, small: Small) -> Check | None:
     fused = [part.label for part in composition.parts if not part.live and not part.is_adapter]
     if not fused or small.manifest.form != "adapter":
         return None
-    return verdict(
+    return Check(
         "order",
         False,
+        "error",
         "no projection fused into the UNet, which adapters would have to come before",
         ", ".join(fused),
         "detach it, attach the adapter, then fuse both",

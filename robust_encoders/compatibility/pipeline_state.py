@@ -8,9 +8,9 @@ from importlib.metadata import version
 from torch import nn
 
 from robust_encoders.artifact.fingerprint import compare, sketch
-from robust_encoders.clip.state_dict import device_and_dtype, module_state
+from robust_encoders.clip.state_dict import module_state
 from robust_encoders.compatibility.facts import Facts, unknown
-from robust_encoders.compatibility.report import Check, verdict
+from robust_encoders.compatibility.report import Check
 from robust_encoders.pipeline import offload as placement
 from robust_encoders.pipeline.bypass import has_adapter
 
@@ -22,13 +22,13 @@ MODULAR = {"diffusers": "0.37"}
 
 def other_encoders(subject: Facts) -> Check:
     """Would the concept stay reachable?"""
-    return verdict(
+    return Check(
         "other text encoders",
         not subject.others,
+        "warning" if subject.allow_partial else "error",
         "no other text encoder",
         ", ".join(subject.others) or "none",
         "the concept stays reachable through them; pass allow_partial=True to accept that",
-        severity="warning" if subject.allow_partial else "error",
     )
 
 
@@ -40,14 +40,14 @@ def base_fingerprint(subject: Facts) -> Check | None:
     if recorded is None:
         return unknown("base fingerprint")
     outcome = compare(subject.original_sketch, recorded)
-    return verdict(
+    return Check(
         "base fingerprint",
         outcome.kind != "differs",
+        "warning",
         f"the text encoder of {subject.manifest.base.family}, same at least up to dtype",
-        outcome,
+        str(outcome),
         "this pipeline's text encoder was changed (fine-tuned, fused or edited); attaching drops that change, and how "
         "well the erasure holds on this pipeline was never measured",
-        severity="warning",
     )
 
 
@@ -57,13 +57,13 @@ def unet_fingerprint(subject: Facts) -> Check | None:
     if subject.unet is None or recorded is None:
         return None
     outcome = compare(sketch(module_state(subject.unet)), recorded)
-    return verdict(
+    return Check(
         "UNet fingerprint",
         outcome.kind != "differs",
+        "warning",
         f"the UNet of {subject.manifest.base.family}, same at least up to dtype",
-        outcome,
+        str(outcome),
         "the encoder was trained against another UNet; measure how well the erasure holds on this one",
-        severity="warning",
     )
 
 
@@ -71,13 +71,14 @@ def precision(subject: Facts) -> Check | None:
     """Are the weights that are replaced plain floating numbers?"""
     if subject.original is None:
         return None
-    _, dtype = device_and_dtype(subject.original)
+    dtype = next(subject.original.parameters()).dtype
     quantised = getattr(subject.original, "hf_quantizer", None) is not None or not dtype.is_floating_point
-    return verdict(
+    return Check(
         "precision",
         not quantised,
+        "error",
         "a floating dtype, not quantised",
-        f"quantised ({dtype})" if quantised else dtype,
+        f"quantised ({dtype})" if quantised else str(dtype),
         "load the pipeline with text_encoder=encoder.text_encoder() instead",
     )
 
@@ -87,9 +88,10 @@ def versions(subject: Facts) -> Check:
     minimum = MINIMUM | (MODULAR if hasattr(subject.pipe, "update_components") else {})
     installed = {name: version(name) for name in minimum}
     old = [name for name, least in minimum.items() if _release(installed[name]) < _release(least)]
-    return verdict(
+    return Check(
         "library versions",
         not old,
+        "error",
         ", ".join(f"{name} >= {least}" for name, least in minimum.items()),
         ", ".join(f"{name} {found}" for name, found in installed.items()),
         f"pip install --upgrade {' '.join(old)}",
@@ -103,9 +105,10 @@ def _release(text: str) -> tuple[int, ...]:
 def offloading(subject: Facts) -> Check:
     """Can the way the pipeline is moved around be carried over?"""
     mode = placement.mode_of(subject.pipe, subject.current)
-    return verdict(
+    return Check(
         "offloading",
         mode in placement.SUPPORTED,
+        "error",
         ", ".join(placement.SUPPORTED),
         mode,
         "attach before enabling it; a device map is undone by pipe.reset_device_map()",
@@ -121,13 +124,13 @@ def hooks(subject: Facts) -> Check | None:
     wrapped = hasattr(getattr(subject.pipe, subject.manifest.component), "_orig_mod")
     compiled = wrapped or getattr(subject.current, "_compiled_call_impl", None) is not None
     found = [f"hooks on {', '.join(hooked[:3])}"] * bool(hooked) + ["a torch.compile wrapper"] * compiled
-    return verdict(
+    return Check(
         "hooks",
         not found,
+        "warning",
         "no forward hooks and no compiled wrapper on the text encoder",
         " and ".join(found) or "none",
         "they stay on the encoder that is replaced; register or compile again after attaching",
-        severity="warning",
     )
 
 
@@ -142,9 +145,10 @@ def adapters(subject: Facts) -> Check | None:
     if subject.current is None:
         return None
     loaded = has_adapter(subject.current)
-    return verdict(
+    return Check(
         "adapters",
         not loaded,
+        "error",
         "no adapter in the text encoder",
         "a LoRA or another adapter" if loaded else "none",
         "its text half would vanish while its UNet half stays: call pipe.unload_lora_weights() first",
@@ -155,12 +159,12 @@ def learned(subject: Facts) -> Check | None:
     """Do tokens of a textual inversion stay?"""
     if not subject.carried:
         return None
-    return verdict(
+    return Check(
         "learned tokens",
         False,
+        "warning",
         "no token of a textual inversion",
         ", ".join(subject.learned),
         "they are kept and work as before, but a learned vector can bring the concept back, and was never measured; "
         "call pipe.unload_textual_inversion() to be rid of them",
-        severity="warning",
     )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from robust_encoders.errors import RobustEncodersError
 
@@ -93,24 +92,3 @@ class IncompatibleError(RobustEncodersError):
     def __init__(self, report: CompatReport) -> None:
         super().__init__(report.explain())
         self.report = report
-
-
-def verdict(
-    name: str, ok: bool, expected: object, found: object, remedy: str, *, severity: Severity = "error"
-) -> Check:
-    """Return a check, its values put in words."""
-    return Check(name, ok, severity, str(expected), str(found), remedy)
-
-
-def equal(name: str, expected: object, found: object, remedy: str, *, severity: Severity = "error") -> Check:
-    """Return a check that two values are equal."""
-    return verdict(name, expected == found, expected, found, remedy, severity=severity)
-
-
-def config_of(module: Any) -> Mapping[str, Any]:
-    """Return a component's configuration as a mapping; empty where it has none."""
-    config = getattr(module, "config", None)
-    if config is None:
-        return {}
-    found: Mapping[str, Any] = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    return found

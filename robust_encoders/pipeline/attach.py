@@ -85,13 +85,15 @@ def install(
     if old is None:
         _settle(module, pipe)
     else:
-        carry_over(module, unwrapped(old), getattr(pipe, component.replace("text_encoder", "tokenizer"), None))
-        imitate(module, old)
-        follow(module, old)
+        model = unwrapped(old)
+        carry_over(module, model, getattr(pipe, component.replace("text_encoder", "tokenizer"), None))
+        imitate(module, model)
+        follow(module, model)
     original = before.original if before else old
     entry = before.registered if before else registered(pipe, component)
     record = Attachment(component, module, original, identity, label, weights, source, entry)
     _swap(pipe, component, module, record)
+    logger.info("attached %s", label)
 
 
 def registered(pipe: Any, component: str) -> tuple[Any, Any] | None:
@@ -143,7 +145,7 @@ def uninstall(pipe: Any, record: Attachment, *, to: nn.Module | None, then: Atta
             + " first, then detach"
         )
     if to is not None:
-        follow(to, current)
+        follow(unwrapped(to), unwrapped(current))
     _swap(pipe, record.component, to, then)
     if then is None:
         restore_registered(pipe, record.component, record.registered)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from robust_encoders.errors import ManifestError
@@ -69,6 +69,20 @@ class Fields:
         """Return the objects in the list under ``key``."""
         found = self.mappings(key)
         return [Fields(one, f"{self._where}.{key}[{i}]", self.problems) for i, one in enumerate(found)]
+
+    def table(self, key: str, columns: Mapping[str, Callable[[Fields, str], Any]]) -> dict[str, dict[str, Any]]:
+        """Return the objects under the keys of the object under ``key``, all of which have the same fields.
+
+        Args:
+            key: Key of the object that holds them.
+            columns: Name of each field to the method that reads it, for example ``Fields.number``.
+        """
+        rows, table = self.child(key), {}
+        for name in rows.names():
+            row = rows.child(name)
+            table[name] = {column: read(row, column) for column, read in columns.items()}
+            row.no_others()
+        return table
 
     def has(self, key: str) -> bool:
         """Return whether ``key`` is there."""
