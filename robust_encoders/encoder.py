@@ -23,7 +23,7 @@ from robust_encoders.loaded import LoadedArtifact, Pipeline
 from robust_encoders.pipeline import attach as attaching
 from robust_encoders.pipeline import composition
 from robust_encoders.pipeline.attach import Attachment, attachment_of, has_overlays
-from robust_encoders.pipeline.shared_copy import beneath, is_twin
+from robust_encoders.pipeline.shared_copy import is_shared_copy, original_of
 from robust_encoders.pipeline.textual_inversion import first_rows
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class RobustEncoder(LoadedArtifact, forms=("weights",), expected="form 'weights'
         """
         before = attachment_of(pipe)
         slot = getattr(pipe, self.manifest.component, None)
-        module = beneath(slot) if is_twin(slot) else slot
+        module = original_of(slot) if is_shared_copy(slot) else slot
         self.attach(pipe, allow_partial=allow_partial, replace=replace)
         undo = partial(self._undo, pipe, attachment_of(pipe), module, before)
         try:

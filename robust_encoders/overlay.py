@@ -16,12 +16,12 @@ from torch import Tensor
 
 from robust_encoders.artifact.forms import adapter_of, require_projection
 from robust_encoders.artifact.manifest import Manifest
-from robust_encoders.compatibility.overlay import Small, check
+from robust_encoders.compatibility.overlay import OverlayContent, check
 from robust_encoders.compatibility.report import CompatReport
 from robust_encoders.errors import AlreadyAttachedError, CompatibilityWarning, ManifestError, StaleAttachmentError
 from robust_encoders.loaded import LoadedArtifact, Pipeline
 from robust_encoders.overlays.adapters import Transport
-from robust_encoders.pipeline.composition import Part, compose, composition_of
+from robust_encoders.pipeline.composition import AttachedOverlay, compose, composition_of
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +69,8 @@ class Overlay(LoadedArtifact, forms=("adapter", "projection"), expected="an adap
 
     def check(self, pipe: Any, *, allow_partial: bool = False) -> CompatReport:
         """Ask whether it fits a pipeline, and change nothing; see :meth:`LoadedArtifact.check`."""
-        small = Small(self.manifest, self.tensors, self.config)
-        return check(pipe, small, allow_partial=allow_partial)
+        content = OverlayContent(self.manifest, self.tensors, self.config)
+        return check(pipe, content, allow_partial=allow_partial)
 
     def attach(
         self,
@@ -104,37 +104,39 @@ class Overlay(LoadedArtifact, forms=("adapter", "projection"), expected="an adap
             StaleAttachmentError: If a component was replaced, or something loaded into it, since others were attached.
         """
         self._require_unchanged()
-        before, part = composition_of(pipe).parts, self._part(scale, transport)
-        if (there := composition_of(pipe).part(self.identity)) is not None and (len(before) == 1 or not replace):
-            _require_same(there, part)
+        before, overlay = composition_of(pipe).overlays, self._as_attached(scale, transport)
+        if (there := composition_of(pipe).find(self.identity)) is not None and (len(before) == 1 or not replace):
+            _require_same(there, overlay)
             return pipe
         if replace:
             compose(pipe, ())
         try:
-            self._lay(pipe, part, allow_partial=allow_partial)
+            self._lay(pipe, overlay, allow_partial=allow_partial)
         except BaseException:
             if replace:
                 compose(pipe, before)
             raise
         return pipe
 
-    def _lay(self, pipe: Any, part: Part, *, allow_partial: bool) -> None:
-        parts = composition_of(pipe).parts
-        _require_one_transport(parts, part)
+    def _lay(self, pipe: Any, overlay: AttachedOverlay, *, allow_partial: bool) -> None:
+        overlays = composition_of(pipe).overlays
+        _require_one_transport(overlays, overlay)
         report = self.check(pipe, allow_partial=allow_partial)
         report.raise_if_incompatible()
         if report.warnings:
             warnings.warn(report.explain(), CompatibilityWarning, stacklevel=3)
-        compose(pipe, [*parts, part])
+        compose(pipe, [*overlays, overlay])
         logger.info("attached %s", self.label)
 
-    def _part(self, scale: float, transport: Transport) -> Part:
+    def _as_attached(self, scale: float, transport: Transport) -> AttachedOverlay:
         if transport not in ("paper", "official"):
             raise ValueError(f"expected transport 'paper' or 'official', found {transport!r}")
         _require_finite(scale)
         if not self.is_adapter and scale != 1.0:
             self._refuse("an adapter, which can be scaled", "leave scale at 1: a projection is solved as it is")
-        return Part(self.manifest, self.tensors, self.config, self.identity, self.label, float(scale), transport)
+        return AttachedOverlay(
+            self.manifest, self.tensors, self.config, self.identity, self.label, float(scale), transport
+        )
 
     def set_scale(self, pipe: Any, scale: float) -> None:
         """Change the strength of an attached adapter; 0 switches it off, 1 is as trained.
@@ -164,21 +166,21 @@ class Overlay(LoadedArtifact, forms=("adapter", "projection"), expected="an adap
                 adapter with the release's arithmetic.
             ValueError: If the gate is outside [0, 1].
         """
-        part = self._attached_part(pipe)
+        overlay = self._found(pipe)
         if not 0 <= gate <= 1:
             raise ValueError(f"expected a gate in [0, 1], found {gate}")
-        if self.is_adapter and part.transport == "official":
+        if self.is_adapter and overlay.transport == "official":
             raise AlreadyAttachedError(
                 f"expected {self.label} with transport 'paper', found 'official', whose adapters depend on each other "
                 "and cannot be fused one by one; detach it and attach it again"
             )
-        live = [other.label for other in composition_of(pipe).parts if other.is_adapter and other.live]
+        live = [other.label for other in composition_of(pipe).overlays if other.is_adapter and other.live]
         if not self.is_adapter and live:
             raise AlreadyAttachedError(
                 f"expected no live adapter where a projection is fused, found {', '.join(live)}: their input would no "
                 "longer be projected; fuse or detach them first"
             )
-        if self.is_adapter and part.live:
+        if self.is_adapter and overlay.live:
             warnings.warn(
                 f"{self.label} loses its transport: from now on every prompt opens it by {gate:g}, kept ones, too",
                 CompatibilityWarning,
@@ -186,16 +188,16 @@ class Overlay(LoadedArtifact, forms=("adapter", "projection"), expected="an adap
             )
         self._change(pipe, gate=float(gate))
 
-    def _attached_part(self, pipe: Any) -> Part:
-        part = composition_of(pipe).part(self.identity)
-        if part is None:
+    def _found(self, pipe: Any) -> AttachedOverlay:
+        overlay = composition_of(pipe).find(self.identity)
+        if overlay is None:
             raise StaleAttachmentError(f"expected {self.label} attached to this pipeline, found it is not; attach it")
-        return part
+        return overlay
 
     def _change(self, pipe: Any, **fields: Any) -> None:
-        part = self._attached_part(pipe)
-        others = [other for other in composition_of(pipe).parts if other is not part]
-        compose(pipe, [*others, replaced(part, **fields)])
+        overlay = self._found(pipe)
+        others = [other for other in composition_of(pipe).overlays if other is not overlay]
+        compose(pipe, [*others, replaced(overlay, **fields)])
 
     def detach(self, pipe: Any) -> None:
         """Take it off a pipeline; whatever else is attached stays. One that it is not attached to stays as it is.
@@ -204,15 +206,15 @@ class Overlay(LoadedArtifact, forms=("adapter", "projection"), expected="an adap
             StaleAttachmentError: If a component was replaced, or something loaded into it, since it was attached.
         """
         composition = composition_of(pipe)
-        if composition.part(self.identity) is None:
+        if composition.find(self.identity) is None:
             return
-        compose(pipe, [part for part in composition.parts if part.identity != self.identity])
+        compose(pipe, [overlay for overlay in composition.overlays if overlay.identity != self.identity])
         logger.info("detached %s", self.label)
 
     @contextmanager
     def attached(self, pipe: Pipeline, *, allow_partial: bool = False, replace: bool = False) -> Iterator[Pipeline]:
         """Attach for the length of a ``with`` block, then restore the overlays that were there before it."""
-        before = composition_of(pipe).parts
+        before = composition_of(pipe).overlays
         self.attach(pipe, allow_partial=allow_partial, replace=replace)
         try:
             yield pipe
@@ -225,7 +227,7 @@ def _require_finite(scale: float) -> None:
         raise ValueError(f"expected a finite scale, found {scale}")
 
 
-def _require_same(there: Part, asked: Part) -> None:
+def _require_same(there: AttachedOverlay, asked: AttachedOverlay) -> None:
     if (there.scale, there.transport) != (asked.scale, asked.transport):
         raise AlreadyAttachedError(
             f"expected {there.label} not to be attached, found it with scale {there.scale:g} and transport "
@@ -233,14 +235,14 @@ def _require_same(there: Part, asked: Part) -> None:
         )
 
 
-def _require_one_transport(parts: tuple[Part, ...], asked: Part) -> None:
-    odd = [part.label for part in parts if part.is_adapter and part.transport != asked.transport]
+def _require_one_transport(overlays: tuple[AttachedOverlay, ...], asked: AttachedOverlay) -> None:
+    odd = [overlay.label for overlay in overlays if overlay.is_adapter and overlay.transport != asked.transport]
     if odd and asked.is_adapter:
         raise AlreadyAttachedError(
             f"expected every adapter of a pipeline to have transport {asked.transport!r}, found another one of "
             f"{', '.join(odd)}; detach them first"
         )
-    ranks = {part.config["rank"] for part in (*parts, asked) if part.is_adapter}
+    ranks = {overlay.config["rank"] for overlay in (*overlays, asked) if overlay.is_adapter}
     if asked.is_adapter and asked.transport == "official" and len(ranks) > 1:
         raise AlreadyAttachedError(
             f"expected adapters of one rank under transport 'official', found ranks {sorted(ranks)}; the release adds "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from robust_encoders.artifact.fingerprint import (
     tokenizer_fingerprint,
 )
 from robust_encoders.clip.state_dict import nested_state
-from robust_encoders.utils.json_fields import Fields
+from robust_encoders.utils.json_fields import Column, Fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +92,7 @@ def read_base(fields: Fields) -> Base:
 def _read_sketch(fields: Fields, key: str) -> Sketch | None:
     if fields.is_null(key):
         return None
-    columns = {"shape": Fields.integers, "dtype": Fields.text, "values": Fields.numbers}
+    columns: Mapping[str, Column] = {"shape": Fields.integers, "dtype": Fields.text, "values": Fields.numbers}
     return {
         name: TensorSketch(tuple(row["shape"]), row["dtype"], tuple(row["values"]))
         for name, row in fields.table(key, columns).items()

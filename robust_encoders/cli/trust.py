@@ -18,7 +18,7 @@ from robust_encoders.encoder import RobustEncoder
 from robust_encoders.errors import AssetsMissingError, NotPinnedError, RobustEncodersError, UnknownNameError
 from robust_encoders.hub.catalog import CATALOG, did_you_mean
 from robust_encoders.hub.download import HubOptions
-from robust_encoders.hub.load import Found, load
+from robust_encoders.hub.load import FetchedArtifact, load
 from robust_encoders.hub.pins import Pin, enforce, pinned_instead, pins_file, read_pins, remove_pin, write_pin
 from robust_encoders.hub.resolve import resolve
 from robust_encoders.overlay import Overlay
@@ -65,7 +65,7 @@ def _add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--publisher", help="who published them")
 
 
-def _look(options: argparse.Namespace, variant: str | None = None) -> Found:
+def _look(options: argparse.Namespace, variant: str | None = None) -> FetchedArtifact:
     hub = HubOptions(revision=options.revision)
     return load(options.name, subfolder=options.subfolder, variant=variant, options=hub, enforced=False)
 
@@ -127,7 +127,7 @@ def _pinned_place(name: str, subfolder: str) -> str:
         raise NotPinnedError(f"{error} {pinned_instead(name)}") from error
 
 
-def _say_found(options: argparse.Namespace, found: Found, more: Mapping[str, Any]) -> None:
+def _say_found(options: argparse.Namespace, found: FetchedArtifact, more: Mapping[str, Any]) -> None:
     facts = {"name": options.name, "place": found.place.key, **more, **found.seen.to_dict()}
     if options.json:
         say_json(facts)

@@ -12,7 +12,7 @@ from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.clip.state_dict import nested_state
 from robust_encoders.compatibility.report import Check
 from robust_encoders.pipeline.bypass import other_text_encoders
-from robust_encoders.pipeline.textual_inversion import carried_rows, first_rows, highest_id, learned_tokens
+from robust_encoders.pipeline.textual_inversion import first_rows, highest_id, inversion_rows, inversion_tokens
 
 OTHER_BASE = "load the base that the encoder was made for (manifest.base), or an encoder made for this base"
 
@@ -81,17 +81,17 @@ class Facts:
     @cached_property
     def needed_rows(self) -> int:
         """Number of token embeddings that the tokenizer needs of the encoder itself."""
-        return 1 - self.carried + highest_id(self.tokenizer)
+        return 1 - self.inversion_rows + highest_id(self.tokenizer)
 
     @property
-    def learned(self) -> tuple[str, ...]:
+    def inversion_tokens(self) -> tuple[str, ...]:
         """Tokens of textual inversion, beyond the encoder's vocabulary."""
-        return learned_tokens(self.tokenizer, self.config["vocab_size"])
+        return inversion_tokens(self.tokenizer, self.config["vocab_size"])
 
     @cached_property
-    def carried(self) -> int:
+    def inversion_rows(self) -> int:
         """Number of vectors of textual inversion that the encoder would take over."""
-        return carried_rows(self.tokenizer, self.current, self.config["vocab_size"])
+        return inversion_rows(self.tokenizer, self.current, self.config["vocab_size"])
 
     @cached_property
     def original_sketch(self) -> Sketch:

@@ -12,19 +12,18 @@ from robust_encoders.artifact.fingerprint import Sketch, compare, sketch
 from robust_encoders.artifact.forms import adapter_of
 from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.clip.state_dict import nested_state, unwrapped
-from robust_encoders.compatibility import architecture as fit
-from robust_encoders.compatibility import pipeline_state as condition
+from robust_encoders.compatibility import architecture, pipeline_state
 from robust_encoders.compatibility.facts import Facts, config_of
 from robust_encoders.compatibility.report import Check, CompatReport
 from robust_encoders.overlays import adapters
 from robust_encoders.overlays.projection import PROJECTION_TENSOR
 from robust_encoders.pipeline.composition import PREFIXES, Composition, composition_of, deployed_in, reference_of
 from robust_encoders.pipeline.offload import mode_of
-from robust_encoders.pipeline.shared_copy import beneath
+from robust_encoders.pipeline.shared_copy import original_of
 from robust_encoders.pipeline.textual_inversion import first_rows
 
 
-class Small(NamedTuple):
+class OverlayContent(NamedTuple):
     """An adapter or a projection as the checks see it."""
 
     manifest: Manifest
@@ -38,40 +37,40 @@ class Small(NamedTuple):
         return any(key.startswith(PREFIXES[component]) for key in self.tensors)
 
 
-def check(pipe: Any, small: Small, *, allow_partial: bool = False) -> CompatReport:
+def check(pipe: Any, overlay: OverlayContent, *, allow_partial: bool = False) -> CompatReport:
     """Ask everything about an adapter or a projection and a pipeline; change nothing.
 
     Args:
         pipe: A diffusers pipeline.
-        small: The adapter or projection.
+        overlay: The adapter or projection.
         allow_partial: Turn "other text encoders stay as they are" into a warning.
     """
-    parts = _parts(pipe)
-    if not parts.ok:
-        return CompatReport((parts,))
-    subject = _subject(pipe, small.manifest, allow_partial)
+    components = _components(pipe)
+    if not components.ok:
+        return CompatReport((components,))
+    facts = _facts(pipe, overlay.manifest, allow_partial)
     answers: list[Check | None] = [
-        parts,
-        *(question(subject) for question in _GENERAL),
-        _text_encoder(pipe, small),
-        *_shapes(pipe, small),
+        components,
+        *(question(facts) for question in _GENERAL),
+        _text_encoder(pipe, overlay),
+        *_shapes(pipe, overlay),
         *(_bare(pipe, name) for name in PREFIXES),
-        _rank(pipe, small),
+        _rank(pipe, overlay),
     ]
     return CompatReport(tuple(answer for answer in answers if answer is not None))
 
 
 _GENERAL: Sequence[Callable[[Facts], Check | None]] = (
-    condition.other_encoders,
-    fit.tokenizer_present,
-    fit.same_tokenizer,
-    condition.unet_fingerprint,
-    condition.precision,
-    condition.versions,
+    pipeline_state.other_encoders,
+    architecture.tokenizer_present,
+    architecture.same_tokenizer,
+    pipeline_state.unet_fingerprint,
+    pipeline_state.precision,
+    pipeline_state.versions,
 )
 
 
-def _parts(pipe: Any) -> Check:
+def _components(pipe: Any) -> Check:
     missing = [name for name in (*PREFIXES, "tokenizer") if getattr(pipe, name, None) is None]
     modules = not missing and all(isinstance(unwrapped(getattr(pipe, name)), nn.Module) for name in PREFIXES)
     return Check(
@@ -84,7 +83,7 @@ def _parts(pipe: Any) -> Check:
     )
 
 
-def _subject(pipe: Any, manifest: Manifest, allow_partial: bool) -> Facts:
+def _facts(pipe: Any, manifest: Manifest, allow_partial: bool) -> Facts:
     current = deployed_in(pipe)
     return Facts.gather(
         pipe,
@@ -96,11 +95,11 @@ def _subject(pipe: Any, manifest: Manifest, allow_partial: bool) -> Facts:
     )
 
 
-def _text_encoder(pipe: Any, small: Small) -> Check:
+def _text_encoder(pipe: Any, overlay: OverlayContent) -> Check:
     """Is the encoder that it was made with there: as what prompts pass through, or as what gates are computed with?"""
-    deployed = small.covers("text_encoder")
+    deployed = overlay.covers("text_encoder")
     encoder = deployed_in(pipe) if deployed else reference_of(pipe)
-    return encoder_check(small.manifest, _sketch(encoder), deployed=deployed)
+    return encoder_check(overlay.manifest, _sketch(encoder), deployed=deployed)
 
 
 def _sketch(encoder: nn.Module) -> Sketch:
@@ -139,20 +138,22 @@ def require_still_fit(pipe: Any, coming: Sketch) -> None:
         coming: Sketch of the other encoder.
 
     Raises:
-        IncompatibleError: Naming every part that was made for the encoder that is to go.
+        IncompatibleError: Naming every overlay that was made for the encoder that is to go.
     """
-    parts = [
-        part for part in composition_of(pipe).parts if Small(part.manifest, part.tensors, {}).covers("text_encoder")
+    overlays = [
+        overlay
+        for overlay in composition_of(pipe).overlays
+        if OverlayContent(overlay.manifest, overlay.tensors, {}).covers("text_encoder")
     ]
-    checks = [encoder_check(part.manifest, coming, deployed=True) for part in parts]
-    named = [replace(one, name=f"{one.name} of {part.label}") for one, part in zip(checks, parts, strict=True)]
+    checks = [encoder_check(overlay.manifest, coming, deployed=True) for overlay in overlays]
+    named = [replace(one, name=f"{one.name} of {overlay.label}") for one, overlay in zip(checks, overlays, strict=True)]
     CompatReport(tuple(named)).raise_if_incompatible()
 
 
-def _shapes(pipe: Any, small: Small) -> list[Check]:
-    if small.manifest.form == "projection":
+def _shapes(pipe: Any, overlay: OverlayContent) -> list[Check]:
+    if overlay.manifest.form == "projection":
         width = config_of(reference_of(pipe)).get("hidden_size")
-        found = small.tensors[PROJECTION_TENSOR].shape[0]
+        found = overlay.tensors[PROJECTION_TENSOR].shape[0]
         return [
             Check(
                 "width",
@@ -163,8 +164,8 @@ def _shapes(pipe: Any, small: Small) -> list[Check]:
                 "load the base it was made for",
             )
         ]
-    adapter = adapter_of(small.tensors, small.config)
-    return [_layers(beneath(getattr(pipe, name)), adapter, name) for name in PREFIXES if small.covers(name)]
+    adapter = adapter_of(overlay.tensors, overlay.config)
+    return [_layers(original_of(getattr(pipe, name)), adapter, name) for name in PREFIXES if overlay.covers(name)]
 
 
 def _layers(root: nn.Module, adapter: adapters.Adapter, component: str) -> Check:
@@ -209,11 +210,11 @@ def _bare(pipe: Any, name: str) -> Check:
     )
 
 
-def _rank(pipe: Any, small: Small) -> Check | None:
+def _rank(pipe: Any, overlay: OverlayContent) -> Check | None:
     """Does it add up with what is attached?"""
     composition: Composition = composition_of(pipe)
-    fused = [part.label for part in composition.parts if not part.live and not part.is_adapter]
-    if not fused or small.manifest.form != "adapter":
+    fused = [overlay.label for overlay in composition.overlays if not overlay.live and not overlay.is_adapter]
+    if not fused or overlay.manifest.form != "adapter":
         return None
     return Check(
         "order",

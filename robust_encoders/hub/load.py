@@ -17,7 +17,7 @@ from robust_encoders.hub.published_pickles import converted, source_of
 from robust_encoders.hub.resolve import Location, resolve
 
 
-class Found(NamedTuple):
+class FetchedArtifact(NamedTuple):
     """An artifact, where it was found, and what of it a pin can hold."""
 
     artifact: Artifact
@@ -32,7 +32,7 @@ class Found(NamedTuple):
 
 def load(
     name_or_path: str | Path, *, subfolder: str, variant: str | None, options: HubOptions, enforced: bool = True
-) -> Found:
+) -> FetchedArtifact:
     """Return an artifact, verified against its manifest, the catalog and the pins.
 
     Args:
@@ -58,7 +58,7 @@ def load(
     _require_catalogued(place, seen)
     pin = enforce(place.key, seen) if enforced else None
     trust = _trusted(folder, manifest, weights, converted=pickled, pin=pin) if enforced else Trust()
-    return Found(read_artifact(folder, manifest, weights, trust=trust), place, seen)
+    return FetchedArtifact(read_artifact(folder, manifest, weights, trust=trust), place, seen)
 
 
 def _trusted(folder: Path, manifest: Manifest, weights: str, *, converted: bool, pin: Pin | None) -> Trust:

@@ -8,9 +8,9 @@ from typing import Any
 
 from robust_encoders.clip.state_dict import unwrapped
 from robust_encoders.pipeline.attach import attachment_of, is_intact
-from robust_encoders.pipeline.bypass import ways_around
+from robust_encoders.pipeline.bypass import bypasses_in
 from robust_encoders.pipeline.composition import composition_of
-from robust_encoders.pipeline.shared_copy import beneath
+from robust_encoders.pipeline.shared_copy import original_of
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def status(pipe: Any, component: str = "text_encoder") -> Status:
         pipe: A diffusers pipeline.
         component: The slot to look into where nothing was attached through this pipeline.
     """
-    labels = tuple(overlay.label for overlay in composition_of(pipe).parts)
+    labels = tuple(overlay.label for overlay in composition_of(pipe).overlays)
     return replace(_status_of_encoder(pipe, component), overlays=labels)
 
 
@@ -56,14 +56,14 @@ def _status_of_encoder(pipe: Any, component: str) -> Status:
     record = attachment_of(pipe)
     slot = record.component if record else component
     top = unwrapped(getattr(pipe, slot, None))
-    module = beneath(top)
+    module = original_of(top)
     provenance = getattr(getattr(module, "config", None), "robust_encoders", None)
     if record is not None and module is not record.installed:
         note = f"{record.label} was attached here, but something else was put into its place since"
         return Status(provenance is not None, component=slot, provenance=provenance, notes=(note,))
     if provenance is None:
         return Status(attached=False)
-    around = ways_around(pipe, slot, top)
+    around = bypasses_in(pipe, slot, top)
     if record is None:
         note = "the encoder came with the pipeline or from another one: there is nothing that detach could put back"
         return Status(True, component=slot, provenance=provenance, notes=(note,), bypasses=around)

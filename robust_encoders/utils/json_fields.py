@@ -12,6 +12,10 @@ T = TypeVar("T")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
+# A method that reads one field.
+Column = Callable[["Fields", str], Any]
+
+
 class Fields:
     """One JSON object under reading; children share the list of problems.
 
@@ -70,7 +74,7 @@ class Fields:
         found = self.mappings(key)
         return [Fields(one, f"{self._where}.{key}[{i}]", self.problems) for i, one in enumerate(found)]
 
-    def table(self, key: str, columns: Mapping[str, Callable[[Fields, str], Any]]) -> dict[str, dict[str, Any]]:
+    def table(self, key: str, columns: Mapping[str, Column]) -> dict[str, dict[str, Any]]:
         """Return the objects under the keys of the object under ``key``, all of which have the same fields.
 
         Args:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from robust_encoders import ManifestError
-from robust_encoders.utils.json_fields import Fields
+from robust_encoders.utils.json_fields import Column, Fields
 
 GOOD: dict[str, Any] = {
     "text": "a",
@@ -100,7 +100,7 @@ def test_something_that_is_no_object_is_named() -> None:
 
 
 def test_a_table_is_read_in_one_pass_and_every_problem_of_it_is_named() -> None:
-    columns = {"size": Fields.number, "name": Fields.text}
+    columns: dict[str, Column] = {"size": Fields.number, "name": Fields.text}
     good = {"table": {"a": {"size": 1, "name": "x"}, "b": {"size": 2, "name": "y"}}}
     fields = Fields(good, "top")
     assert fields.table("table", columns) == good["table"]
