@@ -33,9 +33,9 @@ class Overlay(LoadedArtifact, forms=("adapter", "projection"), expected="an adap
     :mod:`robust_encoders.pipeline.composition`). Each can be detached by itself, bit for bit.
 
     Args:
-        manifest: What it is and what it was made from.
-        tensors: Of an adapter, the release's keys; of a projection, ``projection`` (D, D).
-        config: Of an adapter, ``prompts``, ``rank`` and ``alpha``.
+        manifest: Origin and facts of the overlay.
+        tensors: The release's keys of an adapter; ``projection`` (D, D) of a projection.
+        config: ``prompts``, ``rank`` and ``alpha`` of an adapter.
 
     Raises:
         ManifestError: If the manifest is of another form.
@@ -91,9 +91,9 @@ class Overlay(LoadedArtifact, forms=("adapter", "projection"), expected="an adap
             allow_partial: Accept, with a warning, that other text encoders of the pipeline stay as they are.
             replace: Take the place of every other adapter and projection.
             scale: Factor of an adapter's strength.
-            transport: How gates scale an adapter: ``paper`` adds up gate times U D x, ``official`` scales every tensor
-                by the gate, as the released code does, so that one adapter is scaled by the gate squared and several
-                have cross terms. All adapters of a pipeline share it.
+            transport: Rule by which gates scale an adapter: ``paper`` adds up gate times U D x, ``official`` scales
+                every tensor by the gate, as the released code does, so that one adapter is scaled by the gate squared
+                and several have cross terms. All adapters of a pipeline share it.
 
         Returns:
             The same pipeline.
@@ -158,7 +158,7 @@ class Overlay(LoadedArtifact, forms=("adapter", "projection"), expected="an adap
 
         Args:
             pipe: A pipeline that it is attached to.
-            gate: Of an adapter, in [0, 1].
+            gate: Constant gate of an adapter, in [0, 1].
 
         Raises:
             StaleAttachmentError: If it is not attached to that pipeline.

@@ -24,7 +24,7 @@ class Base:
     Args:
         family: Short name of the line of bases, for example ``"shapes"`` or ``"sd1"``.
         ids: Hub ids under which the base is known; hints only, since repositories move.
-        revision: Of the first id; empty where unknown.
+        revision: Revision of the first id; empty where unknown.
         text_encoder: Sketch of its text encoder, ``text_model.*`` names; None where unknown.
         tokenizer: Fingerprint of its tokenizer; None where unknown.
         unet: Sketch of its UNet; None where the artifact does not depend on it.
@@ -47,7 +47,7 @@ class Base:
             pipe: A pipeline with a ``text_encoder`` and a ``tokenizer``, not offloaded sequentially.
             family: Short name of the line of bases.
             ids: Hub ids of the base.
-            revision: Of the first id.
+            revision: Revision of the first id.
             with_unet: Sketch the UNet, too; needed for artifacts made from it.
         """
         return cls(

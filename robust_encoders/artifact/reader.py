@@ -59,7 +59,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Return the manifest of an artifact.
 
     Args:
-        folder: Of the artifact.
+        folder: Folder of the artifact.
 
     Raises:
         ConversionNeededError: If there are only pickles.
@@ -73,8 +73,8 @@ def read_artifact(folder: Path, manifest: Manifest, weights: str, *, trust: Trus
     """Return tensors and configuration of an artifact, every byte verified that is not trusted.
 
     Args:
-        folder: Of the artifact.
-        manifest: Of the artifact.
+        folder: Folder of the artifact.
+        manifest: Manifest of the artifact.
         weights: Name of the file of weights.
         trust: Findings about the weights that hold still.
 

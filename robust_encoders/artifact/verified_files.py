@@ -26,8 +26,8 @@ def same_file(one: os.stat_result, other: os.stat_result) -> bool:
     """Return whether two looks at a path saw the same file with the same bytes.
 
     Args:
-        one: What ``os.stat`` gave.
-        other: What it gave at another time.
+        one: Result of ``os.stat``.
+        other: Result at another time.
     """
     return _state(one) == _state(other)
 
@@ -53,8 +53,8 @@ def remember(path: Path, record: FileRecord, looked_at: os.stat_result) -> None:
     """Note that a file is as ``record`` says, unless it was changed just now or since ``looked_at``.
 
     Args:
-        path: Of the file.
-        record: What it was found to be.
+        path: Path of the file.
+        record: Record that the file was found to match.
         looked_at: Its state before it was read.
     """
     newest = max(looked_at.st_mtime_ns, looked_at.st_ctime_ns)

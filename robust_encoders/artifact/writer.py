@@ -44,8 +44,8 @@ def save(
         directory: The folder, made if need be.
         manifest: Its ``files`` are replaced.
         tensors: ``text_model.*`` names to tensors.
-        config: Of the text encoder, with its provenance.
-        reference: What the model card says to load it by; by default some folder.
+        config: Configuration of the text encoder, with its provenance.
+        reference: Name that the model card says to load it by; by default some folder.
 
     Raises:
         FileExistsError: If the folder holds something, but no artifact, or cannot be replaced: this process works in
@@ -105,7 +105,7 @@ def provenance(manifest: Manifest, content: str) -> dict[str, Any]:
     """Return what an attached or saved text encoder says about itself, as ``config.robust_encoders``.
 
     Args:
-        manifest: Of the artifact.
+        manifest: Manifest of the artifact.
         content: Hash of its tensors' contents.
     """
     return {

@@ -43,7 +43,7 @@ def check(pipe: Any, manifest: Manifest, config: Mapping[str, Any], *, allow_par
 
     Args:
         pipe: A diffusers pipeline.
-        manifest: Of the encoder.
+        manifest: Manifest of the encoder.
         config: Configuration of the encoder.
         allow_partial: Turn "other text encoders stay as they are" into a warning.
     """

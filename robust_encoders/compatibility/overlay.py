@@ -110,7 +110,7 @@ def encoder_check(manifest: Manifest, found: Sketch, *, deployed: bool) -> Check
     """Return whether a text encoder is the one that an artifact was made with.
 
     Args:
-        manifest: Of the adapter or projection.
+        manifest: Origin and facts of the overlay.
         found: Sketch of the encoder.
         deployed: Whether it is what prompts pass through; otherwise what an adapter's gates are computed with.
     """

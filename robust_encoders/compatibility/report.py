@@ -15,12 +15,12 @@ class Check:
     """One question about an encoder and a pipeline, and its answer.
 
     Args:
-        name: Of the question.
+        name: Name of the question.
         ok: Whether the answer is as expected.
-        severity: What it means if not: an ``error`` forbids attaching, a ``warning`` does not.
-        expected: In words.
-        found: In words.
-        remedy: What to do about it.
+        severity: Weight of a failure: an ``error`` forbids attaching, a ``warning`` does not.
+        expected: Expected value in words.
+        found: Value that was found, in words.
+        remedy: Advice that mends it.
     """
 
     name: str
@@ -41,7 +41,7 @@ class CompatReport:
     """The answers to every check that could be made.
 
     Args:
-        checks: In a fixed order; a check that makes no sense for this pipeline is left out.
+        checks: Checks in a fixed order; one that makes no sense for this pipeline is left out.
     """
 
     checks: tuple[Check, ...]

@@ -41,7 +41,7 @@ def adapter_from_release(source: str | Path, pipe: Any, *, origin: Origin | None
         source: A ``.safetensors`` file of SPM's release layout.
         pipe: The pipeline that it was trained on, nothing attached to it: its text encoder computes the gates, and the
             file does not name it.
-        origin: What is known about it; the concept is by default the file's first prompt.
+        origin: Facts about its origin; the concept is by default the file's first prompt.
 
     Raises:
         IntegrityError: If the file is something else.

@@ -37,9 +37,9 @@ def load(
 
     Args:
         name_or_path: A name or a folder, as in :func:`robust_encoders.hub.resolve.resolve`.
-        subfolder: Of the folder or repository.
+        subfolder: Subfolder of the folder or repository.
         variant: Load ``model.<variant>.safetensors``.
-        options: How to fetch from the Hub.
+        options: Revision, cache and token for the Hub.
         enforced: Refuse what is not as pinned; false reads every byte anew and disregards the pins.
 
     Raises:

@@ -36,8 +36,8 @@ class Attachment:
         identity: Hash of the encoder's tensors.
         label: Its name, for messages.
         weights: Sketch of the module as it was put there, without learned tokens.
-        source: Where the encoder was loaded from; empty for one that was made in memory.
-        registered: What a modular pipeline said about the slot before any robust encoder.
+        source: Place that the encoder was loaded from; empty for one that was made in memory.
+        registered: Entry that a modular pipeline had for the slot before any robust encoder.
     """
 
     component: str
@@ -76,7 +76,7 @@ def install(
         component: The slot.
         identity: Hash of the encoder's tensors.
         label: Its name, for messages.
-        source: Where it was loaded from.
+        source: Place that the encoder was loaded from; empty for one that was made in memory.
     """
     before = attachment_of(pipe)
     old: nn.Module | None = getattr(pipe, component)
@@ -123,8 +123,8 @@ def uninstall(pipe: Any, record: Attachment, *, to: nn.Module | None, then: Atta
 
     Args:
         pipe: The pipeline.
-        record: What is attached and is to go.
-        to: What comes back, the object itself.
+        record: Attachment that is asked about.
+        to: Object that comes back into the slot.
         then: The attachment that is in force afterwards.
 
     Raises:
@@ -157,8 +157,8 @@ def restore(pipe: Any, record: Attachment | None, to: nn.Module | None, then: At
 
     Args:
         pipe: The pipeline.
-        record: What was attached at the beginning.
-        to: What was in the slot before it.
+        record: Attachment that is asked about.
+        to: Object that comes back into the slot.
         then: The attachment that was in force before it.
 
     Raises:
@@ -223,7 +223,7 @@ def require_current(pipe: Any, record: Attachment) -> None:
 
     Args:
         pipe: The pipeline.
-        record: What was attached through it.
+        record: Attachment that is asked about.
 
     Raises:
         StaleAttachmentError: If it holds something else.

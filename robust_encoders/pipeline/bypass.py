@@ -44,7 +44,7 @@ def to_unload(
         pipe: The pipeline.
         component: The slot.
         current: The encoder in it, uncompiled.
-        coming: What would take its place; None empties the slot.
+        coming: Encoder that would take its place; None empties the slot.
         vocabulary: Number of token embeddings that ``current`` came with.
     """
     found = []

@@ -34,15 +34,15 @@ class AttachedOverlay:
     """One adapter or projection as it is attached.
 
     Args:
-        manifest: Of the artifact.
-        tensors: Of the artifact.
-        config: Of the artifact.
+        manifest: Manifest of the artifact.
+        tensors: Tensors of the artifact.
+        config: Configuration of the artifact.
         identity: Hash of tensors and configuration.
-        label: For messages.
+        label: Name of the overlay, for messages.
         scale: Factor of an adapter's strength.
-        transport: How gates scale an adapter.
+        transport: Rule by which gates scale an adapter.
         gate: Constant in place of one per prompt, of an overlay that is fused; None for a live one.
-        targets: What an adapter's prompts are compared with; filled in when it is attached.
+        targets: Conditionings that prompts are compared with, of an adapter; filled in when it is attached.
     """
 
     manifest: Manifest
@@ -82,10 +82,10 @@ class Host:
 
     Args:
         component: The slot.
-        original: What was in it.
-        module: What is in it.
+        original: Module that was in the slot.
+        module: Module that is in the slot.
         shapes: Names and shapes of the parameters of ``module`` when it was put there.
-        registered: What a modular pipeline said about the slot.
+        registered: Entry that a modular pipeline had for the slot.
     """
 
     component: str
@@ -100,9 +100,9 @@ class Composition:
     """Everything that is attached to a pipeline beside a whole encoder.
 
     Args:
-        overlays: In the fixed order.
+        overlays: Overlays in the fixed order.
         hosts: The components that carry them.
-        carrier: Of their gates.
+        carrier: Carrier of their gates.
     """
 
     overlays: tuple[AttachedOverlay, ...] = ()
@@ -125,7 +125,7 @@ def compose(pipe: Any, overlays: Sequence[AttachedOverlay]) -> None:
 
     Args:
         pipe: A pipeline that all of them were checked against.
-        overlays: In any order; none takes everything off.
+        overlays: Overlays in any order; none takes everything off.
 
     Raises:
         StaleAttachmentError: If a component was replaced, or something was loaded into it, since overlays were put on.

@@ -35,8 +35,8 @@ def shared_copy(module: nn.Module, label: str) -> nn.Module:
     be; :func:`allow_saving` lifts that.
 
     Args:
-        module: Of a pipeline, not compiled and not offloaded sequentially.
-        label: What is to be put on it, for the message.
+        module: Component of a pipeline, not compiled and not offloaded sequentially.
+        label: Names of the overlays to be put on it, for the message.
     """
     memo: dict[int, Any] = {
         id(parameter): nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)

@@ -23,10 +23,10 @@ class Status:
         intact: Whether its weights are those that were attached, as far as eight values of every tensor show; None
             where that is not known.
         component: The slot.
-        provenance: What the encoder says about itself: concept, method, base, content hash, package version.
-        notes: What a user should know, in sentences.
-        source: Where the encoder was loaded from: a folder, or a repository and its commit; empty where not known.
-        bypasses: What can carry the concept past the encoder in this pipeline, in sentences.
+        provenance: Facts that the encoder carries: concept, method, base, content hash, package version.
+        notes: Remarks for the user, in sentences.
+        source: Place that the encoder was loaded from: a folder, or a repository and its commit; empty where not known.
+        bypasses: Ways in which the concept can pass the encoder in this pipeline, in sentences.
         overlays: Names of the adapters and projections that are attached, in the order in which they apply.
     """
 

@@ -43,7 +43,7 @@ def tokens_without_vector(tokenizer: Any, current: nn.Module, coming: Any, vocab
     """Return the learned tokens that the next encoder has no vector for, or another one than this encoder has.
 
     Args:
-        tokenizer: Of the pipeline.
+        tokenizer: Tokenizer of the pipeline.
         current: The encoder that goes.
         coming: The one that takes its place; None for nothing.
         vocabulary: Number of token embeddings that ``current`` came with.
@@ -88,7 +88,7 @@ def inversion_rows(tokenizer: Any, module: Any, vocabulary: int) -> int:
     """Return how many learned vectors an encoder with ``vocabulary`` tokens would have to take over.
 
     Args:
-        tokenizer: Of the pipeline.
+        tokenizer: Tokenizer of the pipeline.
         module: The text encoder in the pipeline, whose vectors they are.
         vocabulary: Number of the newcomer's token embeddings.
     """
@@ -117,7 +117,7 @@ def carry_over(module: Any, old: nn.Module, tokenizer: Any) -> None:
     Args:
         module: The newcomer, a ``CLIPTextModel``.
         old: The text encoder that it replaces.
-        tokenizer: Of the pipeline.
+        tokenizer: Tokenizer of the pipeline.
     """
     embedding = module.get_input_embeddings()
     vocabulary = embedding.weight.shape[0]

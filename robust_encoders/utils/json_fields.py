@@ -20,7 +20,7 @@ class Fields:
     """One JSON object under reading; children share the list of problems.
 
     Args:
-        data: What the JSON held there; anything but an object is a problem.
+        data: Value that the JSON held there; anything but an object is a problem.
         where: Dotted path, for the messages.
         problems: The shared list.
     """
