@@ -13,11 +13,11 @@ from commands import refused, save_artifact
 from diffusers import StableDiffusionPipeline
 from tree import ROOT
 
-import robust_encoders
 from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.cli.main import main
 from robust_encoders.concepts import Concept
 from robust_encoders.encoder import RobustEncoder
+from robust_encoders.hub import pipelines
 from robust_encoders.training.cli import demo
 from robust_encoders.training.cli import evaluate as cli_evaluate
 from robust_encoders.training.cli import train as cli_train
@@ -91,7 +91,7 @@ def test_an_unknown_stage_is_bad_usage(tmp_path: Path, capsys: pytest.CaptureFix
 def trained(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     record = Recorder()
     monkeypatch.setattr(cli_train, "run_recipe", record)
-    monkeypatch.setattr(robust_encoders, "embedded_pipeline", lambda: "the embedded base")
+    monkeypatch.setattr(pipelines, "embedded_pipeline", lambda dtype: "the embedded base")
     return record
 
 
@@ -295,14 +295,14 @@ def test_a_recipe_that_does_not_exist_is_bad_usage(capsys: pytest.CaptureFixture
 def evaluated(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     record = Recorder(evaluate.Evaluation("a-label", "circle", (), {}))
     monkeypatch.setattr(evaluate, "evaluate", record)
-    monkeypatch.setattr(robust_encoders, "embedded_pipeline", Placed)
+    monkeypatch.setattr(pipelines, "embedded_pipeline", Placed)
     return record
 
 
 class Placed(str):
     """Stands for the embedded base, and notes where it is put."""
 
-    def __new__(cls) -> Placed:
+    def __new__(cls, dtype: Any) -> Placed:
         return super().__new__(cls, "the embedded base")
 
     def to(self, device: str) -> Placed:
