@@ -2,6 +2,20 @@
 
 ``RobustEncoder.from_pretrained("shapes/circle").attach(pipe)`` puts one into a diffusers pipeline, or says why it does
 not fit. Training and evaluation live in ``robust_encoders.training``, which nothing here imports.
+
+Rooms, from top to bottom; each reads only from those below it:
+
+- ``cli``: the commands; those of training are handed on.
+- ``encoder``, ``overlay``: whole encoders, and adapters and projections, each with its way to attach.
+- ``loaded``: the base of both, an artifact in memory: load, save, push, status.
+- ``hub``: from a name to verified files: catalog, downloads, pins, trust; uploads; pipelines.
+- ``compatibility``: the checks whether an artifact fits a pipeline, and their report.
+- ``pipeline``: components exchanged, overlays composed, and everything put back.
+- ``conversion``: from the formats of others to an artifact.
+- ``artifact``: manifest, files, fingerprints and model card.
+- ``overlays``: the arithmetic of adapters and projections.
+- ``clip``: layouts of a CLIP text encoder, and models made of tensors.
+- ``concepts``, ``utils``, ``errors``: read by all rooms.
 """
 
 from importlib.metadata import version
