@@ -24,6 +24,7 @@ from torch import Generator, Tensor
 from robust_encoders import embedded_pipeline
 from robust_encoders.artifact.fingerprint import content_sha256
 from robust_encoders.encoder import RobustEncoder
+from robust_encoders.loaded import LoadedArtifact
 from robust_encoders.training.attacks.soft_prompt import SoftPrompt
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.evaluation.benchmarks.shapes import EvaluationSettings
@@ -286,7 +287,7 @@ def place(out: Path, row: str, seed: int) -> Path:
 
 def trained(
     study: Study, work: Path, row: str, seed: int, run: Path
-) -> tuple[RobustEncoder | TrainedUNet | None, Mapping[str, Any]]:
+) -> tuple[LoadedArtifact | TrainedUNet | None, Mapping[str, Any]]:
     """Train what is not there yet; return it and what it cost, and nothing for the base itself."""
     if row == UNTRAINED:
         return None, {"unet_calls": 0, "seconds": 0.0}

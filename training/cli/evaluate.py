@@ -10,10 +10,12 @@ from typing import Any, Literal
 
 import torch
 
-from robust_encoders.cli.main import EXIT_OK, UsageError, choose, open_pipeline, say
+from robust_encoders.cli.pipelines import open_pipeline
 from robust_encoders.concepts import Concept
 from robust_encoders.encoder import RobustEncoder
 from robust_encoders.hub.catalog import CATALOG
+from robust_encoders.loaded import LoadedArtifact
+from robust_encoders.utils.console import EXIT_OK, UsageError, choose, say
 
 from ..distributed import Shard
 from ..evaluation import evaluate as evaluation
@@ -185,7 +187,7 @@ def _load(base: str, dtype: str) -> Any:
         ) from error
 
 
-def _encoder(name: str) -> RobustEncoder | None:
+def _encoder(name: str) -> LoadedArtifact | None:
     return None if name in ("base", *BASELINES) else RobustEncoder.from_pretrained(name)
 
 
@@ -199,7 +201,7 @@ def _folders(names: Sequence[str], out: Path) -> list[Path]:
     return [out / slug for slug in slugs]
 
 
-def _concept(given: str, encoders: Sequence[RobustEncoder | None]) -> Concept:
+def _concept(given: str, encoders: Sequence[LoadedArtifact | None]) -> Concept:
     erased = {e.manifest.concept.name: e.manifest.concept for e in encoders if e is not None}
     if not given and not erased:
         raise UsageError("expected a concept to look for in the pictures of the base, found none; add --concept")
