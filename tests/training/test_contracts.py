@@ -155,7 +155,7 @@ def test_a_prompt_attack_answers_every_case_in_order_counts_its_cost_and_repeats
     query = margins if attack.tier == "T2" else None
     target = TargetModel.from_pipeline(tiny_pipe, base=Backbone.from_pipeline(tiny_pipe), query=query)
     latents = torch.randn(2, *target.latent_shape, generator=generator())
-    cases = [Case(i, "a red circle", i, target=latent) for i, latent in enumerate(latents)]
+    cases = [Case(i, "a red circle", i, reference_latent=latent) for i, latent in enumerate(latents)]
     before = content_sha256(tiny_pipe.text_encoder.state_dict())
 
     found = attack.run(target, cases, seed=0)

@@ -40,7 +40,7 @@ def test_thirty_two_prompts_at_once_win_as_often_as_one_at_a_time_and_take_less_
     cases = open_set("circle", EvaluationSettings(n=N)).cases
     seeds = [case.seed for case in cases]
     latents = draw(pipe, [case.wanted for case in cases], seeds, SAMPLING, latents=True)
-    cases = tuple(replace(case, target=latent) for case, latent in zip(cases, latents, strict=True))
+    cases = tuple(replace(case, reference_latent=latent) for case, latent in zip(cases, latents, strict=True))
     before = detect(detector, draw(pipe, [case.prompt for case in cases], seeds, SAMPLING))
     won, seconds = {}, {}
     for batch in (N, 1):

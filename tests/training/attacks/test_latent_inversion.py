@@ -137,7 +137,7 @@ def test_on_the_base_it_goes_around_a_shipped_encoder_and_so_does_its_control() 
     plan = shapes_plan("red", EvaluationSettings(n=12), attacks={})
     plain = plan.plain[0].cases
     latents = draw(pipe, [c.prompt for c in plain], [c.seed for c in plain], sampling, latents=True)
-    cases = [replace(case, target=latent) for case, latent in zip(plain, latents, strict=True)]
+    cases = [replace(case, reference_latent=latent) for case, latent in zip(plain, latents, strict=True)]
     with RobustEncoder.from_pretrained("shapes/red").attached(pipe):
         target = make_target(pipe)
         hits = [

@@ -271,7 +271,7 @@ def test_attacks_meet_the_encoder_and_aim_at_the_bases_pictures(
         joint: ClassVar[bool] = True  # so that it meets every case
 
         def run(self, target: Backbone, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
-            targets = [case.target for case in cases if case.target is not None]
+            targets = [case.reference_latent for case in cases if case.reference_latent is not None]
             seen.append((target.text_encoder is base, torch.stack(targets)))
             return super().run(target, cases, seed=seed)
 

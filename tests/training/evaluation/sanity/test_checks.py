@@ -235,7 +235,7 @@ def test_no_case_is_refused(tiny_pipe: Any) -> None:
 def test_on_the_base_and_a_hardened_encoder_gradients_are_far_from_dead() -> None:
     pipe, texts = embedded_pipeline(), ["a red circle", "a striped blue disc on white", "circle"]
     latents = draw(pipe, texts, range(3), SamplingConfig(steps=4), latents=True)
-    cases = [Case(i, text, i, target=latents[i]) for i, text in enumerate(texts)]
+    cases = [Case(i, text, i, reference_latent=latents[i]) for i, text in enumerate(texts)]
     assert float(gradient_effects(make_target(pipe), cases, seed=0).min()) > 1e-2
     with RobustEncoder.from_pretrained("shapes/circle").attached(pipe):
         assert float(gradient_effects(make_target(pipe), cases, seed=0).min()) > 1e-2
@@ -464,7 +464,7 @@ def test_all_checks_on_tiny_models_from_attack_to_json(tiny_pipe: Any) -> None:
     latents = draw(tiny_pipe, PROMPTS, seeds, sampling, latents=True)
     detector = Bright(float(draw(tiny_pipe, PROMPTS, seeds, sampling).mean((1, 2, 3)).median()) + 1e-4)
     rows = zip(PROMPTS, seeds, latents, strict=True)
-    cases = [Case(i, prompt, seed, target=latent) for i, (prompt, seed, latent) in enumerate(rows)]
+    cases = [Case(i, prompt, seed, reference_latent=latent) for i, (prompt, seed, latent) in enumerate(rows)]
     target, before = make_target(tiny_pipe), [False] * len(cases)
 
     def judge(attack: Attack) -> list[Verdict]:
