@@ -108,7 +108,7 @@ def refuse_unbuildable(name: str, kind: Callable[..., Any], what: str) -> None:
         inspect.signature(kind).bind()
     except TypeError as error:
         raise ValueError(
-            f"expected a {what} with defaults for all settings, found {name!r}: {error}; "
+            f"expected {what}s with defaults for all settings, found {name!r}: {error}; "
             "give its class a class method for_concept, or make it in Python"
         ) from error
 
