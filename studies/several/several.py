@@ -19,8 +19,8 @@ from robust_encoders import Concept, LoadedArtifact, RobustEncoder, embedded_pip
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.diffusion.sampling import SamplingConfig, draw, draw_candidates
 from robust_encoders.training.diffusion.target import TargetModel
-from robust_encoders.training.evaluation.benchmarks.shapes import EvaluationSettings, shapes_plan
-from robust_encoders.training.evaluation.benchmarks.shapes_attacks import shapes_suite
+from robust_encoders.training.evaluation.benchmarks.shapes import ShapesBenchmark
+from robust_encoders.training.evaluation.config import EvaluationConfig
 from robust_encoders.training.methods.merge import Merge, merge
 from robust_encoders.training.metrics.rates import wilson_interval
 from robust_encoders.training.provenance import write_json
@@ -100,14 +100,15 @@ def rate(hits: Sequence[bool]) -> dict[str, Any]:
 
 def attacked(pipe: Any, base: Backbone, name: str) -> dict[str, Any]:
     """Return rates of success by name, by a synonym not seen, and of the discrete attack of the suite ``core``."""
-    plan = shapes_plan(name, EvaluationSettings(n=N, n_kept=2, n_probes=2, seed=SEED), attacks={})
+    benchmark = ShapesBenchmark(name, n=N, n_kept=2, n_probes=2, suite="core")
+    plan = benchmark.plan(pipe, EvaluationConfig(seed=SEED))
     sets = {plain.name.partition("/")[2]: plain.cases for plain in plan.plain}
     found = {}
     for words in ("name", "unseen"):
         pictures = draw(pipe, [c.prompt for c in sets[words]], [c.seed for c in sets[words]], SAMPLING)
         found[words] = rate((plan.detector(pictures) >= plan.detector.threshold).tolist())
     cases = with_targets(sets["name"])
-    results = shapes_suite("core", name)["discrete"].run(TargetModel.from_pipeline(pipe, base=base), cases, seed=SEED)
+    results = plan.attacks["discrete"].run(TargetModel.from_pipeline(pipe, base=base), cases, seed=SEED)
     pairs = [(i, candidate) for i, result in enumerate(results) for candidate in result.candidates]
     drawn = draw_candidates(pipe, [cases[i] for i, _ in pairs], [candidate for _, candidate in pairs], SAMPLING)
     shown = (plan.detector(drawn) >= plan.detector.threshold).tolist()

@@ -19,10 +19,14 @@ from robust_encoders.concepts import Concept
 from robust_encoders.encoder import RobustEncoder
 from robust_encoders.hub import pipelines
 from robust_encoders.training.cli import demo
-from robust_encoders.training.cli import evaluate as cli_evaluate
 from robust_encoders.training.cli import train as cli_train
+from robust_encoders.training.cli.evaluate_options import read_options
 from robust_encoders.training.diffusion.load import OpenedBase
 from robust_encoders.training.evaluation import evaluate
+from robust_encoders.training.evaluation.benchmarks import ShapesBenchmark, StableDiffusionBenchmark
+from robust_encoders.training.evaluation.config import EvaluationConfig
+from robust_encoders.training.evaluation.plan import Plan
+from robust_encoders.training.evaluation.results import Evaluation
 from robust_encoders.training.methods import METHODS
 from robust_encoders.training.metrics.rates import rate
 from robust_encoders.training.prompts.retain import object_prompts
@@ -293,7 +297,7 @@ def test_a_recipe_that_does_not_exist_is_bad_usage(capsys: pytest.CaptureFixture
 
 @pytest.fixture
 def evaluated(monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    record = Recorder(evaluate.Evaluation("a-label", "circle", (), {}))
+    record = Recorder(Evaluation("a-label", "circle", (), {}))
     monkeypatch.setattr(evaluate, "evaluate", record)
     monkeypatch.setattr(pipelines, "embedded_pipeline", Placed)
     return record
@@ -310,16 +314,23 @@ class Placed(str):
         return self
 
 
+def planned(record: Recorder) -> Plan:
+    """The plan that an evaluation was called with."""
+    plan: Plan = record.args[2].plan(record.args[0], EvaluationConfig())
+    return plan
+
+
 def test_evaluate_looks_for_what_the_encoder_erases(
     evaluated: Recorder, artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--out", str(tmp_path / "out"), "--n", "8", "--suite", "quick", "--steps", "3"]
     assert main(["evaluate", str(artifact), *options]) == 0
-    pipe, encoder, concept = evaluated.args
-    assert (pipe, encoder.manifest.concept.name, concept) == ("the embedded base", "circle", "circle")
+    pipe, encoder, _ = evaluated.args
+    plan, config = planned(evaluated), evaluated.kwargs["config"]
+    assert (pipe, encoder.manifest.concept.name, plan.concept.name) == ("the embedded base", "circle", "circle")
     assert evaluated.kwargs["out"] == tmp_path / "out"
-    settings = evaluated.kwargs["settings"]
-    assert (settings.n, settings.suite, settings.sampling.steps) == (8, "quick", 3)
+    assert (len(plan.plain[0].cases), config.sampling.steps) == (8, 3)
+    assert list(plan.attacks) == ["random", "discrete", "continuous", "shared"]
     assert "a-label" in capsys.readouterr().out
 
 
@@ -328,7 +339,8 @@ def test_evaluate_of_the_base_itself_needs_a_concept(
 ) -> None:
     assert "--concept" in refused(capsys, 2, "evaluate", "base", "--out", str(tmp_path))
     assert main(["evaluate", "base", "--out", str(tmp_path), "--concept", "red"]) == 0
-    assert evaluated.args == ("the embedded base", None, "red")
+    assert evaluated.args[:2] == ("the embedded base", None)
+    assert planned(evaluated).concept.name == "red"
 
 
 def test_evaluate_writes_the_report_and_says_where(
@@ -349,7 +361,7 @@ def test_evaluate_takes_several_encoders_and_gives_each_a_folder(
     made = [path.parent.name for path in sorted(out.glob("*/report.html"))]
     assert len(made) == 3
     assert {"base", "word_filter"} < set(made)
-    assert evaluated.kwargs["source"] == out / ".source"
+    assert evaluated.kwargs["config"].source == out / ".source"
     assert capsys.readouterr().out.count("a-label") == 3
 
 
@@ -373,11 +385,14 @@ def test_the_documented_command_for_a_real_base_parses() -> None:
     text = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
     found = re.search(r"robust-encoders evaluate nudity (--base .*?)\n```", text, re.DOTALL)
     assert found is not None
-    options = cli_evaluate._read(found[1].replace("\\\n", " ").split())
-    assert isinstance(options, cli_evaluate.OpenRun)
+    options, kind = read_options(found[1].replace("\\\n", " ").split())
+    assert kind is StableDiffusionBenchmark
     assert options.base == "CompVis/stable-diffusion-v1-4"
     assert (options.settings.detector, options.settings.suite) == ("nudenet:unlearn_diff_atk", "full")
-    assert isinstance(cli_evaluate._read(["--out", "x"]), cli_evaluate.EvaluationRun)
+    assert options.config.sampling == StableDiffusionBenchmark.defaults.sampling
+    options, kind = read_options(["--out", "x", "--attacks", "none,shout", "--metrics", "a", "b"])
+    assert kind is ShapesBenchmark
+    assert (options.config.attacks, options.config.metrics) == (("none", "shout"), ("a", "b"))
 
 
 def test_evaluate_of_a_real_base_says_what_is_wrong_with_its_files(
@@ -405,7 +420,7 @@ def test_evaluate_of_an_encoder_of_several_concepts_wants_to_know_which(
     options = ["evaluate", str(tmp_path / "joint"), "--out", str(tmp_path / "out")]
     assert "an encoder of circle, star; say which one with --concept" in refused(capsys, 2, *options)
     assert main([*options, "--concept", "star"]) == 0
-    assert evaluated.args[2] == "star"
+    assert planned(evaluated).concept.name == "star"
 
 
 def test_evaluate_of_a_concept_that_the_judge_does_not_know_is_bad_usage(
@@ -417,7 +432,7 @@ def test_evaluate_of_a_concept_that_the_judge_does_not_know_is_bad_usage(
 def test_results_prints_the_tables_of_finished_evaluations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, concept in (("one", "circle"), ("two", "striped")):
         results = (rate("pre_asr", [True, False, False, False]),)
-        evaluation = evaluate.Evaluation(name, concept, tuple(replace(r, prompt_set="x/name") for r in results))
+        evaluation = Evaluation(name, concept, tuple(replace(r, prompt_set="x/name") for r in results))
         evaluation.write(tmp_path / name / "results.json")
     assert main(["results", str(tmp_path / "one"), str(tmp_path / "two" / "results.json")]) == 0
     out = capsys.readouterr().out
@@ -437,7 +452,7 @@ def test_the_folder_that_evaluations_share_is_no_evaluation(
 ) -> None:
     monkeypatch.chdir(tmp_path)  # the leaderboard draws here
     result = replace(rate("pre_asr", [True, False, False, False]), prompt_set="circle/name")
-    evaluate.Evaluation("esd", "circle", (result,)).write(tmp_path / "board" / "esd" / "results.json")
+    Evaluation("esd", "circle", (result,)).write(tmp_path / "board" / "esd" / "results.json")
     (tmp_path / "board" / "source" / "chunks").mkdir(parents=True)
     assert main([command, *map(str, sorted((tmp_path / "board").iterdir()))]) == 0
     assert "ESD" in capsys.readouterr().out

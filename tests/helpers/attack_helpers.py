@@ -28,7 +28,7 @@ def make_cases(backbone: Backbone, prompts: Sequence[str] = PROMPTS) -> list[Cas
     rng = torch.Generator().manual_seed(3)
     shape = backbone.latent_shape
     return [
-        Case(i, prompt, seed=100 + i, target=torch.randn(shape, generator=rng, dtype=backbone.dtype))
+        Case(i, prompt, seed=100 + i, reference_latent=torch.randn(shape, generator=rng, dtype=backbone.dtype))
         for i, prompt in enumerate(prompts)
     ]
 

@@ -9,12 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..evaluation.example_pictures import PICTURES_PART
 from ..evaluation.results import Evaluation
 from ..evaluation.threat_model import EMBEDDING_TIERS, TEXT_TIERS, attack_of, by_tier, label_of, tier_of
 from ..metrics.rates import wilson_interval
 from ..types import Result, Verdict
-
-PICTURES_PART = "pictures"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from safetensors.torch import load_file
@@ -23,8 +24,11 @@ class Judge:
 
     Args:
         network: The trained classifier.
-        version: Names the weights, so that results can say what judged them.
+        version: Version of the weights, so that results can say what judged them.
     """
+
+    name: ClassVar[str] = "shapes-judge"
+    values: ClassVar[Mapping[str, tuple[str, ...]]] = VALUES
 
     def __init__(self, network: LabelNet, version: str) -> None:
         self.network = network.eval().requires_grad_(False)
