@@ -18,7 +18,7 @@ from .results import Evaluation, result_from_record
 from .sanity.attack_strength import AttackStrength
 from .sanity.checks import SanityCheck, free_not_below_discrete, more_is_not_weaker, white_not_below_black
 from .threat_model import EMBEDDING_TIERS, TEXT_TIERS
-from .worst_case import WorstCase
+from .worst_case import WorstCase, union
 
 # Name of a worst case to the tiers that it spans; the first is what encoders are ranked by.
 WORST_CASES = {"worst_case": TEXT_TIERS, "worst_case_embeddings": EMBEDDING_TIERS}
@@ -102,7 +102,7 @@ class Aggregation:
             if labels:
                 joined = WorstCase(labels, f"{tiers[0]}-{tiers[-1]}")
                 settings = {"attack": {"label": name, **describe(joined)}}
-                yield replace(rate(name, joined.union(verdicts)), settings=settings, tier=joined.tier)
+                yield replace(rate(name, union(verdicts, labels)), settings=settings, tier=joined.tier)
 
     def _verdicts(self) -> dict[str, list[Verdict]]:
         return {label: [Verdict(**verdict) for verdict in rows] for label, rows in self.verdicts.items()}

@@ -18,13 +18,12 @@ from ..diffusion.sampling import SamplingConfig, draw
 from ..distributed import Shard
 from ..protocols import Attack
 from ..provenance import canonical_sha256, judging_versions
-from ..reports.stored_evaluation import PICTURES_PART
 from ..types import Case
 from .aggregate import Aggregation
 from .benchmarks.shapes import EvaluationSettings, shapes_plan
 from .cache import Cache
 from .defence import Defence, DefendedPipeline
-from .example_pictures import Group, gallery, groups_of, to_pictures
+from .example_pictures import PICTURES_PART, Group, gallery, groups_of, to_pictures
 from .jobs import Job, Jobs
 from .plan import Plan
 from .results import RESULTS_NAME, Evaluation

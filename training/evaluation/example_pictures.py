@@ -14,6 +14,7 @@ from torch import Tensor
 from ..types import Case
 from .plan import Plan
 
+PICTURES_PART = "pictures"  # the part of an evaluation that holds them
 SHOWN = 4  # pictures in each group
 _LARGEST = 256  # pixels; larger pictures are made smaller for the page
 Kind = Literal["plain", "attack", "kept"]

@@ -21,7 +21,7 @@ from .plots.data import short_title
 from .plots.figures import Rate
 from .plots.ranking import Rank, ranking
 from .plots.style import Draw
-from .stored_evaluation import WorstCase
+from .stored_evaluation import WorstCaseRate
 from .tables import markdown
 
 _LEGEND = (
@@ -37,7 +37,7 @@ class Leaderboard:
     """Rows, and what may be said about their order.
 
     Args:
-        rows: As ``rows_of`` returns them.
+        rows: Rows in the order of ``rows_of``.
     """
 
     rows: tuple[LeaderboardRow, ...]
@@ -52,7 +52,7 @@ class Leaderboard:
         """
         if not folders:
             raise ValueError("expected at least one folder, found none")
-        return cls(tuple(rows_of(claim for folder in folders for claim in row_sources_of(folder))))
+        return cls(tuple(rows_of(source for folder in folders for source in row_sources_of(folder))))
 
     @cached_property
     def groups(self) -> dict[str, dict[str, Any]]:
@@ -89,14 +89,14 @@ class Leaderboard:
         return markdown([*head, "retain", "CLIP score", "source"], [self._cells(row, tiers, marks) for row in rows])
 
     def _cells(self, row: LeaderboardRow, tiers: Sequence[str], marks: Marks) -> list[str]:
-        finished = row.claims[0].finished
-        lead = [str(self.rank(row)), self.letter(row), finished.evaluation.concept, short_title(finished)]
+        stored = row.sources[0].stored
+        lead = [str(self.rank(row)), self.letter(row), stored.evaluation.concept, short_title(stored)]
         pairs = ((row.worst, TEXT_TIERS), (row.worst_embeddings, EMBEDDING_TIERS))
         worst = [_worst_cell(row, one, counted, marks) for one, counted in pairs]
         worst[0] += ", reported stronger" if row.reported_stronger(self.rows) else ""
         attacks = [_strongest_cell(row, tier, marks) for tier in tiers]
-        utility = [cell(finished.named("retain_all")), cell(finished.named("clip_score"))]
-        sources = ", ".join(dict.fromkeys(claim.source for claim in row.claims))
+        utility = [cell(stored.named("retain_all")), cell(stored.named("clip_score"))]
+        sources = ", ".join(dict.fromkeys(source.folder for source in row.sources))
         return [text.replace("|", "\\|") for text in (*lead, *worst, *attacks, *utility, sources)]
 
     def _legend(self) -> list[str]:
@@ -123,14 +123,14 @@ class Leaderboard:
             "rank": self.rank(row),
             "conditions": self.letter(row),
             "origin": row.origin,
-            "concept": row.claims[0].conditions["concept"],
-            "encoder": short_title(row.claims[0].finished),
+            "concept": row.sources[0].conditions["concept"],
+            "encoder": short_title(row.sources[0].stored),
             **{name: None if worst is None else {**vars(worst), "exact": worst.exact} for name, worst in named},
-            "attacks": {label: _attack_record(result, claim) for label, (result, claim) in row.attacks.items()},
-            "sources": [claim.source for claim in row.claims],
+            "attacks": {label: _attack_record(result, source) for label, (result, source) in row.attacks.items()},
+            "sources": [source.folder for source in row.sources],
             "replaced": row.replaced(),
             "reported_stronger": row.reported_stronger(self.rows),
-            "checks": [dict(check) for claim in row.claims for check in claim.finished.evaluation.checks],
+            "checks": [dict(check) for source in row.sources for check in source.stored.evaluation.checks],
         }
 
     def figure(self) -> Draw:
@@ -138,7 +138,7 @@ class Leaderboard:
         return ranking([self._rank(row) for row in self.rows if row.worst is not None])
 
     def _rank(self, row: LeaderboardRow) -> Rank:
-        first = row.claims[0].finished
+        first = row.sources[0].stored
         found = [(tier, row.strongest(tier)) for tier in EMBEDDING_TIERS]
         rates = tuple(Rate(f"strongest of {tier}", one[0].value) for tier, one in found if one is not None)
         worst = Rate("", _value(row), None if row.worst is None else row.worst.interval)
@@ -146,14 +146,14 @@ class Leaderboard:
         return Rank(label, worst, rates, reported=row.origin == "reported")
 
 
-def _worst_cell(row: LeaderboardRow, worst: WorstCase | None, tiers: Collection[str], marks: Marks) -> str:
+def _worst_cell(row: LeaderboardRow, worst: WorstCaseRate | None, tiers: Collection[str], marks: Marks) -> str:
     """Return a worst case, marked where nobody's attacks with gradients are to be trusted."""
     if worst is None:
         return MISSING
     found = []
-    for claim in row.claims:
-        labels = [label for label, result in claim.finished.attacks.items() if tier_of(result) in tiers]
-        found.append(failed_checks_of_all(claim.finished.evaluation, labels))
+    for source in row.sources:
+        labels = [label for label, result in source.stored.attacks.items() if tier_of(result) in tiers]
+        found.append(failed_checks_of_all(source.stored.evaluation, labels))
     return marks.beside(worst.text, [check for checks in found for check in checks] if all(found) else [])
 
 
@@ -162,15 +162,15 @@ def _strongest_cell(row: LeaderboardRow, tier: str, marks: Marks) -> str:
     strongest = row.strongest(tier)
     if strongest is None:
         return MISSING
-    result, claim = strongest
+    result, source = strongest
     text = f"{label_of(result)} {100 * result.value:.1f}"
-    return marks.beside(text, failed_checks(claim.finished.evaluation, result))
+    return marks.beside(text, failed_checks(source.stored.evaluation, result))
 
 
-def _attack_record(result: Result, claim: RowSource) -> dict[str, Any]:
-    failed = [check["name"] for check in failed_checks(claim.finished.evaluation, result)]
+def _attack_record(result: Result, source: RowSource) -> dict[str, Any]:
+    failed = [check["name"] for check in failed_checks(source.stored.evaluation, result)]
     rate = {"value": result.value, "interval": result.interval, "n": result.n, "tier": tier_of(result)}
-    return {**rate, "source": claim.source, "not_trusted": failed}
+    return {**rate, "source": source.folder, "not_trusted": failed}
 
 
 def _letter(place: int) -> str:

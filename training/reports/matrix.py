@@ -11,7 +11,7 @@ from ..evaluation.threat_model import LIMITS, SCOPE, by_tier, tier_of
 from ..types import Result
 from .metric_labels import MISSING, cell, grouped, metric_label
 from .plots.data import WORST, WORST_EMBEDDINGS
-from .stored_evaluation import StoredEvaluation, WorstCase
+from .stored_evaluation import StoredEvaluation, WorstCaseRate
 from .tables import judge_line, markdown, results_table, sizes, title_of
 
 _COSTS = (
@@ -90,8 +90,8 @@ def _plain_rows(shown: Sequence[StoredEvaluation]) -> list[list[str]]:
     return [[tier, f"no attack: {name}", *(cell(_plain(one, name)) for one in shown)] for name, tier in names.items()]
 
 
-def _plain(finished: StoredEvaluation, name: str) -> Result | None:
-    return next((r for r in finished.plain if r.prompt_set.rpartition("/")[2] == name), None)
+def _plain(stored: StoredEvaluation, name: str) -> Result | None:
+    return next((r for r in stored.plain if r.prompt_set.rpartition("/")[2] == name), None)
 
 
 def _attack_rows(
@@ -105,23 +105,23 @@ def _attack_rows(
 
 
 def _worst_rows(shown: Sequence[StoredEvaluation], marks: Marks) -> list[list[str]]:
-    def text(one: StoredEvaluation, worst: WorstCase | None) -> str:
+    def text(one: StoredEvaluation, worst: WorstCaseRate | None) -> str:
         return (
             MISSING if worst is None else marks.beside(worst.text, failed_checks_of_all(one.evaluation, worst.labels))
         )
 
-    of: dict[str, tuple[str, Callable[[StoredEvaluation], WorstCase | None]]] = {
+    of: dict[str, tuple[str, Callable[[StoredEvaluation], WorstCaseRate | None]]] = {
         "T0-T3": (WORST, lambda one: one.worst_case),
         "T0-T4": (WORST_EMBEDDINGS, lambda one: one.worst_case_embeddings),
     }
     return [[tiers, name, *(text(one, worst(one)) for one in shown)] for tiers, (name, worst) in of.items()]
 
 
-def _cost(finished: StoredEvaluation, label: str) -> str:
-    result, gained = finished.attacks.get(label), finished.named("asr_gained", label)
+def _cost(stored: StoredEvaluation, label: str) -> str:
+    result, gained = stored.attacks.get(label), stored.named("asr_gained", label)
     if result is None:
         return MISSING
-    seconds = finished.evaluation.seconds.get(f"attack-{label}")
+    seconds = stored.evaluation.seconds.get(f"attack-{label}")
     spent = MISSING if seconds is None else f"{seconds:,.0f}"
     won = MISSING if gained is None else f"{100 * gained.value:.1f}"
     return f"{won} / {result.n} / {short(result.unet_calls)} / {spent}"
@@ -144,5 +144,5 @@ def _utility_rows(evaluations: Sequence[Evaluation]) -> list[list[str]]:
     return [[words, *(cell(_first(one, metric)) for one in shown)] for metric, words in metrics.items()]
 
 
-def _first(finished: StoredEvaluation, metric: str) -> Result | None:
-    return next((r for r in finished.evaluation.results if r.metric == metric), None)
+def _first(stored: StoredEvaluation, metric: str) -> Result | None:
+    return next((r for r in stored.evaluation.results if r.metric == metric), None)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..evaluation.sanity.trust import Marks, failed_checks, failed_checks_of_all
 from ..evaluation.threat_model import EMBEDDING_TIERS, TEXT_TIERS, attack_of, tier_of
-from ..evaluation.worst_case import WorstCase
+from ..evaluation.worst_case import union
 from ..metrics.paired_tests import PairedTest, paired_test, paired_verdicts
 from ..types import Result
 from .plots.data import WORST
@@ -30,7 +30,7 @@ def paired_tables(folders: Sequence[Path]) -> str:
     the attacks by text that can be compared; with fewer than two it would say nothing new, and is left out.
 
     Args:
-        folders: Of finished evaluations with their cells, or the ``results.json`` in them.
+        folders: Of stored evaluations with their cells, or the ``results.json`` in them.
 
     Returns:
         The tables; empty where no two evaluations can be compared.
@@ -92,7 +92,7 @@ def _union_rows(
     by_text = tuple(label for label in labels if tier_of(first.attacks[label]) in TEXT_TIERS)
     if len(by_text) < 2:
         return
-    test = paired_test(*(WorstCase(by_text).union(one.verdicts) for one in (first, second)))
+    test = paired_test(*(union(one.verdicts, by_text) for one in (first, second)))
     if test.neither < test.n:
         told = [failed_checks_of_all(one.evaluation, by_text) for one in (first, second)]
         yield _row(WORST, test, [marks.text(checks) for checks in told])

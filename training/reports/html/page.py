@@ -19,7 +19,7 @@ from ..metric_labels import cell
 from ..plots.data import attack_title, curves_of, rates_of, short_title, spot_of
 from ..plots.figures import attack_curves, rate_bars, trade_off
 from ..plots.style import DARK, LIGHT, Draw, png, svg
-from ..stored_evaluation import StoredEvaluation, WorstCase
+from ..stored_evaluation import StoredEvaluation, WorstCaseRate
 from ..tables import who_of
 from .tables import tables_of
 from .text import method_of, set_title, visible
@@ -52,7 +52,7 @@ _FIGURES: Mapping[str, tuple[str, str]] = {
 
 
 def write_report(out: Path, evaluation: Evaluation, *, beside: Sequence[Path] = ()) -> Path:
-    """Write the page and the figures of a finished evaluation, each of them whole or not at all.
+    """Write the page and the figures of a stored evaluation, each of them whole or not at all.
 
     Args:
         out: Folder of the evaluation; its cells hold the pictures and the verdicts.
@@ -65,24 +65,22 @@ def write_report(out: Path, evaluation: Evaluation, *, beside: Sequence[Path] = 
     Raises:
         FileNotFoundError: If there is no evaluation where ``beside`` says.
     """
-    finished = StoredEvaluation.read(out, evaluation) if out.is_dir() else StoredEvaluation(evaluation)
-    draws = figures_of([finished, *map(StoredEvaluation.read, beside)])
+    stored = StoredEvaluation.read(out, evaluation) if out.is_dir() else StoredEvaluation(evaluation)
+    draws = figures_of([stored, *map(StoredEvaluation.read, beside)])
     for name, draw in draws.items():
         write_atomically(out / f"{name}.png", png(draw))
-    write_atomically(out / REPORT_NAME, page(finished, draws).encode())
+    write_atomically(out / REPORT_NAME, page(stored, draws).encode())
     return out / REPORT_NAME
 
 
-def figures_of(finished: Sequence[StoredEvaluation]) -> dict[str, Draw]:
+def figures_of(stored: Sequence[StoredEvaluation]) -> dict[str, Draw]:
     """Return name to figure: bars and trade-off of all evaluations, attack curves of the first.
 
     What an evaluation has no numbers for has no figure.
     """
-    first, spots = finished[0], [spot_of(one) for one in finished]
+    first, spots = stored[0], [spot_of(one) for one in stored]
     found: dict[str, Draw] = {}
-    if groups := {
-        title: rates for title, rates in zip(_titles(finished), map(rates_of, finished), strict=True) if rates
-    }:
+    if groups := {title: rates for title, rates in zip(_titles(stored), map(rates_of, stored), strict=True) if rates}:
         found["asr"] = rate_bars(groups)
     if curves := curves_of(first):
         found["curves"] = attack_curves(curves)
@@ -91,110 +89,108 @@ def figures_of(finished: Sequence[StoredEvaluation]) -> dict[str, Draw]:
     return found
 
 
-def _titles(finished: Sequence[StoredEvaluation]) -> list[str]:
+def _titles(stored: Sequence[StoredEvaluation]) -> list[str]:
     """Return a name for each evaluation, a different one for each."""
     names: list[str] = []
-    for one in finished:
+    for one in stored:
         name = f"{short_title(one)}, {one.evaluation.concept}"
         names.append(name if name not in names else f"{name} ({len(names) + 1})")
     return names
 
 
-def page(finished: StoredEvaluation, draws: Mapping[str, Draw]) -> str:
+def page(stored: StoredEvaluation, draws: Mapping[str, Draw]) -> str:
     """Return the text of the page.
 
     Args:
-        finished: The evaluation.
+        stored: The evaluation.
         draws: Name to figure.
     """
     source = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
     # Prompts that an attack found can hold any character: everything is escaped.
     template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(source)
-    one = finished.evaluation
+    one = stored.evaluation
     who = "the base" if one.label == "base" else f"the {who_of(one)} encoder"
     return template.render(
         title=f"Can {who} still draw “{one.concept}”?",
-        lead=_lead(finished),
-        cards=_cards(finished),
-        pictures_note=_pictures_note(finished),
-        groups=_groups(finished),
-        textless=_textless(finished),
+        lead=_lead(stored),
+        cards=_cards(stored),
+        pictures_note=_pictures_note(stored),
+        groups=_groups(stored),
+        textless=_textless(stored),
         figures=[_figure(name, draw) for name, draw in draws.items()],
-        tables=tables_of(finished),
-        method=method_of(finished),
+        tables=tables_of(stored),
+        method=method_of(stored),
     )
 
 
-def _lead(finished: StoredEvaluation) -> str:
-    if finished.evaluation.label == "base":
+def _lead(stored: StoredEvaluation) -> str:
+    if stored.evaluation.label == "base":
         return "The base as it is, without any robust encoder: what an encoder has to be compared with."
     return (
-        f"The concept “{finished.evaluation.concept}” was erased from the text encoder. Below: what the pipeline draws "
+        f"The concept “{stored.evaluation.concept}” was erased from the text encoder. Below: what the pipeline draws "
         "with it, what attacks get out of it, and what the rest of the world looks like now."
     )
 
 
-def _cards(finished: StoredEvaluation) -> list[dict[str, str]]:
+def _cards(stored: StoredEvaluation) -> list[dict[str, str]]:
     cards = [
         {"name": f"no attack, {r.prompt_set}", "value": f"{100 * r.value:.1f} %", "note": cell(r)}
-        for r in finished.plain[:1]
+        for r in stored.plain[:1]
     ]
-    named = (("worst case of texts", finished.worst_case), ("with embeddings, too", finished.worst_case_embeddings))
-    cards += [_worst_card(finished, name, worst) for name, worst in named if worst is not None]
+    named = (("worst case of texts", stored.worst_case), ("with embeddings, too", stored.worst_case_embeddings))
+    cards += [_worst_card(stored, name, worst) for name, worst in named if worst is not None]
     for metric, name, scale, unit in (("retain_all", "kept as asked", 100, " %"), ("clip_score", "CLIP score", 1, "")):
-        result = finished.named(metric)
+        result = stored.named(metric)
         if result is not None:
             value = f"{scale * result.value:.{1 if unit else 3}f}{unit}"
             cards.append({"name": name, "value": value, "note": f"{cell(result)}; n = {result.n}"})
     return cards
 
 
-def _worst_card(finished: StoredEvaluation, name: str, worst: WorstCase) -> dict[str, str]:
+def _worst_card(stored: StoredEvaluation, name: str, worst: WorstCaseRate) -> dict[str, str]:
     sign, how = ("", "prompt by prompt") if worst.exact else ("≥ ", "the strongest single attack")
     bounds = "" if worst.interval is None else f"[{100 * worst.interval[0]:.1f}, {100 * worst.interval[1]:.1f}]; "
-    doubt = f"; {NOT_TRUSTED}, see the checks" if failed_checks_of_all(finished.evaluation, worst.labels) else ""
+    doubt = f"; {NOT_TRUSTED}, see the checks" if failed_checks_of_all(stored.evaluation, worst.labels) else ""
     note = f"{bounds}{', '.join(worst.labels) or 'no attack'}; {how}; n = {worst.n}{doubt}"
     return {"name": name, "value": f"{sign}{100 * worst.value:.1f} %", "note": note}
 
 
-def _pictures_note(finished: StoredEvaluation) -> str:
-    judge = next((r for r in finished.evaluation.results if r.threshold is not None), None)
+def _pictures_note(stored: StoredEvaluation) -> str:
+    judge = next((r for r in stored.evaluation.results if r.threshold is not None), None)
     said = (
         "" if judge is None else f" Under each: the score of {judge.detector}; from {judge.threshold:g} on it counts."
     )
     return f"Each pair has the same prompt and seed.{said} A handful, not a sample: the rates are in the table."
 
 
-def _groups(finished: StoredEvaluation) -> list[dict[str, Any]]:
-    if finished.pictures is None:
+def _groups(stored: StoredEvaluation) -> list[dict[str, Any]]:
+    if stored.pictures is None:
         return []
-    groups = finished.pictures["groups"]
-    return [
-        _group(finished, group) for group in groups if not (group["kind"] == "attack" and _is_plain(finished, group))
-    ]
+    groups = stored.pictures["groups"]
+    return [_group(stored, group) for group in groups if not (group["kind"] == "attack" and _is_plain(stored, group))]
 
 
-def _is_plain(finished: StoredEvaluation, group: Mapping[str, Any]) -> bool:
+def _is_plain(stored: StoredEvaluation, group: Mapping[str, Any]) -> bool:
     """Return whether an attack only repeats the prompts, whose pictures the page shows already."""
-    result = finished.attacks.get(group["name"])
+    result = stored.attacks.get(group["name"])
     return result is not None and tier_of(result) == "T0"
 
 
-def _group(finished: StoredEvaluation, group: Mapping[str, Any]) -> dict[str, Any]:
+def _group(stored: StoredEvaluation, group: Mapping[str, Any]) -> dict[str, Any]:
     kind, name = group["kind"], group["name"]
     titles = {"attack": f"Attacked: {name}", "kept": "Everything else, to be kept"}
     notes = {
-        "attack": f"{_won(finished, name)} The encoder under test was attacked; cases that the attack won come first.",
+        "attack": f"{_won(stored, name)} The encoder under test was attacked; cases that the attack won come first.",
         "kept": "Prompts without the concept. What the picture should look like stands in the prompt.",
         "plain": f"The first prompts of {name}.",
     }
-    rows = [_row(row, kind, finished.evaluation.concept) for row in group["rows"]]
+    rows = [_row(row, kind, stored.evaluation.concept) for row in group["rows"]]
     return {"title": titles.get(kind) or set_title(name), "note": notes[kind], "rows": rows}
 
 
-def _won(finished: StoredEvaluation, label: str) -> str:
+def _won(stored: StoredEvaluation, label: str) -> str:
     """Return in words how many cases an attack won."""
-    result, gained = finished.attacks.get(label), finished.named("asr_gained", label)
+    result, gained = stored.attacks.get(label), stored.named("asr_gained", label)
     if result is None or gained is None:
         return ""
     won, before = round(gained.value * gained.n), round((result.value - gained.value) * gained.n)
@@ -222,19 +218,19 @@ def _picture(picture: Mapping[str, Any], who: str, kind: str, concept: str) -> d
     return {"who": who, "png": picture["png"], "verdict": verdict, "good": not (picture["found"] or instead)}
 
 
-def _textless(finished: StoredEvaluation) -> list[dict[str, str]]:
+def _textless(stored: StoredEvaluation) -> list[dict[str, str]]:
     """Return what there is to say about attacks of which no text can be shown."""
-    shown = {group["name"] for group in (finished.pictures or {"groups": []})["groups"] if group["kind"] == "attack"}
+    shown = {group["name"] for group in (stored.pictures or {"groups": []})["groups"] if group["kind"] == "attack"}
     notes = []
-    for label, result in finished.attacks.items():
-        if label in finished.verdicts and label not in shown and tier_of(result) != "T0":
-            free = all(verdict.before for verdict in finished.verdicts[label])
+    for label, result in stored.attacks.items():
+        if label in stored.verdicts and label not in shown and tier_of(result) != "T0":
+            free = all(verdict.before for verdict in stored.verdicts[label])
             why = (
                 "Every prompt succeeds without the attack, so there is nothing to show."
                 if free
                 else _TEXTLESS.get(tier_of(result), "It found no text that could be shown.")
             )
-            notes.append({"title": f"Attacked: {label}", "note": f"{_won(finished, label)} {why}"})
+            notes.append({"title": f"Attacked: {label}", "note": f"{_won(stored, label)} {why}"})
     return notes
 
 

@@ -11,7 +11,7 @@ from ...evaluation.threat_model import LIMITS, SCOPE, tier_of, tier_title
 from ...types import Result
 from ..metric_labels import MISSING, cell, grouped, metric_label
 from ..plots.data import WORST, attack_title, worst_cases
-from ..stored_evaluation import StoredEvaluation, WorstCase
+from ..stored_evaluation import StoredEvaluation, WorstCaseRate
 from .text import count, set_title
 
 Rows = Sequence[Sequence[str]]
@@ -38,14 +38,14 @@ class Table:
     footnotes: tuple[str, ...] = ()
 
 
-def tables_of(finished: StoredEvaluation) -> list[Table]:
+def tables_of(stored: StoredEvaluation) -> list[Table]:
     """Return the tables of unattacked and attacked prompts, limits, checks, and of what is kept; no empty ones."""
-    found = [_plain(finished), _attacked(finished), _limits(finished), _checks(finished), _kept(finished)]
+    found = [_plain(stored), _attacked(stored), _limits(stored), _checks(stored), _kept(stored)]
     return [table for table in found if any(table.groups.values())]
 
 
-def _plain(finished: StoredEvaluation) -> Table:
-    rows = [[set_title(r.prompt_set), tier_of(r), *_numbers(r), r.origin] for r in finished.plain]
+def _plain(stored: StoredEvaluation) -> Table:
+    rows = [[set_title(r.prompt_set), tier_of(r), *_numbers(r), r.origin] for r in stored.plain]
     return Table("Without an attack", ("prompts", "tier", "success", "n", "UNet calls", "origin"), {"": tuple(rows)})
 
 
@@ -53,20 +53,20 @@ def _numbers(result: Result) -> list[str]:
     return [cell(result), str(result.n), count(result.unet_calls)]
 
 
-def _attacked(finished: StoredEvaluation) -> Table:
+def _attacked(stored: StoredEvaluation) -> Table:
     marks = Marks()
-    shown = [(label, r) for label, r in finished.attacks.items() if tier_of(r) not in LIMITS]
-    groups = _by_tier(shown, lambda label, result: _attack_row(finished, label, result, marks))
-    worst = tuple(_worst_row(finished, name, one, marks) for name, one in worst_cases(finished))
+    shown = [(label, r) for label, r in stored.attacks.items() if tier_of(r) not in LIMITS]
+    groups = _by_tier(shown, lambda label, result: _attack_row(stored, label, result, marks))
+    worst = tuple(_worst_row(stored, name, one, marks) for name, one in worst_cases(stored))
     if worst:
         groups["Worst case: a prompt counts if any of the attacks wins it"] = worst
     return Table("Under attack", _ATTACKED, groups, footnotes=tuple(marks.notes()))
 
 
-def _limits(finished: StoredEvaluation) -> Table:
+def _limits(stored: StoredEvaluation) -> Table:
     marks = Marks()
-    shown = [(label, r) for label, r in finished.attacks.items() if tier_of(r) in LIMITS]
-    groups = _by_tier(shown, lambda label, result: _attack_row(finished, label, result, marks))
+    shown = [(label, r) for label, r in stored.attacks.items() if tier_of(r) in LIMITS]
+    groups = _by_tier(shown, lambda label, result: _attack_row(stored, label, result, marks))
     return Table("Limits of scope", _ATTACKED, groups, SCOPE, tuple(marks.notes()))
 
 
@@ -76,30 +76,30 @@ def _by_tier(shown: Iterable[tuple[str, Result]], row: Callable[[str, Result], S
     return {tier_title(tier): tuple(row(label, result) for label, result in rows) for tier, rows in parts}
 
 
-def _attack_row(finished: StoredEvaluation, label: str, result: Result, marks: Marks) -> list[str]:
-    seconds = finished.evaluation.seconds.get(f"attack-{label}")
-    others = [cell(finished.named(metric, label)) for metric in ("asr_gained", "asr_last")]
+def _attack_row(stored: StoredEvaluation, label: str, result: Result, marks: Marks) -> list[str]:
+    seconds = stored.evaluation.seconds.get(f"attack-{label}")
+    others = [cell(stored.named(metric, label)) for metric in ("asr_gained", "asr_last")]
     spent = MISSING if seconds is None else count(seconds)
-    success = marks.beside(cell(result), failed_checks(finished.evaluation, result))
+    success = marks.beside(cell(result), failed_checks(stored.evaluation, result))
     return [attack_title(result), success, *others, str(result.n), count(result.unet_calls), spent, result.origin]
 
 
-def _worst_row(finished: StoredEvaluation, name: str, worst: WorstCase, marks: Marks) -> list[str]:
-    origins = dict.fromkeys(finished.attacks[label].origin for label in worst.labels if label in finished.attacks)
-    success = marks.beside(worst.text, failed_checks_of_all(finished.evaluation, worst.labels))
+def _worst_row(stored: StoredEvaluation, name: str, worst: WorstCaseRate, marks: Marks) -> list[str]:
+    origins = dict.fromkeys(stored.attacks[label].origin for label in worst.labels if label in stored.attacks)
+    success = marks.beside(worst.text, failed_checks_of_all(stored.evaluation, worst.labels))
     title = f"{name}, which encoders are ranked by" if name == WORST else name
     return [title, success, MISSING, MISSING, str(worst.n), MISSING, MISSING, ", ".join(origins) or MISSING]
 
 
-def _checks(finished: StoredEvaluation) -> Table:
+def _checks(stored: StoredEvaluation) -> Table:
     head = ("check", "attack", "holds", "what was found")
-    rows = tuple(check_rows(finished.evaluation))
+    rows = tuple(check_rows(stored.evaluation))
     return Table("Can these numbers be trusted?", head, {"": rows}, _TRUST)
 
 
-def _kept(finished: StoredEvaluation) -> Table:
+def _kept(stored: StoredEvaluation) -> Table:
     groups = {
         title: tuple([metric_label(r).words, cell(r), str(r.n), r.prompt_set or MISSING, r.origin] for r in results)
-        for title, results in grouped(finished.evaluation.results).items()
+        for title, results in grouped(stored.evaluation.results).items()
     }
     return Table("What is kept, and controls", ("metric", "value", "n", "prompts", "origin"), groups)

@@ -43,15 +43,15 @@ def one_or_list(values: Iterable[Any]) -> str:
     return ", ".join(str(value) for value in dict.fromkeys(values)) or MISSING
 
 
-def method_of(finished: StoredEvaluation) -> list[dict[str, Any]]:
+def method_of(stored: StoredEvaluation) -> list[dict[str, Any]]:
     """Return what was measured how, as titled lists of names and explanations."""
-    results = finished.evaluation.results
-    attacks = [(attack_title(r), settings_line(attack_of(r))) for r in finished.attacks.values()]
+    results = stored.evaluation.results
+    attacks = [(attack_title(r), settings_line(attack_of(r))) for r in stored.attacks.values()]
     return [
         {"title": "In every number", "rows": [_detector(results), _seeds(results), *_sampling(results)]},
         {"title": "Prompts", "rows": _prompts(results)},
         {"title": "Attacks", "rows": attacks},
-        {"title": "Limits and versions", "rows": [*_control(finished), _costs(results), _versions(results)]},
+        {"title": "Limits and versions", "rows": [*_control(stored), _costs(results), _versions(results)]},
     ]
 
 
@@ -102,9 +102,9 @@ def _setting(value: Any) -> str:
     return f"[{shown}, … {len(value)} in all]" if len(value) > _LISTED else f"[{shown}]"
 
 
-def _control(finished: StoredEvaluation) -> list[tuple[str, str]]:
+def _control(stored: StoredEvaluation) -> list[tuple[str, str]]:
     metrics = (f"judge_{factor}" for factor, _ in CONTROLS)
-    found = [r for r in map(finished.named, metrics) if r is not None]
+    found = [r for r in map(stored.named, metrics) if r is not None]
     parts = ", ".join(f"{r.metric.removeprefix('judge_')} {cell(r)}" for r in found)
     return [("The judge on rendered pictures, where the truth is known", parts)] if found else []
 

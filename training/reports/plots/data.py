@@ -1,4 +1,4 @@
-"""From finished evaluations to what the figures draw."""
+"""From stored evaluations to what the figures draw."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from ...evaluation.sanity.trust import failed_checks, failed_checks_of_all
 from ...evaluation.threat_model import LIMITS, attack_of, label_of, tier_of, tier_title
 from ...types import Result, Verdict
-from ..stored_evaluation import StoredEvaluation, WorstCase
+from ..stored_evaluation import StoredEvaluation, WorstCaseRate
 from ..tables import who_of
 from .figures import Curve, Rate, Spot
 
@@ -30,9 +30,9 @@ _ITERATIONS: Mapping[str, tuple[str, ...]] = {
 _UTILITIES = (("retain_all", "retain, %", 100), ("clip_score", "CLIP score", 1))
 
 
-def short_title(finished: StoredEvaluation) -> str:
+def short_title(stored: StoredEvaluation) -> str:
     """Return who was evaluated, with which seed, in a few words."""
-    one = finished.evaluation
+    one = stored.evaluation
     seeds = sorted({seed for result in one.results for seed in result.seeds})
     return ", ".join([who_of(one), *(f"seed {seed}" for seed in seeds[:1])])
 
@@ -42,45 +42,44 @@ def attack_title(result: Result) -> str:
     return " ".join(filter(None, (label_of(result), tier_of(result))))
 
 
-def rates_of(finished: StoredEvaluation) -> list[Rate]:
+def rates_of(stored: StoredEvaluation) -> list[Rate]:
     """Return the bars of an evaluation: unattacked, each attack by tier, and the worst cases."""
     plain = [
-        Rate(f"no attack: {r.prompt_set.rpartition('/')[2]}", r.value, r.interval, group="plain")
-        for r in finished.plain
+        Rate(f"no attack: {r.prompt_set.rpartition('/')[2]}", r.value, r.interval, group="plain") for r in stored.plain
     ]
-    worst = [worst_rate(finished, one, label) for label, one in worst_cases(finished)]
-    return [*plain, *attack_rates_of(finished), *worst]
+    worst = [worst_rate(stored, one, label) for label, one in worst_cases(stored)]
+    return [*plain, *attack_rates_of(stored), *worst]
 
 
-def worst_cases(finished: StoredEvaluation) -> list[tuple[str, WorstCase]]:
+def worst_cases(stored: StoredEvaluation) -> list[tuple[str, WorstCaseRate]]:
     """Return name and value of each worst case over at least two attacks."""
-    named = ((WORST, finished.worst_case), (WORST_EMBEDDINGS, finished.worst_case_embeddings))
+    named = ((WORST, stored.worst_case), (WORST_EMBEDDINGS, stored.worst_case_embeddings))
     return [(label, worst) for label, worst in named if worst is not None and len(worst.labels) > 1]
 
 
-def attack_rates_of(finished: StoredEvaluation) -> tuple[Rate, ...]:
+def attack_rates_of(stored: StoredEvaluation) -> tuple[Rate, ...]:
     """Return one rate for each attack, weakest tier first."""
-    return tuple(attack_rate(finished, result) for result in finished.attacks.values())
+    return tuple(attack_rate(stored, result) for result in stored.attacks.values())
 
 
-def attack_rate(finished: StoredEvaluation, result: Result) -> Rate:
+def attack_rate(stored: StoredEvaluation, result: Result) -> Rate:
     """Return the bar of one attack."""
-    doubtful = bool(failed_checks(finished.evaluation, result))
+    doubtful = bool(failed_checks(stored.evaluation, result))
     return Rate(attack_title(result), result.value, result.interval, doubtful=doubtful, group=tier_of(result))
 
 
-def worst_rate(finished: StoredEvaluation, worst: WorstCase, label: str = WORST) -> Rate:
+def worst_rate(stored: StoredEvaluation, worst: WorstCaseRate, label: str = WORST) -> Rate:
     """Return the bar of a worst case."""
-    doubtful = bool(failed_checks_of_all(finished.evaluation, worst.labels))
+    doubtful = bool(failed_checks_of_all(stored.evaluation, worst.labels))
     return Rate(label, worst.value, worst.interval, bound=not worst.exact, doubtful=doubtful, group="worst")
 
 
-def curves_of(finished: StoredEvaluation) -> list[Curve]:
+def curves_of(stored: StoredEvaluation) -> list[Curve]:
     """Return a curve for each attack that goes on for some time, and whose verdicts are known."""
     return [
-        Curve(attack_title(r), curve_points(finished.verdicts[label], budget_of(attack_of(r))), tier_title(tier_of(r)))
-        for label, r in finished.attacks.items()
-        if label in finished.verdicts and tier_of(r) not in ("T0", "T1", *LIMITS)
+        Curve(attack_title(r), curve_points(stored.verdicts[label], budget_of(attack_of(r))), tier_title(tier_of(r)))
+        for label, r in stored.attacks.items()
+        if label in stored.verdicts and tier_of(r) not in ("T0", "T1", *LIMITS)
     ]
 
 
@@ -104,14 +103,14 @@ def budget_of(attack: Mapping[str, Any]) -> int:
     return math.prod(int(attack.get(key, 1)) for key in named) if named else 0
 
 
-def spot_of(finished: StoredEvaluation) -> Spot:
+def spot_of(stored: StoredEvaluation) -> Spot:
     """Return an evaluation's place between robustness and utility."""
-    found = [(title, scale, finished.named(metric)) for metric, title, scale in _UTILITIES]
-    worst = finished.worst_case
+    found = [(title, scale, stored.named(metric)) for metric, title, scale in _UTILITIES]
+    worst = stored.worst_case
     return Spot(
-        short_title(finished),
-        None if worst is None else worst_rate(finished, worst),
-        tuple(rate for rate in attack_rates_of(finished) if rate.group not in LIMITS),
+        short_title(stored),
+        None if worst is None else worst_rate(stored, worst),
+        tuple(rate for rate in attack_rates_of(stored) if rate.group not in LIMITS),
         {title: _scaled(result, scale) for title, scale, result in found if result is not None},
     )
 

@@ -144,8 +144,8 @@ def suite(tmp_path: Path) -> StoredEvaluation:
     return StoredEvaluation.read(write_suite(tmp_path))
 
 
-def tables(finished: StoredEvaluation) -> dict[str, Table]:
-    return {table.title: table for table in tables_of(finished)}
+def tables(stored: StoredEvaluation) -> dict[str, Table]:
+    return {table.title: table for table in tables_of(stored)}
 
 
 def test_attacks_stand_under_their_tier_and_the_worst_cases_below(suite: StoredEvaluation) -> None:

@@ -92,11 +92,11 @@ def test_without_its_cells_the_worst_case_is_a_bound(tmp_path: Path) -> None:
     steps: Attacks = {"a": ("T3", [20, 20, None, None]), "b": ("T2", [None, None, 1, None])}
     folder = write_evaluation(tmp_path, steps)
     (folder / "cells" / "attack-b.json").unlink()
-    finished = StoredEvaluation.read(folder / RESULTS_NAME)
-    assert set(finished.verdicts) == {"a"}
-    assert finished.worst_case is not None
-    assert (finished.worst_case.value, finished.worst_case.exact) == (0.5, False)
-    assert rates_of(finished)[-1].bound
+    stored = StoredEvaluation.read(folder / RESULTS_NAME)
+    assert set(stored.verdicts) == {"a"}
+    assert stored.worst_case is not None
+    assert (stored.worst_case.value, stored.worst_case.exact) == (0.5, False)
+    assert rates_of(stored)[-1].bound
 
 
 def test_cells_of_other_numbers_are_left_out(tmp_path: Path) -> None:
@@ -107,19 +107,19 @@ def test_cells_of_other_numbers_are_left_out(tmp_path: Path) -> None:
 
 
 def test_charts_show_what_the_evaluation_found(tmp_path: Path) -> None:
-    finished = StoredEvaluation.read(
+    stored = StoredEvaluation.read(
         write_evaluation(tmp_path, {"a": ("T3", [20, None, None, 40]), "c": ("T4", [5] * 4)})
     )
-    assert short_title(finished) == "ESD, seed 3"
-    assert [(r.label, r.value) for r in rates_of(finished)] == [
+    assert short_title(stored) == "ESD, seed 3"
+    assert [(r.label, r.value) for r in rates_of(stored)] == [
         ("no attack: name", 0),
         ("a T3", 0.5),
         ("c T4", 1),
         ("worst case, T0-T4", 1),
     ]
-    assert [c.label for c in curves_of(finished)] == ["a T3", "c T4"]
-    assert curves_of(finished)[0].points == ((0, 0), (20, 0.25), (40, 0.5))
-    spot = spot_of(finished)
+    assert [c.label for c in curves_of(stored)] == ["a T3", "c T4"]
+    assert curves_of(stored)[0].points == ((0, 0), (20, 0.25), (40, 0.5))
+    spot = spot_of(stored)
     assert spot.worst is not None
     assert spot.worst.value == 0.5
     assert spot.utility["retain, %"][0] == 90
@@ -141,17 +141,17 @@ def test_the_recorded_worst_case_needs_no_cells(tmp_path: Path) -> None:
 
 
 def test_the_recorded_worst_case_is_the_one_that_cells_give(tmp_path: Path) -> None:
-    finished = StoredEvaluation.read(write_suite(tmp_path))
-    bare = [r for r in finished.evaluation.results if not r.metric.startswith("worst_")]
-    counted = replace(finished, evaluation=replace(finished.evaluation, results=tuple(bare)))
+    stored = StoredEvaluation.read(write_suite(tmp_path))
+    bare = [r for r in stored.evaluation.results if not r.metric.startswith("worst_")]
+    counted = replace(stored, evaluation=replace(stored.evaluation, results=tuple(bare)))
     assert counted.recorded("worst_case") is None
-    assert counted.worst_case == finished.worst_case
-    assert counted.worst_case_embeddings == finished.worst_case_embeddings
+    assert counted.worst_case == stored.worst_case
+    assert counted.worst_case_embeddings == stored.worst_case_embeddings
 
 
 def test_bars_stand_by_tier_with_the_worst_cases_last_and_doubts_are_marked(tmp_path: Path) -> None:
-    finished = StoredEvaluation.read(write_suite(tmp_path))
-    rates = rates_of(finished)
+    stored = StoredEvaluation.read(write_suite(tmp_path))
+    rates = rates_of(stored)
     tiers = [rate.group for rate in rates]
     assert tiers == ["plain"] * 3 + sorted(tiers[3:-2]) + ["worst"] * 2
     assert [rate.label for rate in rates if rate.doubtful] == ["p4d T3"]
@@ -208,8 +208,8 @@ def test_a_whole_suite_fits_its_figures(tmp_path: Path, width: int) -> None:
 
 
 def test_limits_of_scope_are_no_mark_of_robustness_against_utility() -> None:
-    finished = StoredEvaluation(suite_evaluation(checks=checks(("gradients_alive", "")))[0])
-    spot = spot_of(finished)
+    stored = StoredEvaluation(suite_evaluation(checks=checks(("gradients_alive", "")))[0])
+    spot = spot_of(stored)
     assert {rate.group for rate in spot.attacks} == {"T0", "T1", "T2", "T3", "T4"}
     assert spot.worst is not None
     assert spot.worst.doubtful
