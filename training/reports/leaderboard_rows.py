@@ -3,59 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from robust_encoders.artifact.manifest import MANIFEST_NAME, Manifest
-
-from ..evaluation.results import RESULTS_NAME, Evaluation, result_from_record
-from ..evaluation.sanity.trust import with_recorded_checks
-from ..evaluation.threat_model import EMBEDDING_TIERS, attack_of, tier_of
+from ..evaluation.sanity.trust import failed_checks_of_all
+from ..evaluation.threat_model import EMBEDDING_TIERS, TEXT_TIERS
 from ..provenance import canonical_sha256
-from ..types import Result
-from .plots.data import short_title
+from .row_sources import RowSource, base_of
+from .rows import attack_rows
 from .stored_evaluation import StoredEvaluation, WorstCaseRate, worst_case_by_text, worst_case_with_embeddings
-
-
-@dataclass(frozen=True)
-class RowSource:
-    """The numbers of one origin that one folder holds about one encoder.
-
-    Args:
-        folder: Folder that holds the numbers.
-        encoder: Identity of the encoder; the base of a kind is one encoder, an unknown encoder is its folder.
-        stored: Numbers of this origin alone, with their verdicts.
-        origin: ``measured`` or ``reported``.
-    """
-
-    folder: str
-    encoder: str
-    stored: StoredEvaluation
-    origin: str
-
-    @property
-    def prompts(self) -> tuple[str, str]:
-        """Concept and hash of the prompts; the hash is empty where nobody says which they were."""
-        return self.stored.evaluation.concept, self._first.prompt_sha256
-
-    @property
-    def _first(self) -> Result:
-        return next(iter([*self.stored.plain, *self.stored.attacks.values()]))
-
-    @cached_property
-    def conditions(self) -> dict[str, Any]:
-        """What an ASR depends on beside encoder and attacks: concept, detector with threshold, prompts, sampling."""
-        first = self._first
-        judge = f"{first.detector or 'unknown'} {first.detector_version}, threshold {first.threshold}"
-        return {
-            "concept": self.stored.evaluation.concept,
-            "detector": judge,
-            "prompts": f"{first.prompt_set or 'unknown'} ({first.n}), hash {first.prompt_sha256[:12] or 'unknown'}",
-            "sampling": ", ".join(f"{k} {v}" for k, v in first.settings.get("sampling", {}).items()) or "unknown",
-        }
+from .tables import Number, Row
+from .titles import short_title
 
 
 @dataclass(frozen=True)
@@ -73,14 +33,24 @@ class LeaderboardRow:
         """``measured`` or ``reported``."""
         return self.sources[0].origin
 
+    @property
+    def concept(self) -> str:
+        """Name of the erased concept."""
+        return self.sources[0].stored.evaluation.concept
+
+    @property
+    def encoder(self) -> str:
+        """The encoder in words, with its seed."""
+        return short_title(self.sources[0].stored.evaluation)
+
     @cached_property
-    def attacks(self) -> dict[str, tuple[Result, RowSource]]:
-        """Label of an attack to its strongest rate, and where it stands."""
-        strongest: dict[str, tuple[Result, RowSource]] = {}
+    def attacks(self) -> dict[str, tuple[Row, RowSource]]:
+        """Label of an attack to the row of its strongest rate, and where it stands."""
+        strongest: dict[str, tuple[Row, RowSource]] = {}
         for source in self.sources:
-            for label, result in source.stored.attacks.items():
-                if label not in strongest or result.value > strongest[label][0].value:
-                    strongest[label] = (result, source)
+            for row in attack_rows(source.stored):
+                if row.label not in strongest or row.number.value > strongest[row.label][0].number.value:
+                    strongest[row.label] = (row, source)
         return strongest
 
     @cached_property
@@ -97,16 +67,33 @@ class LeaderboardRow:
     def _evaluations(self) -> list[tuple[str, StoredEvaluation]]:
         return [(source.folder, source.stored) for source in self.sources]
 
-    def strongest(self, tier: str) -> tuple[Result, RowSource] | None:
-        """Return the strongest attack of a tier and where it stands."""
-        found = [pair for pair in self.attacks.values() if tier_of(pair[0]) == tier]
-        return max(found, key=lambda pair: pair[0].value, default=None)
+    @property
+    def numbers(self) -> tuple[Number | None, Number | None]:
+        """Both worst cases as tables show them, by text and with embeddings.
+
+        They are marked where nobody's attacks with gradients are to be trusted.
+        """
+        return self._marked(self.worst, TEXT_TIERS), self._marked(self.worst_embeddings, EMBEDDING_TIERS)
+
+    def _marked(self, worst: WorstCaseRate | None, tiers: Collection[str]) -> Number | None:
+        if worst is None:
+            return None
+        found = []
+        for source in self.sources:
+            labels = [row.label for row in attack_rows(source.stored) if row.tier in tiers]
+            found.append(failed_checks_of_all(source.stored.evaluation, labels))
+        return replace(worst.number, failed=tuple(check for checks in found for check in checks) if all(found) else ())
+
+    def strongest(self, tier: str) -> Row | None:
+        """Return the strongest attack of a tier."""
+        found = [row for row, _ in self.attacks.values() if row.tier == tier]
+        return max(found, key=lambda row: row.number.value, default=None)
 
     @cached_property
     def budget(self) -> dict[str, Any]:
         """Label to settings of each attack that a worst case counts."""
-        counted = {label: r for label, (r, _) in sorted(self.attacks.items()) if tier_of(r) in EMBEDDING_TIERS}
-        return {label: dict(attack_of(result)) for label, result in counted.items()}
+        rows = {label: row for label, (row, _) in sorted(self.attacks.items())}
+        return {label: dict(row.attack) for label, row in rows.items() if row.tier in EMBEDDING_TIERS}
 
     @property
     def group(self) -> dict[str, Any]:
@@ -124,8 +111,9 @@ class LeaderboardRow:
         for source in self.sources:
             own = source.stored.worst_case
             if own is not None and self.worst is not None and own.value < self.worst.value:
-                title = short_title(source.stored)
-                lines.append(f"{title}: {own.text} by {source.folder} is replaced by {self.worst.text}")
+                title = short_title(source.stored.evaluation)
+                said = f"{title}: {own.number.text} by {source.folder}"
+                lines.append(f"{said} is replaced by {self.worst.number.text}")
         return lines
 
     def reported_stronger(self, others: Iterable[LeaderboardRow]) -> list[str]:
@@ -148,74 +136,11 @@ class LeaderboardRow:
         judged = "" if mine == theirs else f", judged by {theirs}"
         pairs = (("T0-T3", self.worst, other.worst), ("T0-T4", self.worst_embeddings, other.worst_embeddings))
         return [
-            f"{short_title(self.sources[0].stored)}, {tiers}: {own.text} measured; reported stronger: {said.text} by "
+            f"{self.encoder}, {tiers}: {own.number.text} measured; reported stronger: {said.number.text} by "
             f"{other.sources[0].folder}{judged}"
             for tiers, own, said in pairs
             if own is not None and said is not None and said.value > own.value
         ]
-
-
-def row_sources_of(folder: Path) -> list[RowSource]:
-    """Read the numbers of a folder: an evaluation with ``results.json``, or an artifact with results in its manifest.
-
-    Raises:
-        FileNotFoundError: If it is neither.
-        ValueError: If it holds no rate of success.
-    """
-    stored = (
-        StoredEvaluation.read(folder) if (folder / RESULTS_NAME).is_file() or folder.is_file() else _artifact(folder)
-    )
-    one = stored.evaluation
-    sources = []
-    for origin in ("measured", "reported"):
-        results = tuple(r for r in one.results if r.origin == origin)
-        mine = StoredEvaluation(replace(one, results=results), stored.verdicts)
-        if mine.plain or mine.attacks:
-            sources.append(RowSource(str(folder), _identity(folder, one), mine, origin))
-    if not sources:
-        raise ValueError(f"expected rates of success (pre_asr, asr_any) in {folder}, found none; evaluate it first")
-    return sources
-
-
-def _artifact(folder: Path) -> StoredEvaluation:
-    if not (folder / MANIFEST_NAME).is_file():
-        raise FileNotFoundError(2, "no evaluation and no artifact", str(folder / RESULTS_NAME))
-    manifest = Manifest.read(folder)
-    results = tuple(result_from_record(record) for record in manifest.results)
-    return StoredEvaluation(
-        with_recorded_checks(Evaluation(str(manifest.method["name"]), manifest.concept.name, results))
-    )
-
-
-def _identity(folder: Path, evaluation: Evaluation) -> str:
-    """Return what two folders about the same encoder have in common.
-
-    That is the hash of the encoder's tensors: as the evaluation recorded it, or as the manifest in the folder, or in
-    ``encoder`` inside it, has it. A baseline is what it describes itself as, an encoder of which nothing is known its
-    folder.
-    """
-    subject = dict(evaluation.subject)
-    if "content_sha256" in subject:
-        return str(subject["content_sha256"])
-    if evaluation.label == "base" or subject:
-        return canonical_sha256([evaluation.label, {**subject, "base": base_of(evaluation)}])
-    for place in (folder, folder / "encoder"):
-        if (place / MANIFEST_NAME).is_file():
-            return _contents(Manifest.read(place))
-    return str(folder.resolve())
-
-
-def base_of(evaluation: Evaluation) -> str:
-    """Return the hash of the base that an evaluation was made on; empty where it does not say."""
-    return str(evaluation.subject.get("base", {}).get("models_sha256", ""))
-
-
-def _contents(manifest: Manifest) -> str:
-    """Return the hash of an artifact's tensors, as an encoder in memory has it; of several files that of all."""
-    found = {record.content_sha256 for record in manifest.files.values()} - {""}
-    if len(found) == 1:
-        return found.pop()
-    return canonical_sha256({name: record.content_sha256 or record.sha256 for name, record in manifest.files.items()})
 
 
 def rows_of(sources: Iterable[RowSource]) -> list[LeaderboardRow]:

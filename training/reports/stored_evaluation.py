@@ -15,6 +15,7 @@ from ..evaluation.threat_model import EMBEDDING_TIERS, TEXT_TIERS, attack_of, by
 from ..evaluation.worst_case import union
 from ..metrics.rates import wilson_interval
 from ..types import Result, Verdict
+from .tables import Number
 
 _PARTS = "cells"  # the folder of an evaluation's parts
 
@@ -41,10 +42,9 @@ class WorstCaseRate:
         return self.interval is not None
 
     @property
-    def text(self) -> str:
-        """The value with its interval, in per cent."""
-        bounds = "" if self.interval is None else " [{:.1f}, {:.1f}]".format(*(100 * bound for bound in self.interval))
-        return f"{'' if self.exact else '≥ '}{100 * self.value:.1f}{bounds}"
+    def number(self) -> Number:
+        """The value as tables show it, in per cent with its interval."""
+        return Number(self.value, self.n, self.interval, bound=not self.exact)
 
 
 @dataclass(frozen=True)

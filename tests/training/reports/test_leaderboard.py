@@ -113,7 +113,7 @@ def test_a_stronger_attack_on_the_same_encoder_replaces_a_weaker_number(
     for folder in folders:
         tiny_encoder.save_pretrained(folder / "encoder")
     (row,) = Leaderboard.read(folders).rows
-    assert row.attacks["a"][0].value == 0.5
+    assert row.attacks["a"][0].number.value == 0.5
     assert row.attacks["a"][1].folder == str(folders[1])
     assert row.worst is not None
     assert (row.worst.value, row.worst.exact) == (0.75, True)  # each won cases that the other lost

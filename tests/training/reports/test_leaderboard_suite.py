@@ -1,4 +1,4 @@
-"""The leaderboard of whole suites: the recorded worst case ranks, tiers beyond it stand beside, their sources are joined."""
+"""The leaderboard of whole suites: the recorded worst case ranks, tiers beyond it stand beside, sources are joined."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_reported_number_that_is_stronger_marks_the_measured_row(tmp_path: Pat
     assert [row.origin for row in board.rows] == ["measured", "reported"]
     mine, theirs = board.rows
     assert mine.reported_stronger(board.rows) == [
-        f"ESD, seed 3, {tiers}: {own.text} measured; reported stronger: {said.text} by {reported}"
+        f"ESD, seed 3, {tiers}: {own.number.text} measured; reported stronger: {said.number.text} by {reported}"
         for tiers, own, said in (
             ("T0-T3", mine.worst, theirs.worst),
             ("T0-T4", mine.worst_embeddings, theirs.worst_embeddings),

@@ -29,7 +29,7 @@ class Rate:
         value: The rate.
         interval: 95 % interval, if there is one.
         bound: Whether the value is only a lower bound.
-        doubtful: Whether a check on the attack failed.
+        marked: Whether a check on the attack failed.
         group: Rates of one group stand together in bars, with a line between groups.
     """
 
@@ -37,7 +37,7 @@ class Rate:
     value: float
     interval: tuple[float, float] | None = None
     bound: bool = False
-    doubtful: bool = False
+    marked: bool = False
     group: str = ""
 
 
@@ -122,7 +122,7 @@ def _interval(axes: Axes, rate: Rate, row: float, theme: Theme) -> None:
         axes.plot([low, high], [row, row], color=theme.ink, linewidth=1.3)
         axes.plot([low, high], [row, row], "|", color=theme.ink, markersize=5)
         end = max(end, high)
-    text = f"{'≥ ' if rate.bound else ''}{100 * rate.value:.1f}{' ?' if rate.doubtful else ''}"
+    text = f"{'≥ ' if rate.bound else ''}{100 * rate.value:.1f}{' ?' if rate.marked else ''}"
     axes.text(end + 1.5, row, text, va="center", fontsize=9)
 
 
@@ -136,7 +136,7 @@ def attack_curves(curves: Sequence[Curve]) -> Draw:
         ValueError: If there is no curve.
     """
     if not curves:
-        raise ValueError("expected at least one attack curve, found none: an evaluation without cells has none")
+        raise ValueError("expected at least one attack curve, found none: an evaluation without verdicts has none")
     if len(curves) <= _LEGIBLE:
         return single(partial(_curve_panel, curves), height=3.0 + 0.12 * len(curves))
     groups = list(dict.fromkeys(curve.group for curve in curves))

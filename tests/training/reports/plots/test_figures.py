@@ -17,18 +17,17 @@ from suite_evaluations import SUITE, checks, suite_evaluation, write_suite
 from robust_encoders.training.evaluation.results import RESULTS_NAME
 from robust_encoders.training.metrics.rates import wilson_interval
 from robust_encoders.training.reports.plots.data import (
-    WORST,
     budget_of,
     curve_points,
     curves_of,
     rates_of,
-    short_title,
     spot_of,
 )
 from robust_encoders.training.reports.plots.figures import Curve, Rate, Spot, attack_curves, rate_bars, trade_off
 from robust_encoders.training.reports.plots.ranking import Rank, ranking
 from robust_encoders.training.reports.plots.style import DARK, LIGHT, Draw, png, svg
 from robust_encoders.training.reports.stored_evaluation import StoredEvaluation
+from robust_encoders.training.reports.titles import WORST, short_title
 
 BARS = rate_bars({"a": [Rate("none", 0.0, (0.0, 0.1)), Rate("worst", 0.5, bound=True)], "b": [Rate("none", 1.0)]})
 CURVES = attack_curves([Curve("discrete", ((0, 0.0), (20, 0.25), (200, 0.5))), Curve("random", ((0, 0.0), (10, 0.0)))])
@@ -110,7 +109,7 @@ def test_charts_show_what_the_evaluation_found(tmp_path: Path) -> None:
     stored = StoredEvaluation.read(
         write_evaluation(tmp_path, {"a": ("T3", [20, None, None, 40]), "c": ("T4", [5] * 4)})
     )
-    assert short_title(stored) == "ESD, seed 3"
+    assert short_title(stored.evaluation) == "ESD, seed 3"
     assert [(r.label, r.value) for r in rates_of(stored)] == [
         ("no attack: name", 0),
         ("a T3", 0.5),
@@ -154,7 +153,7 @@ def test_bars_stand_by_tier_with_the_worst_cases_last_and_doubts_are_marked(tmp_
     rates = rates_of(stored)
     tiers = [rate.group for rate in rates]
     assert tiers == ["plain"] * 3 + sorted(tiers[3:-2]) + ["worst"] * 2
-    assert [rate.label for rate in rates if rate.doubtful] == ["p4d T3"]
+    assert [rate.label for rate in rates if rate.marked] == ["p4d T3"]
     (axes,) = rate_bars({"a": rates})(LIGHT).axes
     assert [text.get_text() for text in axes.texts if "?" in text.get_text()] == ["15.0 ?"]
 
@@ -212,4 +211,4 @@ def test_limits_of_scope_are_no_mark_of_robustness_against_utility() -> None:
     spot = spot_of(stored)
     assert {rate.group for rate in spot.attacks} == {"T0", "T1", "T2", "T3", "T4"}
     assert spot.worst is not None
-    assert spot.worst.doubtful
+    assert spot.worst.marked
