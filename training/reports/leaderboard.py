@@ -48,7 +48,7 @@ class Leaderboard:
             ValueError: If there is none, or one holds no rate of success.
         """
         if not folders:
-            raise ValueError("expected at least one folder, found none")
+            raise ValueError("expected at least one folder, found none: name evaluations or artifacts")
         return cls(tuple(rows_of(source for folder in folders for source in row_sources_of(folder))))
 
     @cached_property
@@ -84,7 +84,7 @@ class Leaderboard:
         titles = [tier if tier in EMBEDDING_TIERS else f"{tier or 'no tier known'}, not ranked" for tier in tiers]
         head = ["rank", "conditions", "concept", "encoder", "worst case T0-T3", "worst case T0-T4", *titles]
         lines = [[_escaped(entry) for entry in self._entries(row, tiers)] for row in rows]
-        return Table("", [*head, "retain", "CLIP score", "source"], {"": lines}).markdown(marks)
+        return Table("Leaderboard", [*head, "retain", "CLIP score", "source"], {"": lines}).markdown(marks)
 
     def _entries(self, row: LeaderboardRow, tiers: Sequence[str]) -> list[Entry]:
         lead = [str(self.rank(row)), self.letter(row), row.concept, row.encoder]

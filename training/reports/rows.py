@@ -55,7 +55,7 @@ def worst_rows(stored: StoredEvaluation, *, least: int = 0) -> list[Row]:
     """Return a row for each worst case that is known.
 
     Args:
-        stored: The evaluation.
+        stored: Evaluation with its verdicts.
         least: Smallest number of attacks that makes a worst case worth a row.
     """
     named = (

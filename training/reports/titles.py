@@ -12,7 +12,7 @@ from ..recipes.registry import variant_of
 # The names say what the bars can be compared with.
 WORST = "worst case, T0-T3"
 WORST_EMBEDDINGS = "worst case, T0-T4"
-# Of baselines, methods, and variants of a method's recipes.
+# Titles of baselines, methods, and variants of a method's recipes.
 ENCODERS: Mapping[str, str] = {
     "base": "base",
     "empty_prompt": "empty prompt",

@@ -55,7 +55,7 @@ def test_numbers_of_other_conditions_are_not_ranked_together(tmp_path: Path, cha
 
 
 def test_a_lower_bound_is_not_ranked_against_a_number_that_is_known(tmp_path: Path) -> None:
-    """Each attack wins one case of four; whether it is the same case only the cells know."""
+    """Each attack wins one case of four; whether it is the same case only the verdicts know."""
     both: Attacks = {"a": ("T3", [20, None, None, None]), "b": ("T3", [None, 20, None, None])}
     known = write_evaluation(tmp_path / "known", both, "esd")
     bound = write_evaluation(tmp_path / "bound", both, "advunlearn")

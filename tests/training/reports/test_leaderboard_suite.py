@@ -130,7 +130,7 @@ def test_a_number_about_something_else_marks_nothing(
 
 def test_a_weaker_reported_number_marks_nothing_and_another_judge_is_named(tmp_path: Path) -> None:
     measured = write_suite(tmp_path / "measured")
-    same = {"subject": Evaluation.read(measured).subject}
+    same: dict[str, Any] = {"subject": Evaluation.read(measured).subject}
     weaker = save(suite_evaluation(strength=0.4, **same)[0], tmp_path / "weaker", origin="reported")
     assert not Leaderboard.read([measured, weaker]).rows[0].reported_stronger(Leaderboard.read([weaker]).rows)
     other = save(suite_evaluation(strength=3, **same)[0], tmp_path / "other", origin="reported", detector="eye")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from robust_encoders.training.evaluation.sanity.trust import Marks
-from robust_encoders.training.reports.tables import MISSING, Number, Row, Table, markdown
+from robust_encoders.training.reports.tables import MISSING, Entry, Number, Row, Table, markdown
 
 FAILED = ({"name": "succeeds_on_base", "attack": "a", "ok": False, "detail": "too weak"},)
 NUMBER = Number(0.5, 40, (0.25, 0.75))
@@ -33,7 +33,10 @@ def test_a_number_stands_with_its_interval(number: Number, text: str) -> None:
 
 def test_marks_stand_behind_their_numbers_and_are_counted_in_reading_order() -> None:
     other = ({**FAILED[0], "detail": "weaker still"},)
-    rows = [[Number(0.5, 4, failed=other, after=", reported"), None], [Number(1, 4, failed=FAILED), "words"]]
+    rows: list[list[Entry]] = [
+        [Number(0.5, 4, failed=other, after=", reported"), None],
+        [Number(1, 4, failed=FAILED), "words"],
+    ]
     marks = Marks()
     texts = Table("title", ["one", "two"], {"first": rows[:1], "second": rows[1:]}).texts(marks)
     assert texts == {

@@ -57,8 +57,8 @@ def write_report(out: Path, evaluation: Evaluation, *, beside: Sequence[Path] = 
 
     Args:
         out: Folder of the evaluation; its parts hold the pictures and the verdicts.
-        evaluation: Its numbers.
-        beside: Finished evaluations that the figures show, too.
+        evaluation: Numbers of the evaluation.
+        beside: Folders of evaluations that the figures show, too.
 
     Returns:
         The page.
@@ -103,8 +103,8 @@ def page(stored: StoredEvaluation, draws: Mapping[str, Draw]) -> str:
     """Return the text of the page.
 
     Args:
-        stored: The evaluation.
-        draws: Name to figure.
+        stored: Evaluation that the page is about.
+        draws: Figures by their names.
     """
     source = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
     # Prompts that an attack found can hold any character: everything is escaped.
