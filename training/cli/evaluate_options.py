@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, make_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -90,7 +90,8 @@ def made_benchmark(kind: type[Benchmark], concept: Concept, options: EvaluationR
         ValueError: If the benchmark refuses the concept or an option.
     """
     given = {one.name: getattr(options.settings, one.name) for one in fields(options.settings)}
-    return kind(concept=concept, **given)
+    make: Callable[..., Benchmark] = kind
+    return make(concept=concept, **given)
 
 
 def _named(arguments: Sequence[str]) -> str:
