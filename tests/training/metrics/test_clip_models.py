@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import AutoImageProcessor, CLIPModel, CLIPTokenizer
 
 from robust_encoders.training import protocols
+from robust_encoders.training.detectors.hub_models import pixel_values
 from robust_encoders.training.metrics import METRICS, ClipFeatures, ClipScore, FrechetDistance, HubClip, PickScore
 from robust_encoders.training.metrics import clip_models as clip_hub
 from robust_encoders.training.metrics.rates import Z_95
