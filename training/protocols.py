@@ -1,4 +1,4 @@
-"""The seams of the training package: erasers, attacks, detectors, metrics, and the records they exchange.
+"""The seams of the training package: methods, attacks, detectors, metrics.
 
 Letters in shapes mean one thing everywhere: B batch, C latent channels, h and w latent height and width, H and W
 picture height and width, L token positions, D width of the text encoder, K adversarial tokens.
@@ -7,27 +7,116 @@ picture height and width, L token positions, D width of the text encoder, K adve
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Generator, Tensor
 
 from .types import AttackResult, Case, Edit, Result
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from robust_encoders.concepts import Concept
 
     from .diffusion.backbone import Backbone
     from .diffusion.target import TargetModel
+    from .workspace import Workspace
 
 
 @runtime_checkable
 class Method(Protocol):
-    """A concept-erasure method; its dataclass fields are its configuration."""
+    """A concept-erasure method: a frozen dataclass whose fields are its settings.
+
+    The Protocols below it are optional: generic code asks for each by type, and does without where it is missing.
+    """
 
     name: ClassVar[str]
 
     def erase(self, backbone: Backbone, concept: Concept, *, generator: Generator) -> Edit:
         """Erase ``concept`` and return the change; ``backbone`` itself is left as it was."""
+        ...
+
+
+@runtime_checkable
+class WorkspaceMethod(Protocol):
+    """A method that keeps checkpoints or a cache, or shows progress."""
+
+    name: ClassVar[str]
+    uses_workspace: ClassVar[bool]
+
+    def erase(
+        self, backbone: Backbone, concept: Concept, *, generator: Generator, workspace: Workspace | None = None
+    ) -> Edit:
+        """Erase ``concept``, with a workspace that changes nothing of the result."""
+        ...
+
+
+@runtime_checkable
+class RetainingMethod(Protocol):
+    """A method with a list of prompts that keep their meaning."""
+
+    name: ClassVar[str]
+
+    @property
+    def retained(self) -> tuple[str, ...]:
+        """The retain prompts."""
+        ...
+
+    @property
+    def wants_retained(self) -> bool:
+        """Whether everyday objects are retained where a user names nothing."""
+        ...
+
+    def retaining(self, prompts: tuple[str, ...]) -> Self:
+        """Return the same with other retain prompts."""
+        ...
+
+
+@runtime_checkable
+class StandardMethod(Protocol):
+    """A method whose retain prompts have no default, so that its standard settings need some."""
+
+    @classmethod
+    def standard(cls, retained: tuple[str, ...]) -> Self:
+        """Return the paper's settings with these retain prompts."""
+        ...
+
+
+@runtime_checkable
+class DistributedMethod(Protocol):
+    """A method whose batches several processes share."""
+
+    name: ClassVar[str]
+
+    def for_processes(self, n: int) -> Self:
+        """Return the same with n times the batches, for n processes to share."""
+        ...
+
+
+class EmbeddedBase(Protocol):
+    """A small world with a pipeline of its own, its concepts and its captions; no arguments make one."""
+
+    name: ClassVar[str]
+    license: ClassVar[str]
+
+    def pipeline(self) -> Any:
+        """Return the pipeline, on the CPU."""
+        ...
+
+    def concept(self, name: str, *, anchored: bool = False) -> Concept:
+        """Return a concept with its captions, with an anchor of the world's choice if ``anchored``.
+
+        Raises:
+            ValueError: The world has no such concept.
+        """
+        ...
+
+    def retain_prompts(self, concepts: Sequence[str]) -> tuple[str, ...]:
+        """Return captions without any of some concepts.
+
+        Raises:
+            ValueError: The world has no such concept.
+        """
         ...
 
 

@@ -14,9 +14,9 @@ from typing import Any
 from robust_encoders.utils.home import write_atomically
 
 LIBRARIES = ("torch", "transformers", "diffusers", "accelerate", "safetensors")
+# Metadata of a setting that the short help leaves out: `train METHOD --help-all` shows it.
+EXTRA = {"extra": True}
 JUDGING = ("torchattacks", "torchmetrics", "nudenet")
-# Metadata of a setting that was added when artifacts had been recorded without it; its default does what was done then.
-LATER = {"later": True}
 
 
 def describe(value: Any) -> Any:

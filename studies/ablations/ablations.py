@@ -24,6 +24,7 @@ from torch import Generator, Tensor
 from robust_encoders import embedded_pipeline
 from robust_encoders.artifact.fingerprint import content_sha256
 from robust_encoders.encoder import RobustEncoder
+from robust_encoders.loaded import LoadedArtifact
 from robust_encoders.training.attacks.soft_prompt import SoftPrompt
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.evaluation.benchmarks.shapes import ShapesBenchmark
@@ -39,9 +40,10 @@ from robust_encoders.training.provenance import write_json
 from robust_encoders.training.recipes.registry import RECIPES, Recipe
 from robust_encoders.training.recipes.reproduce import recorded_recipe
 from robust_encoders.training.recipes.run import run_recipe
-from robust_encoders.training.trainer.loop import Workspace, finetune
+from robust_encoders.training.trainer.loop import finetune
 from robust_encoders.training.trainer.parameters import SelectionConfig
 from robust_encoders.training.types import Result
+from robust_encoders.training.workspace import Workspace
 
 ITERATIONS = 200
 Change = Callable[[AdvUnlearn], Any]
@@ -125,7 +127,7 @@ ROWS: Mapping[str, Change] = {
     "suffix": adversary(placements=("suffix",)),
     "3 tokens": adversary(tokens=(3,)),
     "anchor, plain term, retained twice": together(ANCHOR, PLAIN, KEPT),
-    "fresh trajectories": lambda method: replace(method, bank=replace(method.bank, mode="resample")),
+    "fresh trajectories": lambda method: replace(method, bank=replace(method.bank, mode="fresh")),
 }
 
 
@@ -286,7 +288,7 @@ def place(out: Path, row: str, seed: int) -> Path:
 
 def trained(
     study: Study, work: Path, row: str, seed: int, run: Path
-) -> tuple[RobustEncoder | TrainedUNet | None, Mapping[str, Any]]:
+) -> tuple[LoadedArtifact | TrainedUNet | None, Mapping[str, Any]]:
     """Train what is not there yet; return it and what it cost, and nothing for the base itself."""
     if row == UNTRAINED:
         return None, {"unet_calls": 0, "seconds": 0.0}

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from robust_encoders import RobustEncoder, embedded_pipeline
+from robust_encoders import LoadedArtifact, RobustEncoder, embedded_pipeline
 from robust_encoders.training.evaluation.benchmarks.shapes import ShapesBenchmark
 from robust_encoders.training.evaluation.config import EvaluationConfig
 from robust_encoders.training.evaluation.evaluate import evaluate
@@ -42,7 +42,7 @@ def recipe(names: Sequence[str]) -> Recipe:
     return first.together(tuple(other.concept for other in others), shapes_retained_by_all(names))
 
 
-def trained(work: Path, names: Sequence[str]) -> RobustEncoder:
+def trained(work: Path, names: Sequence[str]) -> LoadedArtifact:
     """Train what is not there yet."""
     made = recipe(names) if len(names) > 1 else shapes_hardened(names[0])
     folder = work / "-".join(names) / "encoder"

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from robust_encoders import Concept, RobustEncoder, embedded_pipeline
+from robust_encoders import Concept, LoadedArtifact, RobustEncoder, embedded_pipeline
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.diffusion.sampling import SamplingConfig, draw, draw_candidates
 from robust_encoders.training.diffusion.target import TargetModel
@@ -56,7 +56,7 @@ def recipe(kind: str, names: Sequence[str]) -> Recipe:
     return alone.together(tuple(map(concept_of, others)), shapes_retained_by_all(names)) if others else alone
 
 
-def trained(work: Path, kind: str, names: Sequence[str]) -> RobustEncoder:
+def trained(work: Path, kind: str, names: Sequence[str]) -> LoadedArtifact:
     """Train what is not there yet."""
     made = recipe(kind, names)
     folder = work / made.name.partition("/")[2]
@@ -65,7 +65,7 @@ def trained(work: Path, kind: str, names: Sequence[str]) -> RobustEncoder:
     return RobustEncoder.from_pretrained(folder)
 
 
-SYSTEMS: Mapping[str, Callable[[Path, Sequence[str]], list[RobustEncoder]]] = {
+SYSTEMS: Mapping[str, Callable[[Path, Sequence[str]], list[LoadedArtifact]]] = {
     "SPMs, stacked": lambda work, names: [trained(work, "-spm", [name]) for name in names],
     "UCE, one projection": lambda work, names: [trained(work, "-uce", names)],
     "AdvUnlearn, merged (task arithmetic)": lambda work, names: [merged(work, names, Merge())],
@@ -75,14 +75,14 @@ SYSTEMS: Mapping[str, Callable[[Path, Sequence[str]], list[RobustEncoder]]] = {
 }
 
 
-def merged(work: Path, names: Sequence[str], how: Merge) -> RobustEncoder:
+def merged(work: Path, names: Sequence[str], how: Merge) -> LoadedArtifact:
     """Merge the encoders of single concepts."""
     parts = [trained(work, "", [name]) for name in names]
     return merge(parts, embedded_pipeline(), how) if len(parts) > 1 else parts[0]
 
 
 @contextmanager
-def attached(encoders: Sequence[RobustEncoder]) -> Iterator[Any]:
+def attached(encoders: Sequence[LoadedArtifact]) -> Iterator[Any]:
     """Attach all of them to a pipeline of the embedded base."""
     pipe = embedded_pipeline()
     pipe.set_progress_bar_config(disable=True)

@@ -28,8 +28,9 @@ from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.methods import AdvUnlearn
 from robust_encoders.training.objectives.config import AdversaryConfig, HardeningConfig, RetainConfig, UnlearnConfig
 from robust_encoders.training.prompts.retain import everyday_objects
-from robust_encoders.training.trainer.loop import TrainingConfig, Workspace
-from robust_encoders.training.trajectories.bank import BankConfig
+from robust_encoders.training.trainer.loop import TrainingConfig
+from robust_encoders.training.trajectories.config import BankConfig
+from robust_encoders.training.workspace import Workspace
 
 GIB = 2**30
 ITERATIONS, ATTACK_STEPS = 2, 5

@@ -25,7 +25,7 @@ from robust_encoders.artifact.fingerprint import content_sha256
 from robust_encoders.training.attacks.soft_prompt import SoftPrompt
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.objectives.unlearning import Objective
-from robust_encoders.training.trainer.loop import Workspace
+from robust_encoders.training.workspace import Workspace
 
 EVERY = 2
 MOST = 4  # iterations that a part may begin before it is killed

@@ -15,9 +15,10 @@ from robust_encoders.training.methods.advunlearn import _prepare
 from robust_encoders.training.objectives.config import AdversaryConfig, RetainConfig, UnlearnConfig
 from robust_encoders.training.objectives.unlearning import Objective
 from robust_encoders.training.prompts.layout import Placement
-from robust_encoders.training.trainer.loop import TrainingConfig, Workspace
-from robust_encoders.training.trajectories.bank import BankConfig
+from robust_encoders.training.trainer.loop import TrainingConfig
+from robust_encoders.training.trajectories.config import BankConfig
 from robust_encoders.training.types import Edit
+from robust_encoders.training.workspace import Workspace
 
 CIRCLE = Concept(
     name="circle", kind="object", synonyms=("disc",), prompts=("a red circle", "a disc on white", "circle")

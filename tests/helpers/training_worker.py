@@ -31,9 +31,10 @@ from robust_encoders.training.objectives.outlier_config import OutlierConfig
 from robust_encoders.training.objectives.unlearning import Objective
 from robust_encoders.training.recipes.registry import Recipe
 from robust_encoders.training.recipes.run import for_processes, run_recipe
-from robust_encoders.training.trainer.loop import TrainingConfig, Workspace
+from robust_encoders.training.trainer.loop import TrainingConfig
 from robust_encoders.training.trainer.parameters import SelectionConfig
-from robust_encoders.training.trajectories.bank import BankConfig
+from robust_encoders.training.trajectories.config import BankConfig
+from robust_encoders.training.workspace import Workspace
 
 PROCESSES = 2
 # Adam's steps are as long as the rate however small a gradient is: where rounding turns the sign of one that is nearly
@@ -56,7 +57,7 @@ PAPER = AdvUnlearn(
     adversary=AdversaryConfig(attack=SoftPrompt(steps=2, rate=0.01), warmup=1),
     select=SelectionConfig(),
     train=TrainingConfig(iterations=4, rate=1e-3, clip=1.0),
-    bank=BankConfig(steps=3, mode="resample"),
+    bank=BankConfig(steps=3, mode="fresh"),
 )
 OPTIONS = replace(
     PAPER,

@@ -118,13 +118,6 @@ def test_ci_runs_the_tests() -> None:
     assert "make test" in script.read_text()
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "hub_cards/README.md"])
-def test_links_between_the_texts_lead_somewhere(name: str) -> None:
-    text = (ROOT / name).read_text()
-    links = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
-    assert [link for link in links if not ((ROOT / name).parent / link).exists()] == []
-
-
 def test_the_python_of_the_readme_compiles_and_names_what_exists() -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert blocks

@@ -21,7 +21,7 @@ from robust_encoders.training.provenance import describe
 from robust_encoders.training.recipes.registry import Recipe
 from robust_encoders.training.recipes.run import run_recipe
 from robust_encoders.training.trainer.loop import TrainingConfig
-from robust_encoders.training.trajectories.bank import BankConfig
+from robust_encoders.training.trajectories.config import BankConfig
 from robust_encoders.training.types import Edit, Result
 
 CIRCLE = Concept(name="circle", kind="object", prompts=("a red circle", "a circle"))
@@ -44,6 +44,7 @@ def test_a_run_becomes_an_artifact_that_attaches(tiny_pipe: Any, tmp_path: Path)
         before = tiny_pipe.text_encoder(ids)[0]
         with loaded.attached(tiny_pipe):
             after = tiny_pipe.text_encoder(ids)[0]
+        assert isinstance(made, RobustEncoder)
         again = made.text_encoder()(ids)[0]
     assert not torch.equal(before, after)
     assert torch.equal(after, again)

@@ -26,7 +26,7 @@ from robust_encoders.training.objectives.config import RetainConfig
 from robust_encoders.training.protocols import Attack, InnerAttack, Method
 from robust_encoders.training.provenance import describe
 from robust_encoders.training.trainer.loop import TrainingConfig
-from robust_encoders.training.trajectories.bank import BankConfig
+from robust_encoders.training.trajectories.config import BankConfig
 from robust_encoders.training.types import AttackFacts, Case, Edit
 
 CONCEPT = Concept(name="circle", kind="object", prompts=("a red circle", "a circle"))

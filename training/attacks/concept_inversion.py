@@ -17,7 +17,7 @@ from torch.nn.functional import one_hot
 from tqdm import tqdm
 
 from ..diffusion.backbone import Backbone, Precision
-from ..prompts.layout import naming
+from ..prompts.concept_words import naming
 from ..types import AttackResult, Candidate, Case
 from .common.denoising import (
     FORWARD_AND_BACKWARD,

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ..diffusion.backbone import Backbone
 from ..diffusion.target import TargetModel
-from ..prompts.layout import anchor_prompt
+from ..prompts.concept_words import anchor_prompt
 from ..types import AttackResult, AttackUse, Candidate, Case
 from .common.denoising import case_generator, chunks
 from .unlearn_diff_atk import allowed_tokens

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from robust_encoders.encoder import RobustEncoder
 from robust_encoders.hub.embedded import embedded_pipeline
+from robust_encoders.loaded import LoadedArtifact
 
 from ..attacks import UnlearnDiffAtk
 from ..diffusion.sampling import SamplingConfig, draw, draw_candidates
@@ -117,7 +118,7 @@ class Demo:
     """
 
     pipe: Any
-    encoder: RobustEncoder
+    encoder: LoadedArtifact
     world: DemoWorld
     n: int = 4
     sampling: SamplingConfig = field(default_factory=SamplingConfig)

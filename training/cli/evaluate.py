@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from robust_encoders.cli.main import EXIT_OK, UsageError, open_pipeline, say
 from robust_encoders.concepts import Concept
 from robust_encoders.encoder import RobustEncoder
 from robust_encoders.hub.catalog import CATALOG
+from robust_encoders.loaded import LoadedArtifact
+from robust_encoders.utils.console import EXIT_OK, UsageError, say
 
+from ..diffusion.load import open_base
 from ..distributed import Shard
 from ..evaluation import evaluate as evaluation
 from ..evaluation.baselines import BASELINES, baselines_for
@@ -25,8 +25,8 @@ from ..evaluation.plan import FixedPlan, Plan
 from ..evaluation.results import RESULTS_NAME, Evaluation
 from ..reports.html.page import write_report
 from ..reports.matrix import tables
-from .evaluate_options import EvaluationRun, UNetDtype, made_benchmark, read_options
-from .main import leading_names
+from .evaluate_options import EvaluationRun, made_benchmark, read_options
+from .parsing import leading_names
 
 
 def evaluate(arguments: Sequence[str]) -> int:
@@ -58,7 +58,9 @@ def evaluate(arguments: Sequence[str]) -> int:
         benchmark = made_benchmark(kind, concept, options)
         refuse_unknown(benchmark, options.config)
         shard = Shard.current()
-        pipe = _pipeline(options.base, options.dtype, options.device or shard.device)
+        pipe = open_base(
+            options.base or None, dtype=options.dtype, device=options.device or shard.device, whole=True
+        ).pipe
         plan = benchmark.plan(pipe, options.config)
     except (OSError, ValueError, ModuleNotFoundError) as error:
         raise UsageError(str(error)) from error
@@ -75,7 +77,7 @@ class _Evaluations:
     plan: Plan
     shard: Shard
 
-    def run(self, names: Sequence[str], encoders: Sequence[RobustEncoder | None], folders: Sequence[Path]) -> None:
+    def run(self, names: Sequence[str], encoders: Sequence[LoadedArtifact | None], folders: Sequence[Path]) -> None:
         """Evaluate, write a report of each, and print the table of all."""
         baselines = baselines_for(self.plan.concept)
         found = []
@@ -97,29 +99,7 @@ class _Evaluations:
         )
 
 
-def _pipeline(base: str, dtype: UNetDtype, device: str) -> Any:
-    """Load the base, whole: the embedded one, or a folder or Hub id, without a checker that blackens pictures."""
-    pipe = open_pipeline(None) if not base else _loaded(base, dtype)
-    try:
-        return pipe.to(device)
-    except (RuntimeError, AssertionError) as error:  # what torch raises for devices that are not there
-        raise UsageError(
-            f"expected a device of this machine, such as cpu or cuda, found {device!r}: {error}"
-        ) from error
-
-
-def _loaded(base: str, dtype: UNetDtype) -> Any:
-    from diffusers import DiffusionPipeline
-
-    try:
-        return DiffusionPipeline.from_pretrained(base, torch_dtype=getattr(torch, dtype), safety_checker=None)
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"expected a diffusers pipeline in {base!r}, a folder or a Hub id, cannot load it: {error}"
-        ) from error
-
-
-def _encoder(name: str) -> RobustEncoder | None:
+def _encoder(name: str) -> LoadedArtifact | None:
     return None if name in ("base", *BASELINES) else RobustEncoder.from_pretrained(name)
 
 
@@ -133,7 +113,7 @@ def _folders(names: Sequence[str], out: Path) -> list[Path]:
     return [out / slug for slug in slugs]
 
 
-def _concept(given: str, encoders: Sequence[RobustEncoder | None]) -> Concept:
+def _concept(given: str, encoders: Sequence[LoadedArtifact | None]) -> Concept:
     erased = {e.manifest.concept.name: e.manifest.concept for e in encoders if e is not None}
     if not given and not erased:
         raise UsageError("expected a concept to look for in the pictures of the base, found none; add --concept")

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, make_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, get_type_hints
 
-from robust_encoders.cli.main import UsageError, choose
 from robust_encoders.concepts import Concept
+from robust_encoders.utils.console import UsageError, choose
 
+from ..diffusion.load import UNetDtype
 from ..evaluation.benchmarks import BENCHMARKS
 from ..evaluation.config import EvaluationConfig
 from ..evaluation.evaluate import defaults_of
 from ..evaluation.plan import Benchmark
 
-UNetDtype = Literal["float32", "float16", "bfloat16"]
 _DEFAULT, _BY_PROMPTS = "shapes", "stable_diffusion"
 
 

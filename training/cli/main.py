@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from robust_encoders.cli.main import EXIT_NO, EXIT_OK, UsageError, choose, say
+from robust_encoders.utils.console import EXIT_NO, EXIT_OK, UsageError, choose, say
+
+from .parsing import parser_of
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -37,15 +38,6 @@ def main(arguments: Sequence[str]) -> int:
     return commands[arguments[0]](arguments[1:])
 
 
-def parser_of(command: str, description: str) -> argparse.ArgumentParser:
-    """Return an empty parser for one command."""
-    return argparse.ArgumentParser(
-        prog=f"robust-encoders {command}",
-        description=description,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-
-
 def _demo(arguments: Sequence[str]) -> int:
     parser = parser_of("demo", "Draw the same prompts with and without a robust encoder, plain and under attack.")
     parser.add_argument("--out", type=Path, default=Path(), help="folder that receives demo.png")
@@ -71,12 +63,13 @@ def _shapes(arguments: Sequence[str]) -> int:
     build.add_argument("--stages", nargs="+", help="only these, in order")
     options = parser.parse_args(arguments)
 
+    from ..worlds import ShapesWorld
     from ..worlds.pretrain.build import STAGES
     from ..worlds.pretrain.build import build as build_base
 
     for stage in options.stages or ():
         choose(stage, STAGES, "stage")
-    build_base(options.out, seed=options.seed, stages=options.stages, work=options.work)
+    build_base(ShapesWorld().corpus(), options.out, seed=options.seed, stages=options.stages, work=options.work)
     return EXIT_OK
 
 
@@ -188,31 +181,3 @@ def _leaderboard(arguments: Sequence[str]) -> int:
 def _own(found: Sequence[Path]) -> list[Path]:
     """Return what was named, without the folder that evaluations side by side share, which a shell glob names too."""
     return [path for path in found if not (path.is_dir() and [one.name for one in path.iterdir()] == ["chunks"])]
-
-
-def leading_name(command: str, description: str, what: str, arguments: Sequence[str]) -> str:
-    """Return the name that comes first; the options after it are made from dataclasses.
-
-    Args:
-        command: For the help.
-        description: For the help.
-        what: What the name may be, for the help.
-        arguments: Everything after the command.
-
-    Raises:
-        SystemExit: With 0 after help, with 2 if no name comes first.
-    """
-    parser = parser_of(command, description)
-    parser.add_argument("name", metavar="NAME", help=what)
-    name: str = parser.parse_args(arguments[:1]).name
-    return name
-
-
-def leading_names(
-    command: str, description: str, what: str, arguments: Sequence[str]
-) -> tuple[list[str], Sequence[str]]:
-    """Return the names that come first, at least one, and the options after them; see ``leading_name``."""
-    options = next((i for i, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
-    names = arguments[:options] or arguments[:1]
-    first = leading_name(command, description, what, names)
-    return [first, *names[1:]], arguments[options:]

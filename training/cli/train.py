@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Annotated, Any, Generic, TypeVar, cast
 
-from robust_encoders.cli.main import EXIT_OK, UsageError, choose, say
+import tyro
+
 from robust_encoders.concepts import Concept, ConceptKind
 from robust_encoders.hub.catalog import CATALOG
+from robust_encoders.utils.console import EXIT_OK, UsageError, choose, say
 
+from ..attacks import INNER_ATTACKS
 from ..diffusion.load import OpenedBase, UNetDtype, open_base
 from ..distributed import Shard
 from ..methods import METHODS
 from ..prompts.retain import object_prompts
-from ..recipes.registry import (
-    LICENSES,
-    PUBLISHED_CONCEPTS,
-    RECIPES,
-    Recipe,
-    shapes_retain_prompts,
-    shapes_retained_by_all,
-)
+from ..protocols import EmbeddedBase, InnerAttack, Method, RetainingMethod, StandardMethod
+from ..provenance import EXTRA
+from ..recipes.recipe import Recipe, with_retained
+from ..recipes.registry import RECIPES
 from ..recipes.run import run_recipe
-from ..worlds.shapes.concepts import CONCEPTS, shapes_concept
-from .main import leading_name
+from ..recipes.stable_diffusion import LICENSES, PUBLISHED_CONCEPTS
+from ..worlds import BASES, DEFAULT_BASE
+from .parsing import leading_name, parse_settings, required
 
 M = TypeVar("M", bound=Any)
 # Stands for a recipe's own retain prompts in the help: there are hundreds of them.
@@ -41,33 +41,36 @@ class RecipeRun(Generic[M]):
         out: Folder of the artifact. Beside it, OUT.work holds checkpoints until the run is done.
         method: Settings of the method.
         also: Further concepts, erased at once, each towards its own anchor: names of recipes, whose concepts are taken,
-            or on the embedded base any value of its world. What names one of them is not retained.
-        base: Pipeline to erase from: a folder, or its Hub id, for example CompVis/stable-diffusion-v1-4; by default
-            the embedded base.
-        dtype: Of the frozen UNet in memory, of a base of your own; bfloat16 takes half of it.
-        device: Where all of it runs; by default a GPU if there is one, for the embedded base the CPU.
-        seed: All randomness follows from it.
-        cache_dir: Keeps the trajectories of the frozen model, to share them between runs.
+            or on an embedded base any concept of its world. Prompts that name one of them are not retained.
+        base: Pipeline to erase from: a folder, its Hub id, for example CompVis/stable-diffusion-v1-4, or the name of
+            an embedded base, which is the default.
+        dtype: Precision of the frozen UNet in memory, of a base of your own; bfloat16 takes half of it.
+        device: Device of all models; by default a GPU if there is one, for an embedded base the CPU.
+        seed: Seed of all randomness.
+        cache_dir: Folder that keeps the trajectories of the frozen model, to share them between runs.
+        inner_attack: Rule of the inner attack, by its registered name; by default the recipe's or the paper's.
         resume: Go on from the newest checkpoint of the same run.
         every: Iterations between checkpoints.
-        micro_batch: Most latents in the UNet at once while gradients are taken: less memory, equal to rounding.
+        micro_batch: Largest number of latents in the UNet at once while gradients are taken: less memory, equal to
+            rounding.
         gradient_checkpointing: Compute activations twice instead of keeping them: less memory, more time.
         tensorboard: Folder for TensorBoard's files; by default none are written.
     """
 
     out: Path
-    method: M
+    method: Annotated[M, tyro.conf.arg(name="")] = field(metadata={"flat": True})
     also: tuple[str, ...] = ()
     base: str | None = None
     dtype: UNetDtype = "float32"
     device: str = ""
     seed: int = 0
     cache_dir: Path | None = None
-    resume: bool = True
-    every: int = 50
-    micro_batch: int | None = None
-    gradient_checkpointing: bool = False
-    tensorboard: Path | None = None
+    inner_attack: str = field(default="", metadata=EXTRA)
+    resume: bool = field(default=True, metadata=EXTRA)
+    every: int = field(default=50, metadata=EXTRA)
+    micro_batch: int | None = field(default=None, metadata=EXTRA)
+    gradient_checkpointing: bool = field(default=False, metadata=EXTRA)
+    tensorboard: Path | None = field(default=None, metadata=EXTRA)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,15 +78,15 @@ class MethodRun(RecipeRun[M]):
     """Train an encoder by a method, for a concept of your own.
 
     Args:
-        concept: The word or phrase. The embedded base knows its kind, synonyms and captions.
-        kind: What it is; needed with ``base``, unless it is one of the paper's six concepts.
-        anchor: What it is mapped to; empty for nothing in particular.
-        synonyms: Other words for it.
-        prompts: Text file of captions that contain it, one a line. On the embedded base, made if not given.
-        retain_prompts: Text file of captions without it, one a line. If not given, made on the embedded base, and
-            elsewhere what the method's authors do: everyday objects, or none for UCE and RECE.
+        concept: Word or phrase. An embedded base knows its kind, synonyms and captions.
+        kind: Kind of the concept; needed with ``base``, unless it is one of the paper's six concepts.
+        anchor: Word that the concept is mapped to; empty for nothing in particular.
+        synonyms: Other words for the concept.
+        prompts: Text file of captions that contain it, one a line. On an embedded base, made if not given.
+        retain_prompts: Text file of captions without it, one a line. If not given, made on an embedded base, and
+            elsewhere as the method's authors do: everyday objects, or none for UCE and RECE.
         family: Line of bases that ``base`` belongs to; by default ``sd1`` or ``sd2``, by the size of its text encoder.
-        license: Of the resulting weights, for the manifest; those of the embedded base are apache-2.0.
+        license: Licence of the resulting weights, for the manifest.
     """
 
     concept: str
@@ -92,8 +95,8 @@ class MethodRun(RecipeRun[M]):
     synonyms: tuple[str, ...] = ()
     prompts: Path | None = None
     retain_prompts: Path | None = None
-    family: str = ""
-    license: str = ""
+    family: str = field(default="", metadata=EXTRA)
+    license: str = field(default="", metadata=EXTRA)
 
 
 R = TypeVar("R", bound=RecipeRun[Any])
@@ -113,13 +116,12 @@ def train(arguments: Sequence[str]) -> int:
         SystemExit: With 0 after help, with 2 on arguments that do not parse.
     """
     what = f"a recipe ({', '.join(RECIPES)}) or a method ({', '.join(METHODS)})"
-    name = leading_name("train", "Train an encoder. `train NAME --help` shows every setting.", what, arguments)
+    name = leading_name("train", "Train an encoder. `train NAME --help` shows the settings.", what, arguments)
     choose(name, [*RECIPES, *METHODS], "recipe or method")
     read = _recipe_run if name in RECIPES else _method_run
     options, recipe = read(name, arguments[1:])
     shard = Shard.current()
-    device = options.device or (shard.device if shard.count > 1 else "")
-    opened = open_base(options.base, dtype=options.dtype, device=device)
+    opened = _opened(options, shard)
     run_recipe(
         _fitting(recipe, opened),
         opened.pipe,
@@ -141,55 +143,78 @@ def train(arguments: Sequence[str]) -> int:
 
 def _recipe_run(name: str, arguments: Sequence[str]) -> tuple[RecipeRun[Any], Recipe]:
     recipe = RECIPES[name]()
-    options = _parse(RecipeRun, name, recipe.method.retaining(UNCHANGED), arguments)
+    options = _parse(RecipeRun, name, with_retained(recipe.method, UNCHANGED), arguments)
     if options.base is None and recipe.base in LICENSES:
         raise UsageError(f"{name} needs --base: a folder, or a Hub id such as {EXAMPLES[recipe.base]}")
-    kept = options.method.retained == UNCHANGED
-    method = options.method.retaining(recipe.method.retained) if kept else options.method
+    kept = _retained(options.method) == UNCHANGED
+    method = with_retained(options.method, _retained(recipe.method)) if kept else options.method
     made = replace(recipe, method=method, seed=options.seed)
-    return options, _together(made, options, embedded=recipe.base == "shapes", own=not kept)
+    world = BASES[recipe.base]() if recipe.base in BASES else None
+    return options, _together(made, options, world, own=not kept)
 
 
 def _method_run(name: str, arguments: Sequence[str]) -> tuple[MethodRun[Any], Recipe]:
-    options = _parse(MethodRun, name, METHODS[name].standard(UNCHANGED), arguments)
-    embedded = options.base is None
-    concept = _concept(options)
-    family = options.family or ("shapes" if embedded else "")
+    options = _parse(MethodRun, name, _standard(METHODS[name]), arguments)
+    world = _world(options.base)
+    concept = _concept(options, world)
+    family = options.family or (world.name if world is not None else "")
     recipe = Recipe(
         name=f"{family}/{concept.name}-{name}",
         concept=concept,
-        method=options.method.retaining(_retain_prompts(options, concept)),
+        method=with_retained(options.method, _retain_prompts(options, concept, world)),
         seed=options.seed,
         base=family,
-        license=options.license or ("apache-2.0" if embedded else ""),
+        license=options.license or (world.license if world is not None else ""),
     )
-    own = options.method.retained != UNCHANGED or options.retain_prompts is not None
-    return options, _together(recipe, options, embedded=embedded, own=own)
+    own = options.retain_prompts is not None or _retained(options.method) not in ((), UNCHANGED)
+    return options, _together(recipe, options, world, own=own)
 
 
-def _together(recipe: Recipe, options: RecipeRun[Any], *, embedded: bool, own: bool) -> Recipe:
+def _standard(kind: type[Method]) -> Method:
+    """Return a method's standard settings, with a stand-in for the retain prompts of one that has some."""
+    if issubclass(kind, StandardMethod):
+        return cast(Method, kind.standard(UNCHANGED))
+    return with_retained(kind(), UNCHANGED)
+
+
+def _retained(method: Method) -> tuple[str, ...]:
+    return method.retained if isinstance(method, RetainingMethod) else ()
+
+
+def _world(base: str | None) -> EmbeddedBase | None:
+    """Return the embedded base of that name, the default one for none; None for any other base."""
+    name = DEFAULT_BASE if base is None else base
+    return BASES[name]() if name in BASES else None
+
+
+def _opened(options: RecipeRun[Any], shard: Shard) -> OpenedBase:
+    device, world = options.device or (shard.device if shard.count > 1 else ""), _world(options.base)
+    if world is None:
+        return open_base(options.base, dtype=options.dtype, device=device)
+    pipe = world.pipeline()
+    return OpenedBase(pipe.to(device) if device else pipe, world.name)
+
+
+def _together(recipe: Recipe, options: RecipeRun[Any], world: EmbeddedBase | None, *, own: bool) -> Recipe:
     """Return the recipe for all concepts at once; ``own`` retain prompts are the user's, and stay as they are."""
     if not options.also:
         return recipe
-    others = tuple(_other(name, embedded) for name in options.also)
+    others = tuple(_other(name, world) for name in options.also)
     try:
         if own:
-            return recipe.together(others, recipe.method.retained)
+            return recipe.together(others, _retained(recipe.method))
         names = [concept.name for concept in (recipe.concept, *others)]
-        return recipe.together(others, shapes_retained_by_all(names) if embedded else None)
+        return recipe.together(others, world.retain_prompts(names) if world is not None else None)
     except ValueError as error:
         raise UsageError(f"these concepts cannot be erased together: {error}") from error
 
 
-def _other(name: str, embedded: bool) -> Concept:
+def _other(name: str, world: EmbeddedBase | None) -> Concept:
     if name in RECIPES:
         return RECIPES[name]().concept
-    if not embedded:
+    if world is None:
         raise UsageError(f"expected names of recipes after --also (sd1/church, for example), found {name!r}")
-    try:
-        return CONCEPTS.get(name) or shapes_concept(name)
-    except ValueError as error:
-        raise UsageError(f"the embedded base does not know this concept: {error}") from error
+    return _concept_of(world, name, anchored=True)
 
 
 def _fitting(recipe: Recipe, opened: OpenedBase) -> Recipe:
@@ -208,21 +233,36 @@ def _fitting(recipe: Recipe, opened: OpenedBase) -> Recipe:
     return recipe
 
 
-def _parse(kind: type[R], name: str, method: Any, arguments: Sequence[str]) -> R:
-    import tyro
-
-    required = {f.name: tyro.MISSING for f in fields(kind) if f.default is MISSING and f.name != "method"}
-    concrete = cast(Any, kind)[type(method)]  # so that tyro sees the fields of this very method
-    parsed: R = tyro.cli(
-        concrete, default=kind(method=method, **required), args=arguments, prog=f"robust-encoders train {name}"
-    )
-    return parsed
+def _parse(kind: type[R], name: str, method: Method, arguments: Sequence[str]) -> R:
+    """Return the options of a run; ``--inner-attack`` decides which settings ``--attack`` has."""
+    chosen = _with_inner_attack(method, arguments)
+    concrete = cast(Any, kind)[type(chosen)]  # so that tyro sees the fields of this very method
+    default = kind(**required(kind, {"method": chosen}))
+    return parse_settings(concrete, default, arguments, prog=f"robust-encoders train {name}")
 
 
-def _concept(options: MethodRun[Any]) -> Concept:
+def _with_inner_attack(method: Method, arguments: Sequence[str]) -> Method:
+    asked = [
+        value for i, one in enumerate(arguments) if (value := _value_of("--inner-attack", one, arguments[i + 1 :]))
+    ]
+    if not asked:
+        return method
+    choose(asked[-1], list(INNER_ATTACKS), "inner attack")
+    if not isinstance(getattr(method, "attack", None), InnerAttack):
+        raise UsageError(f"expected a method with an inner attack for --inner-attack, found {method.name}")
+    changed: Method = replace(cast(Any, method), attack=INNER_ATTACKS[asked[-1]]())
+    return changed
+
+
+def _value_of(option: str, argument: str, rest: Sequence[str]) -> str:
+    name, sign, value = argument.partition("=")
+    return (value if sign else next(iter(rest), "")) if name == option else ""
+
+
+def _concept(options: MethodRun[Any], world: EmbeddedBase | None) -> Concept:
     given: dict[str, Any] = {key: getattr(options, key) for key in ("kind", "anchor", "synonyms")}
     given["prompts"] = _lines(options.prompts) if options.prompts else ()
-    known = _known_concept(options)
+    known = _concept_of(world, options.concept) if world is not None else _published_concept(options.concept)
     if known is None and options.kind is None:
         raise UsageError(f"--base needs --kind (of the concept); only {', '.join(PUBLISHED_CONCEPTS)} are known")
     if known is None:
@@ -230,26 +270,31 @@ def _concept(options: MethodRun[Any]) -> Concept:
     return replace(known, **{key: value for key, value in given.items() if value})
 
 
-def _known_concept(options: MethodRun[Any]) -> Concept | None:
-    """Return what the shapes world or the paper says about a concept; a base of one's own may have others."""
-    if options.base is not None:
-        published = {CATALOG[name].concept: CATALOG[name] for name in PUBLISHED_CONCEPTS}
-        entry = published.get(options.concept, CATALOG.get(options.concept))
-        return entry.erased() if entry in published.values() and entry is not None else None
+def _concept_of(world: EmbeddedBase, name: str, *, anchored: bool = False) -> Concept:
     try:
-        return shapes_concept(options.concept)
+        return world.concept(name, anchored=anchored)
     except ValueError as error:
         raise UsageError(f"the embedded base does not know this concept: {error}") from error
 
 
-def _retain_prompts(options: MethodRun[Any], concept: Concept) -> tuple[str, ...]:
-    if options.method.retained != UNCHANGED:
-        return tuple(options.method.retained)
+def _published_concept(name: str) -> Concept | None:
+    """Return what the paper says about a concept; a base of one's own may have others."""
+    published = {CATALOG[one].concept: CATALOG[one] for one in PUBLISHED_CONCEPTS}
+    entry = published.get(name, CATALOG.get(name))
+    return entry.erased() if entry in published.values() and entry is not None else None
+
+
+def _retain_prompts(options: MethodRun[Any], concept: Concept, world: EmbeddedBase | None) -> tuple[str, ...]:
+    method = options.method
+    if not isinstance(method, RetainingMethod):
+        return ()
+    if method.retained != UNCHANGED:
+        return tuple(method.retained)
     if options.retain_prompts is not None:
         return _lines(options.retain_prompts)
-    if options.base is None:
-        return shapes_retain_prompts(options.concept)
-    return object_prompts(concept) if options.method.wants_retained else ()
+    if world is not None:
+        return world.retain_prompts([options.concept])
+    return object_prompts(concept) if method.wants_retained else ()
 
 
 def _lines(path: Path) -> tuple[str, ...]:

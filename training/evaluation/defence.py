@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from robust_encoders.encoder import RobustEncoder
+from robust_encoders.loaded import LoadedArtifact
 
 
 @runtime_checkable
@@ -28,7 +28,7 @@ class Baseline(Protocol):
         ...
 
 
-Defence = RobustEncoder | Baseline
+Defence = LoadedArtifact | Baseline
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class DefendedPipeline:
         """Name and hash that tell it apart from any other, as JSON values."""
         if self.defence is None:
             return {"name": "base"}
-        if isinstance(self.defence, RobustEncoder):
+        if isinstance(self.defence, LoadedArtifact):
             manifest = self.defence.manifest
             recipe = {key: manifest.recipe[key] for key in ("name", "seed") if key in manifest.recipe}
             named = {"name": str(manifest.method["name"]), "concept": manifest.concept.name, "recipe": recipe}

@@ -1,7 +1,11 @@
-"""Erasers, one file each, by name."""
+"""Concept-erasure methods, one file each, by name."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from ..plugins import Registry
+from ..protocols import Method
 from .advunlearn import AdvUnlearn
 from .des import DES
 from .esd import ESD
@@ -9,8 +13,7 @@ from .rece import RECE
 from .spm import SPM
 from .uce import UCE
 
-Method = AdvUnlearn | DES | ESD | RECE | SPM | UCE
-METHODS: dict[str, type[AdvUnlearn] | type[DES] | type[ESD] | type[RECE] | type[SPM] | type[UCE]] = {
+_OURS: Mapping[str, type[Method]] = {
     "advunlearn": AdvUnlearn,
     "des": DES,
     "esd": ESD,
@@ -18,5 +21,6 @@ METHODS: dict[str, type[AdvUnlearn] | type[DES] | type[ESD] | type[RECE] | type[
     "spm": SPM,
     "uce": UCE,
 }
+METHODS: Registry[type[Method]] = Registry("robust_encoders.methods", _OURS)
 
-__all__ = ["DES", "ESD", "METHODS", "RECE", "SPM", "UCE", "AdvUnlearn", "Method"]
+__all__ = ["DES", "ESD", "METHODS", "RECE", "SPM", "UCE", "AdvUnlearn"]

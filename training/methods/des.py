@@ -15,12 +15,13 @@ from ..diffusion.backbone import Backbone
 from ..diffusion.memory import activation_checkpointing
 from ..distributed import Shard
 from ..losses import weighted_sum
-from ..objectives.unlearning import Prompts, conditionings
-from ..trainer.loop import TrainingConfig, Workspace, finetune
+from ..prompts.encoded import EncodedPrompts, conditionings
+from ..trainer.loop import TrainingConfig, finetune
 from ..trainer.parameters import SelectionConfig
 from ..trainer.run_record import run_identity, run_record
 from ..types import Edit
-from .advunlearn import as_weights, train_only
+from ..workspace import Workspace
+from .text_encoder import as_weights, train_only
 
 if TYPE_CHECKING:
     from typing import Self
@@ -64,6 +65,7 @@ class DES:
     """
 
     name: ClassVar[str] = "des"
+    uses_workspace: ClassVar[bool] = True
     safe: tuple[str, ...]
     scale: float = 200.0
     keep: float = 0.3
@@ -109,10 +111,6 @@ class DES:
     def retaining(self, prompts: tuple[str, ...]) -> Self:
         """Return the same with other safe prompts."""
         return replace(self, safe=prompts)
-
-    def for_processes(self, n: int) -> Self:
-        """Return the same: every process computes all of a batch."""
-        return self
 
     def erase(
         self, backbone: Backbone, concept: Concept, *, generator: Generator, workspace: Workspace | None = None
@@ -173,11 +171,11 @@ class Distortion:
 
     settings: DES
     student: Backbone
-    unsafe: Prompts
+    unsafe: EncodedPrompts
     farthest: Tensor
-    safe: Prompts
+    safe: EncodedPrompts
     kept: Tensor
-    names: Prompts
+    names: EncodedPrompts
     null: Tensor
     direction: Tensor
     shard: Shard = field(default_factory=Shard.current)
@@ -187,13 +185,15 @@ class Distortion:
     def of(cls, settings: DES, concept: Concept, teacher: Backbone, student: Backbone) -> Distortion:
         """Read the prompts, and choose the farthest safe one for each with the concept."""
         names = [part.name for part in concept.parts or (concept,)]
-        unsafe, safe = Prompts.read(teacher, concept.prompts), Prompts.read(teacher, settings.safe)
+        unsafe, safe = EncodedPrompts.read(teacher, concept.prompts), EncodedPrompts.read(teacher, settings.safe)
         before, kept, named, null = (
             conditionings(teacher, texts).float().flatten(1) for texts in (unsafe.texts, safe.texts, names, ("",))
         )
         direction = F.normalize(named, dim=1).sum(0)
         farthest = (F.normalize(before, dim=1) @ F.normalize(kept, dim=1).T).argmin(1)
-        return cls(settings, student, unsafe, farthest, safe, kept, Prompts.read(teacher, names), null, direction)
+        return cls(
+            settings, student, unsafe, farthest, safe, kept, EncodedPrompts.read(teacher, names), null, direction
+        )
 
     def __call__(self, iteration: int, generator: Generator) -> tuple[Tensor, dict[str, float]]:
         """Return this process's share of the loss () and of its parts."""
@@ -250,6 +250,6 @@ def _apart(rows: Tensor, target: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(rows, target, dim=1)
 
 
-def _draw(prompts: Prompts, n: int, generator: Generator) -> Tensor:
+def _draw(prompts: EncodedPrompts, n: int, generator: Generator) -> Tensor:
     """Return n different prompts (n,), or all of fewer."""
     return torch.randperm(len(prompts.texts), generator=generator)[:n].to(prompts.ids.device)

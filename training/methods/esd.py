@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Generator
 
 from ..diffusion.backbone import Backbone
-from ..objectives.config import RetainConfig, UnlearnConfig
-from ..trainer.loop import TrainingConfig, Workspace
+from ..objectives.config import HardeningConfig, OutlierConfig, RetainConfig, TermsConfig, UnlearnConfig
+from ..provenance import EXTRA
+from ..trainer.loop import TrainingConfig
 from ..trainer.parameters import SelectionConfig
-from ..trajectories.bank import BankConfig
+from ..trajectories.config import BankConfig
 from ..types import Edit
-from .advunlearn import erase_from_text_encoder
+from ..workspace import Workspace
+from .text_encoder import erase_from_text_encoder
 
 if TYPE_CHECKING:
     from typing import Self
@@ -34,24 +36,31 @@ class ESD:
         select: Trained parameters.
         train: Iterations, rates, precision.
         bank: Trajectories of the frozen model.
+        hardening: Terms on conditionings, without their attack.
+        outliers: Terms on text that no caption resembles.
 
     Raises:
-        ValueError: Strings are to be searched for, which is an attack.
+        ValueError: Strings are to be searched for, which is an attack, or a setting would do nothing.
     """
 
     name: ClassVar[str] = "esd"
+    uses_workspace: ClassVar[bool] = True
+    inner_attacks: ClassVar[None] = None
     retain: RetainConfig
     unlearn: UnlearnConfig = field(default_factory=UnlearnConfig)
     select: SelectionConfig = field(default_factory=SelectionConfig)
     train: TrainingConfig = field(default_factory=TrainingConfig)
     bank: BankConfig = field(default_factory=BankConfig)
+    hardening: HardeningConfig = field(default_factory=HardeningConfig, metadata=EXTRA)
+    outliers: OutlierConfig = field(default_factory=OutlierConfig, metadata=EXTRA)
 
     def __post_init__(self) -> None:
-        if self.unlearn.harden.doubt.searches:
-            raise ValueError(
-                "expected no strings under search, found a weight for them in outliers.searched_weight: ESD has no "
-                "attack, so leave it at 0, or train AdvUnlearn"
-            )
+        _ = self.terms  # refuses what contradicts itself
+
+    @property
+    def terms(self) -> TermsConfig:
+        """Settings of the objective."""
+        return TermsConfig(self.unlearn, self.retain, self.hardening, self.outliers)
 
     @classmethod
     def standard(cls, retained: tuple[str, ...]) -> Self:
@@ -74,12 +83,16 @@ class ESD:
 
     def for_processes(self, n: int) -> Self:
         """Return the same with n times the batches, for n processes to share."""
-        return replace(self, unlearn=self.unlearn.for_processes(n), retain=self.retain.for_processes(n))
+        return replace(
+            self,
+            unlearn=self.unlearn.for_processes(n),
+            retain=self.retain.for_processes(n),
+            hardening=self.hardening.for_processes(n),
+            outliers=self.outliers.for_processes(n),
+        )
 
     def erase(
         self, backbone: Backbone, concept: Concept, *, generator: Generator, workspace: Workspace | None = None
     ) -> Edit:
         """Train a copy of the text encoder; ``backbone`` is left as it was. See ``AdvUnlearn.erase``."""
-        return erase_from_text_encoder(
-            self, None, backbone, concept, generator=generator, workspace=workspace or Workspace()
-        )
+        return erase_from_text_encoder(self, backbone, concept, generator=generator, workspace=workspace or Workspace())

@@ -12,8 +12,8 @@ from robust_encoders.concepts import Concept
 
 from ..diffusion.backbone import Backbone
 from ..diffusion.cross_attention import GramMatrix
-from ..trainer.loop import Workspace
 from ..types import Edit
+from ..workspace import Workspace
 from .closed_form import RidgeConfig, adversarial_step, solve
 from .uce import UCE, as_edit
 
@@ -38,13 +38,14 @@ class RECE:
         epochs: Derivations after it; 0 is UCE alone.
         regulariser: RECE's lambda, of the derivation: how large the derived embeddings may be. Small values follow
             directions that the edited model hardly sees any more.
-        weights: Of the terms of every solve after the first.
+        weights: Weights of the terms of every solve after the first.
 
     Raises:
         ValueError: A negative number of epochs, a regulariser that is not positive, or attributes to add.
     """
 
     name: ClassVar[str] = "rece"
+    uses_workspace: ClassVar[bool] = True
     start: UCE = field(default_factory=lambda: UCE(tokens="from_last"))
     epochs: int = 3
     regulariser: float = 0.1
@@ -76,10 +77,6 @@ class RECE:
     def retaining(self, prompts: tuple[str, ...]) -> Self:
         """Return the same with other preserved prompts."""
         return replace(self, start=self.start.retaining(prompts))
-
-    def for_processes(self, n: int) -> Self:
-        """Return the same: every process solves for itself."""
-        return self
 
     def erase(
         self, backbone: Backbone, concept: Concept, *, generator: Generator, workspace: Workspace | None = None

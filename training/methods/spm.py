@@ -18,18 +18,17 @@ from robust_encoders.overlays.adapters import ALPHA, DOWN, LAYERS, TEXT_PREFIX, 
 from ..diffusion.backbone import Backbone
 from ..diffusion.memory import activation_checkpointing
 from ..distributed import Shard
-from ..objectives.spm import SPMObjective
-from ..trainer.loop import TrainingConfig, Workspace, finetune
+from ..objectives.spm import SPMObjective, Where
+from ..trainer.loop import TrainingConfig, finetune
 from ..trainer.run_record import run_identity, run_record
-from ..trajectories.bank import BankConfig
+from ..trajectories.config import BankConfig
 from ..types import Edit
+from ..workspace import Workspace
 
 if TYPE_CHECKING:
     from typing import Self
 
     from robust_encoders.concepts import Concept
-
-Where = Literal["unet", "text_encoder", "both"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +94,7 @@ class SPM:
     """
 
     name: ClassVar[str] = "spm"
+    uses_workspace: ClassVar[bool] = True
     where: Where = "unet"
     rank: int = 1
     alpha: float = 1.0

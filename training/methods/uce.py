@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Generator, Tensor
@@ -13,9 +13,9 @@ from robust_encoders.concepts import Concept
 from robust_encoders.overlays.projection import PROJECTION_TENSOR, require_square
 
 from ..diffusion.backbone import Backbone
-from ..prompts.layout import anchor_prompt, require_apart
-from ..trainer.loop import Workspace
+from ..prompts.concept_words import anchor_prompt, require_apart
 from ..types import Edit
+from ..workspace import Workspace
 from .closed_form import Moments, RidgeConfig, solve
 from .token_vectors import Tokens, TokenVectors, VectorTarget
 
@@ -46,7 +46,10 @@ class UCE:
             authors find the shares by drawing and counting pictures; here they are given.
         shares: One for each attribute.
         preserve: Prompts that stay as they are.
-        weights: Of the terms. The code of before 2025 takes ``max(0.1, 1 / n)`` for n preserved prompts.
+        erase_scale: Weight of every token vector that is moved.
+        preserve_scale: Weight of every token vector that is kept. The code of before 2025 takes ``max(0.1, 1 / n)`` for
+            n preserved prompts.
+        lamb: Weight of the distance from the unedited matrices.
         batch: Prompts that are encoded at once; changes nothing but the last bits.
 
     Raises:
@@ -54,13 +57,16 @@ class UCE:
     """
 
     name: ClassVar[str] = "uce"
+    uses_workspace: ClassVar[bool] = True
     texts: Literal["words", "prompts"] = "words"
     expand: bool = False
     tokens: Literal["last", "from_last"] = "last"
     attributes: tuple[str, ...] = ()
     shares: tuple[float, ...] = ()
     preserve: tuple[str, ...] = ()
-    weights: RidgeConfig = field(default_factory=RidgeConfig)
+    erase_scale: float = 1.0
+    preserve_scale: float = 1.0
+    lamb: float = 0.5
     batch: int = 64
 
     def __post_init__(self) -> None:
@@ -72,6 +78,12 @@ class UCE:
             raise ValueError("expected attributes together with texts='words', found captions: drop one of the two")
         if self.batch < 1:
             raise ValueError(f"expected a batch of at least 1 prompt, found {self.batch}")
+        _ = self.weights  # refuses what has no solution
+
+    @property
+    def weights(self) -> RidgeConfig:
+        """Weights of the three terms."""
+        return RidgeConfig(erase_scale=self.erase_scale, preserve_scale=self.preserve_scale, lamb=self.lamb)
 
     @classmethod
     def standard(cls, retained: tuple[str, ...]) -> Self:
@@ -91,10 +103,6 @@ class UCE:
     def retaining(self, prompts: tuple[str, ...]) -> Self:
         """Return the same with other preserved prompts."""
         return replace(self, preserve=prompts)
-
-    def for_processes(self, n: int) -> Self:
-        """Return the same: every process solves for itself."""
-        return self
 
     def erase(
         self, backbone: Backbone, concept: Concept, *, generator: Generator, workspace: Workspace | None = None

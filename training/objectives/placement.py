@@ -1,4 +1,4 @@
-"""Prompts with the concept's words cut out, and tokens put in anywhere."""
+"""Placement of adversarial tokens in prompts: among their words, or in place of the concept's."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import torch
 from torch import Generator, Tensor
 
 from ..diffusion.backbone import Backbone
-from ..prompts.layout import PromptLayout, naming, prompt_lengths
+from ..prompts.concept_words import naming
+from ..prompts.layout import PromptLayout, prompt_lengths
 from .config import AdversaryConfig
 
 if TYPE_CHECKING:
     from robust_encoders.concepts import Concept
 
-TokenPlacement = PromptLayout | int  # a number of tokens in place of the concept's words
+TokenPlacement = PromptLayout | int  # a layout, or a number of tokens in place of the concept's words
 
 
 def insert_tokens(
@@ -51,7 +52,7 @@ class CutPrompts:
     Args:
         embeds: Token embeddings (N, L, D) of what is left of the prompts.
         ids: (N, L).
-        after: How many of their tokens (N,) stand before the slot.
+        after: How many of their tokens (N,) stand before that place.
     """
 
     embeds: Tensor
@@ -59,7 +60,7 @@ class CutPrompts:
     after: Tensor
 
     @classmethod
-    def cut(cls, teacher: Backbone, prompts: Sequence[str], concept: Concept) -> CutPrompts:
+    def of(cls, teacher: Backbone, prompts: Sequence[str], concept: Concept) -> CutPrompts:
         """Cut every word of the concept out of the prompts.
 
         Raises:
@@ -89,7 +90,7 @@ class CutPrompts:
             )
 
     def fill(self, index: Tensor, adv: Tensor) -> tuple[Tensor, Tensor]:
-        """Return embeddings (B, L, D) and ids (B, L) of prompts ``index`` (B,) with ``adv`` (B, K, D) in the slot."""
+        """Return embeddings (B, L, D) and ids (B, L) of prompts ``index`` (B,) with ``adv`` (B, K, D) in that place."""
         return insert_tokens(self.embeds[index], self.ids[index], self.after[index], adv)
 
 
@@ -102,7 +103,7 @@ class TokenPlacements:
         ids: Ids (N, L) of the prompts.
         embeds: Their token embeddings (N, L, D).
         eos_id: Id of the end token.
-        slots: The prompts without the concept's words; None where no token takes their place.
+        cut: Prompts without the concept's words; None where no token takes their place.
 
     Raises:
         ValueError: A prompt leaves no room for the tokens.
@@ -112,16 +113,16 @@ class TokenPlacements:
     ids: Tensor
     embeds: Tensor
     eos_id: int
-    slots: CutPrompts | None = None
+    cut: CutPrompts | None = None
 
     def __post_init__(self) -> None:
         for choice in self.choices:
             if isinstance(choice, PromptLayout):
                 choice.check(self.ids, self.eos_id)
-            elif self.slots is None:
+            elif self.cut is None:
                 raise ValueError(f"expected prompts without the concept's words for {choice} tokens, found none")
             else:
-                self.slots.check(choice, self.eos_id)
+                self.cut.check(choice, self.eos_id)
 
     @classmethod
     def read(
@@ -133,29 +134,29 @@ class TokenPlacements:
         *,
         rows: tuple[Tensor, Tensor],
     ) -> TokenPlacements:
-        """Return the places that an adversary asks for in prompts, whose embeddings and ids are ``rows``."""
-        asked = adversary.slots if adversary is not None else ()
+        """Return the placements that an adversary asks for in prompts, whose embeddings and ids are ``rows``."""
+        asked = adversary.in_place if adversary is not None else ()
         choices = (*(adversary.layouts() if adversary is not None else ()), *asked)
         eos_id = int(teacher.tokenizer.eos_token_id)
-        return cls(choices, rows[1], rows[0], eos_id, CutPrompts.cut(teacher, texts, concept) if asked else None)
+        return cls(choices, rows[1], rows[0], eos_id, CutPrompts.of(teacher, texts, concept) if asked else None)
 
     def draw(self, generator: Generator) -> TokenPlacement:
-        """Draw a place."""
+        """Draw a placement."""
         return self.choices[int(torch.randint(len(self.choices), (1,), generator=generator))]
 
-    def size(self, place: TokenPlacement) -> int:
+    def size(self, placement: TokenPlacement) -> int:
         """Return how many tokens stand there."""
-        return place.size(self.ids.shape[1]) if isinstance(place, PromptLayout) else place
+        return placement.size(self.ids.shape[1]) if isinstance(placement, PromptLayout) else placement
 
-    def put(self, place: TokenPlacement, index: Tensor, adv: Tensor) -> tuple[Tensor, Tensor]:
+    def put(self, placement: TokenPlacement, index: Tensor, adv: Tensor) -> tuple[Tensor, Tensor]:
         """Return embeddings (B, L, D) and ids (B, L) of prompts ``index`` (B,) with ``adv`` (B, K, D) in place."""
-        if isinstance(place, PromptLayout):
-            return place.place(self.embeds[index], self.ids[index], adv, eos_id=self.eos_id)
-        if self.slots is None:
-            raise ValueError(f"expected prompts without the concept's words for {place} tokens, found none")
-        return self.slots.fill(index, adv)
+        if isinstance(placement, PromptLayout):
+            return placement.place(self.embeds[index], self.ids[index], adv, eos_id=self.eos_id)
+        if self.cut is None:
+            raise ValueError(f"expected prompts without the concept's words for {placement} tokens, found none")
+        return self.cut.fill(index, adv)
 
 
-def placement_name(place: TokenPlacement) -> str:
-    """Return a name that tells places apart."""
-    return f"{place.placement}.{place.k}" if isinstance(place, PromptLayout) else f"slot.{place}"
+def placement_name(placement: TokenPlacement) -> str:
+    """Return a name that tells placements apart."""
+    return f"{placement.placement}.{placement.k}" if isinstance(placement, PromptLayout) else f"in_place.{placement}"

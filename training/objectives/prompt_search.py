@@ -13,10 +13,10 @@ from torch.nn.functional import normalize
 from ..diffusion.backbone import Backbone
 from ..distributed import Shard
 from ..prompts.layout import PromptLayout
-from .outlier_config import OutlierConfig
+from .config import OutlierConfig
 
 # Token embeddings (B, L, D) and ids (B, L) to the loss (B,) that is searched for a low value of.
-Attacked = Callable[[Tensor, Tensor], Tensor]
+SearchLoss = Callable[[Tensor, Tensor], Tensor]
 _MOMENTUM = 0.8
 
 
@@ -29,14 +29,14 @@ class PromptSearch:
     momentum, and as long as a share of the string's own embeddings.
 
     Args:
-        settings: Numbers, tokens, steps, rate.
+        config: Numbers, tokens, steps, rate.
         teacher: Its token embeddings, which no eraser changes.
         allowed: Ids (V,) of the tokens that strings are of.
         soft: Free embeddings (M, K, D), equal in all processes; empty before the first iteration.
         momentum: Of the steps (M, K, D).
     """
 
-    settings: OutlierConfig
+    config: OutlierConfig
     teacher: Backbone
     allowed: Tensor
     soft: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -55,15 +55,15 @@ class PromptSearch:
         """Return the ids (B, K) of the allowed tokens nearest to embeddings (B, K, D), by cosine."""
         return self.allowed[(normalize(soft, dim=-1) @ self._directions.T).argmax(-1)]
 
-    def advance(self, generator: Generator, attacked: Attacked, shard: Shard) -> Tensor:
+    def advance(self, generator: Generator, loss: SearchLoss, shard: Shard) -> Tensor:
         """Take some strings on, and return the ids (B, L) of this process's part of them.
 
         Args:
             generator: Draws for all processes.
-            attacked: The loss.
+            loss: Loss of rows of token embeddings and ids.
             shard: Which of the strings are this process's.
         """
-        s = self.settings
+        s = self.config
         if not len(self.soft):
             self.soft = self._fresh(s.searched, generator)
             self.momentum = torch.zeros_like(self.soft)
@@ -71,20 +71,20 @@ class PromptSearch:
         own = drawn[shard.part(len(drawn))]
         soft, momentum = self.soft[own], self.momentum[own]
         for _ in range(s.searched_steps):
-            soft, momentum = self._step(soft, momentum, attacked)
+            soft, momentum = self._step(soft, momentum, loss)
         ids, _ = self._rows(self.nearest(soft))
         self.soft = self.soft.index_copy(0, drawn, shard.gathered(soft))
         self.momentum = self.momentum.index_copy(0, drawn, shard.gathered(momentum))
         self._restart(drawn, generator)
         return ids
 
-    def _step(self, soft: Tensor, momentum: Tensor, attacked: Attacked) -> tuple[Tensor, Tensor]:
+    def _step(self, soft: Tensor, momentum: Tensor, loss: SearchLoss) -> tuple[Tensor, Tensor]:
         picked = self.nearest(soft)
         hard = self.teacher.embed(picked).detach().requires_grad_()
         ids, embeds = self._rows(picked, hard)
-        (gradient,) = torch.autograd.grad(attacked(embeds, ids).sum(), hard)
+        (gradient,) = torch.autograd.grad(loss(embeds, ids).sum(), hard)
         momentum = _MOMENTUM * momentum + (1 - _MOMENTUM) * _unit(gradient)
-        return soft - self.settings.searched_rate * _size(soft) * _unit(momentum), momentum
+        return soft - self.config.searched_rate * _size(soft) * _unit(momentum), momentum
 
     def _rows(self, picked: Tensor, hard: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return ids (B, L) and embeddings (B, L, D) of strings of tokens (B, K), these with their gradients."""
@@ -96,13 +96,13 @@ class PromptSearch:
         return ids, embeds
 
     def _restart(self, drawn: Tensor, generator: Generator) -> None:
-        again = (torch.rand(len(drawn), generator=generator) < self.settings.restart).to(drawn.device)
+        again = (torch.rand(len(drawn), generator=generator) < self.config.restart).to(drawn.device)
         fresh = self._fresh(len(drawn), generator)[again]
         self.soft = self.soft.index_copy(0, drawn[again], fresh)
         self.momentum = self.momentum.index_copy(0, drawn[again], torch.zeros_like(fresh))
 
     def _fresh(self, n: int, generator: Generator) -> Tensor:
-        rows = torch.randint(len(self.allowed), (n, self.settings.searched_tokens), generator=generator)
+        rows = torch.randint(len(self.allowed), (n, self.config.searched_tokens), generator=generator)
         return self._embeds[rows.to(self._embeds.device)].clone()
 
     def state(self) -> dict[str, Tensor]:

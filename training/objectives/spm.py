@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from torch import Generator, Tensor
@@ -14,37 +14,62 @@ from robust_encoders.overlays.adapters import Gates
 from ..diffusion.backbone import Backbone
 from ..distributed import Shard
 from ..losses import negative_guidance_target, squared_error
-from ..prompts.layout import anchor_prompt
-from ..trainer.loop import Workspace
+from ..prompts.concept_words import anchor_prompts
+from ..trajectories.config import BankConfig
 from ..trajectories.resample import open_source
+from ..workspace import Workspace
 
 if TYPE_CHECKING:
     from robust_encoders.concepts import Concept
 
-    from ..methods.spm import SPM
+Where = Literal["unet", "text_encoder", "both"]
 
 # How far the norm of a random anchor is from that of the concept, as factors (the release's).
 _NORMS = (0.8, 1.2)
+
+
+class SPMConfig(Protocol):
+    """What the objective reads of a method's settings; see ``SPM`` for their meaning."""
+
+    @property
+    def where(self) -> Where: ...  # noqa: D102
+    @property
+    def batch(self) -> int: ...  # noqa: D102
+    @property
+    def eta(self) -> float: ...  # noqa: D102
+    @property
+    def anchors(self) -> int: ...  # noqa: D102
+    @property
+    def retain(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def retain_batch(self) -> int: ...  # noqa: D102
+    @property
+    def anchor_weight(self) -> float: ...  # noqa: D102
+    @property
+    def rollout(self) -> Literal["student", "bank"]: ...  # noqa: D102
+    @property
+    def bank(self) -> BankConfig: ...  # noqa: D102
 
 
 class SPMObjective:
     """What ``finetune`` minimises; every process of several computes its rows of one common draw.
 
     Args:
-        method: The settings.
-        backbone: The base, with adapters hooked in.
-        concept: What is erased.
-        gates: Of the hooks, by the prefix of the component; open, and closed here where the frozen model is asked.
+        method: Settings.
+        backbone: Base, with adapters hooked in.
+        concept: Concept to erase.
+        gates: Gates of the hooks, by the prefix of the component; open, and closed here where the frozen model is
+            asked.
         workspace: Bank cache and progress.
     """
 
     def __init__(
-        self, method: SPM, backbone: Backbone, concept: Concept, gates: Mapping[str, Gates], workspace: Workspace
+        self, method: SPMConfig, backbone: Backbone, concept: Concept, gates: Mapping[str, Gates], workspace: Workspace
     ) -> None:
         self.method, self.backbone, self.gates = method, backbone, gates
         self.shard = Shard.current()
         self.texts = (concept.prompts or concept.words())[: method.bank.limit]
-        self.anchored = tuple(anchor_prompt(text, concept) for text in self.texts)
+        self.anchored = tuple(anchor_prompts(self.texts, concept))
         self.bank = None
         if method.rollout == "bank":
             with self._frozen():

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -12,7 +9,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from robust_encoders.concepts import Concept
+    pass
 
 Placement = Literal["prefix", "suffix", "mid", "insert", "replace", "add"]
 
@@ -123,53 +120,3 @@ class PromptLayout:
             spare = torch.arange(length, device=counts.device) >= (length + self.k - counts)[:, None]
             order = torch.where(spare, length - 1, order)
         return order
-
-
-def anchor_prompt(prompt: str, concept: Concept) -> str:
-    """Return ``prompt`` with every name of the concept replaced by its anchor, or left out where that is empty.
-
-    Of a joint concept, the names of every part, each by that part's own anchor.
-
-    Raises:
-        ValueError: The prompt names the concept by none of its words, so it would be its own anchor; or the parts of a
-            joint concept contradict each other.
-    """
-    require_apart(concept)
-    anchors = {word: part.anchor for part in concept.parts or (concept,) for word in part.words()}
-
-    def anchor(match: re.Match[str]) -> str:
-        return next(anchors[word] for word in anchors if re.fullmatch(re.escape(word), match[0], re.IGNORECASE))
-
-    replaced, found = naming(anchors).subn(anchor, prompt)
-    if not found:
-        raise ValueError(
-            f"expected one of {concept.words()} in {prompt!r}, found none: add the word to the concept's "
-            "synonyms, or drop the prompt"
-        )
-    return " ".join(replaced.split())
-
-
-def require_apart(concept: Concept) -> None:
-    """Refuse a joint concept that could not be erased without drawing a part of it.
-
-    Raises:
-        ValueError: The anchor of one part names another part, or a word belongs to two parts with different anchors.
-    """
-    for one, other in itertools.permutations(concept.parts, 2):
-        if naming(other.words()).search(one.anchor):
-            raise ValueError(
-                f"expected anchors that are kept, found {one.anchor!r} of {one.name!r}, which names {other.name!r}, "
-                "erased as well: give one of them another anchor"
-            )
-        shared = {word.lower() for word in one.words()} & {word.lower() for word in other.words()}
-        if shared and one.anchor != other.anchor:
-            raise ValueError(
-                f"expected one anchor for {', '.join(sorted(shared))}, found {one.anchor!r} of {one.name!r} and "
-                f"{other.anchor!r} of {other.name!r}: leave the word to one of them"
-            )
-
-
-def naming(words: Iterable[str]) -> re.Pattern[str]:
-    """Return what matches any of the words, whatever its case, a phrase before its parts."""
-    ordered = sorted(words, key=len, reverse=True)
-    return re.compile(rf"\b(?:{'|'.join(map(re.escape, ordered))})\b", re.IGNORECASE)

@@ -6,7 +6,7 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from .layout import naming
+from .concept_words import naming
 
 if TYPE_CHECKING:
     from robust_encoders.concepts import Concept

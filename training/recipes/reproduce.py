@@ -14,21 +14,21 @@ import torch
 
 from robust_encoders.artifact.base import Base
 from robust_encoders.artifact.fingerprint import compare
-from robust_encoders.encoder import RobustEncoder
 from robust_encoders.errors import RobustEncodersError
+from robust_encoders.loaded import LoadedArtifact
 
+from ..attacks import INNER_ATTACKS
 from ..diffusion.load import UNetDtype
 from ..methods import METHODS
-from ..provenance import LATER, library_versions
-from .registry import Recipe
+from ..protocols import InnerAttack
+from ..provenance import library_versions
+from .recipe import Recipe
 from .run import run_recipe
 
 if TYPE_CHECKING:
     from robust_encoders.artifact.manifest import Manifest
 
 T = TypeVar("T")
-# Settings that are no more, by dataclass and field, and the value that they had where they did nothing.
-REMOVED: Mapping[tuple[str, str], Any] = {("UCE", "also"): []}
 
 
 class CannotReproduceError(RobustEncodersError):
@@ -70,7 +70,7 @@ class Reproduction:
 
 
 def reproduce(
-    encoder: RobustEncoder, pipe: Any, *, out: Path | None = None, cache_dir: Path | None = None, progress: bool = True
+    encoder: LoadedArtifact, pipe: Any, *, out: Path | None = None, cache_dir: Path | None = None, progress: bool = True
 ) -> Reproduction:
     """Train again with the recorded method, settings and seed, and compare.
 
@@ -142,27 +142,25 @@ def rebuilt(kind: type[T], described: Mapping[str, Any]) -> T:
     """Return the dataclass that :func:`robust_encoders.training.provenance.describe` described.
 
     Args:
-        kind: The dataclass.
-        described: A value for every field, and no others but the ``name`` of a dataclass that has one. Only those of
-            :data:`LATER` may be missing: they were added when others had already recorded their settings, and stand at
-            what it had been before. One of :data:`REMOVED` may be there, if it says what is done without it.
+        kind: Dataclass.
+        described: Value of every field, and no others but the ``name`` of a dataclass that has one.
 
     Raises:
-        TypeError: If a field is missing, unknown or of another type, or the name is another one.
-        ValueError: If the dataclass refuses a value.
+        TypeError: A field is missing, unknown or of another type, or the name is another one.
+        ValueError: The dataclass refuses a value.
     """
     hints, known = get_type_hints(kind), {f.name for f in fields(kind)}  # type: ignore[arg-type]  # only dataclasses come here
-    given = {key: value for key, value in described.items() if REMOVED.get((kind.__name__, key), kind) != value}
-    name = getattr(kind, "name", None)
+    given, name = dict(described), getattr(kind, "name", None)
     if name is not None and "name" not in known and given.pop("name", None) != name:
         raise TypeError("a part of another name")
-    later = {f.name for f in fields(kind) if f.metadata == LATER}  # type: ignore[arg-type]  # as above
-    if odd := (given.keys() ^ known) - (later - given.keys()):
+    if odd := given.keys() ^ known:
         raise TypeError(f"fields that differ: {', '.join(sorted(odd))}")
     return kind(**{key: _value(hints[key], value) for key, value in given.items()})
 
 
 def _value(hint: Any, value: Any) -> Any:
+    if hint is InnerAttack and isinstance(value, Mapping) and value.get("name") in INNER_ATTACKS:
+        return rebuilt(INNER_ATTACKS[value["name"]], value)
     if is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
         return rebuilt(hint, value)
     if not _fits(hint, value):
@@ -198,7 +196,7 @@ def _require_base(manifest: Manifest, pipe: Any) -> None:
         )
 
 
-def compared(encoder: RobustEncoder, again: RobustEncoder, pipe: Any) -> Reproduction:
+def compared(encoder: LoadedArtifact, again: LoadedArtifact, pipe: Any) -> Reproduction:
     """Return how two runs compare; ``pipe`` is the base of both."""
     start = _before(encoder, pipe)
     ours = {name: tensor.double() for name, tensor in encoder.tensors.items()}
@@ -214,7 +212,7 @@ def compared(encoder: RobustEncoder, again: RobustEncoder, pipe: Any) -> Reprodu
     )
 
 
-def _before(encoder: RobustEncoder, pipe: Any) -> dict[str, torch.Tensor]:
+def _before(encoder: LoadedArtifact, pipe: Any) -> dict[str, torch.Tensor]:
     """Return what the tensors of an artifact would be if training had changed nothing."""
     from robust_encoders.clip.state_dict import nested_state
 

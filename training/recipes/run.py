@@ -15,12 +15,13 @@ from torch import Generator
 from ..artifact import to_encoder
 from ..diffusion.backbone import Backbone
 from ..distributed import Shard
-from ..trainer.loop import Workspace
+from ..protocols import DistributedMethod, WorkspaceMethod
 from ..types import Edit
-from .registry import Recipe
+from ..workspace import Workspace
+from .recipe import Recipe
 
 if TYPE_CHECKING:
-    from robust_encoders.encoder import RobustEncoder
+    from robust_encoders.loaded import LoadedArtifact
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def run_recipe(
     tensorboard: str | Path | None = None,
     base_ids: tuple[str, ...] = (),
     base_revision: str = "",
-) -> RobustEncoder:
+) -> LoadedArtifact:
     """Erase, save, and return the encoder.
 
     Under ``accelerate launch`` or ``torchrun`` every process draws as many rows as the recipe says. The manifest
@@ -90,11 +91,13 @@ def run_recipe(
 
 
 def _erased(recipe: Recipe, pipe: Any, workspace: Workspace) -> Edit:
-    generator = Generator().manual_seed(recipe.seed)
-    return recipe.method.erase(Backbone.from_pipeline(pipe), recipe.concept, generator=generator, workspace=workspace)
+    backbone, generator = Backbone.from_pipeline(pipe), Generator().manual_seed(recipe.seed)
+    if isinstance(recipe.method, WorkspaceMethod):
+        return recipe.method.erase(backbone, recipe.concept, generator=generator, workspace=workspace)
+    return recipe.method.erase(backbone, recipe.concept, generator=generator)
 
 
-def _artifact(edit: Edit, recipe: Recipe, pipe: Any, ids: tuple[str, ...], revision: str) -> RobustEncoder:
+def _artifact(edit: Edit, recipe: Recipe, pipe: Any, ids: tuple[str, ...], revision: str) -> LoadedArtifact:
     return to_encoder(
         edit,
         concept=recipe.concept,
@@ -109,8 +112,9 @@ def _artifact(edit: Edit, recipe: Recipe, pipe: Any, ids: tuple[str, ...], revis
 
 
 def for_processes(recipe: Recipe, n: int) -> Recipe:
-    """Return the recipe that n processes run together: n times the batches of those methods that have some."""
-    return replace(recipe, method=recipe.method.for_processes(n))
+    """Return the recipe that n processes run together: n times the batches, of a method whose batches they share."""
+    method = recipe.method
+    return replace(recipe, method=method.for_processes(n)) if isinstance(method, DistributedMethod) else recipe
 
 
 @contextmanager

@@ -6,8 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -19,6 +18,8 @@ from tqdm import tqdm
 
 from ..diffusion.backbone import Precision
 from ..distributed import Shard
+from ..provenance import EXTRA
+from ..workspace import Workspace
 from .checkpoint import StepLoss, TrainingLog, TrainingState, load_checkpoint, save_checkpoint
 
 
@@ -32,15 +33,15 @@ class TrainingConfig:
         schedule: ``cosine`` falls to zero at the end.
         clip: Largest norm of the whole gradient; None leaves it.
         average: Decay of an exponential average of the trained parameters, which is then the result; 0 takes the last.
-        precision: Of the frozen UNet, forward and backward; the student is always trained in float32. ``fp16`` scales
+        precision: Precision of the frozen UNet, forward and backward; the student is always in float32. ``fp16`` scales
             gradients inside the UNet; where its activations overflow, the run stops and says so.
     """
 
     iterations: int = 1000
     rate: float = 1e-5
-    schedule: Literal["constant", "cosine"] = "constant"
-    clip: float | None = None
-    average: float = 0.0
+    schedule: Literal["constant", "cosine"] = field(default="constant", metadata=EXTRA)
+    clip: float | None = field(default=None, metadata=EXTRA)
+    average: float = field(default=0.0, metadata=EXTRA)
     precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
@@ -52,41 +53,6 @@ class TrainingConfig:
         if self.schedule == "constant":
             return self.rate
         return self.rate * 0.5 * (1 + math.cos(math.pi * iteration / self.iterations))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Workspace:
-    """Where a run keeps what it may go on from, and how it uses the machine; nothing here changes its result.
-
-    (``micro_batch`` changes the order of sums, so the last bits.)
-
-    Args:
-        folder: For checkpoints; None keeps none.
-        cache_dir: Parent of the trajectory banks; None keeps them in memory.
-        every: Iterations between checkpoints.
-        resume: Go on from the newest checkpoint, if there is one.
-        progress: Show progress bars.
-        micro_batch: Most latents that go through the UNet at once while gradients are taken; None takes an iteration's
-            all at once. Less memory for as many UNet calls.
-        gradient_checkpointing: Compute activations inside the blocks of UNet and student twice instead of keeping them.
-        tensorboard: Folder for TensorBoard's files of losses and rates; None writes none.
-
-    Raises:
-        ValueError: ``every`` or ``micro_batch`` below 1.
-    """
-
-    folder: Path | None = None
-    cache_dir: Path | None = None
-    every: int = 50
-    resume: bool = True
-    progress: bool = True
-    micro_batch: int | None = None
-    gradient_checkpointing: bool = False
-    tensorboard: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.every < 1 or (self.micro_batch is not None and self.micro_batch < 1):
-            raise ValueError(f"expected every and micro_batch of at least 1, found {self.every} and {self.micro_batch}")
 
 
 def finetune(

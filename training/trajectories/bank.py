@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Generator, Tensor
@@ -14,8 +14,9 @@ from torch import Generator, Tensor
 from robust_encoders.artifact.fingerprint import content_sha256
 
 from ..diffusion.backbone import Backbone
+from .config import BankConfig
 from .rollout import Trajectory, fill, run_in_memory
-from .store import BankStore, Shard
+from .store import BankStore, StoredTrajectory
 
 FORMAT = 1
 # What DDIM reads from its configuration beside the noise schedule itself.
@@ -56,51 +57,6 @@ class PointSource(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class BankConfig:
-    """How trajectories of the frozen model are run.
-
-    Departure from the paper: t lies on the grid of the DDIM run, where the latents belong; the authors query the UNet
-    39 to 58 timesteps away from the noise level of the latent.
-
-    Args:
-        mode: ``bank`` runs whole trajectories once; ``resample`` runs fresh ones for every draw, as the paper does.
-        steps: DDIM steps (paper: 50).
-        guidance: Classifier-free guidance of the trajectories (paper: 3).
-        seeds: Trajectories for each prompt; two numbers are those of the concept's prompts and of the retain set's,
-            for a concept that is one bare word needs many more.
-        batch: Trajectories run at once.
-        limit: At most this many prompts of each list get trajectories; None takes all.
-
-    Raises:
-        ValueError: A count below 1, or an unknown mode.
-    """
-
-    mode: Literal["bank", "resample"] = "bank"
-    steps: int = 50
-    guidance: float = 3.0
-    seeds: int | tuple[int, int] = 1
-    batch: int = 64
-    limit: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.mode not in ("bank", "resample"):
-            raise ValueError(f"expected mode 'bank' or 'resample', found {self.mode!r}")
-        if min(self.steps, *self._both_seeds(), self.batch, 1 if self.limit is None else self.limit) < 1:
-            raise ValueError(f"expected steps, seeds, batch and limit of at least 1, found {self}")
-
-    def for_concept(self) -> BankConfig:
-        """Return the settings with the number of trajectories for each prompt with the concept."""
-        return replace(self, seeds=self._both_seeds()[0])
-
-    def for_retain(self) -> BankConfig:
-        """Return the settings with the number of trajectories for each prompt of the retain set."""
-        return replace(self, seeds=self._both_seeds()[1])
-
-    def _both_seeds(self) -> tuple[int, int]:
-        return (self.seeds, self.seeds) if isinstance(self.seeds, int) else self.seeds
-
-
 def bank_key(backbone: Backbone, settings: BankConfig) -> dict[str, Any]:
     """Return everything a trajectory depends on beside its prompt and seed.
 
@@ -135,7 +91,9 @@ class TrajectoryBank:
         device: Where batches are put.
     """
 
-    def __init__(self, prompts: Sequence[str], shards: Sequence[Sequence[Shard]], device: torch.device) -> None:
+    def __init__(
+        self, prompts: Sequence[str], shards: Sequence[Sequence[StoredTrajectory]], device: torch.device
+    ) -> None:
         self.prompts = tuple(prompts)
         self.shards = tuple(tuple(group) for group in shards)
         self.device = device

@@ -12,7 +12,8 @@ from torch import Generator, Tensor
 
 from ..diffusion.backbone import Backbone
 from ..distributed import Shard
-from .bank import BankBatch, BankConfig, TrajectoryBank, draw, to_batch
+from .bank import BankBatch, TrajectoryBank, draw, to_batch
+from .config import BankConfig
 
 EVERYTHING = slice(None)
 
@@ -93,7 +94,7 @@ def open_source(
     shard = shard or Shard()
     prompts = prompts[: settings.limit]
     anchors = None if anchors is None else anchors[: settings.limit]
-    if settings.mode == "resample":
+    if settings.mode == "fresh":
         return FreshTrajectories(backbone, prompts, settings, anchors)
 
     def build(rows: slice = EVERYTHING) -> TrajectoryBank:

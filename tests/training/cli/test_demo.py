@@ -167,8 +167,8 @@ def test_run_demo_takes_the_embedded_base_and_its_circle_encoder(
 
     def from_pretrained(name: str) -> RobustEncoder:
         names.append(name)
-        encoder: RobustEncoder = demo.encoder
-        return encoder
+        assert isinstance(demo.encoder, RobustEncoder)
+        return demo.encoder
 
     monkeypatch.setattr(demo_module, "embedded_pipeline", lambda: demo.pipe)
     monkeypatch.setattr(demo_module, "load_judge", lambda: judge_of(demo))

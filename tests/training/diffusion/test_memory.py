@@ -14,8 +14,8 @@ from robust_encoders.artifact.fingerprint import content_sha256
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.diffusion.memory import activation_checkpointing, in_pieces
 from robust_encoders.training.losses import squared_error
-from robust_encoders.training.trainer.loop import Workspace
-from robust_encoders.training.trajectories.bank import BankConfig
+from robust_encoders.training.trajectories.config import BankConfig
+from robust_encoders.training.workspace import Workspace
 
 EXACT = replace(OPTIONS, train=replace(OPTIONS.train, precision="fp32"))
 
@@ -110,7 +110,7 @@ def test_pieces_have_the_values_and_gradients_of_the_whole(tiny_pipe: Any, size:
         torch.testing.assert_close(in_pieces(error, cond.detach(), size), expected)
 
 
-@pytest.mark.parametrize("method", [EXACT, replace(TINY, bank=BankConfig(mode="resample", steps=2))])
+@pytest.mark.parametrize("method", [EXACT, replace(TINY, bank=BankConfig(mode="fresh", steps=2))])
 def test_saving_memory_changes_rounding_alone(tiny_pipe: Any, method: Any) -> None:
     whole = erase(method, tiny_pipe)
     before = flags(tiny_pipe)

@@ -40,7 +40,8 @@ def encoder(make_pipe: Callable[..., Any]) -> RobustEncoder:
     tensors[name] = tensors[name] + 3.0
     edit = Edit("weights", "text_encoder", tensors, pipe.text_encoder.config.to_dict())
     concept = Concept(name="circle", kind="object")
-    made: RobustEncoder = to_encoder(edit, concept=concept, method=HalfMethod(), pipe=pipe, recipe={}, family="test")
+    made = to_encoder(edit, concept=concept, method=HalfMethod(), pipe=pipe, recipe={}, family="test")
+    assert isinstance(made, RobustEncoder)
     return made
 
 

@@ -21,11 +21,13 @@ from robust_encoders.training.methods.advunlearn import _prepare
 from robust_encoders.training.objectives import unlearning as objective_module
 from robust_encoders.training.objectives.config import AdversaryConfig, HardeningConfig, RetainConfig, UnlearnConfig
 from robust_encoders.training.objectives.unlearning import Objective
-from robust_encoders.training.prompts.layout import PromptLayout, anchor_prompt
+from robust_encoders.training.prompts.concept_words import anchor_prompt
+from robust_encoders.training.prompts.layout import PromptLayout
 from robust_encoders.training.protocols import Method
-from robust_encoders.training.trainer.loop import TrainingConfig, Workspace
+from robust_encoders.training.trainer.loop import TrainingConfig
 from robust_encoders.training.trainer.parameters import SelectionConfig
-from robust_encoders.training.trajectories.bank import BankConfig
+from robust_encoders.training.trajectories.config import BankConfig
+from robust_encoders.training.workspace import Workspace
 
 
 def test_methods_are_erasers() -> None:
@@ -256,7 +258,7 @@ def test_the_attack_stops_at_nothing_but_its_warmup(tiny_pipe: Any) -> None:
 
 
 def test_fresh_trajectories_train_as_well(tiny_pipe: Any) -> None:
-    edit = erase(replace(OPTIONS, bank=BankConfig(mode="resample", steps=2)), tiny_pipe)
+    edit = erase(replace(OPTIONS, bank=BankConfig(mode="fresh", steps=2)), tiny_pipe)
     assert all(bool(torch.isfinite(tensor).all()) for tensor in edit.tensors.values())
     assert edit.log["unet_calls"] > 0
 

@@ -21,8 +21,9 @@ from robust_encoders.training.methods.des import Distortion, neighbour_correlati
 from robust_encoders.training.provenance import describe
 from robust_encoders.training.recipes.registry import RECIPES
 from robust_encoders.training.recipes.reproduce import rebuilt
-from robust_encoders.training.trainer.loop import TrainingConfig, Workspace
+from robust_encoders.training.trainer.loop import TrainingConfig
 from robust_encoders.training.types import Edit
+from robust_encoders.training.workspace import Workspace
 
 SAFE = ("a blue square", "a green star", "a red cross", "a star")
 UNSAFE = ("a red circle", "a circle", "a blue circle")

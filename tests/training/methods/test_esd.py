@@ -11,9 +11,10 @@ from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.methods import ESD, METHODS, AdvUnlearn
 from robust_encoders.training.objectives.config import AdversaryConfig, RetainConfig, UnlearnConfig
 from robust_encoders.training.protocols import Method
-from robust_encoders.training.trainer.loop import TrainingConfig, Workspace
-from robust_encoders.training.trajectories.bank import BankConfig
+from robust_encoders.training.trainer.loop import TrainingConfig
+from robust_encoders.training.trajectories.config import BankConfig
 from robust_encoders.training.types import Edit
+from robust_encoders.training.workspace import Workspace
 
 SHARED: dict[str, Any] = {
     "retain": RetainConfig(prompts=("a star", "a cross"), batch=2),

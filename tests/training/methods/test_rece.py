@@ -15,7 +15,7 @@ from robust_encoders.overlays.projection import key_value_layers
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.methods import METHODS, RECE, UCE
 from robust_encoders.training.methods.closed_form import RidgeConfig
-from robust_encoders.training.trainer.loop import Workspace
+from robust_encoders.training.workspace import Workspace
 
 CIRCLE = Concept(name="circle", kind="object", anchor="square")
 STAR = Concept(name="a yellow star", kind="object")
@@ -109,7 +109,7 @@ def test_defaults_are_the_papers_for_nudity() -> None:
     assert METHODS["rece"] is RECE
     assert (made.epochs, made.regulariser) == (3, 0.1)
     assert made.weights == RidgeConfig(erase_scale=1, preserve_scale=0.1, lamb=0.1)
-    assert made.start == UCE(tokens="from_last", weights=RidgeConfig(erase_scale=1, preserve_scale=1, lamb=0.5))
+    assert made.start == UCE(tokens="from_last", erase_scale=1, preserve_scale=1, lamb=0.5)
 
 
 def test_the_statistics_of_the_unet_are_kept_in_the_workspace(backbone: Backbone, tmp_path: Path) -> None:

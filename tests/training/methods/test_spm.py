@@ -17,8 +17,8 @@ from robust_encoders.training.artifact import to_encoder
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.methods.spm import SPM, SPMTrainingConfig, _hooked
 from robust_encoders.training.objectives.spm import SPMObjective
-from robust_encoders.training.trainer.loop import Workspace
-from robust_encoders.training.trajectories.bank import BankConfig
+from robust_encoders.training.trajectories.config import BankConfig
+from robust_encoders.training.workspace import Workspace
 
 CONCEPT = Concept(name="circle", kind="object", synonyms=("disc",), anchor="star", prompts=("a red circle", "a disc"))
 RETAIN = ("a blue square", "a green triangle", "a cross")

@@ -23,8 +23,9 @@ from robust_encoders.training.diffusion.backbone import Backbone, has_bf16
 from robust_encoders.training.methods import AdvUnlearn
 from robust_encoders.training.objectives.config import AdversaryConfig, RetainConfig
 from robust_encoders.training.recipes.registry import RECIPES, shapes_retain_prompts
-from robust_encoders.training.trainer.loop import TrainingConfig, Workspace
-from robust_encoders.training.trajectories.bank import BankConfig
+from robust_encoders.training.trainer.loop import TrainingConfig
+from robust_encoders.training.trajectories.config import BankConfig
+from robust_encoders.training.workspace import Workspace
 
 ITERATIONS = 20
 WARMUP, ATTACKED = 200, 800
@@ -100,7 +101,7 @@ def test_the_bank_against_fresh_trajectories_and_the_authors_schedule(tmp_path: 
     )
     rows = [
         measure_authors(pipe),
-        measure_ours(pipe, "fresh trajectories", replace(bank, bank=replace(bank.bank, mode="resample")), tmp_path),
+        measure_ours(pipe, "fresh trajectories", replace(bank, bank=replace(bank.bank, mode="fresh")), tmp_path),
         measure_ours(pipe, "bank", bank, tmp_path),
     ]
     if has_bf16():

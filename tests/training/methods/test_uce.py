@@ -77,7 +77,7 @@ def naive(backbone: Backbone, pairs: list[tuple[str, str]], method: UCE) -> list
 
 @pytest.mark.parametrize("tokens", ["last", "from_last"])
 def test_both_conventions_are_the_edit_of_all_matrices(backbone: Backbone, tokens: Any) -> None:
-    method = UCE(tokens=tokens, preserve=KEPT, weights=RidgeConfig(preserve_scale=0.3), batch=2)
+    method = UCE(tokens=tokens, preserve=KEPT, preserve_scale=0.3, batch=2)
     found = matrix(method, backbone, Concept.joint((CIRCLE, GOGH))).double()
     pairs = [("circle", "square"), ("disc", "square"), ("van gogh", "photo")]
     for layer, expected in zip(key_value_layers(backbone.unet).values(), naive(backbone, pairs, method), strict=True):
@@ -184,9 +184,7 @@ def test_debiasing_adds_weighted_attributes(backbone: Backbone) -> None:
 
 
 def test_a_heavy_weight_gives_the_concept_its_anchors_vector(backbone: Backbone) -> None:
-    found = matrix(
-        UCE(weights=RidgeConfig(erase_scale=1e8)), backbone, Concept(name="circle", kind="object", anchor="star")
-    )
+    found = matrix(UCE(erase_scale=1e8), backbone, Concept(name="circle", kind="object", anchor="star"))
     c, t = (hidden(backbone, text)[last_of(backbone, text)].float() for text in ("circle", "star"))
     torch.testing.assert_close(c @ found.T, t, rtol=1e-3, atol=1e-3)
 
@@ -199,7 +197,7 @@ def test_the_batch_changes_nothing_but_rounding(backbone: Backbone) -> None:
 def test_preserved_prompts_move_less(backbone: Backbone) -> None:
     moved = []
     for preserve in ((), KEPT):
-        found = matrix(UCE(preserve=preserve, weights=RidgeConfig(preserve_scale=10)), backbone).double()
+        found = matrix(UCE(preserve=preserve, preserve_scale=10), backbone).double()
         vectors = torch.stack([hidden(backbone, t)[last_of(backbone, t)] for t in KEPT])
         moved.append(float((vectors @ found.T - vectors).norm()))
     assert moved[1] < 0.2 * moved[0]
@@ -208,7 +206,7 @@ def test_preserved_prompts_move_less(backbone: Backbone) -> None:
 def test_the_encoder_that_is_deployed_is_the_one_that_is_read(make_pipe: Callable[..., Any]) -> None:
     """A fine-tuned encoder gets a matrix of its own; the base's would miss its concept."""
     backbones = [Backbone.from_pipeline(make_pipe(seed=0)).sharing(make_pipe(seed=s).text_encoder) for s in (0, 5)]
-    found = [matrix(UCE(weights=RidgeConfig(erase_scale=1e6)), backbone).double() for backbone in backbones]
+    found = [matrix(UCE(erase_scale=1e6), backbone).double() for backbone in backbones]
     vectors = [
         (hidden(b, "circle")[last_of(b, "circle")], hidden(b, "square")[last_of(b, "square")]) for b in backbones
     ]

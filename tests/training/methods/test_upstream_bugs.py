@@ -20,9 +20,11 @@ from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.methods import ESD, AdvUnlearn
 from robust_encoders.training.objectives.config import AdversaryConfig, RetainConfig, UnlearnConfig
 from robust_encoders.training.prompts.layout import PromptLayout, prompt_lengths
-from robust_encoders.training.trainer.loop import TrainingConfig, Workspace
+from robust_encoders.training.trainer.loop import TrainingConfig
 from robust_encoders.training.trainer.parameters import LAYER, SelectionConfig
-from robust_encoders.training.trajectories.bank import BankConfig, TrajectoryBank
+from robust_encoders.training.trajectories.bank import TrajectoryBank
+from robust_encoders.training.trajectories.config import BankConfig
+from robust_encoders.training.workspace import Workspace
 
 START = torch.zeros(1, 1, 1)
 

@@ -18,8 +18,9 @@ from robust_encoders.training.objectives.config import AdversaryConfig, Hardenin
 from robust_encoders.training.objectives.hardening import HardeningTerms
 from robust_encoders.training.objectives.outlier_config import OutlierConfig
 from robust_encoders.training.objectives.placement import CutPrompts
-from robust_encoders.training.objectives.unlearning import Prompts
-from robust_encoders.training.prompts.layout import anchor_prompt, prompt_lengths
+from robust_encoders.training.prompts.concept_words import anchor_prompt
+from robust_encoders.training.prompts.encoded import EncodedPrompts
+from robust_encoders.training.prompts.layout import prompt_lengths
 
 ATTACK = SoftPrompt(steps=3, rate=0.05)
 KEPT = RetainConfig(prompts=RETAIN, space="conditioning", conditioning_batch=4)
@@ -349,7 +350,7 @@ def test_settings_and_prompts_that_leave_nothing_to_do_are_refused(tiny_pipe: An
 
 def test_targets_lie_beyond_anchored_prompts_of_as_many_tokens(tiny_pipe: Any) -> None:
     base, texts, anchors = Backbone.from_pipeline(tiny_pipe), ("a red circle", "a circle"), ("a circle red", "circle")
-    at = Prompts.read(base, texts, anchors)
+    at = EncodedPrompts.read(base, texts, anchors)
     beyond = _beyond(base, at, anchors, 0.5)
     assert at.targets is not None
     assert beyond.targets is not None
@@ -357,7 +358,7 @@ def test_targets_lie_beyond_anchored_prompts_of_as_many_tokens(tiny_pipe: Any) -
     torch.testing.assert_close(beyond.targets[0], at.targets[0] - 0.5 * (own[0] - at.targets[0]))
     assert torch.equal(beyond.targets[1], at.targets[1])
     with pytest.raises(ValueError, match="as many tokens"):
-        _beyond(base, Prompts.read(base, texts[1:], anchors[1:]), anchors[1:], 0.5)
+        _beyond(base, EncodedPrompts.read(base, texts[1:], anchors[1:]), anchors[1:], 0.5)
 
 
 def test_all_terms_on_the_concepts_conditionings_share_these_targets(tiny_pipe: Any) -> None:

@@ -19,8 +19,9 @@ from robust_encoders.training.objectives.outliers import OutlierTerms, off_manif
 from robust_encoders.training.objectives.prompt_search import PromptSearch
 from robust_encoders.training.objectives.unlearning import Objective
 from robust_encoders.training.prompts.layout import prompt_lengths
-from robust_encoders.training.trainer.loop import TrainingConfig, Workspace
+from robust_encoders.training.trainer.loop import TrainingConfig
 from robust_encoders.training.types import Edit
+from robust_encoders.training.workspace import Workspace
 
 ANCHORED = replace(CIRCLE, anchor="star")
 ALL: dict[str, Any] = {

@@ -20,7 +20,7 @@ from robust_encoders.training.objectives.config import AdversaryConfig, RetainCo
 from robust_encoders.training.objectives.unlearning import Objective
 from robust_encoders.training.trainer.loop import TrainingConfig
 from robust_encoders.training.trajectories import resample
-from robust_encoders.training.trajectories.bank import BankConfig
+from robust_encoders.training.trajectories.config import BankConfig
 
 # The paper's schedule: 30 attack steps on one prompt, then one prompt against five retained ones.
 PAPER = AdvUnlearn(retain=RetainConfig(prompts=RETAIN), adversary=AdversaryConfig(warmup=0))
@@ -112,7 +112,7 @@ def test_an_iteration_of_fresh_trajectories_is_1908_passes_on_average(
         return found
 
     monkeypatch.setattr(resample, "draw", noting)
-    made = prepared(replace(PAPER, bank=BankConfig(mode="resample")), tiny_pipe)
+    made = prepared(replace(PAPER, bank=BankConfig(mode="fresh")), tiny_pipe)
     with counted(tiny_pipe.unet) as work:
         iteration(made)
     points = STEPS * BATCH + BATCH + KEPT

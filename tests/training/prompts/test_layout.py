@@ -8,7 +8,8 @@ from torch import Tensor
 
 from robust_encoders.concepts import Concept
 from robust_encoders.training.diffusion.backbone import Backbone
-from robust_encoders.training.prompts.layout import Placement, PromptLayout, anchor_prompt, prompt_lengths
+from robust_encoders.training.prompts.concept_words import anchor_prompt
+from robust_encoders.training.prompts.layout import Placement, PromptLayout, prompt_lengths
 
 BOS, EOS, PAD, ADV = 90, 91, 91, 50
 LENGTH = 10

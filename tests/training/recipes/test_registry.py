@@ -13,7 +13,7 @@ from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.losses import gram_distance
 from robust_encoders.training.methods import ESD, RECE, UCE, AdvUnlearn
 from robust_encoders.training.objectives.config import AdversaryConfig
-from robust_encoders.training.prompts.layout import anchor_prompt
+from robust_encoders.training.prompts.concept_words import anchor_prompt
 from robust_encoders.training.prompts.retain import everyday_objects, object_prompts
 from robust_encoders.training.recipes.closed_form import published_projection
 from robust_encoders.training.recipes.registry import LICENSES, PUBLISHED_CONCEPTS, RECIPES, shapes_retain_prompts

@@ -29,7 +29,7 @@ from robust_encoders.training.recipes.reproduce import (
 )
 from robust_encoders.training.recipes.run import run_recipe
 from robust_encoders.training.trainer.loop import TrainingConfig
-from robust_encoders.training.trajectories.bank import BankConfig
+from robust_encoders.training.trajectories.config import BankConfig
 
 RETAIN = RetainConfig(prompts=("a star", "a cross"), batch=2)
 TRAIN = TrainingConfig(iterations=2, rate=1e-2)
@@ -57,7 +57,9 @@ def recorded(encoder: RobustEncoder, **fields: Any) -> RobustEncoder:
 @pytest.fixture
 def made(tiny_pipe: Any, tmp_path: Path) -> RobustEncoder:
     run_recipe(recipe(), tiny_pipe, tmp_path / "made", progress=False)
-    return RobustEncoder.from_pretrained(tmp_path / "made")
+    encoder = RobustEncoder.from_pretrained(tmp_path / "made")
+    assert isinstance(encoder, RobustEncoder)
+    return encoder
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))

@@ -15,7 +15,8 @@ from torch import Generator, Tensor, nn
 from robust_encoders.training.trainer import checkpoint
 from robust_encoders.training.trainer import loop as module
 from robust_encoders.training.trainer.checkpoint import TrainingLog
-from robust_encoders.training.trainer.loop import TrainingConfig, Workspace, finetune
+from robust_encoders.training.trainer.loop import TrainingConfig, finetune
+from robust_encoders.training.workspace import Workspace
 
 TRAINING = TrainingConfig(iterations=12, rate=0.05, schedule="cosine", clip=1.0, average=0.9)
 

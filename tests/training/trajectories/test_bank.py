@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from robust_encoders.training.diffusion.backbone import Backbone
-from robust_encoders.training.trajectories.bank import BankConfig, TrajectoryBank, bank_key
+from robust_encoders.training.trajectories.bank import TrajectoryBank, bank_key
+from robust_encoders.training.trajectories.config import BankConfig
 from robust_encoders.training.trajectories.resample import FreshTrajectories, open_source
 from robust_encoders.training.trajectories.rollout import start_noise
 from robust_encoders.training.trajectories.store import BankStore
@@ -190,7 +191,7 @@ def test_the_settings_choose_the_source(backbone: Backbone) -> None:
     bank = open_source(backbone, PROMPTS, limited, anchors=["", "", ""], progress=False)
     assert isinstance(bank, TrajectoryBank)
     assert bank.prompts == tuple(PROMPTS[:2])
-    fresh = open_source(backbone, PROMPTS, replace(SETTINGS, mode="resample"))
+    fresh = open_source(backbone, PROMPTS, replace(SETTINGS, mode="fresh"))
     assert isinstance(fresh, FreshTrajectories)
     assert fresh.mean_difference() > 0
 

@@ -18,7 +18,8 @@ import pytest
 import torch
 
 from robust_encoders.training.diffusion.backbone import Backbone
-from robust_encoders.training.trajectories.bank import BankConfig, TrajectoryBank, bank_key
+from robust_encoders.training.trajectories.bank import TrajectoryBank, bank_key
+from robust_encoders.training.trajectories.config import BankConfig
 from robust_encoders.training.trajectories.rollout import Trajectory
 from robust_encoders.training.trajectories.store import KEY_NAME, BankError, BankStore, differences, halved
 

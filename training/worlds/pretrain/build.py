@@ -2,103 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer
 
-from ..shapes.networks import ImageTower, JudgeNet
-from ..shapes.pictures import Pictures, cached_pictures
 from . import stages as parts
-from .stages import Course, Sizes
+from .assemble import assemble
+from .corpus import Corpus
+from .networks import ImageTower, LabelNet
+from .stages import Sizes
+from .workshop import Workshop
 
 STAGES = ("autoencoder", "text", "unet", "judge", "assemble")
-M = TypeVar("M", bound=nn.Module)
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Workshop:
-    """The folder of a build in progress and what its stages made so far.
-
-    Args:
-        folder: Holds pictures, checkpoints and finished weights.
-        sizes: Steps and batches.
-        seed: Seeds every stage.
-    """
-
-    folder: Path
-    sizes: Sizes
-    seed: int
-
-    def pictures(self) -> Pictures:
-        """Return the training pictures, rendered once."""
-        return cached_pictures(self.folder / "pictures.safetensors", self.sizes.pictures, seed=self.seed)
-
-    def course(self, stage: str) -> Course:
-        """Return what a stage learns from."""
-        return Course(self.pictures(), self.sizes, self.folder / stage, self.seed)
-
-    def tokenizer(self) -> CLIPTokenizer:
-        """Return the tokenizer; learning it takes a second, so it is not stored."""
-        return parts.new_tokenizer(seed=self.seed)
-
-    def autoencoder(self) -> AutoencoderKL:
-        """Return the finished autoencoder."""
-        model = parts.new_autoencoder()
-        model.register_to_config(scaling_factor=self.record("autoencoder")["scaling_factor"])
-        return self.restore(model, "autoencoder")
-
-    def text(self) -> tuple[CLIPTextModel, ImageTower]:
-        """Return the finished text encoder and image tower."""
-        both = {"encoder": parts.new_text_encoder(self.tokenizer()), "tower": ImageTower(parts.WIDTH)}
-        self.restore(nn.ModuleDict(both), "text")
-        return both["encoder"], both["tower"]
-
-    def unet(self) -> UNet2DConditionModel:
-        """Return the finished UNet."""
-        return self.restore(parts.new_unet(), "unet")
-
-    def judge(self) -> JudgeNet:
-        """Return the finished judge."""
-        return self.restore(JudgeNet(), "judge")
-
-    def record(self, stage: str) -> dict[str, Any]:
-        """Return what a finished stage wrote down.
-
-        Raises:
-            FileNotFoundError: If the stage has not run.
-        """
-        path = self.folder / stage / "record.json"
-        if not path.exists():
-            raise FileNotFoundError(f"expected a finished stage {stage!r} in {self.folder}, found none; run it first")
-        stored: dict[str, Any] = json.loads(path.read_text())
-        return stored
-
-    def restore(self, module: M, stage: str) -> M:
-        """Load a finished stage's weights into ``module``, frozen."""
-        module.load_state_dict(load_file(self.folder / stage / "final.safetensors"))
-        return module.eval().requires_grad_(False)
-
-    def keep(self, stage: str, module: nn.Module, record: Mapping[str, Any]) -> None:
-        """Store a stage's weights, then its record, which marks it finished."""
-        folder = self.folder / stage
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: tensor.detach().contiguous() for name, tensor in module.state_dict().items()}
-        save_file(weights, folder / "final.tmp")
-        (folder / "final.tmp").replace(folder / "final.safetensors")
-        aside = folder / "record.tmp"
-        aside.write_text(json.dumps(dict(record), indent=2))
-        aside.replace(folder / "record.json")
 
 
 def _autoencoder(shop: Workshop) -> None:
@@ -135,12 +55,13 @@ def _conditioner(shop: Workshop) -> Callable[[list[str]], Tensor]:
 
 
 def _judge(shop: Workshop) -> None:
-    judge, start = JudgeNet(), time.monotonic()
+    judge, start = LabelNet(shop.corpus.labels), time.monotonic()
     loss = parts.train_judge(judge, shop.autoencoder(), shop.course("judge"))
     shop.keep("judge", judge, {"loss": loss, "seconds": time.monotonic() - start})
 
 
 def build(
+    corpus: Corpus,
     out: Path,
     *,
     seed: int = 0,
@@ -151,8 +72,9 @@ def build(
     """Build the base into ``out``; a second call goes on where the first was stopped.
 
     Args:
-        out: Receives ``base/``, ``judge.safetensors``, ``image_tower.safetensors`` and ``RECORD.json``.
-        seed: Seeds every stage.
+        corpus: World to build a base of.
+        out: Folder that receives ``base/``, ``judge.safetensors``, ``image_tower.safetensors`` and ``RECORD.json``.
+        seed: Seed of every stage.
         stages: Some of ``STAGES``, in order; all of them when None. Finished stages are not run again.
         sizes: Steps and batches; the defaults made the packaged base.
         work: Folder for checkpoints, ``out / "work"`` when None.
@@ -164,7 +86,7 @@ def build(
     wanted = tuple(stages or STAGES)
     if unknown := set(wanted) - set(STAGES):
         raise ValueError(f"expected stages among {', '.join(STAGES)}, found {', '.join(sorted(unknown))}")
-    shop = Workshop(work or out / "work", sizes or Sizes(), seed)
+    shop = Workshop(corpus, work or out / "work", sizes or Sizes(), seed)
     trainers = {"autoencoder": _autoencoder, "text": _text, "unet": _unet, "judge": _judge}
     for stage in (stage for stage in trainers if stage in wanted):
         if (shop.folder / stage / "record.json").exists():
@@ -173,6 +95,4 @@ def build(
         torch.manual_seed(seed)
         trainers[stage](shop)
     if "assemble" in wanted:
-        from .assemble import assemble
-
         assemble(shop, out)

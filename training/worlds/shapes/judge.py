@@ -14,6 +14,7 @@ from torch import Tensor
 
 from robust_encoders.hub.embedded import shapes_folder
 
+from ..pretrain.networks import LabelNet
 from .networks import JudgeNet
 from .vocabulary import FACTORS, VALUES
 
@@ -29,7 +30,7 @@ class Judge:
     name: ClassVar[str] = "shapes-judge"
     values: ClassVar[Mapping[str, tuple[str, ...]]] = VALUES
 
-    def __init__(self, network: JudgeNet, version: str) -> None:
+    def __init__(self, network: LabelNet, version: str) -> None:
         self.network = network.eval().requires_grad_(False)
         self.version = version
 

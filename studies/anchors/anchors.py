@@ -24,7 +24,7 @@ from robust_encoders.training.evaluation.benchmarks.shapes import ShapesBenchmar
 from robust_encoders.training.evaluation.config import EvaluationConfig
 from robust_encoders.training.losses import gram_distance
 from robust_encoders.training.metrics.rates import wilson_interval
-from robust_encoders.training.prompts.layout import anchor_prompt
+from robust_encoders.training.prompts.concept_words import anchor_prompt
 from robust_encoders.training.provenance import write_json
 from robust_encoders.training.types import Case
 from robust_encoders.training.worlds.shapes.concepts import additions, factor_of, shapes_concept

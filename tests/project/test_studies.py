@@ -1,0 +1,97 @@
+"""The scripts of the studies: what they run is what the command line takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from tree import ROOT
+
+from robust_encoders.cli.main import main
+
+SCRIPTS = sorted((ROOT / "studies").rglob("*.sh"))
+RUNS = {
+    "results/row.sh": (
+        ("circle", "base", "1", "OUT"),
+        ("red", "esd", "0", "OUT"),
+        ("circle", "advunlearn", "0", "OUT"),
+    ),
+    "matrix/row.sh": tuple(
+        ("circle", subject, "OUT", "ENCODERS") for subject in ("open", "base", "esd", "hardened", "spm-te", "strict")
+    ),
+    "fresh_trajectories/compare.sh": (("OUT", "circle", "4", "2"),),
+}
+# Writes down its arguments, and leaves what a finished command leaves.
+STAND_IN = """#!/bin/sh
+python3 - "$@" <<'END'
+import json, pathlib, sys
+with open("calls", "a") as calls:
+    calls.write(json.dumps(sys.argv[1:]) + "\\n")
+if "--out" in sys.argv:
+    out = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
+    out.mkdir(parents=True, exist_ok=True)
+    (out / ("robust_encoder.json" if sys.argv[1] == "train" else "results.json")).touch()
+END
+"""
+
+
+def calls_of(script: str, runs: Sequence[Sequence[str]], folder: Path) -> list[list[str]]:
+    """Return the command lines of the package that some runs of a script give, in a tree with a stand-in for it."""
+    copy, stand_in = folder / "studies" / script, folder / ".venv" / "bin" / "robust-encoders"
+    for file in (copy, stand_in):
+        file.parent.mkdir(parents=True)
+    shutil.copy(ROOT / "studies" / script, copy)
+    stand_in.write_text(STAND_IN, encoding="utf-8")
+    stand_in.chmod(0o755)
+    for arguments in runs:
+        subprocess.run([copy, *arguments], cwd=folder, check=True, capture_output=True)
+    return [json.loads(line) for line in (folder / "calls").read_text(encoding="utf-8").splitlines()]
+
+
+def refused(call: Sequence[str], capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Return the options of a command line that do not exist, one that was put there to be refused among them."""
+    try:
+        code = main([*call, "--no-such-option"])
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+    assert code == 2, f"expected {call} with a wrong option to be refused, found exit code {code}"
+    said = capsys.readouterr()
+    text = re.sub(r"[\s│╭╮╰╯─]+", " ", said.out + said.err)
+    found = re.search(r"Unrecognized options: ((?:[^\s,]+, )*[^\s,]+)", text)
+    assert found, f"expected the unrecognized options, found {text}"
+    return found.group(1).split(", ")
+
+
+def test_every_script_is_tried_and_can_be_run() -> None:
+    assert [str(path.relative_to(ROOT / "studies")) for path in SCRIPTS] == sorted(RUNS)
+    assert [path for path in SCRIPTS if not os.access(path, os.X_OK)] == []
+
+
+@pytest.mark.parametrize("script", RUNS)
+def test_the_scripts_give_only_options_that_exist(
+    script: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = [call for call in calls_of(script, RUNS[script], tmp_path) if call[0] in ("train", "evaluate")]
+    assert len(calls) >= len(RUNS[script])
+    unlike = {tuple(part for part in call if part.startswith("--")): call for call in calls}
+    assert {tuple(call): refused(call, capsys) for call in unlike.values()} == {
+        tuple(call): ["--no-such-option"] for call in unlike.values()
+    }
+
+
+def test_finished_parts_are_not_run_again(tmp_path: Path) -> None:
+    once = ("red", "esd", "0", "OUT")
+    assert [call[0] for call in calls_of("results/row.sh", (once, once), tmp_path)] == ["train", "evaluate", "evaluate"]
+
+
+def test_what_the_makefile_runs_from_the_studies_is_there() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    named = set(re.findall(r"studies/[\w/]+\.(?:sh|py)", makefile))
+    assert named == {"studies/results/row.sh", "studies/matrix/row.sh"}
+    assert [name for name in named if not (ROOT / name).exists()] == []

@@ -1,0 +1,203 @@
+"""Command lines made from dataclasses: leading names, settings, and a help of one line an option."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import sys
+import textwrap
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from types import NoneType, UnionType
+from typing import Any, Literal, NoReturn, TypeVar, Union, cast
+
+from docstring_parser import parse as parse_docstring
+
+T = TypeVar("T")
+HELP, HELP_ALL = ("-h", "--help"), "--help-all"
+_NAMES = {int: "INT", float: "FLOAT", str: "STR", bool: ""}
+_COLUMN = 38  # where descriptions begin
+
+
+def parser_of(command: str, description: str) -> argparse.ArgumentParser:
+    """Return an empty parser for one command."""
+    return argparse.ArgumentParser(
+        prog=f"robust-encoders {command}",
+        description=description,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+
+
+def leading_name(command: str, description: str, what: str, arguments: Sequence[str]) -> str:
+    """Return the name that comes first; the options after it are made from dataclasses.
+
+    Args:
+        command: Name of the command, for the help.
+        description: Purpose of the command, for the help.
+        what: Meaning of the name, for the help.
+        arguments: Everything after the command.
+
+    Raises:
+        SystemExit: With 0 after help, with 2 if no name comes first.
+    """
+    parser = parser_of(command, description)
+    parser.add_argument("name", metavar="NAME", help=what)
+    name: str = parser.parse_args(arguments[:1]).name
+    return name
+
+
+def leading_names(
+    command: str, description: str, what: str, arguments: Sequence[str]
+) -> tuple[list[str], Sequence[str]]:
+    """Return the names that come first, at least one, and the options after them; see ``leading_name``."""
+    options = next((i for i, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
+    names = arguments[:options] or arguments[:1]
+    first = leading_name(command, description, what, names)
+    return [first, *names[1:]], arguments[options:]
+
+
+def parse_settings(kind: Any, default: T, arguments: Sequence[str], *, prog: str) -> T:
+    """Return settings from a command line: every field of a dataclass is an option, nested ones with a dot.
+
+    ``--help`` prints one line for each setting of the paper, ``--help-all`` everything; see ``EXTRA`` of
+    ``objectives.config``.
+
+    Args:
+        kind: Dataclass, with its type arguments if it is generic.
+        default: Defaults, ``tyro.MISSING`` where a value is required.
+        arguments: Options.
+        prog: Program and command, for the help.
+
+    Raises:
+        SystemExit: With 0 after help, with 2 on arguments that do not parse.
+    """
+    import tyro
+
+    asked = [*arguments]
+    if any(argument in HELP for argument in asked):
+        _print_help(default, prog)
+    asked = ["--help" if argument == HELP_ALL else argument for argument in asked]
+    return cast(T, tyro.cli(kind, default=default, args=asked, prog=prog))
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option as the help shows it.
+
+    Args:
+        name: Name, with the dots of nested settings.
+        value: Placeholder of its value.
+        text: Description.
+        default: Default in words; empty where a value is required.
+        extra: Whether only the long help shows it.
+    """
+
+    name: str
+    value: str
+    text: str
+    default: str
+    extra: bool
+
+    def line(self, width: int) -> str:
+        """Return the option in one line of at most ``width`` characters."""
+        head = f"  --{self.name.replace('_', '-')} {self.value}".rstrip()
+        note = f"[{self.default}]" if self.default else "[required]"
+        # A long list of choices takes room from the description, not from the name.
+        room = width - max(len(head) + 2, _COLUMN) - len(note) - 1
+        text = textwrap.shorten(self.text, room, placeholder=" ...") if room > 12 else ""
+        return f"{head:<{_COLUMN - 2}}  {text} {note}".rstrip()
+
+
+def options_of(settings: Any, prefix: str = "", *, extra: bool = False) -> Iterator[Option]:
+    """Yield the options of a dataclass and of the dataclasses in it.
+
+    A field whose metadata has ``flat`` adds its own options without a prefix.
+
+    Args:
+        settings: Defaults.
+        prefix: Prefix of the names.
+        extra: Whether all of them are beyond the paper.
+    """
+    texts, hints = _descriptions(type(settings)), typing.get_type_hints(type(settings))
+    for one in fields(settings):
+        value, beyond = getattr(settings, one.name), extra or bool(one.metadata.get("extra"))
+        if is_dataclass(value) and not isinstance(value, type):
+            inner = prefix if one.metadata.get("flat") else f"{prefix}{one.name}."
+            yield from options_of(value, inner, extra=beyond)
+        else:
+            yield Option(
+                prefix + one.name, _placeholder(hints[one.name]), texts.get(one.name, ""), _shown(value), beyond
+            )
+
+
+def _descriptions(kind: type) -> dict[str, str]:
+    """Return field to the first sentence of its description, of a dataclass and its bases."""
+    found: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        for param in parse_docstring(base.__doc__ or "").params if is_dataclass(base) else ():
+            sentence = " ".join((param.description or "").split()).replace("``", "")
+            found[param.arg_name] = re.split(r"(?<!et al)\.(?: (?=[A-Z])|$)", sentence)[0]
+    return found
+
+
+def _placeholder(hint: Any) -> str:
+    """Return what stands for the value of an option."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return f"{{{','.join(map(str, arguments))}}}"
+    if origin in (Union, UnionType):
+        return _placeholder(next(one for one in arguments if one is not NoneType))
+    if origin is tuple:
+        return f"{_placeholder(arguments[0])} ..."
+    return _NAMES.get(hint, getattr(hint, "__name__", "VALUE").upper())
+
+
+def _shown(value: Any) -> str:
+    import tyro
+
+    if value is MISSING or value is tyro.MISSING:
+        return ""
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or "none"
+    return "none" if value in ("", None) else str(value).lower() if isinstance(value, bool) else f"{value}"
+
+
+def _print_help(settings: Any, prog: str) -> NoReturn:
+    """Print one line for each option that is not extra, by group, and leave."""
+    width = max(shutil.get_terminal_size((110, 24)).columns, 80)
+    listed = list(options_of(settings))
+    shown = [option for option in listed if not option.extra]
+    required = " ".join(f"--{o.name.replace('_', '-')} {o.value}" for o in shown if not o.default)
+    summary = _summary(settings)
+    lines = [f"usage: {prog} {required} [OPTIONS]", "", textwrap.shorten(summary, 2 * width, placeholder=" ..."), ""]
+    group = ""
+    for option in sorted(shown, key=lambda option: "." in option.name):
+        name = option.name.rpartition(".")[0]
+        if name != group:
+            lines.append(f"{name}:")
+            group = name
+        lines.append(option.line(width))
+    hidden = len(listed) - len(shown)
+    lines += ["", f"{HELP_ALL} shows {f'{hidden} more options and ' if hidden else ''}every description in full."]
+    sys.stdout.write("\n".join(lines) + "\n")
+    raise SystemExit(0)
+
+
+def _summary(settings: Any) -> str:
+    """Return what the settings are of: the first line of the flat part, or of the settings themselves."""
+    flat = [getattr(settings, one.name) for one in fields(settings) if one.metadata.get("flat")]
+    text = type(flat[0] if flat else settings).__doc__ or ""
+    return " ".join(text.strip().partition("\n\n")[0].split())
+
+
+def required(kind: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``given`` with ``tyro.MISSING`` for every field of a dataclass that has neither value nor default."""
+    import tyro
+
+    return {one.name: tyro.MISSING for one in fields(kind) if _needs(one) and one.name not in given} | dict(given)
+
+
+def _needs(one: Field[Any]) -> bool:
+    return one.default is MISSING and one.default_factory is MISSING

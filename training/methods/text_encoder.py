@@ -1,0 +1,300 @@
+"""What methods that train a text encoder have in common: the objective they build, the run, the edit they return."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from robust_encoders.clip.state_dict import nested_state
+
+from ..diffusion.backbone import Backbone
+from ..diffusion.memory import activation_checkpointing
+from ..distributed import Shard
+from ..losses import ConditioningMetric, negative_guidance_target
+from ..objectives.caption_words import CaptionWords
+from ..objectives.config import HardeningConfig, OutlierConfig, RetainConfig, TermsConfig, UnlearnConfig
+from ..objectives.hardening import Additions, AttackedConditionings, Neighbours
+from ..objectives.outliers import OutlierRows, outlier_terms
+from ..objectives.placement import CutPrompts, TokenPlacements
+from ..objectives.prompt_augmentation import ConceptPrompts, require_room
+from ..objectives.retention import RetainConditionings, RetainPredictions
+from ..objectives.terms import LossTerm, NoiseError, Objective, Points
+from ..objectives.unlearning import PlainConditionings, PlainPredictions, PredictionAttack, Pull, Unlearn
+from ..prompts.concept_words import anchor_prompts
+from ..prompts.encoded import EncodedPrompts, conditionings
+from ..prompts.layout import prompt_lengths
+from ..protocols import InnerAttack
+from ..trainer.loop import TrainingConfig, finetune
+from ..trainer.parameters import SelectionConfig
+from ..trainer.run_record import run_identity, run_record
+from ..trajectories.config import BankConfig
+from ..trajectories.resample import open_source
+from ..types import Edit
+from ..workspace import Workspace
+
+if TYPE_CHECKING:
+    from torch import Generator
+
+    from robust_encoders.concepts import Concept
+
+
+class TextEncoderMethod(Protocol):
+    """What AdvUnlearn and ESD have in common."""
+
+    name: ClassVar[str]
+
+    @property
+    def retain(self) -> RetainConfig: ...  # noqa: D102
+    @property
+    def unlearn(self) -> UnlearnConfig: ...  # noqa: D102
+    @property
+    def hardening(self) -> HardeningConfig: ...  # noqa: D102
+    @property
+    def outliers(self) -> OutlierConfig: ...  # noqa: D102
+    @property
+    def select(self) -> SelectionConfig: ...  # noqa: D102
+    @property
+    def train(self) -> TrainingConfig: ...  # noqa: D102
+    @property
+    def bank(self) -> BankConfig: ...  # noqa: D102
+    @property
+    def terms(self) -> TermsConfig: ...  # noqa: D102
+    @property
+    def inner_attacks(self) -> InnerAttacks | None: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class InnerAttacks:
+    """Rules of the attacks of a training.
+
+    Args:
+        predictions: Rule of the attack through the UNet.
+        conditionings: Rule of the attack on conditionings.
+    """
+
+    predictions: InnerAttack
+    conditionings: InnerAttack
+
+
+def erase_from_text_encoder(
+    method: TextEncoderMethod, backbone: Backbone, concept: Concept, *, generator: Generator, workspace: Workspace
+) -> Edit:
+    """Train a copy of the text encoder on a method's objective; ``backbone`` is left as it was."""
+    started = time.monotonic()
+    teacher = backbone.sharing(precision=method.train.precision)
+    student = teacher.clone()
+    student.text_encoder.float().eval()
+    identity = run_identity(method, teacher, concept, generator)
+    twice = (teacher.unet, student.text_encoder) if workspace.gradient_checkpointing else ()
+    with teacher.frozen(), activation_checkpointing(*twice):
+        objective = build_objective(method, teacher, student, concept=concept, workspace=workspace)
+        bank_calls, teacher.unet_calls = teacher.unet_calls, 0
+        parameters = train_only(method.select.select(student.text_encoder), student.text_encoder)
+        log = finetune(parameters, objective, method.train, generator=generator, workspace=workspace, identity=identity)
+    calls = objective.shard.total(torch.tensor([teacher.unet_calls, bank_calls], device=teacher.device)).tolist()
+    record = run_record(log, *calls, seconds=time.monotonic() - started, precision=teacher.computes_in)
+    return as_weights(student, backbone, record)
+
+
+def build_objective(
+    method: TextEncoderMethod, teacher: Backbone, student: Backbone, *, concept: Concept, workspace: Workspace
+) -> Objective:
+    """Read the prompts, open the trajectories, fit the metric, and list the terms.
+
+    Args:
+        method: Settings.
+        teacher: Frozen base.
+        student: Base with the text encoder to train.
+        concept: Concept to erase.
+        workspace: Cache of trajectories and progress.
+
+    Raises:
+        ValueError: Prompts too long for what is put into them, or terms without what they are made of.
+    """
+    return _Builder(method, method.terms, teacher, student, concept, workspace, Shard.current()).objective()
+
+
+@dataclass(frozen=True)
+class _Builder:
+    """Builds the objective of one run, checks first."""
+
+    method: TextEncoderMethod
+    terms: TermsConfig
+    teacher: Backbone
+    student: Backbone
+    concept: Concept
+    workspace: Workspace
+    shard: Shard
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return self.concept.prompts or (self.concept.name,)
+
+    def objective(self) -> Objective:
+        terms, method, teacher = self.terms, self.method, self.teacher
+        words = None
+        if terms.outliers.batches():
+            words = CaptionWords.read(teacher, terms.outliers, self.concept, terms.retain.prompts)
+        anchors = anchor_prompts(self.texts, self.concept) if terms.wants_anchors else None
+        prompts = self._concept_prompts(anchors)
+        placements = TokenPlacements.read(teacher, terms.adversary, prompts.texts, self.concept, rows=prompts.rows)
+        retained = self._retain_prompts()
+        points = self._points(
+            self.texts, method.bank.for_concept(), anchors if terms.unlearn.target == "anchor" else None
+        )
+        metric = self._metric(points) if terms.retain.in_conditioning or terms.pulls_conditioning else None
+        retain_points = self._points(terms.retain.prompts, method.bank.for_retain()) if terms.retain.in_noise else None
+        errors = NoiseError(teacher, self.student, self.workspace.micro_batch)
+        listed = self._unlearning(prompts, points, errors, placements) if terms.hardening.in_noise else []
+        if terms.hardens and metric is not None:
+            augmented = self._augmented(prompts, retained, placements, metric)
+            listed += self._hardening(augmented, placements)
+            if words is not None:
+                listed += outlier_terms(OutlierRows(terms.outliers, augmented, words), points, errors)
+        listed += [*self._plain(prompts, points), *self._retention(retained, retain_points)]
+        warmup = None if terms.adversary is None else terms.adversary.warmup
+        return Objective(listed, errors, metric, warmup, self.shard)
+
+    def _concept_prompts(self, anchors: Sequence[str] | None) -> EncodedPrompts:
+        prompts = EncodedPrompts.read(self.teacher, self.texts, anchors if self.terms.pulls_conditioning else None)
+        eta = self.terms.hardening.eta
+        return beyond(self.teacher, prompts, anchors, eta) if eta and anchors is not None else prompts
+
+    def _retain_prompts(self) -> EncodedPrompts | None:
+        retain = self.terms.retain
+        if not (retain.in_noise or retain.in_conditioning):
+            return None
+        return EncodedPrompts.read(self.teacher, retain.prompts, retain.prompts if retain.in_conditioning else None)
+
+    def _points(self, prompts: Sequence[str], config: BankConfig, anchors: Sequence[str] | None = None) -> Points:
+        source = open_source(
+            self.teacher, prompts, config, anchors=anchors,
+            cache_dir=self.workspace.cache_dir, progress=self.workspace.progress, shard=self.shard,
+        )  # fmt: skip
+        return Points(source, self.shard)
+
+    @torch.no_grad()
+    def _metric(self, points: Points) -> ConditioningMetric:
+        conds, null = self.teacher.condition(self.texts[:256]), self.teacher.condition([""])
+        return ConditioningMetric.fit(self.teacher.text_gram(), conds, null, unit=points.source.mean_difference())
+
+    def _unlearning(
+        self, prompts: EncodedPrompts, points: Points, errors: NoiseError, placements: TokenPlacements
+    ) -> list[LossTerm]:
+        unlearn, adversary, attacks = self.terms.unlearn, self.terms.adversary, self.method.inner_attacks
+        attack = None
+        if adversary is not None and attacks is not None:
+            attack = PredictionAttack(adversary, attacks.predictions, placements, points, errors)
+        found: list[LossTerm] = [Unlearn(unlearn, prompts, points, attack)]
+        return [*found, Pull(unlearn, prompts)] if unlearn.pull_weight > 0 else found
+
+    def _plain(self, prompts: EncodedPrompts, points: Points) -> list[LossTerm]:
+        unlearn = self.terms.unlearn
+        if unlearn.plain_weight <= 0:
+            return []
+        if unlearn.plain_space == "conditioning":
+            return [PlainConditionings(unlearn, prompts, self.shard)]
+        return [PlainPredictions(unlearn, prompts, points)]
+
+    def _retention(self, retained: EncodedPrompts | None, points: Points | None) -> list[LossTerm]:
+        retain, found = self.terms.retain, list[LossTerm]()
+        if retained is not None and points is not None:
+            found.append(RetainPredictions(retain, retained, points))
+        if retained is not None and retain.in_conditioning:
+            found.append(RetainConditionings(retain, retained, self.shard))
+        return found
+
+    def _augmented(
+        self,
+        prompts: EncodedPrompts,
+        retained: EncodedPrompts | None,
+        placements: TokenPlacements,
+        metric: ConditioningMetric,
+    ) -> ConceptPrompts:
+        """Return what terms on conditionings are made of, checked."""
+        if prompts.targets is None:
+            raise ValueError("expected target conditionings of the concept's prompts, found none")
+        cut = (placements.cut or CutPrompts.of(self.teacher, prompts.texts, self.concept)) if self.terms.cuts else None
+        made = ConceptPrompts(
+            teacher=self.teacher,
+            student=self.student,
+            config=self.terms.hardening,
+            ids=prompts.ids,
+            embeds=prompts.embeds.detach(),
+            concept=conditionings(self.teacher, prompts.texts),
+            targets=prompts.targets,
+            added=_ordinary_tokens(self.teacher, retained),
+            metric=metric,
+            shard=self.shard,
+            cut=cut,
+            retained=retained.rows if retained is not None else None,
+            excluded=_single_tokens(self.teacher, self.terms.outliers.alternatives),
+        )
+        require_room(made, self.terms.outliers)
+        return made
+
+    def _hardening(self, prompts: ConceptPrompts, placements: TokenPlacements) -> list[LossTerm]:
+        config, attacks, found = prompts.config, self.method.inner_attacks, list[LossTerm]()
+        if config.in_conditioning:
+            found.append(AttackedConditionings(prompts, placements, attacks.conditionings if attacks else None))
+        if config.additions_weight > 0:
+            found.append(Additions(prompts))
+        if config.neighbours_weight > 0:
+            found.append(Neighbours(prompts))
+        return found
+
+
+def beyond(teacher: Backbone, prompts: EncodedPrompts, anchors: Sequence[str], eta: float) -> EncodedPrompts:
+    """Return the prompts with targets beyond those of the anchored ones, where both have as many tokens.
+
+    Raises:
+        ValueError: There is no such pair.
+    """
+    if prompts.targets is None:
+        raise ValueError("expected target conditionings of the concept's prompts, found none")
+    eos_id = teacher.tokenizer.eos_token_id
+    alike = prompt_lengths(prompts.ids, eos_id) == prompt_lengths(teacher.tokenize(anchors), eos_id)
+    if not bool(alike.any()):
+        raise ValueError(
+            f"expected anchored prompts of as many tokens as the concept's for hardening.eta, found none such as "
+            f"{anchors[0]!r} for {prompts.texts[0]!r}: give an anchor of another length, or leave eta at 0"
+        )
+    targets = negative_guidance_target(prompts.targets, conditionings(teacher, prompts.texts), eta)
+    return replace(prompts, targets=torch.where(alike[:, None, None], targets, prompts.targets))
+
+
+def _single_tokens(teacher: Backbone, words: Sequence[str]) -> Tensor | None:
+    """Return the ids (V,) of words that are one token each; None where there are no words."""
+    ids = [teacher.tokenizer(word, add_special_tokens=False).input_ids for word in words]
+    single = [row[0] for row in ids if len(row) == 1]
+    return torch.tensor(single, dtype=torch.long, device=teacher.device) if words else None
+
+
+def _ordinary_tokens(teacher: Backbone, prompts: EncodedPrompts | None) -> Tensor:
+    """Return the ids (V,) of all tokens in prompts, in their order, but the special ones."""
+    if prompts is None:
+        return torch.empty(0, dtype=torch.long, device=teacher.device)
+    special = torch.tensor(teacher.tokenizer.all_special_ids, device=prompts.ids.device)
+    seen: Tensor = torch.unique(prompts.ids)
+    return seen[~torch.isin(seen, special)]
+
+
+def train_only(chosen: Mapping[str, nn.Parameter], module: nn.Module) -> dict[str, nn.Parameter]:
+    """Let gradients flow into the chosen parameters alone."""
+    module.requires_grad_(False)
+    for parameter in chosen.values():
+        parameter.requires_grad_(True)
+    return dict(chosen)
+
+
+def as_weights(student: Backbone, base: Backbone, log: Mapping[str, Any]) -> Edit:
+    """Return a trained text encoder as an edit: its tensors as ``text_model.*``, in the dtypes of the base's."""
+    dtypes = {name: tensor.dtype for name, tensor in nested_state(base.text_encoder).items()}
+    state = nested_state(student.text_encoder)
+    tensors = {name: tensor.detach().to("cpu", dtypes[name]).contiguous() for name, tensor in state.items()}
+    return Edit("weights", "text_encoder", tensors, student.text_encoder.config.to_dict(), log)

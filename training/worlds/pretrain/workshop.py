@@ -1,0 +1,101 @@
+"""The folder of a build in progress."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from . import stages as parts
+from .corpus import Corpus, Pictures, cached_pictures
+from .networks import ImageTower, LabelNet
+from .stages import Course, Sizes
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """The folder of a build in progress and what its stages made so far.
+
+    Args:
+        corpus: World to build a base of.
+        folder: Folder of pictures, checkpoints and finished weights.
+        sizes: Steps and batches.
+        seed: Seed of every stage.
+    """
+
+    corpus: Corpus
+    folder: Path
+    sizes: Sizes
+    seed: int
+
+    def pictures(self) -> Pictures:
+        """Return the training pictures, rendered once."""
+        return cached_pictures(self.folder / "pictures.safetensors", self._make)
+
+    def _make(self) -> Pictures:
+        return self.corpus.pictures(self.sizes.pictures, seed=self.seed)
+
+    def course(self, stage: str) -> Course:
+        """Return what a stage learns from."""
+        return Course(self.corpus, self.pictures(), self.sizes, self.folder / stage, self.seed)
+
+    def tokenizer(self) -> CLIPTokenizer:
+        """Return the tokenizer; learning it takes a second, so it is not stored."""
+        return parts.new_tokenizer(self.corpus, seed=self.seed)
+
+    def autoencoder(self) -> AutoencoderKL:
+        """Return the finished autoencoder."""
+        model = parts.new_autoencoder()
+        model.register_to_config(scaling_factor=self.record("autoencoder")["scaling_factor"])
+        return self.restore(model, "autoencoder")
+
+    def text(self) -> tuple[CLIPTextModel, ImageTower]:
+        """Return the finished text encoder and image tower."""
+        both = {"encoder": parts.new_text_encoder(self.tokenizer()), "tower": ImageTower(parts.WIDTH)}
+        self.restore(nn.ModuleDict(both), "text")
+        return both["encoder"], both["tower"]
+
+    def unet(self) -> UNet2DConditionModel:
+        """Return the finished UNet."""
+        return self.restore(parts.new_unet(), "unet")
+
+    def judge(self) -> LabelNet:
+        """Return the finished judge."""
+        return self.restore(LabelNet(self.corpus.labels), "judge")
+
+    def record(self, stage: str) -> dict[str, Any]:
+        """Return what a finished stage wrote down.
+
+        Raises:
+            FileNotFoundError: If the stage has not run.
+        """
+        path = self.folder / stage / "record.json"
+        if not path.exists():
+            raise FileNotFoundError(f"expected a finished stage {stage!r} in {self.folder}, found none; run it first")
+        stored: dict[str, Any] = json.loads(path.read_text())
+        return stored
+
+    def restore(self, module: M, stage: str) -> M:
+        """Load a finished stage's weights into ``module``, frozen."""
+        module.load_state_dict(load_file(self.folder / stage / "final.safetensors"))
+        return module.eval().requires_grad_(False)
+
+    def keep(self, stage: str, module: nn.Module, record: Mapping[str, Any]) -> None:
+        """Store a stage's weights, then its record, which marks it finished."""
+        folder = self.folder / stage
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: tensor.detach().contiguous() for name, tensor in module.state_dict().items()}
+        save_file(weights, folder / "final.tmp")
+        (folder / "final.tmp").replace(folder / "final.safetensors")
+        aside = folder / "record.tmp"
+        aside.write_text(json.dumps(dict(record), indent=2))
+        aside.replace(folder / "record.json")
