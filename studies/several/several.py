@@ -121,7 +121,7 @@ def with_targets(cases: Sequence[Case]) -> list[Case]:
     pipe = embedded_pipeline()
     pipe.set_progress_bar_config(disable=True)
     latents = draw(pipe, [c.prompt for c in cases], [c.seed for c in cases], SAMPLING, latents=True)
-    return [replace(case, target=target) for case, target in zip(cases, latents, strict=True)]
+    return [replace(case, reference_latent=target) for case, target in zip(cases, latents, strict=True)]
 
 
 def kept(pipe: Any) -> dict[str, Any]:

@@ -101,7 +101,8 @@ def assert_seeds_decide(attack: Attack, target: TargetModel, cases: Sequence[Cas
             [r.candidates[-1].value for r in results] for results in (first, attack.run(target, cases, seed=1))
         )
         assert any(
-            not torch.equal(a, b) if isinstance(a, Tensor) else a != b for a, b in zip(found, other, strict=True)
+            not torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a != b
+            for a, b in zip(found, other, strict=True)
         )
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, make_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, get_type_hints
 
 from robust_encoders.concepts import Concept
 from robust_encoders.utils.console import UsageError, choose
 
+from ..diffusion.load import UNetDtype
 from ..evaluation.benchmarks import BENCHMARKS
 from ..evaluation.config import EvaluationConfig
 from ..evaluation.evaluate import defaults_of
 from ..evaluation.plan import Benchmark
 
-UNetDtype = Literal["float32", "float16", "bfloat16"]
 _DEFAULT, _BY_PROMPTS = "shapes", "stable_diffusion"
 
 
@@ -90,7 +90,8 @@ def made_benchmark(kind: type[Benchmark], concept: Concept, options: EvaluationR
         ValueError: If the benchmark refuses the concept or an option.
     """
     given = {one.name: getattr(options.settings, one.name) for one in fields(options.settings)}
-    return kind(concept=concept, **given)
+    make: Callable[..., Benchmark] = kind
+    return make(concept=concept, **given)
 
 
 def _named(arguments: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from robust_encoders.concepts import Concept
 
 T = TypeVar("T")
+_Maker = Callable[..., Any]
 
 
 def refuse_unknown(benchmark: Benchmark, config: EvaluationConfig) -> None:
@@ -113,7 +114,9 @@ def refuse_unbuildable(name: str, kind: Callable[..., Any], what: str) -> None:
         ) from error
 
 
-def _check(names: Collection[str], labels: Collection[str], registry: Mapping[str, type[Any]], what: str) -> None:
+def _check(
+    names: Collection[str], labels: Collection[str], registry: Mapping[str, Callable[..., Any]], what: str
+) -> None:
     for name in names:
         if name in labels:
             continue

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..plugins import Registry
 from ..protocols import Metric
 from .clip_models import ClipFeatures, HubClip, PickScore
@@ -12,7 +14,7 @@ from .nudity_counts import NudityCounts
 from .rates import ConceptRate
 from .retention import JudgeAccuracy
 
-_OURS: dict[str, type[Metric]] = {
+_OURS: dict[str, Callable[..., Metric]] = {
     "concept_rate": ConceptRate,
     "judge_accuracy": JudgeAccuracy,
     "clip_score": ClipScore,
@@ -22,7 +24,7 @@ _OURS: dict[str, type[Metric]] = {
     "nudity_counts": NudityCounts,
     "pick_score": PickScore,
 }
-METRICS: Registry[type[Metric]] = Registry("robust_encoders.metrics", _OURS)
+METRICS: Registry[Callable[..., Metric]] = Registry("robust_encoders.metrics", _OURS)
 
 __all__ = [
     "METRICS",

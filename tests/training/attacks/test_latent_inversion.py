@@ -121,7 +121,7 @@ def test_a_case_without_a_picture_is_refused(tiny_pipe: Any) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch": 0}, {"refinements": -1}])
-def test_settings_without_sense_are_refused(wrong: dict[str, int]) -> None:
+def test_settings_without_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="at least"):
         LatentInversion(**wrong)
 

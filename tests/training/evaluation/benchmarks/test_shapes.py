@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from robust_encoders.training.evaluation.benchmarks.shapes import ShapesBenchmark, shapes_plan
+from robust_encoders.training.evaluation.benchmarks.shapes import WORD_CHOICES, ShapesBenchmark, shapes_plan
 from robust_encoders.training.evaluation.config import EvaluationConfig
 from robust_encoders.training.evaluation.plan import Plan, PromptSet
 from robust_encoders.training.types import Case
@@ -37,7 +37,7 @@ def make_plan(concept: str = "circle", *, seed: int = 0, **changes: Any) -> Plan
 @pytest.mark.parametrize(("concept", "factor"), [("circle", "shape"), ("striped", "style"), ("red", "colour")])
 def test_plain_prompts_name_the_concept_by_the_words_of_their_set(concept: str, factor: str) -> None:
     plan = make_plan(concept)
-    for prompts, choice in zip(plan.plain, ("name", "seen", "unseen"), strict=True):
+    for prompts, choice in zip(plan.plain, WORD_CHOICES, strict=True):
         assert prompts.name == f"{concept}/{choice}"
         assert len(prompts.cases) == 30
         words = set(words_for(factor, concept, choice))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from dataclasses import fields, replace
 from pathlib import Path
@@ -28,7 +29,6 @@ from robust_encoders.training.attacks import (
 from robust_encoders.training.attacks.transfer import OnBase
 from robust_encoders.training.detectors import ImageClassifier, NudeNet
 from robust_encoders.training.diffusion.sampling import SamplingConfig, draw
-from robust_encoders.training.evaluation.benchmarks import stable_diffusion as module
 from robust_encoders.training.evaluation.benchmarks.prompt_files import COLUMNS, PromptFileError
 from robust_encoders.training.evaluation.benchmarks.shapes_attacks import shapes_suite
 from robust_encoders.training.evaluation.benchmarks.stable_diffusion import StableDiffusionBenchmark, described_detector
@@ -307,6 +307,6 @@ def test_fid_needs_features_and_its_library(
 ) -> None:
     with pytest.raises(ValueError, match="expected a CLIP model for FID and KID"):
         replace(benchmark, clip="")
-    monkeypatch.setattr(module.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"robust-encoders\[metrics\]"):
         make_plan(benchmark, tiny_pipe)
