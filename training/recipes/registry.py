@@ -12,6 +12,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     **shapes_overlays.RECIPES,
     **stable_diffusion.RECIPES,
 }
+_SHIPPED = {f"{shapes.BASE}/{concept}": variant for concept, variant in shapes.SHIPPED.items()}
 
 
 def variant_of(name: str, concept: str) -> str:
@@ -23,5 +24,4 @@ def variant_of(name: str, concept: str) -> str:
         name: Name of the recipe, ``base/concept-variant``.
         concept: Name of the concept.
     """
-    base, _, rest = name.rpartition("/")
-    return SHIPPED[rest] if base == "shapes" and rest in SHIPPED else rest.removeprefix(f"{concept}-")
+    return _SHIPPED.get(name) or name.rpartition("/")[2].removeprefix(f"{concept}-")

@@ -18,6 +18,7 @@ from .recipe import Recipe
 
 # An object whose parts other shapes share is harder to forget than a style or a colour: after 500 iterations a quarter
 # of the continuous attacks still succeeded, where they no longer did for the other two.
+BASE = "shapes"
 ITERATIONS = {"circle": 1000}
 HARDENED_ITERATIONS = 900
 STRICT_ITERATIONS = 700
