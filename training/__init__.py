@@ -1,1 +1,123 @@
-"""Training and evaluation of robust encoders: methods, attacks, metrics, recipes. Needs the extra ``train``."""
+"""Training and evaluation of robust encoders: methods, attacks, metrics, recipes. Needs the extra ``train``.
+
+The rooms, each reads from those below it:
+
+cli            the training commands: train, evaluate, demo and those on finished evaluations
+reports        tables, pages and pictures of finished evaluations
+evaluation     attacks on encoders, judgement, aggregation; benchmarks and sanity checks
+recipes        named runs with all settings; running and reproducing one
+methods        concept-erasure methods, one file each
+objectives     loss terms of the methods that train a text encoder
+metrics        numbers over pictures, one file each
+detectors      whether a picture shows a concept, one file each
+attacks        attacks of an evaluation and inner attacks of a training, one file each
+trainer        the gradient loop, its checkpoints and its record
+trajectories   latents and predictions of the frozen model
+prompts        prompts as text and as token rows
+worlds         embedded bases, and how they are made
+diffusion      the parts of a Stable Diffusion pipeline behind one convention
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .attacks import ATTACKS, INNER_ATTACKS
+    from .detectors import DETECTORS
+    from .diffusion.backbone import Backbone
+    from .evaluation.benchmarks import BENCHMARKS, ShapesBenchmark, StableDiffusionBenchmark
+    from .evaluation.config import EvaluationConfig
+    from .evaluation.evaluate import evaluate
+    from .evaluation.plan import Benchmark
+    from .evaluation.results import Evaluation
+    from .methods import METHODS
+    from .methods.merge import merge
+    from .metrics import METRICS
+    from .protocols import Attack, Detector, InnerAttack, Method, Metric
+    from .recipes.recipe import Recipe
+    from .recipes.registry import RECIPES
+    from .recipes.reproduce import reproduce
+    from .recipes.run import run_recipe
+    from .types import AttackResult, Candidate, Case, Edit, Result
+    from .workspace import Workspace
+    from .worlds import BASES
+
+# Public name to the module that has it, which is imported when the name is first asked for: extras differ in it.
+_HOMES = {
+    "ATTACKS": "attacks",
+    "BASES": "worlds",
+    "BENCHMARKS": "evaluation.benchmarks",
+    "DETECTORS": "detectors",
+    "INNER_ATTACKS": "attacks",
+    "METHODS": "methods",
+    "METRICS": "metrics",
+    "RECIPES": "recipes.registry",
+    "Attack": "protocols",
+    "AttackResult": "types",
+    "Backbone": "diffusion.backbone",
+    "Benchmark": "evaluation.plan",
+    "Candidate": "types",
+    "Case": "types",
+    "Detector": "protocols",
+    "Edit": "types",
+    "Evaluation": "evaluation.results",
+    "EvaluationConfig": "evaluation.config",
+    "InnerAttack": "protocols",
+    "Method": "protocols",
+    "Metric": "protocols",
+    "Recipe": "recipes.recipe",
+    "Result": "types",
+    "ShapesBenchmark": "evaluation.benchmarks",
+    "StableDiffusionBenchmark": "evaluation.benchmarks",
+    "Workspace": "workspace",
+    "evaluate": "evaluation.evaluate",
+    "merge": "methods.merge",
+    "reproduce": "recipes.reproduce",
+    "run_recipe": "recipes.run",
+}
+
+__all__ = [
+    "ATTACKS",
+    "BASES",
+    "BENCHMARKS",
+    "DETECTORS",
+    "INNER_ATTACKS",
+    "METHODS",
+    "METRICS",
+    "RECIPES",
+    "Attack",
+    "AttackResult",
+    "Backbone",
+    "Benchmark",
+    "Candidate",
+    "Case",
+    "Detector",
+    "Edit",
+    "Evaluation",
+    "EvaluationConfig",
+    "InnerAttack",
+    "Method",
+    "Metric",
+    "Recipe",
+    "Result",
+    "ShapesBenchmark",
+    "StableDiffusionBenchmark",
+    "Workspace",
+    "evaluate",
+    "merge",
+    "reproduce",
+    "run_recipe",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from where it lives."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

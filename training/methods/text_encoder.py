@@ -25,7 +25,7 @@ from ..objectives.prompt_augmentation import ConceptPrompts, require_room
 from ..objectives.retention import RetainConditionings, RetainPredictions
 from ..objectives.terms import LossTerm, NoiseError, Objective, Points
 from ..objectives.unlearning import PlainConditionings, PlainPredictions, PredictionAttack, Pull, Unlearn
-from ..prompts.concept_words import anchor_prompt
+from ..prompts.concept_words import anchor_prompts
 from ..prompts.encoded import EncodedPrompts, conditionings
 from ..prompts.layout import prompt_lengths
 from ..protocols import InnerAttack
@@ -116,8 +116,7 @@ def build_objective(
     Raises:
         ValueError: Prompts too long for what is put into them, or terms without what they are made of.
     """
-    builder = _Builder(method, teacher, student, concept, workspace, Shard.current())
-    return builder.objective()
+    return _Builder(method, method.terms, teacher, student, concept, workspace, Shard.current()).objective()
 
 
 @dataclass(frozen=True)
@@ -125,15 +124,12 @@ class _Builder:
     """Builds the objective of one run, checks first."""
 
     method: TextEncoderMethod
+    terms: TermsConfig
     teacher: Backbone
     student: Backbone
     concept: Concept
     workspace: Workspace
     shard: Shard
-
-    @property
-    def terms(self) -> TermsConfig:
-        return self.method.terms
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -144,7 +140,7 @@ class _Builder:
         words = None
         if terms.outliers.batches():
             words = CaptionWords.read(teacher, terms.outliers, self.concept, terms.retain.prompts)
-        anchors = [anchor_prompt(text, self.concept) for text in self.texts] if terms.wants_anchors else None
+        anchors = anchor_prompts(self.texts, self.concept) if terms.wants_anchors else None
         prompts = self._concept_prompts(anchors)
         placements = TokenPlacements.read(teacher, terms.adversary, prompts.texts, self.concept, rows=prompts.rows)
         retained = self._retain_prompts()

@@ -14,7 +14,7 @@ from robust_encoders.overlays.adapters import Gates
 from ..diffusion.backbone import Backbone
 from ..distributed import Shard
 from ..losses import negative_guidance_target, squared_error
-from ..prompts.concept_words import anchor_prompt
+from ..prompts.concept_words import anchor_prompts
 from ..trajectories.config import BankConfig
 from ..trajectories.resample import open_source
 from ..workspace import Workspace
@@ -69,7 +69,7 @@ class SPMObjective:
         self.method, self.backbone, self.gates = method, backbone, gates
         self.shard = Shard.current()
         self.texts = (concept.prompts or concept.words())[: method.bank.limit]
-        self.anchored = tuple(anchor_prompt(text, concept) for text in self.texts)
+        self.anchored = tuple(anchor_prompts(self.texts, concept))
         self.bank = None
         if method.rollout == "bank":
             with self._frozen():

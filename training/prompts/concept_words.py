@@ -4,35 +4,41 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from robust_encoders.concepts import Concept
 
 
-def anchor_prompt(prompt: str, concept: Concept) -> str:
-    """Return ``prompt`` with every name of the concept replaced by its anchor, or left out where that is empty.
+def anchor_prompts(prompts: Sequence[str], concept: Concept) -> list[str]:
+    """Return prompts with every name of the concept replaced by its anchor, or left out where that is empty.
 
     Of a joint concept, the names of every part, each by that part's own anchor.
 
     Raises:
-        ValueError: The prompt names the concept by none of its words, so it would be its own anchor; or the parts of a
+        ValueError: A prompt names the concept by none of its words, so it would be its own anchor; or the parts of a
             joint concept contradict each other.
     """
     require_apart(concept)
     anchors = {word: part.anchor for part in concept.parts or (concept,) for word in part.words()}
+    named = naming(anchors)
 
     def anchor(match: re.Match[str]) -> str:
         return next(anchors[word] for word in anchors if re.fullmatch(re.escape(word), match[0], re.IGNORECASE))
 
-    replaced, found = naming(anchors).subn(anchor, prompt)
-    if not found:
+    replaced = [named.subn(anchor, prompt) for prompt in prompts]
+    if missing := [prompt for prompt, (_, found) in zip(prompts, replaced, strict=True) if not found]:
         raise ValueError(
-            f"expected one of {concept.words()} in {prompt!r}, found none: add the word to the concept's "
+            f"expected one of {concept.words()} in {missing[0]!r}, found none: add the word to the concept's "
             "synonyms, or drop the prompt"
         )
-    return " ".join(replaced.split())
+    return [" ".join(text.split()) for text, _ in replaced]
+
+
+def anchor_prompt(prompt: str, concept: Concept) -> str:
+    """Return one prompt anchored; see ``anchor_prompts``."""
+    return anchor_prompts([prompt], concept)[0]
 
 
 def require_apart(concept: Concept) -> None:

@@ -16,7 +16,7 @@ from robust_encoders.artifact.fingerprint import content_sha256
 from ..diffusion.backbone import Backbone
 from .config import BankConfig
 from .rollout import Trajectory, fill, run_in_memory
-from .store import BankStore, Shard
+from .store import BankStore, StoredTrajectory
 
 FORMAT = 1
 # What DDIM reads from its configuration beside the noise schedule itself.
@@ -91,7 +91,9 @@ class TrajectoryBank:
         device: Where batches are put.
     """
 
-    def __init__(self, prompts: Sequence[str], shards: Sequence[Sequence[Shard]], device: torch.device) -> None:
+    def __init__(
+        self, prompts: Sequence[str], shards: Sequence[Sequence[StoredTrajectory]], device: torch.device
+    ) -> None:
         self.prompts = tuple(prompts)
         self.shards = tuple(tuple(group) for group in shards)
         self.device = device

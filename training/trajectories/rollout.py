@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Generator, Tensor
 from tqdm import tqdm
 
 from ..diffusion.backbone import Backbone
-from .store import BankStore, Shard, digest, halved
+from .store import BankError, BankStore, StoredTrajectory, digest
 
 if TYPE_CHECKING:
     from .config import BankConfig
@@ -28,9 +29,9 @@ class Trajectory:
     anchor: str | None
     seed: int
 
-    @property
+    @cached_property
     def name(self) -> str:
-        """Of its file."""
+        """Name of its file."""
         return digest([self.prompt, self.anchor, self.seed])[:24]
 
 
@@ -47,14 +48,14 @@ class _Rollouts:
         self.backbone, self.settings = backbone, settings
         self.null = backbone.condition([""])
 
-    def run(self, jobs: Sequence[Trajectory]) -> list[Shard]:
+    def run(self, jobs: Sequence[Trajectory]) -> list[StoredTrajectory]:
         backbone, s = self.backbone, self.settings
         # In float32 whatever the UNet's dtype: steps of a run are too small for bfloat16.
         noise = torch.stack([start_noise(backbone, job.prompt, job.seed) for job in jobs]).half().float()
         cond = backbone.condition([job.prompt for job in jobs])
         anchors = [job.anchor for job in jobs if job.anchor is not None]
         anchor = backbone.condition(anchors) if anchors else None
-        whole: Shard = {}
+        whole: StoredTrajectory = {}
         run = backbone.rollout(cond, self.null, noise=noise.to(backbone.device), steps=s.steps, guidance=s.guidance)
         for k, step in enumerate(run):
             assert step.pred_null is not None
@@ -71,9 +72,9 @@ class _Rollouts:
 
 def run_in_memory(
     backbone: Backbone, jobs: Sequence[Trajectory], settings: BankConfig, progress: bool
-) -> dict[Trajectory, Shard]:
+) -> dict[Trajectory, StoredTrajectory]:
     """Run every trajectory once, a batch at a time."""
-    todo, made = list(dict.fromkeys(jobs)), dict[Trajectory, Shard]()
+    todo, made = list(dict.fromkeys(jobs)), dict[Trajectory, StoredTrajectory]()
     roller = _Rollouts(backbone, settings)
     with _bar(len(todo), progress) as bar:
         for start in range(0, len(todo), settings.batch):
@@ -107,3 +108,19 @@ def fill(
 
 def _bar(total: int, progress: bool) -> Any:
     return tqdm(total=total, desc="bank", unit="trajectory", disable=not progress)
+
+
+def halved(tensor: Tensor) -> Tensor:
+    """Return a tensor in half precision on the CPU.
+
+    Raises:
+        BankError: A value does not fit, or is not finite.
+    """
+    small = tensor.to("cpu", torch.float16)
+    if not bool(torch.isfinite(small).all()):
+        largest = float(tensor.abs().max())
+        raise BankError(
+            f"expected values that half precision holds (65504 at most), found {largest}: the base does not draw with "
+            "these settings; try --dtype float32, or a smaller guidance"
+        )
+    return small

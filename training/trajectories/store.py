@@ -14,7 +14,6 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -26,7 +25,7 @@ from robust_encoders.utils.home import write_atomically as write_bytes
 logger = logging.getLogger(__name__)
 KEY_NAME = "key.json"
 _ASIDE = re.compile(r"\..+\.safetensors-[0-9a-f]{8}")
-Shard = dict[str, Tensor]
+StoredTrajectory = dict[str, Tensor]
 
 
 class BankError(RuntimeError):
@@ -92,11 +91,11 @@ class BankStore:
         """Whether that trajectory has been run."""
         return self._path(name).exists()
 
-    def write(self, name: str, shard: Shard) -> None:
+    def write(self, name: str, shard: StoredTrajectory) -> None:
         """Keep a trajectory."""
         write_shard(shard, self._path(name))
 
-    def read(self, name: str) -> Shard:
+    def read(self, name: str) -> StoredTrajectory:
         """Return a trajectory; its tensors are mapped, and fetched from disk when they are looked at.
 
         Raises:
@@ -157,7 +156,7 @@ class BankStore:
             (self.folder / f"{name}.lock").unlink()
 
 
-def write_shard(tensors: Shard, path: Path) -> None:
+def write_shard(tensors: StoredTrajectory, path: Path) -> None:
     """Write a safetensors file aside and rename it, so that a reader never sees half of one."""
     aside = path.with_name(f".{path.name}-{token_hex(4)}")
     try:
@@ -168,22 +167,6 @@ def write_shard(tensors: Shard, path: Path) -> None:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
-
-
-def halved(tensor: Tensor) -> Tensor:
-    """Return a tensor in half precision on the CPU.
-
-    Raises:
-        BankError: A value does not fit, or is not finite.
-    """
-    small = tensor.to("cpu", torch.float16)
-    if not bool(torch.isfinite(small).all()):
-        largest = float(tensor.abs().max())
-        raise BankError(
-            f"expected values that half precision holds (65504 at most), found {largest}: the base does not draw with "
-            "these settings; try --dtype float32, or a smaller guidance"
-        )
-    return small
 
 
 def _require_same(key: Mapping[str, Any], note: Path) -> None:
