@@ -21,11 +21,9 @@ import torch
 
 import robust_encoders
 from robust_encoders import RobustEncoder, embedded_pipeline, training
-from robust_encoders.training import RECIPES, EvaluationConfig, evaluate, run_recipe
-from robust_encoders.training.evaluation.benchmarks.shapes import ShapesBenchmark
+from robust_encoders.training import RECIPES, EvaluationConfig, Recipe, ShapesBenchmark, evaluate, run_recipe
 from robust_encoders.training.methods import AdvUnlearn
 from robust_encoders.training.provenance import write_json
-from robust_encoders.training.recipes.recipe import Recipe
 
 PACKAGES = (robust_encoders, training)
 ROOTS = tuple(f"{Path(package.__path__[0]).resolve()}/" for package in PACKAGES)

@@ -1,4 +1,4 @@
-"""The scripts of the studies: what they run is what the command line takes."""
+"""The scripts of the studies and the commands of the texts: what they run is what the command line takes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -102,6 +103,27 @@ def test_the_scripts_give_only_options_that_exist(
     assert {tuple(call): refused(call, capsys) for call in unlike.values()} == {
         tuple(call): ["--no-such-option"] for call in unlike.values()
     }
+
+
+def commands(text: str) -> list[list[str]]:
+    """Return the command lines of `train` and `evaluate` in the console blocks of a text, those with gaps left out."""
+    blocks = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    found = [re.search(r"robust-encoders ((?:train|evaluate) .*)", line) for line in lines]
+    given = [shlex.split(one.group(1), comments=True) for one in found if one]
+    return [call for call in given if "..." not in call and not any(re.search("[A-Z]{4}", part) for part in call)]
+
+
+def command_lines() -> dict[str, list[str]]:
+    """Return the different command lines of all texts that are not about an extension."""
+    texts = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "studies").rglob("*.md")]
+    calls = [call for path in texts for call in commands(path.read_text(encoding="utf-8"))]
+    return {" ".join(call): call for call in calls}
+
+
+@pytest.mark.parametrize("call", command_lines().values(), ids=command_lines().keys())
+def test_the_texts_give_only_options_that_exist(call: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(call, capsys) == ["--no-such-option"]
 
 
 def test_finished_parts_are_not_run_again(tmp_path: Path) -> None:
