@@ -18,10 +18,10 @@ class Concept:
     Args:
         name: The word or phrase itself, for example ``"circle"``.
         kind: Whether it is a content, a style, an object or an attribute.
-        anchor: What the concept is mapped to; empty for "nothing in particular".
+        anchor: Words that the concept is mapped to; empty for "nothing in particular".
         synonyms: Other words for it that training may see.
         prompts: Captions that contain it; the bare word alone generalises badly to whole captions.
-        parts: Of a joint concept, those that it is made of, each mapped to its own anchor; see ``joint``.
+        parts: Parts of a joint concept, each mapped to its own anchor; see ``joint``.
 
     Raises:
         ValueError: Naming every field that is wrong.
@@ -78,7 +78,7 @@ class Concept:
         for its prompts where it has none, so that every one of them is erased.
 
         Args:
-            concepts: Of joint ones, the parts count. One alone comes back as it is.
+            concepts: Concepts to join; of joint ones, the parts count. One alone comes back as it is.
 
         Raises:
             ValueError: If there are none, or two of the same name.

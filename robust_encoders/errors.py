@@ -1,11 +1,9 @@
-"""Every error this package raises on purpose; each message says what was expected, what was found and what to do."""
+"""The errors that this package raises on purpose; each message says what was expected, what was found, what to do.
+
+``IncompatibleError`` stands beside the report that it carries, in :mod:`robust_encoders.compatibility.report`.
+"""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from robust_encoders.compatibility.report import CompatReport
 
 
 class RobustEncodersError(Exception):
@@ -44,20 +42,12 @@ class AssetsMissingError(RobustEncodersError, FileNotFoundError):
     """The package was installed without its embedded base, encoders or judge."""
 
 
+class BaseLoadError(RobustEncodersError):
+    """A base pipeline is not where its name says, or diffusers cannot load it."""
+
+
 class ConversionNeededError(RobustEncodersError):
     """The weights exist only in a format that this version does not read."""
-
-
-class IncompatibleError(RobustEncodersError):
-    """An encoder does not fit a pipeline.
-
-    Args:
-        report: Every check made; ``report.errors`` are the ones that failed.
-    """
-
-    def __init__(self, report: CompatReport) -> None:
-        super().__init__(report.explain())
-        self.report = report
 
 
 class AlreadyAttachedError(RobustEncodersError):

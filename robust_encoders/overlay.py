@@ -10,58 +10,47 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace as replaced
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
-import torch
 from torch import Tensor
 
-from robust_encoders.artifact.forms import COMPONENTS, adapter_of, require_projection
+from robust_encoders.artifact.forms import adapter_of, require_projection
 from robust_encoders.artifact.manifest import Manifest
-from robust_encoders.artifact.storage import Artifact
-from robust_encoders.compatibility.overlay import Small, check
+from robust_encoders.compatibility.overlay import OverlayContent, check
 from robust_encoders.compatibility.report import CompatReport
-from robust_encoders.encoder import Pipeline, RobustEncoder
 from robust_encoders.errors import AlreadyAttachedError, CompatibilityWarning, ManifestError, StaleAttachmentError
+from robust_encoders.loaded import LoadedArtifact, Pipeline
 from robust_encoders.overlays.adapters import Transport
-from robust_encoders.pipeline.composition import Part, compose, composition_of
-
-if TYPE_CHECKING:
-    from transformers import CLIPTextModel
+from robust_encoders.pipeline.composition import AttachedOverlay, compose, composition_of
 
 logger = logging.getLogger(__name__)
 
 
-class Overlay(RobustEncoder):
+class Overlay(LoadedArtifact, forms=("adapter", "projection"), expected="an adapter or a projection"):
     """An adapter (SPM) or a projection (UCE, RECE) in memory.
 
     Any number of them lie over one pipeline, with or without a whole encoder, in an order that is fixed (see
     :mod:`robust_encoders.pipeline.composition`). Each can be detached by itself, bit for bit.
 
     Args:
-        manifest: What it is and what it was made from.
-        tensors: Of an adapter, the release's keys; of a projection, ``projection`` (D, D).
-        config: Of an adapter, ``prompts``, ``rank`` and ``alpha``.
+        manifest: Origin and facts of the overlay.
+        tensors: The release's keys of an adapter; ``projection`` (D, D) of a projection.
+        config: ``prompts``, ``rank`` and ``alpha`` of an adapter.
 
     Raises:
         ManifestError: If the manifest is of another form.
         IntegrityError: If the tensors are not of that form.
     """
 
-    def __init__(self, manifest: Manifest, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-        _require_overlay(manifest)
+    @staticmethod
+    def _require_tensors(manifest: Manifest, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
         if manifest.form == "projection":
             require_projection(tensors)
         else:
             adapter_of(tensors, config)
-        self._take(manifest, tensors, config)
 
-    @classmethod
-    def _verified(cls, found: Artifact) -> Overlay:
-        overlay = cls(found.manifest, found.tensors, found.config)
-        overlay.__dict__["content_sha256"] = found.content_sha256
-        return overlay
-
-    def _configured(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    @staticmethod
+    def _configured(config: Mapping[str, Any]) -> Mapping[str, Any]:
         return dict(config)
 
     @property
@@ -75,21 +64,13 @@ class Overlay(RobustEncoder):
         text = json.dumps([self.content_sha256, dict(self.config)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def text_encoder(self) -> CLIPTextModel:
-        """Refuse: an overlay has no text encoder of its own.
-
-        Raises:
-            ManifestError: Always.
-        """
-        self._refuse("a whole text encoder", "attach it to a pipeline instead")
-
     def _refuse(self, expected: str, remedy: str) -> NoReturn:
         raise ManifestError(f"expected {expected}, found form {self.manifest.form!r} of {self.label}; {remedy}")
 
     def check(self, pipe: Any, *, allow_partial: bool = False) -> CompatReport:
-        """Ask whether it fits a pipeline, and change nothing; see :meth:`RobustEncoder.check`."""
-        small = Small(self.manifest, self.tensors, self.config)
-        return check(pipe, small, allow_partial=allow_partial)
+        """Ask whether it fits a pipeline, and change nothing; see :meth:`LoadedArtifact.check`."""
+        content = OverlayContent(self.manifest, self.tensors, self.config)
+        return check(pipe, content, allow_partial=allow_partial)
 
     def attach(
         self,
@@ -110,9 +91,9 @@ class Overlay(RobustEncoder):
             allow_partial: Accept, with a warning, that other text encoders of the pipeline stay as they are.
             replace: Take the place of every other adapter and projection.
             scale: Factor of an adapter's strength.
-            transport: How gates scale an adapter: ``paper`` adds up gate times U D x, ``official`` scales every tensor
-                by the gate, as the released code does, so that one adapter is scaled by the gate squared and several
-                have cross terms. All adapters of a pipeline share it.
+            transport: Rule by which gates scale an adapter: ``paper`` adds up gate times U D x, ``official`` scales
+                every tensor by the gate, as the released code does, so that one adapter is scaled by the gate squared
+                and several have cross terms. All adapters of a pipeline share it.
 
         Returns:
             The same pipeline.
@@ -123,37 +104,39 @@ class Overlay(RobustEncoder):
             StaleAttachmentError: If a component was replaced, or something loaded into it, since others were attached.
         """
         self._require_unchanged()
-        before, part = composition_of(pipe).parts, self._part(scale, transport)
-        if (there := composition_of(pipe).part(self.identity)) is not None and (len(before) == 1 or not replace):
-            _require_same(there, part)
+        before, overlay = composition_of(pipe).overlays, self._as_attached(scale, transport)
+        if (there := composition_of(pipe).find(self.identity)) is not None and (len(before) == 1 or not replace):
+            _require_same(there, overlay)
             return pipe
         if replace:
             compose(pipe, ())
         try:
-            self._lay(pipe, part, allow_partial=allow_partial)
+            self._lay(pipe, overlay, allow_partial=allow_partial)
         except BaseException:
             if replace:
                 compose(pipe, before)
             raise
         return pipe
 
-    def _lay(self, pipe: Any, part: Part, *, allow_partial: bool) -> None:
-        parts = composition_of(pipe).parts
-        _require_one_transport(parts, part)
+    def _lay(self, pipe: Any, overlay: AttachedOverlay, *, allow_partial: bool) -> None:
+        overlays = composition_of(pipe).overlays
+        _require_one_transport(overlays, overlay)
         report = self.check(pipe, allow_partial=allow_partial)
         report.raise_if_incompatible()
         if report.warnings:
             warnings.warn(report.explain(), CompatibilityWarning, stacklevel=3)
-        compose(pipe, [*parts, part])
+        compose(pipe, [*overlays, overlay])
         logger.info("attached %s", self.label)
 
-    def _part(self, scale: float, transport: Transport) -> Part:
+    def _as_attached(self, scale: float, transport: Transport) -> AttachedOverlay:
         if transport not in ("paper", "official"):
             raise ValueError(f"expected transport 'paper' or 'official', found {transport!r}")
         _require_finite(scale)
         if not self.is_adapter and scale != 1.0:
             self._refuse("an adapter, which can be scaled", "leave scale at 1: a projection is solved as it is")
-        return Part(self.manifest, self.tensors, self.config, self.identity, self.label, float(scale), transport)
+        return AttachedOverlay(
+            self.manifest, self.tensors, self.config, self.identity, self.label, float(scale), transport
+        )
 
     def set_scale(self, pipe: Any, scale: float) -> None:
         """Change the strength of an attached adapter; 0 switches it off, 1 is as trained.
@@ -175,7 +158,7 @@ class Overlay(RobustEncoder):
 
         Args:
             pipe: A pipeline that it is attached to.
-            gate: Of an adapter, in [0, 1].
+            gate: Constant gate of an adapter, in [0, 1].
 
         Raises:
             StaleAttachmentError: If it is not attached to that pipeline.
@@ -183,21 +166,21 @@ class Overlay(RobustEncoder):
                 adapter with the release's arithmetic.
             ValueError: If the gate is outside [0, 1].
         """
-        part = self._attached_part(pipe)
+        overlay = self._found(pipe)
         if not 0 <= gate <= 1:
             raise ValueError(f"expected a gate in [0, 1], found {gate}")
-        if self.is_adapter and part.transport == "official":
+        if self.is_adapter and overlay.transport == "official":
             raise AlreadyAttachedError(
                 f"expected {self.label} with transport 'paper', found 'official', whose adapters depend on each other "
                 "and cannot be fused one by one; detach it and attach it again"
             )
-        live = [other.label for other in composition_of(pipe).parts if other.is_adapter and other.live]
+        live = [other.label for other in composition_of(pipe).overlays if other.is_adapter and other.live]
         if not self.is_adapter and live:
             raise AlreadyAttachedError(
                 f"expected no live adapter where a projection is fused, found {', '.join(live)}: their input would no "
                 "longer be projected; fuse or detach them first"
             )
-        if self.is_adapter and part.live:
+        if self.is_adapter and overlay.live:
             warnings.warn(
                 f"{self.label} loses its transport: from now on every prompt opens it by {gate:g}, kept ones, too",
                 CompatibilityWarning,
@@ -205,16 +188,16 @@ class Overlay(RobustEncoder):
             )
         self._change(pipe, gate=float(gate))
 
-    def _attached_part(self, pipe: Any) -> Part:
-        part = composition_of(pipe).part(self.identity)
-        if part is None:
+    def _found(self, pipe: Any) -> AttachedOverlay:
+        overlay = composition_of(pipe).find(self.identity)
+        if overlay is None:
             raise StaleAttachmentError(f"expected {self.label} attached to this pipeline, found it is not; attach it")
-        return part
+        return overlay
 
     def _change(self, pipe: Any, **fields: Any) -> None:
-        part = self._attached_part(pipe)
-        others = [other for other in composition_of(pipe).parts if other is not part]
-        compose(pipe, [*others, replaced(part, **fields)])
+        overlay = self._found(pipe)
+        others = [other for other in composition_of(pipe).overlays if other is not overlay]
+        compose(pipe, [*others, replaced(overlay, **fields)])
 
     def detach(self, pipe: Any) -> None:
         """Take it off a pipeline; whatever else is attached stays. One that it is not attached to stays as it is.
@@ -223,32 +206,20 @@ class Overlay(RobustEncoder):
             StaleAttachmentError: If a component was replaced, or something loaded into it, since it was attached.
         """
         composition = composition_of(pipe)
-        if composition.part(self.identity) is None:
+        if composition.find(self.identity) is None:
             return
-        compose(pipe, [part for part in composition.parts if part.identity != self.identity])
+        compose(pipe, [overlay for overlay in composition.overlays if overlay.identity != self.identity])
         logger.info("detached %s", self.label)
 
     @contextmanager
     def attached(self, pipe: Pipeline, *, allow_partial: bool = False, replace: bool = False) -> Iterator[Pipeline]:
         """Attach for the length of a ``with`` block, then restore the overlays that were there before it."""
-        before = composition_of(pipe).parts
+        before = composition_of(pipe).overlays
         self.attach(pipe, allow_partial=allow_partial, replace=replace)
         try:
             yield pipe
         finally:
             compose(pipe, before)
-
-    def _cast(self, dtype: torch.dtype) -> Overlay:
-        cast = {name: tensor.to(dtype) for name, tensor in self.tensors.items()}
-        return self if dtype == self.dtype else type(self)(self.manifest, cast, self.config)
-
-
-def _require_overlay(manifest: Manifest) -> None:
-    if manifest.form not in ("adapter", "projection") or manifest.component not in COMPONENTS[manifest.form]:
-        raise ManifestError(
-            f"expected an adapter or a projection, found form {manifest.form!r} of {manifest.component!r}; "
-            "load it by RobustEncoder.from_pretrained"
-        )
 
 
 def _require_finite(scale: float) -> None:
@@ -256,7 +227,7 @@ def _require_finite(scale: float) -> None:
         raise ValueError(f"expected a finite scale, found {scale}")
 
 
-def _require_same(there: Part, asked: Part) -> None:
+def _require_same(there: AttachedOverlay, asked: AttachedOverlay) -> None:
     if (there.scale, there.transport) != (asked.scale, asked.transport):
         raise AlreadyAttachedError(
             f"expected {there.label} not to be attached, found it with scale {there.scale:g} and transport "
@@ -264,14 +235,14 @@ def _require_same(there: Part, asked: Part) -> None:
         )
 
 
-def _require_one_transport(parts: tuple[Part, ...], asked: Part) -> None:
-    odd = [part.label for part in parts if part.is_adapter and part.transport != asked.transport]
+def _require_one_transport(overlays: tuple[AttachedOverlay, ...], asked: AttachedOverlay) -> None:
+    odd = [overlay.label for overlay in overlays if overlay.is_adapter and overlay.transport != asked.transport]
     if odd and asked.is_adapter:
         raise AlreadyAttachedError(
             f"expected every adapter of a pipeline to have transport {asked.transport!r}, found another one of "
             f"{', '.join(odd)}; detach them first"
         )
-    ranks = {part.config["rank"] for part in (*parts, asked) if part.is_adapter}
+    ranks = {overlay.config["rank"] for overlay in (*overlays, asked) if overlay.is_adapter}
     if asked.is_adapter and asked.transport == "official" and len(ranks) > 1:
         raise AlreadyAttachedError(
             f"expected adapters of one rank under transport 'official', found ranks {sorted(ranks)}; the release adds "

@@ -13,7 +13,7 @@ from .types import Edit
 
 if TYPE_CHECKING:
     from robust_encoders.concepts import Concept
-    from robust_encoders.encoder import RobustEncoder
+    from robust_encoders.loaded import LoadedArtifact
 
 
 def to_encoder(
@@ -27,7 +27,7 @@ def to_encoder(
     ids: tuple[str, ...] = (),
     revision: str = "",
     license: str = "",
-) -> RobustEncoder:
+) -> LoadedArtifact:
     """Return the artifact of an edit, in memory.
 
     Args:
@@ -41,7 +41,7 @@ def to_encoder(
         revision: Commit of the first of them.
         license: Of the weights, as an SPDX or Hub identifier.
     """
-    from robust_encoders.encoder import kind_of
+    from robust_encoders.loaded import class_of
 
     manifest = Manifest(
         concept=concept,
@@ -53,4 +53,4 @@ def to_encoder(
         versions=library_versions(),
         license=license,
     )
-    return kind_of(manifest)(manifest, edit.tensors, edit.config)
+    return class_of(manifest)(manifest, edit.tensors, edit.config)

@@ -122,7 +122,7 @@ class EmbeddedBase(Protocol):
 
 @runtime_checkable
 class InnerAttack(Protocol):
-    """An inner attack: sees a loss and a start tensor, nothing else, and lowers the loss."""
+    """An attack inside a training: sees a loss and a start tensor, nothing else, and lowers the loss."""
 
     name: ClassVar[str]
 
@@ -133,17 +133,22 @@ class InnerAttack(Protocol):
 
 @runtime_checkable
 class Attack(Protocol):
-    """An attack of the evaluation: batched over cases, never told whether a picture succeeded unless it is T2.
+    """An attack of the evaluation, batched over cases; its dataclass fields are its settings.
 
     An attack that needs nothing beside the model under attack declares ``target: Backbone``, which is wider and fits.
+    Name and tier are class variables as a rule. Further facts are class variables that may be left out:
+    ``types.AttackFacts`` documents them and their fall-backs. A class may have a class method
+    ``for_concept(concept: Concept)``; by it the command line builds the attack, else by the defaults of its fields.
     """
 
-    name: ClassVar[str]
-    tier: ClassVar[str]
+    @property
+    def name(self) -> str:
+        """Name in ``ATTACKS``, and in the records of results."""
+        ...
 
     @property
-    def joint(self) -> bool:
-        """Whether a result depends on all cases together; otherwise cases that need no attack may be left out."""
+    def tier(self) -> str:
+        """Threat tier, ``T0`` to ``T7``; see ``evaluation.threat_model.TIERS``."""
         ...
 
     def run(self, target: TargetModel, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
@@ -153,7 +158,10 @@ class Attack(Protocol):
 
 @runtime_checkable
 class Detector(Protocol):
-    """Scores pictures (B, 3, H, W) in [0, 1]; at or above ``threshold`` the concept counts as present."""
+    """Scores pictures (B, 3, H, W) in [0, 1]; at or above ``threshold`` the concept counts as present.
+
+    A class may have a class method ``for_concept(concept: Concept)``, by which the command line builds the detector.
+    """
 
     name: str
     version: str
@@ -168,7 +176,8 @@ class Detector(Protocol):
 class Metric(Protocol):
     """Accumulates over batches of pictures and computes one result.
 
-    One that ``compares`` needs the base's pictures of the same cases as reference.
+    One that ``compares`` needs the base's pictures of the same cases as reference. A class may have a class method
+    ``for_concept(concept: Concept)``, by which the command line builds the metric.
     """
 
     higher_is_better: ClassVar[bool]

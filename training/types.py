@@ -7,14 +7,15 @@ picture height and width, L token positions, D width of the text encoder, K adve
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from torch import Tensor
 
 Form = Literal["weights", "adapter", "projection"]
 CandidateKind = Literal["text", "token_embeddings", "conditioning", "latent", "image", "clean_latent"]
+AttackUse = Literal["unet", "base", "queries"]
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class Case:
         index: Position in its prompt set.
         prompt: The text.
         seed: Seeds the picture's initial latent.
-        expected: Factor to canonical value that a faithful picture shows, for example ``{"shape": "circle"}``.
-        target: Clean latent (C, h, w) of the base's own picture of ``wanted``, for attacks that need one.
+        expected: Attribute to the value that a faithful picture shows, for example ``{"colour": "red"}``.
+        reference_latent: Clean latent (C, h, w) of the base's own picture of ``wanted``, for attacks that need one.
         goal: Prompt that says what an attack is after; empty where that is the prompt itself.
     """
 
@@ -53,7 +54,7 @@ class Case:
     prompt: str
     seed: int
     expected: Mapping[str, str] = field(default_factory=dict)
-    target: Tensor | None = None
+    reference_latent: Tensor | None = None
     goal: str = ""
 
     @property
@@ -95,6 +96,37 @@ class AttackResult:
     candidates: tuple[Candidate, ...]
     queries: int
     unet_calls: int
+
+
+@dataclass(frozen=True)
+class AttackFacts:
+    """Facts about an attack beside its name and tier; each stands on the attack's class, as a class variable.
+
+    A fact that a class leaves out has the default of this record. ``joint`` may be a property instead.
+
+    Args:
+        joint: A result depends on all cases together. Otherwise cases that succeed unattacked are left out.
+        deterministic: Nothing is random, so another seed finds the same; such an attack is not run again.
+        searches: A low rate may come from a weak search. False for the plain prompt and for random controls.
+        uses: Parts that it needs beside the text encoder under attack: ``unet``, the ``base``, or ``queries``. Scores
+            of finished pictures are told only to attacks that name ``queries``; their tier is T2.
+        budget_fields: Fields to which the cost is proportional. A check halves the first of them that is above 1.
+        iteration_fields: Fields whose product is the number of iterations, as ``Candidate.step`` counts them.
+    """
+
+    joint: bool = False
+    deterministic: bool = False
+    searches: bool = True
+    uses: tuple[AttackUse, ...] = ("unet",)
+    budget_fields: tuple[str, ...] = ()
+    iteration_fields: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, attack: object) -> AttackFacts:
+        """Return the facts of an attack, or of an attack's class."""
+        found = {fact.name: getattr(attack, fact.name, fact.default) for fact in fields(cls)}
+        # On a class, a property has no value yet.
+        return cls(**{name: value for name, value in found.items() if not isinstance(value, property)})
 
 
 @dataclass(frozen=True)
@@ -164,3 +196,8 @@ class Verdict:
     last: bool
     step: int | None
     text: str = ""
+
+
+# Texts and their cases to margins (B,): the detector's score of the finished picture, less its threshold. At 0 or above
+# the concept is found.
+Query = Callable[[Sequence[str], Sequence[Case]], Tensor]

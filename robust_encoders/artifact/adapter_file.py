@@ -48,7 +48,7 @@ def write_bytes(adapter: Adapter) -> bytes:
     """Return the bytes of a file; the same adapters give the same bytes.
 
     Args:
-        adapter: What is written.
+        adapter: Adapter that is written.
 
     Raises:
         ValueError: If a prompt has a comma in it, which the layout uses between prompts.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from robust_encoders.artifact.fingerprint import (
     tokenizer_fingerprint,
 )
 from robust_encoders.clip.state_dict import nested_state
-from robust_encoders.utils.json_fields import Fields
+from robust_encoders.utils.json_fields import Column, Fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,7 @@ class Base:
     Args:
         family: Short name of the line of bases, for example ``"shapes"`` or ``"sd1"``.
         ids: Hub ids under which the base is known; hints only, since repositories move.
-        revision: Of the first id; empty where unknown.
+        revision: Revision of the first id; empty where unknown.
         text_encoder: Sketch of its text encoder, ``text_model.*`` names; None where unknown.
         tokenizer: Fingerprint of its tokenizer; None where unknown.
         unet: Sketch of its UNet; None where the artifact does not depend on it.
@@ -46,7 +47,7 @@ class Base:
             pipe: A pipeline with a ``text_encoder`` and a ``tokenizer``, not offloaded sequentially.
             family: Short name of the line of bases.
             ids: Hub ids of the base.
-            revision: Of the first id.
+            revision: Revision of the first id.
             with_unet: Sketch the UNet, too; needed for artifacts made from it.
         """
         return cls(
@@ -91,14 +92,11 @@ def read_base(fields: Fields) -> Base:
 def _read_sketch(fields: Fields, key: str) -> Sketch | None:
     if fields.is_null(key):
         return None
-    tensors = fields.child(key)
-    return {name: _read_tensor(tensors.child(name)) for name in tensors.names()}
-
-
-def _read_tensor(fields: Fields) -> TensorSketch:
-    read = TensorSketch(tuple(fields.integers("shape")), fields.text("dtype"), tuple(fields.numbers("values")))
-    fields.no_others()
-    return read
+    columns: Mapping[str, Column] = {"shape": Fields.integers, "dtype": Fields.text, "values": Fields.numbers}
+    return {
+        name: TensorSketch(tuple(row["shape"]), row["dtype"], tuple(row["values"]))
+        for name, row in fields.table(key, columns).items()
+    }
 
 
 def _read_tokenizer(fields: Fields) -> TokenizerFingerprint:

@@ -48,7 +48,7 @@ class SketchComparison:
     Args:
         kind: ``"same"``, ``"same up to dtype"`` or ``"differs"``.
         distance: Relative distance, root of sum (a - b)^2 / sum b^2; infinite where names or shapes differ.
-        detail: What differs, where names or shapes do.
+        detail: Difference, where names or shapes differ.
     """
 
     kind: Literal["same", "same up to dtype", "differs"]
@@ -67,7 +67,7 @@ class TokenizerFingerprint:
 
     Args:
         vocabulary_sha256: Hash of the vocabulary without added and special tokens.
-        vocabulary_size: How many tokens that is.
+        vocabulary_size: Number of these tokens.
         special_ids: Ids of ``bos``, ``eos``, ``pad`` and ``unk``; -1 where there is none.
         max_length: Longest prompt in tokens.
         probe_ids: Ids of a fixed text, without special tokens.

@@ -35,7 +35,7 @@ def weights_name(form: str, variant: str | None = None) -> str:
     """Return the name of the file with an artifact's tensors.
 
     Args:
-        form: Of the artifact.
+        form: Form of the artifact.
         variant: ``fp16`` for ``model.fp16.safetensors``; whole text encoders alone have variants.
 
     Raises:
@@ -90,8 +90,8 @@ def serialised(form: str, tensors: Mapping[str, Tensor], config: Mapping[str, An
 
     Args:
         form: ``adapter`` or ``projection``.
-        tensors: Of the artifact.
-        config: Of an adapter: its prompts, rank and alpha.
+        tensors: Tensors of the artifact.
+        config: Configuration of an adapter: its prompts, rank and alpha.
     """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     if form == "adapter":

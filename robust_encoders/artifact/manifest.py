@@ -28,7 +28,7 @@ class FileRecord:
 
     Args:
         sha256: Hash of its bytes.
-        size: In bytes.
+        size: Size in bytes.
         content_sha256: Hash of its tensors, independent of how they were written; empty for files without tensors.
     """
 
@@ -42,17 +42,17 @@ class Manifest:
     """Everything about an artifact but its tensors.
 
     Args:
-        concept: What was erased, and towards what.
-        form: How the change is stored.
+        concept: Concept that was erased, and its anchor.
+        form: Form in which the change is stored.
         component: The pipeline component it belongs to.
         method: ``{"name": ..., **fields}`` of the eraser.
-        base: What it was made from.
+        base: Base that it was made from.
         files: Path inside the artifact to what that file must look like; filled in when the artifact is saved.
         recipe: Enough to run it again.
         versions: Library to the version it was made with.
         results: Measured or reported numbers, in the schema of ``results.json``.
         license: SPDX or Hub identifier of the weights' licence.
-        schema: Of this file.
+        schema: Version of this file's schema.
     """
 
     concept: Concept

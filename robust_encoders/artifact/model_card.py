@@ -93,8 +93,8 @@ def card(manifest: Manifest, *, reference: str, existing: str = "") -> str:
     """Return the text of an artifact's model card.
 
     Args:
-        manifest: Of the artifact; all facts and numbers come from it.
-        reference: What ``RobustEncoder.from_pretrained`` is given to load it.
+        manifest: Manifest of the artifact; all facts and numbers come from it.
+        reference: Name that ``RobustEncoder.from_pretrained`` is given to load it.
         existing: Text of the card that is there; its own text and the metadata we do not know stay.
 
     Raises:
@@ -250,7 +250,7 @@ def rendered(data: ModelCardData, filled: Mapping[str, Any]) -> str:
 
     Args:
         data: Its metadata.
-        filled: What the template is filled in with, see :func:`words`.
+        filled: Words that fill the template, see :func:`words`.
     """
     from huggingface_hub import ModelCard
 

@@ -26,32 +26,35 @@ def same_file(one: os.stat_result, other: os.stat_result) -> bool:
     """Return whether two looks at a path saw the same file with the same bytes.
 
     Args:
-        one: What ``os.stat`` gave.
-        other: What it gave at another time.
+        one: Result of ``os.stat``.
+        other: Result at another time.
     """
     return _state(one) == _state(other)
 
 
-def remembered(path: Path, record: FileRecord) -> bool:
-    """Return whether exactly this file was found to be as ``record`` says, its values finite, by an earlier load.
+def remembered(path: Path, record: FileRecord) -> os.stat_result | None:
+    """Return the state of a file if an earlier load found it, in that state, as ``record`` says, its values finite.
 
     Args:
-        path: Of the file, which must exist.
-        record: What it must be.
+        path: Path of the file.
+        record: Record that the file must match.
+
+    Returns:
+        None if the file was not verified, was changed since, or is not there.
     """
     try:
-        noted = json.loads(_note_of(path).read_bytes())
+        noted, state = json.loads(_note_of(path).read_bytes()), os.stat(path)
     except (OSError, ValueError, RecursionError):
-        return False
-    return bool(noted == _facts(path, os.stat(path), record))
+        return None
+    return state if noted == _facts(path, state, record) else None
 
 
 def remember(path: Path, record: FileRecord, looked_at: os.stat_result) -> None:
     """Note that a file is as ``record`` says, unless it was changed just now or since ``looked_at``.
 
     Args:
-        path: Of the file.
-        record: What it was found to be.
+        path: Path of the file.
+        record: Record that the file was found to match.
         looked_at: Its state before it was read.
     """
     newest = max(looked_at.st_mtime_ns, looked_at.st_ctime_ns)

@@ -6,24 +6,31 @@ Answers go to stdout, logs and errors to stderr. Exit codes: 0 yes, 1 no or fail
 from __future__ import annotations
 
 import argparse
-import difflib
-import json
 import logging
-import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import robust_encoders
-from robust_encoders import CATALOG, CatalogEntry, CompatReport, Manifest, RobustEncoder
-from robust_encoders.errors import RobustEncodersError, UnknownNameError
-
-EXIT_OK, EXIT_NO, EXIT_USAGE = 0, 1, 2
-EXIT_PIPE = 141  # what a shell says of a program that SIGPIPE ended
+from robust_encoders import CATALOG, CatalogEntry, Manifest, RobustEncoder
+from robust_encoders.cli import pipelines, trust
+from robust_encoders.errors import BaseLoadError, RobustEncodersError, UnknownNameError
+from robust_encoders.utils.console import (
+    EXIT_NO,
+    EXIT_OK,
+    EXIT_USAGE,
+    UsageError,
+    columns,
+    fail,
+    flush,
+    say,
+    say_fields,
+    say_json,
+)
 
 TRAINING_COMMANDS: Mapping[str, str] = {
     "demo": "draw the same prompts with and without a robust encoder into one picture",
@@ -47,10 +54,6 @@ EXTRA_OF: Mapping[str, str] = {
 }
 
 
-class UsageError(RobustEncodersError):
-    """A command line that parses, but contradicts itself or names what does not exist."""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -67,77 +70,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     try:
         code = _run(arguments)
-        _flush()
+        flush()
         return code
-    except (UnknownNameError, UsageError) as error:
-        return _fail(str(error), EXIT_USAGE)
+    except (BaseLoadError, UnknownNameError, UsageError) as error:
+        return fail(str(error), EXIT_USAGE)
     except RobustEncodersError as error:
-        return _fail(str(error), EXIT_NO)
+        return fail(str(error), EXIT_NO)
     except ModuleNotFoundError as error:
         extra = EXTRA_OF.get(arguments[0])
         if extra is None or not _installs(extra, error.name or ""):
             raise
         remedy = f"pip install 'robust-encoders[{extra}]'"
-        return _fail(f"this command needs {error.name}, which is not installed: {remedy}", EXIT_NO)
-
-
-def say(text: str) -> None:
-    """Write an answer to stdout; end, as a signal would, where nobody reads on."""
-    try:
-        sys.stdout.write(text + "\n")
-    except BrokenPipeError:  # head, a pager
-        _hang_up()
-
-
-def _flush() -> None:
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _hang_up()
-
-
-def _hang_up() -> NoReturn:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the very end
-    raise SystemExit(EXIT_PIPE)
-
-
-def choose(name: str, known: Collection[str], what: str) -> str:
-    """Return ``name`` if it is known.
-
-    Args:
-        name: What was asked for.
-        known: What there is.
-        what: What these names are of, for the message.
-
-    Raises:
-        UsageError: If it is not, with the closest names.
-    """
-    if name in known:
-        return name
-    close = difflib.get_close_matches(name, known)
-    hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"known: {', '.join(known)}"
-    raise UsageError(f"expected a {what}, found {name!r}; {hint}")
-
-
-def open_pipeline(folder: Path | None) -> Any:
-    """Load a diffusers pipeline from a folder, never from the Hub.
-
-    Args:
-        folder: Holds ``model_index.json``; None stands for the embedded base.
-
-    Raises:
-        UsageError: If there is no pipeline there, or diffusers cannot load it.
-    """
-    if folder is None:
-        return robust_encoders.embedded_pipeline()
-    if not (folder / "model_index.json").is_file():
-        raise UsageError(f"expected a folder with a diffusers pipeline, found no model_index.json in {folder}")
-    from diffusers import DiffusionPipeline
-
-    try:
-        return DiffusionPipeline.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"expected a complete pipeline in {folder}, diffusers cannot load it: {error}") from error
+        return fail(f"this command needs {error.name}, which is not installed: {remedy}", EXIT_NO)
 
 
 def _run(arguments: list[str]) -> int:
@@ -158,11 +102,6 @@ def _installs(extra: str, module: str) -> bool:
     return any(re.match(rf"{package}\b.*extra == .{extra}\b", line) for line in declared)
 
 
-def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"robust-encoders: {message}\n")
-    return code
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="robust-encoders", description="Text encoders hardened against revival.")
     parser.add_argument("--version", action="version", version=robust_encoders.__version__)
@@ -173,19 +112,15 @@ def _parser() -> argparse.ArgumentParser:
     listing.set_defaults(command=_list)
     info = commands.add_parser("info", parents=[as_json], help="what an encoder erases, how it was made and measured")
     info.set_defaults(command=_info)
-    check = commands.add_parser("check", parents=[as_json], help="does an encoder fit a pipeline?")
-    check.set_defaults(command=_check)
+    pipelines.add_commands(commands, as_json)
     push = commands.add_parser("push", parents=[as_json], help="publish an encoder on the Hub, in one commit")
     push.set_defaults(command=_push)
     cards = commands.add_parser("cards", help="write the model card of every encoder in the catalog")
     cards.add_argument("out", metavar="OUT", type=Path, help="folder; hub_cards in a checkout")
     cards.set_defaults(command=_cards)
-    from robust_encoders.cli import trust as cli_trust  # which takes say() and the exit codes from here
-
-    cli_trust.add_commands(commands, as_json)
-    for command in (info, check, push):
+    trust.add_commands(commands, as_json)
+    for command in (info, push):
         command.add_argument("name", metavar="NAME", help="a catalog name or a folder")
-    check.add_argument("pipeline", metavar="PIPELINE_FOLDER", type=Path, help="a folder with a model_index.json")
     _add_push_options(push)
     for name, text in TRAINING_COMMANDS.items():
         commands.add_parser(name, help=text)
@@ -203,11 +138,11 @@ def _add_push_options(push: argparse.ArgumentParser) -> None:
 
 def _list(options: argparse.Namespace) -> int:
     if options.json:
-        _say_json([_entry(entry) for entry in CATALOG.values()])
+        say_json([_entry(entry) for entry in CATALOG.values()])
         return EXIT_OK
     header = ("name", "erases", "base", "method", "licence", "pin", "state")
     rows = [(e.name, e.concept, e.base, e.method, e.licence, e.pin, _state(e)) for e in CATALOG.values()]
-    for line in _columns([header, *rows]):
+    for line in columns([header, *rows]):
         say(line)
     return EXIT_OK
 
@@ -216,9 +151,9 @@ def _info(options: argparse.Namespace) -> int:
     entry = CATALOG.get(options.name)
     if entry is not None and entry.format != "safetensors":
         if options.json:
-            _say_json(_entry(entry))
+            say_json(_entry(entry))
         else:
-            _say_fields({key: value for key, value in _entry(entry).items() if value not in ("", {}, ())})
+            say_fields({key: value for key, value in _entry(entry).items() if value not in ("", {}, ())})
         return EXIT_OK
     manifest = RobustEncoder.from_pretrained(options.name).manifest
     if options.json:
@@ -226,17 +161,6 @@ def _info(options: argparse.Namespace) -> int:
     else:
         _say_manifest(manifest)
     return EXIT_OK
-
-
-def _check(options: argparse.Namespace) -> int:
-    pipe = open_pipeline(options.pipeline)
-    report = RobustEncoder.from_pretrained(options.name).check(pipe)
-    if options.json:
-        checks = [asdict(check) for check in report.checks]
-        _say_json({"name": options.name, "pipeline": str(options.pipeline), "ok": report.ok, "checks": checks})
-    else:
-        _say_report(report)
-    return EXIT_OK if report.ok else EXIT_NO
 
 
 def _push(options: argparse.Namespace) -> int:
@@ -248,7 +172,7 @@ def _push(options: argparse.Namespace) -> int:
         create_pr=options.create_pr,
     )
     if options.json:
-        _say_json({"name": options.name, "repo": options.repo, "url": url})
+        say_json({"name": options.name, "repo": options.repo, "url": url})
     else:
         say(url)
     return EXIT_OK
@@ -262,17 +186,9 @@ def _cards(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _say_report(report: CompatReport) -> None:
-    for check in report.checks:
-        say(f"{'ok' if check.ok else check.severity:8}{check.name}")
-        if not check.ok:
-            say(f"{'':8}expected {check.expected}, found {check.found}; {check.remedy}")
-    say("fits" if report.ok else "does not fit")
-
-
 def _say_manifest(manifest: Manifest) -> None:
     concept, base = manifest.concept, manifest.base
-    _say_fields(
+    say_fields(
         {
             "erases": f"{concept.name} ({concept.kind})",
             "synonyms": ", ".join(concept.synonyms) or "none",
@@ -284,7 +200,7 @@ def _say_manifest(manifest: Manifest) -> None:
         }
     )
     say("results" if manifest.results else "results   none recorded")
-    for line in _columns([_result(result) for result in manifest.results]):
+    for line in columns([_result(result) for result in manifest.results]):
         say(f"  {line}")
 
 
@@ -308,18 +224,3 @@ def _state(entry: CatalogEntry) -> str:
         "foreign": "listed, not read by this version",
     }
     return states.get(entry.format, "ready")
-
-
-def _say_json(value: Any) -> None:
-    say(json.dumps(value, indent=1, ensure_ascii=False))
-
-
-def _say_fields(fields: Mapping[str, Any]) -> None:
-    for line in _columns([(key, str(value)) for key, value in fields.items()]):
-        say(line)
-
-
-def _columns(rows: Iterable[Sequence[str]]) -> list[str]:
-    table = list(rows)
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]

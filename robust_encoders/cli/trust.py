@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from robust_encoders.artifact.manifest import Manifest
-from robust_encoders.cli.main import EXIT_NO, EXIT_OK, UsageError, open_pipeline, say
+from robust_encoders.cli.pipelines import open_pipeline
 from robust_encoders.concepts import Concept, ConceptKind
 from robust_encoders.conversion.convert import Origin, convert
 from robust_encoders.conversion.spm_release import adapter_from_release, is_adapter_file
@@ -19,9 +18,11 @@ from robust_encoders.encoder import RobustEncoder
 from robust_encoders.errors import AssetsMissingError, NotPinnedError, RobustEncodersError, UnknownNameError
 from robust_encoders.hub.catalog import CATALOG, did_you_mean
 from robust_encoders.hub.download import HubOptions
-from robust_encoders.hub.load import Found, load
+from robust_encoders.hub.load import FetchedArtifact, load
 from robust_encoders.hub.pins import Pin, enforce, pinned_instead, pins_file, read_pins, remove_pin, write_pin
 from robust_encoders.hub.resolve import resolve
+from robust_encoders.overlay import Overlay
+from robust_encoders.utils.console import EXIT_NO, EXIT_OK, UsageError, say, say_json
 
 _VARIANT = re.compile(r"model\.(.+)\.safetensors")
 
@@ -30,8 +31,8 @@ def add_commands(commands: Any, as_json: argparse.ArgumentParser) -> None:
     """Add the four commands to the parser of the command line.
 
     Args:
-        commands: What ``add_subparsers`` returned.
-        as_json: A parent with the option ``--json``.
+        commands: Result of ``add_subparsers``.
+        as_json: Parent parser with the option ``--json``.
     """
     verify = commands.add_parser("verify", parents=[as_json], help="is every byte of an encoder as it should be?")
     verify.set_defaults(command=_verify)
@@ -64,7 +65,7 @@ def _add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--publisher", help="who published them")
 
 
-def _look(options: argparse.Namespace, variant: str | None = None) -> Found:
+def _look(options: argparse.Namespace, variant: str | None = None) -> FetchedArtifact:
     hub = HubOptions(revision=options.revision)
     return load(options.name, subfolder=options.subfolder, variant=variant, options=hub, enforced=False)
 
@@ -87,7 +88,7 @@ def _verify(options: argparse.Namespace) -> int:
 def _say_problem(options: argparse.Namespace, error: RobustEncodersError) -> int:
     if not options.json:
         raise error
-    say(json.dumps({"name": options.name, "ok": False, "problem": str(error)}, indent=1, ensure_ascii=False))
+    say_json({"name": options.name, "ok": False, "problem": str(error)})
     return EXIT_NO
 
 
@@ -106,7 +107,7 @@ def _unpin(options: argparse.Namespace) -> int:
         return _say_problem(options, error)
     if options.json:
         facts = {"name": options.name, "place": place, "ok": True, "pins": str(pins_file()), **pin.to_dict()}
-        say(json.dumps(facts, indent=1, ensure_ascii=False))
+        say_json(facts)
         return EXIT_OK
     _say_files(pin)
     say(f"no longer pinned: {place}{_at(pin)}, in {pins_file()}")
@@ -126,10 +127,10 @@ def _pinned_place(name: str, subfolder: str) -> str:
         raise NotPinnedError(f"{error} {pinned_instead(name)}") from error
 
 
-def _say_found(options: argparse.Namespace, found: Found, more: Mapping[str, Any]) -> None:
+def _say_found(options: argparse.Namespace, found: FetchedArtifact, more: Mapping[str, Any]) -> None:
     facts = {"name": options.name, "place": found.place.key, **more, **found.seen.to_dict()}
     if options.json:
-        say(json.dumps(facts, indent=1, ensure_ascii=False))
+        say_json(facts)
         return
     _say_files(found.seen)
     if "pins" in more:
@@ -182,7 +183,10 @@ def _converted_adapter(options: argparse.Namespace, source: Path) -> Manifest:
             f"expected --base PIPELINE_FOLDER for the adapters in {source}, found none: the file does not say which "
             "pipeline they were trained on, and their gates need its text encoder"
         )
-    overlay = adapter_from_release(source, open_pipeline(options.base), origin=_origin(options))
+    pipe = open_pipeline(options.base)
+    made = adapter_from_release(source, pipe, origin=_origin(options))
+    overlay = Overlay(made.manifest, made.tensors, made.config)
+    overlay.check(pipe).raise_if_incompatible()
     return overlay.save_pretrained(options.out)
 
 

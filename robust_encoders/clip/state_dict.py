@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from robust_encoders.errors import IntegrityError
@@ -50,6 +51,12 @@ def nested(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def unwrapped(module: Any) -> Any:
     """Return the module inside a ``torch.compile`` wrapper, or the module itself."""
     return getattr(module, "_orig_mod", module)
+
+
+def device_and_dtype(module: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Return where a component's parameters are and in which precision."""
+    parameter = next(unwrapped(module).parameters())
+    return parameter.device, parameter.dtype
 
 
 def module_state(module: nn.Module) -> dict[str, Tensor]:

@@ -121,7 +121,7 @@ def build(tensors: Mapping[str, Tensor], config: Mapping[str, Any], provenance: 
 
     Args:
         tensors: ``text_model.*`` names to tensors that passed :func:`require_fit`.
-        config: The text encoder's configuration.
+        config: Configuration of the text encoder, as :func:`architecture` gives it.
         provenance: Kept as ``config.robust_encoders``; saved and loaded with the model.
 
     Raises:
@@ -129,7 +129,7 @@ def build(tensors: Mapping[str, Tensor], config: Mapping[str, Any], provenance: 
     """
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    settings: Any = CLIPTextConfig(**architecture(config))
+    settings: Any = CLIPTextConfig(**config)
     settings.robust_encoders = dict(provenance)
     dtype = next(iter(tensors.values())).dtype
     state, default = _at_default_dtype(tensors)

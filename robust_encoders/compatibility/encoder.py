@@ -8,35 +8,33 @@ from typing import Any
 from torch import nn
 
 from robust_encoders.artifact.manifest import Manifest
-from robust_encoders.compatibility import architecture as fit
-from robust_encoders.compatibility import pipeline_state as condition
+from robust_encoders.compatibility import architecture, pipeline_state
 from robust_encoders.compatibility.facts import Facts
-from robust_encoders.compatibility.report import Check, CompatReport, verdict
+from robust_encoders.compatibility.report import Check, CompatReport
 from robust_encoders.pipeline.attach import attachment_of
-from robust_encoders.pipeline.bypass import other_text_encoders
-from robust_encoders.pipeline.shared_copy import beneath
+from robust_encoders.pipeline.shared_copy import original_of
 
 QUESTIONS: tuple[Callable[[Facts], Check | None], ...] = (
-    condition.other_encoders,
-    fit.module_class,
-    fit.width,
-    fit.field("layers", "num_hidden_layers"),
-    fit.field("heads", "num_attention_heads"),
-    fit.field("feed-forward width", "intermediate_size"),
-    fit.field("activation", "hidden_act"),
-    fit.tokenizer_present,
-    fit.vocabulary,
-    fit.positions,
-    fit.special_tokens,
-    fit.same_tokenizer,
-    condition.base_fingerprint,
-    condition.unet_fingerprint,
-    condition.precision,
-    condition.versions,
-    condition.offloading,
-    condition.hooks,
-    condition.adapters,
-    condition.learned,
+    pipeline_state.other_encoders,
+    architecture.module_class,
+    architecture.width,
+    architecture.field("layers", "num_hidden_layers"),
+    architecture.field("heads", "num_attention_heads"),
+    architecture.field("feed-forward width", "intermediate_size"),
+    architecture.field("activation", "hidden_act"),
+    architecture.tokenizer_present,
+    architecture.vocabulary,
+    architecture.positions,
+    architecture.special_tokens,
+    architecture.same_tokenizer,
+    pipeline_state.base_fingerprint,
+    pipeline_state.unet_fingerprint,
+    pipeline_state.precision,
+    pipeline_state.versions,
+    pipeline_state.offloading,
+    pipeline_state.hooks,
+    pipeline_state.adapters,
+    pipeline_state.textual_inversion,
 )
 
 
@@ -45,27 +43,19 @@ def check(pipe: Any, manifest: Manifest, config: Mapping[str, Any], *, allow_par
 
     Args:
         pipe: A diffusers pipeline.
-        manifest: Of the encoder.
+        manifest: Manifest of the encoder.
         config: Configuration of the encoder.
         allow_partial: Turn "other text encoders stay as they are" into a warning.
     """
     component = _component(pipe, manifest)
     if not component.ok:
         return CompatReport((component,))
-    current = getattr(pipe, manifest.component)
-    record = attachment_of(pipe)
-    subject = Facts(
-        pipe=pipe,
-        manifest=manifest,
-        config=config,
-        current=beneath(current),
-        original=beneath(record.original if record else current),
-        others=other_text_encoders(pipe, manifest.component),
-        allow_partial=allow_partial,
-    )
+    current, record = original_of(getattr(pipe, manifest.component)), attachment_of(pipe)
+    original = original_of(record.original) if record else current
+    facts = Facts.gather(pipe, manifest, config, current=current, original=original, partial=allow_partial)
     # A slot that holds no torch module, or one without weights, cannot be asked anything else.
-    questions = QUESTIONS if all(map(_readable, (subject.current, subject.original))) else QUESTIONS[:2]
-    answers = [question(subject) for question in questions]
+    questions = QUESTIONS if all(map(_readable, (facts.current, facts.original))) else QUESTIONS[:2]
+    answers = [question(facts) for question in questions]
     return CompatReport((component, *(answer for answer in answers if answer is not None)))
 
 
@@ -77,9 +67,10 @@ def _component(pipe: Any, manifest: Manifest) -> Check:
     # The second is a modular pipeline.
     known = hasattr(pipe, "register_modules") or hasattr(pipe, "update_components")
     slots = list(getattr(pipe, "components", {})) if known else []
-    return verdict(
+    return Check(
         "component",
         manifest.component in slots,
+        "error",
         f"a diffusers pipeline with a {manifest.component}",
         f"a {type(pipe).__name__} with {', '.join(slots) or 'no components'}",
         "pass the pipeline object itself, of a kind that conditions on a CLIP text encoder",

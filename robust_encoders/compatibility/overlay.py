@@ -12,20 +12,18 @@ from robust_encoders.artifact.fingerprint import Sketch, compare, sketch
 from robust_encoders.artifact.forms import adapter_of
 from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.clip.state_dict import nested_state, unwrapped
-from robust_encoders.compatibility import architecture as fit
-from robust_encoders.compatibility import pipeline_state as condition
-from robust_encoders.compatibility.facts import Facts
-from robust_encoders.compatibility.report import Check, CompatReport, config_of, verdict
+from robust_encoders.compatibility import architecture, pipeline_state
+from robust_encoders.compatibility.facts import Facts, config_of
+from robust_encoders.compatibility.report import Check, CompatReport
 from robust_encoders.overlays import adapters
 from robust_encoders.overlays.projection import PROJECTION_TENSOR
-from robust_encoders.pipeline.bypass import other_text_encoders
 from robust_encoders.pipeline.composition import PREFIXES, Composition, composition_of, deployed_in, reference_of
 from robust_encoders.pipeline.offload import mode_of
-from robust_encoders.pipeline.shared_copy import beneath
+from robust_encoders.pipeline.shared_copy import original_of
 from robust_encoders.pipeline.textual_inversion import first_rows
 
 
-class Small(NamedTuple):
+class OverlayContent(NamedTuple):
     """An adapter or a projection as the checks see it."""
 
     manifest: Manifest
@@ -39,69 +37,69 @@ class Small(NamedTuple):
         return any(key.startswith(PREFIXES[component]) for key in self.tensors)
 
 
-def check(pipe: Any, small: Small, *, allow_partial: bool = False) -> CompatReport:
+def check(pipe: Any, overlay: OverlayContent, *, allow_partial: bool = False) -> CompatReport:
     """Ask everything about an adapter or a projection and a pipeline; change nothing.
 
     Args:
         pipe: A diffusers pipeline.
-        small: The adapter or projection.
+        overlay: The adapter or projection.
         allow_partial: Turn "other text encoders stay as they are" into a warning.
     """
-    parts = _parts(pipe)
-    if not parts.ok:
-        return CompatReport((parts,))
-    subject = _subject(pipe, small.manifest, allow_partial)
+    components = _components(pipe)
+    if not components.ok:
+        return CompatReport((components,))
+    facts = _facts(pipe, overlay.manifest, allow_partial)
     answers: list[Check | None] = [
-        parts,
-        *(question(subject) for question in _GENERAL),
-        _text_encoder(pipe, small),
-        *_shapes(pipe, small),
+        components,
+        *(question(facts) for question in _GENERAL),
+        _text_encoder(pipe, overlay),
+        *_shapes(pipe, overlay),
         *(_bare(pipe, name) for name in PREFIXES),
-        _rank(pipe, small),
+        _rank(pipe, overlay),
     ]
     return CompatReport(tuple(answer for answer in answers if answer is not None))
 
 
 _GENERAL: Sequence[Callable[[Facts], Check | None]] = (
-    condition.other_encoders,
-    fit.tokenizer_present,
-    fit.same_tokenizer,
-    condition.unet_fingerprint,
-    condition.precision,
-    condition.versions,
+    pipeline_state.other_encoders,
+    architecture.tokenizer_present,
+    architecture.same_tokenizer,
+    pipeline_state.unet_fingerprint,
+    pipeline_state.precision,
+    pipeline_state.versions,
 )
 
 
-def _parts(pipe: Any) -> Check:
+def _components(pipe: Any) -> Check:
     missing = [name for name in (*PREFIXES, "tokenizer") if getattr(pipe, name, None) is None]
     modules = not missing and all(isinstance(unwrapped(getattr(pipe, name)), nn.Module) for name in PREFIXES)
-    return verdict(
+    return Check(
         "components",
         modules and hasattr(pipe, "components"),
+        "error",
         "a diffusers pipeline with a text_encoder, a tokenizer and a unet",
         f"a {type(pipe).__name__} without {', '.join(missing)}" if missing else f"a {type(pipe).__name__}",
         "adapters and projections are of Stable Diffusion: load such a pipeline whole",
     )
 
 
-def _subject(pipe: Any, manifest: Manifest, allow_partial: bool) -> Facts:
+def _facts(pipe: Any, manifest: Manifest, allow_partial: bool) -> Facts:
     current = deployed_in(pipe)
-    return Facts(
-        pipe=pipe,
-        manifest=replace(manifest, component="text_encoder"),  # which is what text questions are about
-        config=config_of(current),
+    return Facts.gather(
+        pipe,
+        replace(manifest, component="text_encoder"),  # which is what text questions are about
+        config_of(current),
         current=current,
         original=reference_of(pipe),
-        others=other_text_encoders(pipe, "text_encoder"),
-        allow_partial=allow_partial,
+        partial=allow_partial,
     )
 
 
-def _text_encoder(pipe: Any, small: Small) -> Check:
+def _text_encoder(pipe: Any, overlay: OverlayContent) -> Check:
     """Is the encoder that it was made with there: as what prompts pass through, or as what gates are computed with?"""
-    deployed = small.covers("text_encoder")
+    deployed = overlay.covers("text_encoder")
     encoder = deployed_in(pipe) if deployed else reference_of(pipe)
-    return encoder_check(small.manifest, _sketch(encoder), deployed=deployed)
+    return encoder_check(overlay.manifest, _sketch(encoder), deployed=deployed)
 
 
 def _sketch(encoder: nn.Module) -> Sketch:
@@ -112,7 +110,7 @@ def encoder_check(manifest: Manifest, found: Sketch, *, deployed: bool) -> Check
     """Return whether a text encoder is the one that an artifact was made with.
 
     Args:
-        manifest: Of the adapter or projection.
+        manifest: Origin and facts of the overlay.
         found: Sketch of the encoder.
         deployed: Whether it is what prompts pass through; otherwise what an adapter's gates are computed with.
     """
@@ -122,11 +120,12 @@ def encoder_check(manifest: Manifest, found: Sketch, *, deployed: bool) -> Check
         "it was solved or trained for that encoder and does something else behind another one; make one for this "
         "encoder, or detach the encoder that took its place"
     )
-    return verdict(
+    return Check(
         "text encoder",
         expected is not None and compare(found, expected).kind != "differs",
+        "error",
         f"the text encoder {role} to be the one it was made with ({manifest.base.family})",
-        outcome,
+        str(outcome),
         remedy if deployed else "its gates are computed with that encoder; load the base that it was made for",
     )
 
@@ -139,23 +138,34 @@ def require_still_fit(pipe: Any, coming: Sketch) -> None:
         coming: Sketch of the other encoder.
 
     Raises:
-        IncompatibleError: Naming every part that was made for the encoder that is to go.
+        IncompatibleError: Naming every overlay that was made for the encoder that is to go.
     """
-    parts = [
-        part for part in composition_of(pipe).parts if Small(part.manifest, part.tensors, {}).covers("text_encoder")
+    overlays = [
+        overlay
+        for overlay in composition_of(pipe).overlays
+        if OverlayContent(overlay.manifest, overlay.tensors, {}).covers("text_encoder")
     ]
-    checks = [encoder_check(part.manifest, coming, deployed=True) for part in parts]
-    named = [replace(one, name=f"{one.name} of {part.label}") for one, part in zip(checks, parts, strict=True)]
+    checks = [encoder_check(overlay.manifest, coming, deployed=True) for overlay in overlays]
+    named = [replace(one, name=f"{one.name} of {overlay.label}") for one, overlay in zip(checks, overlays, strict=True)]
     CompatReport(tuple(named)).raise_if_incompatible()
 
 
-def _shapes(pipe: Any, small: Small) -> list[Check]:
-    if small.manifest.form == "projection":
+def _shapes(pipe: Any, overlay: OverlayContent) -> list[Check]:
+    if overlay.manifest.form == "projection":
         width = config_of(reference_of(pipe)).get("hidden_size")
-        found = small.tensors[PROJECTION_TENSOR].shape[0]
-        return [verdict("width", width == found, f"{width} (text encoder)", found, "load the base it was made for")]
-    adapter = adapter_of(small.tensors, small.config)
-    return [_layers(beneath(getattr(pipe, name)), adapter, name) for name in PREFIXES if small.covers(name)]
+        found = overlay.tensors[PROJECTION_TENSOR].shape[0]
+        return [
+            Check(
+                "width",
+                width == found,
+                "error",
+                f"{width} (text encoder)",
+                str(found),
+                "load the base it was made for",
+            )
+        ]
+    adapter = adapter_of(overlay.tensors, overlay.config)
+    return [_layers(original_of(getattr(pipe, name)), adapter, name) for name in PREFIXES if overlay.covers(name)]
 
 
 def _layers(root: nn.Module, adapter: adapters.Adapter, component: str) -> Check:
@@ -174,9 +184,10 @@ def _layers(root: nn.Module, adapter: adapters.Adapter, component: str) -> Check
         ends = (adapter.tensors[f"{stem}.lora_up.weight"].shape[0], adapter.tensors[stem + down].shape[1])
         if ends != tuple(weight.shape[:2]):
             wrong.append(f"{path} of shape {tuple(weight.shape[:2])} for {ends}")
-    return verdict(
+    return Check(
         f"layers of the {component}",
         not wrong,
+        "error",
         f"a layer of its shape for each of {len(stems)} adapters",
         "; ".join(wrong[:3]) or "all of them",
         "load the base that the adapters were trained on",
@@ -189,24 +200,26 @@ def _bare(pipe: Any, name: str) -> Check:
     found = [f"{mode_of(pipe, module)}"] if mode_of(pipe, module) not in ("none", "model offload") else []
     if unwrapped(module) is not module or getattr(module, "_compiled_call_impl", None) is not None:
         found.append("compiled")
-    return verdict(
+    return Check(
         f"state of the {name}",
         not found,
+        "error",
         "neither compiled nor offloaded layer by layer",
         " and ".join(found) or "so",
         "attach first, then compile or enable offloading",
     )
 
 
-def _rank(pipe: Any, small: Small) -> Check | None:
+def _rank(pipe: Any, overlay: OverlayContent) -> Check | None:
     """Does it add up with what is attached?"""
     composition: Composition = composition_of(pipe)
-    fused = [part.label for part in composition.parts if not part.live and not part.is_adapter]
-    if not fused or small.manifest.form != "adapter":
+    fused = [overlay.label for overlay in composition.overlays if not overlay.live and not overlay.is_adapter]
+    if not fused or overlay.manifest.form != "adapter":
         return None
-    return verdict(
+    return Check(
         "order",
         False,
+        "error",
         "no projection fused into the UNet, which adapters would have to come before",
         ", ".join(fused),
         "detach it, attach the adapter, then fuse both",

@@ -10,8 +10,8 @@ from torch import nn
 from robust_encoders.artifact.fingerprint import compare, sketch
 from robust_encoders.clip.state_dict import module_state
 from robust_encoders.compatibility.facts import Facts, unknown
-from robust_encoders.compatibility.report import Check, verdict
-from robust_encoders.pipeline import offload as placement
+from robust_encoders.compatibility.report import Check
+from robust_encoders.pipeline import offload
 from robust_encoders.pipeline.bypass import has_adapter
 
 # The oldest generation that the tests run on.
@@ -20,76 +20,78 @@ MINIMUM = {"torch": "2.6", "transformers": "4.57", "diffusers": "0.35"}
 MODULAR = {"diffusers": "0.37"}
 
 
-def other_encoders(subject: Facts) -> Check:
+def other_encoders(facts: Facts) -> Check:
     """Would the concept stay reachable?"""
-    return verdict(
+    return Check(
         "other text encoders",
-        not subject.others,
+        not facts.others,
+        "warning" if facts.allow_partial else "error",
         "no other text encoder",
-        ", ".join(subject.others) or "none",
+        ", ".join(facts.others) or "none",
         "the concept stays reachable through them; pass allow_partial=True to accept that",
-        severity="warning" if subject.allow_partial else "error",
     )
 
 
-def base_fingerprint(subject: Facts) -> Check | None:
+def base_fingerprint(facts: Facts) -> Check | None:
     """Is the encoder that is replaced the base's own?"""
-    recorded = subject.manifest.base.text_encoder
-    if subject.original is None:
+    recorded = facts.manifest.base.text_encoder
+    if facts.original is None:
         return None
     if recorded is None:
         return unknown("base fingerprint")
-    outcome = compare(subject.original_sketch, recorded)
-    return verdict(
+    outcome = compare(facts.original_sketch, recorded)
+    return Check(
         "base fingerprint",
         outcome.kind != "differs",
-        f"the text encoder of {subject.manifest.base.family}, same at least up to dtype",
-        outcome,
+        "warning",
+        f"the text encoder of {facts.manifest.base.family}, same at least up to dtype",
+        str(outcome),
         "this pipeline's text encoder was changed (fine-tuned, fused or edited); attaching drops that change, and how "
         "well the erasure holds on this pipeline was never measured",
-        severity="warning",
     )
 
 
-def unet_fingerprint(subject: Facts) -> Check | None:
+def unet_fingerprint(facts: Facts) -> Check | None:
     """Is the UNet the base's own?"""
-    recorded = subject.manifest.base.unet
-    if subject.unet is None or recorded is None:
+    recorded = facts.manifest.base.unet
+    if facts.unet is None or recorded is None:
         return None
-    outcome = compare(sketch(module_state(subject.unet)), recorded)
-    return verdict(
+    outcome = compare(sketch(module_state(facts.unet)), recorded)
+    return Check(
         "UNet fingerprint",
         outcome.kind != "differs",
-        f"the UNet of {subject.manifest.base.family}, same at least up to dtype",
-        outcome,
+        "warning",
+        f"the UNet of {facts.manifest.base.family}, same at least up to dtype",
+        str(outcome),
         "the encoder was trained against another UNet; measure how well the erasure holds on this one",
-        severity="warning",
     )
 
 
-def precision(subject: Facts) -> Check | None:
+def precision(facts: Facts) -> Check | None:
     """Are the weights that are replaced plain floating numbers?"""
-    if subject.original is None:
+    if facts.original is None:
         return None
-    _, dtype = placement.device_and_dtype(subject.original)
-    quantised = getattr(subject.original, "hf_quantizer", None) is not None or not dtype.is_floating_point
-    return verdict(
+    dtype = next(facts.original.parameters()).dtype
+    quantised = getattr(facts.original, "hf_quantizer", None) is not None or not dtype.is_floating_point
+    return Check(
         "precision",
         not quantised,
+        "error",
         "a floating dtype, not quantised",
-        f"quantised ({dtype})" if quantised else dtype,
+        f"quantised ({dtype})" if quantised else str(dtype),
         "load the pipeline with text_encoder=encoder.text_encoder() instead",
     )
 
 
-def versions(subject: Facts) -> Check:
+def versions(facts: Facts) -> Check:
     """Are the libraries new enough?"""
-    minimum = MINIMUM | (MODULAR if hasattr(subject.pipe, "update_components") else {})
+    minimum = MINIMUM | (MODULAR if hasattr(facts.pipe, "update_components") else {})
     installed = {name: version(name) for name in minimum}
     old = [name for name, least in minimum.items() if _release(installed[name]) < _release(least)]
-    return verdict(
+    return Check(
         "library versions",
         not old,
+        "error",
         ", ".join(f"{name} >= {least}" for name, least in minimum.items()),
         ", ".join(f"{name} {found}" for name, found in installed.items()),
         f"pip install --upgrade {' '.join(old)}",
@@ -100,34 +102,35 @@ def _release(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
 
 
-def offloading(subject: Facts) -> Check:
+def offloading(facts: Facts) -> Check:
     """Can the way the pipeline is moved around be carried over?"""
-    mode = placement.mode_of(subject.pipe, subject.current)
-    return verdict(
+    mode = offload.mode_of(facts.pipe, facts.current)
+    return Check(
         "offloading",
-        mode in placement.SUPPORTED,
-        ", ".join(placement.SUPPORTED),
+        mode in offload.SUPPORTED,
+        "error",
+        ", ".join(offload.SUPPORTED),
         mode,
         "attach before enabling it; a device map is undone by pipe.reset_device_map()",
     )
 
 
-def hooks(subject: Facts) -> Check | None:
+def hooks(facts: Facts) -> Check | None:
     """Would hooks or a compiled wrapper be left behind?"""
-    if subject.current is None:
+    if facts.current is None:
         return None
-    hooked = [name or "the module itself" for name, part in subject.current.named_modules() if _has_hooks(part)]
+    hooked = [name or "the module itself" for name, part in facts.current.named_modules() if _has_hooks(part)]
     # torch.compile(module) wraps it, module.compile() changes it in place.
-    wrapped = hasattr(getattr(subject.pipe, subject.manifest.component), "_orig_mod")
-    compiled = wrapped or getattr(subject.current, "_compiled_call_impl", None) is not None
+    wrapped = hasattr(getattr(facts.pipe, facts.manifest.component), "_orig_mod")
+    compiled = wrapped or getattr(facts.current, "_compiled_call_impl", None) is not None
     found = [f"hooks on {', '.join(hooked[:3])}"] * bool(hooked) + ["a torch.compile wrapper"] * compiled
-    return verdict(
+    return Check(
         "hooks",
         not found,
+        "warning",
         "no forward hooks and no compiled wrapper on the text encoder",
         " and ".join(found) or "none",
         "they stay on the encoder that is replaced; register or compile again after attaching",
-        severity="warning",
     )
 
 
@@ -137,30 +140,31 @@ def _has_hooks(part: nn.Module) -> bool:
     return any(getattr(hook, "__module__", "").partition(".")[0] != "transformers" for hook in hooks)
 
 
-def adapters(subject: Facts) -> Check | None:
+def adapters(facts: Facts) -> Check | None:
     """Would half of a LoRA be left behind?"""
-    if subject.current is None:
+    if facts.current is None:
         return None
-    loaded = has_adapter(subject.current)
-    return verdict(
+    loaded = has_adapter(facts.current)
+    return Check(
         "adapters",
         not loaded,
+        "error",
         "no adapter in the text encoder",
         "a LoRA or another adapter" if loaded else "none",
         "its text half would vanish while its UNet half stays: call pipe.unload_lora_weights() first",
     )
 
 
-def learned(subject: Facts) -> Check | None:
+def textual_inversion(facts: Facts) -> Check | None:
     """Do tokens of a textual inversion stay?"""
-    if not subject.carried:
+    if not facts.inversion_rows:
         return None
-    return verdict(
+    return Check(
         "learned tokens",
         False,
+        "warning",
         "no token of a textual inversion",
-        ", ".join(subject.learned),
+        ", ".join(facts.inversion_tokens),
         "they are kept and work as before, but a learned vector can bring the concept back, and was never measured; "
         "call pipe.unload_textual_inversion() to be rid of them",
-        severity="warning",
     )

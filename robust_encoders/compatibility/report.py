@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from robust_encoders.errors import IncompatibleError
+from robust_encoders.errors import RobustEncodersError
 
 Severity = Literal["error", "warning"]
 
@@ -16,12 +15,12 @@ class Check:
     """One question about an encoder and a pipeline, and its answer.
 
     Args:
-        name: Of the question.
+        name: Name of the question.
         ok: Whether the answer is as expected.
-        severity: What it means if not: an ``error`` forbids attaching, a ``warning`` does not.
-        expected: In words.
-        found: In words.
-        remedy: What to do about it.
+        severity: Weight of a failure: an ``error`` forbids attaching, a ``warning`` does not.
+        expected: Expected value in words.
+        found: Value that was found, in words.
+        remedy: Advice that mends it.
     """
 
     name: str
@@ -42,7 +41,7 @@ class CompatReport:
     """The answers to every check that could be made.
 
     Args:
-        checks: In a fixed order; a check that makes no sense for this pipeline is left out.
+        checks: Checks in a fixed order; one that makes no sense for this pipeline is left out.
     """
 
     checks: tuple[Check, ...]
@@ -83,22 +82,13 @@ class CompatReport:
             raise IncompatibleError(self)
 
 
-def verdict(
-    name: str, ok: bool, expected: object, found: object, remedy: str, *, severity: Severity = "error"
-) -> Check:
-    """Return a check, its values put in words."""
-    return Check(name, ok, severity, str(expected), str(found), remedy)
+class IncompatibleError(RobustEncodersError):
+    """An encoder does not fit a pipeline.
 
+    Args:
+        report: Every check made; ``report.errors`` are the ones that failed.
+    """
 
-def equal(name: str, expected: object, found: object, remedy: str, *, severity: Severity = "error") -> Check:
-    """Return a check that two values are equal."""
-    return verdict(name, expected == found, expected, found, remedy, severity=severity)
-
-
-def config_of(module: Any) -> Mapping[str, Any]:
-    """Return a component's configuration as a mapping; empty where it has none."""
-    config = getattr(module, "config", None)
-    if config is None:
-        return {}
-    found: Mapping[str, Any] = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    return found
+    def __init__(self, report: CompatReport) -> None:
+        super().__init__(report.explain())
+        self.report = report

@@ -23,7 +23,7 @@ from torch import Tensor
 from robust_encoders.artifact.base import Base
 from robust_encoders.artifact.fingerprint import content_sha256
 from robust_encoders.artifact.manifest import FileRecord, Manifest
-from robust_encoders.artifact.storage import provenance, save
+from robust_encoders.artifact.writer import provenance, save
 from robust_encoders.clip.text_model import require_fit
 from robust_encoders.concepts import Concept
 from robust_encoders.conversion.formats import Reading, read
@@ -41,12 +41,12 @@ class Origin:
     """What is known about weights that somebody else made.
 
     Args:
-        concept: What they have unlearned.
-        method: How.
-        family: Of the base; empty to go by the architecture.
+        concept: Concept that they have unlearned.
+        method: Method by which they unlearned it.
+        family: Family of the base; empty to go by the architecture.
         base_ids: Hub ids of the base.
-        license: Of the weights.
-        publisher: Who published them, a repository for example.
+        license: Licence of the weights.
+        publisher: Publisher, a repository for example.
         revision: The commit they were taken from.
     """
 
@@ -67,7 +67,7 @@ def convert(
     Args:
         source: A ``.safetensors``, ``.bin``, ``.pt``, ``.pth`` or ``.ckpt`` file, or a folder with exactly one.
         out: Folder of the artifact.
-        origin: What is known about the weights; nothing of it can be read off them.
+        origin: Facts about the weights' origin; none of them can be read off the file.
         config: Their ``config.json``; by default the one beside them.
 
     Returns:
@@ -115,7 +115,7 @@ def file_record(path: Path) -> FileRecord:
     """Return size and hash of a file.
 
     Args:
-        path: Of the file.
+        path: Path of the file.
     """
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -39,8 +39,8 @@ class Layout(NamedTuple):
     """How one application names the tensors of a text encoder.
 
     Args:
-        name: What it is called, in words.
-        prefix: What stands before every name.
+        name: Name of the layout, in words.
+        prefix: Text that stands before every name.
         naming: Whose names follow.
         shared: Whether other models have their place in the same file.
     """
@@ -76,7 +76,7 @@ class Reading(NamedTuple):
     """A text encoder as found in a file.
 
     Args:
-        layout: In which it was.
+        layout: Layout of the file.
         tensors: ``text_model.*`` names to tensors; a name that has no place in a text encoder keeps its own.
         dropped: Names of what belongs to other parts of a CLIP model.
     """

@@ -10,13 +10,14 @@ from typing import Any
 
 from robust_encoders.artifact import adapter_file
 from robust_encoders.artifact.base import Base
+from robust_encoders.artifact.fingerprint import content_sha256
 from robust_encoders.artifact.forms import adapter_config
 from robust_encoders.artifact.manifest import Manifest
+from robust_encoders.artifact.reader import Artifact
 from robust_encoders.concepts import Concept
 from robust_encoders.conversion.convert import NOT_STATED, Origin
 from robust_encoders.conversion.text_config import family_of
 from robust_encoders.errors import IntegrityError
-from robust_encoders.overlay import Overlay
 from robust_encoders.overlays.adapters import UNET_PREFIX
 
 
@@ -33,18 +34,17 @@ def is_adapter_file(path: Path) -> bool:
         return False
 
 
-def adapter_from_release(source: str | Path, pipe: Any, *, origin: Origin | None = None) -> Overlay:
-    """Return the artifact of an adapter file, in memory.
+def adapter_from_release(source: str | Path, pipe: Any, *, origin: Origin | None = None) -> Artifact:
+    """Return the artifact of an adapter file, in memory; whether it fits the pipeline is not checked here.
 
     Args:
         source: A ``.safetensors`` file of SPM's release layout.
         pipe: The pipeline that it was trained on, nothing attached to it: its text encoder computes the gates, and the
             file does not name it.
-        origin: What is known about it; the concept is by default the file's first prompt.
+        origin: Facts about its origin; the concept is by default the file's first prompt.
 
     Raises:
         IntegrityError: If the file is something else.
-        IncompatibleError: If it does not fit the pipeline.
     """
     path, origin = Path(source).expanduser(), origin or Origin()
     try:
@@ -74,6 +74,4 @@ def adapter_from_release(source: str | Path, pipe: Any, *, origin: Origin | None
         versions={name: version(name) for name in ("torch", "transformers", "diffusers", "safetensors")},
         license=origin.license,
     )
-    overlay = Overlay(manifest, adapter.tensors, adapter_config(adapter))
-    overlay.check(pipe).raise_if_incompatible()
-    return overlay
+    return Artifact(manifest, dict(adapter.tensors), adapter_config(adapter), content_sha256(adapter.tensors))

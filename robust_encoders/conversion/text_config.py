@@ -52,7 +52,7 @@ def configuration(path: Path, given: Path | None, found: Reading) -> tuple[dict[
     Args:
         path: The file of weights.
         given: Its ``config.json``; None for the one beside it, if there is one.
-        found: What the file holds.
+        found: Text encoder found in the file.
 
     Raises:
         IntegrityError: If there is none and the format leaves open what it is, or if it is malformed.
@@ -87,7 +87,7 @@ def family_of(config: Mapping[str, Any]) -> str:
     """Return the line of bases that use text encoders of this size, ``"not stated"`` if none is known.
 
     Args:
-        config: Of the text encoder.
+        config: Configuration of the text encoder.
     """
     return _FAMILIES.get((config["hidden_size"], config["num_hidden_layers"]), "not stated")
 
@@ -98,8 +98,8 @@ def without_last_layer(found: Reading, config: Mapping[str, Any]) -> tuple[dict[
     Only open_clip's files hold a layer that no pipeline computes; anywhere else one layer too many is an error.
 
     Args:
-        found: What the file holds.
-        config: Of the text encoder.
+        found: Text encoder found in the file.
+        config: Configuration of the text encoder.
     """
     layers = {int(match[1]) for name in found.tensors if (match := _LAYER.match(name))}
     last = config["num_hidden_layers"]

@@ -29,22 +29,22 @@ class CatalogEntry:
 
     Args:
         name: Short name for ``RobustEncoder.from_pretrained``.
-        concept: What it erases.
-        kind: Of that concept; ``"none"`` for a control, from which nothing was erased.
-        method: How it was made.
-        base: What it was made from, in words.
+        concept: Concept that it erases.
+        kind: Kind of that concept; ``"none"`` for a control, from which nothing was erased.
+        method: Method that made it.
+        base: Base that it was made from, in words.
         base_ids: Hub ids that share the base's text encoder.
-        license: Of the weights.
-        terms: What a user of them must know about that licence, in a word or two.
+        license: Licence of the weights.
+        terms: Warning about that licence, in a word or two.
         note: The same in a sentence: where the licence was read, or what contradicts it.
-        repo: On the Hub; empty for encoders inside the package.
+        repo: Repository on the Hub; empty for encoders inside the package.
         subfolder: Inside the repository.
         revision: Commit of the repository; empty where nobody has taken it yet.
         sha256: File name to hash; empty where nobody has taken them yet.
         sizes: File name to size in bytes, where known.
         format: ``"safetensors"``; ``"pickle"`` for ``pytorch_model.bin``, converted on first use; ``"foreign"``
             for weights that this version does not fetch by itself.
-        how: What to do instead, where the format is foreign.
+        how: Advice where the format is foreign.
     """
 
     name: str
@@ -225,7 +225,7 @@ def announce(name_or_path: str | Path, subfolder: str) -> None:
 
     Args:
         name_or_path: As :meth:`robust_encoders.RobustEncoder.from_pretrained` takes it.
-        subfolder: Of the repository.
+        subfolder: Subfolder of the repository.
 
     Raises:
         ConversionNeededError: If the weights are there, but in a layout that this version does not read.

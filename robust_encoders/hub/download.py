@@ -26,8 +26,8 @@ class HubOptions:
 
     Args:
         revision: Branch, tag or commit.
-        cache_dir: Where downloads are kept.
-        token: For private and gated repositories.
+        cache_dir: Folder where downloads are kept.
+        token: Token for private and gated repositories.
         local_files_only: Use what is in the cache, never the network.
         force_download: Fetch again what is in the cache.
     """
@@ -44,9 +44,9 @@ def fetch_file(repo: str, name: str, *, subfolder: str, options: HubOptions) -> 
 
     Args:
         repo: ``org/name``.
-        name: Of the file.
-        subfolder: Of the repository; empty for its root.
-        options: How to fetch.
+        name: Name of the file.
+        subfolder: Subfolder of the repository; empty for its root.
+        options: Revision, cache and token for the Hub.
 
     Raises:
         DownloadError: If the Hub does not deliver it.
@@ -128,7 +128,7 @@ def commit_of(folder: Path) -> str:
     """Return the commit that a folder of the Hub's cache holds, empty for any other folder.
 
     Args:
-        folder: Of a snapshot, or inside one.
+        folder: Folder of a snapshot, or inside one.
     """
     found = _COMMIT.search(folder.as_posix())
     return found[1] if found else ""
@@ -145,8 +145,8 @@ def fetch_artifact(
         repo: ``org/name``.
         first: Name of the file that decides which commit a branch stands for.
         others: Gives the names of the others, from the folder with the first one.
-        subfolder: Of the repository; empty for its root.
-        options: How to fetch.
+        subfolder: Subfolder of the repository; empty for its root.
+        options: Revision, cache and token for the Hub.
 
     Raises:
         DownloadError: If a file is not delivered, or not all of them come from one commit.

@@ -25,7 +25,7 @@ def embedded_pipeline(dtype: torch.dtype | None = None) -> StableDiffusionPipeli
     no number measured on it is a Stable Diffusion number.
 
     Args:
-        dtype: Of all its models; float32 by default.
+        dtype: Precision of all its models; float32 by default.
 
     Raises:
         AssetsMissingError: If the package was installed without its assets.

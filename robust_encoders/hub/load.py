@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from robust_encoders.artifact.forms import file_names, weights_name
-from robust_encoders.artifact.manifest import MANIFEST_NAME
-from robust_encoders.artifact.storage import Artifact, Trust, read_artifact, read_manifest
+from robust_encoders.artifact.manifest import MANIFEST_NAME, Manifest
+from robust_encoders.artifact.reader import Artifact, Trust, read_artifact, read_manifest
+from robust_encoders.artifact.verified_files import remembered
 from robust_encoders.errors import IntegrityError
 from robust_encoders.hub.download import HubOptions, commit_of, fetch_artifact
 from robust_encoders.hub.pins import Pin, enforce
@@ -16,7 +17,7 @@ from robust_encoders.hub.published_pickles import converted, source_of
 from robust_encoders.hub.resolve import Location, resolve
 
 
-class Found(NamedTuple):
+class FetchedArtifact(NamedTuple):
     """An artifact, where it was found, and what of it a pin can hold."""
 
     artifact: Artifact
@@ -31,14 +32,14 @@ class Found(NamedTuple):
 
 def load(
     name_or_path: str | Path, *, subfolder: str, variant: str | None, options: HubOptions, enforced: bool = True
-) -> Found:
+) -> FetchedArtifact:
     """Return an artifact, verified against its manifest, the catalog and the pins.
 
     Args:
         name_or_path: A name or a folder, as in :func:`robust_encoders.hub.resolve.resolve`.
-        subfolder: Of the folder or repository.
+        subfolder: Subfolder of the folder or repository.
         variant: Load ``model.<variant>.safetensors``.
-        options: How to fetch from the Hub.
+        options: Revision, cache and token for the Hub.
         enforced: Refuse what is not as pinned; false reads every byte anew and disregards the pins.
 
     Raises:
@@ -56,11 +57,27 @@ def load(
     seen = source_of(manifest) if pickled else Pin(files=manifest.files, revision=commit_of(folder))
     _require_catalogued(place, seen)
     pin = enforce(place.key, seen) if enforced else None
-    # Finiteness and contents of these were proven when they were converted or pinned; their bytes are hashed again.
-    held = variant is None and pin is not None and weights in pin.files and bool(pin.files[weights].content_sha256)
-    proven = pickled or held
-    artifact = read_artifact(folder, manifest, weights, trust=Trust(proven=proven and enforced, anew=not enforced))
-    return Found(artifact, place, seen)
+    trust = _trusted(folder, manifest, weights, converted=pickled, pin=pin) if enforced else Trust()
+    return FetchedArtifact(read_artifact(folder, manifest, weights, trust=trust), place, seen)
+
+
+def _trusted(folder: Path, manifest: Manifest, weights: str, *, converted: bool, pin: Pin | None) -> Trust:
+    """Decide what of an artifact's weights need not be verified again.
+
+    Args:
+        folder: Folder of the artifact.
+        manifest: Manifest of the artifact.
+        weights: Name of the file of weights.
+        converted: This package made the artifact from a pickle, and proved its contents then.
+        pin: Files that are pinned at the place, which the manifest agrees with; None if nothing is pinned.
+    """
+    record = manifest.files.get(weights)
+    if record is None or manifest.form != "weights":  # small forms cost too little for anything to be noted of them
+        return Trust()
+    # A pin names all variants, but only the default weights were read when it was made.
+    pinned = pin.files.get(weights) if pin is not None and weights == weights_name(manifest.form) else None
+    proven = converted or (pinned is not None and pinned.content_sha256 != "")
+    return Trust(contents=proven, unchanged=remembered(folder / weights, record))
 
 
 def _fetch(place: Location, variant: str | None, options: HubOptions) -> Path:

@@ -71,7 +71,7 @@ def write_pin(place: str, pin: Pin, *, replace: bool = False) -> None:
 
     Args:
         place: As :attr:`robust_encoders.hub.resolve.Location.key` names it.
-        pin: What was seen.
+        pin: Files that were seen.
         replace: Accept that something else is pinned there.
 
     Raises:
@@ -109,7 +109,7 @@ def pinned_instead(place: str) -> str:
     """Return a sentence that names what is pinned, for somebody who looked for a place that is not.
 
     Args:
-        place: What was looked for.
+        place: Place that was looked for.
 
     Raises:
         IntegrityError: If the file of pins cannot be understood.
@@ -131,8 +131,8 @@ def enforce(place: str, seen: Pin, *, read: bool = True) -> Pin | None:
     """Refuse what is not as pinned.
 
     Args:
-        place: Where it was found.
-        seen: What was found.
+        place: Place where they were found.
+        seen: Files that were found.
         read: Whether the hashes of contents are known; where they are not yet, they are not compared.
 
     Returns:

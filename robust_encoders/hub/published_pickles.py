@@ -27,9 +27,9 @@ def converted(entry: CatalogEntry, place: str, options: HubOptions) -> Path:
     What was converted stays as it is, also when the repository moves on, until ``force_download``.
 
     Args:
-        entry: Of the catalog.
-        place: Under which it may be pinned; empty to convert whatever is there.
-        options: How to fetch ``pytorch_model.bin`` and ``config.json``.
+        entry: Entry of the catalog.
+        place: Place under which it may be pinned; empty to convert whatever is there.
+        options: Revision, cache and token to fetch ``pytorch_model.bin`` and ``config.json`` with.
 
     Raises:
         DownloadError: If the Hub does not deliver.
@@ -49,7 +49,7 @@ def source_of(manifest: Manifest) -> Pin:
     """Return what an artifact was converted from, with the hash of the tensors that came of it.
 
     Args:
-        manifest: Of an artifact that :func:`converted` made.
+        manifest: Manifest of an artifact that :func:`converted` made.
     """
     source = manifest.recipe["source"]
     (content,) = {record.content_sha256 for record in manifest.files.values()} - {""}

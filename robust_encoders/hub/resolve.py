@@ -41,8 +41,8 @@ def resolve(name_or_path: str | Path, *, subfolder: str, revision: str | None) -
 
     Args:
         name_or_path: The name or the folder.
-        subfolder: Of the folder or repository.
-        revision: Of the repository.
+        subfolder: Subfolder of the folder or repository.
+        revision: Revision of the repository.
 
     Raises:
         UnknownNameError: If nothing has that name.

@@ -30,9 +30,9 @@ class PushOptions:
 
     Args:
         private: Make the repository private or public; None leaves it to the Hub's default, or as it is.
-        token: With write permission; by default the one that was logged in with.
+        token: Token with write permission; by default the one that was logged in with.
         revision: Branch, made if need be.
-        commit_message: By default made from the manifest.
+        commit_message: Message of the commit; by default made from the manifest.
         create_pr: Propose the commit to a repository that is there, instead of making it.
     """
 
@@ -66,13 +66,13 @@ def workplace() -> Iterator[Path]:
 
 
 def publish(artifact: Path, manifest: Manifest, repo: str, options: PushOptions) -> str:
-    """Publish a folder that :func:`robust_encoders.artifact.storage.save` wrote, in one commit.
+    """Publish a folder that :func:`robust_encoders.artifact.writer.save` wrote, in one commit.
 
     Args:
         artifact: The folder; its card is merged with the one on the Hub.
-        manifest: Of the artifact.
+        manifest: Manifest of the artifact.
         repo: ``org/name``, made if need be.
-        options: How to publish.
+        options: Visibility, branch, token and message of the push.
 
     Returns:
         URL of the commit, or of the pull request.

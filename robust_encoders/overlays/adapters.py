@@ -31,8 +31,8 @@ class Adapter:
     Args:
         tensors: ``<prefix><stem>`` with ``.lora_down.weight`` (rank, in), ``.lora_up.weight`` (out, rank), both with
             (1, 1) behind for a convolution, and ``.alpha`` ().
-        prompts: That it was trained to erase.
-        rank: Of every adapter.
+        prompts: Prompts that it was trained to erase.
+        rank: Rank of every adapter.
         alpha: Every adapter is scaled by alpha / rank.
 
     Raises:
@@ -93,7 +93,7 @@ def unet_layers(unet: nn.Module) -> dict[str, str]:
     """Return stem to path of every linear layer and convolution inside a spatial transformer: 192 on SD 1.x.
 
     Args:
-        unet: Of diffusers, perhaps with a LoRA of peft, whose base layers count.
+        unet: UNet of diffusers, perhaps with a LoRA of peft, whose base layers count.
     """
     from diffusers.models.transformers.transformer_2d import Transformer2DModel
 
@@ -110,7 +110,7 @@ def text_layers(text_encoder: nn.Module) -> dict[str, str]:
     """Return stem to path of q, k, v, out, fc1 and fc2 of every layer of a CLIP text encoder: 72 on ViT-L/14.
 
     Args:
-        text_encoder: Of any generation of transformers, perhaps with a LoRA of peft, whose base layers count.
+        text_encoder: CLIP text encoder, of any transformers; base layers count where peft put a LoRA on it.
     """
     found = {}
     for name, part in text_encoder.named_modules():
@@ -154,7 +154,7 @@ def hook(root: nn.Module, adapters: Sequence[Adapter], prefix: str, gates: Gates
     Args:
         root: The component.
         adapters: K of them, in the order of the gates' columns; some may lie on no layer of this component.
-        prefix: Of the component.
+        prefix: Prefix of the component.
         gates: Read at every call.
 
     Raises:
@@ -176,7 +176,7 @@ class _Added:
 
     Args:
         adapters: K of them, of which some lie on this layer.
-        stem: Of the layer, with its prefix.
+        stem: Stem of the layer, with its prefix.
         gates: Read at every call.
     """
 
@@ -286,7 +286,7 @@ def fused_weights(
     Args:
         root: The component; left as it is.
         adapters: K of them.
-        prefix: Of the component.
+        prefix: Prefix of the component.
         constants: A gate for each.
 
     Returns:

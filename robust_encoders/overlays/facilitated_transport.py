@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robust_encoders.clip.state_dict import device_and_dtype
 from robust_encoders.errors import CompatibilityWarning
 from robust_encoders.overlays.adapters import Gates
-from robust_encoders.pipeline.offload import device_and_dtype
 
 # Rows of conditionings whose gates are known. One takes less than a kilobyte.
 _MOST_ROWS = 2**14
@@ -46,8 +46,8 @@ def encode_targets(prompts: Sequence[str], tokenizer: Any, encoder: nn.Module) -
     """Return what an adapter's gate compares prompts with.
 
     Args:
-        prompts: That the adapter was trained to erase.
-        tokenizer: Of the pipeline.
+        prompts: Prompts that the adapter was trained to erase.
+        tokenizer: Tokenizer of the pipeline.
         encoder: The text encoder that the adapter was trained with, nothing attached to it.
 
     Raises:
@@ -87,7 +87,7 @@ def cosines(conditionings: Tensor, targets: Sequence[GateTargets]) -> Tensor:
 
     Args:
         conditionings: (B, n * L, D).
-        targets: Of K adapters.
+        targets: Targets of K adapters.
 
     Returns:
         (B, K).
@@ -112,8 +112,8 @@ def overlaps(tokens: Sequence[frozenset[int]], targets: Sequence[GateTargets]) -
     """Return, per row and adapter, the largest share of an adapter's prompt's tokens that occur in the row's prompt.
 
     Args:
-        tokens: Of B prompts, without special ones.
-        targets: Of K adapters.
+        tokens: Tokens of B prompts, without special ones.
+        targets: Targets of K adapters.
 
     Returns:
         (B, K), on the CPU.
@@ -127,7 +127,7 @@ def gates(conditionings: Tensor, ids: Tensor, targets: Sequence[GateTargets], sp
     Args:
         conditionings: (B, L, D), by the encoder that the adapters were trained with.
         ids: Token ids (B, L) of the same prompts.
-        targets: Of K adapters.
+        targets: Targets of K adapters.
         special: Ids that are no words.
 
     Returns:
@@ -191,7 +191,7 @@ class Carrier:
     """Takes gates from where text is encoded to where adapters are: hooks of a text encoder and of a UNet.
 
     Args:
-        targets: Of the K adapters.
+        targets: Targets of the K adapters.
         special: Ids of the tokenizer that are no words.
         reference: The encoder that the adapters were trained with, where it is not the one that text passes through.
         apart: Whether something on that encoder changes what it gives, so that gates need a pass without it.

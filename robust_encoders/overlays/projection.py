@@ -132,7 +132,7 @@ def export_key_values(path: str | Path, unet: nn.Module, matrix: Tensor, *, over
     UNet. An edit that is loaded and the projection it came from must not be used together.
 
     Args:
-        path: Of the safetensors file; ``<module>.weight`` names, float32.
+        path: Path of the safetensors file; ``<module>.weight`` names, float32.
         unet: The UNet that the file is for; left as it is.
         matrix: M (D, D).
         overwrite: Replace a file that is there.

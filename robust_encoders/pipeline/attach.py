@@ -13,9 +13,8 @@ from torch import nn
 from robust_encoders.artifact.fingerprint import Sketch, compare, sketch
 from robust_encoders.clip.state_dict import nested_state, unwrapped
 from robust_encoders.errors import StaleAttachmentError
-from robust_encoders.pipeline.bypass import to_unload, ways_around
+from robust_encoders.pipeline.bypass import to_unload
 from robust_encoders.pipeline.offload import SUPPORTED, denoiser_of, follow, imitate, mode_of
-from robust_encoders.pipeline.shared_copy import beneath
 from robust_encoders.pipeline.textual_inversion import EMBEDDING, carry_over, first_rows
 
 logger = logging.getLogger(__name__)
@@ -23,6 +22,7 @@ logger = logging.getLogger(__name__)
 # On the pipeline itself: a copy of the pipeline copies it along with the modules it speaks of, and nothing outlives
 # the pipeline.
 _RECORD = "_robust_encoders_attachment"
+OVERLAYS_RECORD = "_robust_encoders_composition"
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +36,8 @@ class Attachment:
         identity: Hash of the encoder's tensors.
         label: Its name, for messages.
         weights: Sketch of the module as it was put there, without learned tokens.
-        source: Where the encoder was loaded from; empty for one that was made in memory.
-        registered: What a modular pipeline said about the slot before any robust encoder.
+        source: Place that the encoder was loaded from; empty for one that was made in memory.
+        registered: Entry that a modular pipeline had for the slot before any robust encoder.
     """
 
     component: str
@@ -55,37 +55,14 @@ class Attachment:
         return self.weights[EMBEDDING].shape[0]
 
 
-@dataclass(frozen=True)
-class Status:
-    """What a pipeline carries.
-
-    Args:
-        attached: Whether a robust encoder is in the pipeline.
-        tracked: Whether it was attached through this pipeline, so that ``detach`` can undo it.
-        intact: Whether its weights are those that were attached, as far as eight values of every tensor show; None
-            where that is not known.
-        component: The slot.
-        provenance: What the encoder says about itself: concept, method, base, content hash, package version.
-        notes: What a user should know, in sentences.
-        source: Where the encoder was loaded from: a folder, or a repository and its commit; empty where not known.
-        bypasses: What can carry the concept past the encoder in this pipeline, in sentences.
-        overlays: Names of the adapters and projections that are attached, in the order in which they apply.
-    """
-
-    attached: bool
-    tracked: bool = False
-    intact: bool | None = None
-    component: str = ""
-    provenance: Mapping[str, Any] | None = None
-    notes: tuple[str, ...] = ()
-    source: str = ""
-    bypasses: tuple[str, ...] = ()
-    overlays: tuple[str, ...] = ()
-
-
 def attachment_of(pipe: Any) -> Attachment | None:
     """Return what was attached through this pipeline, or None."""
     return getattr(pipe, _RECORD, None)
+
+
+def has_overlays(pipe: Any) -> bool:
+    """Return whether adapters or projections are attached to a pipeline."""
+    return hasattr(pipe, OVERLAYS_RECORD)
 
 
 def install(
@@ -99,7 +76,7 @@ def install(
         component: The slot.
         identity: Hash of the encoder's tensors.
         label: Its name, for messages.
-        source: Where it was loaded from.
+        source: Place that the encoder was loaded from; empty for one that was made in memory.
     """
     before = attachment_of(pipe)
     old: nn.Module | None = getattr(pipe, component)
@@ -108,13 +85,15 @@ def install(
     if old is None:
         _settle(module, pipe)
     else:
-        carry_over(module, unwrapped(old), getattr(pipe, component.replace("text_encoder", "tokenizer"), None))
-        imitate(module, old)
-        follow(module, old)
+        model = unwrapped(old)
+        carry_over(module, model, getattr(pipe, component.replace("text_encoder", "tokenizer"), None))
+        imitate(module, model)
+        follow(module, model)
     original = before.original if before else old
     entry = before.registered if before else registered(pipe, component)
     record = Attachment(component, module, original, identity, label, weights, source, entry)
     _swap(pipe, component, module, record)
+    logger.info("attached %s", label)
 
 
 def registered(pipe: Any, component: str) -> tuple[Any, Any] | None:
@@ -144,8 +123,8 @@ def uninstall(pipe: Any, record: Attachment, *, to: nn.Module | None, then: Atta
 
     Args:
         pipe: The pipeline.
-        record: What is attached and is to go.
-        to: What comes back, the object itself.
+        record: Attachment that is asked about.
+        to: Object that comes back into the slot.
         then: The attachment that is in force afterwards.
 
     Raises:
@@ -166,7 +145,7 @@ def uninstall(pipe: Any, record: Attachment, *, to: nn.Module | None, then: Atta
             + " first, then detach"
         )
     if to is not None:
-        follow(to, current)
+        follow(unwrapped(to), unwrapped(current))
     _swap(pipe, record.component, to, then)
     if then is None:
         restore_registered(pipe, record.component, record.registered)
@@ -178,8 +157,8 @@ def restore(pipe: Any, record: Attachment | None, to: nn.Module | None, then: At
 
     Args:
         pipe: The pipeline.
-        record: What was attached at the beginning.
-        to: What was in the slot before it.
+        record: Attachment that is asked about.
+        to: Object that comes back into the slot.
         then: The attachment that was in force before it.
 
     Raises:
@@ -244,7 +223,7 @@ def require_current(pipe: Any, record: Attachment) -> None:
 
     Args:
         pipe: The pipeline.
-        record: What was attached through it.
+        record: Attachment that is asked about.
 
     Raises:
         StaleAttachmentError: If it holds something else.
@@ -294,29 +273,3 @@ def is_intact(record: Attachment) -> bool:
     """Return whether an attached module holds the weights it was attached with, as far as its sketch shows."""
     found = sketch(first_rows(nested_state(record.installed), record.vocabulary))
     return compare(found, record.weights).kind != "differs"
-
-
-def status(pipe: Any, component: str = "text_encoder") -> Status:
-    """Return what a pipeline carries.
-
-    Args:
-        pipe: A diffusers pipeline.
-        component: The slot to look into where nothing was attached through this pipeline.
-    """
-    record = attachment_of(pipe)
-    slot = record.component if record else component
-    top = unwrapped(getattr(pipe, slot, None))
-    module = beneath(top)
-    provenance = getattr(getattr(module, "config", None), "robust_encoders", None)
-    if record is not None and module is not record.installed:
-        note = f"{record.label} was attached here, but something else was put into its place since"
-        return Status(provenance is not None, component=slot, provenance=provenance, notes=(note,))
-    if provenance is None:
-        return Status(attached=False)
-    around = ways_around(pipe, slot, top)
-    if record is None:
-        note = "the encoder came with the pipeline or from another one: there is nothing that detach could put back"
-        return Status(True, component=slot, provenance=provenance, notes=(note,), bypasses=around)
-    intact = is_intact(record)
-    notes = () if intact else ("the attached weights were changed since, by a LoRA or by training perhaps",)
-    return Status(True, True, intact, slot, provenance, notes, record.source, around)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from robust_encoders.clip.state_dict import unwrapped
-from robust_encoders.pipeline.textual_inversion import added_tokens, highest_id, rows_of, unknown_tokens
+from robust_encoders.pipeline.textual_inversion import added_tokens, highest_id, rows_of, tokens_without_vector
 
 
 def has_adapter(module: nn.Module) -> bool:
@@ -44,7 +44,7 @@ def to_unload(
         pipe: The pipeline.
         component: The slot.
         current: The encoder in it, uncompiled.
-        coming: What would take its place; None empties the slot.
+        coming: Encoder that would take its place; None empties the slot.
         vocabulary: Number of token embeddings that ``current`` came with.
     """
     found = []
@@ -54,7 +54,7 @@ def to_unload(
     tokenizer = _tokenizer(pipe, component)
     if tokenizer is None:
         return tuple(found)
-    if tokens := unknown_tokens(tokenizer, current, coming, vocabulary):
+    if tokens := tokens_without_vector(tokenizer, current, coming, vocabulary):
         call = f"pipe.unload_textual_inversion({list(tokens)})" if hasattr(pipe, "unload_textual_inversion") else ""
         found.append(
             f"tokens of a textual inversion ({', '.join(tokens)}): {f'call {call}' if call else 'unload them'}"
@@ -68,7 +68,7 @@ def _tokenizer(pipe: Any, component: str) -> Any:
     return getattr(pipe, component.replace("text_encoder", "tokenizer"), None)
 
 
-def ways_around(pipe: Any, component: str, module: nn.Module) -> tuple[str, ...]:
+def bypasses_in(pipe: Any, component: str, module: nn.Module) -> tuple[str, ...]:
     """Return, in sentences, how a concept can still reach the pictures of a pipeline with a robust encoder.
 
     Args:

@@ -21,29 +21,28 @@ from robust_encoders.errors import StaleAttachmentError
 from robust_encoders.overlays import adapters, projection
 from robust_encoders.overlays.adapters import Adapter
 from robust_encoders.overlays.facilitated_transport import Carrier, GateTargets, encode_targets, final_norm, special_ids
-from robust_encoders.pipeline.attach import attachment_of, put, registered, restore_registered
+from robust_encoders.pipeline.attach import OVERLAYS_RECORD, attachment_of, put, registered, restore_registered
 from robust_encoders.pipeline.bypass import has_adapter
 from robust_encoders.pipeline.offload import follow
-from robust_encoders.pipeline.shared_copy import savable, twin
+from robust_encoders.pipeline.shared_copy import allow_saving, shared_copy
 
-_RECORD = "_robust_encoders_composition"
 PREFIXES: Mapping[str, str] = {"text_encoder": adapters.TEXT_PREFIX, "unet": adapters.UNET_PREFIX}
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class AttachedOverlay:
     """One adapter or projection as it is attached.
 
     Args:
-        manifest: Of the artifact.
-        tensors: Of the artifact.
-        config: Of the artifact.
+        manifest: Manifest of the artifact.
+        tensors: Tensors of the artifact.
+        config: Configuration of the artifact.
         identity: Hash of tensors and configuration.
-        label: For messages.
+        label: Name of the overlay, for messages.
         scale: Factor of an adapter's strength.
-        transport: How gates scale an adapter.
-        gate: Constant in place of one per prompt, of a part that is fused; None for a live one.
-        targets: What an adapter's prompts are compared with; filled in when it is attached.
+        transport: Rule by which gates scale an adapter.
+        gate: Constant in place of one per prompt, of an overlay that is fused; None for a live one.
+        targets: Conditionings that prompts are compared with, of an adapter; filled in when it is attached.
     """
 
     manifest: Manifest
@@ -83,10 +82,10 @@ class Host:
 
     Args:
         component: The slot.
-        original: What was in it.
-        module: What is in it.
+        original: Module that was in the slot.
+        module: Module that is in the slot.
         shapes: Names and shapes of the parameters of ``module`` when it was put there.
-        registered: What a modular pipeline said about the slot.
+        registered: Entry that a modular pipeline had for the slot.
     """
 
     component: str
@@ -101,47 +100,47 @@ class Composition:
     """Everything that is attached to a pipeline beside a whole encoder.
 
     Args:
-        parts: In the fixed order.
+        overlays: Overlays in the fixed order.
         hosts: The components that carry them.
-        carrier: Of their gates.
+        carrier: Carrier of their gates.
     """
 
-    parts: tuple[Part, ...] = ()
+    overlays: tuple[AttachedOverlay, ...] = ()
     hosts: tuple[Host, ...] = ()
     carrier: Carrier | None = None
 
-    def part(self, identity: str) -> Part | None:
-        """Return the part with this content, or None."""
-        return next((part for part in self.parts if part.identity == identity), None)
+    def find(self, identity: str) -> AttachedOverlay | None:
+        """Return the overlay with this content, or None."""
+        return next((overlay for overlay in self.overlays if overlay.identity == identity), None)
 
 
 def composition_of(pipe: Any) -> Composition:
     """Return what is attached to a pipeline beside a whole encoder."""
-    found: Composition | None = getattr(pipe, _RECORD, None)
+    found: Composition | None = getattr(pipe, OVERLAYS_RECORD, None)
     return Composition() if found is None else found
 
 
-def compose(pipe: Any, parts: Sequence[Part]) -> None:
-    """Make these parts the ones that a pipeline carries; all or nothing.
+def compose(pipe: Any, overlays: Sequence[AttachedOverlay]) -> None:
+    """Make these overlays the ones that a pipeline carries; all or nothing.
 
     Args:
         pipe: A pipeline that all of them were checked against.
-        parts: In any order; none takes everything off.
+        overlays: Overlays in any order; none takes everything off.
 
     Raises:
-        StaleAttachmentError: If a component was replaced, or something was loaded into it, since parts were put on.
+        StaleAttachmentError: If a component was replaced, or something was loaded into it, since overlays were put on.
     """
     before = composition_of(pipe)
     with ExitStack() as undo:
         _take_off(pipe, before)
-        undo.callback(_put_on, pipe, before.parts)
-        _put_on(pipe, parts)
+        undo.callback(_put_on, pipe, before.overlays)
+        _put_on(pipe, overlays)
         undo.pop_all()
 
 
 @contextmanager
 def lifted(pipe: Any) -> Iterator[None]:
-    """Take all parts off for the length of a ``with`` block; afterwards they lie over whatever is there then.
+    """Take all overlays off for the length of a ``with`` block; afterwards they lie over whatever is there then.
 
     Args:
         pipe: The pipeline.
@@ -154,11 +153,11 @@ def lifted(pipe: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        _put_on(pipe, before.parts)
+        _put_on(pipe, before.overlays)
 
 
 def reference_of(pipe: Any) -> nn.Module:
-    """Return the text encoder that a pipeline had before any robust encoder, without parts."""
+    """Return the text encoder that a pipeline had before any robust encoder, without overlays."""
     record = attachment_of(pipe)
     if record is None or record.original is None:
         return deployed_in(pipe)
@@ -167,7 +166,7 @@ def reference_of(pipe: Any) -> nn.Module:
 
 
 def deployed_in(pipe: Any) -> nn.Module:
-    """Return the text encoder that prompts pass through, without parts."""
+    """Return the text encoder that prompts pass through, without overlays."""
     host = next((host for host in composition_of(pipe).hosts if host.component == "text_encoder"), None)
     deployed: nn.Module = unwrapped(pipe.text_encoder if host is None else host.original)
     return deployed
@@ -184,8 +183,8 @@ def _take_off(pipe: Any, composition: Composition) -> None:
             put(pipe, host.component, host.original)
             restore_registered(pipe, host.component, host.registered)
         undo.pop_all()
-    if hasattr(pipe, _RECORD):
-        delattr(pipe, _RECORD)
+    if hasattr(pipe, OVERLAYS_RECORD):
+        delattr(pipe, OVERLAYS_RECORD)
 
 
 def _require_untouched(pipe: Any, host: Host) -> None:
@@ -193,85 +192,87 @@ def _require_untouched(pipe: Any, host: Host) -> None:
     slot = f"pipe.{host.component}"
     if current is not host.module:
         raise StaleAttachmentError(
-            f"expected {slot} as it was when parts were attached to it, found a {type(current).__name__} that was put "
-            "there since; set it back, or keep the pipeline as it is"
+            f"expected {slot} as it was when overlays were attached to it, found a {type(current).__name__} that was "
+            "put there since; set it back, or keep the pipeline as it is"
         )
     shapes = _shapes(host.module)
     if shapes != host.shapes or has_adapter(host.module) != has_adapter(host.original):
         odd = sorted({name for name, _ in shapes ^ host.shapes})[:2]
         raise StaleAttachmentError(
-            f"expected {slot} as it was when parts were attached to it, found weights loaded or unloaded since "
+            f"expected {slot} as it was when overlays were attached to it, found weights loaded or unloaded since "
             f"({', '.join(odd) or 'a LoRA'}, ...); undo that first, by pipe.unload_lora_weights(), "
             "pipe.unload_textual_inversion() or pipe.unload_ip_adapter(), then load it again afterwards"
         )
 
 
 def _keep_processors(host: Host) -> None:
-    """Carry attention processors over that were chosen while parts were attached."""
+    """Carry attention processors over that were chosen while overlays were attached."""
     original: Any = host.original
     chosen, had = getattr(host.module, "attn_processors", {}), getattr(original, "attn_processors", {})
     if {name: type(one) for name, one in chosen.items()} != {name: type(one) for name, one in had.items()}:
         original.set_attn_processor(dict(chosen))
 
 
-def _put_on(pipe: Any, parts: Sequence[Part]) -> None:
-    if not parts:
+def _put_on(pipe: Any, overlays: Sequence[AttachedOverlay]) -> None:
+    if not overlays:
         return
     # Adapters first: what is fused adds them to the weights before it multiplies by a projection.
-    in_order = sorted(parts, key=lambda part: (not part.is_adapter, part.identity))
-    ordered = [_with_targets(pipe, part) for part in in_order]
+    in_order = sorted(overlays, key=lambda overlay: (not overlay.is_adapter, overlay.identity))
+    ordered = [_with_targets(pipe, overlay) for overlay in in_order]
     carrier = _carrier(pipe, ordered)
-    hosts = [_host(pipe, name, ordered, carrier) for name in PREFIXES if any(_concerns(part, name) for part in ordered)]
+    hosts = [
+        _host(pipe, name, ordered, carrier) for name in PREFIXES if any(_concerns(overlay, name) for overlay in ordered)
+    ]
     with ExitStack() as undo:
         for host in hosts:
             undo.callback(restore_registered, pipe, host.component, host.registered)
             undo.callback(put, pipe, host.component, host.original)
             put(pipe, host.component, host.module)
-        setattr(pipe, _RECORD, Composition(tuple(ordered), tuple(hosts), carrier))
+        setattr(pipe, OVERLAYS_RECORD, Composition(tuple(ordered), tuple(hosts), carrier))
         undo.pop_all()
 
 
-def _concerns(part: Part, component: str) -> bool:
-    """Return whether a part needs anything of a component: live adapters take their gates from the text encoder."""
-    return component in part.components() or (component == "text_encoder" and part.is_adapter and part.live)
+def _concerns(overlay: AttachedOverlay, component: str) -> bool:
+    """Return whether an overlay needs anything of a component: live adapters take their gates from the text encoder."""
+    return component in overlay.components() or (component == "text_encoder" and overlay.is_adapter and overlay.live)
 
 
-def _with_targets(pipe: Any, part: Part) -> Part:
-    if not (part.is_adapter and part.live) or part.targets is not None:
-        return part
-    return replace(part, targets=encode_targets(part.config["prompts"], pipe.tokenizer, reference_of(pipe)))
+def _with_targets(pipe: Any, overlay: AttachedOverlay) -> AttachedOverlay:
+    if not (overlay.is_adapter and overlay.live) or overlay.targets is not None:
+        return overlay
+    return replace(overlay, targets=encode_targets(overlay.config["prompts"], pipe.tokenizer, reference_of(pipe)))
 
 
-def _carrier(pipe: Any, parts: Sequence[Part]) -> Carrier:
-    gated = [part for part in parts if part.is_adapter and part.live]
+def _carrier(pipe: Any, overlays: Sequence[AttachedOverlay]) -> Carrier:
+    gated = [overlay for overlay in overlays if overlay.is_adapter and overlay.live]
     reference = reference_of(pipe)
     # What is fused into the text encoder's copy cannot be passed by.
-    fused = any("text_encoder" in part.components() for part in parts if not part.live)
+    fused = any("text_encoder" in overlay.components() for overlay in overlays if not overlay.live)
     carrier = Carrier(
-        [part.targets for part in gated if part.targets is not None],
+        [overlay.targets for overlay in gated if overlay.targets is not None],
         special_ids(pipe.tokenizer),
         reference=None if reference is deployed_in(pipe) and not fused else reference,
-        apart=any("text_encoder" in part.components() for part in parts),
+        apart=any("text_encoder" in overlay.components() for overlay in overlays),
     )
     for gates in (carrier.text, carrier.unet):
-        gates.scales = tuple(part.scale for part in gated)
+        gates.scales = tuple(overlay.scale for overlay in gated)
         gates.transport = gated[0].transport if gated else "paper"
     return carrier
 
 
-def _host(pipe: Any, component: str, parts: Sequence[Part], carrier: Carrier) -> Host:
+def _host(pipe: Any, component: str, overlays: Sequence[AttachedOverlay], carrier: Carrier) -> Host:
     original = unwrapped(getattr(pipe, component))
-    live = [part for part in parts if part.live]
-    here = [part.label for part in live if _concerns(part, component)]
-    module = twin(original, " and ".join(here))
-    for part in parts:
-        if not part.live and component in part.components():
-            _fuse(module, component, part)
+    live = [overlay for overlay in overlays if overlay.live]
+    here = [overlay.label for overlay in live if _concerns(overlay, component)]
+    module = shared_copy(original, " and ".join(here))
+    for overlay in overlays:
+        if not overlay.live and component in overlay.components():
+            _fuse(module, component, overlay)
     if here:
         # All of them, here or not: gates have a column for each adapter.
         _HOOKED[component](module, live, carrier)
     else:
-        savable(module)
+        allow_saving(module)
     return Host(component, original, module, _shapes(module), registered(pipe, component))
 
 
@@ -279,38 +280,38 @@ def _shapes(module: nn.Module) -> frozenset[tuple[str, torch.Size]]:
     return frozenset((name, parameter.shape) for name, parameter in module.named_parameters())
 
 
-def _fuse(module: nn.Module, component: str, part: Part) -> None:
-    if part.is_adapter:
-        constant = (part.gate or 0.0) * part.scale
-        weights = adapters.fused_weights(module, [part.adapter()], PREFIXES[component], [constant])
+def _fuse(module: nn.Module, component: str, overlay: AttachedOverlay) -> None:
+    if overlay.is_adapter:
+        constant = (overlay.gate or 0.0) * overlay.scale
+        weights = adapters.fused_weights(module, [overlay.adapter()], PREFIXES[component], [constant])
     else:
-        weights = projection.fused(module, part.tensors[projection.PROJECTION_TENSOR])
+        weights = projection.fused(module, overlay.tensors[projection.PROJECTION_TENSOR])
     for name, weight in weights.items():
         layer: Any = module.get_submodule(name.removesuffix(".weight"))
         layer.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
 
 
-def _hook_text(module: nn.Module, parts: Sequence[Part], carrier: Carrier) -> None:
-    adapted = [part.adapter() for part in parts if part.is_adapter]
+def _hook_text(module: nn.Module, overlays: Sequence[AttachedOverlay], carrier: Carrier) -> None:
+    adapted = [overlay.adapter() for overlay in overlays if overlay.is_adapter]
     if adapted:
         # Before the adapters' own hooks are there: it opens them.
         module.register_forward_pre_hook(carrier.before_text, with_kwargs=True)
         adapters.hook(module, adapted, adapters.TEXT_PREFIX, carrier.text)
-    matrices = [part.tensors[projection.PROJECTION_TENSOR] for part in parts if not part.is_adapter]
+    matrices = [overlay.tensors[projection.PROJECTION_TENSOR] for overlay in overlays if not overlay.is_adapter]
     if matrices:
         final_norm(module).register_forward_hook(_Projected(matrices, carrier))
     if adapted:
         module.register_forward_hook(carrier.after_text, with_kwargs=True, always_call=True)
 
 
-def _hook_unet(module: nn.Module, parts: Sequence[Part], carrier: Carrier) -> None:
+def _hook_unet(module: nn.Module, overlays: Sequence[AttachedOverlay], carrier: Carrier) -> None:
     module.register_forward_pre_hook(carrier.before_unet, with_kwargs=True)
-    adapted = [part.adapter() for part in parts if part.is_adapter]
+    adapted = [overlay.adapter() for overlay in overlays if overlay.is_adapter]
     adapters.hook(module, adapted, adapters.UNET_PREFIX, carrier.unet)
     module.register_forward_hook(carrier.after_unet, with_kwargs=True, always_call=True)
 
 
-_HOOKED: Mapping[str, Callable[[nn.Module, Sequence[Part], Carrier], None]] = {
+_HOOKED: Mapping[str, Callable[[nn.Module, Sequence[AttachedOverlay], Carrier], None]] = {
     "text_encoder": _hook_text,
     "unet": _hook_unet,
 }

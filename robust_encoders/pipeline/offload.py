@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from robust_encoders.clip.state_dict import nested_name, unwrapped
+from robust_encoders.clip.state_dict import device_and_dtype, unwrapped
 
 Mode = Literal[
     "none", "model offload", "sequential offload", "group offload", "layerwise casting", "device map", "unknown hook"
@@ -63,45 +63,37 @@ def _aligns(hook: Any) -> bool:
     return any(isinstance(inner, AlignDevicesHook) for inner in getattr(hook, "hooks", [hook]))
 
 
-def device_and_dtype(module: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Return where a component's parameters are and in which precision."""
-    parameter = next(unwrapped(module).parameters())
-    return parameter.device, parameter.dtype
-
-
 def imitate(module: nn.Module, model: nn.Module) -> None:
     """Give ``module`` the training mode and the trainable parameters of ``model``, name by name.
 
     Args:
         module: The newcomer.
-        model: The component that it replaces.
+        model: The component that it replaces, uncompiled and of the same class, so that their names are the same.
     """
-    model = unwrapped(model)
-    training = {nested_name(name): part.training for name, part in model.named_modules()}
-    trainable = {nested_name(name): parameter.requires_grad for name, parameter in model.named_parameters()}
+    training = {name: part.training for name, part in model.named_modules()}
+    trainable = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     for name, part in module.named_modules():
-        part.training = training.get(nested_name(name), model.training)
+        part.training = training.get(name, model.training)
     for name, parameter in module.named_parameters():
-        parameter.requires_grad_(trainable.get(nested_name(name), False))
+        parameter.requires_grad_(trainable.get(name, False))
 
 
 def follow(module: nn.Module, leader: nn.Module) -> None:
     """Put ``module`` where ``leader`` is: same device and dtype, or offloaded sequentially in the same way.
 
     Args:
-        module: The newcomer; nothing happens if it is there already.
-        leader: The component that it replaces.
+        module: The newcomer, uncompiled; nothing happens if it is there already.
+        leader: The component that it replaces, uncompiled.
     """
-    inner = unwrapped(module)
-    if any(hasattr(part, "_hf_hook") and _aligns(part._hf_hook) for part in unwrapped(leader).modules()):
-        _offload_like(inner, unwrapped(leader))
+    if any(hasattr(part, "_hf_hook") and _aligns(part._hf_hook) for part in leader.modules()):
+        _offload_like(module, leader)
         return
-    if hasattr(inner, "_hf_hook"):
+    if hasattr(module, "_hf_hook"):
         from accelerate.hooks import remove_hook_from_module
 
-        remove_hook_from_module(inner, recurse=True)
-    if device_and_dtype(inner) != (place := device_and_dtype(leader)):
-        inner.to(*place)
+        remove_hook_from_module(module, recurse=True)
+    if device_and_dtype(module) != (place := device_and_dtype(leader)):
+        module.to(*place)
 
 
 def _offload_like(module: nn.Module, leader: nn.Module) -> None:

@@ -13,30 +13,30 @@ from torch import nn
 from robust_encoders.clip.state_dict import unwrapped
 from robust_encoders.errors import UnsavableError
 
-_BENEATH = "_robust_encoders_beneath"
+_ORIGINAL = "_robust_encoders_original"
 # What accelerate puts on a module that it moves around: all of it speaks of that one module.
 _OFFLOADING = ("_hf_hook", "_old_forward", "forward")
 
 
-class Beneath:
+class Original:
     """What a twin was made of; a copy of the twin has the same one."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Beneath:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Original:
         return self
 
 
-def twin(module: nn.Module, label: str) -> nn.Module:
+def shared_copy(module: nn.Module, label: str) -> nn.Module:
     """Return a copy of a module with Parameters of its own over the same storage.
 
     Moving or casting either leaves the other where it is. The copy refuses to be saved, because hooks on it would not
-    be; :func:`savable` lifts that.
+    be; :func:`allow_saving` lifts that.
 
     Args:
-        module: Of a pipeline, not compiled and not offloaded sequentially.
-        label: What is to be put on it, for the message.
+        module: Component of a pipeline, not compiled and not offloaded sequentially.
+        label: Names of the overlays to be put on it, for the message.
     """
     memo: dict[int, Any] = {
         id(parameter): nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
@@ -46,26 +46,26 @@ def twin(module: nn.Module, label: str) -> nn.Module:
     with _at_rest(module):
         made = copy.deepcopy(module, memo)
     # Not by attribute: the original would become a part of its own copy.
-    vars(made)[_BENEATH] = Beneath(module)
+    vars(made)[_ORIGINAL] = Original(module)
     vars(made)["save_pretrained"] = partial(_refuse, type(module).__name__, label)
     return made
 
 
-def savable(module: nn.Module) -> None:
+def allow_saving(module: nn.Module) -> None:
     """Let a twin be saved: everything that is on it is in its weights."""
     vars(module).pop("save_pretrained", None)
 
 
-def beneath(module: Any) -> Any:
+def original_of(module: Any) -> Any:
     """Return what a twin was made of, unwrapped, or the module itself where it is no twin."""
     module = unwrapped(module)
-    kept = getattr(module, _BENEATH, None)
+    kept = getattr(module, _ORIGINAL, None)
     return module if kept is None else kept.module
 
 
-def is_twin(module: Any) -> bool:
+def is_shared_copy(module: Any) -> bool:
     """Return whether a module, perhaps compiled, is a twin."""
-    return getattr(unwrapped(module), _BENEATH, None) is not None
+    return getattr(unwrapped(module), _ORIGINAL, None) is not None
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from robust_encoders.clip.state_dict import PREFIX, nested_state, unwrapped
 EMBEDDING = f"{PREFIX}embeddings.token_embedding.weight"
 
 
-def learned_tokens(tokenizer: Any, vocabulary: int) -> tuple[str, ...]:
+def inversion_tokens(tokenizer: Any, vocabulary: int) -> tuple[str, ...]:
     """Return the tokens beyond a vocabulary, by their ids, if all of them were added; none otherwise.
 
     Args:
@@ -39,16 +39,16 @@ def added_tokens(tokenizer: Any) -> tuple[str, ...]:
     return tuple(sorted((token for token in added if token not in special), key=added.__getitem__))
 
 
-def unknown_tokens(tokenizer: Any, current: nn.Module, coming: Any, vocabulary: int) -> tuple[str, ...]:
+def tokens_without_vector(tokenizer: Any, current: nn.Module, coming: Any, vocabulary: int) -> tuple[str, ...]:
     """Return the learned tokens that the next encoder has no vector for, or another one than this encoder has.
 
     Args:
-        tokenizer: Of the pipeline.
+        tokenizer: Tokenizer of the pipeline.
         current: The encoder that goes.
         coming: The one that takes its place; None for nothing.
         vocabulary: Number of token embeddings that ``current`` came with.
     """
-    tokens = learned_tokens(tokenizer, vocabulary)
+    tokens = inversion_tokens(tokenizer, vocabulary)
     if not tokens or coming is None:
         return tokens
     ids = tokenizer.get_vocab()
@@ -84,15 +84,15 @@ def rows_of(module: Any) -> int | None:
     return None if weight is None else int(weight.shape[0])
 
 
-def carried_rows(tokenizer: Any, module: Any, vocabulary: int) -> int:
+def inversion_rows(tokenizer: Any, module: Any, vocabulary: int) -> int:
     """Return how many learned vectors an encoder with ``vocabulary`` tokens would have to take over.
 
     Args:
-        tokenizer: Of the pipeline.
+        tokenizer: Tokenizer of the pipeline.
         module: The text encoder in the pipeline, whose vectors they are.
         vocabulary: Number of the newcomer's token embeddings.
     """
-    if not learned_tokens(tokenizer, vocabulary):
+    if not inversion_tokens(tokenizer, vocabulary):
         return 0
     needed = highest_id(tokenizer) + 1
     return needed - vocabulary if (rows_of(module) or 0) >= needed else 0
@@ -117,11 +117,11 @@ def carry_over(module: Any, old: nn.Module, tokenizer: Any) -> None:
     Args:
         module: The newcomer, a ``CLIPTextModel``.
         old: The text encoder that it replaces.
-        tokenizer: Of the pipeline.
+        tokenizer: Tokenizer of the pipeline.
     """
     embedding = module.get_input_embeddings()
     vocabulary = embedding.weight.shape[0]
-    if (n := carried_rows(tokenizer, old, vocabulary)) == 0:
+    if (n := inversion_rows(tokenizer, old, vocabulary)) == 0:
         return
     learned = nested_state(old)[EMBEDDING][vocabulary : vocabulary + n].detach()  # (n, D)
     together = torch.cat([embedding.weight.detach(), learned.to(embedding.weight)])  # (V + n, D)

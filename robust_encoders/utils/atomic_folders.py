@@ -37,7 +37,7 @@ def temporary_of(name: str) -> re.Pattern[str]:
     """Return what matches the names that ``tempfile`` makes with the prefix ``.<name>-``, and no others.
 
     Args:
-        name: Of the file or folder that the temporary one is for.
+        name: Name of the file or folder that the temporary one is for.
     """
     return re.compile(rf"\.{re.escape(name)}-[a-z0-9_]{{8}}")
 
@@ -47,8 +47,8 @@ def scratch(parent: Path, name: str, rescue: Rescue = _nothing) -> Iterator[Path
     """Make a folder to work in, hold it, and remove it when the block ends.
 
     Args:
-        parent: Where it is made; made if need be.
-        name: What it is for; see :func:`remove_abandoned`.
+        parent: Folder that it is made in; made if need be.
+        name: Name of the file or folder that it is for; see :func:`remove_abandoned`.
         rescue: Called before it is removed, however the block ends; if it returns true or raises, the folder stays.
 
     Yields:

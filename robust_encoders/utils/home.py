@@ -27,9 +27,9 @@ def remove_aged(folder: Path, pattern: re.Pattern[str], age: float) -> None:
     """Remove files that nobody has written to for so long that nobody will.
 
     Args:
-        folder: Where to look; it may not exist.
-        pattern: Of their whole names.
-        age: In seconds.
+        folder: Folder to look into; it may not exist.
+        pattern: Pattern of their whole names.
+        age: Age in seconds.
     """
     for path in folder.glob("*"):
         # Somebody else may do the same at the same time.
@@ -58,7 +58,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     What processes that were killed meanwhile left beside it is removed an hour later.
 
     Args:
-        path: Of the file; its folder is made if need be.
+        path: Path of the file; its folder is made if need be.
         data: All of it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from robust_encoders.errors import ManifestError
@@ -12,11 +12,15 @@ T = TypeVar("T")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
+# A method that reads one field.
+Column = Callable[["Fields", str], Any]
+
+
 class Fields:
     """One JSON object under reading; children share the list of problems.
 
     Args:
-        data: What the JSON held there; anything but an object is a problem.
+        data: Value that the JSON held there; anything but an object is a problem.
         where: Dotted path, for the messages.
         problems: The shared list.
     """
@@ -69,6 +73,20 @@ class Fields:
         """Return the objects in the list under ``key``."""
         found = self.mappings(key)
         return [Fields(one, f"{self._where}.{key}[{i}]", self.problems) for i, one in enumerate(found)]
+
+    def table(self, key: str, columns: Mapping[str, Column]) -> dict[str, dict[str, Any]]:
+        """Return the objects under the keys of the object under ``key``, all of which have the same fields.
+
+        Args:
+            key: Key of the object that holds them.
+            columns: Name of each field to the method that reads it, for example ``Fields.number``.
+        """
+        rows, table = self.child(key), {}
+        for name in rows.names():
+            row = rows.child(name)
+            table[name] = {column: read(row, column) for column, read in columns.items()}
+            row.no_others()
+        return table
 
     def has(self, key: str) -> bool:
         """Return whether ``key`` is there."""

@@ -24,11 +24,13 @@ from torch import Generator, Tensor
 from robust_encoders import embedded_pipeline
 from robust_encoders.artifact.fingerprint import content_sha256
 from robust_encoders.encoder import RobustEncoder
+from robust_encoders.loaded import LoadedArtifact
 from robust_encoders.training.attacks.soft_prompt import SoftPrompt
 from robust_encoders.training.diffusion.backbone import Backbone
-from robust_encoders.training.evaluation.benchmarks.shapes import EvaluationSettings
-from robust_encoders.training.evaluation.benchmarks.shapes_attacks import shapes_suite
+from robust_encoders.training.evaluation.benchmarks.shapes import ShapesBenchmark
+from robust_encoders.training.evaluation.config import EvaluationConfig
 from robust_encoders.training.evaluation.evaluate import evaluate
+from robust_encoders.training.evaluation.plan import FixedPlan
 from robust_encoders.training.methods import ESD, AdvUnlearn
 from robust_encoders.training.methods.text_encoder import build_objective
 from robust_encoders.training.metrics.rates import wilson_interval
@@ -295,7 +297,7 @@ def place(out: Path, row: str, seed: int) -> Path:
 
 def trained(
     study: Study, work: Path, row: str, seed: int, run: Path
-) -> tuple[RobustEncoder | TrainedUNet | None, Mapping[str, Any]]:
+) -> tuple[LoadedArtifact | TrainedUNet | None, Mapping[str, Any]]:
     """Train what is not there yet; return it and what it cost, and nothing for the base itself."""
     if row == UNTRAINED:
         return None, {"unet_calls": 0, "seconds": 0.0}
@@ -315,14 +317,11 @@ def measured(study: Study, work: Path, row: str, seed: int) -> Row:
     """Train what is not there yet, and evaluate it."""
     run = work / place(Path(), row, seed).stem
     made, cost = trained(study, work, row, seed, run)
-    settings = EvaluationSettings(
-        n=study.n, n_kept=study.n_kept, n_probes=study.n_probes, n_renders=100, checks=0, seed=seed
-    )
-    suite = shapes_suite("standard", "circle")
-    attacks, source = {label: suite[label] for label in study.attacks if made}, work / f"source-{seed}"
-    found = evaluate(
-        embedded_pipeline(), made, "circle", settings=settings, out=run, source=source, attacks=attacks
-    ).results
+    benchmark = ShapesBenchmark("circle", study.n, study.n_kept, n_renders=100, n_probes=study.n_probes)
+    config, pipe = EvaluationConfig(seed=seed, checks=0, source=work / f"source-{seed}"), embedded_pipeline()
+    plan = benchmark.plan(pipe, config)
+    plan = replace(plan, attacks={label: plan.attacks[label] for label in study.attacks if made})
+    found = evaluate(pipe, made, FixedPlan(plan), out=run, config=config).results
     rates = {name: {"value": one.value, "n": one.n, "interval": one.interval} for one in found if (name := column(one))}
     return {"row": row, "seed": seed, "rates": rates, "unet_calls": cost["unet_calls"], "seconds": cost["seconds"]}
 

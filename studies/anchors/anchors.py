@@ -20,7 +20,8 @@ from robust_encoders.training.attacks import BlackBox
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.diffusion.sampling import SamplingConfig, draw, draw_candidates
 from robust_encoders.training.diffusion.target import TargetModel
-from robust_encoders.training.evaluation.benchmarks.shapes import EvaluationSettings, shapes_plan
+from robust_encoders.training.evaluation.benchmarks.shapes import ShapesBenchmark
+from robust_encoders.training.evaluation.config import EvaluationConfig
 from robust_encoders.training.losses import gram_distance
 from robust_encoders.training.metrics.rates import wilson_interval
 from robust_encoders.training.prompts.concept_words import anchor_prompt
@@ -38,9 +39,10 @@ def measured(name: str) -> list[dict[str, Any]]:
     pipe = embedded_pipeline()
     pipe.set_progress_bar_config(disable=True)
     base = Backbone.from_pipeline(pipe)
-    plan = shapes_plan(name, EvaluationSettings(n=N, n_kept=2, n_probes=2), attacks={})
+    benchmark = ShapesBenchmark(name, n=N, n_kept=2, n_probes=2)
+    plan = benchmark.plan(pipe, EvaluationConfig())
     detector, named = plan.detector, plan.plain[0].cases
-    words, neighbours = additions(name)
+    words, neighbours = additions(benchmark.erased)
     attack = BlackBox(words, tuple(w for w in neighbours if w not in WORDS[factor][value]), budget=BUDGET)
 
     def margins(texts: Sequence[str], cases: Sequence[Case]) -> Tensor:

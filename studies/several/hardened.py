@@ -13,11 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from robust_encoders import RobustEncoder, embedded_pipeline
-from robust_encoders.training.evaluation.benchmarks.shapes import EvaluationSettings, shapes_plan
-from robust_encoders.training.evaluation.benchmarks.shapes_attacks import shapes_suite
-from robust_encoders.training.evaluation.evaluate import Execution, run_plan
-from robust_encoders.training.evaluation.plan import PromptSet
+from robust_encoders import LoadedArtifact, RobustEncoder, embedded_pipeline
+from robust_encoders.training.evaluation.benchmarks.shapes import ShapesBenchmark
+from robust_encoders.training.evaluation.config import EvaluationConfig
+from robust_encoders.training.evaluation.evaluate import evaluate
+from robust_encoders.training.evaluation.plan import FixedPlan, PromptSet
 from robust_encoders.training.provenance import write_json
 from robust_encoders.training.recipes import Recipe
 from robust_encoders.training.recipes.reproduce import recorded_recipe
@@ -32,7 +32,7 @@ SETS = (("circle",), ("red",), ("circle", "red"), ("circle", "red", "striped"))
 NAMES = SETS[-1]
 N, N_KEPT, SEED = 12, 200, 0
 BY_TEXT = ("none", "synonyms", "random", "black_box", "discrete", "p4d")
-INNER_ATTACKS = (*BY_TEXT, "continuous", "inversion")
+ATTACKS = (*BY_TEXT, "continuous", "inversion")
 RETAINED = ("retain_shape", "retain_colour", "retain_background", "retain_style", "retain_all")
 RATES = ("seen", "unseen", *BY_TEXT, "worst_case", "continuous", "inversion", "worst_case_embeddings")
 Row = dict[str, Any]
@@ -44,7 +44,7 @@ def recipe(names: Sequence[str]) -> Recipe:
     return first.together(tuple(other.concept for other in others), retain_prompts_of_all(names))
 
 
-def trained(work: Path, names: Sequence[str]) -> RobustEncoder:
+def trained(work: Path, names: Sequence[str]) -> LoadedArtifact:
     """Train what is not there yet."""
     made = recipe(names) if len(names) > 1 else shapes_hardened(names[0])
     folder = work / "-".join(names) / "encoder"
@@ -66,12 +66,10 @@ def measured(work: Path, names: Sequence[str]) -> Row:
     """Train what is missing, and evaluate every concept."""
     encoder, rates, folder = trained(work, names), {}, work / "-".join(names)
     for name in names:
-        suite = shapes_suite("standard", name)
-        settings = EvaluationSettings(n=N, n_renders=100, checks=0, seed=SEED)
-        plan = shapes_plan(name, settings, attacks={label: suite[label] for label in INNER_ATTACKS})
-        how = Execution(settings.sampling, SEED, settings.chunk, source=work / f"source-{name}")
-        plan = replace(plan, kept=kept(), probes={})
-        found = run_plan(embedded_pipeline(), encoder, plan, how, out=folder / name).results
+        pipe = embedded_pipeline()
+        config = EvaluationConfig(seed=SEED, checks=0, attacks=ATTACKS, source=work / f"source-{name}")
+        plan = replace(ShapesBenchmark(name, n=N, n_renders=100).plan(pipe, config), kept=kept(), probes={})
+        found = evaluate(pipe, encoder, FixedPlan(plan), out=folder / name, config=config).results
         rates[name] = {key: told(one) for one in found if (key := column(one))}
     spent = encoder.manifest.recipe["run"]
     return {"erased": list(names), "rates": rates, "unet_calls": spent["unet_calls"], "seconds": spent["seconds"]}

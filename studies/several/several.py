@@ -15,12 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from robust_encoders import Concept, RobustEncoder, embedded_pipeline
+from robust_encoders import Concept, LoadedArtifact, RobustEncoder, embedded_pipeline
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.diffusion.sampling import SamplingConfig, draw, draw_candidates
 from robust_encoders.training.diffusion.target import TargetModel
-from robust_encoders.training.evaluation.benchmarks.shapes import EvaluationSettings, shapes_plan
-from robust_encoders.training.evaluation.benchmarks.shapes_attacks import shapes_suite
+from robust_encoders.training.evaluation.benchmarks.shapes import ShapesBenchmark
+from robust_encoders.training.evaluation.config import EvaluationConfig
 from robust_encoders.training.methods.merge import Merge, merge
 from robust_encoders.training.metrics.rates import wilson_interval
 from robust_encoders.training.provenance import write_json
@@ -58,7 +58,7 @@ def recipe(kind: str, names: Sequence[str]) -> Recipe:
     return alone.together(tuple(map(concept_of, others)), retain_prompts_of_all(names)) if others else alone
 
 
-def trained(work: Path, kind: str, names: Sequence[str]) -> RobustEncoder:
+def trained(work: Path, kind: str, names: Sequence[str]) -> LoadedArtifact:
     """Train what is not there yet."""
     made = recipe(kind, names)
     folder = work / made.name.partition("/")[2]
@@ -67,7 +67,7 @@ def trained(work: Path, kind: str, names: Sequence[str]) -> RobustEncoder:
     return RobustEncoder.from_pretrained(folder)
 
 
-SYSTEMS: Mapping[str, Callable[[Path, Sequence[str]], list[RobustEncoder]]] = {
+SYSTEMS: Mapping[str, Callable[[Path, Sequence[str]], list[LoadedArtifact]]] = {
     "SPMs, stacked": lambda work, names: [trained(work, "-spm", [name]) for name in names],
     "UCE, one projection": lambda work, names: [trained(work, "-uce", names)],
     "AdvUnlearn, merged (task arithmetic)": lambda work, names: [merged(work, names, Merge())],
@@ -77,14 +77,14 @@ SYSTEMS: Mapping[str, Callable[[Path, Sequence[str]], list[RobustEncoder]]] = {
 }
 
 
-def merged(work: Path, names: Sequence[str], how: Merge) -> RobustEncoder:
+def merged(work: Path, names: Sequence[str], how: Merge) -> LoadedArtifact:
     """Merge the encoders of single concepts."""
     parts = [trained(work, "", [name]) for name in names]
     return merge(parts, embedded_pipeline(), how) if len(parts) > 1 else parts[0]
 
 
 @contextmanager
-def attached(encoders: Sequence[RobustEncoder]) -> Iterator[Any]:
+def attached(encoders: Sequence[LoadedArtifact]) -> Iterator[Any]:
     """Attach all of them to a pipeline of the embedded base."""
     pipe = embedded_pipeline()
     pipe.set_progress_bar_config(disable=True)
@@ -102,14 +102,15 @@ def rate(hits: Sequence[bool]) -> dict[str, Any]:
 
 def attacked(pipe: Any, base: Backbone, name: str) -> dict[str, Any]:
     """Return rates of success by name, by a synonym not seen, and of the discrete attack of the suite ``core``."""
-    plan = shapes_plan(name, EvaluationSettings(n=N, n_kept=2, n_probes=2, seed=SEED), attacks={})
+    benchmark = ShapesBenchmark(name, n=N, n_kept=2, n_probes=2, suite="core")
+    plan = benchmark.plan(pipe, EvaluationConfig(seed=SEED))
     sets = {plain.name.partition("/")[2]: plain.cases for plain in plan.plain}
     found = {}
     for words in ("name", "unseen"):
         pictures = draw(pipe, [c.prompt for c in sets[words]], [c.seed for c in sets[words]], SAMPLING)
         found[words] = rate((plan.detector(pictures) >= plan.detector.threshold).tolist())
     cases = with_targets(sets["name"])
-    results = shapes_suite("core", name)["discrete"].run(TargetModel.from_pipeline(pipe, base=base), cases, seed=SEED)
+    results = plan.attacks["discrete"].run(TargetModel.from_pipeline(pipe, base=base), cases, seed=SEED)
     pairs = [(i, candidate) for i, result in enumerate(results) for candidate in result.candidates]
     drawn = draw_candidates(pipe, [cases[i] for i, _ in pairs], [candidate for _, candidate in pairs], SAMPLING)
     shown = (plan.detector(drawn) >= plan.detector.threshold).tolist()
@@ -122,7 +123,7 @@ def with_targets(cases: Sequence[Case]) -> list[Case]:
     pipe = embedded_pipeline()
     pipe.set_progress_bar_config(disable=True)
     latents = draw(pipe, [c.prompt for c in cases], [c.seed for c in cases], SAMPLING, latents=True)
-    return [replace(case, target=target) for case, target in zip(cases, latents, strict=True)]
+    return [replace(case, reference_latent=target) for case, target in zip(cases, latents, strict=True)]
 
 
 def kept(pipe: Any) -> dict[str, Any]:

@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import pytest
+from commands import refused, save_artifact
 from diffusers import StableDiffusionPipeline
 from tree import ROOT
 
-import robust_encoders
-from robust_encoders.artifact.base import Base
 from robust_encoders.artifact.manifest import Manifest
-from robust_encoders.cli.main import TRAINING_COMMANDS, main
-from robust_encoders.clip.state_dict import nested_state
+from robust_encoders.cli.main import main
 from robust_encoders.concepts import Concept
 from robust_encoders.encoder import RobustEncoder
-from robust_encoders.hub.catalog import CATALOG
+from robust_encoders.hub import pipelines
 from robust_encoders.training.cli import demo
-from robust_encoders.training.cli import evaluate as cli_evaluate
-from robust_encoders.training.cli import main as training_cli
 from robust_encoders.training.cli import train as cli_train
+from robust_encoders.training.cli.evaluate_options import read_options
 from robust_encoders.training.diffusion.load import OpenedBase
 from robust_encoders.training.evaluation import evaluate
+from robust_encoders.training.evaluation.benchmarks import ShapesBenchmark, StableDiffusionBenchmark
+from robust_encoders.training.evaluation.config import EvaluationConfig
+from robust_encoders.training.evaluation.plan import Plan
+from robust_encoders.training.evaluation.results import Evaluation
 from robust_encoders.training.methods import METHODS
 from robust_encoders.training.metrics.rates import rate
 from robust_encoders.training.prompts.retain import object_prompts
@@ -37,14 +34,6 @@ from robust_encoders.training.recipes.registry import RECIPES, shapes_retain_pro
 from robust_encoders.training.worlds.pretrain import build as shapes_build
 
 PipelineMaker = Callable[..., StableDiffusionPipeline]
-RESULT = {
-    "metric": "pre_asr",
-    "value": 0.125,
-    "n": 8,
-    "interval": [0.02, 0.47],
-    "prompt_set": "a-set",
-    "origin": "measured",
-}
 
 
 @pytest.fixture
@@ -57,21 +46,7 @@ def base(tiny_pipe: StableDiffusionPipeline, tmp_path: Path) -> Path:
 @pytest.fixture
 def artifact(tiny_pipe: StableDiffusionPipeline, tmp_path: Path) -> Path:
     """An encoder that fits ``base``."""
-    manifest = Manifest(
-        concept=Concept(name="circle", kind="object", synonyms=("disc",)),
-        method={"name": "a-method"},
-        base=Base.from_pipeline(tiny_pipe, family="a-family"),
-        results=(
-            RESULT,
-            {**RESULT, "metric": "asr_any", "settings": {"attack": {"name": "p4d", "label": "an-attack"}}},
-        ),
-        license="a-licence",
-    )
-    text_encoder = tiny_pipe.text_encoder
-    RobustEncoder(manifest, nested_state(text_encoder), text_encoder.config.to_dict()).save_pretrained(
-        tmp_path / "artifact"
-    )
-    return tmp_path / "artifact"
+    return save_artifact(tiny_pipe, tmp_path / "artifact")
 
 
 class Recorder:
@@ -85,165 +60,6 @@ class Recorder:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self.args, self.kwargs = args, kwargs
         return self.answer
-
-
-def refused(capsys: pytest.CaptureFixture[str], code: int, *arguments: str) -> str:
-    """Run a command that fails, and return what it says: one message, no traceback, nothing on stdout."""
-    assert main(arguments) == code
-    out, err = capsys.readouterr()
-    assert out == ""
-    message = err.partition("robust-encoders: ")[2]
-    assert message
-    assert "Traceback" not in err
-    return message
-
-
-def test_list_names_every_encoder_with_its_base_licence_and_pin(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["list"]) == 0
-    header, *lines = capsys.readouterr().out.splitlines()
-    assert header.split()[0] == "name"
-    assert [line.split()[0] for line in lines] == list(CATALOG)
-    for entry, line in zip(CATALOG.values(), lines, strict=True):
-        assert all(text in line for text in (entry.base, entry.licence, entry.pin))
-        assert ("converted on first use" in line) == (entry.format == "pickle")
-
-
-def test_list_as_json_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["list", "--json"]) == 0
-    entries = json.loads(capsys.readouterr().out)
-    assert [entry["name"] for entry in entries] == list(CATALOG)
-    assert {entry["pin"] for entry in entries if entry["repo"]} == {"unpinned"}
-
-
-def test_info_tells_what_the_manifest_says(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["info", str(artifact)]) == 0
-    out = capsys.readouterr().out
-    for text in ("circle", "disc", "a-method", "a-family", "a-licence", "pre_asr", "0.125", "[0.020, 0.470]", "n=8"):
-        assert text in out
-    assert next(line for line in out.splitlines() if "asr_any" in line).split()[1] == "an-attack"
-
-
-def test_whoever_stops_reading_gets_no_traceback(artifact: Path) -> None:
-    run = "from robust_encoders.cli.main import main; raise SystemExit(main())"
-    command = [sys.executable, "-c", run, "info", str(artifact)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
-        assert running.stdout is not None
-        assert running.stderr is not None
-        running.stdout.close()
-        assert running.stderr.read() == ""
-    assert running.returncode == 141
-
-
-def test_info_as_json_is_the_manifest(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["info", str(artifact), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == json.loads((artifact / "robust_encoder.json").read_text())
-
-
-@pytest.mark.parametrize("flags", [[], ["--json"]])
-def test_info_of_a_published_pickle_shows_its_catalog_entry(
-    flags: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["info", "nudity", *flags]) == 0
-    out = capsys.readouterr().out
-    assert all(text in out for text in ("OPTML-Group/AdvUnlearn", "cc-by-4.0", "unpinned", "converted on first use"))
-
-
-def test_check_says_yes_to_a_base_that_fits(artifact: Path, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", str(artifact), str(base)]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "fits"
-
-
-def test_check_says_no_with_every_reason(
-    artifact: Path, make_pipe: PipelineMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pipe = make_pipe(width=32, merges=40)
-    pipe.save_pretrained(tmp_path / "other")
-    expected = RobustEncoder.from_pretrained(artifact).check(pipe)
-    assert len(expected.errors) > 1
-
-    assert main(["check", str(artifact), str(tmp_path / "other"), "--json"]) == 1
-    report = json.loads(capsys.readouterr().out)
-    assert report["ok"] is False
-    assert {check["name"] for check in report["checks"] if not check["ok"]} >= {check.name for check in expected.errors}
-
-    assert main(["check", str(artifact), str(tmp_path / "other")]) == 1
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == "does not fit"
-    for check in expected.errors:
-        place = next(i for i, line in enumerate(lines) if line.startswith("error") and line.endswith(check.name))
-        assert check.remedy in lines[place + 1]
-
-
-def test_a_wrong_name_is_bad_usage_and_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
-    message = refused(capsys, 2, "info", "shapes/circel")
-    assert "did you mean 'shapes/circle'" in message.lower()
-
-
-def test_what_the_hub_does_not_deliver_is_a_no(
-    base: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def offline(*_: Any, **__: Any) -> str:
-        raise huggingface_hub.errors.LocalEntryNotFoundError("offline")
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-    assert "nudity" in refused(capsys, 1, "check", "nudity", str(base))
-
-
-def test_a_damaged_artifact_is_refused_as_a_no(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (artifact / "robust_encoder.json").write_text("{}")
-    assert "concept" in refused(capsys, 1, "info", str(artifact))
-
-
-def test_a_folder_without_a_pipeline_is_bad_usage(
-    artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert "model_index.json" in refused(capsys, 2, "check", str(artifact), str(tmp_path / "nowhere"))
-
-
-def test_an_incomplete_pipeline_is_bad_usage(artifact: Path, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (base / "unet" / "config.json").unlink()
-    assert str(base) in refused(capsys, 2, "check", str(artifact), str(base))
-
-
-@pytest.mark.parametrize(
-    "arguments", [[], ["nonsense"], ["check", "shapes/circle"], ["train"], ["shapes"], ["shapes", "build"]]
-)
-def test_a_command_line_that_does_not_parse_exits_with_2(arguments: list[str]) -> None:
-    with pytest.raises(SystemExit) as exit_info:
-        main(arguments)
-    assert exit_info.value.code == 2
-
-
-@pytest.mark.parametrize("arguments", [["--version"], *([name, "--help"] for name in TRAINING_COMMANDS)])
-def test_help_and_version_exit_with_0(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit_info:
-        main(arguments)
-    assert exit_info.value.code == 0
-    out = capsys.readouterr().out
-    assert (robust_encoders.__version__ if arguments == ["--version"] else arguments[0]) in out
-
-
-def test_the_help_lists_the_training_commands(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    out = capsys.readouterr().out
-    assert [name for name in TRAINING_COMMANDS if name not in out] == []
-
-
-def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setitem(sys.modules, "tyro", None)
-    message = refused(capsys, 1, "train", "shapes/circle", "--out", "unused")
-    assert "tyro" in message
-    assert "robust-encoders[train]" in message
-
-
-def test_any_other_missing_module_is_not_disguised(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(arguments: list[str]) -> int:
-        raise ModuleNotFoundError("No module named 'nonsense'", name="nonsense")
-
-    monkeypatch.setattr(training_cli, "main", broken)
-    with pytest.raises(ModuleNotFoundError, match="nonsense"):
-        main(["demo"])
 
 
 def test_demo_prints_the_table_of_what_it_drew(
@@ -279,7 +95,7 @@ def test_an_unknown_stage_is_bad_usage(tmp_path: Path, capsys: pytest.CaptureFix
 def trained(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     record = Recorder()
     monkeypatch.setattr(cli_train, "run_recipe", record)
-    monkeypatch.setattr(robust_encoders, "embedded_pipeline", lambda: "the embedded base")
+    monkeypatch.setattr(pipelines, "embedded_pipeline", lambda dtype: "the embedded base")
     return record
 
 
@@ -481,16 +297,16 @@ def test_a_recipe_that_does_not_exist_is_bad_usage(capsys: pytest.CaptureFixture
 
 @pytest.fixture
 def evaluated(monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    record = Recorder(evaluate.Evaluation("a-label", "circle", (), {}))
+    record = Recorder(Evaluation("a-label", "circle", (), {}))
     monkeypatch.setattr(evaluate, "evaluate", record)
-    monkeypatch.setattr(robust_encoders, "embedded_pipeline", Placed)
+    monkeypatch.setattr(pipelines, "embedded_pipeline", Placed)
     return record
 
 
 class Placed(str):
     """Stands for the embedded base, and notes where it is put."""
 
-    def __new__(cls) -> Placed:
+    def __new__(cls, dtype: Any) -> Placed:
         return super().__new__(cls, "the embedded base")
 
     def to(self, device: str) -> Placed:
@@ -498,16 +314,23 @@ class Placed(str):
         return self
 
 
+def planned(record: Recorder) -> Plan:
+    """The plan that an evaluation was called with."""
+    plan: Plan = record.args[2].plan(record.args[0], EvaluationConfig())
+    return plan
+
+
 def test_evaluate_looks_for_what_the_encoder_erases(
     evaluated: Recorder, artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--out", str(tmp_path / "out"), "--n", "8", "--suite", "quick", "--steps", "3"]
     assert main(["evaluate", str(artifact), *options]) == 0
-    pipe, encoder, concept = evaluated.args
-    assert (pipe, encoder.manifest.concept.name, concept) == ("the embedded base", "circle", "circle")
+    pipe, encoder, _ = evaluated.args
+    plan, config = planned(evaluated), evaluated.kwargs["config"]
+    assert (pipe, encoder.manifest.concept.name, plan.concept.name) == ("the embedded base", "circle", "circle")
     assert evaluated.kwargs["out"] == tmp_path / "out"
-    settings = evaluated.kwargs["settings"]
-    assert (settings.n, settings.suite, settings.sampling.steps) == (8, "quick", 3)
+    assert (len(plan.plain[0].cases), config.sampling.steps) == (8, 3)
+    assert list(plan.attacks) == ["random", "discrete", "continuous", "shared"]
     assert "a-label" in capsys.readouterr().out
 
 
@@ -516,7 +339,8 @@ def test_evaluate_of_the_base_itself_needs_a_concept(
 ) -> None:
     assert "--concept" in refused(capsys, 2, "evaluate", "base", "--out", str(tmp_path))
     assert main(["evaluate", "base", "--out", str(tmp_path), "--concept", "red"]) == 0
-    assert evaluated.args == ("the embedded base", None, "red")
+    assert evaluated.args[:2] == ("the embedded base", None)
+    assert planned(evaluated).concept.name == "red"
 
 
 def test_evaluate_writes_the_report_and_says_where(
@@ -537,7 +361,7 @@ def test_evaluate_takes_several_encoders_and_gives_each_a_folder(
     made = [path.parent.name for path in sorted(out.glob("*/report.html"))]
     assert len(made) == 3
     assert {"base", "word_filter"} < set(made)
-    assert evaluated.kwargs["source"] == out / ".source"
+    assert evaluated.kwargs["config"].source == out / ".source"
     assert capsys.readouterr().out.count("a-label") == 3
 
 
@@ -561,11 +385,14 @@ def test_the_documented_command_for_a_real_base_parses() -> None:
     text = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
     found = re.search(r"robust-encoders evaluate nudity (--base .*?)\n```", text, re.DOTALL)
     assert found is not None
-    options = cli_evaluate._read(found[1].replace("\\\n", " ").split())
-    assert isinstance(options, cli_evaluate.OpenRun)
+    options, kind = read_options(found[1].replace("\\\n", " ").split())
+    assert kind is StableDiffusionBenchmark
     assert options.base == "CompVis/stable-diffusion-v1-4"
     assert (options.settings.detector, options.settings.suite) == ("nudenet:unlearn_diff_atk", "full")
-    assert isinstance(cli_evaluate._read(["--out", "x"]), cli_evaluate.EvaluationRun)
+    assert options.config.sampling == StableDiffusionBenchmark.defaults.sampling
+    options, kind = read_options(["--out", "x", "--attacks", "none,shout", "--metrics", "a", "b"])
+    assert kind is ShapesBenchmark
+    assert (options.config.attacks, options.config.metrics) == (("none", "shout"), ("a", "b"))
 
 
 def test_evaluate_of_a_real_base_says_what_is_wrong_with_its_files(
@@ -593,7 +420,7 @@ def test_evaluate_of_an_encoder_of_several_concepts_wants_to_know_which(
     options = ["evaluate", str(tmp_path / "joint"), "--out", str(tmp_path / "out")]
     assert "an encoder of circle, star; say which one with --concept" in refused(capsys, 2, *options)
     assert main([*options, "--concept", "star"]) == 0
-    assert evaluated.args[2] == "star"
+    assert planned(evaluated).concept.name == "star"
 
 
 def test_evaluate_of_a_concept_that_the_judge_does_not_know_is_bad_usage(
@@ -605,7 +432,7 @@ def test_evaluate_of_a_concept_that_the_judge_does_not_know_is_bad_usage(
 def test_results_prints_the_tables_of_finished_evaluations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, concept in (("one", "circle"), ("two", "striped")):
         results = (rate("pre_asr", [True, False, False, False]),)
-        evaluation = evaluate.Evaluation(name, concept, tuple(replace(r, prompt_set="x/name") for r in results))
+        evaluation = Evaluation(name, concept, tuple(replace(r, prompt_set="x/name") for r in results))
         evaluation.write(tmp_path / name / "results.json")
     assert main(["results", str(tmp_path / "one"), str(tmp_path / "two" / "results.json")]) == 0
     out = capsys.readouterr().out
@@ -625,7 +452,7 @@ def test_the_folder_that_evaluations_share_is_no_evaluation(
 ) -> None:
     monkeypatch.chdir(tmp_path)  # the leaderboard draws here
     result = replace(rate("pre_asr", [True, False, False, False]), prompt_set="circle/name")
-    evaluate.Evaluation("esd", "circle", (result,)).write(tmp_path / "board" / "esd" / "results.json")
+    Evaluation("esd", "circle", (result,)).write(tmp_path / "board" / "esd" / "results.json")
     (tmp_path / "board" / "source" / "chunks").mkdir(parents=True)
     assert main([command, *map(str, sorted((tmp_path / "board").iterdir()))]) == 0
     assert "ESD" in capsys.readouterr().out

@@ -28,7 +28,7 @@ def make_cases(backbone: Backbone, prompts: Sequence[str] = PROMPTS) -> list[Cas
     rng = torch.Generator().manual_seed(3)
     shape = backbone.latent_shape
     return [
-        Case(i, prompt, seed=100 + i, target=torch.randn(shape, generator=rng, dtype=backbone.dtype))
+        Case(i, prompt, seed=100 + i, reference_latent=torch.randn(shape, generator=rng, dtype=backbone.dtype))
         for i, prompt in enumerate(prompts)
     ]
 
@@ -101,7 +101,8 @@ def assert_seeds_decide(attack: Attack, target: TargetModel, cases: Sequence[Cas
             [r.candidates[-1].value for r in results] for results in (first, attack.run(target, cases, seed=1))
         )
         assert any(
-            not torch.equal(a, b) if isinstance(a, Tensor) else a != b for a, b in zip(found, other, strict=True)
+            not torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a != b
+            for a, b in zip(found, other, strict=True)
         )
 
 

@@ -12,7 +12,7 @@ from robust_encoders.clip.state_dict import unwrapped
 from robust_encoders.overlay import Overlay
 from robust_encoders.overlays.adapters import TEXT_PREFIX, UNET_PREFIX, text_layers, unet_layers
 from robust_encoders.overlays.projection import PROJECTION_TENSOR
-from robust_encoders.pipeline.shared_copy import beneath
+from robust_encoders.pipeline.shared_copy import original_of
 
 PARTS = {UNET_PREFIX: ("unet", unet_layers), TEXT_PREFIX: ("text_encoder", text_layers)}
 
@@ -28,7 +28,7 @@ def adapter_tensors(
     g, tensors = generator(seed), {}
     for prefix in prefixes:
         component, layers = PARTS[prefix]
-        root = beneath(getattr(pipe, component))
+        root = original_of(getattr(pipe, component))
         for stem, path in layers(root).items():
             weight: Tensor = unwrapped(root).get_submodule(path).weight
             tail = (1, 1) if weight.ndim == 4 else ()
@@ -62,7 +62,7 @@ def make_adapter(
 
 def make_projection(pipe: Any, concept: str = "red circle", *, seed: int = 0) -> Overlay:
     """Return a projection made for the text encoder of a pipeline."""
-    width = beneath(pipe.text_encoder).config.hidden_size
+    width = original_of(pipe.text_encoder).config.hidden_size
     matrix = torch.eye(width) + 0.2 * torch.randn(width, width, generator=generator(seed))
     return Overlay(manifest_for(pipe, concept, "projection", "text_encoder", "uce"), {PROJECTION_TENSOR: matrix}, {})
 

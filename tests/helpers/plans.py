@@ -11,18 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robust_encoders.concepts import Concept
 from robust_encoders.training.attacks import ContinuousPrefix, UnlearnDiffAtk
 from robust_encoders.training.diffusion.sampling import SamplingConfig, draw
+from robust_encoders.training.evaluation.config import EvaluationConfig
 from robust_encoders.training.evaluation.defence import Defence
-from robust_encoders.training.evaluation.evaluate import Execution, run_plan
-from robust_encoders.training.evaluation.plan import Control, Plan, PromptSet
+from robust_encoders.training.evaluation.evaluate import evaluate
+from robust_encoders.training.evaluation.plan import Control, FixedPlan, Plan, PromptSet
 from robust_encoders.training.evaluation.results import RESULTS_NAME, Evaluation
 from robust_encoders.training.metrics import ClipScore, ConceptRate
-from robust_encoders.training.protocols import Metric
+from robust_encoders.training.protocols import Attack
 from robust_encoders.training.types import Case, Result
 
 SAMPLING = SamplingConfig(steps=2, guidance=3.0, batch=4)
-INNER_ATTACKS = {
+ATTACKS: dict[str, Attack] = {
     "continuous": ContinuousPrefix(steps=2),
     "shared": ContinuousPrefix(steps=2, shared=True),
     "discrete": UnlearnDiffAtk(timesteps=2, iterations=1),
@@ -52,26 +54,24 @@ def make_plan(pipe: Any, **changes: Any) -> Plan:
     brightness = draw(pipe, [c.prompt for c in name.cases], [c.seed for c in name.cases], SAMPLING).mean((1, 2, 3))
     detector = HalfDetector(float(brightness.sort().values[2:].mean()))
 
-    def utility() -> list[Metric]:
-        return [ClipScore(lambda images, texts: images.mean((1, 2, 3)))]
-
     def renders() -> tuple[Tensor, list[Case]]:
         return torch.ones(2, 3, 4, 4), list(name.cases[:2])
 
     plan = Plan(
-        concept="circle",
+        concept=Concept(name="circle", kind="object"),
         plain=(name, prompt_set("circle/seen", ["a disc", "a red ball"], "T1")),
         kept=prompt_set("circle/kept", ["a square", "a blue box", "star"]),
         detector=detector,
-        attacks=INNER_ATTACKS,
-        utility=utility,
+        attacks=ATTACKS,
+        utility={"clip_score": lambda: ClipScore(lambda images, texts: images.mean((1, 2, 3)))},
         control=Control("renders", renders, lambda: [ConceptRate(detector, "judge_shape")]),
     )
     return replace(plan, **changes)
 
 
 def run(pipe: Any, plan: Plan, out: Path, encoder: Defence | None = None, **changes: Any) -> Evaluation:
-    return run_plan(pipe, encoder, plan, Execution(**{"sampling": SAMPLING, "chunk": 3, **changes}), out=out)
+    config = EvaluationConfig(**{"sampling": SAMPLING, "chunk": 3, "checks": 0, **changes})
+    return evaluate(pipe, encoder, FixedPlan(plan), out=out, config=config)
 
 
 def without_seconds(path: Path) -> dict[str, Any]:

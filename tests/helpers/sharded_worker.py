@@ -1,4 +1,4 @@
-"""A process of an evaluation that several share: sharded_worker.py PIPELINE OUT THRESHOLD; run by test_sharding.py."""
+"""A process of an evaluation that several share: sharded_worker.py PIPELINE OUT THRESHOLD."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from typing import ClassVar
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
+from robust_encoders.concepts import Concept
 from robust_encoders.training.attacks import ContinuousPrefix, RandomPrefix, UnlearnDiffAtk
 from robust_encoders.training.attacks.transfer import OnBase
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.diffusion.sampling import SamplingConfig
-from robust_encoders.training.evaluation.evaluate import Execution, run_plan
-from robust_encoders.training.evaluation.plan import Plan, PromptSet
+from robust_encoders.training.evaluation.config import EvaluationConfig
+from robust_encoders.training.evaluation.evaluate import evaluate
+from robust_encoders.training.evaluation.plan import FixedPlan, Plan, PromptSet
 from robust_encoders.training.metrics import ClipScore
 from robust_encoders.training.types import AttackResult, Case
 
@@ -26,7 +28,7 @@ SAMPLING = SamplingConfig(steps=2, guidance=3.0, batch=4)
 
 
 @dataclass(frozen=True)
-class Noted(RandomPrefix):  # type: ignore[misc]  # untyped to the checker: see pyproject.toml
+class Noted(RandomPrefix):
     """Leaves a note of which process ran it, beside the results."""
 
     name: ClassVar[str] = "random_prefix"
@@ -56,7 +58,7 @@ def prompts(name: str, first: int) -> PromptSet:
 def plan(threshold: float, out: Path) -> Plan:
     discrete = UnlearnDiffAtk(timesteps=2, iterations=1)
     return Plan(
-        concept="circle",
+        concept=Concept(name="circle", kind="object"),
         plain=(prompts("circle/name", 10), prompts("circle/seen", 40)),
         kept=prompts("circle/kept", 70),
         detector=Brightness(threshold),
@@ -66,7 +68,7 @@ def plan(threshold: float, out: Path) -> Plan:
             "discrete": discrete,
             "shared": ContinuousPrefix(steps=2, shared=True, batch=2),
         },
-        utility=lambda: [ClipScore(lambda images, texts: images.mean((1, 2, 3)))],
+        utility={"clip_score": lambda: ClipScore(lambda images, texts: images.mean((1, 2, 3)))},
     )
 
 
@@ -74,4 +76,5 @@ if __name__ == "__main__":
     folder, out = Path(sys.argv[1]), Path(sys.argv[2])
     out.mkdir(parents=True, exist_ok=True)
     pipe = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
-    run_plan(pipe, None, plan(float(sys.argv[3]), out), Execution(SAMPLING, chunk=2, checks=2), out=out)
+    made = FixedPlan(plan(float(sys.argv[3]), out))
+    evaluate(pipe, None, made, out=out, config=EvaluationConfig(SAMPLING, chunk=2, checks=2))

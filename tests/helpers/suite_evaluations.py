@@ -10,7 +10,7 @@ from typing import Any
 from evaluations import JUDGED, PROMPTS, verdict, write_cell
 
 from robust_encoders.training.evaluation.results import RESULTS_NAME, Evaluation
-from robust_encoders.training.evaluation.worst_case import WorstCase
+from robust_encoders.training.evaluation.worst_case import WorstCase, union
 from robust_encoders.training.metrics.rates import attack_rates, rate
 from robust_encoders.training.types import Result, Verdict
 
@@ -120,7 +120,9 @@ def _worst(
     joined = WorstCase(tuple(name for name in labels if SUITE[name][0] in tiers), f"{tiers[0]}-{tiers[-1]}")
     about = {"label": metric, "tier": joined.tier, "name": joined.name, "attacks": list(joined.attacks)}
     settings = {"attack": about, **SAMPLING}
-    return replace(rate(metric, joined.union(verdicts)), tier=joined.tier, settings=settings, **_judged(concept))
+    return replace(
+        rate(metric, union(verdicts, joined.attacks)), tier=joined.tier, settings=settings, **_judged(concept)
+    )
 
 
 def _judged(concept: str) -> dict[str, Any]:

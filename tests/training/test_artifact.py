@@ -44,6 +44,7 @@ def test_a_run_becomes_an_artifact_that_attaches(tiny_pipe: Any, tmp_path: Path)
         before = tiny_pipe.text_encoder(ids)[0]
         with loaded.attached(tiny_pipe):
             after = tiny_pipe.text_encoder(ids)[0]
+        assert isinstance(made, RobustEncoder)
         again = made.text_encoder()(ids)[0]
     assert not torch.equal(before, after)
     assert torch.equal(after, again)

@@ -16,17 +16,18 @@ from robust_encoders.artifact.fingerprint import content_sha256
 from robust_encoders.concepts import Concept
 from robust_encoders.training.attacks import ATTACKS, INNER_ATTACKS
 from robust_encoders.training.attacks.transfer import Recorded
+from robust_encoders.training.detectors import DETECTORS
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.diffusion.target import TargetModel
 from robust_encoders.training.methods import DES, ESD, METHODS, SPM, AdvUnlearn
 from robust_encoders.training.methods.spm import SPMTrainingConfig
-from robust_encoders.training.metrics import DETECTORS, METRICS
+from robust_encoders.training.metrics import METRICS
 from robust_encoders.training.objectives.config import RetainConfig
 from robust_encoders.training.protocols import Attack, InnerAttack, Method
 from robust_encoders.training.provenance import describe
 from robust_encoders.training.trainer.loop import TrainingConfig
 from robust_encoders.training.trajectories.config import BankConfig
-from robust_encoders.training.types import Case, Edit
+from robust_encoders.training.types import AttackFacts, Case, Edit
 
 CONCEPT = Concept(name="circle", kind="object", prompts=("a red circle", "a circle"))
 # The settings that a method needs to be done within a second; a new method adds its own line.
@@ -51,8 +52,6 @@ NEEDED: Mapping[str, Mapping[str, Any]] = {
     "synonyms": {"words": ("circle",), "synonyms": ("disc", "ball")},
     "black_box": {"words": ("red", "blue", "striped"), "budget": 2},
 }
-# Attacks that never run the UNet on latents of their own.
-WITHOUT_UNET = {"none", "synonyms", "random_prefix", "transfer", "ring_a_bell", "black_box", "prompt_embeds"}
 
 
 def generator(seed: int = 0) -> Generator:
@@ -101,7 +100,7 @@ def test_every_entry_is_what_its_registry_promises() -> None:
 
 @pytest.mark.parametrize("name", [*METHODS, *INNER_ATTACKS, *ATTACKS])
 def test_a_configuration_can_be_written_into_a_manifest(name: str) -> None:
-    config = {**SMALL, **{one: kind() for one, kind in INNER_ATTACKS.items()}}.get(name) or prompt_attack(name)
+    config: Any = {**SMALL, **{one: kind() for one, kind in INNER_ATTACKS.items()}}.get(name) or prompt_attack(name)
     described = json.loads(json.dumps(describe(config), allow_nan=False))
     assert described["name"] == name
     assert set(described) == {"name", *(field.name for field in fields(config))}
@@ -152,15 +151,16 @@ def test_a_prompt_attack_answers_every_case_in_order_counts_its_cost_and_repeats
 ) -> None:
     attack: Any = prompt_attack(name)
     attack = replace(attack, **{key: value for key, value in CHEAP.items() if hasattr(attack, key)})
-    query = margins if attack.tier == "T2" else None
+    uses = AttackFacts.of(attack).uses
+    query = margins if "queries" in uses else None
     target = TargetModel.from_pipeline(tiny_pipe, base=Backbone.from_pipeline(tiny_pipe), query=query)
     latents = torch.randn(2, *target.latent_shape, generator=generator())
-    cases = [Case(i, "a red circle", i, target=latent) for i, latent in enumerate(latents)]
+    cases = [Case(i, "a red circle", i, reference_latent=latent) for i, latent in enumerate(latents)]
     before = content_sha256(tiny_pipe.text_encoder.state_dict())
 
     found = attack.run(target, cases, seed=0)
     assert len(found) == len(cases)
-    assert all(result.candidates and (result.unet_calls > 0) == (name not in WITHOUT_UNET) for result in found)
+    assert all(result.candidates and (result.unet_calls > 0) == ("unet" in uses) for result in found)
     assert [c.step for c in found[0].candidates] == sorted(c.step for c in found[0].candidates)
     assert content_sha256(tiny_pipe.text_encoder.state_dict()) == before
     again = attack.run(target, cases, seed=0)

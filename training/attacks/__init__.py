@@ -1,7 +1,9 @@
-"""Attacks, one file each: ``INNER_ATTACKS`` run inside a method's training, ``ATTACKS`` in the evaluation."""
+"""Attacks, one file each: ``INNER_ATTACKS`` run inside a training, ``ATTACKS`` in an evaluation."""
 
 from __future__ import annotations
 
+from ..plugins import Registry
+from ..protocols import Attack, InnerAttack
 from .black_box import BlackBox
 from .concept_inversion import ConceptInversion
 from .continuous_prefix import ContinuousPrefix
@@ -18,8 +20,8 @@ from .torchattack import TorchAttack
 from .transfer import Transfer
 from .unlearn_diff_atk import UnlearnDiffAtk
 
-INNER_ATTACKS = {"soft_prompt": SoftPrompt}
-ATTACKS = {
+INNER_ATTACKS: Registry[type[InnerAttack]] = Registry("robust_encoders.inner_attacks", {"soft_prompt": SoftPrompt})
+_OURS: dict[str, type[Attack]] = {
     "none": NoAttack,
     "synonyms": Synonyms,
     "random_prefix": RandomPrefix,
@@ -35,11 +37,12 @@ ATTACKS = {
     "prompt_embeds": PromptEmbeds,
     "torchattack": TorchAttack,
 }
+ATTACKS: Registry[type[Attack]] = Registry("robust_encoders.attacks", _OURS)
 
 __all__ = [
     "ATTACKS",
+    "INNER_ATTACKS",
     "P4D",
-    "PROMPT_ATTACKS",
     "BlackBox",
     "ConceptInversion",
     "ContinuousPrefix",

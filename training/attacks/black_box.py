@@ -16,7 +16,7 @@ from torch import Generator
 from tqdm import tqdm
 
 from ..diffusion.target import TargetModel
-from ..types import AttackResult, Candidate, Case
+from ..types import AttackResult, AttackUse, Candidate, Case
 from .common.denoising import case_generator, chunks
 
 _READABLE = re.compile(r"[A-Za-z]+(?:[ '-][A-Za-z]+)*")
@@ -47,6 +47,9 @@ class BlackBox:
     name: ClassVar[str] = "black_box"
     tier: ClassVar[str] = "T2"
     joint: ClassVar[bool] = False
+    uses: ClassVar[tuple[AttackUse, ...]] = ("queries",)
+    budget_fields: ClassVar[tuple[str, ...]] = ("budget",)
+    iteration_fields: ClassVar[tuple[str, ...]] = ("budget",)
 
     words: tuple[str, ...]
     neighbours: tuple[str, ...] = ()
@@ -67,7 +70,7 @@ class BlackBox:
 
         Args:
             target: The model under attack, with its query function; only this and the tokenizer are used.
-            cases: Prompts; no target latents are needed.
+            cases: Prompts; no reference latents are needed.
             seed: Of the run; with a case's own seed it fixes all that is random about that case.
 
         Returns:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ from .common.denoising import (
     draw_noise,
     draw_timesteps,
 )
+
+if TYPE_CHECKING:
+    from robust_encoders.concepts import Concept
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ class ConceptInversion:
     name: ClassVar[str] = "concept_inversion"
     tier: ClassVar[str] = "T4"
     joint: ClassVar[bool] = True
+    budget_fields: ClassVar[tuple[str, ...]] = ("steps",)
+    iteration_fields: ClassVar[tuple[str, ...]] = ("steps",)
 
     words: tuple[str, ...]
     tokens: int = 1
@@ -75,19 +80,24 @@ class ConceptInversion:
         """Return the standard budget on the embedded base: 300 steps."""
         return cls(tuple(words), **{"steps": 300, **changes})  # type: ignore[arg-type]  # fields by name
 
+    @classmethod
+    def for_concept(cls, concept: Concept) -> ConceptInversion:
+        """Return the attack at the published budget, with the concept's name and synonyms."""
+        return cls(concept.words())
+
     def run(self, target: Backbone, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
         """Attack every case.
 
         Args:
             target: The model under attack.
-            cases: Prompts with their target latents, at least two.
+            cases: Prompts with their reference latents, at least two.
             seed: Of the run; with the list of cases it fixes all that is random.
 
         Returns:
             One result per case with one candidate of token embeddings (L, D).
 
         Raises:
-            ValueError: If there are fewer than 2 cases, one has no target latent, or its prompt leaves no room.
+            ValueError: If there are fewer than 2 cases, one has no reference latent, or its prompt leaves no room.
         """
         if len(cases) < 2:
             raise ValueError(f"expected at least 2 cases to learn on one half of them, found {len(cases)}")

@@ -50,6 +50,8 @@ class ContinuousPrefix:
 
     name: ClassVar[str] = "continuous_prefix"
     tier: ClassVar[str] = "T4"
+    budget_fields: ClassVar[tuple[str, ...]] = ("steps", "restarts")
+    iteration_fields: ClassVar[tuple[str, ...]] = ("steps", "restarts")
 
     tokens: int = 3
     steps: int = 100
@@ -73,14 +75,15 @@ class ContinuousPrefix:
 
         Args:
             target: The model under attack.
-            cases: Prompts with their target latents.
+            cases: Prompts with their reference latents.
             seed: Of the run; per prompt, with a case's own seed it fixes all that is random about that case.
 
         Returns:
             One result per case with ``restarts`` candidates of token embeddings (L, D).
 
         Raises:
-            ValueError: If a case has no target latent, its prompt leaves no room, or ``shared`` has fewer than 2 cases.
+            ValueError: If a case has no reference latent, its prompt leaves no room, or ``shared`` has fewer than 2
+                cases.
         """
         search = _Search(self, target.sharing(precision=self.precision), seed)
         with target.frozen():

@@ -35,6 +35,7 @@ class Img2Img:
     name: ClassVar[str] = "img2img"
     tier: ClassVar[str] = "T5"
     joint: ClassVar[bool] = False
+    deterministic: ClassVar[bool] = True
 
     strength: float = 0.6
     text: Literal["prompt", "empty"] = "empty"
@@ -52,7 +53,7 @@ class Img2Img:
 
         Args:
             target: The model under attack.
-            cases: Prompts with their target latents.
+            cases: Prompts with their reference latents.
             seed: Unused, the noise comes from each case's own seed.
 
         Returns:
@@ -60,7 +61,7 @@ class Img2Img:
             prompt, one clean latent (C, h, w).
 
         Raises:
-            ValueError: If a case has no target latent.
+            ValueError: If a case has no reference latent.
         """
         images = clean_latents(cases, target)
         if self.text == "prompt":

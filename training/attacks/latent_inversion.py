@@ -45,6 +45,7 @@ class LatentInversion:
     name: ClassVar[str] = "latent_inversion"
     tier: ClassVar[str] = "T6"
     joint: ClassVar[bool] = False
+    deterministic: ClassVar[bool] = True
 
     steps: int = 15
     guidance: float = 4.0
@@ -63,14 +64,14 @@ class LatentInversion:
 
         Args:
             target: The model under attack.
-            cases: Prompts with their target latents.
+            cases: Prompts with their reference latents.
             seed: Of the run; it fixes the control's random weights, nothing else is random.
 
         Returns:
             One result per case with one initial latent (C, h, w), or one clean latent (C, h, w) where the attack draws.
 
         Raises:
-            ValueError: If a case has no target latent, or the schedule's steps cannot be undone.
+            ValueError: If a case has no reference latent, or the schedule's steps cannot be undone.
         """
         model = random_unet(target, seed) if self.control else target
         model = model.sharing(precision=self.precision)

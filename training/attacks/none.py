@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..diffusion.backbone import Backbone
-from ..types import AttackResult, Candidate, Case
+from ..types import AttackResult, AttackUse, Candidate, Case
 
 
 @dataclass(frozen=True)
@@ -17,13 +17,16 @@ class NoAttack:
     name: ClassVar[str] = "none"
     tier: ClassVar[str] = "T0"
     joint: ClassVar[bool] = False
+    deterministic: ClassVar[bool] = True
+    searches: ClassVar[bool] = False
+    uses: ClassVar[tuple[AttackUse, ...]] = ()
 
     def run(self, target: Backbone, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
         """Propose every prompt as it is.
 
         Args:
             target: Unused.
-            cases: Prompts; no target latents are needed.
+            cases: Prompts; no reference latents are needed.
             seed: Unused, nothing is random.
 
         Returns:

@@ -20,7 +20,7 @@ from ..diffusion.backbone import Backbone, Precision
 from ..diffusion.target import TargetModel
 from ..losses import squared_error
 from ..prompts.layout import Placement, PromptLayout, prompt_lengths
-from ..types import AttackResult, Candidate, Case
+from ..types import AttackResult, AttackUse, Candidate, Case
 from .common.denoising import FORWARD_AND_BACKWARD, case_generator, chunks, clean_latents, draw_noise, draw_timesteps
 from .unlearn_diff_atk import allowed_tokens
 
@@ -56,6 +56,9 @@ class P4D:
     name: ClassVar[str] = "p4d"
     tier: ClassVar[str] = "T3"
     joint: ClassVar[bool] = False
+    uses: ClassVar[tuple[AttackUse, ...]] = ("unet", "base")
+    budget_fields: ClassVar[tuple[str, ...]] = ("steps",)
+    iteration_fields: ClassVar[tuple[str, ...]] = ("steps",)
 
     tokens: int = 16
     placement: Placement = "replace"
@@ -85,14 +88,15 @@ class P4D:
 
         Args:
             target: The model under attack, with its base.
-            cases: Prompts with their target latents.
+            cases: Prompts with their reference latents.
             seed: Of the run; with a case's own seed it fixes all that is random about that case.
 
         Returns:
             One result per case with ``steps // every`` text candidates, in the order found.
 
         Raises:
-            ValueError: If there is no base, a case has no target latent, or its prompt leaves no room for the tokens.
+            ValueError: If there is no base, a case has no reference latent, or its prompt leaves no room for the
+                tokens.
         """
         attacked, base = (model.sharing(precision=self.precision) for model in (target, target.base))
         search = _Search(self, attacked, base, allowed_tokens(target, typable=self.typable))

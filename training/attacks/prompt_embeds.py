@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 
 from ..diffusion.target import TargetModel
-from ..types import AttackResult, Candidate, Case
+from ..types import AttackResult, AttackUse, Candidate, Case
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,15 @@ class PromptEmbeds:
     name: ClassVar[str] = "prompt_embeds"
     tier: ClassVar[str] = "T7"
     joint: ClassVar[bool] = False
+    deterministic: ClassVar[bool] = True
+    uses: ClassVar[tuple[AttackUse, ...]] = ("base",)
 
     def run(self, target: TargetModel, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
         """Encode every prompt with the base.
 
         Args:
             target: The model under attack, with its base; only the base's encoder is used.
-            cases: Prompts; no target latents are needed.
+            cases: Prompts; no reference latents are needed.
             seed: Unused, nothing is random.
 
         Returns:

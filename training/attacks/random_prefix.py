@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 
 from ..diffusion.backbone import Backbone
-from ..types import AttackResult, Candidate, Case
+from ..types import AttackResult, AttackUse, Candidate, Case
 from .common.denoising import case_generator
 from .unlearn_diff_atk import allowed_tokens
 
@@ -29,6 +29,10 @@ class RandomPrefix:
     name: ClassVar[str] = "random_prefix"
     tier: ClassVar[str] = "T2"
     joint: ClassVar[bool] = False
+    searches: ClassVar[bool] = False
+    uses: ClassVar[tuple[AttackUse, ...]] = ()
+    budget_fields: ClassVar[tuple[str, ...]] = ("candidates",)
+    iteration_fields: ClassVar[tuple[str, ...]] = ("candidates",)
 
     tokens: int = 3
     candidates: int = 10
@@ -42,7 +46,7 @@ class RandomPrefix:
 
         Args:
             target: Only its tokenizer is used.
-            cases: Prompts; no target latents are needed.
+            cases: Prompts; no reference latents are needed.
             seed: Of the run; with a case's own seed it fixes its prefixes.
 
         Returns:

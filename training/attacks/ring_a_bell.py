@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ..diffusion.backbone import Backbone
 from ..diffusion.target import TargetModel
 from ..prompts.concept_words import anchor_prompt
-from ..types import AttackResult, Candidate, Case
+from ..types import AttackResult, AttackUse, Candidate, Case
 from .common.denoising import case_generator, chunks
 from .unlearn_diff_atk import allowed_tokens
 
@@ -54,6 +54,9 @@ class RingABell:
     name: ClassVar[str] = "ring_a_bell"
     tier: ClassVar[str] = "T2"
     joint: ClassVar[bool] = False
+    uses: ClassVar[tuple[AttackUse, ...]] = ("base",)
+    budget_fields: ClassVar[tuple[str, ...]] = ("generations",)
+    iteration_fields: ClassVar[tuple[str, ...]] = ("generations",)
 
     pairs: tuple[tuple[str, str], ...]
     tokens: int = 16
@@ -90,7 +93,7 @@ class RingABell:
 
         Args:
             target: The model under attack, with its base; only the base's tokenizer and text encoder are used.
-            cases: Prompts; no target latents are needed.
+            cases: Prompts; no reference latents are needed.
             seed: Of the run; with a case's own seed it fixes all that is random about that case.
 
         Returns:

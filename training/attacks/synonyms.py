@@ -6,10 +6,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from ..diffusion.backbone import Backbone
-from ..types import AttackResult, Candidate, Case
+from ..types import AttackResult, AttackUse, Candidate, Case
+
+if TYPE_CHECKING:
+    from robust_encoders.concepts import Concept
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class Synonyms:
     name: ClassVar[str] = "synonyms"
     tier: ClassVar[str] = "T1"
     joint: ClassVar[bool] = False
+    deterministic: ClassVar[bool] = True
+    uses: ClassVar[tuple[AttackUse, ...]] = ()
 
     words: tuple[str, ...]
     synonyms: tuple[str, ...]
@@ -43,12 +48,21 @@ class Synonyms:
                 "give a synonym that is not among the words, or two different ones"
             )
 
+    @classmethod
+    def for_concept(cls, concept: Concept) -> Synonyms:
+        """Return the attack with the concept's name and synonyms.
+
+        Raises:
+            ValueError: If the concept has no synonym.
+        """
+        return cls(concept.words(), concept.words())
+
     def run(self, target: Backbone, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
         """Propose every prompt with every synonym.
 
         Args:
             target: Unused.
-            cases: Prompts; no target latents are needed.
+            cases: Prompts; no reference latents are needed.
             seed: Unused, nothing is random.
 
         Returns:

@@ -106,6 +106,8 @@ class TorchAttack:
     name: ClassVar[str] = "torchattack"
     tier: ClassVar[str] = "T4"
     joint: ClassVar[bool] = False
+    budget_fields: ClassVar[tuple[str, ...]] = ("steps",)
+    iteration_fields: ClassVar[tuple[str, ...]] = ("steps",)
 
     attack: str = "PGD"
     norm: Norm = "linf"
@@ -147,7 +149,7 @@ class TorchAttack:
 
         Args:
             target: The model under attack.
-            cases: Prompts with their target latents.
+            cases: Prompts with their reference latents.
             seed: Of the run; with a case's own seed it fixes all that is random about that case.
 
         Returns:
@@ -155,7 +157,7 @@ class TorchAttack:
 
         Raises:
             ImportError: torchattacks is not installed.
-            ValueError: If a case has no target latent, or the attack takes no such option.
+            ValueError: If a case has no reference latent, or the attack takes no such option.
         """
         kind = getattr(library(), self.attack)
         shared = target.sharing(precision=self.precision)

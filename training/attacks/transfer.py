@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from ..diffusion.backbone import Backbone
 from ..diffusion.target import TargetModel
-from ..types import AttackResult, Candidate, Case
+from ..types import AttackResult, AttackUse, Candidate, Case
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class Transfer:
     name: ClassVar[str] = "transfer"
     tier: ClassVar[str] = "T2"
     joint: ClassVar[bool] = False
+    deterministic: ClassVar[bool] = True
+    uses: ClassVar[tuple[AttackUse, ...]] = ()
 
     source: str
     recorded: tuple[Recorded, ...]
@@ -145,8 +147,10 @@ class OnBase:
     name: ClassVar[str] = "transfer"
     tier: ClassVar[str] = "T2"
     joint: ClassVar[bool] = False
+    deterministic: ClassVar[bool] = True
+    uses: ClassVar[tuple[AttackUse, ...]] = ("base",)
 
-    attack: Any  # a PromptAttack, which is a protocol, and no hint that a run can be rebuilt from
+    attack: Any  # an Attack, which is a protocol, and no hint that a run can be rebuilt from
 
     @property
     def source(self) -> str:
@@ -162,7 +166,7 @@ class OnBase:
 
         Args:
             target: The model under attack, with its base.
-            cases: Prompts with their target latents.
+            cases: Prompts with their reference latents.
             seed: Of the search.
 
         Returns:

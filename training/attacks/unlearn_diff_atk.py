@@ -76,6 +76,8 @@ class UnlearnDiffAtk:
     name: ClassVar[str] = "unlearn_diff_atk"
     tier: ClassVar[str] = "T3"
     joint: ClassVar[bool] = False
+    budget_fields: ClassVar[tuple[str, ...]] = ("iterations", "timesteps")
+    iteration_fields: ClassVar[tuple[str, ...]] = ("timesteps", "iterations")
 
     tokens: int = 3
     timesteps: int = 50
@@ -105,14 +107,14 @@ class UnlearnDiffAtk:
 
         Args:
             target: The model under attack.
-            cases: Prompts with their target latents.
+            cases: Prompts with their reference latents.
             seed: Of the run; with a case's own seed it fixes all that is random about that case.
 
         Returns:
             One result per case with ``timesteps`` text candidates, in the order found.
 
         Raises:
-            ValueError: If a case has no target latent, or its prompt leaves no room for the tokens.
+            ValueError: If a case has no reference latent, or its prompt leaves no room for the tokens.
         """
         search = _Search(self, target.sharing(precision=self.precision), allowed_tokens(target, typable=self.typable))
         with target.frozen():

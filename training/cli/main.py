@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from robust_encoders.cli.main import EXIT_NO, EXIT_OK, UsageError, choose, say
+from robust_encoders.utils.console import EXIT_NO, EXIT_OK, UsageError, choose, say
 
 from .parsing import parser_of
 
@@ -63,12 +63,13 @@ def _shapes(arguments: Sequence[str]) -> int:
     build.add_argument("--stages", nargs="+", help="only these, in order")
     options = parser.parse_args(arguments)
 
+    from ..worlds import ShapesWorld
     from ..worlds.pretrain.build import STAGES
     from ..worlds.pretrain.build import build as build_base
 
     for stage in options.stages or ():
         choose(stage, STAGES, "stage")
-    build_base(options.out, seed=options.seed, stages=options.stages, work=options.work)
+    build_base(ShapesWorld().corpus(), options.out, seed=options.seed, stages=options.stages, work=options.work)
     return EXIT_OK
 
 

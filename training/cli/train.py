@@ -9,9 +9,9 @@ from typing import Annotated, Any, Generic, TypeVar, cast
 
 import tyro
 
-from robust_encoders.cli.main import EXIT_OK, UsageError, choose, say
 from robust_encoders.concepts import Concept, ConceptKind
 from robust_encoders.hub.catalog import CATALOG
+from robust_encoders.utils.console import EXIT_OK, UsageError, choose, say
 
 from ..attacks import INNER_ATTACKS
 from ..diffusion.load import OpenedBase, UNetDtype, open_base

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from ..types import Case
+from ..types import Query
 from .backbone import Backbone, Precision
-
-# Texts and their cases to margins (B,): the detector's score of the finished picture, less its threshold. At 0 or above
-# the concept is found.
-Query = Callable[[Sequence[str], Sequence[Case]], Tensor]
 
 
 class TargetModel(Backbone):
@@ -27,7 +22,7 @@ class TargetModel(Backbone):
         scheduler: As for ``Backbone``.
         precision: As for ``Backbone``.
         base: The model before the erasure. It is public, so attackers of every tier may use it.
-        query: Draws pictures with the target and returns their margins; only attacks of tier T2 are given one.
+        query: Draws pictures with the target and returns their margins; only attacks that declare queries get it.
     """
 
     def __init__(
@@ -76,7 +71,7 @@ class TargetModel(Backbone):
         """
         if self._query is None:
             raise ValueError(
-                "expected a function that draws and scores pictures, found none: only attacks of tier T2 are told "
-                "scores; give TargetModel(..., query=...), or set the attack's tier"
+                "expected a function that draws and scores pictures, found none: only attacks that declare queries are "
+                "told scores; give TargetModel(..., query=...), or name queries in the attack's class variable uses"
             )
         return self._query

@@ -11,14 +11,15 @@ from ..metrics.lpips import PictureDistance, distance_difference
 from ..metrics.rates import attack_rates, judged, rate
 from ..protocols import Metric
 from ..provenance import describe, judging_versions
-from ..types import Result, Verdict
-from .jobs import Jobs, described, slug
-from .plan import PromptSet
+from ..types import AttackFacts, Result, Verdict
+from .jobs import Jobs, attack_name, slug
+from .plan import PromptSet, described
+from .reruns import again, checkable, gradients
 from .results import Evaluation, result_from_record
 from .sanity.attack_strength import AttackStrength
 from .sanity.checks import SanityCheck, free_not_below_discrete, more_is_not_weaker, white_not_below_black
 from .threat_model import EMBEDDING_TIERS, TEXT_TIERS
-from .worst_case import WorstCase
+from .worst_case import WorstCase, union
 
 # Name of a worst case to the tiers that it spans; the first is what encoders are ranked by.
 WORST_CASES = {"worst_case": TEXT_TIERS, "worst_case_embeddings": EMBEDDING_TIERS}
@@ -30,92 +31,92 @@ class Aggregation:
     """Puts together what several processes may have made.
 
     Args:
-        units: The finished parts.
-        strength: What attacks reach on the base, if that was measured.
+        jobs: Finished parts.
+        strength: Rates that attacks reach on the base, if they were measured.
         verdicts: Label of an attack to its verdicts as JSON values, once they were collected.
     """
 
-    units: Jobs
+    jobs: Jobs
     strength: AttackStrength | None = None
     verdicts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def evaluation(self) -> Evaluation:
         """Return every number."""
-        subject, plan, cells = self.units.subject, self.units.plan, self.units.cells
+        defended, plan, cache = self.jobs.defended, self.jobs.plan, self.jobs.cache
         results = tuple(result_from_record(record) for record in self._records())
         checks = tuple(asdict(check) for check in self._checks(results))
         # Parts that only others are made of would tell nothing, and differ with the number of processes.
-        seconds = {name: spent for name, spent in cells.seconds.items() if not name.startswith("chunks/")}
-        identity = {**subject.identity, "base": dict(self.units.base_record)}
-        return Evaluation(subject.label, plan.concept, results, seconds, identity, checks)
+        seconds = {name: spent for name, spent in cache.seconds.items() if not name.startswith("chunks/")}
+        identity = {**defended.identity, "base": dict(self.jobs.base_record)}
+        return Evaluation(defended.label, plan.concept.name, results, seconds, identity, checks)
 
     def _records(self) -> list[dict[str, Any]]:
-        plan, cells = self.units.plan, self.units.cells
+        plan, cache = self.jobs.plan, self.jobs.cache
         found: list[dict[str, Any]] = []
         for prompts in plan.plain:
             found.append(self._record(self._plain(prompts), prompts, calls=len(prompts.cases) * self._per_picture))
         for label in plan.attacks:
             found += self._attacked(label)
-        found += [self._record(result, self.units.first) for result in self._worst()]
-        found += cells.get("kept", self._inputs(), self._measured)["results"]
+        found += [self._record(result, self.jobs.first) for result in self._worst()]
+        found += cache.get("kept", self._inputs(), self._measured)["results"]
         if (control := plan.control) is not None:
-            found += cells.get("control", {"name": control.name}, self._control)["results"]
-        return found + [record for name in plan.probes for record in self.units.probe(name)["results"]]
+            found += cache.get("control", {"name": control.name}, self._control)["results"]
+        return found + [record for name in plan.probes for record in self.jobs.probe(name)["results"]]
 
     @property
     def _per_picture(self) -> int:
-        return self.units.sampling.calls_per_picture
+        return self.jobs.sampling.calls_per_picture
 
     def _inputs(self) -> dict[str, Any]:
-        plan = self.units.plan
-        return {"prompts": plan.kept.sha256, "erased": self.units.first.sha256, "measures": dict(plan.measures)}
+        plan = self.jobs.plan
+        return {"prompts": plan.kept.sha256, "erased": self.jobs.first.sha256, "measures": dict(plan.measures)}
 
     def _plain(self, prompts: PromptSet) -> Result:
-        return replace(rate("pre_asr", self.units.all_flags(prompts)), tier=prompts.tier)
+        return replace(rate("pre_asr", self.jobs.all_flags(prompts)), tier=prompts.tier)
 
     def _attacked(self, label: str) -> list[dict[str, Any]]:
         """Return the records of an attack, and keep its verdicts."""
-        units, attack = self.units, self.units.plan.attacks[label]
-        parts = [None] if attack.joint else list(range(len(units.chunks(units.first))))
-        made = [units.attacked(label, part) for part in parts]
-        inputs = {"prompts": units.first.sha256, "attack": described(label, attack)}
-        names = [units.attack_name(label, part) for part in parts]
-        value = units.cells.join(f"attack-{slug(label)}", inputs, names, partial(self._joined, label, made))
+        jobs, attack = self.jobs, self.jobs.plan.attacks[label]
+        parts = [None] if AttackFacts.of(attack).joint else list(range(len(jobs.chunks(jobs.first))))
+        made = [jobs.attacked(label, part) for part in parts]
+        inputs = {"prompts": jobs.first.sha256, "attack": described(label, attack)}
+        names = [attack_name(label, part) for part in parts]
+        value = jobs.cache.join(f"attack-{slug(label)}", inputs, names, partial(self._joined, label, made))
         self.verdicts[label] = value["verdicts"]
         records: list[dict[str, Any]] = value["results"]
         return records
 
     def _joined(self, label: str, made: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        attack = self.units.plan.attacks[label]
+        attack = self.jobs.plan.attacks[label]
         verdicts = [verdict for one in made for verdict in one["verdicts"]]
         rates = attack_rates(*([v[key] for v in verdicts] for key in ("before", "any", "last")))
         calls = sum(one["calls"] for one in made)
         about = {"attack": described(label, attack)}
-        records = [self._record(replace(r, tier=attack.tier), self.units.first, calls=calls, **about) for r in rates]
+        records = [self._record(replace(r, tier=attack.tier), self.jobs.first, calls=calls, **about) for r in rates]
         return {"verdicts": verdicts, "results": records}
 
     def _worst(self) -> Iterator[Result]:
         """Yield the worst cases, each from the attacks of its tiers."""
-        attacks, verdicts = self.units.plan.attacks, self._verdicts()
+        attacks, verdicts = self.jobs.plan.attacks, self._verdicts()
         for name, tiers in WORST_CASES.items():
             labels = tuple(label for label, attack in attacks.items() if attack.tier in tiers)
             if labels:
                 joined = WorstCase(labels, f"{tiers[0]}-{tiers[-1]}")
                 settings = {"attack": {"label": name, **describe(joined)}}
-                yield replace(rate(name, joined.union(verdicts)), settings=settings, tier=joined.tier)
+                yield replace(rate(name, union(verdicts, labels)), settings=settings, tier=joined.tier)
 
     def _verdicts(self) -> dict[str, list[Verdict]]:
         return {label: [Verdict(**verdict) for verdict in rows] for label, rows in self.verdicts.items()}
 
     def _measured(self) -> dict[str, Any]:
         """Return the records of what is kept, and of how far erased and kept pictures are from the base's."""
-        plan, units = self.units.plan, self.units
-        utility = self._fed([*plan.utility()], plan.kept)
-        erased = self._fed([*plan.erased()], units.first)
+        plan, jobs = self.jobs.plan, self.jobs
+        utility = self._fed(plan.utility_metrics(), plan.kept)
+        erased = self._fed(plan.erased_metrics(), jobs.first)
         records = [
             self._record(m.compute(), plan.kept, calls=len(plan.kept.cases) * self._per_picture) for m in utility
         ]
-        records += [self._record(metric.compute(), units.first) for metric in erased]
+        records += [self._record(metric.compute(), jobs.first) for metric in erased]
         far, near = ([m for m in metrics if isinstance(m, PictureDistance)] for metrics in (erased, utility))
         records += [
             self._record(distance_difference(one, other), plan.kept)
@@ -127,17 +128,17 @@ class Aggregation:
 
     def _fed(self, metrics: list[Metric], prompts: PromptSet) -> list[Metric]:
         """Return the metrics after all pictures of a prompt set; the base is not compared with itself."""
-        used = [metric for metric in metrics if self.units.subject.defence is not None or not metric.compares]
+        used = [metric for metric in metrics if self.jobs.defended.defence is not None or not metric.compares]
         compares = any(metric.compares for metric in used)
-        for i, part in enumerate(self.units.chunks(prompts) if used else ()):
-            pictures = self.units.pictures(prompts, i)
-            reference = self.units.pictures(prompts, i, base=True) if compares else None
+        for i, part in enumerate(self.jobs.chunks(prompts) if used else ()):
+            pictures = self.jobs.pictures(prompts, i)
+            reference = self.jobs.pictures(prompts, i, base=True) if compares else None
             for metric in used:
                 metric.update(pictures, prompts.cases[part], reference if metric.compares else None)
         return used
 
     def _control(self) -> dict[str, Any]:
-        control = self.units.plan.control
+        control = self.jobs.plan.control
         if control is None:
             raise ValueError("expected a plan with a control, found none")
         pictures, cases = control.pictures()
@@ -150,35 +151,37 @@ class Aggregation:
     def _checks(self, results: Sequence[Result]) -> Iterator[SanityCheck]:
         """Yield what says whether the attacks' numbers may be trusted."""
         if self.strength is not None:
-            yield from self.strength.checks(self.units.plan.attacks)
-        if not self.units.checks:
+            yield from self.strength.checks(self.jobs.plan.attacks)
+        if not self.jobs.config.checks:
             return
-        yield SanityCheck.from_record(self.units.gradients())
-        for label in self.units.checkable():
-            again = self.units.again(label)
-            if again["seeds"]:
-                yield SanityCheck.from_record(again["seeds"])
-            half = [Verdict(**verdict) for verdict in again["half"]]
+        yield SanityCheck.from_record(gradients(self.jobs))
+        for label in checkable(self.jobs):
+            repeated = again(self.jobs, label)
+            if repeated["seeds"]:
+                yield SanityCheck.from_record(repeated["seeds"])
+            half = [Verdict(**verdict) for verdict in repeated["half"]]
             yield more_is_not_weaker(label, half, self._verdicts()[label][: len(half)])
         yield from self._white_against_black()
 
     def _white_against_black(self) -> list[SanityCheck]:
-        attacks, verdicts = self.units.plan.attacks, self._verdicts()
+        attacks, verdicts = self.jobs.plan.attacks, self._verdicts()
         white, black = ({k: verdicts[k] for k, a in attacks.items() if a.tier in of} for of in (("T3",), BLACK_BOX))
         # Free prefixes, one for each prompt, hold all that a search over typed prefixes can find, and nothing else.
-        free = {k: verdicts[k] for k, a in attacks.items() if a.name == "continuous_prefix" and not a.joint}
+        free = {
+            k: verdicts[k] for k, a in attacks.items() if a.name == "continuous_prefix" and not AttackFacts.of(a).joint
+        }
         typed = {k: verdicts[k] for k, a in attacks.items() if a.name == "unlearn_diff_atk"}
         return [*white_not_below_black(white, black), *free_not_below_discrete(free, typed)]
 
     def _record(self, result: Result, prompts: PromptSet, *, calls: int = 0, **settings: Any) -> dict[str, Any]:
         """Return the result with all that is needed to measure it again, as JSON values."""
         if not result.detector and result.metric.startswith(("pre_", "asr_", "worst_")):
-            result = judged(result, self.units.plan.detector)
-        common = {"sampling": asdict(self.units.sampling), "device": self.units.subject.pipe.device.type}
+            result = judged(result, self.jobs.plan.detector)
+        common = {"sampling": asdict(self.jobs.sampling), "device": self.jobs.defended.device}
         return asdict(
             replace(
                 result,
-                seeds=(self.units.seed,),
+                seeds=(self.jobs.config.seed,),
                 prompt_set=prompts.name,
                 prompt_sha256=prompts.sha256,
                 settings={**result.settings, **common, **settings},

@@ -23,11 +23,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Cache:
-    """The cells of one evaluation.
+    """The finished parts of one evaluation.
 
     Args:
-        folder: Where their files lie.
-        inputs: What every cell depends on; a cell made from other inputs is made again.
+        folder: Folder of their files.
+        inputs: Values that every part depends on; a part made from other inputs is made again.
     """
 
     folder: Path
@@ -35,11 +35,11 @@ class Cache:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def get(self, name: str, inputs: Mapping[str, Any], compute: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-        """Return a cell's value: from its file if that was made from the same inputs, else computed and written.
+        """Return a part's value: from its file if that was made from the same inputs, else computed and written.
 
         Args:
             name: Names the file.
-            inputs: What this cell depends on beside the common inputs, as JSON values.
+            inputs: Values that this part depends on beside the common inputs, as JSON.
             compute: Makes the value, of JSON values only.
         """
         path = self.folder / f"{name}.json"
@@ -58,14 +58,14 @@ class Cache:
     def join(
         self, name: str, inputs: Mapping[str, Any], parts: Iterable[str], compute: Callable[[], Mapping[str, Any]]
     ) -> dict[str, Any]:
-        """Like ``get``, for what is put together from finished cells: its seconds are theirs, which must be known."""
+        """Like ``get``, for what is put together from finished parts: its seconds are theirs, which must be known."""
         value = self.get(name, inputs, compute)
         spent = [self.seconds.pop(part) for part in dict.fromkeys(parts)]
         self.seconds[name] = round(sum(spent), 3)
         return value
 
     def tensor(self, name: str, inputs: Mapping[str, Any], compute: Callable[[], Tensor]) -> Tensor:
-        """Return a cell that is one tensor, in a safetensors file; see ``get``."""
+        """Return a part that is one tensor, in a safetensors file; see ``get``."""
         path = self.folder / f"{name}.safetensors"
         key = self._key(inputs)
         if path.exists():

@@ -1,4 +1,4 @@
-"""Who is evaluated: the base, an encoder, or a baseline that stands where an encoder would."""
+"""Whose numbers are measured: those of the base, of an encoder, or a baseline that stands where an encoder would."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from robust_encoders.encoder import RobustEncoder
+from robust_encoders.loaded import LoadedArtifact
 
 
 @runtime_checkable
@@ -16,7 +16,7 @@ class Baseline(Protocol):
 
     @property
     def name(self) -> str:
-        """What results call it."""
+        """Name in the results."""
         ...
 
     def attached(self, pipe: Any) -> AbstractContextManager[Any]:
@@ -28,7 +28,7 @@ class Baseline(Protocol):
         ...
 
 
-Defence = RobustEncoder | Baseline
+Defence = LoadedArtifact | Baseline
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class DefendedPipeline:
 
     Args:
         pipe: A diffusers text-to-image pipeline, the base.
-        defence: What stands between the text and the UNet; None for the base itself.
+        defence: Encoder or baseline; None for the base itself.
     """
 
     pipe: Any
@@ -50,15 +50,24 @@ class DefendedPipeline:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells it apart from any other, as JSON values."""
+        """Name and hash that tell it apart from any other, as JSON values."""
         if self.defence is None:
             return {"name": "base"}
-        if isinstance(self.defence, RobustEncoder):
+        if isinstance(self.defence, LoadedArtifact):
             manifest = self.defence.manifest
             recipe = {key: manifest.recipe[key] for key in ("name", "seed") if key in manifest.recipe}
             named = {"name": str(manifest.method["name"]), "concept": manifest.concept.name, "recipe": recipe}
             return {**named, "content_sha256": self.defence.content_sha256}
         return dict(self.defence.described())
+
+    @property
+    def device(self) -> str:
+        """Kind of device that the pipeline is on, for example ``cpu``."""
+        return str(self.pipe.device.type)
+
+    def bare(self) -> DefendedPipeline:
+        """Return the same pipeline without the defence."""
+        return DefendedPipeline(self.pipe)
 
     def attached(self) -> AbstractContextManager[Any]:
         """Return a scope in which the pipeline has the defence."""

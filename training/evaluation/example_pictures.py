@@ -14,6 +14,7 @@ from torch import Tensor
 from ..types import Case
 from .plan import Plan
 
+PICTURES_PART = "pictures"  # the part of an evaluation that holds them
 SHOWN = 4  # pictures in each group
 _LARGEST = 256  # pixels; larger pictures are made smaller for the page
 Kind = Literal["plain", "attack", "kept"]
@@ -25,7 +26,7 @@ class Group:
 
     Args:
         kind: Unattacked prompts with the concept, prompts that an attack found, or prompts without the concept.
-        name: Of the prompt set, or the label of the attack.
+        name: Name of the prompt set, or the label of the attack.
         cases: What is drawn.
         originals: The prompts that the attack started from; empty where there was none.
         won: Whether the attack had succeeded with this text when it was judged; empty where there was none.
@@ -49,7 +50,7 @@ class Picture:
 
     Args:
         png: Bytes of a PNG file in base64.
-        score: Of the detector.
+        score: Score of the detector.
         found: Whether the score reaches the detector's threshold.
         instead: What it shows instead of what was asked for; empty if it is as asked, None if nobody looked.
     """
@@ -125,7 +126,7 @@ def _png(image: Tensor) -> str:
 def gallery(
     groups: Sequence[Group], before: list[list[dict[str, Any]]], after: list[list[dict[str, Any]]] | None
 ) -> dict[str, Any]:
-    """Return the value of the cell of pictures.
+    """Return the value of the part that holds the pictures.
 
     Args:
         groups: What was drawn.

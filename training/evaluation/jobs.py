@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,28 +16,12 @@ from ..diffusion.sampling import SamplingConfig, draw, draw_candidates, packed, 
 from ..diffusion.target import TargetModel
 from ..metrics.rates import detect
 from ..protocols import Attack
-from ..provenance import describe
-from ..types import AttackResult, Candidate, Case, Verdict
+from ..types import AttackFacts, AttackResult, Candidate, Case, Verdict
 from .cache import Cache
+from .config import EvaluationConfig
 from .defence import DefendedPipeline
 from .judging import judge_candidates
-from .plan import Plan, PromptSet
-from .sanity.checks import gradients_alive, halved, seeds_differ
-
-
-@dataclass(frozen=True)
-class Job:
-    """What one process makes in one go.
-
-    Args:
-        title: For the progress bar.
-        make: Makes it, or finds it finished.
-        place: Decides which process.
-    """
-
-    title: str
-    make: Callable[[], object]
-    place: int
+from .plan import Plan, PromptSet, described
 
 
 @dataclass
@@ -46,82 +29,58 @@ class Jobs:
     """Everything that is drawn and attacked, part by part; asking again for a part reads its file.
 
     Args:
-        subject: Who is evaluated.
+        defended: Pipeline and defence under evaluation.
         plan: What is asked.
-        sampling: How pictures are drawn.
-        seed: Of the attacks.
-        cells: Finished parts that depend on the subject.
-        source: Finished parts that depend on the base alone, which evaluations of several encoders may share.
+        config: How it is carried out, with the sampling that the plan asks for.
+        cache: Finished parts that depend on the defence.
+        base_cache: Finished parts that depend on the base alone, which evaluations of several encoders may share.
         base_record: What tells the base apart, for the results.
-        chunk: Cases of one part.
-        checks: Cases on which searches are run again; 0 for none.
     """
 
-    subject: DefendedPipeline
+    defended: DefendedPipeline
     plan: Plan
-    sampling: SamplingConfig
-    seed: int
-    cells: Cache
-    source: Cache
+    config: EvaluationConfig
+    cache: Cache
+    base_cache: Cache
     base_record: Mapping[str, Any]
-    chunk: int
-    checks: int
     _flags: dict[tuple[str, int], list[bool]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # Taken before anything is attached.
-        self.base = Backbone.from_pipeline(self.subject.pipe)
+        self.base = Backbone.from_pipeline(self.defended.pipe)
 
     @property
     def first(self) -> PromptSet:
         """The prompts that are attacked."""
         return self.plan.plain[0]
 
+    @property
+    def sampling(self) -> SamplingConfig:
+        """How pictures are drawn."""
+        return self.config.sampling
+
+    @property
+    def few(self) -> slice:
+        """The cases on which searches are run again; empty where there is no check."""
+        return slice(0, min(self.config.checks, self.config.chunk))
+
     def chunks(self, prompts: PromptSet) -> list[slice]:
         """Return the parts of a prompt set."""
-        n = len(prompts.cases)
-        return [slice(start, min(start + self.chunk, n)) for start in range(0, n, self.chunk)]
-
-    def drawing(self) -> Iterator[Job]:
-        """Yield what is drawn: it has to be there before anything is attacked."""
-        for prompts in (*self.plan.plain, self.plan.kept):
-            for i, _ in enumerate(self.chunks(prompts)):
-                yield Job(prompts.name, partial(self.pictures, prompts, i), i)
-        for prompts, metrics in ((self.first, self.plan.erased()), (self.plan.kept, self.plan.utility())):
-            for i, _ in enumerate(self.chunks(prompts) if any(m.compares for m in metrics) else ()):
-                yield Job(f"{prompts.name}, base", partial(self.pictures, prompts, i, base=True), i)
-        for i, _ in enumerate(self.chunks(self.first)):
-            yield Job("targets", partial(self.targets, i), i)
-
-    def attacking(self) -> Iterator[Job]:
-        """Yield what attacks, checks and probes."""
-        for place, (label, attack) in enumerate(self.plan.attacks.items()):
-            if attack.joint:
-                yield Job(label, partial(self.attacked, label, None), place)
-            elif isinstance(attack, OnBase):  # by itself, so that the first encoder's seconds do not count the search
-                for i, _ in enumerate(self.chunks(self.first)):
-                    yield Job(f"{label}, search", partial(self.searched, label, attack, i), i)
-            for i, _ in enumerate(() if attack.joint else self.chunks(self.first)):
-                yield Job(label, partial(self.attacked, label, i), i)
-        for place, label in enumerate(self.checkable()):
-            yield Job(f"check {label}", partial(self.again, label), place)
-        if self.checks:
-            yield Job("check gradients", self.gradients, 0)
-        for place, name in enumerate(self.plan.probes):
-            yield Job(name, partial(self.probe, name), place)
+        n, size = len(prompts.cases), self.config.chunk
+        return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
     def pictures(self, prompts: PromptSet, i: int, *, base: bool = False) -> Tensor:
-        """Return pictures (N, 3, H, W) in [0, 1] of one part of a prompt set, by the subject or by the base."""
+        """Return pictures (N, 3, H, W) in [0, 1] of one part of a prompt set, with the defence or by the base."""
         part = prompts.part(self.chunks(prompts)[i])
-        bare = base or self.subject.defence is None
-        cells, scope = (self.source, DefendedPipeline(self.subject.pipe)) if bare else (self.cells, self.subject)
+        bare = base or self.defended.defence is None
+        cache, scope = (self.base_cache, self.defended.bare()) if bare else (self.cache, self.defended)
 
         def compute() -> Tensor:
             with scope.attached():
                 texts, seeds = [c.prompt for c in part.cases], [c.seed for c in part.cases]
-                return packed(draw(self.subject.pipe, texts, seeds, self.sampling))
+                return packed(draw(self.defended.pipe, texts, seeds, self.sampling))
 
-        return unpacked(cells.tensor(self._name("base" if bare else "drawn", prompts.name, i), _on(part), compute))
+        return unpacked(cache.tensor(name_of("base" if bare else "drawn", prompts.name, i), about(part), compute))
 
     def flags(self, prompts: PromptSet, i: int) -> list[bool]:
         """Return for one part of a prompt set whether the unattacked pictures show the concept."""
@@ -134,58 +93,54 @@ class Jobs:
         """Return for a whole prompt set whether the unattacked pictures show the concept."""
         return [flag for i, _ in enumerate(self.chunks(prompts)) for flag in self.flags(prompts, i)]
 
-    def targets(self, i: int) -> Tensor:
+    def reference_latents(self, i: int) -> Tensor:
         """Return the clean latents (N, C, h, w) of the base's pictures of what attacks on one part are after."""
         part = self.first.part(self.chunks(self.first)[i])
 
         def compute() -> Tensor:
             texts, seeds = [c.wanted for c in part.cases], [c.seed for c in part.cases]
-            return draw(self.subject.pipe, texts, seeds, self.sampling, latents=True)
+            return draw(self.defended.pipe, texts, seeds, self.sampling, latents=True)
 
-        return self.source.tensor(self._name("targets", self.first.name, i), _on(part), compute)
+        return self.base_cache.tensor(name_of("targets", self.first.name, i), about(part), compute)
 
     def cases(self, i: int | None) -> tuple[list[Case], list[bool]]:
-        """Return the cases of one part, or all, with their targets, and whether they succeed unattacked."""
+        """Return the cases of one part, or all, with reference latents, and whether they succeed unattacked."""
         parts = range(len(self.chunks(self.first))) if i is None else [i]
         cases = [case for part in parts for case in self.first.cases[self.chunks(self.first)[part]]]
-        latents = torch.cat([self.targets(part) for part in parts])
+        latents = torch.cat([self.reference_latents(part) for part in parts])
         before = [flag for part in parts for flag in self.flags(self.first, part)]
-        return [replace(case, target=latent) for case, latent in zip(cases, latents, strict=True)], before
+        return [replace(case, reference_latent=one) for case, one in zip(cases, latents, strict=True)], before
 
     def attacked(self, label: str, i: int | None) -> dict[str, Any]:
         """Return the verdicts of an attack on one part, or on all cases together, and its UNet calls."""
         attack = self.plan.attacks[label]
         part = self.first if i is None else self.first.part(self.chunks(self.first)[i])
-        inputs = {**_on(part), "attack": described(label, attack)}
+        inputs = {**about(part), "attack": described(label, attack)}
 
         def compute() -> dict[str, Any]:
             cases, before = self.cases(i)
             ready = self.searched(label, attack, i) if isinstance(attack, OnBase) and i is not None else attack
-            with self.subject.attached():
-                found = self._found(ready, cases, before, seed=self.seed)
-                verdicts, calls = self._judge(found, cases, before)
+            with self.defended.attached():
+                found = self.found(ready, cases, before, seed=self.config.seed)
+                verdicts, calls = self.judge(found, cases, before)
             return {"verdicts": [asdict(verdict) for verdict in verdicts], "calls": calls}
 
-        return self.cells.get(self.attack_name(label, i), inputs, compute)
-
-    def attack_name(self, label: str, i: int | None) -> str:
-        """Return the name of the cell of an attack on one part."""
-        return self._name("attack", label, 0 if i is None else i)
+        return self.cache.get(attack_name(label, i), inputs, compute)
 
     def searched(self, label: str, attack: OnBase, i: int) -> Transfer:
         """Return what an attack finds on the base for one part, ready to be replayed; searched for once."""
         part = self.first.part(self.chunks(self.first)[i])
 
         def compute() -> dict[str, Any]:
-            base = TargetModel.from_pipeline(self.subject.pipe, base=self.base)
+            base = TargetModel.from_pipeline(self.defended.pipe, base=self.base)
             cases, _ = self.cases(i)
-            return {"recorded": [asdict(one) for one in attack.search(base, cases, seed=self.seed).recorded]}
+            return {"recorded": [asdict(one) for one in attack.search(base, cases, seed=self.config.seed).recorded]}
 
-        inputs = {**_on(part), "attack": described(label, attack)}
-        found = self.source.get(self._name("found", label, i), inputs, compute)
+        inputs = {**about(part), "attack": described(label, attack)}
+        found = self.base_cache.get(name_of("found", label, i), inputs, compute)
         return Transfer.from_records(attack.source, found["recorded"])
 
-    def _judge(
+    def judge(
         self, found: Sequence[AttackResult], cases: Sequence[Case], before: Sequence[bool]
     ) -> tuple[list[Verdict], int]:
         """Judge what was found, with the defence attached; return verdicts and UNet calls, the search's among them."""
@@ -200,85 +155,53 @@ class Jobs:
         queries = sum(result.queries for result in found) * self.sampling.calls_per_picture
         return verdicts, sum(r.unet_calls for r in found) + drawing + queries
 
-    def _found(self, attack: Attack, cases: Sequence[Case], before: Sequence[bool], *, seed: int) -> list[AttackResult]:
-        # As in UnlearnDiffAtk, a prompt that succeeds by itself is not attacked.
-        settled = [flag and not attack.joint for flag in before]
+    def found(self, attack: Attack, cases: Sequence[Case], before: Sequence[bool], *, seed: int) -> list[AttackResult]:
+        """Return what an attack finds for every case, with the defence attached.
+
+        As in UnlearnDiffAtk, a prompt that succeeds by itself is not attacked.
+        """
+        joint = AttackFacts.of(attack).joint
+        settled = [flag and not joint for flag in before]
         attacked = [case for case, done in zip(cases, settled, strict=True) if not done]
-        ran = iter(attack.run(self._target(attack), attacked, seed=seed) if attacked else [])
+        ran = iter(attack.run(self.target(attack), attacked, seed=seed) if attacked else [])
         return [_unattacked(case) if done else next(ran) for case, done in zip(cases, settled, strict=True)]
 
-    def _target(self, attack: Attack) -> TargetModel:
-        query = self._margins if attack.tier == "T2" else None
-        return TargetModel.from_pipeline(self.subject.pipe, base=self.base, query=query)
+    def target(self, attack: Attack | None = None) -> TargetModel:
+        """Return the model under attack, with the defence attached; it answers queries of attacks that declare them."""
+        asks = attack is not None and "queries" in AttackFacts.of(attack).uses
+        return TargetModel.from_pipeline(self.defended.pipe, base=self.base, query=self._margins if asks else None)
 
     def _margins(self, texts: Sequence[str], cases: Sequence[Case]) -> Tensor:
-        pictures = draw(self.subject.pipe, texts, [case.seed for case in cases], self.sampling)
+        pictures = draw(self.defended.pipe, texts, [case.seed for case in cases], self.sampling)
         return self.plan.detector(pictures) - self.plan.detector.threshold
 
     def _draw_candidates(self, cases: Sequence[Case], candidates: Sequence[Candidate]) -> Tensor:
-        return draw_candidates(self.subject.pipe, cases, candidates, self.sampling)
-
-    def checkable(self) -> list[str]:
-        """Return the labels of the searches that can be run again with half their budget."""
-        if not self.checks:
-            return []
-        attacks = self.plan.attacks.items()
-        return [label for label, a in attacks if a.tier in ("T2", "T3", "T4") and not a.joint and halved(a) is not None]
-
-    def again(self, label: str) -> dict[str, Any]:
-        """Return what a search finds on a few cases with half its budget, and whether another seed finds the same."""
-        half = halved(self.plan.attacks[label])
-        if half is None:
-            raise ValueError(f"expected an attack with a budget, found {label!r}")
-        few = slice(0, min(self.checks, self.chunk))
-        inputs = {**_on(self.first.part(few)), "attack": described(label, half)}
-
-        def compute() -> dict[str, Any]:
-            cases, before = self.cases(0)
-            cases, before = cases[few], before[few]
-            with self.subject.attached():
-                found = [self._found(half, cases, before, seed=seed) for seed in (self.seed, self.seed + 1)]
-                verdicts, _ = self._judge(found[0], cases, before)
-            searched = [i for i, flag in enumerate(before) if not flag]
-            first, second = ([one[i] for i in searched] for one in found)
-            seeds = asdict(seeds_differ(label, first, second, name=half.name)) if searched else None
-            return {"half": [asdict(v) for v in verdicts], "seeds": seeds}
-
-        return self.cells.get(self._name("check", label, 0), inputs, compute)
-
-    def gradients(self) -> dict[str, Any]:
-        """Return whether gradients reach the input of the subject's text encoder."""
-        few = slice(0, min(self.checks, self.chunk))
-
-        def compute() -> dict[str, Any]:
-            cases, _ = self.cases(0)
-            with self.subject.attached():
-                target = TargetModel.from_pipeline(self.subject.pipe, base=self.base)
-                return asdict(gradients_alive(target, cases[few], seed=self.seed))
-
-        return self.cells.get("chunks/check-gradients", _on(self.first.part(few)), compute)
+        return draw_candidates(self.defended.pipe, cases, candidates, self.sampling)
 
     def probe(self, name: str) -> dict[str, Any]:
         """Return the results of a further measurement."""
         probe = self.plan.probes[name]
 
         def compute() -> dict[str, Any]:
-            results = probe(self.subject.pipe, self.subject.attached)
-            device = {"device": self.subject.pipe.device.type}
+            results = probe(self.defended.pipe, self.defended.attached)
+            device = {"device": self.defended.device}
             return {"results": [asdict(replace(r, settings={**r.settings, **device})) for r in results]}
 
-        return self.cells.get(slug(name), {"probe": describe(probe)}, compute)
-
-    def _name(self, kind: str, what: str, i: int) -> str:
-        return f"chunks/{kind}-{slug(what)}-{i}"
+        return self.cache.get(slug(name), {"probe": dict(probe.described())}, compute)
 
 
-def described(label: str, attack: Attack) -> dict[str, Any]:
-    """Return an attack's label, tier, name and settings as JSON values."""
-    return {"label": label, "tier": attack.tier, **describe(attack)}
+def attack_name(label: str, i: int | None) -> str:
+    """Return the name of the part that holds an attack on some cases, or on all."""
+    return name_of("attack", label, 0 if i is None else i)
 
 
-def _on(prompts: PromptSet) -> Mapping[str, Any]:
+def name_of(kind: str, what: str, i: int) -> str:
+    """Return the name of a part's file below the cache's folder."""
+    return f"chunks/{kind}-{slug(what)}-{i}"
+
+
+def about(prompts: PromptSet) -> dict[str, Any]:
+    """Return what a part depends on that is made from these prompts."""
     return {"prompts": prompts.sha256}
 
 

@@ -95,16 +95,16 @@ def judge_candidates(
     empty = [case.index for case, result in zip(cases, results, strict=True) if not result.candidates]
     if empty:
         raise ValueError(f"expected at least one candidate per case, found none for cases {empty}")
-    dockets = [_CaseJudgement(c, r.candidates, b) for c, r, b in zip(cases, results, before, strict=True)]
+    rows = [_CaseJudgement(c, r.candidates, b) for c, r, b in zip(cases, results, before, strict=True)]
     spent = 0
-    for place in range(max(len(docket.candidates) for docket in dockets)):
-        for docket in dockets:
-            if docket.open(place) and (hit := docket.remembered(place)) is not None:
-                docket.settle(place, hit)
-        fresh = [d for d in dockets if d.open(place) and d.remembered(place) is None]
+    for place in range(max(len(row.candidates) for row in rows)):
+        for row in rows:
+            if row.open(place) and (hit := row.remembered(place)) is not None:
+                row.settle(place, hit)
+        fresh = [d for d in rows if d.open(place) and d.remembered(place) is None]
         if fresh:
             pictures = draw([d.case for d in fresh], [d.candidates[place] for d in fresh])
-            for docket, hit in zip(fresh, detect(detector, pictures), strict=True):
-                docket.settle(place, hit)
-            spent += sum(cost(docket.candidates[place]) for docket in fresh)
-    return [docket.verdict() for docket in dockets], spent
+            for row, hit in zip(fresh, detect(detector, pictures), strict=True):
+                row.settle(place, hit)
+            spent += sum(cost(row.candidates[place]) for row in fresh)
+    return [row.verdict() for row in rows], spent

@@ -10,10 +10,10 @@ from .results import Evaluation
 from .sanity.trust import failed_checks
 
 if TYPE_CHECKING:
-    from robust_encoders.encoder import RobustEncoder
+    from robust_encoders.loaded import LoadedArtifact
 
 
-def with_results(encoder: RobustEncoder, evaluation: Evaluation) -> RobustEncoder:
+def with_results(encoder: LoadedArtifact, evaluation: Evaluation) -> LoadedArtifact:
     """Return the same encoder with an evaluation's numbers in its manifest, instead of those that were there.
 
     Numbers that the evaluation's own checks tell against carry what they say, as ``doubts`` in their settings.

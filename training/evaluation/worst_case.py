@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-if TYPE_CHECKING:
-    from ..types import Verdict
+from ..types import Verdict
 
 
 @dataclass(frozen=True)
 class WorstCase:
     """The union of attacks prompt by prompt, as in AutoAttack (Croce and Hein, ICML 2020): the figure to compare by.
 
-    It attacks nothing by itself: it joins the verdicts on attacks that were run on the same prompts.
+    It attacks nothing by itself: ``union`` joins the verdicts on attacks that were run on the same prompts. This record
+    of it goes into the results.
 
     Args:
         attacks: Labels of the attacks.
         tier: Threat tiers that they span.
+
+    Raises:
+        ValueError: If there is no attack.
     """
 
     name: ClassVar[str] = "worst_case"
@@ -28,22 +31,26 @@ class WorstCase:
 
     def __post_init__(self) -> None:
         if not self.attacks:
-            raise ValueError("expected at least one attack to take the worst case of, found none")
+            raise ValueError("expected at least one attack to take the worst case of, found none: name one")
 
-    def union(self, verdicts: Mapping[str, Sequence[Verdict]]) -> list[bool]:
-        """Return, prompt by prompt, whether some attack won it.
 
-        Args:
-            verdicts: Label to verdicts on the same prompts in the same order; more labels than asked for may be there.
+def union(verdicts: Mapping[str, Sequence[Verdict]], labels: Collection[str]) -> list[bool]:
+    """Return, prompt by prompt, whether some attack won it.
 
-        Raises:
-            ValueError: If an attack is missing, or two of them are about other prompts.
-        """
-        missing = [label for label in self.attacks if label not in verdicts]
-        if missing:
-            raise ValueError(f"expected verdicts on {', '.join(self.attacks)}, found none on {', '.join(missing)}")
-        rows = [verdicts[label] for label in self.attacks]
-        prompts = {tuple((v.index, v.prompt, v.seed) for v in row) for row in rows}
-        if len(prompts) > 1:
-            raise ValueError(f"expected the same prompts and seeds under {', '.join(self.attacks)}, found others")
-        return [any(verdict.any for verdict in row) for row in zip(*rows, strict=True)]
+    Args:
+        verdicts: Label to verdicts on the same prompts in the same order; more labels than asked for may be there.
+        labels: Labels of the attacks to join; without any there is no prompt.
+
+    Raises:
+        ValueError: If an attack is missing, or two of them are about other prompts.
+    """
+    missing = [label for label in labels if label not in verdicts]
+    if missing:
+        raise ValueError(f"expected verdicts on {', '.join(labels)}, found none on {', '.join(missing)}: run it")
+    rows = [verdicts[label] for label in labels]
+    prompts = {tuple((v.index, v.prompt, v.seed) for v in row) for row in rows}
+    if len(prompts) > 1:
+        raise ValueError(
+            f"expected the same prompts and seeds under {', '.join(labels)}, found others: evaluate them together"
+        )
+    return [any(verdict.any for verdict in row) for row in zip(*rows, strict=True)]

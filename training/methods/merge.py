@@ -12,7 +12,7 @@ from torch import Tensor
 from robust_encoders.artifact.fingerprint import compare, sketch
 from robust_encoders.clip.state_dict import nested_state
 from robust_encoders.concepts import Concept
-from robust_encoders.encoder import RobustEncoder
+from robust_encoders.loaded import LoadedArtifact
 from robust_encoders.pipeline.textual_inversion import first_rows
 
 from ..artifact import to_encoder
@@ -77,7 +77,7 @@ def _trimmed(change: Mapping[str, Tensor], density: float) -> dict[str, Tensor]:
     return {name: torch.where(tensor.abs() >= least, tensor, 0.0) for name, tensor in change.items()}
 
 
-def merge(encoders: Sequence[RobustEncoder], pipe: Any, method: Merge | None = None) -> RobustEncoder:
+def merge(encoders: Sequence[LoadedArtifact], pipe: Any, method: Merge | None = None) -> LoadedArtifact:
     """Return one encoder of several, in memory.
 
     Args:
@@ -115,7 +115,7 @@ def merge(encoders: Sequence[RobustEncoder], pipe: Any, method: Merge | None = N
     )
 
 
-def _require_same_base(encoders: Sequence[RobustEncoder], pipe: Any, base: Mapping[str, Tensor]) -> None:
+def _require_same_base(encoders: Sequence[LoadedArtifact], pipe: Any, base: Mapping[str, Tensor]) -> None:
     if len(encoders) < 2:
         raise ValueError(f"expected at least two encoders to merge, found {len(encoders)}")
     found = sketch(first_rows(base, pipe.text_encoder.config.vocab_size))

@@ -1,11 +1,11 @@
-"""Metrics and detectors of the evaluation, one file each."""
+"""Metrics, one file each, over the pictures of many cases; ``METRICS`` has them by name."""
 
 from __future__ import annotations
 
-from ..detectors.diffusion_classifier import DiffusionClassifierDetector
-from ..detectors.image_classifier import ImageClassifier
-from ..detectors.nude_net import NudeNet
-from ..detectors.shapes_judge import JudgeDetector
+from collections.abc import Callable
+
+from ..plugins import Registry
+from ..protocols import Metric
 from .clip_models import ClipFeatures, HubClip, PickScore
 from .clip_score import ClipScore
 from .fid_kid import FrechetDistance, KernelDistance
@@ -14,7 +14,7 @@ from .nudity_counts import NudityCounts
 from .rates import ConceptRate
 from .retention import JudgeAccuracy
 
-METRICS = {
+_OURS: dict[str, Callable[..., Metric]] = {
     "concept_rate": ConceptRate,
     "judge_accuracy": JudgeAccuracy,
     "clip_score": ClipScore,
@@ -24,27 +24,17 @@ METRICS = {
     "nudity_counts": NudityCounts,
     "pick_score": PickScore,
 }
-DETECTORS = {
-    "shapes_judge": JudgeDetector,
-    "nudenet": NudeNet,
-    "image_classifier": ImageClassifier,
-    "diffusion_classifier": DiffusionClassifierDetector,
-}
+METRICS: Registry[Callable[..., Metric]] = Registry("robust_encoders.metrics", _OURS)
 
 __all__ = [
-    "DETECTORS",
     "METRICS",
     "ClipFeatures",
     "ClipScore",
     "ConceptRate",
-    "DiffusionClassifierDetector",
     "FrechetDistance",
     "HubClip",
-    "ImageClassifier",
     "JudgeAccuracy",
-    "JudgeDetector",
     "KernelDistance",
-    "NudeNet",
     "NudityCounts",
     "PickScore",
     "PictureDistance",

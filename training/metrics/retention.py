@@ -1,4 +1,4 @@
-"""What is kept: does a picture still show what its prompt states, factor by factor."""
+"""Retention: does a picture still show what its prompt states, attribute by attribute."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..detectors.shapes_judge import JudgeLike
+from ..detectors.label_judge import LabelJudge
 from ..types import Case, Result
 from .rates import rate
 
@@ -16,28 +16,28 @@ from .rates import rate
 class JudgeAccuracy:
     """Metric: how often the judge sees the value that the prompt states.
 
-    Cases whose prompt leaves the factor open do not count: any value would be faithful there.
+    Cases whose prompt leaves the attribute open do not count: any value would be faithful there.
 
     Args:
         judge: The judge.
-        factor: ``shape``, ``colour``, ``background`` or ``style``; empty for all stated factors of a picture at once.
-        name: Name of the result, before ``_<factor>``.
+        attribute: An attribute that the judge reads; empty for all stated ones of a picture at once.
+        name: Name of the result, before ``_<attribute>``.
     """
 
     higher_is_better: ClassVar[bool] = True
     compares: ClassVar[bool] = False
 
-    def __init__(self, judge: JudgeLike, factor: str = "", *, name: str = "retain") -> None:
+    def __init__(self, judge: LabelJudge, attribute: str = "", *, name: str = "retain") -> None:
         self.judge = judge
-        self.factor = factor
-        self.name = f"{name}_{factor or 'all'}"
+        self.attribute = attribute
+        self.name = f"{name}_{attribute or 'all'}"
         self.flags: list[bool] = []
 
     def update(self, images: Tensor, cases: Sequence[Case], reference: Tensor | None = None) -> None:
         """Judge pictures (B, 3, H, W) in [0, 1] against what their ``cases`` expect."""
         seen = self.judge(images)
         for row, case in enumerate(cases):
-            stated = [f for f in case.expected if self.factor in ("", f)]
+            stated = [f for f in case.expected if self.attribute in ("", f)]
             if stated:
                 self.flags.append(all(seen[f][row] == case.expected[f] for f in stated))
 
@@ -45,13 +45,13 @@ class JudgeAccuracy:
         """Return the accuracy over everything seen so far.
 
         Raises:
-            ValueError: If no prompt stated the factor.
+            ValueError: If no prompt stated the attribute.
         """
         result = rate(self.name, self.flags)
-        return replace(result, detector="shapes-judge", detector_version=self.judge.version)
+        return replace(result, detector=self.judge.name, detector_version=self.judge.version)
 
 
-def not_as_asked(judge: JudgeLike, images: Tensor, cases: Sequence[Case]) -> list[str]:
+def not_as_asked(judge: LabelJudge, images: Tensor, cases: Sequence[Case]) -> list[str]:
     """Return, per picture (B, 3, H, W) in [0, 1], the values that the judge sees instead of stated ones, in words."""
     seen = judge(images)
     wrong = (

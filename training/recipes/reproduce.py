@@ -14,8 +14,8 @@ import torch
 
 from robust_encoders.artifact.base import Base
 from robust_encoders.artifact.fingerprint import compare
-from robust_encoders.encoder import RobustEncoder
 from robust_encoders.errors import RobustEncodersError
+from robust_encoders.loaded import LoadedArtifact
 
 from ..attacks import INNER_ATTACKS
 from ..diffusion.load import UNetDtype
@@ -70,7 +70,7 @@ class Reproduction:
 
 
 def reproduce(
-    encoder: RobustEncoder, pipe: Any, *, out: Path | None = None, cache_dir: Path | None = None, progress: bool = True
+    encoder: LoadedArtifact, pipe: Any, *, out: Path | None = None, cache_dir: Path | None = None, progress: bool = True
 ) -> Reproduction:
     """Train again with the recorded method, settings and seed, and compare.
 
@@ -196,7 +196,7 @@ def _require_base(manifest: Manifest, pipe: Any) -> None:
         )
 
 
-def compared(encoder: RobustEncoder, again: RobustEncoder, pipe: Any) -> Reproduction:
+def compared(encoder: LoadedArtifact, again: LoadedArtifact, pipe: Any) -> Reproduction:
     """Return how two runs compare; ``pipe`` is the base of both."""
     start = _before(encoder, pipe)
     ours = {name: tensor.double() for name, tensor in encoder.tensors.items()}
@@ -212,7 +212,7 @@ def compared(encoder: RobustEncoder, again: RobustEncoder, pipe: Any) -> Reprodu
     )
 
 
-def _before(encoder: RobustEncoder, pipe: Any) -> dict[str, torch.Tensor]:
+def _before(encoder: LoadedArtifact, pipe: Any) -> dict[str, torch.Tensor]:
     """Return what the tensors of an artifact would be if training had changed nothing."""
     from robust_encoders.clip.state_dict import nested_state
 

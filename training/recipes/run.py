@@ -21,7 +21,7 @@ from ..workspace import Workspace
 from .recipe import Recipe
 
 if TYPE_CHECKING:
-    from robust_encoders.encoder import RobustEncoder
+    from robust_encoders.loaded import LoadedArtifact
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def run_recipe(
     tensorboard: str | Path | None = None,
     base_ids: tuple[str, ...] = (),
     base_revision: str = "",
-) -> RobustEncoder:
+) -> LoadedArtifact:
     """Erase, save, and return the encoder.
 
     Under ``accelerate launch`` or ``torchrun`` every process draws as many rows as the recipe says. The manifest
@@ -97,7 +97,7 @@ def _erased(recipe: Recipe, pipe: Any, workspace: Workspace) -> Edit:
     return recipe.method.erase(backbone, recipe.concept, generator=generator)
 
 
-def _artifact(edit: Edit, recipe: Recipe, pipe: Any, ids: tuple[str, ...], revision: str) -> RobustEncoder:
+def _artifact(edit: Edit, recipe: Recipe, pipe: Any, ids: tuple[str, ...], revision: str) -> LoadedArtifact:
     return to_encoder(
         edit,
         concept=recipe.concept,

@@ -1,1 +1,1 @@
-"""Tables, pages and pictures of finished evaluations."""
+"""Tables, pages and pictures of stored evaluations."""

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.sanity.trust import Marks, failed_checks, failed_checks_of_all
-from ..evaluation.threat_model import EMBEDDING_TIERS, TEXT_TIERS, TIERS, label_of, tier_of
+from ..evaluation.sanity.trust import Marks
+from ..evaluation.threat_model import EMBEDDING_TIERS, TIERS
 from ..provenance import canonical_sha256
-from ..types import Result
-from .html.text import settings_line
-from .leaderboard_rows import LeaderboardRow, RowSource, row_sources_of, rows_of
-from .metric_labels import MISSING, cell
-from .plots.data import short_title
+from .leaderboard_rows import LeaderboardRow, rows_of
 from .plots.figures import Rate
 from .plots.ranking import Rank, ranking
 from .plots.style import Draw
-from .stored_evaluation import WorstCase
-from .tables import markdown
+from .row_sources import RowSource, row_sources_of
+from .tables import MISSING, Entry, Number, Row, Table
+from .titles import settings_line
 
 _LEGEND = (
     "Ranked by the worst case over T0 to T3: the share of prompts that fall to at least one attack by text; ≥ where",
@@ -37,7 +34,7 @@ class Leaderboard:
     """Rows, and what may be said about their order.
 
     Args:
-        rows: As ``rows_of`` returns them.
+        rows: Rows in the order of ``rows_of``.
     """
 
     rows: tuple[LeaderboardRow, ...]
@@ -51,8 +48,8 @@ class Leaderboard:
             ValueError: If there is none, or one holds no rate of success.
         """
         if not folders:
-            raise ValueError("expected at least one folder, found none")
-        return cls(tuple(rows_of(claim for folder in folders for claim in row_sources_of(folder))))
+            raise ValueError("expected at least one folder, found none: name evaluations or artifacts")
+        return cls(tuple(rows_of(source for folder in folders for source in row_sources_of(folder))))
 
     @cached_property
     def groups(self) -> dict[str, dict[str, Any]]:
@@ -86,18 +83,21 @@ class Leaderboard:
         tiers = [tier for tier in (*TIERS, "") if any(row.strongest(tier) for row in rows)]
         titles = [tier if tier in EMBEDDING_TIERS else f"{tier or 'no tier known'}, not ranked" for tier in tiers]
         head = ["rank", "conditions", "concept", "encoder", "worst case T0-T3", "worst case T0-T4", *titles]
-        return markdown([*head, "retain", "CLIP score", "source"], [self._cells(row, tiers, marks) for row in rows])
+        lines = [[_escaped(entry) for entry in self._entries(row, tiers)] for row in rows]
+        return Table("Leaderboard", [*head, "retain", "CLIP score", "source"], {"": lines}).markdown(marks)
 
-    def _cells(self, row: LeaderboardRow, tiers: Sequence[str], marks: Marks) -> list[str]:
-        finished = row.claims[0].finished
-        lead = [str(self.rank(row)), self.letter(row), finished.evaluation.concept, short_title(finished)]
-        pairs = ((row.worst, TEXT_TIERS), (row.worst_embeddings, EMBEDDING_TIERS))
-        worst = [_worst_cell(row, one, counted, marks) for one, counted in pairs]
-        worst[0] += ", reported stronger" if row.reported_stronger(self.rows) else ""
-        attacks = [_strongest_cell(row, tier, marks) for tier in tiers]
-        utility = [cell(finished.named("retain_all")), cell(finished.named("clip_score"))]
-        sources = ", ".join(dict.fromkeys(claim.source for claim in row.claims))
-        return [text.replace("|", "\\|") for text in (*lead, *worst, *attacks, *utility, sources)]
+    def _entries(self, row: LeaderboardRow, tiers: Sequence[str]) -> list[Entry]:
+        lead = [str(self.rank(row)), self.letter(row), row.concept, row.encoder]
+        by_text, with_embeddings = row.numbers
+        worst: Entry = by_text
+        if row.reported_stronger(self.rows):
+            after = ", reported stronger"
+            worst = f"{MISSING}{after}" if by_text is None else replace(by_text, after=after)
+        attacks = [_labelled(row.strongest(tier)) for tier in tiers]
+        named = map(row.sources[0].stored.named, ("retain_all", "clip_score"))
+        utility = [None if result is None else Number.of(result) for result in named]
+        sources = ", ".join(dict.fromkeys(source.folder for source in row.sources))
+        return [*lead, worst, with_embeddings, *attacks, *utility, sources]
 
     def _legend(self) -> list[str]:
         """Return one line for each letter and each budget: all that is common to its rows."""
@@ -123,14 +123,14 @@ class Leaderboard:
             "rank": self.rank(row),
             "conditions": self.letter(row),
             "origin": row.origin,
-            "concept": row.claims[0].conditions["concept"],
-            "encoder": short_title(row.claims[0].finished),
+            "concept": row.concept,
+            "encoder": row.encoder,
             **{name: None if worst is None else {**vars(worst), "exact": worst.exact} for name, worst in named},
-            "attacks": {label: _attack_record(result, claim) for label, (result, claim) in row.attacks.items()},
-            "sources": [claim.source for claim in row.claims],
+            "attacks": {label: _attack_record(attack, source) for label, (attack, source) in row.attacks.items()},
+            "sources": [source.folder for source in row.sources],
             "replaced": row.replaced(),
             "reported_stronger": row.reported_stronger(self.rows),
-            "checks": [dict(check) for claim in row.claims for check in claim.finished.evaluation.checks],
+            "checks": [dict(check) for source in row.sources for check in source.stored.evaluation.checks],
         }
 
     def figure(self) -> Draw:
@@ -138,39 +138,29 @@ class Leaderboard:
         return ranking([self._rank(row) for row in self.rows if row.worst is not None])
 
     def _rank(self, row: LeaderboardRow) -> Rank:
-        first = row.claims[0].finished
         found = [(tier, row.strongest(tier)) for tier in EMBEDDING_TIERS]
-        rates = tuple(Rate(f"strongest of {tier}", one[0].value) for tier, one in found if one is not None)
+        rates = tuple(Rate(f"strongest of {tier}", one.number.value) for tier, one in found if one is not None)
         worst = Rate("", _value(row), None if row.worst is None else row.worst.interval)
-        label = f"{self.letter(row)}  {first.evaluation.concept}, {short_title(first)}"
+        label = f"{self.letter(row)}  {row.concept}, {row.encoder}"
         return Rank(label, worst, rates, reported=row.origin == "reported")
 
 
-def _worst_cell(row: LeaderboardRow, worst: WorstCase | None, tiers: Collection[str], marks: Marks) -> str:
-    """Return a worst case, marked where nobody's attacks with gradients are to be trusted."""
-    if worst is None:
-        return MISSING
-    found = []
-    for claim in row.claims:
-        labels = [label for label, result in claim.finished.attacks.items() if tier_of(result) in tiers]
-        found.append(failed_checks_of_all(claim.finished.evaluation, labels))
-    return marks.beside(worst.text, [check for checks in found for check in checks] if all(found) else [])
+def _labelled(row: Row | None) -> Number | None:
+    """Return the rate of an attack behind its label, without an interval."""
+    return None if row is None else replace(row.number, before=row.label, interval=None)
 
 
-def _strongest_cell(row: LeaderboardRow, tier: str, marks: Marks) -> str:
-    """Return label and rate of the strongest attack of a tier."""
-    strongest = row.strongest(tier)
-    if strongest is None:
-        return MISSING
-    result, claim = strongest
-    text = f"{label_of(result)} {100 * result.value:.1f}"
-    return marks.beside(text, failed_checks(claim.finished.evaluation, result))
+def _escaped(entry: Entry) -> Entry:
+    """Return an entry whose words cannot end a column."""
+    if isinstance(entry, Number):
+        return replace(entry, before=entry.before.replace("|", "\\|"))
+    return None if entry is None else entry.replace("|", "\\|")
 
 
-def _attack_record(result: Result, claim: RowSource) -> dict[str, Any]:
-    failed = [check["name"] for check in failed_checks(claim.finished.evaluation, result)]
-    rate = {"value": result.value, "interval": result.interval, "n": result.n, "tier": tier_of(result)}
-    return {**rate, "source": claim.source, "not_trusted": failed}
+def _attack_record(row: Row, source: RowSource) -> dict[str, Any]:
+    number = row.number
+    rate = {"value": number.value, "interval": number.interval, "n": number.n, "tier": row.tier}
+    return {**rate, "source": source.folder, "not_trusted": [check["name"] for check in number.failed]}
 
 
 def _letter(place: int) -> str:

@@ -1,4 +1,4 @@
-"""What folders claim about encoders, and the strongest attacks on each that anybody has claimed."""
+"""The rows of a leaderboard: an encoder with the numbers of all folders about it, and the strongest attack of each."""
 
 from __future__ import annotations
 
@@ -6,152 +6,114 @@ import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from robust_encoders.artifact.manifest import MANIFEST_NAME, Manifest
-
-from ..evaluation.results import RESULTS_NAME, Evaluation, result_from_record
-from ..evaluation.sanity.trust import with_recorded_checks
-from ..evaluation.threat_model import EMBEDDING_TIERS, TEXT_TIERS, attack_of, tier_of
+from ..evaluation.sanity.trust import failed_checks_of_all
+from ..evaluation.threat_model import EMBEDDING_TIERS, TEXT_TIERS
 from ..provenance import canonical_sha256
-from ..types import Result, Verdict
-from .plots.data import short_title
-from .stored_evaluation import StoredEvaluation, WorstCase, worst_case
-
-
-@dataclass(frozen=True)
-class RowSource:
-    """The numbers of one origin that one folder holds about one encoder.
-
-    Args:
-        source: The folder.
-        encoder: What identifies the encoder; the base of a kind is one encoder, an unknown encoder is its folder.
-        finished: Only the numbers of this origin, with their verdicts.
-        origin: ``measured`` or ``reported``.
-    """
-
-    source: str
-    encoder: str
-    finished: StoredEvaluation
-    origin: str
-
-    @property
-    def prompts(self) -> tuple[str, str]:
-        """Concept and hash of the prompts; the hash is empty where nobody says which they were."""
-        return self.finished.evaluation.concept, self._first.prompt_sha256
-
-    @property
-    def _first(self) -> Result:
-        return next(iter([*self.finished.plain, *self.finished.attacks.values()]))
-
-    @cached_property
-    def conditions(self) -> dict[str, Any]:
-        """What an ASR depends on beside encoder and attacks: concept, detector with threshold, prompts, sampling."""
-        first = self._first
-        judge = f"{first.detector or 'unknown'} {first.detector_version}, threshold {first.threshold}"
-        return {
-            "concept": self.finished.evaluation.concept,
-            "detector": judge,
-            "prompts": f"{first.prompt_set or 'unknown'} ({first.n}), hash {first.prompt_sha256[:12] or 'unknown'}",
-            "sampling": ", ".join(f"{k} {v}" for k, v in first.settings.get("sampling", {}).items()) or "unknown",
-        }
+from .row_sources import RowSource, base_of
+from .rows import attack_rows
+from .stored_evaluation import StoredEvaluation, WorstCaseRate, worst_case_by_text, worst_case_with_embeddings
+from .tables import Number, Row
+from .titles import short_title
 
 
 @dataclass(frozen=True)
 class LeaderboardRow:
-    """One encoder under one set of conditions, with the strongest attacks that anybody has claimed.
+    """One encoder under one set of conditions, with the strongest attacks that any folder holds.
 
     Args:
-        claims: About this encoder on these prompts; the first names the row.
+        sources: Numbers about this encoder on these prompts; the first source names the row.
     """
 
-    claims: tuple[RowSource, ...]
+    sources: tuple[RowSource, ...]
 
     @property
     def origin(self) -> str:
         """``measured`` or ``reported``."""
-        return self.claims[0].origin
+        return self.sources[0].origin
+
+    @property
+    def concept(self) -> str:
+        """Name of the erased concept."""
+        return self.sources[0].stored.evaluation.concept
+
+    @property
+    def encoder(self) -> str:
+        """The encoder in words, with its seed."""
+        return short_title(self.sources[0].stored.evaluation)
 
     @cached_property
-    def attacks(self) -> dict[str, tuple[Result, RowSource]]:
-        """Label of an attack to its strongest rate, and who claims it."""
-        strongest: dict[str, tuple[Result, RowSource]] = {}
-        for claim in self.claims:
-            for label, result in claim.finished.attacks.items():
-                if label not in strongest or result.value > strongest[label][0].value:
-                    strongest[label] = (result, claim)
+    def attacks(self) -> dict[str, tuple[Row, RowSource]]:
+        """Label of an attack to the row of its strongest rate, and where it stands."""
+        strongest: dict[str, tuple[Row, RowSource]] = {}
+        for source in self.sources:
+            for row in attack_rows(source.stored):
+                if row.label not in strongest or row.number.value > strongest[row.label][0].number.value:
+                    strongest[row.label] = (row, source)
         return strongest
 
     @cached_property
-    def worst(self) -> WorstCase | None:
+    def worst(self) -> WorstCaseRate | None:
         """The worst case over all that anybody tried by text; encoders are ranked by it."""
-        return self._worst("worst_case", TEXT_TIERS)
+        return worst_case_by_text(self._evaluations)
 
     @cached_property
-    def worst_embeddings(self) -> WorstCase | None:
+    def worst_embeddings(self) -> WorstCaseRate | None:
         """The worst case over text and free embeddings; None where nobody tried embeddings."""
-        tried = any(tier_of(result) == "T4" for result, _ in self.attacks.values())
-        recorded = any(claim.finished.recorded("worst_case_embeddings") for claim in self.claims)
-        return self._worst("worst_case_embeddings", EMBEDDING_TIERS) if tried or recorded else None
+        return worst_case_with_embeddings(self._evaluations)
 
-    def _worst(self, metric: str, tiers: Collection[str]) -> WorstCase | None:
-        rates, verdicts = self._tried(tiers)
-        counted = worst_case(rates, verdicts, tuple(r for claim in self.claims for r in claim.finished.plain[:1]))
-        recorded = [(claim, worst) for claim in self.claims if (worst := claim.finished.recorded(metric)) is not None]
-        for claim, worst in recorded:
-            if all(result in claim.finished.attacks.values() for result in rates.values()):
-                return worst  # nobody else tried anything else
-        if counted is not None and counted.exact and set(counted.labels) == set(rates):
-            return counted
-        # Which prompts fall to one attack and which to another is not known: at least the largest of what is known.
-        known = [*(worst for _, worst in recorded), *([counted] if counted is not None else [])]
-        best = max(known, key=lambda worst: worst.value, default=None)
-        return None if best is None else replace(best, interval=best.interval if not recorded else None)
+    @property
+    def _evaluations(self) -> list[tuple[str, StoredEvaluation]]:
+        return [(source.folder, source.stored) for source in self.sources]
 
-    def _tried(self, tiers: Collection[str]) -> tuple[dict[str, Result], dict[str, tuple[Verdict, ...]]]:
-        """Return every different attack of these tiers under a name of its own, and the verdicts that are known."""
-        rates: dict[str, Result] = {}
-        verdicts: dict[str, tuple[Verdict, ...]] = {}
-        # Whoever knows case by case first: the same numbers may also stand in a manifest, without their cases.
-        for claim in sorted(self.claims, key=lambda claim: not claim.finished.verdicts):
-            for label, result in claim.finished.attacks.items():
-                if tier_of(result) in tiers and result not in rates.values():
-                    name = label if label not in rates else f"{label} ({claim.source})"
-                    rates[name] = result
-                    if label in claim.finished.verdicts:
-                        verdicts[name] = claim.finished.verdicts[label]
-        return rates, verdicts
+    @property
+    def numbers(self) -> tuple[Number | None, Number | None]:
+        """Both worst cases as tables show them, by text and with embeddings.
 
-    def strongest(self, tier: str) -> tuple[Result, RowSource] | None:
-        """Return the strongest attack of a tier and who claims it."""
-        found = [pair for pair in self.attacks.values() if tier_of(pair[0]) == tier]
-        return max(found, key=lambda pair: pair[0].value, default=None)
+        They are marked where nobody's attacks with gradients are to be trusted.
+        """
+        return self._marked(self.worst, TEXT_TIERS), self._marked(self.worst_embeddings, EMBEDDING_TIERS)
+
+    def _marked(self, worst: WorstCaseRate | None, tiers: Collection[str]) -> Number | None:
+        if worst is None:
+            return None
+        found = []
+        for source in self.sources:
+            labels = [row.label for row in attack_rows(source.stored) if row.tier in tiers]
+            found.append(failed_checks_of_all(source.stored.evaluation, labels))
+        return replace(worst.number, failed=tuple(check for checks in found for check in checks) if all(found) else ())
+
+    def strongest(self, tier: str) -> Row | None:
+        """Return the strongest attack of a tier."""
+        found = [row for row, _ in self.attacks.values() if row.tier == tier]
+        return max(found, key=lambda row: row.number.value, default=None)
 
     @cached_property
     def budget(self) -> dict[str, Any]:
         """Label to settings of each attack that a worst case counts."""
-        counted = {label: r for label, (r, _) in sorted(self.attacks.items()) if tier_of(r) in EMBEDDING_TIERS}
-        return {label: dict(attack_of(result)) for label, result in counted.items()}
+        rows = {label: row for label, (row, _) in sorted(self.attacks.items())}
+        return {label: dict(row.attack) for label, row in rows.items() if row.tier in EMBEDDING_TIERS}
 
     @property
     def group(self) -> dict[str, Any]:
         """What has to be equal before two rows may be ranked against each other."""
         # A lower bound is no better than a number that is known.
         counted = "lower bound" if self.worst is not None and not self.worst.exact else "prompt by prompt"
-        bases = [base for claim in self.claims if (base := base_of(claim.finished.evaluation))]
+        bases = [base for source in self.sources if (base := base_of(source.stored.evaluation))]
         known = {"base": bases[0][:12]} if bases else {}
-        about = {"origin": self.origin, **self.claims[0].conditions, **known}
+        about = {"origin": self.origin, **self.sources[0].conditions, **known}
         return {**about, "worst case": counted, "attacks": self.budget}
 
     def replaced(self) -> list[str]:
-        """Return in words which weaker claims a stronger attack has replaced."""
+        """Return in words which weaker numbers a stronger attack has replaced."""
         lines = []
-        for claim in self.claims:
-            own = claim.finished.worst_case
+        for source in self.sources:
+            own = source.stored.worst_case
             if own is not None and self.worst is not None and own.value < self.worst.value:
-                title = short_title(claim.finished)
-                lines.append(f"{title}: {own.text} by {claim.source} is replaced by {self.worst.text}")
+                title = short_title(source.stored.evaluation)
+                said = f"{title}: {own.number.text} by {source.folder}"
+                lines.append(f"{said} is replaced by {self.worst.number.text}")
         return lines
 
     def reported_stronger(self, others: Iterable[LeaderboardRow]) -> list[str]:
@@ -165,98 +127,35 @@ class LeaderboardRow:
         return [line for other in others if self._same(other) for line in self._above(other)]
 
     def _same(self, other: LeaderboardRow) -> bool:
-        mine, theirs = self.claims[0], other.claims[0]
+        mine, theirs = self.sources[0], other.sources[0]
         known = all(mine.prompts)  # prompts that nobody names are not the same
         return other.origin == "reported" and known and (mine.encoder, mine.prompts) == (theirs.encoder, theirs.prompts)
 
     def _above(self, other: LeaderboardRow) -> list[str]:
-        mine, theirs = self.claims[0].conditions["detector"], other.claims[0].conditions["detector"]
+        mine, theirs = self.sources[0].conditions["detector"], other.sources[0].conditions["detector"]
         judged = "" if mine == theirs else f", judged by {theirs}"
         pairs = (("T0-T3", self.worst, other.worst), ("T0-T4", self.worst_embeddings, other.worst_embeddings))
         return [
-            f"{short_title(self.claims[0].finished)}, {tiers}: {own.text} measured; reported stronger: {said.text} by "
-            f"{other.claims[0].source}{judged}"
+            f"{self.encoder}, {tiers}: {own.number.text} measured; reported stronger: {said.number.text} by "
+            f"{other.sources[0].folder}{judged}"
             for tiers, own, said in pairs
             if own is not None and said is not None and said.value > own.value
         ]
 
 
-def row_sources_of(folder: Path) -> list[RowSource]:
-    """Read the claims of a folder: an evaluation with ``results.json``, or an artifact with results in its manifest.
-
-    Raises:
-        FileNotFoundError: If it is neither.
-        ValueError: If it holds no rate of success.
-    """
-    finished = (
-        StoredEvaluation.read(folder) if (folder / RESULTS_NAME).is_file() or folder.is_file() else _artifact(folder)
-    )
-    one = finished.evaluation
-    claims = []
-    for origin in ("measured", "reported"):
-        results = tuple(r for r in one.results if r.origin == origin)
-        mine = StoredEvaluation(replace(one, results=results), finished.verdicts)
-        if mine.plain or mine.attacks:
-            claims.append(RowSource(str(folder), _identity(folder, one), mine, origin))
-    if not claims:
-        raise ValueError(f"expected rates of success (pre_asr, asr_any) in {folder}, found none; evaluate it first")
-    return claims
-
-
-def _artifact(folder: Path) -> StoredEvaluation:
-    if not (folder / MANIFEST_NAME).is_file():
-        raise FileNotFoundError(2, "no evaluation and no artifact", str(folder / RESULTS_NAME))
-    manifest = Manifest.read(folder)
-    results = tuple(result_from_record(record) for record in manifest.results)
-    return StoredEvaluation(
-        with_recorded_checks(Evaluation(str(manifest.method["name"]), manifest.concept.name, results))
-    )
-
-
-def _identity(folder: Path, evaluation: Evaluation) -> str:
-    """Return what two folders about the same encoder have in common.
-
-    That is the hash of the encoder's tensors: as the evaluation recorded it, or as the manifest in the folder, or in
-    ``encoder`` inside it, has it. A baseline is what it describes itself as, an encoder of which nothing is known its
-    folder.
-    """
-    subject = dict(evaluation.subject)
-    if "content_sha256" in subject:
-        return str(subject["content_sha256"])
-    if evaluation.label == "base" or subject:
-        return canonical_sha256([evaluation.label, {**subject, "base": base_of(evaluation)}])
-    for place in (folder, folder / "encoder"):
-        if (place / MANIFEST_NAME).is_file():
-            return _contents(Manifest.read(place))
-    return str(folder.resolve())
-
-
-def base_of(evaluation: Evaluation) -> str:
-    """Return the hash of the base that an evaluation was made on; empty where it does not say."""
-    return str(evaluation.subject.get("base", {}).get("models_sha256", ""))
-
-
-def _contents(manifest: Manifest) -> str:
-    """Return the hash of an artifact's tensors, as an encoder in memory has it; of several files that of all."""
-    found = {record.content_sha256 for record in manifest.files.values()} - {""}
-    if len(found) == 1:
-        return found.pop()
-    return canonical_sha256({name: record.content_sha256 or record.sha256 for name, record in manifest.files.items()})
-
-
-def rows_of(claims: Iterable[RowSource]) -> list[LeaderboardRow]:
+def rows_of(sources: Iterable[RowSource]) -> list[LeaderboardRow]:
     """Return one row for each encoder, origin and conditions, the lowest worst case first.
 
     Rows that may be ranked against each other stand together.
     """
     merged: dict[str, list[RowSource]] = {}
-    for claim in claims:
-        merged.setdefault(canonical_sha256([claim.origin, claim.encoder, claim.conditions]), []).append(claim)
+    for source in sources:
+        merged.setdefault(canonical_sha256([source.origin, source.encoder, source.conditions]), []).append(source)
     rows = [LeaderboardRow(tuple(found)) for found in merged.values()]
     return sorted(rows, key=_order)
 
 
 def _order(row: LeaderboardRow) -> tuple[Any, ...]:
     value = math.inf if row.worst is None else row.worst.value
-    conditions = row.claims[0].conditions
-    return row.origin, conditions["concept"], canonical_sha256(row.group), value, row.claims[0].source
+    conditions = row.sources[0].conditions
+    return row.origin, conditions["concept"], canonical_sha256(row.group), value, row.sources[0].folder

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ..evaluation.results import Evaluation
-from ..evaluation.sanity.trust import Marks, failed_checks, failed_checks_of_all
-from ..evaluation.threat_model import LIMITS, SCOPE, by_tier, tier_of
-from ..types import Result
-from .metric_labels import MISSING, cell, grouped, metric_label
-from .plots.data import WORST, WORST_EMBEDDINGS
-from .stored_evaluation import StoredEvaluation, WorstCase
-from .tables import judge_line, markdown, results_table, sizes, title_of
+from ..evaluation.sanity.trust import Marks
+from ..evaluation.threat_model import LIMITS, SCOPE
+from .metric_labels import GROUPS, grouped, metric_label
+from .results_table import judge_line, results_table, sizes
+from .rows import attack_rows, metric_rows, plain_rows, worst_rows
+from .stored_evaluation import StoredEvaluation
+from .tables import MISSING, Entry, Row, Table
+from .titles import WORST, WORST_EMBEDDINGS, title_of
+
+Columns = Sequence[Sequence[Row]]  # the rows of each evaluation
 
 _COSTS = (
     "Gained / n / UNet calls / seconds. Gained over `none`: per cent of the prompts that only the attack won. Seconds "
@@ -49,82 +53,74 @@ def matrix_table(evaluations: Sequence[Evaluation]) -> str:
         ValueError: If there are none.
     """
     if not evaluations:
-        raise ValueError("expected at least one evaluation, found none")
+        raise ValueError("expected at least one evaluation, found none: name a folder with results.json")
     concepts = dict.fromkeys(one.concept for one in evaluations)
     return "\n".join(_concept(concept, [one for one in evaluations if one.concept == concept]) for concept in concepts)
 
 
 def _concept(concept: str, evaluations: Sequence[Evaluation]) -> str:
-    shown, marks = [StoredEvaluation(one) for one in evaluations], Marks()
-    titles = [title_of(one) for one in evaluations]
-    labels = _labels(shown)
-    ranked = [label for label, tier in labels.items() if tier not in LIMITS]
-    attacked = [*_plain_rows(shown), *_attack_rows(shown, ranked, labels, marks)]
-    rows = [*sorted(attacked, key=lambda row: row[0]), *_worst_rows(shown, marks)]
-    limits = _attack_rows(shown, [label for label in labels if label not in ranked], labels, marks)
-    costs = [[labels[label], label, *(_cost(one, label) for one in shown)] for label in labels]
+    marks = Marks()
+    ranked, *others = _tables(evaluations)
     parts = [
         [f"### {concept}"],
-        markdown(["tier", "attack", *titles], rows),
+        ranked.markdown(marks),
         [*filter(None, (sizes(evaluations), judge_line(evaluations)))],
-        *_titled("Limits of scope", [SCOPE], ["tier", "attack", *titles], limits),
-        *_titled("Gained, and what it cost", [_COSTS], ["tier", "attack", *titles], costs),
-        *_titled("Utility", [_UTILITY], ["metric", *titles], _utility_rows(evaluations)),
+        *(part for table in others if table.groups[""] for part in _titled(table, marks)),
         [f"{line}  " for line in marks.notes()],
     ]
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
 
-def _titled(title: str, note: list[str], head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterable[list[str]]:
-    return [[f"#### {title}"], *([note] if note else []), markdown(head, rows)] if rows else []
+def _titled(table: Table, marks: Marks) -> list[list[str]]:
+    return [[f"#### {table.title}"], [table.note], table.markdown(marks)]
 
 
-def _labels(shown: Sequence[StoredEvaluation]) -> dict[str, str]:
-    """Return label to tier of all attacks, weakest tier first."""
-    found = [(label, result) for one in shown for label, result in one.attacks.items()]
-    return {label: tier_of(result) for label, result in sorted(found, key=lambda pair: by_tier(pair[1]))}
+def _tables(evaluations: Sequence[Evaluation]) -> list[Table]:
+    """Return the tables of one concept: what ranks encoders, limits of scope, costs, and what is kept."""
+    stored = [StoredEvaluation(one) for one in evaluations]
+    titles = [title_of(one) for one in evaluations]
+    plain, attacks, worst = ([of(one) for one in stored] for of in (plain_rows, attack_rows, worst_rows))
+    ranked = [*_side_by_side(plain, _rate), *_side_by_side(_only(attacks, limits=False), _rate)]
+    head, lines = ["tier", "attack", *titles], [*sorted(ranked, key=lambda line: str(line[0])), *_worst_lines(worst)]
+    limits = _side_by_side(_only(attacks, limits=True), _rate)
+    return [
+        Table("Success", head, {"": lines}),
+        Table("Limits of scope", head, {"": limits}, SCOPE),
+        Table("Gained, and what it cost", head, {"": _side_by_side(attacks, _cost)}, _COSTS),
+        Table("Utility", ["metric", *titles], {"": _utility_lines(stored)}, _UTILITY),
+    ]
 
 
-def _plain_rows(shown: Sequence[StoredEvaluation]) -> list[list[str]]:
-    names = {r.prompt_set.rpartition("/")[2]: tier_of(r) for one in shown for r in one.plain}
-    return [[tier, f"no attack: {name}", *(cell(_plain(one, name)) for one in shown)] for name, tier in names.items()]
+def _only(attacks: Columns, *, limits: bool) -> Columns:
+    return [[row for row in rows if (row.tier in LIMITS) is limits] for rows in attacks]
 
 
-def _plain(finished: StoredEvaluation, name: str) -> Result | None:
-    return next((r for r in finished.plain if r.prompt_set.rpartition("/")[2] == name), None)
+def _side_by_side(columns: Columns, entry: Callable[[Row], Entry]) -> list[list[Entry]]:
+    """Return a line for each label, weakest tier first: tier, label, and an entry for each evaluation."""
+    rows = sorted((row for rows in columns for row in rows), key=lambda row: (not row.tier, row.tier))
+    tiers = {row.label: row.tier for row in rows}
+    return [[tier, label, *_entries(columns, label, entry)] for label, tier in tiers.items()]
 
 
-def _attack_rows(
-    shown: Sequence[StoredEvaluation], wanted: Sequence[str], labels: dict[str, str], marks: Marks
-) -> list[list[str]]:
-    def rate(one: StoredEvaluation, label: str) -> str:
-        result = one.attacks.get(label)
-        return MISSING if result is None else marks.beside(cell(result), failed_checks(one.evaluation, result))
-
-    return [[labels[label], label, *(rate(one, label) for one in shown)] for label in wanted]
+def _entries(columns: Columns, label: str, entry: Callable[[Row], Entry]) -> list[Entry]:
+    found = (next((row for row in rows if row.label == label), None) for rows in columns)
+    return [None if row is None else entry(row) for row in found]
 
 
-def _worst_rows(shown: Sequence[StoredEvaluation], marks: Marks) -> list[list[str]]:
-    def text(one: StoredEvaluation, worst: WorstCase | None) -> str:
-        return (
-            MISSING if worst is None else marks.beside(worst.text, failed_checks_of_all(one.evaluation, worst.labels))
-        )
-
-    of: dict[str, tuple[str, Callable[[StoredEvaluation], WorstCase | None]]] = {
-        "T0-T3": (WORST, lambda one: one.worst_case),
-        "T0-T4": (WORST_EMBEDDINGS, lambda one: one.worst_case_embeddings),
-    }
-    return [[tiers, name, *(text(one, worst(one)) for one in shown)] for tiers, (name, worst) in of.items()]
+def _rate(row: Row) -> Entry:
+    return row.number
 
 
-def _cost(finished: StoredEvaluation, label: str) -> str:
-    result, gained = finished.attacks.get(label), finished.named("asr_gained", label)
-    if result is None:
-        return MISSING
-    seconds = finished.evaluation.seconds.get(f"attack-{label}")
-    spent = MISSING if seconds is None else f"{seconds:,.0f}"
-    won = MISSING if gained is None else f"{100 * gained.value:.1f}"
-    return f"{won} / {result.n} / {short(result.unet_calls)} / {spent}"
+def _worst_lines(columns: Columns) -> list[list[Entry]]:
+    """Return both worst cases, also where no evaluation has one."""
+    named = (("T0-T3", WORST), ("T0-T4", WORST_EMBEDDINGS))
+    return [[tiers, name, *_entries(columns, name, _rate)] for tiers, name in named]
+
+
+def _cost(row: Row) -> Entry:
+    spent = MISSING if row.seconds is None else f"{row.seconds:,.0f}"
+    won = MISSING if row.gained is None else row.gained.bare
+    return f"{won} / {row.number.n} / {short(row.unet_calls or 0)} / {spent}"
 
 
 def short(value: float) -> str:
@@ -135,14 +131,13 @@ def short(value: float) -> str:
     return f"{value:.0f}"
 
 
-def _utility_rows(evaluations: Sequence[Evaluation]) -> list[list[str]]:
-    """Return a row for each metric that some evaluation has; the judge's own accuracy stands elsewhere."""
-    found = grouped(result for one in evaluations for result in one.results).values()
-    described = [(r.metric, metric_label(r)) for results in found for r in results]
-    metrics = {metric: measure.words for metric, measure in described if measure.group != "control"}
-    shown = [StoredEvaluation(one) for one in evaluations]
-    return [[words, *(cell(_first(one, metric)) for one in shown)] for metric, words in metrics.items()]
-
-
-def _first(finished: StoredEvaluation, metric: str) -> Result | None:
-    return next((r for r in finished.evaluation.results if r.metric == metric), None)
+def _utility_lines(stored: Sequence[StoredEvaluation]) -> list[list[Entry]]:
+    """Return a line for each metric that some evaluation has; the judge's own accuracy stands elsewhere."""
+    found = grouped(result for one in stored for result in one.evaluation.results)
+    words = {r.metric: metric_label(r).words for title, rs in found.items() if title != GROUPS["control"] for r in rs}
+    # A metric goes by one name for all, although only some evaluations may say that a detector judged it.
+    columns = [
+        [replace(row, label=words.get(row.metric, row.label)) for rows in metric_rows(one).values() for row in rows]
+        for one in stored
+    ]
+    return [[label, *_entries(columns, label, _rate)] for label in words.values()]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..types import Result
 
-MISSING = "–"  # noqa: RUF001  # the dash for "not measured"
 GROUPS: Mapping[str, str] = {
     "kept": "Kept prompts, as asked: higher is better",
     "structured": "Bindings, neighbours and negative prompts",
@@ -16,7 +15,6 @@ GROUPS: Mapping[str, str] = {
     "control": "The judge on rendered pictures, where the truth is known",
     "other": "Further numbers",
 }
-_FACTORS = ("shape", "colour", "background", "style")
 
 
 @dataclass(frozen=True)
@@ -25,9 +23,9 @@ class MetricLabel:
 
     Args:
         group: Key of ``GROUPS``.
-        words: What it is, for people.
-        scale: By which values are multiplied; 100 makes per cent of a rate.
-        digits: After the point.
+        words: Name of the metric for readers; ``{}`` stands for the label of a family's member.
+        scale: Factor of all values; 100 makes per cent of a rate.
+        digits: Number of digits after the point.
     """
 
     group: str
@@ -36,14 +34,13 @@ class MetricLabel:
     digits: int = 1
 
 
+# In the order of the tables. `retain_*` is every metric `retain_<label>` that has no line of its own.
 METRIC_LABELS: Mapping[str, MetricLabel] = {
-    **{f"retain_{factor}": MetricLabel("kept", f"{factor} as asked, %") for factor in _FACTORS},
+    "retain_*": MetricLabel("kept", "{} as asked, %"),
     "retain_all": MetricLabel("kept", "all as asked, %"),
     "clip_score": MetricLabel("kept", "CLIP score", 1, 3),
     "pick_score": MetricLabel("kept", "PickScore", 1, 2),
-    "binding_1": MetricLabel("structured", "object with one attribute, %"),
-    "binding_2": MetricLabel("structured", "object with two attributes, %"),
-    "binding_3": MetricLabel("structured", "object with three attributes, %"),
+    "binding_*": MetricLabel("structured", "object with {}, %"),
     "retain_near": MetricLabel("structured", "near neighbours as asked, %"),
     "retain_far": MetricLabel("structured", "far values as asked, %"),
     "negative_without": MetricLabel("structured", "shown without a negative prompt, %"),
@@ -55,30 +52,51 @@ METRIC_LABELS: Mapping[str, MetricLabel] = {
     "lpips_erased": MetricLabel("distance", "LPIPS of erased pictures", 1, 3),
     "lpips_difference": MetricLabel("distance", "LPIPS, erased less kept (higher is better)", 1, 3),
     "knowledge": MetricLabel("knowledge", "concept recognised in renders of it, %"),
-    **{f"judge_{factor}": MetricLabel("control", f"judge on {factor}, %") for factor in _FACTORS},
+    "judge_*": MetricLabel("control", "judge on {}, %"),
     "judge_all": MetricLabel("control", "judge on all together, %"),
 }
+_NUMERALS: Mapping[str, str] = {"1": "one", "2": "two", "3": "three", "4": "four"}
 
 
 def metric_label(result: Result) -> MetricLabel:
     """Return how a number is shown; of what nobody described, only what a detector judged is taken for a rate."""
-    if known := METRIC_LABELS.get(result.metric):
-        return known
+    key = _key(result.metric)
+    if key == result.metric:
+        return METRIC_LABELS[key]
+    if key:
+        known = METRIC_LABELS[key]
+        return replace(known, words=known.words.format(_member(result.metric)))
     words = result.metric.replace("_", " ")
     judged = bool(result.detector) or not is_no_success_rate(result)
     return MetricLabel("other", f"{words}, %") if judged else MetricLabel("other", words, 1, 3)
 
 
-def cell(result: Result | None) -> str:
-    """Return a number with its interval, rates in per cent; a dash for what was not measured."""
-    if result is None:
-        return MISSING
-    shown = metric_label(result)
-    text = f"{shown.scale * result.value:.{shown.digits}f}"
-    if result.interval is None:
-        return text
-    low, high = (f"{shown.scale * bound:.{shown.digits}f}" for bound in result.interval)
-    return f"{text} [{low}, {high}]"
+def _key(metric: str) -> str:
+    """Return the key of ``METRIC_LABELS`` that describes a metric, its own or its family's; empty without any."""
+    family, _, label = metric.partition("_")
+    return next((key for key in (metric, f"{family}_*" if label else "") if key in METRIC_LABELS), "")
+
+
+def _member(metric: str) -> str:
+    """Return in words which member of its family a metric is."""
+    family, _, label = metric.partition("_")
+    if family != "binding":
+        return label.replace("_", " ")
+    return f"{_NUMERALS.get(label, label)} attribute{'' if label == '1' else 's'}"
+
+
+def members(results: Iterable[Result], family: str) -> dict[str, Result]:
+    """Return the numbers of a family by their labels, in the order of their first appearance.
+
+    Args:
+        results: Numbers of one or more evaluations; of equal labels the first counts.
+        family: Start of the metrics' names, ``retain`` for ``retain_<label>``.
+    """
+    found: dict[str, Result] = {}
+    for result in results:
+        if _key(result.metric) == f"{family}_*":
+            found.setdefault(_member(result.metric), result)
+    return found
 
 
 def is_no_success_rate(result: Result) -> bool:
@@ -88,7 +106,7 @@ def is_no_success_rate(result: Result) -> bool:
 
 def grouped(results: Iterable[Result]) -> dict[str, list[Result]]:
     """Return title of a group to its numbers, groups and metrics in the order in which they are described here."""
-    places = {metric: i for i, metric in enumerate(METRIC_LABELS)}
-    ordered = sorted(filter(is_no_success_rate, results), key=lambda r: places.get(r.metric, len(places)))
+    places = {key: i for i, key in enumerate(METRIC_LABELS)}
+    ordered = sorted(filter(is_no_success_rate, results), key=lambda r: places.get(_key(r.metric), len(places)))
     found = {title: [r for r in ordered if metric_label(r).group == group] for group, title in GROUPS.items()}
     return {title: rows for title, rows in found.items() if rows}

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from ..evaluation.sanity.trust import Marks, failed_checks, failed_checks_of_all
 from ..evaluation.threat_model import EMBEDDING_TIERS, TEXT_TIERS, attack_of, tier_of
-from ..evaluation.worst_case import WorstCase
+from ..evaluation.worst_case import union
 from ..metrics.paired_tests import PairedTest, paired_test, paired_verdicts
 from ..types import Result
-from .plots.data import WORST
 from .stored_evaluation import StoredEvaluation
-from .tables import markdown, title_of
+from .tables import Entry, Number, Table
+from .titles import WORST, title_of
 
 _NOTE = (
     "Per cent of the same prompts, first minus second with Newcombe's 95 % interval, and McNemar's exact two-sided p "
     "on the prompts that only one of them lost. Each p stands for itself and is not corrected for how many there are."
 )
+Two = tuple[StoredEvaluation, StoredEvaluation]
+Checks = list[Mapping[str, Any]]
 
 
 def paired_tables(folders: Sequence[Path]) -> str:
@@ -30,7 +32,7 @@ def paired_tables(folders: Sequence[Path]) -> str:
     the attacks by text that can be compared; with fewer than two it would say nothing new, and is left out.
 
     Args:
-        folders: Of finished evaluations with their cells, or the ``results.json`` in them.
+        folders: Folders of stored evaluations with their verdicts, or the ``results.json`` in them.
 
     Returns:
         The tables; empty where no two evaluations can be compared.
@@ -40,33 +42,32 @@ def paired_tables(folders: Sequence[Path]) -> str:
         FileNotFoundError: If there are none.
     """
     read = [StoredEvaluation.read(folder) for folder in folders]
-    return "\n".join(filter(None, (_table(first, second) for first, second in combinations(read, 2))))
+    return "\n".join(filter(None, map(_table, combinations(read, 2))))
 
 
-def _table(first: StoredEvaluation, second: StoredEvaluation) -> str:
+def _table(two: Two) -> str:
+    first, second = two
     if first.evaluation.concept != second.evaluation.concept:
         return ""
-    labels = [label for label in first.attacks if _paired(first, second, label)]
+    labels = [label for label in first.attacks if _paired(two, label)]
     alike = [label for label in labels if _conditions(first.attacks[label]) == _conditions(second.attacks[label])]
-    marks = Marks()
-    rows = [*_attack_rows(first, second, alike, marks), *_union_rows(first, second, alike, marks)]
+    rows = [*_attack_rows(two, alike), *_union_rows(two, alike)]
     if not rows:
         return ""
-    titles = [title_of(one.evaluation) for one in (first, second)]
-    head = ["attack", *titles, "difference", "p"]
+    titles, marks = [title_of(one.evaluation) for one in two], Marks()
+    title = f"{first.evaluation.concept}: {titles[0]} against {titles[1]}"
+    table = Table(title, ["attack", *titles, "difference", "p"], {"": rows}, _NOTE)
     others = [label for label in labels if label not in alike]
     told = f"Not compared, because detector, sampling or settings differ: {', '.join(others)}." if others else ""
-    lines = [f"### {first.evaluation.concept}: {titles[0]} against {titles[1]}", "", *markdown(head, rows), "", _NOTE]
+    lines = [f"### {table.title}", "", *table.markdown(marks), "", table.note]
     return "\n".join([*lines, *filter(None, [told]), *([""] if marks.notes() else []), *marks.notes(), ""])
 
 
-def _paired(first: StoredEvaluation, second: StoredEvaluation, label: str) -> bool:
+def _paired(two: Two, label: str) -> bool:
     """Return whether verdicts on the same prompts and seeds are known of an attack that a text encoder can face."""
-    if label not in second.attacks or any(
-        tier_of(one.attacks[label]) not in EMBEDDING_TIERS for one in (first, second)
-    ):
+    if any(label not in one.attacks or tier_of(one.attacks[label]) not in EMBEDDING_TIERS for one in two):
         return False
-    keys = [[(v.index, v.prompt, v.seed) for v in one.verdicts.get(label, ())] for one in (first, second)]
+    keys = [[(v.index, v.prompt, v.seed) for v in one.verdicts.get(label, ())] for one in two]
     return keys[0] == keys[1] != []
 
 
@@ -76,31 +77,29 @@ def _conditions(result: Result) -> dict[str, Any]:
     return {"judge": judge, "attack": attack_of(result), "sampling": result.settings.get("sampling")}
 
 
-def _attack_rows(
-    first: StoredEvaluation, second: StoredEvaluation, labels: Sequence[str], marks: Marks
-) -> Iterable[list[str]]:
+def _attack_rows(two: Two, labels: Sequence[str]) -> Iterable[list[Entry]]:
+    first, second = two
     for label in labels:
         test = paired_verdicts(first.verdicts[label], second.verdicts[label])
         if test.neither < test.n:
-            told = [failed_checks(one.evaluation, one.attacks[label]) for one in (first, second)]
-            yield _row(label, test, [marks.text(checks) for checks in told])
+            yield _row(label, test, [failed_checks(one.evaluation, one.attacks[label]) for one in two])
 
 
-def _union_rows(
-    first: StoredEvaluation, second: StoredEvaluation, labels: Sequence[str], marks: Marks
-) -> Iterable[list[str]]:
-    by_text = tuple(label for label in labels if tier_of(first.attacks[label]) in TEXT_TIERS)
+def _union_rows(two: Two, labels: Sequence[str]) -> Iterable[list[Entry]]:
+    by_text = tuple(label for label in labels if tier_of(two[0].attacks[label]) in TEXT_TIERS)
     if len(by_text) < 2:
         return
-    test = paired_test(*(WorstCase(by_text).union(one.verdicts) for one in (first, second)))
+    test = paired_test(*(union(one.verdicts, by_text) for one in two))
     if test.neither < test.n:
-        told = [failed_checks_of_all(one.evaluation, by_text) for one in (first, second)]
-        yield _row(WORST, test, [marks.text(checks) for checks in told])
+        yield _row(WORST, test, [failed_checks_of_all(one.evaluation, by_text) for one in two])
 
 
-def _row(name: str, test: PairedTest, marks: Sequence[str]) -> list[str]:
+def _row(name: str, test: PairedTest, failed: Sequence[Checks]) -> list[Entry]:
     counts = (test.both + test.only_first, test.both + test.only_second)
-    rates = [", ".join(filter(None, (f"{100 * c / test.n:.1f}", mark))) for c, mark in zip(counts, marks, strict=True)]
+    rates = [
+        Number(100 * won / test.n, test.n, scale=1, failed=tuple(checks))
+        for won, checks in zip(counts, failed, strict=True)
+    ]
     low, high = (100 * bound for bound in test.interval)
     p = "< 0.0001" if test.p_exact < 1e-4 else f"{test.p_exact:.4f}"
     return [name, *rates, f"{100 * test.difference:+.1f} [{low:.1f}, {high:.1f}]", p]

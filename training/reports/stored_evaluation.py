@@ -1,4 +1,4 @@
-"""Finished evaluations as they lie in folders: numbers, verdicts case by case, pictures."""
+"""Stored evaluations: numbers, verdicts case by case, pictures, and the worst case that follows from them."""
 
 from __future__ import annotations
 
@@ -9,23 +9,26 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..evaluation.example_pictures import PICTURES_PART
 from ..evaluation.results import Evaluation
 from ..evaluation.threat_model import EMBEDDING_TIERS, TEXT_TIERS, attack_of, by_tier, label_of, tier_of
+from ..evaluation.worst_case import union
 from ..metrics.rates import wilson_interval
 from ..types import Result, Verdict
+from .tables import Number
 
-PICTURES_PART = "pictures"
+_PARTS = "cells"  # the folder of an evaluation's parts
 
 
 @dataclass(frozen=True)
-class WorstCase:
-    """How many prompts fall to at least one of several attacks.
+class WorstCaseRate:
+    """The share of the prompts that fall to at least one of several attacks.
 
     Args:
-        value: Share of the prompts.
-        n: Prompts.
-        interval: 95 % Wilson interval of the share; None where only the strongest single attack is known.
-        labels: The attacks that were counted.
+        value: Share of the prompts, in [0, 1]; lower is more robust.
+        n: Number of prompts.
+        interval: 95 % Wilson interval of the share; None where the value is only a lower bound.
+        labels: Labels of the attacks that were counted.
     """
 
     value: float
@@ -39,20 +42,19 @@ class WorstCase:
         return self.interval is not None
 
     @property
-    def text(self) -> str:
-        """The value with its interval, in per cent."""
-        bounds = "" if self.interval is None else " [{:.1f}, {:.1f}]".format(*(100 * bound for bound in self.interval))
-        return f"{'' if self.exact else '≥ '}{100 * self.value:.1f}{bounds}"
+    def number(self) -> Number:
+        """The value as tables show it, in per cent with its interval."""
+        return Number(self.value, self.n, self.interval, bound=not self.exact)
 
 
 @dataclass(frozen=True)
 class StoredEvaluation:
-    """One evaluation with what its cells add to its numbers.
+    """One evaluation with the verdicts and pictures that lie beside its numbers.
 
     Args:
-        evaluation: The numbers.
-        verdicts: Label of an attack to its verdicts, one per case; only of attacks whose cells were found.
-        pictures: Value of the cell of pictures, if there is one.
+        evaluation: Numbers of the evaluation.
+        verdicts: Label of an attack to its verdicts, one per case; only of attacks whose verdicts were found.
+        pictures: Example pictures as JSON values, if there are any.
     """
 
     evaluation: Evaluation
@@ -61,13 +63,13 @@ class StoredEvaluation:
 
     @classmethod
     def read(cls, path: Path, evaluation: Evaluation | None = None) -> StoredEvaluation:
-        """Read an evaluation from its folder, or from its ``results.json``, and the cells beside it.
+        """Read an evaluation from its folder, or from its ``results.json``, and the parts beside it.
 
-        Cells that were made for other numbers than those of the evaluation are left out.
+        Parts that were made for other numbers than those of the evaluation are left out.
 
         Args:
-            path: The folder or the file.
-            evaluation: Its numbers, if they have been read before.
+            path: Folder of the evaluation, or its ``results.json``.
+            evaluation: Numbers of the evaluation, if they have been read before.
 
         Raises:
             ValueError: If the results have another schema.
@@ -76,11 +78,11 @@ class StoredEvaluation:
         folder = path if path.is_dir() else path.parent
         found = evaluation or Evaluation.read(path)
         records = found.records()
-        cells = [_value(file) for file in sorted((folder / "cells").glob("attack-*.json"))]
+        attacked = [_value(file) for file in sorted((folder / _PARTS).glob("attack-*.json"))]
         return cls(
             found,
-            {_label(value): _verdicts(value) for value in cells if all(r in records for r in value["results"])},
-            _value(folder / "cells" / f"{PICTURES_PART}.json") or None,
+            {_label(value): _verdicts(value) for value in attacked if all(r in records for r in value["results"])},
+            _value(folder / _PARTS / f"{PICTURES_PART}.json") or None,
         )
 
     @cached_property
@@ -103,57 +105,98 @@ class StoredEvaluation:
         found = (r for r in self.evaluation.results if r.metric == metric and label_of(r) == label)
         return next(found, None)
 
-    def recorded(self, metric: str) -> WorstCase | None:
+    def recorded(self, metric: str) -> WorstCaseRate | None:
         """Return a worst case that the evaluation itself counted prompt by prompt, if it did."""
-        found = (r for r in self.evaluation.results if r.metric == metric)
-        return next((WorstCase(r.value, r.n, r.interval, tuple(attack_of(r).get("attacks", ()))) for r in found), None)
+        result = next((r for r in self.evaluation.results if r.metric == metric), None)
+        if result is None:
+            return None
+        return WorstCaseRate(result.value, result.n, result.interval, tuple(attack_of(result).get("attacks", ())))
 
     @cached_property
-    def worst_case(self) -> WorstCase | None:
+    def worst_case(self) -> WorstCaseRate | None:
         """The worst case per prompt over all attacks by text; None where nothing was attacked or drawn plainly."""
-        return self.recorded("worst_case") or self._counted(TEXT_TIERS)
+        return worst_case_by_text([("", self)])
 
     @cached_property
-    def worst_case_embeddings(self) -> WorstCase | None:
+    def worst_case_embeddings(self) -> WorstCaseRate | None:
         """The worst case over text and free embeddings; None where no embeddings were attacked."""
-        if recorded := self.recorded("worst_case_embeddings"):
-            return recorded
-        return self._counted(EMBEDDING_TIERS) if any(tier_of(r) == "T4" for r in self.attacks.values()) else None
-
-    def _counted(self, tiers: Collection[str]) -> WorstCase | None:
-        rates = {label: r for label, r in self.attacks.items() if tier_of(r) in tiers}
-        return worst_case(rates, self.verdicts, self.plain[:1])
+        return worst_case_with_embeddings([("", self)])
 
 
-def worst_case(
-    rates: Mapping[str, Result], verdicts: Mapping[str, tuple[Verdict, ...]], plain: tuple[Result, ...]
-) -> WorstCase | None:
-    """Return the union of attacks prompt by prompt, or where verdicts are missing the strongest of them.
+# Evaluations of one encoder on the same prompts, each with the folder it is read from.
+Sources = Sequence[tuple[str, StoredEvaluation]]
+
+
+def worst_case_by_text(sources: Sources) -> WorstCaseRate | None:
+    """Return the worst case over all attacks by text on an encoder; None where nothing was attacked or drawn plainly.
 
     Args:
-        rates: Label to ``asr_any`` on the same prompts.
-        verdicts: Label to verdicts; may lack some.
-        plain: The rate of those prompts without an attack, or nothing.
+        sources: Evaluations of the encoder on the same prompts.
     """
-    labels, singles = tuple(rates), [*plain, *rates.values()]
+    return _worst_case(sources, "worst_case", TEXT_TIERS)
+
+
+def worst_case_with_embeddings(sources: Sources) -> WorstCaseRate | None:
+    """Return the worst case over text and free embeddings; None where no embeddings were attacked.
+
+    Args:
+        sources: Evaluations of the encoder on the same prompts.
+    """
+    metric = "worst_case_embeddings"
+    attacked = any(tier_of(result) == "T4" for _, stored in sources for result in stored.attacks.values())
+    known = attacked or any(stored.recorded(metric) for _, stored in sources)
+    return _worst_case(sources, metric, EMBEDDING_TIERS) if known else None
+
+
+def _worst_case(sources: Sources, metric: str, tiers: Collection[str]) -> WorstCaseRate | None:
+    rates, verdicts = _different_attacks(sources, tiers)
+    recorded = [(stored, worst) for _, stored in sources if (worst := stored.recorded(metric)) is not None]
+    for stored, worst in recorded:
+        if all(result in stored.attacks.values() for result in rates.values()):
+            return worst  # nobody else tried anything else
+    counted = _counted(rates, verdicts, [result for _, stored in sources for result in stored.plain[:1]])
+    if counted is not None and counted.exact and set(counted.labels) == set(rates):
+        return counted
+    # Which prompts fall to one attack and which to another is not known: at least the largest of what is known.
+    known = [*(worst for _, worst in recorded), *([counted] if counted is not None else [])]
+    best = max(known, key=lambda worst: worst.value, default=None)
+    return None if best is None else replace(best, interval=best.interval if not recorded else None)
+
+
+def _different_attacks(
+    sources: Sources, tiers: Collection[str]
+) -> tuple[dict[str, Result], dict[str, tuple[Verdict, ...]]]:
+    """Return every different attack of these tiers under a name of its own, and the verdicts that are known."""
+    rates: dict[str, Result] = {}
+    verdicts: dict[str, tuple[Verdict, ...]] = {}
+    # Whoever knows case by case first: the same numbers may also stand in a manifest, without their cases.
+    for source, stored in sorted(sources, key=lambda pair: not pair[1].verdicts):
+        for label, result in stored.attacks.items():
+            if tier_of(result) in tiers and result not in rates.values():
+                name = label if label not in rates else f"{label} ({source})"
+                rates[name] = result
+                if label in stored.verdicts:
+                    verdicts[name] = stored.verdicts[label]
+    return rates, verdicts
+
+
+def _counted(
+    rates: Mapping[str, Result], verdicts: Mapping[str, Sequence[Verdict]], plain: Sequence[Result]
+) -> WorstCaseRate | None:
+    """Return the union of attacks prompt by prompt, or where verdicts are missing a lower bound of it."""
+    singles, labels = [*plain, *rates.values()], tuple(rates)
     if not singles:
         return None
-    union = _union([verdicts[label] for label in labels if label in verdicts], labels)
-    if union is not None and all(label in verdicts for label in labels):
-        return union
+    flags = union(verdicts, [label for label in labels if label in verdicts])
     best = max(singles, key=lambda result: result.value)
-    if union is not None and union.value > best.value:
-        return replace(union, interval=None)
-    return WorstCase(best.value, best.n, best.interval if len(singles) == 1 else None, labels)
-
-
-def _union(verdicts: Sequence[Sequence[Verdict]], labels: tuple[str, ...]) -> WorstCase | None:
-    flags = [any(verdict.any for verdict in row) for row in zip(*verdicts, strict=True)]
-    return (
-        WorstCase(sum(flags) / len(flags), len(flags), wilson_interval(sum(flags), len(flags)), labels)
-        if flags
-        else None
-    )
+    alone = WorstCaseRate(best.value, best.n, best.interval if len(singles) == 1 else None, labels)
+    if not flags:
+        return alone
+    won, n = sum(flags), len(flags)
+    joined = WorstCaseRate(won / n, n, wilson_interval(won, n), labels)
+    if all(label in verdicts for label in labels):
+        return joined
+    return replace(joined, interval=None) if joined.value > best.value else alone
 
 
 def _value(file: Path) -> dict[str, Any]:

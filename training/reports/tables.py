@@ -1,138 +1,157 @@
-"""Tables of evaluations: one row for each encoder, every rate with its interval."""
+"""The model of all tables, and how they read as Markdown: numbers, rows about one evaluation, tables of entries."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from ..evaluation.results import Evaluation
+from ..evaluation.sanity.trust import Marks
 from ..types import Result
-from .metric_labels import cell
+from .metric_labels import metric_label
 
-Column = tuple[str, Callable[[Result], bool]]
-_RATES = ("pre_", "asr_")
-LABELS = {
-    "base": "base",
-    "empty_prompt": "empty prompt",
-    "word_filter": "word filter",
-    "des": "DES",
-    "sage": "DES with SAGE's terms",
-    "esd": "ESD",
-    "advunlearn": "AdvUnlearn",
-    "hardened": "AdvUnlearn, hardened",
-    "strict": "AdvUnlearn, strict",
-    "shapes/circle": "AdvUnlearn, strict",  # as they are shipped
-    "shapes/red": "AdvUnlearn, hardened",
-    "uce": "UCE",
-    "rece": "RECE",
-    "spm": "SPM",
-    "spm-te": "SPM on the text encoder",
-}
+MISSING = "–"  # noqa: RUF001  # the dash for "not measured"
 
 
-def _plain(words: str) -> Callable[[Result], bool]:
-    return lambda result: result.metric == "pre_asr" and result.prompt_set.endswith(f"/{words}")
-
-
-def _attacked(label: str, metric: str = "asr_any") -> Callable[[Result], bool]:
-    return lambda result: result.metric == metric and result.settings.get("attack", {}).get("label") == label
-
-
-def _named(metric: str) -> Callable[[Result], bool]:
-    return lambda result: result.metric == metric
-
-
-COLUMNS: tuple[Column, ...] = (
-    ("pre-ASR name", _plain("name")),
-    ("pre-ASR synonyms seen", _plain("seen")),
-    ("pre-ASR synonym unseen", _plain("unseen")),
-    ("ASR continuous, per prompt", _attacked("continuous")),
-    ("ASR continuous, shared", _attacked("shared")),
-    ("ASR discrete", _attacked("discrete")),
-    ("ASR discrete, last", _attacked("discrete", "asr_last")),
-    ("random prefixes", _attacked("random")),
-    ("random prefix, last", _attacked("random", "asr_last")),
-    ("retain shape", _named("retain_shape")),
-    ("retain colour", _named("retain_colour")),
-    ("retain background", _named("retain_background")),
-    ("retain style", _named("retain_style")),
-    ("CLIP score", _named("clip_score")),
-)
-CONTROLS: tuple[Column, ...] = tuple(
-    (factor, _named(f"judge_{factor}")) for factor in ("shape", "colour", "background", "style")
-)
-
-
-def results_table(evaluations: Sequence[Evaluation | Path]) -> str:
-    """Return Markdown: for each concept a table with one row for each evaluation, in the order given.
-
-    Rates are in per cent with their 95 % interval. Below the table stands how often the judge is right where the truth
-    is known, which no accuracy in the table can be expected to exceed.
+@dataclass(frozen=True)
+class Number:
+    """A number with all that its reader has to know.
 
     Args:
-        evaluations: Evaluations, or the ``results.json`` files or folders to read them from.
-
-    Raises:
-        ValueError: If there are none.
+        value: Rate in [0, 1], or a mean.
+        n: Number of cases that it rests on.
+        interval: 95 % interval, if there is one.
+        scale: Factor of value and interval; 100 makes per cent of a rate.
+        digits: Number of digits after the point.
+        bound: Whether the value is only a lower bound.
+        failed: Failed checks that tell against it.
+        before: Words before it.
+        after: Words behind it and its mark.
     """
-    read = [one if isinstance(one, Evaluation) else Evaluation.read(one) for one in evaluations]
-    if not read:
-        raise ValueError("expected at least one evaluation, found none")
-    concepts = dict.fromkeys(one.concept for one in read)
-    return "\n".join(_concept_table(concept, [one for one in read if one.concept == concept]) for concept in concepts)
+
+    value: float
+    n: int
+    interval: tuple[float, float] | None = None
+    scale: float = 100
+    digits: int = 1
+    bound: bool = False
+    failed: tuple[Mapping[str, Any], ...] = ()
+    before: str = ""
+    after: str = ""
+
+    @classmethod
+    def of(cls, result: Result, failed: Iterable[Mapping[str, Any]] = ()) -> Number:
+        """Return a result as its metric is shown.
+
+        Args:
+            result: Measured or reported number.
+            failed: Failed checks that tell against it.
+        """
+        label = metric_label(result)
+        return cls(result.value, result.n, result.interval, label.scale, label.digits, failed=tuple(failed))
+
+    @property
+    def bare(self) -> str:
+        """The value alone, behind a sign if it is a bound."""
+        return f"{'≥ ' if self.bound else ''}{self.scale * self.value:.{self.digits}f}"
+
+    @property
+    def bounds(self) -> str:
+        """The interval, ``[49.0, 51.0]``; empty where there is none."""
+        if self.interval is None:
+            return ""
+        low, high = (f"{self.scale * bound:.{self.digits}f}" for bound in self.interval)
+        return f"[{low}, {high}]"
+
+    @property
+    def text(self) -> str:
+        """The number with its interval, without a mark."""
+        return " ".join(filter(None, (self.before, self.bare, self.bounds)))
 
 
-def _concept_table(concept: str, evaluations: Sequence[Evaluation]) -> str:
-    columns = [c for c in COLUMNS if any(_find(one, c) for one in evaluations)]
-    rows = [[title_of(one), *(cell(_find(one, column)) for column in columns)] for one in evaluations]
-    lines = [
-        f"### {concept}",
-        "",
-        *markdown(["encoder", *(name for name, _ in columns)], rows),
-        "",
-        sizes(evaluations),
-    ]
-    judge = judge_line(evaluations)
-    return "\n".join([*lines, *([judge] if judge else []), ""])
+Entry = Number | str | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one evaluation found about one thing: prompts without an attack, an attack, a worst case, or a metric.
+
+    Args:
+        label: Name of the thing.
+        number: Rate of success, or value of the metric.
+        tier: Threat tier of a rate of success, ``T0-T3`` of a worst case over such; else empty.
+        metric: Name of the metric that the number is of.
+        gained: Share of the prompts that only the attack won.
+        last: Rate of success if only the candidate found last counts.
+        unet_calls: UNet forwards on one latent, where they were counted.
+        seconds: Seconds that an attack took, where they are known.
+        prompts: Name of the prompt set.
+        origin: ``measured`` or ``reported``; of a worst case the origins of its attacks.
+        attack: Label, tier, name and settings of the attack; of a worst case the labels of its ``attacks``.
+    """
+
+    label: str
+    number: Number
+    tier: str = ""
+    metric: str = ""
+    gained: Number | None = None
+    last: Number | None = None
+    unet_calls: int | None = None
+    seconds: float | None = None
+    prompts: str = ""
+    origin: str = ""
+    attack: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """The label of an attack with its threat tier; other labels as they are."""
+        return f"{self.label} {self.tier}" if self.metric == "asr_any" and self.tier else self.label
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of entries.
+
+    Args:
+        title: Title above it.
+        head: Name of each column.
+        groups: Subheading to rows, in order; the subheading is empty where there is nothing to tell apart.
+        note: Note below the title.
+    """
+
+    title: str
+    head: Sequence[str]
+    groups: Mapping[str, Sequence[Sequence[Entry]]]
+    note: str = ""
+
+    def texts(self, marks: Marks) -> dict[str, list[list[str]]]:
+        """Return the groups with every entry as text.
+
+        Args:
+            marks: Numbering of the failed checks, in the order in which they are met.
+        """
+        return {title: [[shown(one, marks) for one in row] for row in rows] for title, rows in self.groups.items()}
+
+    def markdown(self, marks: Marks) -> list[str]:
+        """Return the lines of head and rows in Markdown, without title and note.
+
+        Args:
+            marks: Numbering of the failed checks, in the order in which they are met.
+        """
+        return markdown(self.head, [row for rows in self.texts(marks).values() for row in rows])
+
+
+def shown(entry: Entry, marks: Marks) -> str:
+    """Return an entry as text, a number with its mark; a dash for what was not measured."""
+    if isinstance(entry, Number):
+        return marks.beside(entry.text, entry.failed) + entry.after
+    return MISSING if entry is None else entry
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """Return the lines of a Markdown table, padded so that it also reads as plain text."""
-    cells = [list(head), *map(list, rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
-    padded = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
+    lines = [list(head), *map(list, rows)]
+    widths = [max(len(row[i]) for row in lines) for i in range(len(head))]
+    padded = [" | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in lines]
     rule = " | ".join("-" * width for width in widths)
     return [f"| {line} |" for line in (padded[0], rule, *padded[1:])]
-
-
-def who_of(evaluation: Evaluation) -> str:
-    """Return who was evaluated, in the words of this package: the recipe's variant, the method, or the label itself."""
-    recipe = str(dict(evaluation.subject.get("recipe") or {}).get("name", ""))
-    variant = recipe.rpartition("/")[2].removeprefix(f"{evaluation.concept}-")
-    return LABELS.get(recipe) or LABELS.get(variant) or LABELS.get(evaluation.label, evaluation.label)
-
-
-def title_of(evaluation: Evaluation) -> str:
-    """Return who was evaluated, with which seed, on how many prompts."""
-    seeds = sorted({seed for result in evaluation.results for seed in result.seeds})
-    counts = sorted({r.n for r in evaluation.results if r.metric.startswith(_RATES)})
-    return f"{who_of(evaluation)}, seed {', '.join(map(str, seeds))}, n = {', '.join(map(str, counts))}"
-
-
-def _find(evaluation: Evaluation, column: Column) -> Result | None:
-    _, wanted = column
-    return next((result for result in evaluation.results if wanted(result)), None)
-
-
-def sizes(evaluations: Sequence[Evaluation]) -> str:
-    """Return what the numbers and their intervals are, and how many prompts without the concept there were."""
-    kept = sorted({r.n for one in evaluations for r in one.results if r.metric in ("retain_all", "clip_score")})
-    text = "Per cent with 95 % Wilson intervals; n prompts with the concept"
-    return f"{text}, {', '.join(map(str, kept))} without it." if kept else f"{text}."
-
-
-def judge_line(evaluations: Sequence[Evaluation]) -> str:
-    """Return how often the judge is right where the truth is known; empty where nobody looked."""
-    found = [(name, _find(one, (name, wanted))) for one in evaluations[:1] for name, wanted in CONTROLS]
-    parts = [f"{name} {cell(result)}" for name, result in found if result is not None]
-    return f"The judge on rendered pictures: {', '.join(parts)}." if parts else ""

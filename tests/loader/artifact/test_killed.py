@@ -153,6 +153,7 @@ def publishing(worker: Worker, artifacts: dict[str, str], place: Path, *, over: 
     (old, first), (new, second) = artifacts.items()
     repo = worker.hub.repos[entry.repo] = Repo()
     encoder = RobustEncoder.from_pretrained(second)
+    assert isinstance(encoder, RobustEncoder)
     place.mkdir()
     torch.save(dict(nested_state(encoder.text_encoder())), place.with_name("pickle"))
     config = Path(second, "config.json").read_bytes()

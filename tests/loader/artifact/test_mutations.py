@@ -198,6 +198,7 @@ def attempt(folder: Path, files: Files) -> tuple[str, str]:
         (folder / name).write_bytes(data)
     try:
         encoder = RobustEncoder.from_pretrained(folder)
+        assert isinstance(encoder, RobustEncoder)
         encoder.text_encoder()
     except RobustEncodersError as error:
         return "", str(error)

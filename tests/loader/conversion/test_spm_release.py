@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from overlays import adapter_tensors
 
-from robust_encoders import IncompatibleError, IntegrityError, RobustEncoder
+from robust_encoders import IntegrityError, Overlay, RobustEncoder
 from robust_encoders.artifact.adapter_file import write_bytes
 from robust_encoders.cli.main import main
 from robust_encoders.conversion.spm_release import adapter_from_release, is_adapter_file
@@ -24,7 +24,9 @@ def published(pipe: Any, folder: Path) -> Path:
 
 def test_a_published_file_becomes_an_artifact(tiny_pipe: Any, tmp_path: Path) -> None:
     path = published(tiny_pipe, tmp_path)
-    overlay = adapter_from_release(path, tiny_pipe)
+    made = adapter_from_release(path, tiny_pipe)
+    overlay = Overlay(made.manifest, made.tensors, made.config)
+    assert overlay.content_sha256 == made.content_sha256
     manifest = overlay.save_pretrained(tmp_path / "out")
     assert (manifest.concept.name, manifest.method["name"], manifest.component) == ("a star", "spm", "unet")
     assert manifest.recipe["source"]["file"] == path.name
@@ -34,9 +36,14 @@ def test_a_published_file_becomes_an_artifact(tiny_pipe: Any, tmp_path: Path) ->
         assert RobustEncoder.status(tiny_pipe).overlays == (overlay.label,)
 
 
-def test_a_file_of_another_pipeline_is_refused(tiny_pipe: Any, make_pipe: Any, tmp_path: Path) -> None:
-    with pytest.raises(IncompatibleError, match="layers of the unet"):
-        adapter_from_release(published(make_pipe(width=32), tmp_path), tiny_pipe)
+def test_a_file_of_another_pipeline_is_refused(
+    tiny_pipe: Any, make_pipe: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = published(make_pipe(width=32), tmp_path)
+    tiny_pipe.save_pretrained(tmp_path / "pipe")
+    assert main(["convert", str(path), str(tmp_path / "out"), "--base", str(tmp_path / "pipe")]) == 1
+    assert "layers of the unet" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
     with pytest.raises(IntegrityError, match="cannot read it"):
         adapter_from_release(tmp_path / "none.safetensors", tiny_pipe)
 

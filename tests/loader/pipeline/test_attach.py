@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import gc
 import json
+import sys
 import warnings
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+import robust_encoders
 from robust_encoders import (
     AlreadyAttachedError,
     CompatibilityWarning,
@@ -23,6 +26,7 @@ from robust_encoders import (
     IntegrityError,
     RobustEncoder,
     StaleAttachmentError,
+    Status,
 )
 from robust_encoders.pipeline import attach
 
@@ -326,8 +330,8 @@ def test_an_original_follows_a_pipeline_that_was_cast(tiny_pipe: Any, tiny_encod
 
 
 def test_status_of_an_ordinary_pipeline(tiny_pipe: Any) -> None:
-    assert RobustEncoder.status(tiny_pipe) == attach.Status(attached=False)
-    assert RobustEncoder.status(object()) == attach.Status(attached=False)
+    assert RobustEncoder.status(tiny_pipe) == Status(attached=False)
+    assert RobustEncoder.status(object()) == Status(attached=False)
 
 
 def test_status_of_an_attached_pipeline(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
@@ -435,3 +439,25 @@ def test_compiling_the_attached_encoder_does_not_make_it_someone_elses(
     assert RobustEncoder.status(tiny_pipe).intact
     tiny_encoder.detach(tiny_pipe)
     assert tiny_pipe.text_encoder is original
+
+
+def test_without_overlays_no_code_of_overlays_runs(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
+    root = Path(robust_encoders.__file__).parent
+    forbidden = {str(path) for path in (root / "overlays").glob("*.py")}
+    forbidden |= {str(root / "pipeline" / "composition.py"), str(root / "compatibility" / "overlay.py")}
+    entered = set()
+
+    def note(frame: FrameType, event: str, argument: Any) -> None:
+        if event == "call":
+            entered.add(frame.f_code.co_filename)
+
+    sys.setprofile(note)
+    try:
+        tiny_encoder.attach(tiny_pipe)
+        tiny_encoder.detach(tiny_pipe)
+        with tiny_encoder.attached(tiny_pipe):
+            pass
+    finally:
+        sys.setprofile(None)
+    assert str(root / "pipeline" / "attach.py") in entered
+    assert entered & forbidden == set()

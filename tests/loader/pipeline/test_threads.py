@@ -84,6 +84,7 @@ def test_sixteen_threads_load_the_same_artifact(tiny_encoder: RobustEncoder, tmp
     def work(index: int) -> dict[str, torch.Tensor]:
         encoder = RobustEncoder.from_pretrained(tmp_path / "artifact")
         assert encoder.content_sha256 == tiny_encoder.content_sha256
+        assert isinstance(encoder, RobustEncoder)
         return nested_state(encoder.text_encoder())
 
     for _ in range(ROUNDS):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from robust_encoders import ManifestError
-from robust_encoders.utils.json_fields import Fields
+from robust_encoders.utils.json_fields import Column, Fields
 
 GOOD: dict[str, Any] = {
     "text": "a",
@@ -97,3 +97,22 @@ def test_all_problems_are_named_at_once() -> None:
 
 def test_something_that_is_no_object_is_named() -> None:
     assert Fields([1], "top").problems == ["top: expected an object, found [1]"]
+
+
+def test_a_table_is_read_in_one_pass_and_every_problem_of_it_is_named() -> None:
+    columns: dict[str, Column] = {"size": Fields.number, "name": Fields.text}
+    good = {"table": {"a": {"size": 1, "name": "x"}, "b": {"size": 2, "name": "y"}}}
+    fields = Fields(good, "top")
+    assert fields.table("table", columns) == good["table"]
+    fields.no_others()
+    fields.raise_problems()
+    bad = Fields({"table": {"a": {"size": "1", "more": 0}, "b": 3}}, "top")
+    bad.table("table", columns)
+    assert bad.problems == [
+        "top.table.a.size: expected an integer, found '1'",
+        "top.table.a.name: expected this field, found none",
+        "top.table.a.more: expected no such field, found 0",
+        "top.table.b: expected an object, found 3",
+        "top.table.b.size: expected this field, found none",
+        "top.table.b.name: expected this field, found none",
+    ]

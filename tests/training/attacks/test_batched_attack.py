@@ -11,11 +11,11 @@ import pytest
 
 import robust_encoders
 from robust_encoders.training.attacks import UnlearnDiffAtk
+from robust_encoders.training.detectors import JudgeDetector
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.diffusion.sampling import SamplingConfig, draw, draw_candidates
-from robust_encoders.training.evaluation.benchmarks.shapes import EvaluationSettings, open_set
+from robust_encoders.training.evaluation.benchmarks.shapes import ShapesBenchmark
 from robust_encoders.training.evaluation.judging import judge_candidates
-from robust_encoders.training.metrics import JudgeDetector
 from robust_encoders.training.metrics.paired_tests import paired_test
 from robust_encoders.training.metrics.rates import detect, wilson_interval
 from robust_encoders.training.types import AttackResult, Case
@@ -37,10 +37,10 @@ def test_thirty_two_prompts_at_once_win_as_often_as_one_at_a_time_and_take_less_
 ) -> None:
     pipe = robust_encoders.embedded_pipeline()
     target, detector = Backbone.from_pipeline(pipe), JudgeDetector(load_judge(), "circle")
-    cases = open_set("circle", EvaluationSettings(n=N)).cases
+    cases = ShapesBenchmark("circle", n=N, captions="open").plain_sets(0)[0].cases
     seeds = [case.seed for case in cases]
     latents = draw(pipe, [case.wanted for case in cases], seeds, SAMPLING, latents=True)
-    cases = tuple(replace(case, target=latent) for case, latent in zip(cases, latents, strict=True))
+    cases = tuple(replace(case, reference_latent=latent) for case, latent in zip(cases, latents, strict=True))
     before = detect(detector, draw(pipe, [case.prompt for case in cases], seeds, SAMPLING))
     won, seconds = {}, {}
     for batch in (N, 1):

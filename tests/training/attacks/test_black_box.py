@@ -23,7 +23,7 @@ from robust_encoders.training.attacks import ATTACKS, BlackBox
 from robust_encoders.training.diffusion.target import TargetModel
 from robust_encoders.training.protocols import Attack
 from robust_encoders.training.types import Case
-from robust_encoders.training.worlds.shapes.concepts import additions
+from robust_encoders.training.worlds.shapes.concepts import ShapesConcept, additions
 
 WORDS = ("red", "green", "blue", "plain", "striped", "dotted", "white", "black", "gray")
 SMALL = BlackBox(WORDS, budget=40, beam=2, proposals=3)
@@ -154,7 +154,7 @@ def test_what_it_cannot_do_is_refused(make: Any, tiny_pipe: Any) -> None:
 
 
 def test_the_shapes_world_has_words_to_add() -> None:
-    words, neighbours = additions("circle")
+    words, neighbours = additions(ShapesConcept.parse("circle"))
     assert {"red", "striped", "snowy"} <= set(words)
     assert {"ball", "round", "square"} <= set(neighbours)
     assert "circle" not in {*words, *neighbours}

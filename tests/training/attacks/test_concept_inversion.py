@@ -66,8 +66,8 @@ def test_one_token_per_half_that_never_saw_its_cases(target: TargetModel) -> Non
     assert torch.equal(rows[0], rows[4])
     assert torch.equal(rows[1], rows[3])
     assert not torch.equal(rows[0], rows[1])
-    assert cases[0].target is not None
-    other = dataclasses.replace(cases[0], target=-cases[0].target)
+    assert cases[0].reference_latent is not None
+    other = dataclasses.replace(cases[0], reference_latent=-cases[0].reference_latent)
     attack = dataclasses.replace(SMALL, batch=3)
     first, changed = (
         [token_rows(target, result, 0) for result in attack.run(target, part, seed=0)]
@@ -131,7 +131,7 @@ def test_what_does_not_fit_is_refused(target: TargetModel) -> None:
         SMALL.run(target, make_cases(target)[:1], seed=0)
     with pytest.raises(ValueError, match="learn fewer tokens"):
         dataclasses.replace(SMALL, tokens=20).run(target, make_cases(target), seed=0)
-    with pytest.raises(ValueError, match="expected a target latent in every case"):
+    with pytest.raises(ValueError, match="expected a reference latent in every case"):
         SMALL.run(target, [Case(i, "circle", seed=i) for i in (0, 1)], seed=0)
 
 

@@ -78,9 +78,9 @@ def test_a_shared_prefix_is_one_per_half_and_never_saw_its_prompts(backbone: Bac
     assert torch.equal(prefixes[0], prefixes[2])
     assert torch.equal(prefixes[1], prefixes[3])
     assert not torch.equal(prefixes[0], prefixes[1])
-    target = cases[0].target
+    target = cases[0].reference_latent
     assert target is not None
-    other = dataclasses.replace(cases[0], target=-target)
+    other = dataclasses.replace(cases[0], reference_latent=-target)
     changed = [tensors(r)[0, 1:4] for r in attack.run(backbone, [other, *cases[1:]], seed=0)]
     assert torch.equal(changed[0], prefixes[0])
     assert not torch.equal(changed[1], prefixes[1])
@@ -137,7 +137,7 @@ def test_sharing_needs_two_halves(backbone: Backbone) -> None:
 
 
 def test_a_case_without_target_is_refused(backbone: Backbone) -> None:
-    with pytest.raises(ValueError, match="expected a target latent"):
+    with pytest.raises(ValueError, match="expected a reference latent"):
         ContinuousPrefix().run(backbone, [Case(0, "a", seed=0)], seed=0)
 
 

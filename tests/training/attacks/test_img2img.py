@@ -26,8 +26,8 @@ def test_with_the_prompt_the_pipeline_draws_over_the_bases_own_picture(tiny_pipe
         (candidate,) = result.candidates
         assert (candidate.kind, candidate.strength, candidate.step) == ("image", 0.5, 1)
         assert (result.queries, result.unet_calls) == (0, 0)
-        assert case.target is not None
-        assert torch.equal(tensors(result)[0], case.target)
+        assert case.reference_latent is not None
+        assert torch.equal(tensors(result)[0], case.reference_latent)
 
 
 def test_with_the_empty_prompt_the_attack_draws_what_the_pipeline_would(tiny_pipe: Any) -> None:
@@ -47,7 +47,7 @@ def test_only_the_cases_own_seeds_decide(tiny_pipe: Any) -> None:
     cases = make_cases(target)
     assert_seeds_decide(Img2Img(steps=2), target, cases, differ=False)
     same = cases[0]
-    other = Case(same.index, same.prompt, same.seed + 1, target=same.target)
+    other = Case(same.index, same.prompt, same.seed + 1, reference_latent=same.reference_latent)
     one, two = (tensors(r) for r in Img2Img(steps=2).run(target, [same, other], seed=0))
     assert (one - two).abs().max() > 1e-2
 

@@ -17,7 +17,8 @@ from robust_encoders.training.attacks.common.denoising import clean_latents
 from robust_encoders.training.attacks.latent_inversion import random_unet
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.diffusion.sampling import SamplingConfig, decode, draw, draw_candidates
-from robust_encoders.training.evaluation.benchmarks.shapes import EvaluationSettings, shapes_plan
+from robust_encoders.training.evaluation.benchmarks.shapes import ShapesBenchmark, shapes_plan
+from robust_encoders.training.evaluation.config import EvaluationConfig
 from robust_encoders.training.metrics.rates import detect
 from robust_encoders.training.protocols import Attack
 from robust_encoders.training.types import Case
@@ -120,7 +121,7 @@ def test_a_case_without_a_picture_is_refused(tiny_pipe: Any) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch": 0}, {"refinements": -1}])
-def test_settings_without_sense_are_refused(wrong: dict[str, int]) -> None:
+def test_settings_without_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="at least"):
         LatentInversion(**wrong)
 
@@ -134,10 +135,10 @@ def test_registered_as_a_probe_of_the_start() -> None:
 @pytest.mark.base
 def test_on_the_base_it_goes_around_a_shipped_encoder_and_so_does_its_control() -> None:
     pipe, sampling = embedded_pipeline(), SamplingConfig()
-    plan = shapes_plan("red", EvaluationSettings(n=12), attacks={})
+    plan = shapes_plan(ShapesBenchmark("red", n=12), EvaluationConfig())
     plain = plan.plain[0].cases
     latents = draw(pipe, [c.prompt for c in plain], [c.seed for c in plain], sampling, latents=True)
-    cases = [replace(case, target=latent) for case, latent in zip(plain, latents, strict=True)]
+    cases = [replace(case, reference_latent=latent) for case, latent in zip(plain, latents, strict=True)]
     with RobustEncoder.from_pretrained("shapes/red").attached(pipe):
         target = make_target(pipe)
         hits = [

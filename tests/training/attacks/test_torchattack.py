@@ -187,7 +187,7 @@ def test_the_loss_of_the_shipped_encoder_falls_on_the_embedded_base() -> None:
     with RobustEncoder.from_pretrained("shapes/circle").attached(pipe):
         target = make_target(pipe)
         attack = TorchAttack.standard(steps=4, samples=4)
-        (result,) = attack.run(target, [Case(0, prompt, seed=3, target=latents[0])], seed=0)
+        (result,) = attack.run(target, [Case(0, prompt, seed=3, reference_latent=latents[0])], seed=0)
         rng = torch.Generator().manual_seed(0)
         noise, t = torch.randn(4, *target.latent_shape, generator=rng), torch.tensor([100, 350, 600, 850])
         loss = DenoisingLoss(target, latents.expand(4, -1, -1, -1))
@@ -230,7 +230,7 @@ def test_bad_settings_are_refused(fields: dict[str, Any], message: str) -> None:
 def test_what_does_not_fit_is_refused_at_the_run(target: TargetModel) -> None:
     with pytest.raises(ValueError, match=r"options that PGD takes \(alpha, random_start\), found \['decay'\]"):
         dataclasses.replace(SMALL, options=(("decay", 1.0),)).run(target, make_cases(target), seed=0)
-    with pytest.raises(ValueError, match="expected a target latent in every case"):
+    with pytest.raises(ValueError, match="expected a reference latent in every case"):
         SMALL.run(target, [Case(0, "circle", seed=0)], seed=0)
 
 

@@ -19,7 +19,9 @@ from robust_encoders.training.artifact import to_encoder
 from robust_encoders.training.attacks import UnlearnDiffAtk
 from robust_encoders.training.cli import demo as demo_module
 from robust_encoders.training.cli.demo import Demo, DemoRow, run_demo
+from robust_encoders.training.detectors.label_judge import LabelJudge
 from robust_encoders.training.diffusion.sampling import SamplingConfig, draw
+from robust_encoders.training.evaluation.benchmarks.shapes_demo import ShapesDemo
 from robust_encoders.training.reports.plots.picture_grid import (
     PICTURE,
     Pair,
@@ -31,6 +33,7 @@ from robust_encoders.training.reports.plots.picture_grid import (
     wrapped,
 )
 from robust_encoders.training.types import Edit
+from robust_encoders.training.worlds.shapes.concepts import ShapesConcept
 from robust_encoders.training.worlds.shapes.vocabulary import FACTORS, VALUES
 
 SAMPLING = SamplingConfig(steps=1, guidance=1.0)
@@ -39,7 +42,9 @@ SAMPLING = SamplingConfig(steps=1, guidance=1.0)
 class BrightnessJudge:
     """Sees a circle in pictures brighter than a level, a square in others; all else as listed first."""
 
+    name = "brightness-judge"
     version = "brightness"
+    values = VALUES
 
     def __init__(self, level: float) -> None:
         self.level = level
@@ -74,7 +79,13 @@ def demo(make_pipe: Callable[..., Any]) -> Demo:
     prompts = ["a red circle", "a blue disc", "a ball", "round"]
     level = float(draw(pipe, prompts, [0, 1, 2, 3], SAMPLING).mean())
     attack = UnlearnDiffAtk(timesteps=2, iterations=1)
-    return Demo(pipe, encoder, BrightnessJudge(level), n=2, sampling=SAMPLING, attack=attack)
+    world = ShapesDemo(ShapesConcept.parse("circle"), BrightnessJudge(level))
+    return Demo(pipe, encoder, world, n=2, sampling=SAMPLING, attack=attack)
+
+
+def judge_of(demo: Demo) -> LabelJudge:
+    assert isinstance(demo.world, ShapesDemo)
+    return demo.world.judge
 
 
 def test_before_is_the_base_and_after_is_the_encoder(demo: Demo) -> None:
@@ -112,7 +123,7 @@ def test_attacked_prompts_are_plain_ones_with_tokens_before(demo: Demo) -> None:
 
 def test_verdicts_follow_the_judge(demo: Demo) -> None:
     *erased, kept = demo.sections(seed=0)
-    judge = demo.judge
+    judge = judge_of(demo)
     for section in erased:
         for tile in (tile for pair in section.pairs for tile in (pair.before, pair.after)):
             circle = judge(tile.picture[None])["shape"] == ["circle"]
@@ -156,11 +167,11 @@ def test_run_demo_takes_the_embedded_base_and_its_circle_encoder(
 
     def from_pretrained(name: str) -> RobustEncoder:
         names.append(name)
-        encoder: RobustEncoder = demo.encoder
-        return encoder
+        assert isinstance(demo.encoder, RobustEncoder)
+        return demo.encoder
 
     monkeypatch.setattr(demo_module, "embedded_pipeline", lambda: demo.pipe)
-    monkeypatch.setattr(demo_module, "load_judge", lambda: demo.judge)
+    monkeypatch.setattr(demo_module, "load_judge", lambda: judge_of(demo))
     monkeypatch.setattr(RobustEncoder, "from_pretrained", from_pretrained)
     pair = Pair("a", *(Tile(torch.zeros(3, 2, 2), "", True) for _ in range(2)))
     monkeypatch.setattr(Demo, "sections", lambda self, seed: [Section("x", (pair,))])

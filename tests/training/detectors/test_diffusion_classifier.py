@@ -12,6 +12,7 @@ from torch import Tensor
 
 from robust_encoders.hub.embedded import embedded_pipeline
 from robust_encoders.training import protocols
+from robust_encoders.training.detectors import DETECTORS
 from robust_encoders.training.detectors.diffusion_classifier import (
     DiffusionClassifier,
     DiffusionClassifierDetector,
@@ -21,7 +22,6 @@ from robust_encoders.training.detectors.diffusion_classifier import (
     vae_encoder,
 )
 from robust_encoders.training.diffusion.backbone import Backbone
-from robust_encoders.training.metrics import DETECTORS
 from robust_encoders.training.worlds.shapes.pictures import render_pictures
 from robust_encoders.training.worlds.shapes.vocabulary import VALUES
 

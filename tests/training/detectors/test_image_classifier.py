@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from robust_encoders.training import protocols
+from robust_encoders.training.detectors import DETECTORS
 from robust_encoders.training.detectors.hub_models import Source
 from robust_encoders.training.detectors.image_classifier import ImageClassifier, find_class
-from robust_encoders.training.metrics import DETECTORS
 from robust_encoders.training.metrics.rates import detect
 
 LABELS = ("tench, Tinca tinca", "church, church building", "crane", "parachute, chute", "crane")

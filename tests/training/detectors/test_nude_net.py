@@ -17,6 +17,7 @@ from nudenet.nudenet import NudeDetector, _read_image
 from torch import Tensor
 
 from robust_encoders.training import protocols
+from robust_encoders.training.detectors import DETECTORS
 from robust_encoders.training.detectors.nude_net import (
     LABELS,
     POLICIES,
@@ -26,7 +27,7 @@ from robust_encoders.training.detectors.nude_net import (
     packaged_model,
     suppress,
 )
-from robust_encoders.training.metrics import DETECTORS, METRICS
+from robust_encoders.training.metrics import METRICS
 from robust_encoders.training.metrics.nudity_counts import NudityCounts
 from robust_encoders.training.metrics.rates import wilson_interval
 

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import torch
 from hub_server import Repo, serve
+from safetensors.torch import load_file
 
+from robust_encoders import BaseLoadError
 from robust_encoders.artifact.manifest import Manifest
-from robust_encoders.cli.main import UsageError
 from robust_encoders.training.diffusion.load import open_base
 
 REPO = "org/tiny-diffusion"
@@ -43,6 +44,34 @@ def test_only_the_unet_is_loaded_in_half_precision(folder: Path) -> None:
     assert {tensor.dtype for tensor in pipe.text_encoder.parameters()} == {torch.float32}
 
 
+def test_a_whole_base_has_its_autoencoder_and_one_precision(folder: Path) -> None:
+    pipe = open_base(str(folder), dtype="bfloat16", device="cpu", whole=True).pipe
+    assert pipe.safety_checker is None
+    for part in (pipe.vae, pipe.unet, pipe.text_encoder):
+        assert {tensor.dtype for tensor in part.parameters()} == {torch.bfloat16}
+
+
+def test_a_whole_base_may_hold_pickles(folder: Path) -> None:
+    (weights,) = (folder / "unet").glob("*.safetensors")
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    expected = load_file(weights)
+    weights.unlink()
+    found = open_base(str(folder), device="cpu", whole=True).pipe.unet.state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_the_embedded_base_is_opened_by_no_name() -> None:
+    opened = open_base(None)
+    assert (opened.family, opened.ids, opened.revision) == ("shapes", (), "")
+    whole = open_base(None, dtype="float16", whole=True).pipe
+    assert {tensor.dtype for tensor in whole.unet.parameters()} == {torch.float16}
+
+
+def test_a_device_that_is_not_there_is_refused(folder: Path) -> None:
+    with pytest.raises(BaseLoadError, match="expected a device of this machine, such as cpu or cuda, found 'nowhere'"):
+        open_base(str(folder), device="nowhere")
+
+
 @pytest.mark.parametrize(
     ("shape", "family"), [({"width": 768, "layers": 12}, "sd1"), ({"width": 1024, "layers": 23}, "sd2")]
 )
@@ -56,21 +85,21 @@ def test_the_family_goes_by_the_size_of_the_text_encoder(
 
 @pytest.mark.parametrize("name", ["./nothing", "nothing", "a/b/c", "org/name@", ""])
 def test_what_is_neither_a_folder_nor_an_id_is_refused(name: str) -> None:
-    with pytest.raises(UsageError, match=r"a folder with a diffusers pipeline, or its Hub id"):
+    with pytest.raises(BaseLoadError, match=r"a folder with a diffusers pipeline, or its Hub id"):
         open_base(name)
 
 
 def test_a_folder_that_looks_like_an_id_is_never_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "org" / "name").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match=r"no model_index\.json in 'org/name'"):
+    with pytest.raises(BaseLoadError, match=r"no model_index\.json in 'org/name'"):
         open_base("org/name")
 
 
 def test_a_pickle_is_refused(folder: Path) -> None:
     (weights,) = (folder / "unet").glob("*.safetensors")
     weights.rename(weights.with_suffix(".bin"))
-    with pytest.raises(UsageError, match="a complete pipeline with safetensors"):
+    with pytest.raises(BaseLoadError, match="a complete pipeline with safetensors"):
         open_base(str(folder))
 
 

@@ -11,12 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from robust_encoders.concepts import Concept
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.diffusion.sampling import SamplingConfig, draw
 from robust_encoders.training.diffusion.target import TargetModel
-from robust_encoders.training.evaluation.evaluate import Execution, run_plan
-from robust_encoders.training.evaluation.plan import Plan, PromptSet
-from robust_encoders.training.types import AttackResult, Candidate, Case
+from robust_encoders.training.evaluation.config import EvaluationConfig
+from robust_encoders.training.evaluation.evaluate import evaluate
+from robust_encoders.training.evaluation.plan import FixedPlan, Plan, PromptSet
+from robust_encoders.training.types import AttackResult, AttackUse, Candidate, Case
 
 SAMPLING = SamplingConfig(steps=2, guidance=3.0, batch=2)
 CASES = tuple(Case(i, text, seed=10 + i) for i, text in enumerate(("a red circle", "circle", "a blue circle")))
@@ -37,19 +39,19 @@ class Brightness:
 class Probe:
     """Asks for everything that an attack can ask for."""
 
-    tier: str
+    uses: tuple[AttackUse, ...]
+    tier: str = "T2"
     name: str = "probe"
-    joint: bool = False
     seen: list[Any] = field(default_factory=list)
 
     def run(self, target: TargetModel, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
         self.seen.extend([target.base.text_encoder, target.text_encoder])
-        if self.tier == "T2":
+        if "queries" in self.uses:
             self.seen.append(target.query(["a star"] * len(cases), cases))
         else:
-            with pytest.raises(ValueError, match="only attacks of tier T2 are told scores"):
+            with pytest.raises(ValueError, match="only attacks that declare queries are told scores"):
                 _ = target.query
-        return [AttackResult((Candidate("text", case.prompt, 1),), int(self.tier == "T2"), 0) for case in cases]
+        return [AttackResult((Candidate("text", case.prompt, 1),), int("queries" in self.uses), 0) for case in cases]
 
 
 def run(pipe: Any, probe: Probe, out: Path, monkeypatch: pytest.MonkeyPatch, encoder: Any = None) -> int:
@@ -59,34 +61,36 @@ def run(pipe: Any, probe: Probe, out: Path, monkeypatch: pytest.MonkeyPatch, enc
         "robust_encoders.training.evaluation.aggregate.described", lambda label, attack: {"label": label}
     )
     prompts = PromptSet("circle/name", CASES)
-    plan = Plan("circle", (prompts,), prompts, Brightness(), {"probe": probe}, utility=list)
-    evaluation = run_plan(pipe, encoder, plan, Execution(SAMPLING), out=out)
+    concept = Concept(name="circle", kind="object")
+    plan = Plan(concept, (prompts,), prompts, Brightness(), {"probe": probe})
+    evaluation = evaluate(pipe, encoder, FixedPlan(plan), out=out, config=EvaluationConfig(SAMPLING, checks=0))
     calls: int = next(result.unet_calls for result in evaluation.results if result.metric == "asr_any")
     return calls
 
 
-@pytest.mark.parametrize("tier", ["T2", "T3"])
-def test_every_tier_sees_the_base_and_only_t2_is_told_scores(
+@pytest.mark.parametrize("uses", [("unet", "queries"), ("unet",)])
+def test_every_attack_sees_the_base_and_only_one_that_declares_queries_is_told_scores(
     make_pipe: Callable[..., Any],
     make_encoder: Callable[..., Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    tier: str,
+    uses: tuple[AttackUse, ...],
 ) -> None:
     pipe = make_pipe()
     encoder, before = make_encoder(pipe), pipe.text_encoder
-    probe = Probe(tier)
+    probe = Probe(uses)
     run(pipe, probe, tmp_path, monkeypatch, encoder)
     assert probe.seen[0] is before
     assert probe.seen[1] is not before
-    if tier == "T2":
+    if "queries" in uses:
         with encoder.attached(pipe):
             pictures = draw(pipe, ["a star"] * 3, [case.seed for case in CASES], SAMPLING)
         torch.testing.assert_close(probe.seen[2], Brightness()(pictures) - 2.0)
 
 
 def test_queried_pictures_are_paid_for(tiny_pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    blind, told = (run(tiny_pipe, Probe(tier), tmp_path / tier, monkeypatch) for tier in ("T3", "T2"))
+    blind = run(tiny_pipe, Probe(()), tmp_path / "blind", monkeypatch)
+    told = run(tiny_pipe, Probe(("queries",)), tmp_path / "told", monkeypatch)
     assert told - blind == len(CASES) * SAMPLING.calls_per_picture
 
 

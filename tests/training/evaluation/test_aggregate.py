@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from plans import INNER_ATTACKS, SAMPLING, find, make_plan, prompt_set, run
+from plans import ATTACKS, SAMPLING, find, make_plan, prompt_set, run
 from torch import Tensor
 
 from robust_encoders.training.attacks import NoAttack, RandomPrefix
@@ -20,6 +20,7 @@ from robust_encoders.training.diffusion.target import TargetModel
 from robust_encoders.training.evaluation.baselines import EmptyPrompt
 from robust_encoders.training.evaluation.results import Evaluation
 from robust_encoders.training.metrics import ClipScore, PictureDistance
+from robust_encoders.training.protocols import Attack
 from robust_encoders.training.types import AttackResult, Candidate, Case
 
 
@@ -50,7 +51,7 @@ class Finds:
         return torch.stack([(self.known == image).flatten(1).all(1).any() for image in images]).float()
 
 
-def won_by(pipe: Any, **attacks: Wins) -> dict[str, Any]:
+def won_by(pipe: Any, **attacks: Attack) -> dict[str, Any]:
     """Return changes of a plan in which these attacks win just the cases that they say."""
     return {"attacks": attacks, "detector": Finds(pipe, range(10, 14)), "control": None}
 
@@ -91,14 +92,14 @@ def test_every_search_is_run_again_on_a_few_cases(tiny_pipe: Any, tmp_path: Path
 
 
 def test_where_no_gradient_arrives_the_check_says_so(tiny_pipe: Any, tmp_path: Path) -> None:
-    plan = make_plan(tiny_pipe, attacks={"discrete": INNER_ATTACKS["discrete"]})
+    plan = make_plan(tiny_pipe, attacks={"discrete": ATTACKS["discrete"]})
     found = run(tiny_pipe, plan, tmp_path, EmptyPrompt(), checks=2)
     assert found.label == "empty_prompt"
     assert [c["ok"] for c in found.checks if c["name"] == "gradients_alive"] == [False]
 
 
 def test_an_attacks_strength_counts_only_captions_that_fail_unattacked(tiny_pipe: Any, tmp_path: Path) -> None:
-    attacks = {"none": NoAttack(), "good": Wins((1, 2, 3)), "poor": Wins((1,))}
+    attacks: dict[str, Attack] = {"none": NoAttack(), "good": Wins((1, 2, 3)), "poor": Wins((1,))}
     given = won_by(tiny_pipe, **attacks)
     star = [replace(case, prompt="star" if case.index == 0 else case.prompt) for case in prompt_set("x", "abcd").cases]
     plain = (replace(prompt_set("circle/open", "abcd"), cases=tuple(star)),)
@@ -123,8 +124,11 @@ def test_pictures_are_compared_with_the_bases_own_and_the_base_is_not(tiny_pipe:
     plan = make_plan(
         tiny_pipe,
         attacks={},
-        utility=lambda: [ClipScore(lambda images, texts: images.mean((1, 2, 3))), PictureDistance(Brightness())],
-        erased=lambda: [PictureDistance(Brightness(), "lpips_erased")],
+        utility={
+            "clip_score": lambda: ClipScore(lambda images, texts: images.mean((1, 2, 3))),
+            "lpips_kept": lambda: PictureDistance(Brightness()),
+        },
+        erased={"lpips_erased": lambda: PictureDistance(Brightness(), "lpips_erased")},
     )
     robust = run(tiny_pipe, plan, tmp_path / "robust", EmptyPrompt())
     kept, erased = ([(c.prompt, c.seed) for c in p.cases] for p in (plan.kept, plan.plain[0]))

@@ -19,10 +19,10 @@ from robust_encoders.artifact.fingerprint import compare, sketch, tokenizer_fing
 from robust_encoders.hub.embedded import embedded_pipeline
 from robust_encoders.training.attacks import P4D, ContinuousPrefix, UnlearnDiffAtk
 from robust_encoders.training.attacks.unlearn_diff_atk import allowed_tokens
+from robust_encoders.training.detectors import JudgeDetector
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.diffusion.sampling import SamplingConfig, draw
 from robust_encoders.training.evaluation.baselines import BASELINES, EmptyPrompt, WordFilter, baselines_for
-from robust_encoders.training.metrics import JudgeDetector
 from robust_encoders.training.metrics.rates import detect
 from robust_encoders.training.protocols import Attack
 from robust_encoders.training.worlds.shapes.captions import scene_prompts

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from plans import INNER_ATTACKS, SAMPLING, find, make_plan, run, without_seconds
+from plans import ATTACKS, SAMPLING, find, make_plan, run, without_seconds
 from torch import Tensor
 
 from robust_encoders.clip.state_dict import nested_state
@@ -20,10 +20,11 @@ from robust_encoders.training.artifact import to_encoder
 from robust_encoders.training.attacks import ContinuousPrefix, UnlearnDiffAtk
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.diffusion.sampling import draw
-from robust_encoders.training.evaluation import evaluate as evaluate_module
-from robust_encoders.training.evaluation.benchmarks.shapes import EvaluationSettings
+from robust_encoders.training.evaluation.benchmarks.shapes import ShapesBenchmark, shapes_plan
+from robust_encoders.training.evaluation.config import EvaluationConfig
 from robust_encoders.training.evaluation.evaluate import evaluate
 from robust_encoders.training.evaluation.example_pictures import groups_of
+from robust_encoders.training.evaluation.plan import FixedPlan
 from robust_encoders.training.evaluation.results import RESULTS_NAME, Evaluation
 from robust_encoders.training.metrics import ConceptRate
 from robust_encoders.training.types import AttackResult, Candidate, Case, Edit, Result
@@ -39,7 +40,8 @@ def encoder(make_pipe: Callable[..., Any]) -> RobustEncoder:
     tensors[name] = tensors[name] + 3.0
     edit = Edit("weights", "text_encoder", tensors, pipe.text_encoder.config.to_dict())
     concept = Concept(name="circle", kind="object")
-    made: RobustEncoder = to_encoder(edit, concept=concept, method=HalfMethod(), pipe=pipe, recipe={}, family="test")
+    made = to_encoder(edit, concept=concept, method=HalfMethod(), pipe=pipe, recipe={}, family="test")
+    assert isinstance(made, RobustEncoder)
     return made
 
 
@@ -66,7 +68,7 @@ def test_every_number_says_what_it_rests_on(tiny_pipe: Any, tmp_path: Path) -> N
     assert [(r.metric, r.prompt_set, r.n) for r in evaluation.results] == [
         ("pre_asr", "circle/name", 4),
         ("pre_asr", "circle/seen", 2),
-        *[(metric, "circle/name", 4) for _ in INNER_ATTACKS for metric in ("asr_any", "asr_last", "asr_gained")],
+        *[(metric, "circle/name", 4) for _ in ATTACKS for metric in ("asr_any", "asr_last", "asr_gained")],
         ("worst_case", "circle/name", 4),
         ("worst_case_embeddings", "circle/name", 4),
         ("clip_score", "circle/kept", 3),
@@ -93,14 +95,14 @@ def test_rates_agree_with_drawing_by_hand(tiny_pipe: Any, tmp_path: Path) -> Non
     before = (plan.detector(pictures) >= plan.detector.threshold).tolist()
     pre = find(evaluation, "pre_asr").value
     assert pre == sum(before) / 4 == 0.25
-    for label in INNER_ATTACKS:
+    for label in ATTACKS:
         any_, last, gained = (find(evaluation, m, label).value for m in ("asr_any", "asr_last", "asr_gained"))
         assert any_ >= last >= pre
         assert any_ == pre + gained
 
 
 def test_the_unet_calls_are_what_the_unet_did(tiny_pipe: Any, tmp_path: Path) -> None:
-    plan = make_plan(tiny_pipe, plain=make_plan(tiny_pipe).plain[:1], attacks={"discrete": INNER_ATTACKS["discrete"]})
+    plan = make_plan(tiny_pipe, plain=make_plan(tiny_pipe).plain[:1], attacks={"discrete": ATTACKS["discrete"]})
     calls = 0
 
     def count(module: object, args: tuple[Tensor, ...], output: object) -> None:
@@ -134,7 +136,7 @@ def test_prompts_that_succeed_by_themselves_are_attacked_only_where_the_attack_i
         monkeypatch.setattr(cls, "run", wrapped)
 
     spy(UnlearnDiffAtk)
-    attacks = {"discrete": INNER_ATTACKS["discrete"], "shared": ContinuousPrefix(steps=1, shared=True, batch=2)}
+    attacks = {"discrete": ATTACKS["discrete"], "shared": ContinuousPrefix(steps=1, shared=True, batch=2)}
     run(tiny_pipe, replace(plan, attacks={"discrete": attacks["discrete"]}), tmp_path / "a")
     spy(ContinuousPrefix)
     run(tiny_pipe, replace(plan, attacks={"shared": attacks["shared"]}), tmp_path / "b")
@@ -175,7 +177,7 @@ def test_a_finished_evaluation_gets_its_pictures_without_another_attack(
     make_pipe: Any, tmp_path: Path, encoder: RobustEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipe = make_pipe()
-    plan = make_plan(pipe, attacks={"discrete": INNER_ATTACKS["discrete"], "continuous": INNER_ATTACKS["continuous"]})
+    plan = make_plan(pipe, attacks={"discrete": ATTACKS["discrete"], "continuous": ATTACKS["continuous"]})
     run(pipe, plan, tmp_path, encoder)
     groups, numbers = pictures_of(tmp_path), (tmp_path / RESULTS_NAME).read_bytes()
     assert [group["kind"] for group in groups] in (["plain", "plain", *rest, "kept"] for rest in ([], ["attack"]))
@@ -271,8 +273,8 @@ def test_attacks_meet_the_encoder_and_aim_at_the_bases_pictures(
         joint: ClassVar[bool] = True  # so that it meets every case
 
         def run(self, target: Backbone, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
-            targets = [case.target for case in cases if case.target is not None]
-            seen.append((target.text_encoder is base, torch.stack(targets)))
+            latents = [case.reference_latent for case in cases if case.reference_latent is not None]
+            seen.append((target.text_encoder is base, torch.stack(latents)))
             return super().run(target, cases, seed=seed)
 
     run(pipe, replace(plan, attacks={"spy": Spy()}), tmp_path, encoder)
@@ -302,7 +304,9 @@ def test_results_of_another_schema_are_refused(tmp_path: Path) -> None:
 class FlatJudge:
     """Gives every value of a factor the same probability."""
 
+    name = "flat-judge"
     version = "flat"
+    values = VALUES
 
     def probabilities(self, images: Tensor) -> dict[str, Tensor]:
         return {f: torch.full((len(images), len(VALUES[f])), 1 / len(VALUES[f])) for f in FACTORS}
@@ -311,17 +315,16 @@ class FlatJudge:
         return {f: [VALUES[f][0]] * len(images) for f in FACTORS}
 
 
-def test_the_shapes_evaluation_end_to_end(make_pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("robust_encoders.training.evaluation.benchmarks.shapes.load_judge", FlatJudge)
-    monkeypatch.setattr(
-        "robust_encoders.training.evaluation.benchmarks.shapes.load_clip_scorer",
-        lambda: lambda images, texts: images.mean((1, 2, 3)),
+def test_the_shapes_evaluation_end_to_end(make_pipe: Any, tmp_path: Path) -> None:
+    config = EvaluationConfig(sampling=SAMPLING, checks=0)
+    plan = shapes_plan(
+        ShapesBenchmark("circle", n=2, n_kept=8, n_renders=12),
+        config,
+        judge=FlatJudge(),
+        scorer=lambda images, texts: images.mean((1, 2, 3)),
     )
-    settings = EvaluationSettings(n=2, n_kept=8, n_renders=12, sampling=SAMPLING, checks=0)
-    pipe = make_pipe(positions=77)
-    evaluation = evaluate(
-        pipe, None, "circle", settings=settings, out=tmp_path, attacks={"discrete": INNER_ATTACKS["discrete"]}
-    )
+    plan = replace(plan, attacks={"discrete": ATTACKS["discrete"]})
+    evaluation = evaluate(make_pipe(positions=77), None, FixedPlan(plan), out=tmp_path, config=config)
     assert [r.metric for r in evaluation.results] == [
         "pre_asr", "pre_asr", "pre_asr", "asr_any", "asr_last", "asr_gained", "worst_case", "worst_case_embeddings",
         "retain_shape", "retain_colour", "retain_background", "retain_style", "retain_all", "clip_score",
@@ -332,13 +335,13 @@ def test_the_shapes_evaluation_end_to_end(make_pipe: Any, tmp_path: Path, monkey
     assert find(evaluation, "judge_shape").detector_version == "flat"
 
 
-def test_an_unknown_concept_is_refused_before_anything_is_drawn(tiny_pipe: Any, tmp_path: Path) -> None:
+def test_an_unknown_concept_is_refused_before_anything_is_drawn() -> None:
     with pytest.raises(ValueError, match="dodecahedron"):
-        evaluate_module.evaluate(tiny_pipe, None, "dodecahedron", out=tmp_path)
-    assert not list(tmp_path.glob("cells"))
+        ShapesBenchmark("dodecahedron")
+    assert ShapesBenchmark(Concept(name="red", kind="attribute")).erased == ShapesBenchmark("red").erased
 
 
-class Annotated(ConceptRate):  # type: ignore[misc]  # untyped to the checker: see pyproject.toml
+class Annotated(ConceptRate):
     """A metric that says how it was measured."""
 
     def compute(self) -> Result:
@@ -347,7 +350,7 @@ class Annotated(ConceptRate):  # type: ignore[misc]  # untyped to the checker: s
 
 def test_what_a_metric_says_of_itself_stays_in_the_record(tiny_pipe: Any, tmp_path: Path) -> None:
     plan = make_plan(tiny_pipe, attacks={})
-    plan = replace(plan, utility=lambda: [Annotated(plan.detector, "annotated")])
+    plan = replace(plan, utility={"annotated": lambda: Annotated(plan.detector, "annotated")})
     settings = find(run(tiny_pipe, plan, tmp_path), "annotated").settings
     assert settings["policy"] == "explicit"
     assert settings["sampling"]["steps"] == SAMPLING.steps

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import AutoImageProcessor, CLIPModel, CLIPTokenizer
 
 from robust_encoders.training import protocols
+from robust_encoders.training.detectors.hub_models import pixel_values
 from robust_encoders.training.metrics import METRICS, ClipFeatures, ClipScore, FrechetDistance, HubClip, PickScore
 from robust_encoders.training.metrics import clip_models as clip_hub
 from robust_encoders.training.metrics.rates import Z_95
@@ -96,7 +97,7 @@ def test_features_are_the_embeddings_and_serve_fid(folder: Path) -> None:
     model: Any = clip.model
     with torch.no_grad():
         tokens = clip.tokenizer("circle", return_tensors="pt")
-        made = model(**tokens, pixel_values=clip_hub.pixel_values(clip.processor, images))
+        made = model(**tokens, pixel_values=pixel_values(clip.processor, images))
     found = features(images)
     assert found.shape == (8, 12)
     unit = found / found.norm(dim=1, keepdim=True)

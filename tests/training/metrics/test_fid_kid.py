@@ -100,7 +100,7 @@ def test_equal_sets_are_at_no_distance_and_damaged_ones_farther_than_fresh_ones(
     damaged = torch.nn.functional.avg_pool2d(second, 5, stride=1, padding=2)
     values = []
     for images in (first, second, damaged):
-        metrics = [FrechetDistance(JudgeFeatures()), KernelDistance(JudgeFeatures(), subsets=5)]
+        metrics: list[Metric] = [FrechetDistance(JudgeFeatures()), KernelDistance(JudgeFeatures(), subsets=5)]
         for metric in metrics:
             metric.update(images, [], first)
         values.append([metric.compute().value for metric in metrics])

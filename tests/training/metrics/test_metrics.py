@@ -10,7 +10,8 @@ import torch
 from scipy.stats import binomtest, norm
 from torch import Tensor
 
-from robust_encoders.training.metrics import DETECTORS, METRICS, ClipScore, ConceptRate, JudgeAccuracy, JudgeDetector
+from robust_encoders.training.detectors import DETECTORS, JudgeDetector
+from robust_encoders.training.metrics import METRICS, ClipScore, ConceptRate, JudgeAccuracy
 from robust_encoders.training.metrics.rates import attack_rates, detect, judged, rate, wilson_interval
 from robust_encoders.training.protocols import Detector, Metric
 from robust_encoders.training.types import Case
@@ -33,7 +34,9 @@ class BrightnessDetector:
 class ScriptedJudge:
     """Sees what a picture's first value indexes in a script of scenes."""
 
+    name = "scripted-judge"
     version = "scripted"
+    values = VALUES
 
     def __init__(self, script: Sequence[dict[str, str]]) -> None:
         self.script = script

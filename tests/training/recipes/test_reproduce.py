@@ -57,7 +57,9 @@ def recorded(encoder: RobustEncoder, **fields: Any) -> RobustEncoder:
 @pytest.fixture
 def made(tiny_pipe: Any, tmp_path: Path) -> RobustEncoder:
     run_recipe(recipe(), tiny_pipe, tmp_path / "made", progress=False)
-    return RobustEncoder.from_pretrained(tmp_path / "made")
+    encoder = RobustEncoder.from_pretrained(tmp_path / "made")
+    assert isinstance(encoder, RobustEncoder)
+    return encoder
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))

@@ -24,7 +24,7 @@ STRONG: Attacks = {"a": ("T3", [None, 20, 40, None])}
 
 
 def ranks(board: Leaderboard) -> list[tuple[str, int, str]]:
-    return [(row.claims[0].finished.evaluation.label, board.rank(row), board.letter(row)) for row in board.rows]
+    return [(row.sources[0].stored.evaluation.label, board.rank(row), board.letter(row)) for row in board.rows]
 
 
 def test_the_encoder_that_stands_most_comes_first_where_conditions_are_equal(tmp_path: Path) -> None:
@@ -55,13 +55,13 @@ def test_numbers_of_other_conditions_are_not_ranked_together(tmp_path: Path, cha
 
 
 def test_a_lower_bound_is_not_ranked_against_a_number_that_is_known(tmp_path: Path) -> None:
-    """Each attack wins one case of four; whether it is the same case only the cells know."""
+    """Each attack wins one case of four; whether it is the same case only the verdicts know."""
     both: Attacks = {"a": ("T3", [20, None, None, None]), "b": ("T3", [None, 20, None, None])}
     known = write_evaluation(tmp_path / "known", both, "esd")
     bound = write_evaluation(tmp_path / "bound", both, "advunlearn")
     shutil.rmtree(bound / "cells")
     board = Leaderboard.read([known, bound])
-    worst = {row.claims[0].finished.evaluation.label: row.worst for row in board.rows}
+    worst = {row.sources[0].stored.evaluation.label: row.worst for row in board.rows}
     assert {label: (w.value, w.exact) for label, w in worst.items() if w is not None} == {
         "esd": (0.5, True),
         "advunlearn": (0.25, False),
@@ -90,11 +90,11 @@ def test_reported_attacks_go_by_what_is_known_of_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], attack: dict[str, str], label: str, tier: str
 ) -> None:
     settings = {"attack": attack} if attack else {}
-    claims = [Result("asr_any", value, 4, origin="reported", settings=settings, tier=tier) for value in (0.5, 0.25)]
-    Evaluation("esd", "circle", tuple(claims)).write(tmp_path / "results.json")
+    sources = [Result("asr_any", value, 4, origin="reported", settings=settings, tier=tier) for value in (0.5, 0.25)]
+    Evaluation("esd", "circle", tuple(sources)).write(tmp_path / "results.json")
     assert main(["leaderboard", str(tmp_path), "--out", str(tmp_path / "out")]) == 0
     assert f"| {label} 50.0" in capsys.readouterr().out
-    assert StoredEvaluation.read(tmp_path).attacks == {label: claims[0]}
+    assert StoredEvaluation.read(tmp_path).attacks == {label: sources[0]}
     (row,) = Leaderboard.read([tmp_path]).rows
     assert list(row.attacks) == [label]
 
@@ -106,15 +106,15 @@ def test_an_attack_of_no_known_tier_ranks_nobody(tmp_path: Path) -> None:
     assert board.rows[0].worst is None
 
 
-def test_a_stronger_attack_on_the_same_encoder_replaces_a_weaker_claim(
+def test_a_stronger_attack_on_the_same_encoder_replaces_a_weaker_number(
     tmp_path: Path, tiny_encoder: RobustEncoder
 ) -> None:
     folders = [write_evaluation(tmp_path / "weak", WEAK), write_evaluation(tmp_path / "strong", STRONG)]
     for folder in folders:
         tiny_encoder.save_pretrained(folder / "encoder")
     (row,) = Leaderboard.read(folders).rows
-    assert row.attacks["a"][0].value == 0.5
-    assert row.attacks["a"][1].source == str(folders[1])
+    assert row.attacks["a"][0].number.value == 0.5
+    assert row.attacks["a"][1].folder == str(folders[1])
     assert row.worst is not None
     assert (row.worst.value, row.worst.exact) == (0.75, True)  # each won cases that the other lost
     assert [str(folder) in line for folder, line in zip(folders, row.replaced(), strict=True)] == [True, True]
@@ -139,7 +139,7 @@ def test_an_artifact_speaks_for_itself_and_is_the_same_encoder_as_its_evaluation
     make_encoder(tiny_pipe, results=Evaluation.read(folder).records()).save_pretrained(tmp_path / "artifact")
     make_encoder(tiny_pipe).save_pretrained(folder / "encoder")
     (row,) = Leaderboard.read([tmp_path / "artifact", folder]).rows
-    assert [claim.source for claim in row.claims] == [str(tmp_path / "artifact"), str(folder)]
+    assert [one.folder for one in row.sources] == [str(tmp_path / "artifact"), str(folder)]
     assert row.worst is not None
     assert (row.worst.value, row.worst.exact, row.replaced()) == (0.25, True, [])
 

@@ -1,4 +1,4 @@
-"""The leaderboard of whole suites: the recorded worst case ranks, tiers beyond it stand beside, claims are joined."""
+"""The leaderboard of whole suites: the recorded worst case ranks, tiers beyond it stand beside, sources are joined."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_rows_are_ranked_by_the_recorded_worst_case_and_baselines_are_rows(tmp_p
     ]
     assert {row["conditions"] for row in rows} == {"A"}
     for row, one in zip(rows, board.rows, strict=True):
-        recorded = {r.metric: r.value for r in one.claims[0].finished.evaluation.results}
+        recorded = {r.metric: r.value for r in one.sources[0].stored.evaluation.results}
         assert row["worst case T0-T3"].startswith(f"{100 * recorded['worst_case']:.1f} [")
         assert row["worst case T0-T4"].startswith(f"{100 * recorded['worst_case_embeddings']:.1f} [")
 
@@ -87,15 +87,15 @@ def test_numbers_whose_check_failed_are_marked(tmp_path: Path) -> None:
     assert "Not trusted:\n- ¹ gradients of the loss" in board.table()
 
 
-def test_a_reported_claim_that_is_stronger_marks_the_measured_row(tmp_path: Path) -> None:
+def test_a_reported_number_that_is_stronger_marks_the_measured_row(tmp_path: Path) -> None:
     measured = write_suite(tmp_path / "measured", strength=0.4, subject={"name": "esd", "content_sha256": "one"})
-    claim = suite_evaluation("esd", subject={"name": "esd", "content_sha256": "one"})[0]
-    reported = save(claim, tmp_path / "reported", origin="reported")
+    source = suite_evaluation("esd", subject={"name": "esd", "content_sha256": "one"})[0]
+    reported = save(source, tmp_path / "reported", origin="reported")
     board = Leaderboard.read([measured, reported])
     assert [row.origin for row in board.rows] == ["measured", "reported"]
     mine, theirs = board.rows
     assert mine.reported_stronger(board.rows) == [
-        f"ESD, seed 3, {tiers}: {own.text} measured; reported stronger: {said.text} by {reported}"
+        f"ESD, seed 3, {tiers}: {own.number.text} measured; reported stronger: {said.number.text} by {reported}"
         for tiers, own, said in (
             ("T0-T3", mine.worst, theirs.worst),
             ("T0-T4", mine.worst_embeddings, theirs.worst_embeddings),
@@ -118,7 +118,7 @@ def test_a_reported_claim_that_is_stronger_marks_the_measured_row(tmp_path: Path
     ],
     ids=["encoder", "prompts", "unnamed prompts"],
 )
-def test_a_claim_about_something_else_marks_nothing(
+def test_a_number_about_something_else_marks_nothing(
     tmp_path: Path, subject: dict[str, Any], changes: dict[str, Any]
 ) -> None:
     measured = write_suite(tmp_path / "measured", strength=0.4, subject={"name": "esd", "content_sha256": "one"})
@@ -128,9 +128,9 @@ def test_a_claim_about_something_else_marks_nothing(
     assert "reported stronger" not in board.table()
 
 
-def test_a_weaker_reported_claim_marks_nothing_and_another_judge_is_named(tmp_path: Path) -> None:
+def test_a_weaker_reported_number_marks_nothing_and_another_judge_is_named(tmp_path: Path) -> None:
     measured = write_suite(tmp_path / "measured")
-    same = {"subject": Evaluation.read(measured).subject}
+    same: dict[str, Any] = {"subject": Evaluation.read(measured).subject}
     weaker = save(suite_evaluation(strength=0.4, **same)[0], tmp_path / "weaker", origin="reported")
     assert not Leaderboard.read([measured, weaker]).rows[0].reported_stronger(Leaderboard.read([weaker]).rows)
     other = save(suite_evaluation(strength=3, **same)[0], tmp_path / "other", origin="reported", detector="eye")
@@ -150,8 +150,8 @@ def test_folders_about_the_same_tensors_are_joined(
     inside = write_suite(tmp_path / "inside", subject={})
     encoder.save_pretrained(inside / "encoder")
     (row,) = Leaderboard.read([recorded, tmp_path / "artifact", inside]).rows
-    assert len(row.claims) == 3
-    assert row.worst == row.claims[0].finished.recorded("worst_case")  # all three say the same
+    assert len(row.sources) == 3
+    assert row.worst == row.sources[0].stored.recorded("worst_case")  # all three say the same
     assert row.replaced() == []
 
 
@@ -186,7 +186,7 @@ def test_an_attack_that_only_another_folder_ran_joins_the_worst_case(tmp_path: P
         for cell in (folder / "cells").iterdir():
             cell.unlink()
     (row,) = Leaderboard.read([few, more]).rows
-    recorded = [claim.finished.recorded("worst_case") for claim in row.claims]
+    recorded = [one.stored.recorded("worst_case") for one in row.sources]
     assert row.worst is not None
     assert not row.worst.exact
     assert known.value >= row.worst.value == max(worst.value for worst in recorded if worst is not None)
@@ -196,7 +196,7 @@ def test_an_attack_that_only_another_folder_ran_joins_the_worst_case(tmp_path: P
 def test_baselines_of_equal_settings_are_one_row_and_of_others_two(tmp_path: Path) -> None:
     described = [{"name": "word_filter", "words": [word]} for word in ("disc", "disc", "ring")]
     folders = [write_suite(tmp_path / str(i), "word_filter", subject=one) for i, one in enumerate(described)]
-    assert [len(row.claims) for row in Leaderboard.read(folders).rows] == [2, 1]
+    assert [len(row.sources) for row in Leaderboard.read(folders).rows] == [2, 1]
 
 
 def test_without_embeddings_there_is_no_worst_case_over_them(tmp_path: Path) -> None:

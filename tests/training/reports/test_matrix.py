@@ -12,9 +12,9 @@ from suite_evaluations import SUITE, N, checks, suite_evaluation
 from robust_encoders.cli.main import main
 from robust_encoders.training.evaluation.results import Evaluation
 from robust_encoders.training.reports.matrix import matrix_table, short, tables
-from robust_encoders.training.reports.metric_labels import MISSING
 from robust_encoders.training.reports.paired import paired_tables
-from robust_encoders.training.reports.tables import results_table
+from robust_encoders.training.reports.results_table import results_table
+from robust_encoders.training.reports.tables import MISSING
 
 BASE = suite_evaluation("base", strength=2)[0]
 ESD = suite_evaluation("esd")[0]
@@ -101,9 +101,10 @@ def test_concepts_have_tables_of_their_own() -> None:
 
 def test_earlier_evaluations_print_as_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = [write_evaluation(tmp_path / name, {"discrete": ("T3", [20, None, 40, None])}, name) for name in LABELS]
-    assert tables(folders) == results_table(folders)
+    expected = results_table([Evaluation.read(folder) for folder in folders])
+    assert tables(folders) == expected
     assert main(["results", *map(str, folders)]) == 0
-    assert capsys.readouterr().out.strip() == f"{results_table(folders)}\n{paired_tables(folders)}".strip()
+    assert capsys.readouterr().out.strip() == f"{expected}\n{paired_tables(folders)}".strip()
 
 
 def test_one_with_a_worst_case_makes_it_a_matrix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,97 +1,14 @@
-"""The table: every number in its column with its interval, and what is missing said to be missing."""
+"""The model of tables: numbers with interval and mark, and entries that stand the same in every rendering."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from robust_encoders.training.evaluation.results import Evaluation
-from robust_encoders.training.metrics.rates import rate
-from robust_encoders.training.recipes.registry import SHIPPED
-from robust_encoders.training.reports.metric_labels import MISSING
-from robust_encoders.training.reports.tables import markdown, results_table, who_of
-from robust_encoders.training.types import Result
+from robust_encoders.training.evaluation.sanity.trust import Marks
+from robust_encoders.training.reports.tables import MISSING, Entry, Number, Row, Table, markdown
 
-
-def plain(words: str, k: int, n: int = 200) -> Result:
-    result = rate("pre_asr", [True] * k + [False] * (n - k))
-    return Result(**{**vars(result), "prompt_set": f"circle/{words}", "seeds": (0,)})
-
-
-def attacked(label: str, k: int, metric: str = "asr_any") -> Result:
-    result = rate(metric, [True] * k + [False] * (200 - k))
-    return Result(**{**vars(result), "settings": {"attack": {"label": label}}, "seeds": (0,)})
-
-
-BASE = Evaluation(
-    "base",
-    "circle",
-    (
-        plain("name", 196),
-        plain("seen", 190),
-        attacked("continuous", 198),
-        attacked("discrete", 199),
-        attacked("discrete", 197, "asr_last"),
-        rate("retain_shape", [True] * 97 + [False] * 3),
-        Result("clip_score", 0.51234, n=100, interval=(0.5, 0.525)),
-        rate("judge_shape", [True] * 99 + [False]),
-    ),
-)
-ROBUST = Evaluation("advunlearn", "circle", (plain("name", 3), attacked("discrete", 14)))
-
-
-def cells(table: str) -> list[dict[str, str]]:
-    lines = [line for line in table.splitlines() if line.startswith("|")]
-    head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
-    return [dict(zip(head, row, strict=True)) for row in rows]
-
-
-def test_every_number_is_in_its_column() -> None:
-    base, robust = cells(results_table([BASE, ROBUST]))
-    assert base == {
-        "encoder": "base, seed 0, n = 200",
-        "pre-ASR name": "98.0 [95.0, 99.2]",
-        "pre-ASR synonyms seen": "95.0 [91.0, 97.3]",
-        "ASR continuous, per prompt": "99.0 [96.4, 99.7]",
-        "ASR discrete": "99.5 [97.2, 99.9]",
-        "ASR discrete, last": "98.5 [95.7, 99.5]",
-        "retain shape": "97.0 [91.5, 99.0]",
-        "CLIP score": "0.512 [0.500, 0.525]",
-    }
-    assert robust["encoder"] == "AdvUnlearn, seed 0, n = 200"
-    assert robust["ASR discrete"] == "7.0 [4.2, 11.4]"
-    assert robust["retain shape"] == robust["CLIP score"] == MISSING
-
-
-def test_sizes_and_the_judges_own_accuracy_stand_below() -> None:
-    table = results_table([BASE, ROBUST])
-    assert "n prompts with the concept, 100 without it." in table
-    assert "The judge on rendered pictures: shape 99.0 [94.6, 99.8]." in table
-    assert "kept" not in results_table([ROBUST])
-    assert "judge" not in results_table([ROBUST])
-
-
-def test_concepts_have_tables_of_their_own() -> None:
-    striped = Evaluation("base", "striped", (plain("name", 100),))
-    table = results_table([BASE, striped, ROBUST])
-    assert [line for line in table.splitlines() if line.startswith("###")] == ["### circle", "### striped"]
-    assert table.index("AdvUnlearn") < table.index("### striped")
-
-
-def test_a_result_without_interval_is_a_bare_number() -> None:
-    (row,) = cells(results_table([Evaluation("reported", "circle", (Result("retain_shape", 0.5, n=10),))]))
-    assert row["retain shape"] == "50.0"
-
-
-def test_files_and_folders_are_read(tmp_path: Path) -> None:
-    BASE.write(tmp_path / "results.json")
-    assert results_table([tmp_path]) == results_table([tmp_path / "results.json"]) == results_table([BASE])
-
-
-def test_no_evaluation_is_refused() -> None:
-    with pytest.raises(ValueError, match="found none"):
-        results_table([])
+FAILED = ({"name": "succeeds_on_base", "attack": "a", "ok": False, "detail": "too weak"},)
+NUMBER = Number(0.5, 40, (0.25, 0.75))
 
 
 def test_columns_line_up_as_plain_text() -> None:
@@ -100,11 +17,41 @@ def test_columns_line_up_as_plain_text() -> None:
     assert lines[1] == "| ---- | --------- |"
 
 
-@pytest.mark.parametrize("concept", SHIPPED)
-def test_a_shipped_encoder_is_called_what_its_recipe_makes(concept: str) -> None:
-    called = [
-        who_of(Evaluation("advunlearn", concept, (), subject={"recipe": {"name": f"shapes/{concept}{variant}"}}))
-        for variant in ("", f"-{SHIPPED[concept]}", "-hardened", "-advunlearn", "-strict")
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (NUMBER, "50.0 [25.0, 75.0]"),
+        (Number(0.5, 40, bound=True), "≥ 50.0"),
+        (Number(0.5, 40, scale=1, digits=3), "0.500"),
+        (Number(0.5, 40, before="discrete", failed=FAILED), "discrete 50.0"),
+    ],
+)
+def test_a_number_stands_with_its_interval(number: Number, text: str) -> None:
+    assert number.text == text
+    assert number.n == 40
+
+
+def test_marks_stand_behind_their_numbers_and_are_counted_in_reading_order() -> None:
+    other = ({**FAILED[0], "detail": "weaker still"},)
+    rows: list[list[Entry]] = [
+        [Number(0.5, 4, failed=other, after=", reported"), None],
+        [Number(1, 4, failed=FAILED), "words"],
     ]
-    assert called[0] == called[1]
-    assert called[2:] == ["AdvUnlearn, hardened", "AdvUnlearn", "AdvUnlearn, strict"]
+    marks = Marks()
+    texts = Table("title", ["one", "two"], {"first": rows[:1], "second": rows[1:]}).texts(marks)
+    assert texts == {
+        "first": [["50.0, not trusted ¹, reported", MISSING]],
+        "second": [["100.0, not trusted ²", "words"]],
+    }
+    assert marks.notes() == ["¹ weaker still.", "² too weak."]
+
+
+def test_markdown_has_the_rows_of_all_groups() -> None:
+    table = Table("title", ["one"], {"first": [[NUMBER]], "second": [["x"]]})
+    assert table.markdown(Marks()) == markdown(["one"], [["50.0 [25.0, 75.0]"], ["x"]])
+
+
+def test_only_an_attack_is_named_with_its_tier() -> None:
+    assert Row("discrete", NUMBER, "T3", "asr_any").title == "discrete T3"
+    assert Row("unknown attack", NUMBER, "", "asr_any").title == "unknown attack"
+    assert Row("worst case, T0-T3", NUMBER, "T0-T3", "worst_case").title == "worst case, T0-T3"

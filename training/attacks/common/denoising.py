@@ -26,16 +26,16 @@ def case_generator(seed: int, case: Case, *label: object) -> torch.Generator:
 
 
 def clean_latents(cases: Sequence[Case], target: Backbone) -> Tensor:
-    """Return the cases' target latents (B, C, h, w) on the target's device.
+    """Return the cases' reference latents (B, C, h, w) on the target's device.
 
     Raises:
         ValueError: If a case has none.
     """
-    latents = [case.target for case in cases if case.target is not None]
+    latents = [case.reference_latent for case in cases if case.reference_latent is not None]
     if len(latents) < len(cases):
-        missing = [case.index for case in cases if case.target is None]
+        missing = [case.index for case in cases if case.reference_latent is None]
         raise ValueError(
-            f"expected a target latent in every case, found none in cases {missing}; "
+            f"expected a reference latent in every case, found none in cases {missing}; "
             "draw the base's own pictures of the prompts with output_type='latent'"
         )
     return torch.stack(latents).to(target.device, target.dtype)

@@ -1,1 +1,13 @@
-"""Benchmarks: prompts, detectors, attacks and metrics for one kind of base."""
+"""Benchmarks, one file or a few each: what is asked about a concept on a base; ``BENCHMARKS`` has them by name."""
+
+from __future__ import annotations
+
+from ...plugins import Registry
+from ..plan import Benchmark
+from .shapes import ShapesBenchmark
+from .stable_diffusion import StableDiffusionBenchmark
+
+_OURS: dict[str, type[Benchmark]] = {"shapes": ShapesBenchmark, "stable_diffusion": StableDiffusionBenchmark}
+BENCHMARKS: Registry[type[Benchmark]] = Registry("robust_encoders.benchmarks", _OURS)
+
+__all__ = ["BENCHMARKS", "ShapesBenchmark", "StableDiffusionBenchmark"]

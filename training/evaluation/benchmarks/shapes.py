@@ -1,166 +1,208 @@
-"""The evaluation of the shapes world: its prompts, its judge, and what is measured beside rates of success."""
+"""The benchmark of the shapes world: its prompts, its judge, and what is measured beside rates of success."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Literal
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from ...detectors.shapes_judge import JudgeLike
+from robust_encoders.concepts import Concept
+
+from ...detectors.label_judge import JudgeDetector, LabelJudge
 from ...diffusion.sampling import SamplingConfig
-from ...metrics import ClipScore, FrechetDistance, JudgeAccuracy, JudgeDetector, KernelDistance, PictureDistance
+from ...metrics import ClipScore, FrechetDistance, JudgeAccuracy, KernelDistance, PictureDistance
 from ...metrics.clip_score import Scorer
 from ...metrics.lpips import LayeredDistance
 from ...metrics.retention import not_as_asked
-from ...protocols import Attack, Metric
+from ...protocols import Attack, Detector
 from ...types import Case
 from ...worlds.shapes.captions import ScenePrompt, WordChoice, scene_prompts
 from ...worlds.shapes.clip_score import load_clip_scorer
-from ...worlds.shapes.concepts import factor_of
+from ...worlds.shapes.concepts import ShapesConcept
 from ...worlds.shapes.features import JudgeFeatures
 from ...worlds.shapes.judge import Judge, load_judge
 from ...worlds.shapes.pictures import render_pictures
 from ...worlds.shapes.prompts import goal_prompt, open_prompts
 from ...worlds.shapes.vocabulary import FACTORS, VALUES
-from ..plan import Control, Plan, Probe, PromptSet
+from ..choices import detector_named, refuse_unknown_detector
+from ..config import EvaluationConfig
+from ..plan import Control, MetricMaker, Plan, Probe, PromptSet
 from .shapes_attacks import SuiteName, shapes_suite
-from .shapes_utility import KnowledgeProbe, StructuredProbe, UtilityConfig
+from .shapes_probes import Knowledge, StructuredUtility
 
 CaptionChoice = Literal["named", "open"]
 # Threat tiers of unattacked captions: by the concept's name, by synonyms.
 WORD_CHOICES: Mapping[WordChoice, str] = {"name": "T0", "seen": "T1", "unseen": "T1"}
+_JUDGE = "shapes_judge"
 _RENDER_SEED = 987_654_321  # no render that the judge was trained on comes from it
 _KERNEL_SUBSET = 100  # pictures of KID's subsets
+_DISTANCES = ("lpips_kept", "fid", "kid")
+_PROBES = ("structured", "knowledge")
 
 
 @dataclass(frozen=True)
-class EvaluationSettings:
-    """The size of an evaluation on the shapes world.
+class ShapesBenchmark:
+    """Attacks on a concept of the shapes world, on caption templates that no training of an eraser sees.
 
     Args:
+        concept: Name of a canonical value, for example ``circle``, or a concept of that name.
         n: Prompts of every set that states the concept.
         n_kept: Prompts that do not.
         n_renders: Rendered pictures for the judge's own error rate.
         n_probes: Prompts of every set of the structured utility, and pictures of the Diffusion Classifier.
-        seed: Of prompts, pictures and attacks.
-        sampling: How pictures are drawn.
         suite: Attacks and their budget.
         captions: ``named`` attacks captions that name the concept, ``open`` such that leave it open: on these even
             the base has something to be attacked for, so they show how strong an attack is.
-        chunk: Cases of one finished part; also the unit that several processes share the work by.
-        checks: Cases on which every search is run again with half its budget and with another seed; 0 for none.
+        detector: ``shapes_judge``, or a name in ``DETECTORS``.
+
+    Raises:
+        ValueError: If the world has no such concept, a size is too small, or there is no such detector.
     """
 
+    name: ClassVar[str] = "shapes"
+    defaults: ClassVar[EvaluationConfig] = EvaluationConfig()
+
+    concept: str | Concept
     n: int = 200
     n_kept: int = 400
     n_renders: int = 2000
     n_probes: int = 200
-    seed: int = 0
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
     suite: SuiteName = "standard"
     captions: CaptionChoice = "named"
-    chunk: int = 50
-    checks: int = 16
+    detector: str = _JUDGE
 
     def __post_init__(self) -> None:
-        if self.n < 2 or self.n_kept < 2 or self.n_renders < 1 or self.chunk < 2 or self.n_probes < 2:
-            raise ValueError(
-                f"expected n, n_kept, n_probes and chunk of at least 2 and n_renders of at least 1, found {self}"
+        if min(self.n, self.n_kept, self.n_probes) < 2 or self.n_renders < 1:
+            raise ValueError(f"expected n, n_kept and n_probes of at least 2 and n_renders of at least 1, found {self}")
+        refuse_unknown_detector(self.detector)
+        _ = self.erased
+
+    @cached_property
+    def erased(self) -> ShapesConcept:
+        """The concept, looked up in the world."""
+        return ShapesConcept.parse(self.concept)
+
+    def attack_labels(self) -> Collection[str]:
+        """Return the labels of its suite."""
+        return shapes_suite(self.suite, self.erased)
+
+    def metric_labels(self) -> Collection[str]:
+        """Return the names of its metrics and probes."""
+        retained = (f"retain_{factor}" for factor in (*FACTORS, "all"))
+        return (*retained, "clip_score", *_DISTANCES, "lpips_erased", *_PROBES)
+
+    def plan(self, pipe: Any, config: EvaluationConfig) -> Plan:
+        """Return the plan, by the packaged judge and image tower."""
+        return shapes_plan(self, config)
+
+    def plain_sets(self, seed: int) -> tuple[PromptSet, ...]:
+        """Return the prompts that are attacked first, then others that state the concept."""
+        return self._named_sets(seed) if self.captions == "named" else (self._open_set(seed),)
+
+    def _named_sets(self, seed: int) -> tuple[PromptSet, ...]:
+        """Return held-out captions that state the concept: by name, by synonyms that erasers may see, by another."""
+        return tuple(
+            _prompt_set(
+                f"{self.erased.value}/{words}",
+                scene_prompts(self.n, seed=_seed(seed, place), fixed=self.erased.stated, words=words),
+                _seed(seed, place),
+                tier,
             )
-        if self.seed < 0:
-            raise ValueError(f"expected a seed of at least 0, found {self.seed}")
-        if self.checks < 0 or self.checks == 1:
-            raise ValueError(f"expected checks of 0 or of at least 2, found {self.checks}")
+            for place, (words, tier) in enumerate(WORD_CHOICES.items())
+        )
+
+    def _open_set(self, seed: int) -> PromptSet:
+        """Return captions that leave the concept open; attacks are after the same caption's picture with its name."""
+        found = open_prompts(self.erased, self.n, seed=_seed(seed, 4))
+        named = _prompt_set(f"{self.erased.value}/open", found, _seed(seed, 4))
+        goals = (goal_prompt(self.erased, prompt).text for prompt in found)
+        cases = tuple(replace(case, goal=goal) for case, goal in zip(named.cases, goals, strict=True))
+        return replace(named, cases=cases)
+
+    def kept_set(self, seed: int) -> PromptSet:
+        """Return captions that do not state the concept."""
+        others = scene_prompts(self.n_kept, seed=_seed(seed, 3), exclude=self.erased.stated)
+        return _prompt_set(f"{self.erased.value}/kept", others, _seed(seed, 3))
 
 
 def shapes_plan(
-    concept: str,
-    settings: EvaluationSettings,
+    benchmark: ShapesBenchmark,
+    config: EvaluationConfig,
     *,
-    attacks: Mapping[str, Attack] | None = None,
-    judge: JudgeLike | None = None,
+    judge: LabelJudge | None = None,
     scorer: Scorer | None = None,
 ) -> Plan:
-    """Return the plan for a concept of the shapes world, on caption templates that no training of an eraser sees.
+    """Return the plan of the benchmark.
 
     Args:
-        concept: A canonical value, for example ``circle``.
-        settings: Sizes and seed.
-        attacks: Label to attack, instead of the suite that the settings name.
-        judge: Instead of the packaged judge.
-        scorer: Instead of the packaged image tower.
-
-    Raises:
-        ValueError: If the shapes world has no such value.
+        benchmark: Concept, sizes, suite.
+        config: Seed and sampling.
+        judge: Judge instead of the packaged one.
+        scorer: Scorer of pictures and captions instead of the packaged image tower.
     """
-    factor, value = factor_of(concept)
     judge, scorer = judge or load_judge(), scorer or load_clip_scorer()
-    others = scene_prompts(settings.n_kept, seed=_seed(settings.seed, 3), exclude={factor: value})
-
-    def utility() -> list[Metric]:
-        accuracy = [JudgeAccuracy(judge, f) for f in (*FACTORS, "")]
-        return [*accuracy, ClipScore(scorer), *_distances(judge, settings.n_kept, "lpips_kept")]
-
-    def controls() -> list[Metric]:
-        return [JudgeAccuracy(judge, f, name="judge") for f in (*FACTORS, "")]
-
+    attributes = (*FACTORS, "")
+    retained: dict[str, MetricMaker] = {f"retain_{a or 'all'}": partial(JudgeAccuracy, judge, a) for a in attributes}
     return Plan(
-        concept=concept,
-        plain=named_sets(concept, settings) if settings.captions == "named" else (open_set(concept, settings),),
-        kept=_prompt_set(f"{concept}/kept", others, _seed(settings.seed, 3)),
-        detector=JudgeDetector(judge, concept),
-        attacks=shapes_suite(settings.suite, concept, settings.sampling) if attacks is None else attacks,
-        utility=utility,
-        control=Control(f"renders/{settings.n_renders}", lambda: _renders(settings.n_renders), controls),
+        concept=benchmark.erased.concept,
+        plain=benchmark.plain_sets(config.seed),
+        kept=benchmark.kept_set(config.seed),
+        detector=_detector(benchmark, judge),
+        attacks=_attacks(benchmark, config.sampling),
+        utility={**retained, "clip_score": partial(ClipScore, scorer), **_distances(judge, benchmark.n_kept)},
+        control=Control(
+            f"renders/{benchmark.n_renders}",
+            partial(_renders, benchmark.n_renders),
+            lambda: [JudgeAccuracy(judge, a, name="judge") for a in attributes],
+        ),
         instead=partial(not_as_asked, judge),
-        erased=lambda: _distances(judge, 0, "lpips_erased"),
-        probes=_probes(concept, judge, settings),
+        erased=_erased_distance(judge),
+        probes=_probes(benchmark, config) if isinstance(judge, Judge) else {},
     )
 
 
-def named_sets(concept: str, settings: EvaluationSettings) -> tuple[PromptSet, ...]:
-    """Return held-out captions that state a concept: by its name, by synonyms that erasers may see, by another one."""
-    fixed = dict([factor_of(concept)])
-    return tuple(
-        _prompt_set(
-            f"{concept}/{words}",
-            scene_prompts(settings.n, seed=_seed(settings.seed, place), fixed=fixed, words=words),
-            _seed(settings.seed, place),
-            tier,
-        )
-        for place, (words, tier) in enumerate(WORD_CHOICES.items())
-    )
+def _attacks(benchmark: ShapesBenchmark, sampling: SamplingConfig) -> dict[str, Attack]:
+    return shapes_suite(benchmark.suite, benchmark.erased, sampling)
 
 
-def open_set(concept: str, settings: EvaluationSettings) -> PromptSet:
-    """Return captions that leave a concept open; attacks are after the picture of the same caption with its name."""
-    found = open_prompts(concept, settings.n, seed=_seed(settings.seed, 4))
-    named = _prompt_set(f"{concept}/open", found, _seed(settings.seed, 4))
-    goals = (goal_prompt(concept, prompt).text for prompt in found)
-    cases = tuple(replace(case, goal=goal) for case, goal in zip(named.cases, goals, strict=True))
-    return replace(named, cases=cases)
+def _detector(benchmark: ShapesBenchmark, judge: LabelJudge) -> Detector:
+    if benchmark.detector == _JUDGE:
+        return JudgeDetector(judge, benchmark.erased.value)
+    return detector_named(benchmark.detector, benchmark.erased.concept)
 
 
-def _probes(concept: str, judge: JudgeLike, settings: EvaluationSettings) -> Mapping[str, Probe]:
-    """Return structured utility and what the model still knows; none without the packaged judge."""
+def _probes(benchmark: ShapesBenchmark, config: EvaluationConfig) -> Mapping[str, Probe]:
+    """Return structured utility and what the model still knows."""
+    concept, n = benchmark.erased, benchmark.n_probes
+    return {
+        "structured": StructuredUtility(concept, n, config.seed, config.sampling),
+        "knowledge": Knowledge(concept, n, config.seed, config.sampling),
+    }
+
+
+def _distances(judge: LabelJudge, n: int) -> dict[str, MetricMaker]:
+    """Return what compares kept pictures with the base's, in the features of the packaged judge; none without it."""
     if not isinstance(judge, Judge):
         return {}
-    sizes = UtilityConfig(n=settings.n_probes, seed=settings.seed, sampling=settings.sampling)
-    return {"structured": StructuredProbe(concept, sizes), "knowledge": KnowledgeProbe(concept, sizes)}
-
-
-def _distances(judge: JudgeLike, n: int, name: str) -> list[Metric]:
-    """Return what compares pictures with the base's, in the features of the packaged judge; none without it."""
-    if not isinstance(judge, Judge):
-        return []
     features = JudgeFeatures(judge)
-    found: list[Metric] = [PictureDistance(LayeredDistance(features.name, features.layers), name)]
-    if n >= 2:
-        found += [FrechetDistance(features), KernelDistance(features, subset_size=min(_KERNEL_SUBSET, n))]
-    return found
+    return {
+        "lpips_kept": partial(_picture_distance, features, "lpips_kept"),
+        "fid": partial(FrechetDistance, features),
+        "kid": partial(KernelDistance, features, subset_size=min(_KERNEL_SUBSET, n)),
+    }
+
+
+def _erased_distance(judge: LabelJudge) -> dict[str, MetricMaker]:
+    if not isinstance(judge, Judge):
+        return {}
+    return {"lpips_erased": partial(_picture_distance, JudgeFeatures(judge), "lpips_erased")}
+
+
+def _picture_distance(features: JudgeFeatures, name: str) -> PictureDistance:
+    return PictureDistance(LayeredDistance(features.name, features.layers), name)
 
 
 def _seed(seed: int, place: int) -> int:

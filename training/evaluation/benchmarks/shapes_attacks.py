@@ -26,13 +26,12 @@ from ...attacks import (
 from ...attacks.transfer import OnBase
 from ...diffusion.sampling import SamplingConfig
 from ...protocols import Attack
-from ...worlds.shapes.concepts import additions, factor_of, shapes_concept
-from ...worlds.shapes.vocabulary import VALUES, WORDS
+from ...worlds.shapes.concepts import ShapesConcept, additions, shapes_concept
 
 SuiteName = Literal["quick", "core", "standard", "full"]
 
 
-def shapes_suite(name: SuiteName, concept: str, sampling: SamplingConfig | None = None) -> dict[str, Attack]:
+def shapes_suite(name: SuiteName, concept: ShapesConcept, sampling: SamplingConfig | None = None) -> dict[str, Attack]:
     """Return label to attack, weakest tier first.
 
     ``core`` has UnlearnDiffAtk, its control and the continuous prefixes, as in ``standard``. ``quick``, for trying
@@ -40,16 +39,15 @@ def shapes_suite(name: SuiteName, concept: str, sampling: SamplingConfig | None 
     published budgets where those are larger.
 
     Args:
-        name: Of the budget.
-        concept: A canonical value of the shapes world: what synonyms, words and pairs of prompts are about.
+        name: Name of the budget.
+        concept: Concept that synonyms, words and pairs of prompts are about.
         sampling: How pictures are drawn, for the probes that draw or invert by themselves.
 
     Raises:
-        ValueError: If the world has no such value, or there is no such suite.
+        ValueError: If there is no such suite.
     """
     if name not in get_args(SuiteName):
         raise ValueError(f"expected a suite among {', '.join(get_args(SuiteName))}, found {name!r}")
-    factor_of(concept)
     if name in ("quick", "core"):
         return _small(name)
     return {**_text(name, concept), **_embeddings(name, concept), **_limits(sampling or SamplingConfig())}
@@ -66,12 +64,11 @@ def _small(name: SuiteName) -> dict[str, Attack]:
     return {"random": _control(discrete), "discrete": discrete, "continuous": one, "shared": shared}
 
 
-def _text(name: SuiteName, concept: str) -> dict[str, Attack]:
+def _text(name: SuiteName, concept: ShapesConcept) -> dict[str, Attack]:
     """Return the attacks by text, T0 to T3."""
-    factor, value = factor_of(concept)
-    words = WORDS[factor][value]
+    words = concept.words
     discrete = UnlearnDiffAtk.standard(precision="bf16") if name == "standard" else UnlearnDiffAtk(precision="bf16")
-    pairs = shapes_concept(value, anchor=next(v for v in VALUES[factor] if v != value))
+    pairs = shapes_concept(concept.value, anchor=concept.others[0])
     others, neighbours = additions(concept)
     return {
         "none": NoAttack(),
@@ -90,15 +87,14 @@ def _control(discrete: UnlearnDiffAtk) -> RandomPrefix:
     return RandomPrefix(tokens=discrete.tokens, candidates=discrete.timesteps)
 
 
-def _embeddings(name: SuiteName, concept: str) -> dict[str, Attack]:
+def _embeddings(name: SuiteName, concept: ShapesConcept) -> dict[str, Attack]:
     """Return the attacks by embeddings, T4."""
-    factor, value = factor_of(concept)
     restarts = 1 if name == "standard" else 3
     return {
         "continuous": ContinuousPrefix(restarts=restarts, precision="bf16"),
         "shared": _shared(200, restarts=restarts),
         "inversion": ConceptInversion.standard(
-            WORDS[factor][value], steps=300 if name == "standard" else 1000, precision="bf16"
+            concept.words, steps=300 if name == "standard" else 1000, precision="bf16"
         ),
         "torchattack": TorchAttack.standard(),
     }

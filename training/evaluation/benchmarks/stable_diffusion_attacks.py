@@ -28,7 +28,7 @@ from ...protocols import Attack
 if TYPE_CHECKING:
     from robust_encoders.concepts import Concept
 
-OpenSuite = Literal["none", "quick", "standard", "full"]
+SuiteName = Literal["none", "quick", "standard", "full"]
 _ORDER = (
     *("none", "synonyms", "random", "transfer", "ring_a_bell", "discrete", "p4d"),
     *("continuous", "shared", "inversion", "torchattack"),
@@ -36,8 +36,8 @@ _ORDER = (
 )
 
 
-def open_suite(
-    name: OpenSuite,
+def stable_diffusion_suite(
+    name: SuiteName,
     concept: Concept,
     *,
     words: Sequence[str] = (),
@@ -60,11 +60,11 @@ def open_suite(
     it needs a list of words to add, which nobody has made for an arbitrary concept.
 
     Args:
-        name: Of the suite; ``none`` has no attacks.
+        name: Name of the suite; ``none`` has no attacks.
         concept: What is attacked.
         words: Its words in prompts; by default its name and synonyms.
         batch: Prompts attacked at once.
-        precision: Of the UNet in searches; the papers' is fp32. Latents are inverted in fp32 in any case.
+        precision: Precision of the UNet in searches; the papers' is fp32. Latents are inverted in fp32 in any case.
         sampling: How the evaluation draws, whose steps and guidance latents and pictures go through; by default 50
             steps at 7.5.
 

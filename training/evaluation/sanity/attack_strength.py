@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...metrics.rates import rate
 from ...protocols import Attack
-from ...types import Result
+from ...types import AttackFacts, Result
+from ..jobs import Jobs
+from ..plan import described
 from ..results import Evaluation
 from ..threat_model import EMBEDDING_TIERS
 from .checks import SanityCheck, succeeds_on_base
-
-if TYPE_CHECKING:
-    from ..jobs import Jobs
-
-_NO_SEARCH = ("none", "random_prefix")  # the prompt as it is, and the control: nothing that could be too weak
 
 
 @dataclass(frozen=True)
@@ -25,30 +22,30 @@ class AttackStrength:
     """An evaluation of the base on captions that leave the concept open.
 
     Args:
-        evaluation: Its numbers.
+        evaluation: Numbers of that evaluation.
     """
 
     evaluation: Evaluation
 
     @classmethod
-    def read(cls, path: Path, units: Jobs) -> AttackStrength:
+    def read(cls, path: Path, jobs: Jobs) -> AttackStrength:
         """Read the evaluation for the use of another one.
 
         Args:
-            path: Its folder.
-            units: The evaluation that it is for.
+            path: Folder of that evaluation.
+            jobs: The evaluation that it is for.
 
         Raises:
             ValueError: If it is not of the same base, or asked for another concept, detector or sampling.
         """
         found = Evaluation.read(path)
-        detector = units.plan.detector
+        detector = jobs.plan.detector
         wanted = {
             "subject": "base",
-            "concept": units.plan.concept,
+            "concept": jobs.plan.concept.name,
             "detector": [detector.name, detector.version, detector.threshold],
-            "sampling": asdict(units.sampling),
-            "base": units.base_record["models_sha256"],
+            "sampling": asdict(jobs.sampling),
+            "base": jobs.base_record["models_sha256"],
         }
         first = next((r for r in found.results if r.metric == "pre_asr"), Result("", 0, 0))
         has = {
@@ -60,17 +57,15 @@ class AttackStrength:
         }
         if others := [f"{key} {has[key]}, not {wanted[key]}" for key in wanted if has[key] != wanted[key]]:
             raise ValueError(
-                f"expected an evaluation of the same base in {path}, on captions that leave {units.plan.concept!r} "
+                f"expected an evaluation of the same base in {path}, on captions that leave {jobs.plan.concept.name!r} "
                 f"open, found {'; '.join(others)}: evaluate base with --captions open and these settings"
             )
         return cls(found)
 
     def checks(self, attacks: Mapping[str, Attack]) -> Iterator[SanityCheck]:
         """Yield for each search by text or embeddings whether it succeeds on the base, with the same settings."""
-        from ..jobs import described
-
         for label, attack in attacks.items():
-            if attack.tier in EMBEDDING_TIERS and attack.name not in _NO_SEARCH:
+            if attack.tier in EMBEDDING_TIERS and AttackFacts.of(attack).searches:
                 yield self._check(label, described(label, attack))
 
     def _check(self, label: str, about: Mapping[str, Any]) -> SanityCheck:

@@ -16,13 +16,9 @@ from torch import Tensor
 from ...diffusion.backbone import Backbone
 from ...metrics.paired_tests import PairedTest, mcnemar_below, paired_test, paired_verdicts
 from ...protocols import Attack
-from ...types import AttackResult, Candidate, Case, Result, Verdict
+from ...types import AttackFacts, AttackResult, Candidate, Case, Result, Verdict
 from .gradients import gradient_effects
 
-# Attacks, by their class's name, that have no random choice and no budget of their own.
-DETERMINISTIC = frozenset({"none", "synonyms", "prompt_embeds", "transfer", "img2img", "latent_inversion"})
-# What an attack's cost is proportional to; the first of them that an attack has and that is above 1 is halved.
-BUDGETS = ("iterations", "steps", "generations", "budget", "queries", "candidates", "timesteps", "restarts")
 SIGNIFICANT = 0.05
 # Where a step as long as the embeddings themselves changes the loss by less than its rounding, no search finds a way.
 _LEAST_EFFECT = torch.finfo(torch.float32).eps
@@ -96,12 +92,12 @@ def gradients_alive(target: Backbone, cases: Sequence[Case], *, seed: int, batch
 
     Args:
         target: The model under attack.
-        cases: Prompts with their target latents.
+        cases: Prompts with their reference latents.
         seed: Of the run; with a case's own seed it fixes all that is random about that case.
         batch: Cases per gradient; no case's depends on it beyond rounding.
 
     Raises:
-        ValueError: If there are no cases, one has no target latent, or its prompt leaves no room.
+        ValueError: If there are no cases, one has no reference latent, or its prompt leaves no room.
     """
     if not cases:
         raise ValueError("expected cases to take gradients for, found none")
@@ -114,7 +110,7 @@ def gradients_alive(target: Backbone, cases: Sequence[Case], *, seed: int, batch
 
 
 def seeds_differ(
-    attack: str, first: Sequence[AttackResult], second: Sequence[AttackResult], *, name: str = ""
+    attack: str, first: Sequence[AttackResult], second: Sequence[AttackResult], *, deterministic: bool = False
 ) -> SanityCheck:
     """Check that an attack which draws random numbers finds other candidates with another seed.
 
@@ -124,7 +120,7 @@ def seeds_differ(
         attack: Label of the attack.
         first: What it found for every case with one seed.
         second: With another, for the same cases in the same order.
-        name: Of the attack's class, if the label is another; those in ``DETERMINISTIC`` are not asked to differ.
+        deterministic: Whether nothing in the attack is random; it is not asked to differ then.
 
     Raises:
         ValueError: If there is not one result of either seed for every case, or there are none.
@@ -134,12 +130,11 @@ def seeds_differ(
     n = len(first)
     differ = sum(not _same(one.candidates, other.candidates) for one, other in zip(first, second, strict=True))
     said = f"{attack} finds other candidates with another seed in {differ} of {n} cases"
-    exempt = (name or attack) in DETERMINISTIC
-    if exempt:
+    if deterministic:
         said += ", and nothing in it is random"
     elif not differ:
         said += ": it does not use its randomness"
-    return SanityCheck("seeds_differ", attack, exempt or differ > 0, differ / n, n, said)
+    return SanityCheck("seeds_differ", attack, deterministic or differ > 0, differ / n, n, said)
 
 
 def _same(first: Sequence[Candidate], second: Sequence[Candidate]) -> bool:
@@ -161,16 +156,16 @@ def halved(attack: Attack) -> Attack | None:
     """Return the same attack with half its budget, or None where there is no budget, or none that can be halved.
 
     Args:
-        attack: A dataclass with one of the fields in ``BUDGETS``. Where candidates are proposed ``every`` so many
+        attack: A dataclass whose class names its ``budget_fields``. Where candidates are proposed ``every`` so many
             steps, that is lowered to the number of steps left, so that there is one at all.
     """
-    if attack.name in DETERMINISTIC or not is_dataclass(attack) or isinstance(attack, type):
+    facts = AttackFacts.of(attack)
+    if facts.deterministic or not is_dataclass(attack) or isinstance(attack, type):
         return None
-    values = {f.name: getattr(attack, f.name) for f in fields(attack)}
-    for budget in BUDGETS:
-        if values.get(budget, 1) > 1:
-            left = values[budget] // 2
-            rhythm = {"every": min(values["every"], left)} if "every" in values else {}
+    for budget in facts.budget_fields:
+        if getattr(attack, budget) > 1:
+            left = getattr(attack, budget) // 2
+            rhythm = {"every": min(attack.every, left)} if hasattr(attack, "every") else {}
             return replace(attack, **{budget: left, **rhythm})
     return None
 

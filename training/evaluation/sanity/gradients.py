@@ -31,7 +31,7 @@ def gradient_effects(target: Backbone, cases: Sequence[Case], *, seed: int, batc
 
     Args:
         target: The model under attack.
-        cases: Prompts with their target latents.
+        cases: Prompts with their reference latents.
         seed: Of the run; with a case's own seed it fixes all that is random about that case.
         batch: Cases per gradient; no case's depends on it beyond rounding.
 
@@ -39,7 +39,7 @@ def gradient_effects(target: Backbone, cases: Sequence[Case], *, seed: int, batc
         Effects (N,) in float32 on the CPU; 0 where there is no gradient, NaN where it is not finite.
 
     Raises:
-        ValueError: If a case has no target latent, or its prompt leaves no room.
+        ValueError: If a case has no reference latent, or its prompt leaves no room.
     """
     allowed = allowed_tokens(target, typable=False)
     with target.frozen(), torch.enable_grad():

@@ -13,23 +13,24 @@ from jinja2 import Environment, StrictUndefined
 from robust_encoders.utils.home import write_atomically
 
 from ...evaluation.results import Evaluation
-from ...evaluation.sanity.trust import NOT_TRUSTED, failed_checks_of_all
-from ...evaluation.threat_model import tier_of
-from ..metric_labels import cell
-from ..plots.data import attack_title, curves_of, rates_of, short_title, spot_of
+from ...evaluation.sanity.trust import NOT_TRUSTED, Marks
+from ..evaluation_tables import tables_of
+from ..plots.data import curves_of, rates_of, spot_of
 from ..plots.figures import attack_curves, rate_bars, trade_off
 from ..plots.style import DARK, LIGHT, Draw, png, svg
-from ..stored_evaluation import StoredEvaluation, WorstCase
-from ..tables import who_of
-from .tables import tables_of
-from .text import method_of, set_title, visible
+from ..rows import metric_rows, plain_rows, worst_rows
+from ..stored_evaluation import StoredEvaluation
+from ..tables import Number, Row, Table
+from ..titles import encoder_title, short_title
+from .pictures import groups_of, pictures_note, textless_of
+from .text import method_of
 
 REPORT_NAME = "report.html"
-_TEXTLESS: Mapping[str, str] = {
-    "T4": "It puts free vectors in place of words: no text exists that could be shown.",
-    "T5": "It starts from a picture of the concept: what it adds is no text that could be shown.",
-    "T6": "It chooses the latents that the picture starts from: it adds no text that could be shown.",
-    "T7": "It goes past the text encoder: it adds no text that could be shown.",
+_CARDS: Mapping[str, str] = {
+    "worst_case": "worst case of texts",
+    "worst_case_embeddings": "with embeddings, too",
+    "retain_all": "kept as asked",
+    "clip_score": "CLIP score",
 }
 _FIGURES: Mapping[str, tuple[str, str]] = {
     "asr": (
@@ -52,12 +53,12 @@ _FIGURES: Mapping[str, tuple[str, str]] = {
 
 
 def write_report(out: Path, evaluation: Evaluation, *, beside: Sequence[Path] = ()) -> Path:
-    """Write the page and the figures of a finished evaluation, each of them whole or not at all.
+    """Write the page and the figures of a stored evaluation, each of them whole or not at all.
 
     Args:
-        out: Folder of the evaluation; its cells hold the pictures and the verdicts.
-        evaluation: Its numbers.
-        beside: Finished evaluations that the figures show, too.
+        out: Folder of the evaluation; its parts hold the pictures and the verdicts.
+        evaluation: Numbers of the evaluation.
+        beside: Folders of evaluations that the figures show, too.
 
     Returns:
         The page.
@@ -65,24 +66,22 @@ def write_report(out: Path, evaluation: Evaluation, *, beside: Sequence[Path] = 
     Raises:
         FileNotFoundError: If there is no evaluation where ``beside`` says.
     """
-    finished = StoredEvaluation.read(out, evaluation) if out.is_dir() else StoredEvaluation(evaluation)
-    draws = figures_of([finished, *map(StoredEvaluation.read, beside)])
+    stored = StoredEvaluation.read(out, evaluation) if out.is_dir() else StoredEvaluation(evaluation)
+    draws = figures_of([stored, *map(StoredEvaluation.read, beside)])
     for name, draw in draws.items():
         write_atomically(out / f"{name}.png", png(draw))
-    write_atomically(out / REPORT_NAME, page(finished, draws).encode())
+    write_atomically(out / REPORT_NAME, page(stored, draws).encode())
     return out / REPORT_NAME
 
 
-def figures_of(finished: Sequence[StoredEvaluation]) -> dict[str, Draw]:
+def figures_of(stored: Sequence[StoredEvaluation]) -> dict[str, Draw]:
     """Return name to figure: bars and trade-off of all evaluations, attack curves of the first.
 
     What an evaluation has no numbers for has no figure.
     """
-    first, spots = finished[0], [spot_of(one) for one in finished]
+    first, spots = stored[0], [spot_of(one) for one in stored]
     found: dict[str, Draw] = {}
-    if groups := {
-        title: rates for title, rates in zip(_titles(finished), map(rates_of, finished), strict=True) if rates
-    }:
+    if groups := {title: rates for title, rates in zip(_titles(stored), map(rates_of, stored), strict=True) if rates}:
         found["asr"] = rate_bars(groups)
     if curves := curves_of(first):
         found["curves"] = attack_curves(curves)
@@ -91,151 +90,78 @@ def figures_of(finished: Sequence[StoredEvaluation]) -> dict[str, Draw]:
     return found
 
 
-def _titles(finished: Sequence[StoredEvaluation]) -> list[str]:
+def _titles(stored: Sequence[StoredEvaluation]) -> list[str]:
     """Return a name for each evaluation, a different one for each."""
     names: list[str] = []
-    for one in finished:
-        name = f"{short_title(one)}, {one.evaluation.concept}"
+    for one in stored:
+        name = f"{short_title(one.evaluation)}, {one.evaluation.concept}"
         names.append(name if name not in names else f"{name} ({len(names) + 1})")
     return names
 
 
-def page(finished: StoredEvaluation, draws: Mapping[str, Draw]) -> str:
+def page(stored: StoredEvaluation, draws: Mapping[str, Draw]) -> str:
     """Return the text of the page.
 
     Args:
-        finished: The evaluation.
-        draws: Name to figure.
+        stored: Evaluation that the page is about.
+        draws: Figures by their names.
     """
     source = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
     # Prompts that an attack found can hold any character: everything is escaped.
     template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(source)
-    one = finished.evaluation
-    who = "the base" if one.label == "base" else f"the {who_of(one)} encoder"
+    one = stored.evaluation
+    who = "the base" if one.label == "base" else f"the {encoder_title(one)} encoder"
     return template.render(
         title=f"Can {who} still draw “{one.concept}”?",
-        lead=_lead(finished),
-        cards=_cards(finished),
-        pictures_note=_pictures_note(finished),
-        groups=_groups(finished),
-        textless=_textless(finished),
+        lead=_lead(stored),
+        cards=_cards(stored),
+        pictures_note=pictures_note(stored),
+        groups=groups_of(stored),
+        textless=textless_of(stored),
         figures=[_figure(name, draw) for name, draw in draws.items()],
-        tables=tables_of(finished),
-        method=method_of(finished),
+        tables=list(map(_texts, tables_of(stored))),
+        method=method_of(stored),
     )
 
 
-def _lead(finished: StoredEvaluation) -> str:
-    if finished.evaluation.label == "base":
+def _lead(stored: StoredEvaluation) -> str:
+    if stored.evaluation.label == "base":
         return "The base as it is, without any robust encoder: what an encoder has to be compared with."
     return (
-        f"The concept “{finished.evaluation.concept}” was erased from the text encoder. Below: what the pipeline draws "
+        f"The concept “{stored.evaluation.concept}” was erased from the text encoder. Below: what the pipeline draws "
         "with it, what attacks get out of it, and what the rest of the world looks like now."
     )
 
 
-def _cards(finished: StoredEvaluation) -> list[dict[str, str]]:
-    cards = [
-        {"name": f"no attack, {r.prompt_set}", "value": f"{100 * r.value:.1f} %", "note": cell(r)}
-        for r in finished.plain[:1]
-    ]
-    named = (("worst case of texts", finished.worst_case), ("with embeddings, too", finished.worst_case_embeddings))
-    cards += [_worst_card(finished, name, worst) for name, worst in named if worst is not None]
-    for metric, name, scale, unit in (("retain_all", "kept as asked", 100, " %"), ("clip_score", "CLIP score", 1, "")):
-        result = finished.named(metric)
-        if result is not None:
-            value = f"{scale * result.value:.{1 if unit else 3}f}{unit}"
-            cards.append({"name": name, "value": value, "note": f"{cell(result)}; n = {result.n}"})
-    return cards
-
-
-def _worst_card(finished: StoredEvaluation, name: str, worst: WorstCase) -> dict[str, str]:
-    sign, how = ("", "prompt by prompt") if worst.exact else ("≥ ", "the strongest single attack")
-    bounds = "" if worst.interval is None else f"[{100 * worst.interval[0]:.1f}, {100 * worst.interval[1]:.1f}]; "
-    doubt = f"; {NOT_TRUSTED}, see the checks" if failed_checks_of_all(finished.evaluation, worst.labels) else ""
-    note = f"{bounds}{', '.join(worst.labels) or 'no attack'}; {how}; n = {worst.n}{doubt}"
-    return {"name": name, "value": f"{sign}{100 * worst.value:.1f} %", "note": note}
-
-
-def _pictures_note(finished: StoredEvaluation) -> str:
-    judge = next((r for r in finished.evaluation.results if r.threshold is not None), None)
-    said = (
-        "" if judge is None else f" Under each: the score of {judge.detector}; from {judge.threshold:g} on it counts."
-    )
-    return f"Each pair has the same prompt and seed.{said} A handful, not a sample: the rates are in the table."
-
-
-def _groups(finished: StoredEvaluation) -> list[dict[str, Any]]:
-    if finished.pictures is None:
-        return []
-    groups = finished.pictures["groups"]
+def _cards(stored: StoredEvaluation) -> list[dict[str, str]]:
+    """Return the headline numbers."""
+    plain = (_card(f"no attack, {row.prompts}", row.number, row.number.text) for row in plain_rows(stored)[:1])
+    rows = (row for rows in metric_rows(stored).values() for row in rows)
+    kept = ((_CARDS[row.metric], row.number) for row in rows if row.metric in _CARDS)
     return [
-        _group(finished, group) for group in groups if not (group["kind"] == "attack" and _is_plain(finished, group))
+        *plain,
+        *map(_worst_card, worst_rows(stored)),
+        *(_card(name, number, f"{number.text}; n = {number.n}") for name, number in kept),
     ]
 
 
-def _is_plain(finished: StoredEvaluation, group: Mapping[str, Any]) -> bool:
-    """Return whether an attack only repeats the prompts, whose pictures the page shows already."""
-    result = finished.attacks.get(group["name"])
-    return result is not None and tier_of(result) == "T0"
+def _worst_card(row: Row) -> dict[str, str]:
+    number, labels = row.number, ", ".join(row.attack["attacks"]) or "no attack"
+    how = "the strongest single attack" if number.bound else "prompt by prompt"
+    mark = f"{NOT_TRUSTED}, see the checks" if number.failed else ""
+    note = "; ".join(filter(None, (number.bounds, labels, how, f"n = {number.n}", mark)))
+    return _card(_CARDS[row.metric], number, note)
 
 
-def _group(finished: StoredEvaluation, group: Mapping[str, Any]) -> dict[str, Any]:
-    kind, name = group["kind"], group["name"]
-    titles = {"attack": f"Attacked: {name}", "kept": "Everything else, to be kept"}
-    notes = {
-        "attack": f"{_won(finished, name)} The encoder under test was attacked; cases that the attack won come first.",
-        "kept": "Prompts without the concept. What the picture should look like stands in the prompt.",
-        "plain": f"The first prompts of {name}.",
-    }
-    rows = [_row(row, kind, finished.evaluation.concept) for row in group["rows"]]
-    return {"title": titles.get(kind) or set_title(name), "note": notes[kind], "rows": rows}
+def _card(name: str, number: Number, note: str) -> dict[str, str]:
+    return {"name": name, "value": f"{number.bare}{' %' if number.scale == 100 else ''}", "note": note}
 
 
-def _won(finished: StoredEvaluation, label: str) -> str:
-    """Return in words how many cases an attack won."""
-    result, gained = finished.attacks.get(label), finished.named("asr_gained", label)
-    if result is None or gained is None:
-        return ""
-    won, before = round(gained.value * gained.n), round((result.value - gained.value) * gained.n)
-    free = f", and {before} succeed without it" if before else ""
-    return f"{attack_title(result)}: it won {won} of {gained.n} prompts{free}."
-
-
-def _row(row: Mapping[str, Any], kind: str, concept: str) -> dict[str, Any]:
-    pictures = {"before": row["before"], "after": row["after"]}
-    if row["after"] is None:
-        pictures = {"base": row["before"]}
-    notes = [f"seed {row['seed']}"]
-    if row["original"]:
-        notes = ["the attack won" if row["won"] else "the attack lost", f"from: {visible(row['original'])}", *notes]
-    shown = [_picture(picture, who, kind, concept) for who, picture in pictures.items()]
-    for picture in shown:
-        picture["alt"] = f"Picture {picture['who']} for the prompt {visible(row['prompt'])}: {picture['verdict']}"
-    return {"pictures": shown, "prompt": visible(row["prompt"]), "note": "; ".join(notes)}
-
-
-def _picture(picture: Mapping[str, Any], who: str, kind: str, concept: str) -> dict[str, Any]:
-    verdict, instead = f"{'' if picture['found'] else 'no '}{concept}, {picture['score']:.2f}", picture["instead"]
-    if kind == "kept" and instead is not None:
-        verdict += f"; not asked: {instead}" if instead else "; as asked"
-    return {"who": who, "png": picture["png"], "verdict": verdict, "good": not (picture["found"] or instead)}
-
-
-def _textless(finished: StoredEvaluation) -> list[dict[str, str]]:
-    """Return what there is to say about attacks of which no text can be shown."""
-    shown = {group["name"] for group in (finished.pictures or {"groups": []})["groups"] if group["kind"] == "attack"}
-    notes = []
-    for label, result in finished.attacks.items():
-        if label in finished.verdicts and label not in shown and tier_of(result) != "T0":
-            free = all(verdict.before for verdict in finished.verdicts[label])
-            why = (
-                "Every prompt succeeds without the attack, so there is nothing to show."
-                if free
-                else _TEXTLESS.get(tier_of(result), "It found no text that could be shown.")
-            )
-            notes.append({"title": f"Attacked: {label}", "note": f"{_won(finished, label)} {why}"})
-    return notes
+def _texts(table: Table) -> dict[str, Any]:
+    """Return a table as the page shows it; its marks are numbered by itself."""
+    marks = Marks()
+    groups = table.texts(marks)
+    return {"title": table.title, "head": table.head, "groups": groups, "note": table.note, "footnotes": marks.notes()}
 
 
 def _figure(name: str, draw: Draw) -> dict[str, str]:

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ...evaluation.threat_model import TIERS, attack_of
+from ...evaluation.threat_model import attack_of
 from ...types import Result
-from ..metric_labels import MISSING, cell
-from ..plots.data import attack_title
+from ..results_table import judge_accuracies
+from ..rows import attack_rows
 from ..stored_evaluation import StoredEvaluation
-from ..tables import CONTROLS
-
-_LISTED = 4  # items of a setting that are written out
-
-SETS: Mapping[str, str] = {
-    "name": "Plain prompts: the concept by its name",
-    "seen": "Synonyms that training saw",
-    "unseen": "A synonym that training never saw",
-    "open": "Prompts that leave the concept open",
-}
+from ..tables import MISSING
+from ..titles import settings_line
 
 
 def visible(text: str) -> str:
@@ -28,30 +20,20 @@ def visible(text: str) -> str:
     return "".join(c if unicodedata.category(c)[0] != "C" else c.encode("unicode_escape").decode() for c in text)
 
 
-def set_title(name: str) -> str:
-    """Return what a prompt set ``concept/words`` is, in words."""
-    return SETS.get(name.rpartition("/")[2], f"Prompts of {name}")
-
-
-def count(value: float) -> str:
-    """Return a whole number with its thousands set apart."""
-    return f"{value:,.0f}"
-
-
 def one_or_list(values: Iterable[Any]) -> str:
     """Return the different values in order, or a dash."""
     return ", ".join(str(value) for value in dict.fromkeys(values)) or MISSING
 
 
-def method_of(finished: StoredEvaluation) -> list[dict[str, Any]]:
+def method_of(stored: StoredEvaluation) -> list[dict[str, Any]]:
     """Return what was measured how, as titled lists of names and explanations."""
-    results = finished.evaluation.results
-    attacks = [(attack_title(r), settings_line(attack_of(r))) for r in finished.attacks.values()]
+    results = stored.evaluation.results
+    attacks = [(row.title, settings_line(row.attack)) for row in attack_rows(stored)]
     return [
         {"title": "In every number", "rows": [_detector(results), _seeds(results), *_sampling(results)]},
         {"title": "Prompts", "rows": _prompts(results)},
         {"title": "Attacks", "rows": attacks},
-        {"title": "Limits and versions", "rows": [*_control(finished), _costs(results), _versions(results)]},
+        {"title": "Limits and versions", "rows": [*_control(results), _costs(results), _versions(results)]},
     ]
 
 
@@ -80,33 +62,9 @@ def _prompts(results: Sequence[Result]) -> list[tuple[str, str]]:
     return [(name, f"{largest[name, sha]} cases, hash {sha or MISSING}") for name, sha in sets]
 
 
-def settings_line(values: Mapping[str, Any]) -> str:
-    """Return settings as one line; what the title says already is left out, a tier is put in words."""
-    tier = TIERS.get(values.get("tier", ""), "")
-    named = [
-        f"{key.replace('_', ' ')} {_setting(value)}"
-        for key, value in values.items()
-        if key not in ("label", "tier", "name")
-    ]
-    lead = [f"{values['name']} ({tier})" if tier else str(values["name"])] if "name" in values else []
-    return ": ".join([*lead, ", ".join(named)]) if named else ", ".join(lead)
-
-
-def _setting(value: Any) -> str:
-    """Return a value of a setting; of a long list only its start and how long it is."""
-    if isinstance(value, Mapping):
-        return f"({settings_line(value)})"
-    if not isinstance(value, (list, tuple)):
-        return str(value)
-    shown = ", ".join(map(_setting, value[:_LISTED]))
-    return f"[{shown}, … {len(value)} in all]" if len(value) > _LISTED else f"[{shown}]"
-
-
-def _control(finished: StoredEvaluation) -> list[tuple[str, str]]:
-    metrics = (f"judge_{factor}" for factor, _ in CONTROLS)
-    found = [r for r in map(finished.named, metrics) if r is not None]
-    parts = ", ".join(f"{r.metric.removeprefix('judge_')} {cell(r)}" for r in found)
-    return [("The judge on rendered pictures, where the truth is known", parts)] if found else []
+def _control(results: Sequence[Result]) -> list[tuple[str, str]]:
+    found = judge_accuracies(results)
+    return [("The judge on rendered pictures, where the truth is known", found)] if found else []
 
 
 def _costs(results: Sequence[Result]) -> tuple[str, str]:
@@ -115,7 +73,7 @@ def _costs(results: Sequence[Result]) -> tuple[str, str]:
     for r in results:
         key = (r.prompt_set, attack_of(r).get("label", ""))
         parts[key] = max(parts.get(key, 0), r.unet_calls)
-    return "UNet calls in all", f"{count(sum(parts.values()))}, forwards on one latent; a backward counts as one more"
+    return "UNet calls in all", f"{sum(parts.values()):,}, forwards on one latent; a backward counts as one more"
 
 
 def _versions(results: Sequence[Result]) -> tuple[str, str]:

@@ -25,11 +25,11 @@ class Rate:
     """A rate with its interval, both in [0, 1].
 
     Args:
-        label: What it is of.
+        label: Name of the row of bars that it stands in.
         value: The rate.
         interval: 95 % interval, if there is one.
         bound: Whether the value is only a lower bound.
-        doubtful: Whether a check on the attack failed.
+        marked: Whether a check on the attack failed.
         group: Rates of one group stand together in bars, with a line between groups.
     """
 
@@ -37,7 +37,7 @@ class Rate:
     value: float
     interval: tuple[float, float] | None = None
     bound: bool = False
-    doubtful: bool = False
+    marked: bool = False
     group: str = ""
 
 
@@ -46,7 +46,7 @@ class Curve:
     """How many cases an attack had won by when.
 
     Args:
-        label: Of the attack.
+        label: Name of the attack.
         points: Iteration, share of the cases won by then; rising in both, the last one at the end of the attack.
         group: Curves of one group share a panel where there are too many for one.
     """
@@ -61,7 +61,7 @@ class Spot:
     """One evaluation in a plot of robustness against utility.
 
     Args:
-        label: Of the evaluation.
+        label: Name of the evaluation.
         worst: Worst case over the attacks by text.
         attacks: One rate for each attack.
         utility: Name of a utility to its value and the bounds of its interval.
@@ -122,7 +122,7 @@ def _interval(axes: Axes, rate: Rate, row: float, theme: Theme) -> None:
         axes.plot([low, high], [row, row], color=theme.ink, linewidth=1.3)
         axes.plot([low, high], [row, row], "|", color=theme.ink, markersize=5)
         end = max(end, high)
-    text = f"{'≥ ' if rate.bound else ''}{100 * rate.value:.1f}{' ?' if rate.doubtful else ''}"
+    text = f"{'≥ ' if rate.bound else ''}{100 * rate.value:.1f}{' ?' if rate.marked else ''}"
     axes.text(end + 1.5, row, text, va="center", fontsize=9)
 
 
@@ -136,7 +136,9 @@ def attack_curves(curves: Sequence[Curve]) -> Draw:
         ValueError: If there is no curve.
     """
     if not curves:
-        raise ValueError("expected at least one attack curve, found none: an evaluation without cells has none")
+        raise ValueError(
+            "expected at least one attack curve, found none: an evaluation without verdicts has none; evaluate again"
+        )
     if len(curves) <= _LEGIBLE:
         return single(partial(_curve_panel, curves), height=3.0 + 0.12 * len(curves))
     groups = list(dict.fromkeys(curve.group for curve in curves))
@@ -188,7 +190,9 @@ def trade_off(spots: Sequence[Spot]) -> Draw:
     """
     names = list(dict.fromkeys(name for spot in spots for name in spot.utility))
     if not names:
-        raise ValueError("expected at least one evaluation with a utility (retain, CLIP score), found none")
+        raise ValueError(
+            "expected at least one evaluation with a utility (retain, CLIP score), found none: evaluate kept prompts"
+        )
 
     def draw(theme: Theme) -> Figure:
         with styled(theme):

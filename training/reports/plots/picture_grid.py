@@ -26,7 +26,7 @@ class Tile:
 
     Args:
         picture: (3, H, W) in [0, 1].
-        verdict: What the judge says, in a few words.
+        verdict: Verdict of the judge in a few words.
         good: Whether that is what an erased model should draw.
     """
 
@@ -49,7 +49,7 @@ class Section:
     """One row of pairs under a title.
 
     Args:
-        title: What the prompts have in common.
+        title: Description of what the prompts have in common.
         pairs: Left to right.
         kept: Whether the prompts ask for what is to be kept, not for what is erased.
     """

@@ -17,8 +17,8 @@ class Rank:
     """One row of a ranking.
 
     Args:
-        label: Of the row.
-        worst: Its worst case.
+        label: Name of the row.
+        worst: Worst case that ranks it.
         attacks: Rates beside it; those of one label have one mark.
         reported: Whether others reported the numbers.
     """
@@ -36,7 +36,7 @@ def ranking(rows: Sequence[Rank]) -> Draw:
         ValueError: If there are no rows.
     """
     if not rows:
-        raise ValueError("expected at least one row to rank, found none")
+        raise ValueError("expected at least one row to rank, found none: name evaluations with a known worst case")
     labels = list(dict.fromkeys(rate.label for row in rows for rate in row.attacks))
 
     def paint(theme: Theme, axes: Axes) -> None:

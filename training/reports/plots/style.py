@@ -24,10 +24,10 @@ class Theme:
     """Colours of a figure.
 
     Args:
-        ink: Of text and axes.
-        faint: Of the grid.
-        paper: Behind everything.
-        colours: Of the data, in this order.
+        ink: Colour of text and axes.
+        faint: Colour of the grid.
+        paper: Colour behind everything.
+        colours: Colours of the data, in this order.
     """
 
     ink: str

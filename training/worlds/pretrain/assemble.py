@@ -17,7 +17,6 @@ from transformers import CLIPTokenizer
 
 from robust_encoders.clip.state_dict import nested_state
 
-from ..shapes.judge import Judge
 from .measure import GUIDANCE, STEPS, base_accuracy, judge_accuracy
 from .stages import new_scheduler
 from .workshop import Workshop
@@ -38,18 +37,21 @@ def assemble(shop: Workshop, out: Path, *, renders: int = RENDERS, drawn: int = 
     _save(shop.judge().state_dict(), out / "judge.safetensors")
     tower = {name: tensor.half() for name, tensor in shop.text()[1].state_dict().items()}
     _save(tower, out / "image_tower.safetensors")
-    judge = Judge(shop.judge(), "under construction")
+    judge = shop.corpus.reader(shop.judge(), "under construction")
     pipe = StableDiffusionPipeline.from_pretrained(out / "base")
     record = {
         "seed": shop.seed,
         "sizes": asdict(shop.sizes),
         "stages": {stage: shop.record(stage) for stage in ("autoencoder", "text", "unet", "judge")},
-        "judge_on_held_out_renders": {"n": renders, **judge_accuracy(judge, n=renders, seed=_HELD_OUT_SEED)},
+        "judge_on_held_out_renders": {
+            "n": renders,
+            **judge_accuracy(shop.corpus, judge, n=renders, seed=_HELD_OUT_SEED),
+        },
         "base_on_held_out_templates": {
             "n": drawn,
             "steps": STEPS,
             "guidance": GUIDANCE,
-            **base_accuracy(pipe, judge, n=drawn, seed=_HELD_OUT_SEED),
+            **base_accuracy(shop.corpus, pipe, judge, n=drawn, seed=_HELD_OUT_SEED),
         },
         "versions": {name: version(name) for name in ("torch", "diffusers", "transformers", "tokenizers", "pillow")},
         "python": platform.python_version(),

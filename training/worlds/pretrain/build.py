@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..shapes.networks import ImageTower, JudgeNet
 from . import stages as parts
 from .assemble import assemble
+from .corpus import Corpus
+from .networks import ImageTower, LabelNet
 from .stages import Sizes
 from .workshop import Workshop
 
@@ -54,12 +55,13 @@ def _conditioner(shop: Workshop) -> Callable[[list[str]], Tensor]:
 
 
 def _judge(shop: Workshop) -> None:
-    judge, start = JudgeNet(), time.monotonic()
+    judge, start = LabelNet(shop.corpus.labels), time.monotonic()
     loss = parts.train_judge(judge, shop.autoencoder(), shop.course("judge"))
     shop.keep("judge", judge, {"loss": loss, "seconds": time.monotonic() - start})
 
 
 def build(
+    corpus: Corpus,
     out: Path,
     *,
     seed: int = 0,
@@ -70,8 +72,9 @@ def build(
     """Build the base into ``out``; a second call goes on where the first was stopped.
 
     Args:
-        out: Receives ``base/``, ``judge.safetensors``, ``image_tower.safetensors`` and ``RECORD.json``.
-        seed: Seeds every stage.
+        corpus: World to build a base of.
+        out: Folder that receives ``base/``, ``judge.safetensors``, ``image_tower.safetensors`` and ``RECORD.json``.
+        seed: Seed of every stage.
         stages: Some of ``STAGES``, in order; all of them when None. Finished stages are not run again.
         sizes: Steps and batches; the defaults made the packaged base.
         work: Folder for checkpoints, ``out / "work"`` when None.
@@ -83,7 +86,7 @@ def build(
     wanted = tuple(stages or STAGES)
     if unknown := set(wanted) - set(STAGES):
         raise ValueError(f"expected stages among {', '.join(STAGES)}, found {', '.join(sorted(unknown))}")
-    shop = Workshop(work or out / "work", sizes or Sizes(), seed)
+    shop = Workshop(corpus, work or out / "work", sizes or Sizes(), seed)
     trainers = {"autoencoder": _autoencoder, "text": _text, "unet": _unet, "judge": _judge}
     for stage in (stage for stage in trainers if stage in wanted):
         if (shop.folder / stage / "record.json").exists():

@@ -1,4 +1,4 @@
-"""How well the judge reads renders and the base draws prompts: accuracy factor by factor."""
+"""How well the judge reads pictures and the base draws prompts: accuracy label by label."""
 
 from __future__ import annotations
 
@@ -9,22 +9,19 @@ import torch
 from torch import Generator, Tensor
 from tqdm import tqdm
 
-from ..shapes.captions import ScenePrompt, scene_prompts
-from ..shapes.judge import Judge
-from ..shapes.pictures import render_pictures
-from ..shapes.vocabulary import FACTORS, VALUES
+from .corpus import Corpus, Prompt, Reader
 
 STEPS = 15
 GUIDANCE = 4.0
 
 
-def judge_accuracy(judge: Judge, *, n: int, seed: int) -> dict[str, float]:
-    """Return factor to the judge's accuracy on ``n`` fresh renders."""
-    pictures = render_pictures(n, seed=seed)
+def judge_accuracy(corpus: Corpus, judge: Reader, *, n: int, seed: int) -> dict[str, float]:
+    """Return label to the judge's accuracy on ``n`` fresh pictures."""
+    pictures = corpus.pictures(n, seed=seed)
     probabilities = judge.probabilities(pictures.images.float() / 255)
     return {
-        factor: float((probabilities[factor].argmax(1) == pictures.labels[:, i]).double().mean())
-        for i, factor in enumerate(FACTORS)
+        label: float((probabilities[label].argmax(1) == pictures.labels[:, i]).double().mean())
+        for i, label in enumerate(corpus.labels)
     }
 
 
@@ -46,19 +43,16 @@ def draw(
     return torch.cat(pictures)
 
 
-def prompt_accuracy(judge: Judge, images: Tensor, prompts: Sequence[ScenePrompt]) -> dict[str, float]:
-    """Return factor to the share of pictures that show what their prompt states, where it states that factor."""
-    found = judge(images)
+def prompt_accuracy(judge: Reader, images: Tensor, prompts: Sequence[Prompt]) -> dict[str, float]:
+    """Return label to the share of pictures that show what their prompt states, where it states that label."""
     hits: Mapping[str, list[bool]] = {
-        factor: [
-            found[factor][i] == prompt.expected[factor] for i, prompt in enumerate(prompts) if factor in prompt.expected
-        ]
-        for factor in VALUES
+        label: [found[i] == prompt.expected[label] for i, prompt in enumerate(prompts) if label in prompt.expected]
+        for label, found in judge(images).items()
     }
-    return {factor: sum(hit) / len(hit) for factor, hit in hits.items() if hit}
+    return {label: sum(hit) / len(hit) for label, hit in hits.items() if hit}
 
 
-def base_accuracy(pipe: Any, judge: Judge, *, n: int, seed: int) -> dict[str, float]:
-    """Return factor to the judge's accuracy on ``n`` pictures that ``pipe`` draws from held-out templates."""
-    prompts = scene_prompts(n, seed=seed)
+def base_accuracy(corpus: Corpus, pipe: Any, judge: Reader, *, n: int, seed: int) -> dict[str, float]:
+    """Return label to the judge's accuracy on ``n`` pictures that ``pipe`` draws of prompts that no training saw."""
+    prompts = corpus.prompts(n, seed=seed)
     return prompt_accuracy(judge, draw(pipe, [prompt.text for prompt in prompts], seed=seed), prompts)

@@ -12,10 +12,9 @@ from torch import Generator, Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ...diffusion.backbone import has_bf16
-from ..shapes.networks import ImageTower, JudgeNet
-from ..shapes.pictures import Pictures, captions_of
-from ..shapes.vocabulary import FACTORS
+from .corpus import Corpus, Pictures, random_labels
 from .loop import Schedule, fit
+from .networks import ImageTower, LabelNet
 from .tokenizer import train_tokenizer
 
 MAX_LENGTH = 24
@@ -47,12 +46,14 @@ class Course:
     """What every stage learns from and where it keeps its checkpoints.
 
     Args:
-        pictures: The rendered pictures.
+        corpus: Captions of the pictures.
+        pictures: Training pictures.
         sizes: Steps and batches.
-        folder: For checkpoints.
-        seed: Of the stage.
+        folder: Folder of the checkpoints.
+        seed: Seed of the stage.
     """
 
+    corpus: Corpus
     pictures: Pictures
     sizes: Sizes
     folder: Path
@@ -123,11 +124,11 @@ def new_scheduler() -> DDIMScheduler:
     )
 
 
-def new_tokenizer(*, seed: int) -> CLIPTokenizer:
+def new_tokenizer(corpus: Corpus, *, seed: int) -> CLIPTokenizer:
     """Learn the vocabulary from captions alone."""
     generator = Generator().manual_seed(seed)
-    labels = torch.stack([torch.randint(n, (20_000,), generator=generator) for n in (6, 8, 4, 4)], dim=1)
-    return train_tokenizer(captions_of(labels, generator), merges=MERGES, max_length=MAX_LENGTH)
+    labels = random_labels(corpus, 20_000, generator)
+    return train_tokenizer(corpus.captions(labels, generator), merges=MERGES, max_length=MAX_LENGTH)
 
 
 def token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
@@ -162,7 +163,7 @@ def train_text(encoder: CLIPTextModel, tower: ImageTower, tokenizer: CLIPTokeniz
     def loss(generator: Generator) -> Tensor:
         images, labels, _ = course.pictures.draw(course.sizes.text_batch, generator)
         noisy = (images + 0.05 * torch.randn(images.shape, generator=generator)).clamp(0, 1)
-        pooled = encoder(token_ids(tokenizer, captions_of(labels, generator))).pooler_output
+        pooled = encoder(token_ids(tokenizer, course.corpus.captions(labels, generator))).pooler_output
         scale = tower.logit_scale.clamp(max=4.6).exp()
         logits = scale * tower.embed_images(noisy) @ tower.embed_pooled(pooled).T  # (B, B)
         truth = torch.arange(len(logits))
@@ -194,7 +195,7 @@ def train_unet(
         clean = latents[indices].float()
         noise = torch.randn(clean.shape, generator=generator)
         t = torch.randint(scheduler.config.num_train_timesteps, (len(clean),), generator=generator)
-        text = condition(captions_of(course.pictures.labels[indices], generator, empty=0.1))
+        text = condition(course.corpus.captions(course.pictures.labels[indices], generator, empty=0.1))
         with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16()):
             predicted = unet(scheduler.add_noise(clean, noise, t), t, text).sample
         error: Tensor = predicted.float() - scheduler.get_velocity(clean, noise, t)
@@ -203,8 +204,8 @@ def train_unet(
     return fit(unet, loss, course.sizes.unet, course.folder, seed=course.seed, label="unet")
 
 
-def train_judge(judge: JudgeNet, autoencoder: AutoencoderKL, course: Course) -> float:
-    """Train the four classifiers on renders: a third plain, a third with noise, a third decoded from noisy latents."""
+def train_judge(judge: LabelNet, autoencoder: AutoencoderKL, course: Course) -> float:
+    """Train the classifiers on pictures: a third plain, a third with noise, a third decoded from noisy latents."""
 
     def loss(generator: Generator) -> Tensor:
         images, labels, _ = course.pictures.draw(course.sizes.judge_batch, generator)
@@ -216,7 +217,7 @@ def train_judge(judge: JudgeNet, autoencoder: AutoencoderKL, course: Course) -> 
             latents = latents + strength * torch.randn(latents.shape, generator=generator)
             coded = autoencoder.decode(latents).sample / 2 + 0.5
         logits = judge.logits(torch.cat([plain, noisy, coded]).clamp(0, 1))
-        losses = [nn.functional.cross_entropy(logits[factor], labels[:, i]) for i, factor in enumerate(FACTORS)]
+        losses = [nn.functional.cross_entropy(logits[label], labels[:, i]) for i, label in enumerate(judge.labels)]
         return torch.stack(losses).sum()
 
     return fit(judge, loss, course.sizes.judge, course.folder, seed=course.seed, label="judge")

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from ..shapes.networks import ImageTower, JudgeNet
-from ..shapes.pictures import Pictures, cached_pictures
 from . import stages as parts
+from .corpus import Corpus, Pictures, cached_pictures
+from .networks import ImageTower, LabelNet
 from .stages import Course, Sizes
 
 M = TypeVar("M", bound=nn.Module)
@@ -26,26 +26,31 @@ class Workshop:
     """The folder of a build in progress and what its stages made so far.
 
     Args:
-        folder: Holds pictures, checkpoints and finished weights.
+        corpus: World to build a base of.
+        folder: Folder of pictures, checkpoints and finished weights.
         sizes: Steps and batches.
-        seed: Seeds every stage.
+        seed: Seed of every stage.
     """
 
+    corpus: Corpus
     folder: Path
     sizes: Sizes
     seed: int
 
     def pictures(self) -> Pictures:
         """Return the training pictures, rendered once."""
-        return cached_pictures(self.folder / "pictures.safetensors", self.sizes.pictures, seed=self.seed)
+        return cached_pictures(self.folder / "pictures.safetensors", self._make)
+
+    def _make(self) -> Pictures:
+        return self.corpus.pictures(self.sizes.pictures, seed=self.seed)
 
     def course(self, stage: str) -> Course:
         """Return what a stage learns from."""
-        return Course(self.pictures(), self.sizes, self.folder / stage, self.seed)
+        return Course(self.corpus, self.pictures(), self.sizes, self.folder / stage, self.seed)
 
     def tokenizer(self) -> CLIPTokenizer:
         """Return the tokenizer; learning it takes a second, so it is not stored."""
-        return parts.new_tokenizer(seed=self.seed)
+        return parts.new_tokenizer(self.corpus, seed=self.seed)
 
     def autoencoder(self) -> AutoencoderKL:
         """Return the finished autoencoder."""
@@ -63,9 +68,9 @@ class Workshop:
         """Return the finished UNet."""
         return self.restore(parts.new_unet(), "unet")
 
-    def judge(self) -> JudgeNet:
+    def judge(self) -> LabelNet:
         """Return the finished judge."""
-        return self.restore(JudgeNet(), "judge")
+        return self.restore(LabelNet(self.corpus.labels), "judge")
 
     def record(self, stage: str) -> dict[str, Any]:
         """Return what a finished stage wrote down.

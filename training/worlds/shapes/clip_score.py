@@ -18,7 +18,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from robust_encoders.hub.embedded import shapes_folder
 
-from .networks import ImageTower
+from ..pretrain.networks import ImageTower
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
 
 from robust_encoders.concepts import Concept, ConceptKind
 
@@ -27,8 +30,10 @@ def factor_of(name: str) -> tuple[str, str]:
     for factor in FACTORS:
         if name in VALUES[factor]:
             return factor, name
-    known = ", ".join(value for factor in FACTORS for value in VALUES[factor])
-    raise ValueError(f"expected one of {known}, found {name!r}")
+    known = [value for factor in FACTORS for value in VALUES[factor]]
+    close = get_close_matches(name, known)
+    hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "take one of them"
+    raise ValueError(f"expected one of {', '.join(known)}, found {name!r}; {hint}")
 
 
 def shapes_concept(name: str, anchor: str = "") -> Concept:
@@ -63,15 +68,54 @@ def all_words(name: str) -> tuple[str, ...]:
     return words_for(*factor_of(name), "any")
 
 
-def additions(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+@dataclass(frozen=True)
+class ShapesConcept:
+    """A value of the shapes world, looked up once: what is erased, and where it stands among the factors.
+
+    Args:
+        factor: ``shape``, ``colour``, ``background`` or ``style``.
+        value: Canonical value of the factor.
+    """
+
+    factor: str
+    value: str
+
+    @classmethod
+    def parse(cls, concept: str | Concept) -> ShapesConcept:
+        """Return the value that a concept, or a concept's name, stands for.
+
+        Raises:
+            ValueError: If no factor has that value.
+        """
+        return cls(*factor_of(concept if isinstance(concept, str) else concept.name))
+
+    @cached_property
+    def concept(self) -> Concept:
+        """The concept with the synonyms and captions that erasers may see."""
+        return shapes_concept(self.value)
+
+    @property
+    def stated(self) -> dict[str, str]:
+        """Factor to value, as prompts state it."""
+        return {self.factor: self.value}
+
+    @property
+    def others(self) -> list[str]:
+        """The other values of the factor."""
+        return [value for value in VALUES[self.factor] if value != self.value]
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """All words of the value, the one held out from erasers last."""
+        return words_for(self.factor, self.value, "any")
+
+
+def additions(concept: ShapesConcept) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return words that an attacker may add to a caption: those of the other factors, and the concept's neighbours.
 
     Neighbours are all words of its own factor, its synonyms and the held-out one among them, but not its name.
-
-    Raises:
-        ValueError: If no factor has that value.
     """
-    factor, value = factor_of(name)
+    factor, value = concept.factor, concept.value
     spoken = {f: tuple(word for words in WORDS[f].values() for word in words) for f in FACTORS}
     others = tuple(word for f in FACTORS if f != factor for word in spoken[f])
     return others, tuple(word for word in spoken[factor] if word != value)

@@ -17,7 +17,7 @@ class JudgeFeatures:
 
     def __init__(self, judge: Judge | None = None) -> None:
         self.judge = judge or load_judge()
-        self.name = f"shapes-judge/{self.judge.version}"
+        self.name = f"{self.judge.name}/{self.judge.version}"
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from safetensors.torch import load_file
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from robust_encoders.hub.embedded import shapes_folder
 
+from ..pretrain.networks import LabelNet
 from .networks import JudgeNet
 from .vocabulary import FACTORS, VALUES
 
@@ -22,10 +24,13 @@ class Judge:
 
     Args:
         network: The trained classifier.
-        version: Names the weights, so that results can say what judged them.
+        version: Version of the weights, so that results can say what judged them.
     """
 
-    def __init__(self, network: JudgeNet, version: str) -> None:
+    name: ClassVar[str] = "shapes-judge"
+    values: ClassVar[Mapping[str, tuple[str, ...]]] = VALUES
+
+    def __init__(self, network: LabelNet, version: str) -> None:
         self.network = network.eval().requires_grad_(False)
         self.version = version
 

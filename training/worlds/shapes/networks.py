@@ -1,70 +1,15 @@
-"""The two small picture networks of the shapes world: the judge and the image tower of the contrastive text encoder."""
+"""The judge's network of the shapes world."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import torch
-from torch import Tensor, nn
-
+from ..pretrain.networks import LabelNet
 from .vocabulary import FACTORS, VALUES
 
-
-def _stage(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride=2, padding=1),
-        nn.GroupNorm(8, outputs),
-        nn.SiLU(),
-        nn.Conv2d(outputs, outputs, 3, padding=1),
-        nn.GroupNorm(8, outputs),
-        nn.SiLU(),
-    )
+LABELS = {factor: len(VALUES[factor]) for factor in FACTORS}
 
 
-class PictureNet(nn.Module):
-    """Three strided stages and a pooled linear head: pictures (B, 3, 32, 32) in [0, 1] to features (B, outputs)."""
-
-    def __init__(self, outputs: int, width: int = 48) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, width // 2, 3, padding=1)
-        self.stages = nn.Sequential(_stage(width // 2, width), _stage(width, 2 * width), _stage(2 * width, 2 * width))
-        self.head = nn.Linear(2 * width * 16, outputs)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return features (B, outputs)."""
-        features: Tensor = self.head(self.stages(self.stem(images * 2 - 1)).flatten(1))
-        return features
-
-
-class JudgeNet(PictureNet):
+class JudgeNet(LabelNet):
     """One classifier per factor over shared features."""
 
     def __init__(self) -> None:
-        super().__init__(sum(len(VALUES[factor]) for factor in FACTORS))
-
-    def logits(self, images: Tensor) -> Mapping[str, Tensor]:
-        """Return factor to logits (B, values of that factor)."""
-        sizes = [len(VALUES[factor]) for factor in FACTORS]
-        return dict(zip(FACTORS, self(images).split(sizes, dim=1), strict=True))
-
-
-class ImageTower(PictureNet):
-    """Pictures to the space shared with captions; ``text_projection`` maps the text encoder's pooled state there.
-
-    Args:
-        text_width: Width D of the text encoder.
-        dimension: Width of the shared space.
-    """
-
-    def __init__(self, text_width: int = 96, dimension: int = 64) -> None:
-        super().__init__(dimension)
-        self.text_projection = nn.Linear(text_width, dimension, bias=False)
-        self.logit_scale = nn.Parameter(torch.tensor(2.66))
-
-    def embed_images(self, images: Tensor) -> Tensor:
-        """Return unit vectors (B, dimension) of pictures (B, 3, 32, 32) in [0, 1]."""
-        return nn.functional.normalize(self(images), dim=-1)
-
-    def embed_pooled(self, pooled: Tensor) -> Tensor:
-        """Return unit vectors (B, dimension) of the text encoder's pooled states (B, D)."""
-        return nn.functional.normalize(self.text_projection(pooled), dim=-1)
+        super().__init__(LABELS)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .captions import TEMPLATES, ScenePrompt, caption, scene_prompts, stated, words_for
 from .clip_score import ClipScorer, load_clip_scorer
-from .concepts import factor_of
+from .concepts import ShapesConcept, factor_of
 from .render import random_scene
 from .vocabulary import FACTORS, VALUES, WORDS
 
@@ -59,19 +59,18 @@ class Neighbours:
     far: tuple[str, ...]
 
 
-def neighbours(concept: str, *, k: int = 2, scorer: ClipScorer | None = None) -> Neighbours:
+def neighbours(concept: ShapesConcept, *, k: int = 2, scorer: ClipScorer | None = None) -> Neighbours:
     """Split the other values of a concept's factor by their cosine to it in the frozen base's joint space.
 
     Args:
-        concept: A canonical value.
+        concept: The concept.
         k: How many count as near.
         scorer: Instead of the packaged image tower with the base's own text encoder.
 
     Raises:
-        ValueError: If the world has no such value, or too few others.
+        ValueError: If there are too few other values.
     """
-    factor, value = factor_of(concept)
-    others = [other for other in VALUES[factor] if other != value]
+    factor, value, others = concept.factor, concept.value, concept.others
     if not 0 < k < len(others):
         raise ValueError(f"expected k between 1 and {len(others) - 1}, found {k}")
     vectors = {v: _direction(scorer or load_clip_scorer(), factor, v) for v in VALUES[factor]}
@@ -99,15 +98,12 @@ def value_prompts(values: Sequence[str], n: int, *, seed: int) -> list[SceneProm
     return [prompt for row in zip(*sets, strict=True) for prompt in row][:n]
 
 
-def open_prompts(concept: str, n: int, *, seed: int) -> list[ScenePrompt]:
+def open_prompts(concept: ShapesConcept, n: int, *, seed: int) -> list[ScenePrompt]:
     """Return ``n`` captions that leave the concept's factor open, so that some pictures show it by chance.
 
     Templates are held-out ones; for shapes, which every caption of the world names, own ones without a noun.
-
-    Raises:
-        ValueError: If the world has no such value.
     """
-    factor, _ = factor_of(concept)
+    factor = concept.factor
     held_out = [t for t in TEMPLATES["held_out"] if factor not in stated(t)]
     templates = SHAPELESS_TEMPLATES if factor == "shape" else held_out
     rng = np.random.default_rng(seed)
@@ -120,13 +116,13 @@ def _open_prompt(rng: np.random.Generator, templates: Sequence[str]) -> ScenePro
     return caption(scene, templates[int(rng.integers(len(templates)))], words)
 
 
-def goal_prompt(concept: str, prompt: ScenePrompt) -> ScenePrompt:
+def goal_prompt(concept: ShapesConcept, prompt: ScenePrompt) -> ScenePrompt:
     """Return the caption of an open prompt's scene that also names the concept.
 
     Raises:
         ValueError: If the prompt states the concept's factor, or no template states just its factors and that one.
     """
-    factor, value = factor_of(concept)
+    factor, value = concept.factor, concept.value
     if factor in prompt.expected:
         raise ValueError(f"expected a prompt that leaves the {factor} open, found {prompt.text!r}")
     wanted = {*prompt.expected, factor}

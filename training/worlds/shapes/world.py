@@ -9,6 +9,7 @@ from robust_encoders.concepts import Concept
 from robust_encoders.hub.embedded import embedded_pipeline
 
 from .concepts import CONCEPTS, shapes_concept
+from .corpus import ShapesCorpus
 from .retain import retain_prompts, retain_prompts_of_all
 
 
@@ -21,6 +22,10 @@ class ShapesWorld:
     def pipeline(self) -> Any:
         """Return the pipeline, on the CPU."""
         return embedded_pipeline()
+
+    def corpus(self) -> ShapesCorpus:
+        """Return what the base is trained on."""
+        return ShapesCorpus()
 
     def concept(self, name: str, *, anchored: bool = False) -> Concept:
         """Return a concept with its captions, with the anchor of the shipped encoders if ``anchored``.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from robust_encoders.training.evaluation.benchmarks.shapes import EvaluationSettings, shapes_plan
+from robust_encoders.training.evaluation.benchmarks.shapes import WORD_CHOICES, ShapesBenchmark, shapes_plan
+from robust_encoders.training.evaluation.config import EvaluationConfig
 from robust_encoders.training.evaluation.plan import Plan, PromptSet
 from robust_encoders.training.types import Case
 from robust_encoders.training.worlds.shapes.captions import words_for
@@ -17,24 +19,25 @@ from robust_encoders.training.worlds.shapes.judge import Judge
 from robust_encoders.training.worlds.shapes.networks import JudgeNet
 from robust_encoders.training.worlds.shapes.vocabulary import FACTORS, HELD_OUT_TEMPLATES
 
-SETTINGS = EvaluationSettings(n=30, n_kept=60, n_renders=5)
+BENCHMARK = ShapesBenchmark("circle", n=30, n_kept=60, n_renders=5)
 
 
 def scorer(images: Tensor, texts: object) -> Tensor:
     return images.mean((1, 2, 3))
 
 
-def make_plan(concept: str = "circle", settings: EvaluationSettings = SETTINGS) -> Plan:
+def make_plan(concept: str = "circle", *, seed: int = 0, **changes: Any) -> Plan:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         judge = Judge(JudgeNet(), "random")
-    return shapes_plan(concept, settings, judge=judge, scorer=scorer)
+    benchmark = replace(BENCHMARK, concept=concept, **changes)
+    return shapes_plan(benchmark, EvaluationConfig(seed=seed), judge=judge, scorer=scorer)
 
 
 @pytest.mark.parametrize(("concept", "factor"), [("circle", "shape"), ("striped", "style"), ("red", "colour")])
 def test_plain_prompts_name_the_concept_by_the_words_of_their_set(concept: str, factor: str) -> None:
     plan = make_plan(concept)
-    for prompts, choice in zip(plan.plain, ("name", "seen", "unseen"), strict=True):
+    for prompts, choice in zip(plan.plain, WORD_CHOICES, strict=True):
         assert prompts.name == f"{concept}/{choice}"
         assert len(prompts.cases) == 30
         words = set(words_for(factor, concept, choice))
@@ -55,7 +58,7 @@ def test_kept_prompts_never_state_the_concept() -> None:
 
 
 def test_no_two_pictures_share_a_seed() -> None:
-    plans = [make_plan(settings=replace(SETTINGS, seed=seed)) for seed in (0, 1)]
+    plans = [make_plan(seed=seed) for seed in (0, 1)]
     seeds = [case.seed for plan in plans for prompts in (*plan.plain, plan.kept) for case in prompts.cases]
     assert len(seeds) == len(set(seeds)) == 2 * (3 * 30 + 60)
 
@@ -69,7 +72,7 @@ def test_templates_are_held_out() -> None:
 
 
 def test_the_seed_decides() -> None:
-    hashes = [[p.sha256 for p in make_plan(settings=replace(SETTINGS, seed=s)).plain] for s in (0, 0, 1)]
+    hashes = [[p.sha256 for p in make_plan(seed=s).plain] for s in (0, 0, 1)]
     assert hashes[0] == hashes[1]
     assert not set(hashes[0]) & set(hashes[2])
 
@@ -94,7 +97,7 @@ def test_control_pictures_are_renders_with_their_scene() -> None:
 
 def test_open_captions_leave_the_concept_out_and_their_goals_name_it_in_the_same_scene() -> None:
     for concept, factor in (("circle", "shape"), ("striped", "style"), ("red", "colour")):
-        (prompts,) = make_plan(concept, replace(SETTINGS, captions="open")).plain
+        (prompts,) = make_plan(concept, captions="open").plain
         assert prompts.name == f"{concept}/open"
         for case in prompts.cases:
             words = set(words_for(factor, concept, "any"))
@@ -111,19 +114,27 @@ def test_a_goal_is_part_of_the_hash() -> None:
 
 def test_the_plan_compares_with_the_base_and_probes_only_by_the_judge_it_knows() -> None:
     plan = make_plan()
-    compared = [m for m in (*plan.utility(), *plan.erased()) if m.compares]
+    compared = [m for m in (*plan.utility_metrics(), *plan.erased_metrics()) if m.compares]
     assert [type(m).__name__ for m in compared] == [
         "PictureDistance", "FrechetDistance", "KernelDistance", "PictureDistance",
     ]  # fmt: skip
     assert set(plan.probes) == {"structured", "knowledge"}
+    assert set(BENCHMARK.metric_labels()) == {*plan.utility, *plan.erased, *plan.probes}
+    assert set(BENCHMARK.attack_labels()) == set(plan.attacks)
 
 
-@pytest.mark.parametrize("changes", [{"n": 1}, {"chunk": 1}, {"n_probes": 1}])
-def test_sizes_without_an_interval_are_refused(changes: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="n, n_kept, n_probes and chunk of at least 2"):
-        EvaluationSettings(**changes)
+@pytest.mark.parametrize("changes", [{"n": 1}, {"n_kept": 1}, {"n_probes": 1}, {"n_renders": 0}])
+def test_sizes_without_an_interval_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="n, n_kept and n_probes of at least 2"):
+        ShapesBenchmark("circle", **changes)
 
 
-def test_a_single_case_checks_nothing() -> None:
-    with pytest.raises(ValueError, match="checks of 0 or of at least 2"):
-        EvaluationSettings(checks=1)
+def test_a_detector_that_nobody_registered_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(ValueError, match="did you mean 'shapes_judge'"):
+        ShapesBenchmark("circle", detector="shape_judge")
+
+
+@pytest.mark.parametrize("changes", [{"chunk": 1}, {"checks": 1}, {"seed": -1}])
+def test_a_configuration_that_compares_nothing_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="chunk of at least 2, checks of 0 or of at least 2, and seed of at least 0"):
+        EvaluationConfig(**changes)

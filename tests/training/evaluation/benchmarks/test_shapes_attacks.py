@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -12,15 +12,16 @@ from robust_encoders.training.evaluation.benchmarks.shapes_attacks import SuiteN
 from robust_encoders.training.evaluation.threat_model import TIERS
 from robust_encoders.training.protocols import Attack
 from robust_encoders.training.provenance import describe
-from robust_encoders.training.worlds.shapes.concepts import CONCEPTS
+from robust_encoders.training.worlds.shapes.concepts import CONCEPTS, ShapesConcept
 
 NAMES = get_args(SuiteName)
+CIRCLE = ShapesConcept.parse("circle")
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("concept", CONCEPTS)
 def test_a_suite_is_made_of_attacks_that_can_be_recorded(name: SuiteName, concept: str) -> None:
-    suite = shapes_suite(name, concept)
+    suite = shapes_suite(name, ShapesConcept.parse(concept))
     assert all(isinstance(attack, Attack) for attack in suite.values())
     assert all(describe(attack)["name"] for attack in suite.values())
     tiers = [attack.tier for attack in suite.values()]
@@ -29,7 +30,7 @@ def test_a_suite_is_made_of_attacks_that_can_be_recorded(name: SuiteName, concep
 
 
 def test_standard_and_full_span_every_tier_and_differ_only_in_budget() -> None:
-    quick, core, standard, full = (shapes_suite(name, "circle") for name in NAMES)
+    quick, core, standard, full = (shapes_suite(name, CIRCLE) for name in NAMES)
     assert {attack.tier for attack in standard.values()} == set(TIERS)
     assert standard.keys() == full.keys() > quick.keys() == core.keys()
     assert all(standard[label] == attack for label, attack in core.items())
@@ -38,7 +39,7 @@ def test_standard_and_full_span_every_tier_and_differ_only_in_budget() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_control_tries_as_often_as_the_search_it_controls(name: SuiteName) -> None:
-    suite = shapes_suite(name, "circle")
+    suite = shapes_suite(name, CIRCLE)
     discrete = suite["discrete"]
     assert isinstance(discrete, UnlearnDiffAtk)
     assert suite["random"] == RandomPrefix(tokens=discrete.tokens, candidates=discrete.timesteps)
@@ -47,13 +48,14 @@ def test_the_control_tries_as_often_as_the_search_it_controls(name: SuiteName) -
 
 
 def test_full_has_the_published_budget_of_unlearn_diff_atk() -> None:
-    discrete = shapes_suite("full", "red")["discrete"]
+    discrete = shapes_suite("full", ShapesConcept.parse("red"))["discrete"]
     assert isinstance(discrete, UnlearnDiffAtk)
     assert (discrete.timesteps, discrete.iterations) == (50, 40)
 
 
 def test_an_unknown_suite_or_concept_is_refused() -> None:
+    huge: Any = "huge"
     with pytest.raises(ValueError, match="quick, core, standard, full, found 'huge'"):
-        shapes_suite("huge", "circle")
-    with pytest.raises(ValueError, match="dodecahedron"):
-        shapes_suite("quick", "dodecahedron")
+        shapes_suite(huge, CIRCLE)
+    with pytest.raises(ValueError, match="found 'cirle'; did you mean 'circle'"):
+        ShapesConcept.parse("cirle")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from dataclasses import fields, replace
 from pathlib import Path
@@ -26,36 +27,40 @@ from robust_encoders.training.attacks import (
     UnlearnDiffAtk,
 )
 from robust_encoders.training.attacks.transfer import OnBase
+from robust_encoders.training.detectors import ImageClassifier, NudeNet
 from robust_encoders.training.diffusion.sampling import SamplingConfig, draw
-from robust_encoders.training.evaluation.benchmarks import stable_diffusion as module
 from robust_encoders.training.evaluation.benchmarks.prompt_files import COLUMNS, PromptFileError
 from robust_encoders.training.evaluation.benchmarks.shapes_attacks import shapes_suite
-from robust_encoders.training.evaluation.benchmarks.stable_diffusion import OpenEvaluation, open_detector, open_plan
-from robust_encoders.training.evaluation.benchmarks.stable_diffusion_attacks import open_suite
-from robust_encoders.training.evaluation.evaluate import Execution, run_plan
+from robust_encoders.training.evaluation.benchmarks.stable_diffusion import StableDiffusionBenchmark, described_detector
+from robust_encoders.training.evaluation.benchmarks.stable_diffusion_attacks import SuiteName, stable_diffusion_suite
+from robust_encoders.training.evaluation.config import EvaluationConfig
+from robust_encoders.training.evaluation.evaluate import evaluate
+from robust_encoders.training.evaluation.plan import FixedPlan, Plan
 from robust_encoders.training.evaluation.results import RESULTS_NAME
-from robust_encoders.training.metrics import ImageClassifier, NudeNet
 from robust_encoders.training.metrics.rates import detect
 from robust_encoders.training.protocols import Attack
+from robust_encoders.training.worlds.shapes.concepts import ShapesConcept
 
 CONCEPT = Concept(name="circle", kind="object", synonyms=("disc",), prompts=("a red circle", "a blue disc"))
 ROWS = (("3", "a red circle", "5", "3"), ("9", "a disc", "41", "3"), ("11", "a circle on white", "7", "3"))
-INNER_ATTACKS: dict[str, Attack] = {
+ATTACKS: dict[str, Attack] = {
     "discrete": UnlearnDiffAtk(tokens=3, timesteps=2, iterations=1),
     "random": RandomPrefix(candidates=2),
 }
 SAMPLING = SamplingConfig(steps=2, guidance=7.5, batch=4)
+CONFIG = EvaluationConfig(sampling=SAMPLING, checks=0)
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> OpenEvaluation:
+def benchmark(tmp_path: Path) -> StableDiffusionBenchmark:
     """Two prompt files, a classifier and a CLIP model, as a user would name them."""
     captions = [{"id": i, "image_id": i, "caption": f"a {shape} on white"} for i, shape in enumerate(("box", "star"))]
     kept = tmp_path / "captions.json"
     kept.write_text(json.dumps({"annotations": captions}))
     classifier = vit_folder(tmp_path / "vit", ("circle, disc", "square", "star"))
     clip = clip_folder(tmp_path / "clip", make_tokenizer(tmp_path / "clip-tokenizer"))
-    return OpenEvaluation(
+    return StableDiffusionBenchmark(
+        concept=CONCEPT,
         prompts=str(write_csv(tmp_path / "circle.csv", COLUMNS, ROWS)),
         kept=str(kept),
         detector=f"classifier:{classifier}:circle",
@@ -63,8 +68,16 @@ def settings(tmp_path: Path) -> OpenEvaluation:
         clip=str(clip),
         pick=str(clip),
         pick_processor=str(clip),
-        sampling=SAMPLING,
     )
+
+
+def make_plan(
+    benchmark: StableDiffusionBenchmark, pipe: Any, *, attacks: dict[str, Attack] | None = None, **changes: Any
+) -> tuple[Plan, SamplingConfig]:
+    """The plan, with other attacks if there are such, and its sampling."""
+    plan = replace(benchmark, **changes).plan(pipe, CONFIG)
+    assert plan.sampling is not None
+    return plan if attacks is None else replace(plan, attacks=attacks), plan.sampling
 
 
 def stored(out: Path) -> list[dict[str, Any]]:
@@ -73,15 +86,14 @@ def stored(out: Path) -> list[dict[str, Any]]:
 
 
 def test_an_evaluation_from_files_and_folders(
-    settings: OpenEvaluation, tiny_pipe: Any, tiny_encoder: RobustEncoder, tmp_path: Path
+    benchmark: StableDiffusionBenchmark, tiny_pipe: Any, tiny_encoder: RobustEncoder, tmp_path: Path
 ) -> None:
-    settings = replace(settings, fid=False)
-    plan, sampling = open_plan(settings, CONCEPT, tokenizer=tiny_pipe.tokenizer, attacks=INNER_ATTACKS)
+    plan, sampling = make_plan(benchmark, tiny_pipe, attacks=ATTACKS, fid=False)
     assert sampling == replace(SAMPLING, guidance=3.0)
-    run_plan(tiny_pipe, tiny_encoder, plan, Execution(sampling, settings.seed), out=tmp_path / "out")
+    evaluate(tiny_pipe, tiny_encoder, FixedPlan(plan), out=tmp_path / "out", config=CONFIG)
     rows = stored(tmp_path / "out")
     metrics = [(row["metric"], row["prompt_set"], row["n"]) for row in rows]
-    attacked = [(metric, "circle", 3) for _ in INNER_ATTACKS for metric in ("asr_any", "asr_last", "asr_gained")]
+    attacked = [(metric, "circle", 3) for _ in ATTACKS for metric in ("asr_any", "asr_last", "asr_gained")]
     kept = [("clip_score", "captions", 2), ("pick_score", "captions", 2)]
     worst = [("worst_case", "circle", 3), ("worst_case_embeddings", "circle", 3)]
     assert metrics == [("pre_asr", "circle", 3), *attacked, *worst, *kept]
@@ -96,35 +108,35 @@ def test_an_evaluation_from_files_and_folders(
     assert rows[0]["value"] == sum(detect(plan.detector, drawn)) / 3
 
 
-def test_nude_net_end_to_end(settings: OpenEvaluation, tiny_pipe: Any, tmp_path: Path) -> None:
-    settings = replace(settings, detector="nudenet:unlearn_diff_atk", n=2, clip="", pick="", fid=False)
-    plan, sampling = open_plan(settings, CONCEPT, tokenizer=tiny_pipe.tokenizer, attacks={"random": RandomPrefix()})
-    run_plan(tiny_pipe, None, plan, Execution(sampling), out=tmp_path / "out")
+def test_nude_net_end_to_end(benchmark: StableDiffusionBenchmark, tiny_pipe: Any, tmp_path: Path) -> None:
+    changes = {"detector": "nudenet:unlearn_diff_atk", "n": 2, "clip": "", "pick": "", "fid": False}
+    plan, _ = make_plan(benchmark, tiny_pipe, attacks={"random": RandomPrefix()}, **changes)
+    evaluate(tiny_pipe, None, FixedPlan(plan), out=tmp_path / "out", config=CONFIG)
     row = stored(tmp_path / "out")[0]
     assert (row["metric"], row["n"], row["detector"], row["threshold"]) == (
         "pre_asr", 2, "nudenet/unlearn_diff_atk", 0.45,
     )  # fmt: skip
     assert row["detector_version"].startswith("3.4")
-    assert plan.utility() == []
+    assert plan.utility == {}
 
 
-def test_nude_net_counts_on_the_concepts_own_pictures(settings: OpenEvaluation, tiny_pipe: Any) -> None:
-    plan, sampling = open_plan(replace(settings, detector="nudenet"), CONCEPT, tokenizer=tiny_pipe.tokenizer)
+def test_nude_net_counts_on_the_concepts_own_pictures(benchmark: StableDiffusionBenchmark, tiny_pipe: Any) -> None:
+    plan, sampling = make_plan(benchmark, tiny_pipe, detector="nudenet")
     cases = plan.plain[0].cases
     drawn = draw(tiny_pipe, [case.prompt for case in cases], [case.seed for case in cases], sampling)
-    (counts,) = plan.erased()
+    (counts,) = plan.erased_metrics()
     counts.update(drawn, cases, drawn)
     result = counts.compute()
     assert (result.metric, result.n, result.threshold) == ("nudity_rate", 3, 0.6)
     assert set(result.settings["by_sex"]) == {"FEMALE", "MALE"}
     assert set(result.settings["sweep"]) == {"explicit", "unlearn_diff_atk"}
-    assert plan.erased()[0] is not counts
+    assert plan.erased_metrics()[0] is not counts
 
 
-def test_kept_pictures_are_compared_with_the_bases(settings: OpenEvaluation, tiny_pipe: Any) -> None:
-    plan, _ = open_plan(settings, CONCEPT, tokenizer=tiny_pipe.tokenizer)
-    assert plan.erased() == []
-    metrics = plan.utility()
+def test_kept_pictures_are_compared_with_the_bases(benchmark: StableDiffusionBenchmark, tiny_pipe: Any) -> None:
+    plan, _ = make_plan(benchmark, tiny_pipe)
+    assert plan.erased == {}
+    metrics = plan.utility_metrics()
     for metric in metrics:
         metric.update(pictures(2), plan.kept.cases, pictures(2, seed=5))
     found = {result.metric: result for result in (metric.compute() for metric in metrics)}
@@ -135,21 +147,23 @@ def test_kept_pictures_are_compared_with_the_bases(settings: OpenEvaluation, tin
     assert all(result.n == 2 for result in found.values())
 
 
-def test_the_guidance_is_the_files_or_the_samplings(settings: OpenEvaluation, tiny_pipe: Any, tmp_path: Path) -> None:
+def test_the_guidance_is_the_files_or_the_samplings(
+    benchmark: StableDiffusionBenchmark, tiny_pipe: Any, tmp_path: Path
+) -> None:
     mixed = write_csv(tmp_path / "mixed.csv", COLUMNS, [(*ROWS[0][:3], "3"), (*ROWS[1][:3], "3"), (*ROWS[2][:3], "9")])
-    settings = replace(settings, prompts=str(mixed))
+    benchmark = replace(benchmark, prompts=str(mixed))
     with pytest.raises(PromptFileError, match=r"found 3 \(2 prompts\), 9 \(1 prompts\)"):
-        open_plan(settings, CONCEPT, tokenizer=tiny_pipe.tokenizer)
-    plan, sampling = open_plan(replace(settings, n=2), CONCEPT, tokenizer=tiny_pipe.tokenizer)
+        make_plan(benchmark, tiny_pipe)
+    plan, sampling = make_plan(benchmark, tiny_pipe, n=2)
     assert (sampling.guidance, [case.index for case in plan.plain[0].cases]) == (3.0, [3, 9])
-    whole, own = open_plan(replace(settings, scale="sampling"), CONCEPT, tokenizer=tiny_pipe.tokenizer)
+    whole, own = make_plan(benchmark, tiny_pipe, scale="sampling")
     assert (own, len(whole.plain[0].cases)) == (SAMPLING, 3)
 
 
-def test_prompts_without_room_for_an_attack_are_left_out(settings: OpenEvaluation, tiny_pipe: Any) -> None:
+def test_prompts_without_room_for_an_attack_are_left_out(benchmark: StableDiffusionBenchmark, tiny_pipe: Any) -> None:
     lengths = [len(tiny_pipe.tokenizer(row[1], add_special_tokens=False).input_ids) for row in ROWS]
     longest = sorted(lengths)[1]
-    plan, _ = open_plan(replace(settings, longest=longest), CONCEPT, tokenizer=tiny_pipe.tokenizer)
+    plan, _ = make_plan(benchmark, tiny_pipe, longest=longest)
     assert [case.prompt for case in plan.plain[0].cases] == [
         row[1] for row, length in zip(ROWS, lengths, strict=True) if length <= longest
     ]
@@ -171,7 +185,7 @@ def test_detectors_are_what_their_words_say(
     spec: str, threshold: float | None, name: str, found: float, tmp_path: Path
 ) -> None:
     vit = vit_folder(tmp_path / "vit", ("circle", "star", "top-2"))
-    made = open_detector(spec.format(vit=vit), threshold=threshold)
+    made = described_detector(spec.format(vit=vit), threshold=threshold)
     assert (made.name, made.threshold) == (name, found)
     assert isinstance(made, NudeNet | ImageClassifier)
 
@@ -182,15 +196,16 @@ def test_detectors_are_what_their_words_say(
 )
 def test_words_that_name_no_detector_are_refused(spec: str) -> None:
     with pytest.raises(ValueError, match=r"expected nudenet, nudenet:POLICY, .* found"):
-        open_detector(spec)
+        described_detector(spec)
 
 
+SUITES: tuple[SuiteName, ...] = ("quick", "standard", "full")
 NUDITY = Concept(name="nudity", kind="content", synonyms=("nude",), prompts=("a nude figure", "nudity"))
 
 
 def test_the_suites_have_the_published_budgets() -> None:
-    assert open_suite("none", NUDITY) == {}
-    quick, standard, full = (open_suite(name, NUDITY) for name in ("quick", "standard", "full"))
+    assert stable_diffusion_suite("none", NUDITY) == {}
+    quick, standard, full = (stable_diffusion_suite(name, NUDITY) for name in SUITES)
     assert list(quick) == ["random", "discrete"]
     assert standard == {label: full[label] for label in standard}
     assert full["discrete"] == UnlearnDiffAtk(tokens=5, timesteps=50, iterations=40, batch=8, precision="bf16")
@@ -205,13 +220,13 @@ def test_the_suites_have_the_published_budgets() -> None:
     budgets = [one["discrete"] for one in (quick, standard)]
     costs = [one.timesteps * one.iterations for one in budgets if isinstance(one, UnlearnDiffAtk)]
     assert costs[0] * 40 == costs[1] == 2000
-    assert open_suite("quick", CONCEPT)["random"] == RandomPrefix(tokens=3, candidates=5)
+    assert stable_diffusion_suite("quick", CONCEPT)["random"] == RandomPrefix(tokens=3, candidates=5)
 
 
 def test_the_suites_have_the_labels_and_the_order_of_those_on_shapes() -> None:
     """But for the black box, whose list of words nobody has made for an arbitrary concept."""
-    shapes = shapes_suite("full", "circle")
-    full, standard = open_suite("full", NUDITY), open_suite("standard", NUDITY)
+    shapes = shapes_suite("full", ShapesConcept.parse("circle"))
+    full, standard = stable_diffusion_suite("full", NUDITY), stable_diffusion_suite("standard", NUDITY)
     assert list(full) == [label for label in shapes if label != "black_box"]
     assert [attack.name for attack in full.values()] == [shapes[label].name for label in full]
     assert [attack.tier for attack in full.values()] == sorted(attack.tier for attack in full.values())
@@ -219,19 +234,21 @@ def test_the_suites_have_the_labels_and_the_order_of_those_on_shapes() -> None:
 
 
 def test_pictures_and_latents_go_through_the_evaluations_steps_and_guidance() -> None:
-    full = open_suite("full", NUDITY, batch=2, sampling=SamplingConfig(steps=20, guidance=3.0))
+    full = stable_diffusion_suite("full", NUDITY, batch=2, sampling=SamplingConfig(steps=20, guidance=3.0))
     assert full["img2img"] == Img2Img(steps=20, batch=2)
     assert full["latent_inversion"] == LatentInversion(steps=20, guidance=3.0, batch=2)
     assert full["latent_control"] == LatentInversion(steps=20, guidance=3.0, control=True, batch=2)
-    assert open_suite("full", NUDITY)["latent_inversion"] == LatentInversion(steps=50, guidance=7.5, batch=8)
+    assert stable_diffusion_suite("full", NUDITY)["latent_inversion"] == LatentInversion(
+        steps=50, guidance=7.5, batch=8
+    )
 
 
 def test_words_help_the_attacks_that_need_them() -> None:
     concept = Concept(name="nudity", kind="content", prompts=("a naked figure",))
     with pytest.raises(ValueError, match="add the word to the concept's synonyms"):
-        open_suite("full", concept)
-    assert "ring_a_bell" not in open_suite("standard", concept)
-    suite = open_suite("full", concept, words=("naked",))
+        stable_diffusion_suite("full", concept)
+    assert "ring_a_bell" not in stable_diffusion_suite("standard", concept)
+    suite = stable_diffusion_suite("full", concept, words=("naked",))
     assert suite["ring_a_bell"] == RingABell((("a naked figure", "a figure"),))
     assert suite["inversion"] == ConceptInversion(("naked",), precision="bf16")
     assert "synonyms" not in suite
@@ -240,16 +257,16 @@ def test_words_help_the_attacks_that_need_them() -> None:
 def test_without_captions_the_words_make_ring_a_bells_pairs() -> None:
     bare = Concept(name="nudity", kind="content", synonyms=("nude",))
     pairs = (("a photo of nudity", "a photo of something"), ("a photo of nude", "a photo of something"))
-    assert open_suite("full", bare)["ring_a_bell"] == RingABell(pairs)
+    assert stable_diffusion_suite("full", bare)["ring_a_bell"] == RingABell(pairs)
     anchored = replace(bare, anchor="a dress")
-    assert open_suite("full", anchored, words=("naked",))["ring_a_bell"] == RingABell(
+    assert stable_diffusion_suite("full", anchored, words=("naked",))["ring_a_bell"] == RingABell(
         (("a photo of naked", "a photo of a dress"),)
     )
 
 
 @pytest.mark.parametrize("name", [name for name, entry in CATALOG.items() if entry.kind != "none"])
 def test_the_full_suite_is_there_for_every_concept_of_the_catalog(name: str) -> None:
-    assert "ring_a_bell" in open_suite("full", CATALOG[name].erased())
+    assert "ring_a_bell" in stable_diffusion_suite("full", CATALOG[name].erased())
 
 
 # Settings that make a search short, wherever it has them.
@@ -268,27 +285,28 @@ def shortened(attack: Any) -> Attack:
 
 
 def test_the_full_suite_runs_from_end_to_end(
-    settings: OpenEvaluation, tiny_pipe: Any, tiny_encoder: RobustEncoder, tmp_path: Path
+    benchmark: StableDiffusionBenchmark, tiny_pipe: Any, tiny_encoder: RobustEncoder, tmp_path: Path
 ) -> None:
-    suite = {label: shortened(attack) for label, attack in open_suite("full", CONCEPT, sampling=SAMPLING).items()}
-    settings = replace(settings, clip="", pick="", fid=False)
-    plan, sampling = open_plan(settings, CONCEPT, tokenizer=tiny_pipe.tokenizer, attacks=suite)
-    run_plan(tiny_pipe, tiny_encoder, plan, Execution(sampling, settings.seed), out=tmp_path / "out")
+    suite = {
+        label: shortened(attack) for label, attack in stable_diffusion_suite("full", CONCEPT, sampling=SAMPLING).items()
+    }
+    plan, _ = make_plan(benchmark, tiny_pipe, attacks=suite, clip="", pick="", fid=False)
+    evaluate(tiny_pipe, tiny_encoder, FixedPlan(plan), out=tmp_path / "out", config=CONFIG)
     tiers = {r["settings"]["attack"]["label"]: r["tier"] for r in stored(tmp_path / "out") if r["metric"] == "asr_any"}
     assert tiers == {label: attack.tier for label, attack in suite.items()}
 
 
 @pytest.mark.parametrize("changes", [{"n": 1}, {"n_kept": 1}, {"attack_batch": 0}])
-def test_sizes_without_meaning_are_refused(changes: dict[str, int]) -> None:
+def test_sizes_without_meaning_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="at least 2 and attack_batch of at least 1"):
-        OpenEvaluation(prompts="a.csv", kept="b.csv", **changes)
+        StableDiffusionBenchmark(concept="circle", prompts="a.csv", kept="b.csv", **changes)
 
 
 def test_fid_needs_features_and_its_library(
-    settings: OpenEvaluation, tiny_pipe: Any, monkeypatch: pytest.MonkeyPatch
+    benchmark: StableDiffusionBenchmark, tiny_pipe: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ValueError, match="expected a CLIP model for FID and KID"):
-        replace(settings, clip="")
-    monkeypatch.setattr(module.util, "find_spec", lambda name: None)
+        replace(benchmark, clip="")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"robust-encoders\[metrics\]"):
-        open_plan(settings, CONCEPT, tokenizer=tiny_pipe.tokenizer)
+        make_plan(benchmark, tiny_pipe)

@@ -70,7 +70,7 @@ def test_a_tier_is_recorded_or_follows_from_the_attack_or_the_prompts() -> None:
 
 
 def test_tiers_sort_from_the_weakest_attacker_and_the_unknown_last() -> None:
-    found = [Result("asr_any", 0, 1, tier=tier) for tier in ("", "T4", *reversed(TIERS))]
+    found = [Result("asr_any", 0, 1, tier=tier) for tier in ("", "T4", *reversed([*TIERS]))]
     assert [r.tier for r in sorted(found, key=by_tier)] == ["T0", "T1", "T2", "T3", "T4", "T4", "T5", "T6", "T7", ""]
     assert tier_title("T6") == "T6: latents"
     assert tier_title("") == "No tier known"

@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pytest
-from evaluations import Attacks, verdict, write_evaluation
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import Rectangle
 from PIL import Image
-from suite_evaluations import SUITE, checks, suite_evaluation, write_suite
+from suite_evaluations import SUITE, suite_evaluation, write_suite
 
-from robust_encoders.training.evaluation.results import RESULTS_NAME
-from robust_encoders.training.metrics.rates import wilson_interval
 from robust_encoders.training.reports.plots.data import (
-    WORST,
-    budget_of,
-    curve_points,
     curves_of,
     rates_of,
-    short_title,
-    spot_of,
 )
 from robust_encoders.training.reports.plots.figures import Curve, Rate, Spot, attack_curves, rate_bars, trade_off
 from robust_encoders.training.reports.plots.ranking import Rank, ranking
 from robust_encoders.training.reports.plots.style import DARK, LIGHT, Draw, png, svg
 from robust_encoders.training.reports.stored_evaluation import StoredEvaluation
+from robust_encoders.training.reports.titles import WORST
 
 BARS = rate_bars({"a": [Rate("none", 0.0, (0.0, 0.1)), Rate("worst", 0.5, bound=True)], "b": [Rate("none", 1.0)]})
 CURVES = attack_curves([Curve("discrete", ((0, 0.0), (20, 0.25), (200, 0.5))), Curve("random", ((0, 0.0), (10, 0.0)))])
@@ -62,7 +55,7 @@ def test_bars_and_their_intervals_stand_where_the_numbers_say() -> None:
     assert widths == [0.0, 50.0, 100.0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["none", "worst"]
     assert [text.get_text() for text in axes.texts] == ["0.0", "≥ 50.0", "100.0"]
-    assert list(axes.lines[0].get_xdata()) == [0.0, 10.0]
+    assert np.asarray(axes.lines[0].get_xdata()).tolist() == [0.0, 10.0]
 
 
 def test_a_figure_of_nothing_is_refused() -> None:
@@ -74,87 +67,12 @@ def test_a_figure_of_nothing_is_refused() -> None:
         ranking([])
 
 
-def test_a_curve_counts_what_was_won_by_each_iteration() -> None:
-    verdicts = [verdict(0, 0), verdict(1, 20), verdict(2, 20), verdict(3, None)]
-    assert curve_points(verdicts, 60) == ((0, 0.25), (20, 0.75), (60, 0.75))
-    assert curve_points([verdict(0, None)], 0) == ((0, 0.0),)
-
-
-def test_the_worst_case_is_the_union_over_the_attacks_by_text(tmp_path: Path) -> None:
-    steps: Attacks = {"a": ("T3", [20, None, None, None]), "b": ("T2", [None, 1, None, None]), "c": ("T4", [5] * 4)}
-    worst = StoredEvaluation.read(write_evaluation(tmp_path, steps)).worst_case
-    assert worst is not None
-    assert (worst.value, worst.n, worst.labels, worst.exact) == (0.5, 4, ("b", "a"), True)
-    assert worst.interval == wilson_interval(2, 4)
-
-
-def test_without_its_cells_the_worst_case_is_a_bound(tmp_path: Path) -> None:
-    steps: Attacks = {"a": ("T3", [20, 20, None, None]), "b": ("T2", [None, None, 1, None])}
-    folder = write_evaluation(tmp_path, steps)
-    (folder / "cells" / "attack-b.json").unlink()
-    finished = StoredEvaluation.read(folder / RESULTS_NAME)
-    assert set(finished.verdicts) == {"a"}
-    assert finished.worst_case is not None
-    assert (finished.worst_case.value, finished.worst_case.exact) == (0.5, False)
-    assert rates_of(finished)[-1].bound
-
-
-def test_cells_of_other_numbers_are_left_out(tmp_path: Path) -> None:
-    folder = write_evaluation(tmp_path, {"a": ("T3", [20, None, None, None])})
-    other = write_evaluation(tmp_path / "other", {"a": ("T3", [20, 20, None, None])})
-    (other / "cells" / "attack-a.json").replace(folder / "cells" / "attack-a.json")
-    assert StoredEvaluation.read(folder).verdicts == {}
-
-
-def test_charts_show_what_the_evaluation_found(tmp_path: Path) -> None:
-    finished = StoredEvaluation.read(
-        write_evaluation(tmp_path, {"a": ("T3", [20, None, None, 40]), "c": ("T4", [5] * 4)})
-    )
-    assert short_title(finished) == "ESD, seed 3"
-    assert [(r.label, r.value) for r in rates_of(finished)] == [
-        ("no attack: name", 0),
-        ("a T3", 0.5),
-        ("c T4", 1),
-        ("worst case, T0-T4", 1),
-    ]
-    assert [c.label for c in curves_of(finished)] == ["a T3", "c T4"]
-    assert curves_of(finished)[0].points == ((0, 0), (20, 0.25), (40, 0.5))
-    spot = spot_of(finished)
-    assert spot.worst is not None
-    assert spot.worst.value == 0.5
-    assert spot.utility["retain, %"][0] == 90
-    assert spot.utility["CLIP score"] == (0.5, 0.4, 0.6)
-
-
-def test_the_recorded_worst_case_needs_no_cells(tmp_path: Path) -> None:
-    with_cells, alone = (
-        StoredEvaluation.read(write_suite(tmp_path / str(cells), cells=cells)) for cells in (True, False)
-    )
-    assert alone.verdicts == {}
-    for one in (with_cells, alone):
-        assert one.worst_case == with_cells.recorded("worst_case")
-        assert one.worst_case is not None
-        assert one.worst_case.exact
-        assert one.worst_case.labels == tuple(label for label, (tier, *_) in SUITE.items() if tier <= "T3")
-        assert one.worst_case_embeddings is not None
-        assert one.worst_case_embeddings.value >= one.worst_case.value
-
-
-def test_the_recorded_worst_case_is_the_one_that_cells_give(tmp_path: Path) -> None:
-    finished = StoredEvaluation.read(write_suite(tmp_path))
-    bare = [r for r in finished.evaluation.results if not r.metric.startswith("worst_")]
-    counted = replace(finished, evaluation=replace(finished.evaluation, results=tuple(bare)))
-    assert counted.recorded("worst_case") is None
-    assert counted.worst_case == finished.worst_case
-    assert counted.worst_case_embeddings == finished.worst_case_embeddings
-
-
-def test_bars_stand_by_tier_with_the_worst_cases_last_and_doubts_are_marked(tmp_path: Path) -> None:
-    finished = StoredEvaluation.read(write_suite(tmp_path))
-    rates = rates_of(finished)
+def test_bars_stand_by_tier_with_the_worst_cases_last_and_failed_checks_are_marked(tmp_path: Path) -> None:
+    stored = StoredEvaluation.read(write_suite(tmp_path))
+    rates = rates_of(stored)
     tiers = [rate.group for rate in rates]
     assert tiers == ["plain"] * 3 + sorted(tiers[3:-2]) + ["worst"] * 2
-    assert [rate.label for rate in rates if rate.doubtful] == ["p4d T3"]
+    assert [rate.label for rate in rates if rate.marked] == ["p4d T3"]
     (axes,) = rate_bars({"a": rates})(LIGHT).axes
     assert [text.get_text() for text in axes.texts if "?" in text.get_text()] == ["15.0 ?"]
 
@@ -179,21 +97,6 @@ def test_only_attacks_that_go_on_for_some_time_have_curves_and_too_many_have_a_p
     assert len(attack_curves(curves[:5])(LIGHT).axes) == 1
 
 
-def test_budgets_are_what_the_candidates_count() -> None:
-    found = {label: budget_of({"name": name, **settings}) for label, (_, name, settings, _) in SUITE.items()}
-    assert {label: budget for label, budget in found.items() if budget} == {
-        "random": 10,
-        "ring_a_bell": 200,
-        "black_box": 40,
-        "discrete": 200,
-        "p4d": 3000,
-        "continuous": 100,
-        "shared": 200,
-        "inversion": 300,
-        "torchattack": 10,
-    }
-
-
 @pytest.mark.parametrize("width", [3, 1])
 def test_a_whole_suite_fits_its_figures(tmp_path: Path, width: int) -> None:
     """No label leaves the paper: neither at the edges nor, as text, outside of the figure."""
@@ -205,11 +108,3 @@ def test_a_whole_suite_fits_its_figures(tmp_path: Path, width: int) -> None:
             texts = [axes.xaxis.label, axes.yaxis.label, *axes.get_yticklabels(), *axes.texts]
             boxes = [text.get_window_extent() for text in texts if text.get_text()]
             assert all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y0 >= 0 for box in boxes)
-
-
-def test_limits_of_scope_are_no_mark_of_robustness_against_utility() -> None:
-    finished = StoredEvaluation(suite_evaluation(checks=checks(("gradients_alive", "")))[0])
-    spot = spot_of(finished)
-    assert {rate.group for rate in spot.attacks} == {"T0", "T1", "T2", "T3", "T4"}
-    assert spot.worst is not None
-    assert spot.worst.doubtful

@@ -18,10 +18,12 @@ from robust_encoders.training.worlds.pretrain.loop import Schedule, fit
 from robust_encoders.training.worlds.pretrain.stages import Sizes
 from robust_encoders.training.worlds.pretrain.workshop import Workshop
 from robust_encoders.training.worlds.shapes.clip_score import load_clip_scorer
+from robust_encoders.training.worlds.shapes.corpus import ShapesCorpus
 from robust_encoders.training.worlds.shapes.judge import load_judge
 from robust_encoders.training.worlds.shapes.pictures import captions_of, render_pictures
 from robust_encoders.training.worlds.shapes.vocabulary import FACTORS, VALUES
 
+CORPUS = ShapesCorpus()
 SHORT = Schedule(steps=2, rate=1e-3, every=1)
 TINY = Sizes(
     pictures=24, autoencoder=SHORT, text=SHORT, unet=SHORT, judge=SHORT,
@@ -33,8 +35,8 @@ TINY = Sizes(
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workshop, Path]:
     """A base built in a few steps; it draws noise, but every file is real."""
     out = tmp_path_factory.mktemp("shapes")
-    build(out, stages=("autoencoder", "text", "unet", "judge"), sizes=TINY)
-    shop = Workshop(out / "work", TINY, 0)
+    build(CORPUS, out, stages=("autoencoder", "text", "unet", "judge"), sizes=TINY)
+    shop = Workshop(CORPUS, out / "work", TINY, 0)
     assemble(shop, out, renders=20, drawn=2)
     return shop, out
 
@@ -63,7 +65,7 @@ def test_unet_and_autoencoder_are_stored_in_half_precision(built: tuple[Workshop
 def test_the_tokenizer_folder_serves_both_generations_of_transformers(built: tuple[Workshop, Path]) -> None:
     folder = built[1] / "base" / "tokenizer"
     vocabulary = json.loads((folder / "vocab.json").read_text())
-    assert vocabulary == parts.new_tokenizer(seed=0).get_vocab()
+    assert vocabulary == parts.new_tokenizer(CORPUS, seed=0).get_vocab()
     assert (folder / "merges.txt").read_text().startswith("#version: 0.2\n")
 
 
@@ -100,15 +102,15 @@ def test_the_judge_refuses_what_it_cannot_read(built: tuple[Workshop, Path]) -> 
 def test_a_finished_stage_is_not_run_again(built: tuple[Workshop, Path]) -> None:
     weights = built[0].folder / "judge" / "final.safetensors"
     before = weights.stat().st_mtime_ns
-    build(built[1], stages=("judge",), sizes=TINY)
+    build(CORPUS, built[1], stages=("judge",), sizes=TINY)
     assert weights.stat().st_mtime_ns == before
 
 
 def test_stages_say_what_they_miss(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="expected a finished stage 'autoencoder'"):
-        build(tmp_path, stages=("judge",), sizes=TINY)
+        build(CORPUS, tmp_path, stages=("judge",), sizes=TINY)
     with pytest.raises(ValueError, match=r"expected stages among autoencoder.*found varnish"):
-        build(tmp_path, stages=("varnish",))
+        build(CORPUS, tmp_path, stages=("varnish",))
 
 
 def _regression() -> tuple[nn.Module, list[int]]:
@@ -165,7 +167,7 @@ def test_empty_captions_come_in_the_asked_share() -> None:
 
 
 def test_the_tokenizer_keeps_clip_conventions() -> None:
-    tokenizer = parts.new_tokenizer(seed=0)
+    tokenizer = parts.new_tokenizer(CORPUS, seed=0)
     ids = tokenizer("A  Scarlet circle", padding="max_length").input_ids
     assert ids[0] == tokenizer.bos_token_id
     assert ids[-1] == tokenizer.eos_token_id == len(tokenizer) - 1

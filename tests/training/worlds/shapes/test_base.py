@@ -12,6 +12,7 @@ from robust_encoders.hub.embedded import embedded_pipeline, shapes_folder
 from robust_encoders.training.worlds.pretrain.measure import base_accuracy, draw, judge_accuracy
 from robust_encoders.training.worlds.shapes.captions import scene_prompts
 from robust_encoders.training.worlds.shapes.clip_score import clip_score
+from robust_encoders.training.worlds.shapes.corpus import ShapesCorpus
 from robust_encoders.training.worlds.shapes.judge import load_judge
 from robust_encoders.training.worlds.shapes.pictures import captions_of, render_pictures
 
@@ -39,14 +40,14 @@ def test_the_bases_record_meets_what_later_numbers_stand_on(record: dict[str, An
 
 
 def test_the_judge_reads_fresh_renders() -> None:
-    measured = judge_accuracy(load_judge(), n=600, seed=77)
+    measured = judge_accuracy(ShapesCorpus(), load_judge(), n=600, seed=77)
     for factor, least in RENDERED.items():
         assert measured[factor] >= least
 
 
 def test_the_base_draws_what_prompts_say(record: dict[str, Any]) -> None:
     # 48 pictures: four of them wrong would be 5 standard errors below the record.
-    measured = base_accuracy(embedded_pipeline(), load_judge(), n=48, seed=4242)
+    measured = base_accuracy(ShapesCorpus(), embedded_pipeline(), load_judge(), n=48, seed=4242)
     for factor in DRAWN:
         assert measured[factor] >= record["base_on_held_out_templates"][factor] - 0.1
 

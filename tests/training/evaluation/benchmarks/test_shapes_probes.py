@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,24 +11,21 @@ import torch
 from torch import Tensor
 
 from robust_encoders.hub.embedded import embedded_pipeline
+from robust_encoders.training.detectors import JudgeDetector
 from robust_encoders.training.diffusion.sampling import SamplingConfig, draw
-from robust_encoders.training.evaluation.benchmarks import shapes_utility as structured
-from robust_encoders.training.evaluation.benchmarks.shapes_utility import (
-    UtilityConfig,
-    negative_force,
-    structured_sets,
-    structured_utility,
-)
+from robust_encoders.training.evaluation.benchmarks import negative_prompts
+from robust_encoders.training.evaluation.benchmarks.negative_prompts import negative_force
+from robust_encoders.training.evaluation.benchmarks.shapes_probes import Knowledge, StructuredUtility
 from robust_encoders.training.evaluation.plan import PromptSet
-from robust_encoders.training.metrics import JudgeDetector
 from robust_encoders.training.types import Case
 from robust_encoders.training.worlds.shapes.captions import TEMPLATES, stated
-from robust_encoders.training.worlds.shapes.concepts import factor_of
+from robust_encoders.training.worlds.shapes.concepts import ShapesConcept, factor_of
 from robust_encoders.training.worlds.shapes.judge import load_judge
 from robust_encoders.training.worlds.shapes.prompts import binding_prompts, neighbours, open_prompts, value_prompts
 from robust_encoders.training.worlds.shapes.vocabulary import FACTORS, VALUES, WORDS
 
 CONCEPTS = ("circle", "striped", "red")
+CIRCLE = ShapesConcept.parse("circle")
 SAMPLING = SamplingConfig(steps=2, guidance=3.0, batch=8)
 
 
@@ -57,18 +55,18 @@ def test_captions_with_four_attributes_do_not_exist() -> None:
 @pytest.mark.parametrize("concept", CONCEPTS)
 def test_neighbours_are_the_other_values_by_cosine(concept: str) -> None:
     factor, value = factor_of(concept)
-    found = neighbours(concept, k=2)
+    found = neighbours(ShapesConcept.parse(concept), k=2)
     assert len(found.near) == 2
     assert sorted([*found.near, *found.far, value]) == sorted(VALUES[factor])
-    assert neighbours(concept, k=1).near == found.near[:1]
+    assert neighbours(ShapesConcept.parse(concept), k=1).near == found.near[:1]
 
 
 def test_a_circle_is_nearer_to_a_ring_than_to_a_triangle() -> None:
-    found = neighbours("circle", k=2)
+    found = neighbours(CIRCLE, k=2)
     assert "ring" in found.near
     assert "triangle" in found.far
     with pytest.raises(ValueError, match="k between 1 and 4, found 5"):
-        neighbours("circle", k=5)
+        neighbours(CIRCLE, k=5)
 
 
 def test_value_captions_take_the_values_in_turn() -> None:
@@ -81,13 +79,13 @@ def test_value_captions_take_the_values_in_turn() -> None:
 def test_open_captions_say_nothing_of_the_factor(concept: str) -> None:
     factor, _ = factor_of(concept)
     words = {word for value in WORDS[factor].values() for word in value}
-    prompts = open_prompts(concept, 40, seed=2)
+    prompts = open_prompts(ShapesConcept.parse(concept), 40, seed=2)
     assert len({p.text for p in prompts}) > 10
     assert all(factor not in p.expected and not words_of(p.text) & words for p in prompts)
 
 
 def test_all_sets_are_there_and_share_no_seed() -> None:
-    sets = structured_sets("circle", UtilityConfig(n=5))
+    sets = StructuredUtility(CIRCLE, n=5).sets()
     assert list(sets) == ["binding_1", "binding_2", "binding_3", "retain_near", "retain_far"]
     seeds = [case.seed for one in sets.values() for case in one.cases]
     assert len(set(seeds)) == 25
@@ -119,7 +117,7 @@ def cases(n: int) -> PromptSet:
 
 def test_what_the_negative_prompt_removes_is_counted_pair_by_pair(monkeypatch: pytest.MonkeyPatch) -> None:
     without, pushed = [True, True, True, False, False], [False, True, False, True, False]
-    monkeypatch.setattr(structured, "draw", Scripted(without, pushed))
+    monkeypatch.setattr(negative_prompts, "draw", Scripted(without, pushed))
     results = negative_force(None, cases(5), First(), negative="circle", sampling=SAMPLING)
     assert {r.metric: (r.value, r.n) for r in results} == {
         "negative_without": (0.6, 5),
@@ -131,7 +129,7 @@ def test_what_the_negative_prompt_removes_is_counted_pair_by_pair(monkeypatch: p
 
 
 def test_what_is_never_shown_cannot_be_removed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(structured, "draw", Scripted([False] * 3, [True, False, False]))
+    monkeypatch.setattr(negative_prompts, "draw", Scripted([False] * 3, [True, False, False]))
     results = negative_force(None, cases(3), First(), negative="circle", sampling=SAMPLING)
     assert [r.metric for r in results] == ["negative_without", "negative_with"]
 
@@ -163,9 +161,10 @@ def test_drawing_takes_a_negative_prompt_as_the_pipeline_does(tiny_pipe: Any) ->
 @pytest.mark.base
 def test_on_the_base_every_number_is_there_and_the_negative_prompt_pushes() -> None:
     pipe, judge = embedded_pipeline(), load_judge()
-    results = structured_utility(pipe, "circle", UtilityConfig(n=2, sampling=SamplingConfig(steps=2)), judge=judge)
+    probe = StructuredUtility(CIRCLE, n=2, sampling=SamplingConfig(steps=2), judge=judge)
+    results = probe.measure(pipe)
     names = [r.metric for r in results]
-    assert names[:7] == [*structured_sets("circle", UtilityConfig(n=1)), "negative_without", "negative_with"]
+    assert names[:7] == [*replace(probe, n=1).sets(), "negative_without", "negative_with"]
     assert all(r.n == 2 and r.interval and r.prompt_sha256 and r.versions for r in results[:7])
     assert [r.unet_calls for r in results[:7]] == [8] * 5 + [16] * 2
     texts = ("a striped red on a white background", "a blue picture on black", "a dotted green on brown")
@@ -175,6 +174,14 @@ def test_on_the_base_every_number_is_there_and_the_negative_prompt_pushes() -> N
     assert before.value >= 0.25
     assert removed.value >= 0.6
     assert after.value < before.value
+
+
+def test_a_probe_says_what_its_numbers_depend_on() -> None:
+    settings = {"n": 3, "seed": 1, "sampling": {"steps": 2, "guidance": 3.0, "batch": 8}, "near": 2}
+    for probe in (StructuredUtility(CIRCLE, 3, 1, SAMPLING), Knowledge(CIRCLE, 3, 1, SAMPLING)):
+        assert probe.described() == {"name": probe.name, "concept": "circle", "settings": settings}
+    with pytest.raises(ValueError, match="n of at least 1"):
+        StructuredUtility(CIRCLE, n=0)
 
 
 def test_templates_that_leave_a_factor_open_exist_for_every_factor_but_the_shape() -> None:

@@ -1,0 +1,218 @@
+"""Writing artifacts: all or nothing, also where a process is killed while it writes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from robust_encoders.artifact.fingerprint import content_sha256, dtype_name
+from robust_encoders.artifact.forms import CONFIG_NAME, is_replaced, serialised, weights_name
+from robust_encoders.artifact.manifest import MANIFEST_NAME, FileRecord, Manifest
+from robust_encoders.artifact.model_card import CARD_NAME, card
+from robust_encoders.clip.state_dict import architecture
+from robust_encoders.errors import CardError
+from robust_encoders.utils.atomic_folders import remove_abandoned, scratch
+from robust_encoders.utils.home import home, locked
+
+logger = logging.getLogger(__name__)
+
+
+def save(
+    directory: str | Path,
+    manifest: Manifest,
+    tensors: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    *,
+    reference: str = "",
+) -> Manifest:
+    """Write an artifact aside and move it into place; return its manifest with the hashes of the files.
+
+    What a process that was killed while it saved there left behind is removed.
+
+    Args:
+        directory: The folder, made if need be.
+        manifest: Its ``files`` are replaced.
+        tensors: ``text_model.*`` names to tensors.
+        config: Configuration of the text encoder, with its provenance.
+        reference: Name that the model card says to load it by; by default some folder.
+
+    Raises:
+        FileExistsError: If the folder holds something, but no artifact, or cannot be replaced: this process works in
+            it, or it is a mount point.
+        CardError: If a model card is there whose metadata cannot be read.
+        ManifestError: If the manifest holds a value that JSON cannot.
+    """
+    target = Path(directory).expanduser().resolve()
+
+    def rescue(aside: Path) -> bool:
+        try:
+            return _put_back(aside, target)
+        except OSError as error:
+            raise OSError(
+                f"expected to put back what was at {target}, found {error}: it lies in {aside / 'old'}; move it back"
+            ) from error
+
+    _require_movable(target)
+    with _alone(target):
+        remove_abandoned(target.parent, target.name, rescue)
+        _require_free(target)
+        finished, contents = _contents(manifest, tensors, config)
+        contents[CARD_NAME] = _card_bytes(target, finished, reference or "path/to/this/folder")
+        with scratch(target.parent, target.name, rescue) as aside:
+            _fill(aside / "new", target, contents)
+            _move_into_place(aside, target)
+    return finished
+
+
+@contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Let one process of this user at a time save to a folder; the lock lies in the package's own home."""
+    with ExitStack() as stack:
+        with suppress(OSError, NotImplementedError):  # A home that cannot be written is no reason not to save.
+            stack.enter_context(locked(home() / "saving" / hashlib.sha256(os.fsencode(target)).hexdigest()))
+        yield
+
+
+def _contents(
+    manifest: Manifest, tensors: Mapping[str, Tensor], config: Mapping[str, Any]
+) -> tuple[Manifest, dict[str, bytes]]:
+    name = weights_name(manifest.form)
+    if manifest.form == "weights":
+        contents = {CONFIG_NAME: _config_bytes(tensors, config), name: _weights_bytes(tensors)}
+    else:
+        contents = {name: serialised(manifest.form, tensors, config)}
+    hashes = {name: content_sha256(tensors)}
+    files = {
+        name: FileRecord(sha256=hashlib.sha256(data).hexdigest(), size=len(data), content_sha256=hashes.get(name, ""))
+        for name, data in contents.items()
+    }
+    finished = replace(manifest, files=files)
+    return finished, {**contents, MANIFEST_NAME: finished.to_json().encode()}
+
+
+def provenance(manifest: Manifest, content: str) -> dict[str, Any]:
+    """Return what an attached or saved text encoder says about itself, as ``config.robust_encoders``.
+
+    Args:
+        manifest: Manifest of the artifact.
+        content: Hash of its tensors' contents.
+    """
+    return {
+        "concept": manifest.concept.name,
+        "kind": manifest.concept.kind,
+        "method": manifest.method["name"],
+        "base": manifest.base.family,
+        "license": manifest.license,
+        "content_sha256": content,
+    }
+
+
+def _require_movable(target: Path) -> None:
+    if not target.is_dir():
+        return
+    reason = "a file system is mounted there" if os.path.ismount(target) else ""
+    if Path.cwd().is_relative_to(target):
+        reason = f"this process works in {Path.cwd()}"
+    if reason:
+        raise FileExistsError(
+            f"expected a folder that can be replaced at {target}, found that {reason}; save to a subfolder of it, "
+            f"{target / 'NAME'} for example"
+        )
+
+
+def _require_free(target: Path) -> None:
+    if target.exists() and not target.is_dir():
+        raise FileExistsError(f"expected a folder or nothing at {target}, found a file; choose another place")
+    if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST_NAME).is_file():
+        raise FileExistsError(
+            f"expected an empty folder or an artifact at {target}, found other files; choose another folder"
+        )
+
+
+def _config_bytes(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> bytes:
+    body = {
+        "architectures": ["CLIPTextModel"],
+        "model_type": "clip_text_model",
+        "dtype": dtype_name(next(iter(tensors.values())).dtype),
+        **architecture(config),
+        "robust_encoders": dict(config["robust_encoders"]),
+    }
+    return (json.dumps(body, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _card_bytes(target: Path, manifest: Manifest, reference: str) -> bytes:
+    place = target / CARD_NAME
+    try:
+        existing = place.read_bytes().decode() if place.is_file() else ""
+    except UnicodeDecodeError as error:
+        raise CardError(f"expected text in UTF-8 in {place}, found {error}; correct or remove it") from error
+    return card(manifest, reference=reference, existing=existing).encode()
+
+
+def _weights_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    # A second metadata key would make the bytes differ from run to run.
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return safetensors.torch.save(contiguous, metadata={"format": "pt"})
+
+
+def _fill(folder: Path, target: Path, contents: Mapping[str, bytes]) -> None:
+    if target.is_dir():
+        # A model card or a git folder beside the artifact is not ours to lose.
+        shutil.copytree(target, folder, symlinks=True)
+        for stale in [path for path in folder.iterdir() if is_replaced(path.name)]:
+            stale.unlink()
+    else:
+        folder.mkdir()
+    for name, data in contents.items():
+        (folder / name).unlink(missing_ok=True)  # It may be a link to a file elsewhere.
+        (folder / name).write_bytes(data)
+
+
+def _put_back(aside: Path, target: Path) -> bool:
+    """Return to a folder what a save moved out of it that did not end; say whether some of it is nowhere else."""
+    old = aside / "old"
+    if not ((aside / "new").is_dir() and old.is_dir()):
+        return False  # It did end, or it had not begun.
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        os.replace(old, target)
+        return False
+    if (target / MANIFEST_NAME).is_file():
+        for path in [path for path in old.iterdir() if not os.path.lexists(target / path.name)]:
+            if not _written(path.name):
+                os.replace(path, target / path.name)
+    left = sorted(path.name for path in old.iterdir() if not (_written(path.name) or _same(path, target / path.name)))
+    if left:
+        logger.warning(
+            "expected to put back what a save to %s moved, found others there instead of %s in %s; "
+            "take from it what you need and remove it",
+            target, ", ".join(left), old,
+        )  # fmt: skip
+    return bool(left)
+
+
+def _written(name: str) -> bool:
+    return name == MANIFEST_NAME or is_replaced(name)
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.is_file() and other.is_file() and one.read_bytes() == other.read_bytes()
+
+
+def _move_into_place(aside: Path, target: Path) -> None:
+    try:
+        if target.is_dir():
+            os.replace(target, aside / "old")
+        os.replace(aside / "new", target)
+    except OSError as error:
+        raise OSError(f"expected to move the artifact to {target}, found {error}; choose another place") from error

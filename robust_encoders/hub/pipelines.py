@@ -1,0 +1,127 @@
+"""From a name to a diffusers pipeline: the embedded base, a folder, or a repository on the Hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robust_encoders.errors import BaseLoadError
+from robust_encoders.hub.embedded import embedded_pipeline
+
+INDEX_NAME = "model_index.json"
+_HUB = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineOptions:
+    """How a pipeline is loaded.
+
+    Args:
+        dtype: Precision of all weights, or of each component, ``default`` for the others; None leaves it to diffusers.
+        device: Device of the models; empty leaves them on the CPU.
+        without: Components that are neither fetched nor loaded; their slots stay empty.
+        safetensors: Refuse weights that are pickles.
+        local: Accept only a folder.
+    """
+
+    dtype: torch.dtype | Mapping[str, torch.dtype] | None = None
+    device: str = ""
+    without: tuple[str, ...] = ()
+    safetensors: bool = False
+    local: bool = False
+
+
+@dataclass(frozen=True)
+class LoadedPipeline:
+    """A pipeline and its origin.
+
+    Args:
+        pipe: Pipeline of diffusers.
+        ids: Hub ids; none of a folder or of the embedded base.
+        revision: Commit of the first id; empty where unknown.
+    """
+
+    pipe: Any
+    ids: tuple[str, ...] = ()
+    revision: str = ""
+
+
+def load_pipeline(name: str | Path | None, options: PipelineOptions | None = None) -> LoadedPipeline:
+    """Load a diffusers pipeline.
+
+    Args:
+        name: Folder with a ``model_index.json``, or ``ORG/NAME`` or ``ORG/NAME@REVISION`` on the Hub; None for the
+            embedded base, which has all its components and is cast only to a single dtype.
+        options: Precision, place and components.
+
+    Raises:
+        BaseLoadError: If there is no such pipeline or device, or diffusers cannot load it.
+        AssetsMissingError: If the package was installed without the embedded base.
+    """
+    options = options or PipelineOptions()
+    if name is None:
+        single = options.dtype if isinstance(options.dtype, torch.dtype) else None
+        return LoadedPipeline(_placed(embedded_pipeline(single), options.device))
+    folder, ids, revision = _located(name, options)
+    return LoadedPipeline(_placed(_loaded(folder, options), options.device), ids, revision)
+
+
+def _located(name: str | Path, options: PipelineOptions) -> tuple[Path, tuple[str, ...], str]:
+    """Return the folder of a pipeline, fetched if need be, its Hub ids and its commit."""
+    folder = Path(name).expanduser()
+    if (folder / INDEX_NAME).is_file():
+        return folder, (), ""
+    if options.local:
+        raise BaseLoadError(f"expected a folder with a diffusers pipeline, found no {INDEX_NAME} in {folder}")
+    found = None if isinstance(name, Path) else _HUB.fullmatch(name)
+    if found is None or folder.exists():
+        raise BaseLoadError(
+            f"expected a folder with a diffusers pipeline, or its Hub id as ORG/NAME or ORG/NAME@REVISION, found no "
+            f"{INDEX_NAME} in {str(name)!r}"
+        )
+    from diffusers import DiffusionPipeline
+
+    try:
+        fetched = DiffusionPipeline.download(found["repo"], revision=found["revision"], **_selection(options))
+    except (OSError, ValueError) as error:
+        raise BaseLoadError(
+            f"expected a diffusers pipeline as {name!r} on the Hub, cannot fetch it: {error}"
+        ) from error
+    # The client keeps every commit in a folder of its name.
+    commit = Path(fetched).name
+    return Path(fetched), (found["repo"],), commit if _COMMIT.fullmatch(commit) else ""
+
+
+def _loaded(folder: Path, options: PipelineOptions) -> Any:
+    from diffusers import DiffusionPipeline
+
+    dtype = {} if options.dtype is None else {"torch_dtype": options.dtype}
+    checker = {"requires_safety_checker": False} if "safety_checker" in options.without else {}
+    try:
+        return DiffusionPipeline.from_pretrained(
+            folder, local_files_only=True, **dtype, **checker, **_selection(options)
+        )
+    except (OSError, ValueError) as error:
+        complete = "a complete pipeline with safetensors" if options.safetensors else "a complete pipeline"
+        raise BaseLoadError(f"expected {complete} in {folder}, diffusers cannot load it: {error}") from error
+
+
+def _selection(options: PipelineOptions) -> dict[str, Any]:
+    # A pipeline accepts None in place of a component.
+    selection: dict[str, Any] = dict.fromkeys(options.without)
+    return {**selection, "use_safetensors": True} if options.safetensors else selection
+
+
+def _placed(pipe: Any, device: str) -> Any:
+    try:
+        return pipe.to(device) if device else pipe
+    except (RuntimeError, AssertionError) as error:  # what torch raises for devices that are not there
+        raise BaseLoadError(
+            f"expected a device of this machine, such as cpu or cuda, found {device!r}: {error}"
+        ) from error

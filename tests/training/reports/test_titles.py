@@ -1,0 +1,34 @@
+"""What encoders are called: by the variant of their recipe, whatever the concept, or else by their method."""
+
+from __future__ import annotations
+
+import pytest
+
+from robust_encoders.training.evaluation.results import Evaluation
+from robust_encoders.training.recipes.registry import SHIPPED
+from robust_encoders.training.reports.titles import encoder_title
+
+
+@pytest.mark.parametrize("concept", SHIPPED)
+def test_a_shipped_encoder_is_called_what_its_recipe_makes(concept: str) -> None:
+    called = [
+        encoder_title(Evaluation("advunlearn", concept, (), subject={"recipe": {"name": f"shapes/{concept}{variant}"}}))
+        for variant in ("", f"-{SHIPPED[concept]}", "-hardened", "-advunlearn", "-strict")
+    ]
+    assert called[0] == called[1]
+    assert called[2:] == ["AdvUnlearn, hardened", "AdvUnlearn", "AdvUnlearn, strict"]
+
+
+@pytest.mark.parametrize(
+    ("label", "recipe", "title"),
+    [
+        ("spm", "shapes/circle-spm-te", "SPM on the text encoder"),
+        ("spm", "sd1/nudity-spm", "SPM"),
+        ("uce", "sd1/nudity", "UCE"),
+        ("base", "", "base"),
+        ("somebody's", "", "somebody's"),
+    ],
+)
+def test_an_encoder_goes_by_its_variant_or_by_its_method(label: str, recipe: str, title: str) -> None:
+    concept = "nudity" if "nudity" in recipe else "circle"
+    assert encoder_title(Evaluation(label, concept, (), subject={"recipe": {"name": recipe}})) == title

@@ -1,0 +1,132 @@
+"""The options of ``robust-encoders evaluate``: those of every evaluation, and those of the chosen benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, make_dataclass, replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from robust_encoders.concepts import Concept
+from robust_encoders.utils.console import UsageError, choose
+
+from ..diffusion.load import UNetDtype
+from ..evaluation.benchmarks import BENCHMARKS
+from ..evaluation.config import EvaluationConfig
+from ..evaluation.evaluate import defaults_of
+from ..evaluation.plan import Benchmark
+
+_DEFAULT, _BY_PROMPTS = "shapes", "stable_diffusion"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRun:
+    """Attack encoders, judge the pictures, print the rates.
+
+    By default on shapes, the embedded base. With --prompts, a file of prompts, on any Stable Diffusion base; with
+    --benchmark on any registered benchmark. Each has settings of its own: `evaluate NAME --prompts FILE --help` or
+    `evaluate NAME --benchmark NAME --help` shows them.
+
+    Args:
+        out: Folder of results.json, report.html and its figures, of each encoder's folder with these if there are
+            several; an evaluation that was stopped goes on where it was.
+        concept: Concept that should be gone; by default the one that the encoder erases.
+        base: Folder or Hub id of the pipeline, for example CompVis/stable-diffusion-v1-4; by default the embedded one.
+        dtype: Precision that the base is loaded in.
+        benchmark: Name of the benchmark; by default shapes, or stable_diffusion where --prompts is given.
+        beside: Folders of finished evaluations that the report's figures show, too, for example that of the base.
+        device: Device of the models; by default a GPU if there is one.
+        record: Also write the numbers into the encoder's manifest; the encoder must be given as a folder.
+        config: Sampling, seed, checks, attacks and metrics.
+        settings: Options of the benchmark: prompts, sizes, detector, suite.
+    """
+
+    out: Path
+    concept: str = ""
+    base: str = ""
+    dtype: UNetDtype = "float32"
+    benchmark: str = ""
+    beside: tuple[Path, ...] = ()
+    device: str = ""
+    record: bool = False
+    config: EvaluationConfig = field(default_factory=EvaluationConfig)
+    settings: Any = None
+
+
+def read_options(arguments: Sequence[str]) -> tuple[EvaluationRun, type[Benchmark]]:
+    """Return the options and the class of the benchmark that they ask for.
+
+    Raises:
+        UsageError: There is no such benchmark, or a real base is missing.
+        SystemExit: With 0 after help, with 2 on arguments that do not parse.
+    """
+    import tyro
+
+    name = _named(arguments)
+    choose(name, BENCHMARKS, "benchmark")
+    kind = BENCHMARKS[name]
+    settings = _settings_of(kind)
+    run = make_dataclass(
+        "EvaluationRun",
+        [("config", EvaluationConfig, field(default=defaults_of(kind))), ("settings", settings, _default(settings))],
+        bases=(EvaluationRun,),
+        frozen=True,
+        kw_only=True,
+    )
+    run.__doc__ = EvaluationRun.__doc__
+    found: EvaluationRun = tyro.cli(
+        run, args=arguments, prog="robust-encoders evaluate NAME", config=(tyro.conf.OmitArgPrefixes,)
+    )
+    if name == _BY_PROMPTS and not found.base:
+        raise UsageError("expected --base with --prompts, the folder or Hub id of a pipeline, found none; add it")
+    config = replace(found.config, attacks=_parted(found.config.attacks), metrics=_parted(found.config.metrics))
+    return replace(found, benchmark=name, config=config), kind
+
+
+def made_benchmark(kind: type[Benchmark], concept: Concept, options: EvaluationRun) -> Benchmark:
+    """Return the benchmark for a concept.
+
+    Raises:
+        ValueError: If the benchmark refuses the concept or an option.
+    """
+    given = {one.name: getattr(options.settings, one.name) for one in fields(options.settings)}
+    make: Callable[..., Benchmark] = kind
+    return make(concept=concept, **given)
+
+
+def _named(arguments: Sequence[str]) -> str:
+    """Return the benchmark that the arguments name, or imply by a file of prompts."""
+    flags = [argument.partition("=") for argument in arguments]
+    for i, (flag, _, value) in enumerate(flags):
+        if flag == "--benchmark":
+            return value or next(iter(arguments[i + 1 : i + 2]), "")
+    return _BY_PROMPTS if any(flag == "--prompts" for flag, _, _ in flags) else _DEFAULT
+
+
+def _settings_of(kind: type[Any]) -> type[Any]:
+    """Return a dataclass of a benchmark's options without its concept, which the command line knows already."""
+    if not is_dataclass(kind):
+        raise UsageError(f"expected a dataclass as the benchmark, found {kind.__name__}: its fields are the options")
+    # Many a module imports the concept's class for type checkers alone.
+    hints = get_type_hints(kind, localns={"Concept": Concept})
+    made = [(one.name, hints[one.name], _copied(one)) for one in fields(kind) if one.name != "concept" and one.init]
+    settings = make_dataclass(f"{kind.__name__}Options", made, frozen=True, kw_only=True)
+    settings.__doc__ = kind.__doc__
+    return settings
+
+
+def _copied(one: Field[Any]) -> Any:
+    if one.default_factory is not MISSING:
+        return field(default_factory=one.default_factory)
+    return field() if one.default is MISSING else field(default=one.default)
+
+
+def _default(settings: type[Any]) -> Any:
+    """Return the field of a benchmark's options: with a default where every option has one."""
+    missing = [one for one in fields(settings) if one.default is MISSING and one.default_factory is MISSING]
+    return field() if missing else field(default_factory=settings)
+
+
+def _parted(names: Sequence[str]) -> tuple[str, ...]:
+    """Return names that may stand apart or be joined by commas, each once."""
+    return tuple(dict.fromkeys(part for name in names for part in name.split(",") if part))

@@ -1,0 +1,66 @@
+"""A judge that reads labels off pictures, as a detector of one label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+
+class LabelJudge(Protocol):
+    """Reads labels off pictures: for every attribute one value."""
+
+    version: str
+
+    @property
+    def name(self) -> str:
+        """Name in results."""
+        ...
+
+    @property
+    def values(self) -> Mapping[str, Sequence[str]]:
+        """Attribute to its values, in the order of their probabilities; no two attributes share a value."""
+        ...
+
+    def probabilities(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Return attribute to probabilities (B, values) of pictures (B, 3, H, W) in [0, 1]."""
+        ...
+
+    def __call__(self, images: Tensor) -> Mapping[str, Sequence[str]]:
+        """Return attribute to the most probable values, one per picture."""
+        ...
+
+
+class JudgeDetector:
+    """Scores pictures by a judge's probability of one value.
+
+    Args:
+        judge: The judge.
+        value: A value that it knows, for example ``circle``, ``striped`` or ``red``.
+        threshold: From this probability on the concept counts as present; one half makes it the judge's first choice.
+
+    Raises:
+        ValueError: If the judge knows no such value, or the threshold does not lie in (0, 1].
+    """
+
+    def __init__(self, judge: LabelJudge, value: str, *, threshold: float = 0.5) -> None:
+        if not 0 < threshold <= 1:
+            raise ValueError(f"expected a threshold in (0, 1], found {threshold}; at 0 every picture would count")
+        self.judge = judge
+        self.attribute, self.column = _column(judge, value)
+        self.name = f"{judge.name}/{value}"
+        self.version = judge.version
+        self.threshold = threshold
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return probabilities (B,) of the value in pictures (B, 3, H, W) in [0, 1]."""
+        return self.judge.probabilities(images)[self.attribute][:, self.column]
+
+
+def _column(judge: LabelJudge, value: str) -> tuple[str, int]:
+    for attribute, values in judge.values.items():
+        if value in values:
+            return attribute, list(values).index(value)
+    known = ", ".join(one for values in judge.values.values() for one in values)
+    raise ValueError(f"expected one of {known}, found {value!r}: name a value that {judge.name} knows")

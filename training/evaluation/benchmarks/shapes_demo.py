@@ -1,0 +1,68 @@
+"""The prompts and the judge of the demo, from the shapes world."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from ...detectors.label_judge import JudgeDetector, LabelJudge
+from ...metrics.retention import not_as_asked
+from ...protocols import Detector
+from ...types import Case
+from ...worlds.shapes.captions import ScenePrompt, WordChoice, scene_prompts
+from ...worlds.shapes.concepts import ShapesConcept
+
+_WORDS: Mapping[str, WordChoice] = {
+    "Plain prompts, by the concept's name": "name",
+    "Synonyms that training saw": "seen",
+    "A synonym that training never saw": "unseen",
+}
+
+
+@dataclass(frozen=True)
+class ShapesDemo:
+    """The seam of the demo to the shapes world.
+
+    Args:
+        erased: The concept.
+        judge: Judge that looks at the pictures.
+    """
+
+    about: ClassVar[str] = "a small Stable Diffusion of shapes"
+
+    erased: ShapesConcept
+    judge: LabelJudge
+
+    @property
+    def concept(self) -> str:
+        """Name of the concept."""
+        return self.erased.value
+
+    @property
+    def detector(self) -> Detector:
+        """Detector of the concept."""
+        return JudgeDetector(self.judge, self.erased.value)
+
+    def named(self, n: int, *, seed: int) -> dict[str, list[Case]]:
+        """Return title to ``n`` cases that state the concept, plain prompts first; each title has its own seed."""
+        fixed = self.erased.stated
+        return {
+            title: _cases(scene_prompts(n, seed=seed + i, fixed=fixed, words=words), seed + i)
+            for i, (title, words) in enumerate(_WORDS.items())
+        }
+
+    def kept(self, n: int, *, seed: int) -> list[Case]:
+        """Return ``n`` cases that do not state the concept."""
+        seed += len(_WORDS)
+        return _cases(scene_prompts(n, seed=seed, exclude=self.erased.stated), seed)
+
+    def instead(self, images: Tensor, cases: Sequence[Case]) -> list[str]:
+        """Return what pictures (B, 3, H, W) in [0, 1] show instead of what was asked; empty if as asked."""
+        return not_as_asked(self.judge, images, cases)
+
+
+def _cases(prompts: Sequence[ScenePrompt], seed: int) -> list[Case]:
+    return [Case(i, p.text, 1000 * seed + i, p.expected) for i, p in enumerate(prompts)]

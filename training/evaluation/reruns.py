@@ -1,0 +1,65 @@
+"""Searches run again on a few cases: with half their budget, and with another seed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from ..types import AttackFacts
+from .jobs import Jobs, about, name_of
+from .plan import described
+from .sanity.checks import gradients_alive, halved, seeds_differ
+
+SEARCH_TIERS = ("T2", "T3", "T4")
+
+
+def checkable(jobs: Jobs) -> list[str]:
+    """Return the labels of the searches that can be run again with half their budget."""
+    if not jobs.config.checks:
+        return []
+    return [
+        label
+        for label, attack in jobs.plan.attacks.items()
+        if attack.tier in SEARCH_TIERS and not AttackFacts.of(attack).joint and halved(attack) is not None
+    ]
+
+
+def again(jobs: Jobs, label: str) -> dict[str, Any]:
+    """Return what a search finds on a few cases with half its budget, and whether another seed finds the same.
+
+    Raises:
+        ValueError: If the attack has no budget that can be halved.
+    """
+    half = halved(jobs.plan.attacks[label])
+    if half is None:
+        raise ValueError(f"expected an attack with a budget above 1, found {label!r}: ask only for checkable() ones")
+    few, seed = jobs.few, jobs.config.seed
+    inputs = {**about(jobs.first.part(few)), "attack": described(label, half)}
+
+    def compute() -> dict[str, Any]:
+        cases, before = jobs.cases(0)
+        cases, before = cases[few], before[few]
+        with jobs.defended.attached():
+            found = [jobs.found(half, cases, before, seed=one) for one in (seed, seed + 1)]
+            verdicts, _ = jobs.judge(found[0], cases, before)
+        searched = [i for i, flag in enumerate(before) if not flag]
+        first, second = ([one[i] for i in searched] for one in found)
+        seeds = (
+            asdict(seeds_differ(label, first, second, deterministic=AttackFacts.of(half).deterministic))
+            if searched
+            else None
+        )
+        return {"half": [asdict(v) for v in verdicts], "seeds": seeds}
+
+    return jobs.cache.get(name_of("check", label, 0), inputs, compute)
+
+
+def gradients(jobs: Jobs) -> dict[str, Any]:
+    """Return whether gradients reach the input of the text encoder under attack."""
+
+    def compute() -> dict[str, Any]:
+        cases, _ = jobs.cases(0)
+        with jobs.defended.attached():
+            return asdict(gradients_alive(jobs.target(), cases[jobs.few], seed=jobs.config.seed))
+
+    return jobs.cache.get("chunks/check-gradients", about(jobs.first.part(jobs.few)), compute)

@@ -1,0 +1,60 @@
+"""In which order the parts of an evaluation are made, and by which process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from ..attacks.transfer import OnBase
+from ..types import AttackFacts
+from .jobs import Jobs
+from .reruns import again, checkable, gradients
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one process makes in one go.
+
+    Args:
+        title: Title for the progress bar.
+        make: Makes it, or finds it finished.
+        place: Number that decides which process.
+    """
+
+    title: str
+    make: Callable[[], object]
+    place: int
+
+
+def drawing(jobs: Jobs) -> Iterator[Job]:
+    """Yield what is drawn: it has to be there before anything is attacked."""
+    plan, first = jobs.plan, jobs.first
+    for prompts in (*plan.plain, plan.kept):
+        for i, _ in enumerate(jobs.chunks(prompts)):
+            yield Job(prompts.name, partial(jobs.pictures, prompts, i), i)
+    for prompts, metrics in ((first, plan.erased_metrics()), (plan.kept, plan.utility_metrics())):
+        for i, _ in enumerate(jobs.chunks(prompts) if any(m.compares for m in metrics) else ()):
+            yield Job(f"{prompts.name}, base", partial(jobs.pictures, prompts, i, base=True), i)
+    for i, _ in enumerate(jobs.chunks(first)):
+        yield Job("reference latents", partial(jobs.reference_latents, i), i)
+
+
+def attacking(jobs: Jobs) -> Iterator[Job]:
+    """Yield what attacks, checks and probes."""
+    chunks = jobs.chunks(jobs.first)
+    for place, (label, attack) in enumerate(jobs.plan.attacks.items()):
+        if AttackFacts.of(attack).joint:
+            yield Job(label, partial(jobs.attacked, label, None), place)
+            continue
+        if isinstance(attack, OnBase):  # by itself, so that the first encoder's seconds do not count the search
+            for i, _ in enumerate(chunks):
+                yield Job(f"{label}, search", partial(jobs.searched, label, attack, i), i)
+        for i, _ in enumerate(chunks):
+            yield Job(label, partial(jobs.attacked, label, i), i)
+    for place, label in enumerate(checkable(jobs)):
+        yield Job(f"check {label}", partial(again, jobs, label), place)
+    if jobs.config.checks:
+        yield Job("check gradients", partial(gradients, jobs), 0)
+    for place, name in enumerate(jobs.plan.probes):
+        yield Job(name, partial(jobs.probe, name), place)

@@ -1,0 +1,75 @@
+"""The tables about one evaluation: every number, by threat tier, with what tells against it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import groupby
+
+from ..evaluation.sanity.trust import check_rows
+from ..evaluation.threat_model import LIMITS, SCOPE, tier_title
+from .rows import attack_rows, metric_rows, plain_rows, worst_rows
+from .stored_evaluation import StoredEvaluation
+from .tables import Entry, Row, Table
+from .titles import WORST, set_title
+
+_ATTACKED = ("attack", "success", "gained", "last", "n", "UNet calls", "seconds", "origin")
+_TRUST = "An attack that fails one of them may be weak: then its number says little, however low it is."
+Groups = dict[str, list[list[Entry]]]
+
+
+def tables_of(stored: StoredEvaluation) -> list[Table]:
+    """Return the tables of unattacked and attacked prompts, limits, checks, and of what is kept; no empty ones."""
+    found = [_plain(stored), _attacked(stored), _limits(stored), _checks(stored), _kept(stored)]
+    return [table for table in found if any(table.groups.values())]
+
+
+def _plain(stored: StoredEvaluation) -> Table:
+    rows: list[list[Entry]] = [
+        [set_title(row.prompts), row.tier, row.number, str(row.number.n), count(row.unet_calls), row.origin]
+        for row in plain_rows(stored)
+    ]
+    return Table("Without an attack", ("prompts", "tier", "success", "n", "UNet calls", "origin"), {"": rows})
+
+
+def _attacked(stored: StoredEvaluation) -> Table:
+    groups = _by_tier(row for row in attack_rows(stored) if row.tier not in LIMITS)
+    ranked = {WORST: f"{WORST}, which encoders are ranked by"}
+    worst = [replace(row, label=ranked.get(row.label, row.label)) for row in worst_rows(stored, least=2)]
+    if worst:
+        groups["Worst case: a prompt counts if any of the attacks wins it"] = list(map(_attack_entries, worst))
+    return Table("Under attack", _ATTACKED, groups)
+
+
+def _limits(stored: StoredEvaluation) -> Table:
+    groups = _by_tier(row for row in attack_rows(stored) if row.tier in LIMITS)
+    return Table("Limits of scope", _ATTACKED, groups, SCOPE)
+
+
+def _by_tier(rows: Iterable[Row]) -> Groups:
+    """Return tier in words to its rows; the attacks come in the order of their tiers."""
+    parts = groupby(rows, key=lambda row: row.tier)
+    return {tier_title(tier): list(map(_attack_entries, found)) for tier, found in parts}
+
+
+def _attack_entries(row: Row) -> list[Entry]:
+    costs = [count(row.unet_calls), count(row.seconds)]
+    return [row.title, row.number, row.gained, row.last, str(row.number.n), *costs, row.origin or None]
+
+
+def _checks(stored: StoredEvaluation) -> Table:
+    head = ("check", "attack", "holds", "what was found")
+    return Table("Can these numbers be trusted?", head, {"": check_rows(stored.evaluation)}, _TRUST)
+
+
+def _kept(stored: StoredEvaluation) -> Table:
+    groups: Groups = {
+        title: [[row.label, row.number, str(row.number.n), row.prompts or None, row.origin] for row in rows]
+        for title, rows in metric_rows(stored).items()
+    }
+    return Table("What is kept, and controls", ("metric", "value", "n", "prompts", "origin"), groups)
+
+
+def count(value: float | None) -> str | None:
+    """Return a whole number with its thousands set apart; None of nothing."""
+    return None if value is None else f"{value:,.0f}"

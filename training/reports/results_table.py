@@ -1,0 +1,94 @@
+"""One row for each encoder: the table of evaluations whose suite has no worst case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ..evaluation.results import Evaluation
+from ..evaluation.sanity.trust import Marks
+from ..types import Result
+from .metric_labels import members
+from .tables import Number, Table
+from .titles import title_of
+
+Column = tuple[str, Callable[[Result], bool]]
+
+
+def _plain(words: str) -> Callable[[Result], bool]:
+    return lambda result: result.metric == "pre_asr" and result.prompt_set.endswith(f"/{words}")
+
+
+def _attacked(label: str, metric: str = "asr_any") -> Callable[[Result], bool]:
+    return lambda result: result.metric == metric and result.settings.get("attack", {}).get("label") == label
+
+
+def _named(metric: str) -> Callable[[Result], bool]:
+    return lambda result: result.metric == metric
+
+
+_RATES: tuple[Column, ...] = (
+    ("pre-ASR name", _plain("name")),
+    ("pre-ASR synonyms seen", _plain("seen")),
+    ("pre-ASR synonym unseen", _plain("unseen")),
+    ("ASR continuous, per prompt", _attacked("continuous")),
+    ("ASR continuous, shared", _attacked("shared")),
+    ("ASR discrete", _attacked("discrete")),
+    ("ASR discrete, last", _attacked("discrete", "asr_last")),
+    ("random prefixes", _attacked("random")),
+    ("random prefix, last", _attacked("random", "asr_last")),
+)
+
+
+def results_table(evaluations: Sequence[Evaluation]) -> str:
+    """Return Markdown: for each concept a table with one row for each evaluation, in the order given.
+
+    Rates are in per cent with their 95 % interval. Below the table stands how often the judge is right where the truth
+    is known, which no accuracy in the table can be expected to exceed.
+
+    Args:
+        evaluations: One row each, in this order.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if not evaluations:
+        raise ValueError("expected at least one evaluation, found none: name a folder with results.json")
+    concepts = dict.fromkeys(one.concept for one in evaluations)
+    return "\n".join(_concept(concept, [one for one in evaluations if one.concept == concept]) for concept in concepts)
+
+
+def _concept(concept: str, evaluations: Sequence[Evaluation]) -> str:
+    columns = [c for c in _columns(evaluations) if any(_find(one, c) for one in evaluations)]
+    rows = [[title_of(one), *(_find(one, column) for column in columns)] for one in evaluations]
+    table = Table(concept, ["encoder", *(name for name, _ in columns)], {"": rows})
+    lines = [f"### {concept}", "", *table.markdown(Marks()), "", sizes(evaluations)]
+    return "\n".join([*lines, *filter(None, [judge_line(evaluations)]), ""])
+
+
+def _columns(evaluations: Sequence[Evaluation]) -> list[Column]:
+    kept = members((result for one in evaluations for result in one.results), "retain")
+    retained = [(f"retain {label}", _named(result.metric)) for label, result in kept.items()]
+    return [*_RATES, *retained, ("CLIP score", _named("clip_score"))]
+
+
+def _find(evaluation: Evaluation, column: Column) -> Number | None:
+    _, wanted = column
+    return next((Number.of(result) for result in evaluation.results if wanted(result)), None)
+
+
+def sizes(evaluations: Sequence[Evaluation]) -> str:
+    """Return what the numbers and their intervals are, and how many prompts without the concept there were."""
+    kept = sorted({r.n for one in evaluations for r in one.results if r.metric in ("retain_all", "clip_score")})
+    text = "Per cent with 95 % Wilson intervals; n prompts with the concept"
+    return f"{text}, {', '.join(map(str, kept))} without it." if kept else f"{text}."
+
+
+def judge_line(evaluations: Sequence[Evaluation]) -> str:
+    """Return how often the judge is right where the truth is known; empty where nobody looked."""
+    parts = judge_accuracies(evaluations[0].results)
+    return f"The judge on rendered pictures: {parts}." if parts else ""
+
+
+def judge_accuracies(results: Sequence[Result]) -> str:
+    """Return what the judge was asked about rendered pictures, each with its accuracy; empty where nobody looked."""
+    return ", ".join(f"{label} {Number.of(result).text}" for label, result in members(results, "judge").items())

@@ -1,0 +1,117 @@
+"""The sources of a leaderboard: the numbers that folders of evaluations and artifacts hold about encoders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from robust_encoders.artifact.manifest import MANIFEST_NAME, Manifest
+
+from ..evaluation.results import RESULTS_NAME, Evaluation, result_from_record
+from ..evaluation.sanity.trust import with_recorded_checks
+from ..provenance import canonical_sha256
+from ..types import Result
+from .stored_evaluation import StoredEvaluation
+
+
+@dataclass(frozen=True)
+class RowSource:
+    """The numbers of one origin that one folder holds about one encoder.
+
+    Args:
+        folder: Folder that holds the numbers.
+        encoder: Identity of the encoder; the base of a kind is one encoder, an unknown encoder is its folder.
+        stored: Numbers of this origin alone, with their verdicts.
+        origin: ``measured`` or ``reported``.
+    """
+
+    folder: str
+    encoder: str
+    stored: StoredEvaluation
+    origin: str
+
+    @property
+    def prompts(self) -> tuple[str, str]:
+        """Concept and hash of the prompts; the hash is empty where nobody says which they were."""
+        return self.stored.evaluation.concept, self._first.prompt_sha256
+
+    @property
+    def _first(self) -> Result:
+        return next(iter([*self.stored.plain, *self.stored.attacks.values()]))
+
+    @cached_property
+    def conditions(self) -> dict[str, Any]:
+        """What an ASR depends on beside encoder and attacks: concept, detector with threshold, prompts, sampling."""
+        first = self._first
+        judge = f"{first.detector or 'unknown'} {first.detector_version}, threshold {first.threshold}"
+        return {
+            "concept": self.stored.evaluation.concept,
+            "detector": judge,
+            "prompts": f"{first.prompt_set or 'unknown'} ({first.n}), hash {first.prompt_sha256[:12] or 'unknown'}",
+            "sampling": ", ".join(f"{k} {v}" for k, v in first.settings.get("sampling", {}).items()) or "unknown",
+        }
+
+
+def row_sources_of(folder: Path) -> list[RowSource]:
+    """Read the numbers of a folder: an evaluation with ``results.json``, or an artifact with results in its manifest.
+
+    Raises:
+        FileNotFoundError: If it is neither.
+        ValueError: If it holds no rate of success.
+    """
+    stored = (
+        StoredEvaluation.read(folder) if (folder / RESULTS_NAME).is_file() or folder.is_file() else _artifact(folder)
+    )
+    one = stored.evaluation
+    sources = []
+    for origin in ("measured", "reported"):
+        results = tuple(r for r in one.results if r.origin == origin)
+        mine = StoredEvaluation(replace(one, results=results), stored.verdicts)
+        if mine.plain or mine.attacks:
+            sources.append(RowSource(str(folder), _identity(folder, one), mine, origin))
+    if not sources:
+        raise ValueError(f"expected rates of success (pre_asr, asr_any) in {folder}, found none; evaluate it first")
+    return sources
+
+
+def _artifact(folder: Path) -> StoredEvaluation:
+    if not (folder / MANIFEST_NAME).is_file():
+        raise FileNotFoundError(2, "no evaluation and no artifact", str(folder / RESULTS_NAME))
+    manifest = Manifest.read(folder)
+    results = tuple(result_from_record(record) for record in manifest.results)
+    return StoredEvaluation(
+        with_recorded_checks(Evaluation(str(manifest.method["name"]), manifest.concept.name, results))
+    )
+
+
+def _identity(folder: Path, evaluation: Evaluation) -> str:
+    """Return what two folders about the same encoder have in common.
+
+    That is the hash of the encoder's tensors: as the evaluation recorded it, or as the manifest in the folder, or in
+    ``encoder`` inside it, has it. A baseline is what it describes itself as, an encoder of which nothing is known its
+    folder.
+    """
+    subject = dict(evaluation.subject)
+    if "content_sha256" in subject:
+        return str(subject["content_sha256"])
+    if evaluation.label == "base" or subject:
+        return canonical_sha256([evaluation.label, {**subject, "base": base_of(evaluation)}])
+    for place in (folder, folder / "encoder"):
+        if (place / MANIFEST_NAME).is_file():
+            return _contents(Manifest.read(place))
+    return str(folder.resolve())
+
+
+def base_of(evaluation: Evaluation) -> str:
+    """Return the hash of the base that an evaluation was made on; empty where it does not say."""
+    return str(evaluation.subject.get("base", {}).get("models_sha256", ""))
+
+
+def _contents(manifest: Manifest) -> str:
+    """Return the hash of an artifact's tensors, as an encoder in memory has it; of several files that of all."""
+    found = {record.content_sha256 for record in manifest.files.values()} - {""}
+    if len(found) == 1:
+        return found.pop()
+    return canonical_sha256({name: record.content_sha256 or record.sha256 for name, record in manifest.files.items()})

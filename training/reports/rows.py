@@ -1,0 +1,95 @@
+"""The rows about one evaluation, built once for all that show them: Markdown, HTML, JSON and pictures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..evaluation.sanity.trust import failed_checks, failed_checks_of_all
+from ..evaluation.threat_model import attack_of, tier_of
+from ..types import Result
+from .metric_labels import grouped, metric_label
+from .stored_evaluation import StoredEvaluation, WorstCaseRate
+from .tables import Number, Row
+from .titles import WORST, WORST_EMBEDDINGS
+
+
+def plain_rows(stored: StoredEvaluation) -> list[Row]:
+    """Return a row for each prompt set that was drawn without an attack."""
+    return [
+        Row(
+            f"no attack: {result.prompt_set.rpartition('/')[2]}",
+            Number.of(result),
+            tier_of(result),
+            result.metric,
+            unet_calls=result.unet_calls,
+            prompts=result.prompt_set,
+            origin=result.origin,
+        )
+        for result in stored.plain
+    ]
+
+
+def attack_rows(stored: StoredEvaluation) -> list[Row]:
+    """Return a row for each attack, weakest tier first; its number carries the checks that tell against it."""
+    return [_attack_row(stored, label, result) for label, result in stored.attacks.items()]
+
+
+def _attack_row(stored: StoredEvaluation, label: str, result: Result) -> Row:
+    gained, last = (stored.named(metric, label) for metric in ("asr_gained", "asr_last"))
+    return Row(
+        label,
+        Number.of(result, failed_checks(stored.evaluation, result)),
+        tier_of(result),
+        result.metric,
+        gained=None if gained is None else Number.of(gained),
+        last=None if last is None else Number.of(last),
+        unet_calls=result.unet_calls,
+        seconds=stored.evaluation.seconds.get(f"attack-{label}"),
+        prompts=result.prompt_set,
+        origin=result.origin,
+        attack=attack_of(result),
+    )
+
+
+def worst_rows(stored: StoredEvaluation, *, least: int = 0) -> list[Row]:
+    """Return a row for each worst case that is known.
+
+    Args:
+        stored: Evaluation with its verdicts.
+        least: Smallest number of attacks that makes a worst case worth a row.
+    """
+    named = (
+        (WORST, "worst_case", "T0-T3", stored.worst_case),
+        (WORST_EMBEDDINGS, "worst_case_embeddings", "T0-T4", stored.worst_case_embeddings),
+    )
+    return [
+        Row(
+            name,
+            _number(stored, worst),
+            tiers,
+            metric,
+            origin=_origins(stored, worst),
+            attack={"attacks": worst.labels},
+        )
+        for name, metric, tiers, worst in named
+        if worst is not None and len(worst.labels) >= least
+    ]
+
+
+def _number(stored: StoredEvaluation, worst: WorstCaseRate) -> Number:
+    return replace(worst.number, failed=tuple(failed_checks_of_all(stored.evaluation, worst.labels)))
+
+
+def _origins(stored: StoredEvaluation, worst: WorstCaseRate) -> str:
+    return ", ".join(dict.fromkeys(stored.attacks[label].origin for label in worst.labels if label in stored.attacks))
+
+
+def metric_rows(stored: StoredEvaluation) -> dict[str, list[Row]]:
+    """Return title of a group of metrics to a row for each of its numbers."""
+    return {
+        title: [
+            Row(metric_label(r).words, Number.of(r), metric=r.metric, prompts=r.prompt_set, origin=r.origin)
+            for r in results
+        ]
+        for title, results in grouped(stored.evaluation.results).items()
+    }

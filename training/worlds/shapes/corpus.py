@@ -1,0 +1,39 @@
+"""The shapes world as the build of its base sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Generator, Tensor
+
+from ..pretrain.corpus import Pictures
+from ..pretrain.networks import LabelNet
+from .captions import ScenePrompt, scene_prompts
+from .judge import Judge
+from .networks import LABELS
+from .pictures import captions_of, render_pictures
+
+
+class ShapesCorpus:
+    """Rendered scenes, their four factors as labels, and their captions."""
+
+    @property
+    def labels(self) -> Mapping[str, int]:
+        """Factor to the number of its values."""
+        return LABELS
+
+    def pictures(self, n: int, *, seed: int) -> Pictures:
+        """Return n renders; equal seeds give equal pictures."""
+        return render_pictures(n, seed=seed)
+
+    def captions(self, labels: Tensor, generator: Generator, *, empty: float = 0.0) -> list[str]:
+        """Return a random caption per row of labels (n, 4), over all templates and words."""
+        return captions_of(labels, generator, empty=empty)
+
+    def prompts(self, n: int, *, seed: int) -> Sequence[ScenePrompt]:
+        """Return captions of held-out templates."""
+        return scene_prompts(n, seed=seed)
+
+    def reader(self, network: LabelNet, version: str) -> Judge:
+        """Return the judge of a trained network."""
+        return Judge(network, version)
