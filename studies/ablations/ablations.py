@@ -32,12 +32,13 @@ from robust_encoders.training.evaluation.config import EvaluationConfig
 from robust_encoders.training.evaluation.evaluate import evaluate
 from robust_encoders.training.evaluation.plan import FixedPlan
 from robust_encoders.training.methods import ESD, AdvUnlearn
-from robust_encoders.training.methods.advunlearn import _prepare
+from robust_encoders.training.methods.text_encoder import build_objective
 from robust_encoders.training.metrics.rates import wilson_interval
-from robust_encoders.training.objectives.config import AdversaryConfig, RetainConfig, UnlearnConfig
+from robust_encoders.training.objectives.config import AdversaryConfig, RetainConfig, Space, UnlearnConfig
 from robust_encoders.training.prompts.retain import object_prompts
+from robust_encoders.training.protocols import InnerAttack, Method
 from robust_encoders.training.provenance import write_json
-from robust_encoders.training.recipes.registry import RECIPES, Recipe
+from robust_encoders.training.recipes import RECIPES
 from robust_encoders.training.recipes.reproduce import recorded_recipe
 from robust_encoders.training.recipes.run import run_recipe
 from robust_encoders.training.trainer.loop import finetune
@@ -46,18 +47,27 @@ from robust_encoders.training.types import Result
 from robust_encoders.training.workspace import Workspace
 
 ITERATIONS = 200
-Change = Callable[[AdvUnlearn], Any]
+Change = Callable[[AdvUnlearn], AdvUnlearn]
 Row = dict[str, Any]
+
+
+def advunlearn(recipe: str) -> AdvUnlearn:
+    """Return the method of a recipe that trains by AdvUnlearn."""
+    method = RECIPES[recipe]().method
+    if not isinstance(method, AdvUnlearn):
+        raise TypeError(f"expected AdvUnlearn in {recipe}, found {type(method).__name__}")
+    return method
 
 
 def paper() -> AdvUnlearn:
     """Return the paper's terms on the captions of the embedded base: one adversarial token in front, noise alone."""
-    shipped = RECIPES["shapes/circle-advunlearn"]().method
+    shipped = advunlearn("shapes/circle-advunlearn")
     return replace(
         shipped,
         unlearn=UnlearnConfig(batch=4),
         retain=RetainConfig(prompts=shipped.retain.prompts, weight=0.5, batch=8),
-        adversary=AdversaryConfig(attack=SoftPrompt(steps=8, rate=2e-2), warmup=40),
+        attack=SoftPrompt(steps=8, rate=2e-2),
+        adversary=AdversaryConfig(warmup=40),
         train=replace(shipped.train, iterations=ITERATIONS),
     )
 
@@ -77,6 +87,11 @@ def adversary(**changes: Any) -> Change:
     return lambda method: replace(method, adversary=replace(method.adversary, **changes))
 
 
+def attack(rule: InnerAttack) -> Change:
+    """Attack by another rule."""
+    return lambda method: replace(method, attack=rule)
+
+
 def layers(*numbers: int) -> Change:
     """Train these layers alone, as the paper does without the final norm."""
     return lambda method: replace(method, select=SelectionConfig(layers=numbers, final_norm=False))
@@ -90,7 +105,7 @@ def esd(method: AdvUnlearn) -> ESD:
 def together(*changes: Change) -> Change:
     """Make one change after the other."""
 
-    def made(method: AdvUnlearn) -> Any:
+    def made(method: AdvUnlearn) -> AdvUnlearn:
         for change in changes:
             method = change(method)
         return method
@@ -112,7 +127,7 @@ RETAINED = (
 ON_UNET = ("UNet",)
 UNTRAINED = "base"
 # Row to what it changes of the paper's terms.
-ROWS: Mapping[str, Change] = {
+ROWS: Mapping[str, Callable[[AdvUnlearn], Method]] = {
     "the paper's terms": lambda method: method,
     "no attack (ESD)": esd,
     "UNet": lambda method: method,
@@ -121,9 +136,9 @@ ROWS: Mapping[str, Change] = {
     "retain: everyday objects": everyday,
     "layer 0": layers(0),
     "layers 0, 1": layers(0, 1),
-    "one fast step": adversary(attack=SoftPrompt.fast(2e-2)),
-    "2 attack steps": adversary(attack=SoftPrompt(steps=2, rate=2e-2)),
-    "30 attack steps": adversary(attack=SoftPrompt(steps=30, rate=2e-2)),
+    "one fast step": attack(SoftPrompt.fast(2e-2)),
+    "2 attack steps": attack(SoftPrompt(steps=2, rate=2e-2)),
+    "30 attack steps": attack(SoftPrompt(steps=30, rate=2e-2)),
     "suffix": adversary(placements=("suffix",)),
     "3 tokens": adversary(tokens=(3,)),
     "anchor, plain term, retained twice": together(ANCHOR, PLAIN, KEPT),
@@ -133,47 +148,40 @@ ROWS: Mapping[str, Change] = {
 
 def hardened() -> AdvUnlearn:
     """Return the hardened recipe's method."""
-    method = RECIPES["shapes/circle-hardened"]().method
-    if not isinstance(method, AdvUnlearn):
-        raise TypeError(f"expected AdvUnlearn in the recipe, found {type(method).__name__}")
-    return method
+    return advunlearn("shapes/circle-hardened")
 
 
-def objective(name: str) -> Change:
+def objective(name: Space) -> Change:
     """Attack and unlearn where the name says; without the UNet there is nothing to share tokens in."""
 
     def change(method: AdvUnlearn) -> AdvUnlearn:
         adversary = method.adversary if name != "conditioning" else replace(method.adversary, shared=0.0)
-        harden = replace(method.unlearn.harden, objective=name)
-        return replace(method, adversary=adversary, unlearn=replace(method.unlearn, harden=harden))
+        return replace(method, adversary=adversary, hardening=replace(method.hardening, objective=name))
 
     return change
 
 
-def instead(recipe: str) -> Change:
+def instead(recipe: str) -> Callable[[AdvUnlearn], Method]:
     """Take another recipe's method, on the same concept."""
     return lambda method: RECIPES[recipe]().method
 
 
-def no_known(method: AdvUnlearn) -> AdvUnlearn:
-    """The strict recipe, where one clear word clears a string whatever else it says, and captions get no strangers."""
-    method = instead("shapes/circle-strict")(method)
-    harden = method.unlearn.harden
-    harden = replace(harden, doubt=replace(harden.doubt, known=0.0, inserted_weight=0.0))
-    return replace(method, unlearn=replace(method.unlearn, harden=harden))
+def no_known(_: AdvUnlearn) -> AdvUnlearn:
+    """The strict recipe, where one word makes a string caption-like, and no embeddings are inserted into captions."""
+    strict = advunlearn("shapes/circle-strict")
+    return replace(strict, outliers=replace(strict.outliers, caption_share=0.0, inserted_weight=0.0))
 
 
-def without_unet(method: AdvUnlearn) -> AdvUnlearn:
+def without_unet(_: AdvUnlearn) -> AdvUnlearn:
     """Strict without the UNet but for the metric's unit, in fewer iterations; more captions get additions."""
-    method = instead("shapes/circle-strict")(method)
-    harden = replace(method.unlearn.harden, objective="conditioning", additions_weight=30.0, additions_batch=32)
-    harden = replace(harden, doubt=replace(harden.doubt, searched_weight=0.0))
+    strict = advunlearn("shapes/circle-strict")
     return replace(
-        method,
-        adversary=replace(method.adversary, warmup=0, shared=0.0),
-        unlearn=replace(method.unlearn, harden=harden),
-        retain=replace(method.retain, space="conditioning"),
-        train=replace(method.train, iterations=400),
+        strict,
+        adversary=replace(strict.adversary, warmup=0, shared=0.0),
+        hardening=replace(strict.hardening, objective="conditioning", additions_weight=30.0, additions_batch=32),
+        outliers=replace(strict.outliers, searched_weight=0.0),
+        retain=replace(strict.retain, space="conditioning"),
+        train=replace(strict.train, iterations=400),
     )
 
 
@@ -181,20 +189,20 @@ class Study(NamedTuple):
     """Rows that change one method, and how they are measured.
 
     Args:
-        recipe: Whose concept is erased.
-        method: What the rows change.
+        recipe: Recipe of the concept and of the encoder's base.
+        method: Method that the rows change.
         rows: Name to change.
-        attacks: Labels of the suite ``standard``.
-        n: Prompts with the concept.
-        n_kept: Prompts without it.
-        n_probes: Prompts of every set of the structured utility.
-        columns: Of the table.
-        pooled: Whether the table takes the seeds together, with intervals.
+        attacks: Labels of attacks of the suite ``standard``.
+        n: Number of prompts with the concept.
+        n_kept: Number of prompts without it.
+        n_probes: Number of prompts of every set of the structured utility.
+        columns: Columns of the table.
+        pooled: True if the table takes the seeds together, with intervals.
     """
 
     recipe: str
     method: Callable[[], AdvUnlearn]
-    rows: Mapping[str, Change]
+    rows: Mapping[str, Callable[[AdvUnlearn], Method]]
     attacks: tuple[str, ...]
     n: int
     n_kept: int
@@ -215,7 +223,9 @@ STUDIES = {
         hardened,
         {
             UNTRAINED: lambda method: method,
-            **{name: objective(name) for name in ("noise", "conditioning", "both")},
+            "noise": objective("noise"),
+            "conditioning": objective("conditioning"),
+            "both": objective("both"),
             **{name: instead(f"shapes/circle-{name.lower()}") for name in ("strict", "DES", "SAGE")},
             "strict, no known": no_known,
             "strict, no UNet": without_unet,
@@ -233,8 +243,8 @@ class TrainedUNet:
     """A UNet in place of the base's, for an evaluation.
 
     Args:
-        unet: Its weights.
-        row: What trained it.
+        unet: Weights of the UNet.
+        row: Name of the row that trained it.
     """
 
     unet: Mapping[str, Tensor]
@@ -269,12 +279,11 @@ def trained_unet(method: AdvUnlearn, work: Path, run: Path, seed: int) -> tuple[
         space, began = Workspace(cache_dir=work / "banks"), time.monotonic()
         concept = RECIPES["shapes/circle-advunlearn"]().concept
         with teacher.frozen():
-            objective = _prepare(method, method.adversary, teacher, student, concept=concept, workspace=space)
+            objective = build_objective(method, teacher, student, concept=concept, workspace=space)
             teacher.unet_calls = 0
             chosen = {n: p.requires_grad_() for n, p in unet.named_parameters() if "attn2" not in n}
-            identity = {"row": run.name, "seed": seed}
-            finetune(chosen, objective, method.train, generator=Generator().manual_seed(seed), workspace=space,
-                     identity=identity)  # fmt: skip
+            generator = Generator().manual_seed(seed)
+            finetune(chosen, objective, method.train, generator=generator, workspace=space, identity=run.name)
         save_file({name: tensor.detach().contiguous() for name, tensor in unet.state_dict().items()}, file)
         spent = {"unet_calls": teacher.unet_calls, "seconds": round(time.monotonic() - began, 1)}
         write_json(record, spent)
@@ -293,9 +302,9 @@ def trained(
     if row == UNTRAINED:
         return None, {"unet_calls": 0, "seconds": 0.0}
     like, method = RECIPES[study.recipe](), study.rows[row](study.method())
-    if row in ON_UNET:
+    if row in ON_UNET and isinstance(method, AdvUnlearn):
         return trained_unet(method, work, run, seed)
-    recipe: Recipe = replace(like, name=f"{study.recipe}-{run.name}", method=method, seed=seed)
+    recipe = replace(like, name=f"{study.recipe}-{run.name}", method=method, seed=seed)
     if not (run / "encoder").exists():
         run_recipe(recipe, embedded_pipeline(), run / "encoder", cache_dir=work / "banks")
     encoder = RobustEncoder.from_pretrained(run / "encoder")

@@ -24,12 +24,14 @@ from robust_encoders.training.evaluation.config import EvaluationConfig
 from robust_encoders.training.methods.merge import Merge, merge
 from robust_encoders.training.metrics.rates import wilson_interval
 from robust_encoders.training.provenance import write_json
-from robust_encoders.training.recipes.registry import RECIPES, Recipe, shapes_retain_prompts, shapes_retained_by_all
+from robust_encoders.training.recipes import RECIPES, Recipe
+from robust_encoders.training.recipes.recipe import with_retained
 from robust_encoders.training.recipes.run import run_recipe
 from robust_encoders.training.types import Case
 from robust_encoders.training.worlds.shapes.captions import scene_prompts
 from robust_encoders.training.worlds.shapes.concepts import factor_of, shapes_concept
 from robust_encoders.training.worlds.shapes.judge import load_judge
+from robust_encoders.training.worlds.shapes.retain import retain_prompts, retain_prompts_of_all
 
 ANCHORS = {"circle": "square", "red": "green", "striped": "plain", "black": "white"}
 COUNTS = (1, 2, 4)
@@ -49,11 +51,11 @@ def recipe(kind: str, names: Sequence[str]) -> Recipe:
     first, *others = names
     variant = kind or "-advunlearn"
     like = RECIPES[f"shapes/{first}{variant}" if f"shapes/{first}{variant}" in RECIPES else f"shapes/red{variant}"]()
-    kept = shapes_retain_prompts(first)
+    kept = retain_prompts(first)
     alone = replace(
-        like, name=f"shapes/{first}{variant}", concept=concept_of(first), method=like.method.retaining(kept)
+        like, name=f"shapes/{first}{variant}", concept=concept_of(first), method=with_retained(like.method, kept)
     )
-    return alone.together(tuple(map(concept_of, others)), shapes_retained_by_all(names)) if others else alone
+    return alone.together(tuple(map(concept_of, others)), retain_prompts_of_all(names)) if others else alone
 
 
 def trained(work: Path, kind: str, names: Sequence[str]) -> LoadedArtifact:

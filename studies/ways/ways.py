@@ -21,13 +21,12 @@ import torch
 
 import robust_encoders
 from robust_encoders import RobustEncoder, embedded_pipeline, training
-from robust_encoders.training import RECIPES, EvaluationConfig, evaluate, run_recipe
-from robust_encoders.training.evaluation.benchmarks.shapes import ShapesBenchmark
+from robust_encoders.training import RECIPES, EvaluationConfig, Recipe, ShapesBenchmark, evaluate, run_recipe
 from robust_encoders.training.methods import AdvUnlearn
 from robust_encoders.training.provenance import write_json
-from robust_encoders.training.recipes.recipe import Recipe
 
-ROOTS = tuple(f"{Path(package.__file__).resolve().parent}/" for package in (robust_encoders, training))
+PACKAGES = (robust_encoders, training)
+ROOTS = tuple(f"{Path(package.__path__[0]).resolve()}/" for package in PACKAGES)
 SHOWN = 12
 
 
@@ -107,7 +106,7 @@ def small_recipe() -> Recipe:
 
 def import_all() -> None:
     """Import every module of this package, so that no import runs while something is counted."""
-    for package in (robust_encoders, training):
+    for package in PACKAGES:
         for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             importlib.import_module(found.name)
 

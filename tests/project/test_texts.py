@@ -15,7 +15,7 @@ LINK = re.compile(r"\]\(([^()\s]+)\)")
 
 def texts() -> list[Path]:
     """Return the Markdown files of the tree, without those of environments, caches and runs."""
-    found = []
+    found: list[Path] = []
     for folder in (ROOT, *(ROOT / name for name in sorted(p.name for p in ROOT.iterdir() if p.is_dir()))):
         if folder != ROOT and (folder.name.startswith(".") or folder.name in ELSEWHERE):
             continue
