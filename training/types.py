@@ -124,7 +124,7 @@ class AttackFacts:
     @classmethod
     def of(cls, attack: object) -> AttackFacts:
         """Return the facts of an attack, or of an attack's class."""
-        found = {fact.name: getattr(attack, fact.name, fact.default) for fact in fields(cls)}
+        found: dict[str, Any] = {fact.name: getattr(attack, fact.name, fact.default) for fact in fields(cls)}
         # On a class, a property has no value yet.
         return cls(**{name: value for name, value in found.items() if not isinstance(value, property)})
 
