@@ -30,8 +30,9 @@ from robust_encoders.training.evaluation.results import Evaluation
 from robust_encoders.training.methods import METHODS
 from robust_encoders.training.metrics.rates import rate
 from robust_encoders.training.prompts.retain import object_prompts
-from robust_encoders.training.recipes.registry import RECIPES, shapes_retain_prompts
+from robust_encoders.training.recipes.registry import RECIPES
 from robust_encoders.training.worlds.pretrain import build as shapes_build
+from robust_encoders.training.worlds.shapes.retain import retain_prompts
 
 PipelineMaker = Callable[..., StableDiffusionPipeline]
 
@@ -246,7 +247,7 @@ def test_train_by_a_projection_retains_what_is_named_and_else_nothing(
     assert main(["train", method, *options]) == 0
     assert trained.args[0].method == METHODS[method].standard(())
     assert main(["train", method, "--out", str(tmp_path), "--concept", "star"]) == 0
-    assert trained.args[0].method.retained == shapes_retain_prompts("star")
+    assert trained.args[0].method.retained == retain_prompts("star")
 
 
 def test_train_by_the_recipe_of_a_projection_keeps_what_it_retains(trained: Recorder, tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from robust_encoders.training.diffusion.backbone import Backbone
-from robust_encoders.training.diffusion.target import Query, TargetModel
+from robust_encoders.training.diffusion.target import TargetModel
 from robust_encoders.training.protocols import Attack
-from robust_encoders.training.types import AttackResult, Case
+from robust_encoders.training.types import AttackResult, Case, Query
 
 PROMPTS = ("a red circle", "a blue square", "a dotted green triangle", "circle")
 

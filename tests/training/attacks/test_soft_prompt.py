@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ def test_it_is_an_attack() -> None:
 
 
 @pytest.mark.parametrize("rule", ["adam", "sign"])
-def test_the_loss_falls_for_every_example(rule: str) -> None:
+def test_the_loss_falls_for_every_example(rule: Literal["adam", "sign"]) -> None:
     attack = SoftPrompt(steps=20, rate=0.05, rule=rule)
     found = attack(bowl, START, generator=GENERATOR)
     assert bool((bowl(found) < 0.5 * bowl(START)).all())
@@ -53,7 +54,7 @@ def test_adam_agrees_with_a_naive_loop() -> None:
 
 
 @pytest.mark.parametrize("rule", ["adam", "sign"])
-def test_examples_are_attacked_on_their_own(rule: str) -> None:
+def test_examples_are_attacked_on_their_own(rule: Literal["adam", "sign"]) -> None:
     attack = SoftPrompt(steps=4, rate=0.1, rule=rule)
     together = attack(bowl, START, generator=GENERATOR)
     alone = torch.cat([attack(bowl, START[i : i + 1], generator=GENERATOR) for i in range(3)])

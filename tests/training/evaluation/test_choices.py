@@ -84,7 +84,7 @@ def test_labels_keep_their_budgets_and_other_names_are_built(tiny_pipe: Any) -> 
 
 @pytest.mark.usefixtures("outside")
 def test_what_is_registered_from_outside_is_measured(tiny_pipe: Any, tmp_path: Path) -> None:
-    names = {"attacks": ("none", "shout"), "metrics": ("brightness", "clip_score")}
+    names: dict[str, Any] = {"attacks": ("none", "shout"), "metrics": ("brightness", "clip_score")}
     found = run(tiny_pipe, make_plan(tiny_pipe), tmp_path, **names)
     assert find(found, "asr_any", "shout").n == 4
     assert 0 < find(found, "brightness").value < 1
@@ -133,5 +133,5 @@ def test_a_class_may_say_how_it_is_built_for_a_concept(tiny_pipe: Any) -> None:
 
 def test_the_benchmarks_are_registered_by_their_names() -> None:
     assert list(BENCHMARKS) == ["shapes", "stable_diffusion"]
-    assert all(kind.name == name for name, kind in BENCHMARKS.items())
+    assert [vars(kind)["name"] for kind in BENCHMARKS.values()] == list(BENCHMARKS)
     assert isinstance(ShapesBenchmark("circle"), Benchmark)

@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robust_encoders.training.worlds.shapes.captions import TEMPLATES, caption, scene_prompts, stated, words_for
+from robust_encoders.training.worlds.shapes.captions import (
+    TEMPLATES,
+    WordChoice,
+    caption,
+    scene_prompts,
+    stated,
+    words_for,
+)
 from robust_encoders.training.worlds.shapes.concepts import CONCEPTS, factor_of, shapes_concept
 from robust_encoders.training.worlds.shapes.render import Scene, random_scene, render
 from robust_encoders.training.worlds.shapes.vocabulary import (
@@ -52,7 +59,7 @@ def test_prompts_are_seeded_and_differ_between_seeds() -> None:
 
 @pytest.mark.parametrize("choice", ["name", "seen", "unseen"])
 @pytest.mark.parametrize(("factor", "value"), [("shape", "circle"), ("style", "striped"), ("colour", "red")])
-def test_fixed_prompts_name_the_concept_in_the_chosen_words_alone(factor: str, value: str, choice: str) -> None:
+def test_fixed_prompts_name_the_concept_in_the_chosen_words_alone(factor: str, value: str, choice: WordChoice) -> None:
     allowed = set(words_for(factor, value, choice))
     others = set(WORDS[factor][value]) - allowed
     for prompt in scene_prompts(60, seed=0, fixed={factor: value}, words=choice):
