@@ -31,6 +31,7 @@ from robust_encoders.training.methods import METHODS
 from robust_encoders.training.metrics.rates import rate
 from robust_encoders.training.prompts.retain import object_prompts
 from robust_encoders.training.recipes.registry import RECIPES
+from robust_encoders.training.worlds import ShapesWorld
 from robust_encoders.training.worlds.pretrain import build as shapes_build
 from robust_encoders.training.worlds.shapes.retain import retain_prompts
 
@@ -84,7 +85,8 @@ def test_shapes_build_is_handed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     work = tmp_path / "work"
     options = ["--out", str(tmp_path), "--work", str(work), "--seed", "3", "--stages", "text", "unet"]
     assert main(["shapes", "build", *options]) == 0
-    assert record.args == (tmp_path,)
+    corpus, out = record.args
+    assert (type(corpus).__name__, out) == ("ShapesCorpus", tmp_path)
     assert record.kwargs == {"seed": 3, "stages": ["text", "unet"], "work": work}
 
 
@@ -96,7 +98,7 @@ def test_an_unknown_stage_is_bad_usage(tmp_path: Path, capsys: pytest.CaptureFix
 def trained(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     record = Recorder()
     monkeypatch.setattr(cli_train, "run_recipe", record)
-    monkeypatch.setattr(pipelines, "embedded_pipeline", lambda dtype: "the embedded base")
+    monkeypatch.setattr(ShapesWorld, "pipeline", lambda self: "the embedded base")
     return record
 
 
@@ -109,11 +111,11 @@ def test_train_without_options_runs_the_recipe_as_it_is(trained: Recorder, tmp_p
 
 
 def test_train_changes_only_what_it_is_told_to(trained: Recorder, tmp_path: Path) -> None:
-    options = ["--seed", "3", "--no-resume", "--method.train.iterations", "7", "--method.adversary.attack.steps", "2"]
-    options += ["--method.bank.seeds", "4", "1"]
+    options = ["--seed", "3", "--no-resume", "--train.iterations", "7", "--attack.steps", "2"]
+    options += ["--bank.seeds", "4", "1"]
     assert main(["train", "shapes/red", "--out", str(tmp_path), *options]) == 0
     changed, original = trained.args[0], RECIPES["shapes/red"]()
-    assert (changed.seed, changed.method.train.iterations, changed.method.adversary.attack.steps) == (3, 7, 2)
+    assert (changed.seed, changed.method.train.iterations, changed.method.attack.steps) == (3, 7, 2)
     assert trained.kwargs["resume"] is False
     assert changed.concept == original.concept
     assert changed.method.retain == original.method.retain
@@ -121,7 +123,7 @@ def test_train_changes_only_what_it_is_told_to(trained: Recorder, tmp_path: Path
 
 
 def test_train_takes_retain_prompts_instead_of_the_recipes(trained: Recorder, tmp_path: Path) -> None:
-    assert main(["train", "shapes/circle", "--out", str(tmp_path), "--method.retain.prompts", "a ring", "a star"]) == 0
+    assert main(["train", "shapes/circle", "--out", str(tmp_path), "--retain.prompts", "a ring", "a star"]) == 0
     assert trained.args[0].method.retain.prompts == ("a ring", "a star")
 
 
@@ -148,7 +150,7 @@ def test_train_erases_several_concepts_at_once(trained: Recorder, tmp_path: Path
 
 
 def test_what_a_user_retains_beside_several_concepts_stays_as_it_is(trained: Recorder, tmp_path: Path) -> None:
-    options = ["--also", "red", "--method.retain.prompts", "a ring", "a red ring"]
+    options = ["--also", "red", "--retain.prompts", "a ring", "a red ring"]
     assert main(["train", "esd", "--out", str(tmp_path), "--concept", "star", *options]) == 0
     assert trained.args[0].method.retained == ("a ring", "a red ring")
     assert [part.name for part in trained.args[0].concept.parts] == ["star", "red"]
@@ -189,8 +191,8 @@ def own_base(base: Path, tmp_path: Path) -> list[str]:
         "--kind": "object",
         "--prompts": tmp_path / "with.txt",
         "--retain-prompts": tmp_path / "without.txt",
-        "--method.train.iterations": 1,
-        "--method.bank.steps": 2,
+        "--train.iterations": 1,
+        "--bank.steps": 2,
     }
     return [str(part) for pair in options.items() for part in pair]
 
@@ -223,7 +225,7 @@ def test_train_without_retain_terms_needs_no_retain_prompts(trained: Recorder, b
     options = own_base(base, tmp_path)
     place = options.index("--retain-prompts")
     del options[place : place + 2]
-    assert main(["train", "esd", *options, "--method.retain.weight", "0"]) == 0
+    assert main(["train", "esd", *options, "--retain.weight", "0"]) == 0
     assert trained.args[0].method.retain.prompts == ()
 
 
@@ -251,10 +253,10 @@ def test_train_by_a_projection_retains_what_is_named_and_else_nothing(
 
 
 def test_train_by_the_recipe_of_a_projection_keeps_what_it_retains(trained: Recorder, tmp_path: Path) -> None:
-    options = ["train", "shapes/circle-rece", "--out", str(tmp_path), "--method.epochs", "2"]
+    options = ["train", "shapes/circle-rece", "--out", str(tmp_path), "--epochs", "2"]
     assert main(options) == 0
     assert trained.args[0].method == replace(RECIPES["shapes/circle-rece"]().method, epochs=2)
-    assert main([*options, "--method.start.preserve", "a ring", "a star"]) == 0
+    assert main([*options, "--start.preserve", "a ring", "a star"]) == 0
     assert trained.args[0].method.retained == ("a ring", "a star")
 
 

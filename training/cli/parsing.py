@@ -9,7 +9,7 @@ import sys
 import textwrap
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, make_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, TypeVar, Union, cast
 
@@ -80,6 +80,26 @@ def parse_settings(kind: Any, default: T, arguments: Sequence[str], *, prog: str
         _print_help(default, prog)
     asked = ["--help" if argument == HELP_ALL else argument for argument in asked]
     return cast(T, tyro.cli(kind, default=default, args=asked, prog=prog))
+
+
+def with_concrete_types(settings: Any) -> Any:
+    """Return the same settings in a class that names the class of each part where the original names a Protocol.
+
+    A command line can be made from the fields of a class, not from a Protocol; ``as_original`` undoes it.
+    """
+    kind, hints = type(settings), typing.get_type_hints(type(settings))
+    values = {one.name: getattr(settings, one.name) for one in fields(settings)}
+    abstract = [name for name in values if getattr(hints[name], "_is_protocol", False)]
+    parts = [(name, type(values[name]), field(default=values[name])) for name in abstract]
+    concrete = make_dataclass(kind.__name__, parts, bases=(kind,), frozen=True, kw_only=True)
+    concrete.__doc__ = kind.__doc__
+    return concrete(**values)
+
+
+def as_original(settings: Any) -> Any:
+    """Return settings that ``with_concrete_types`` made, or that were parsed from them, in their own class."""
+    kind = type(settings).__mro__[1]
+    return kind(**{one.name: getattr(settings, one.name) for one in fields(kind)})
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from ..recipes.registry import RECIPES
 from ..recipes.run import run_recipe
 from ..recipes.stable_diffusion import LICENSES, PUBLISHED_CONCEPTS
 from ..worlds import BASES, DEFAULT_BASE
-from .parsing import leading_name, parse_settings, required
+from .parsing import as_original, leading_name, parse_settings, required, with_concrete_types
 
 M = TypeVar("M", bound=Any)
 # Stands for a recipe's own retain prompts in the help: there are hundreds of them.
@@ -235,10 +235,11 @@ def _fitting(recipe: Recipe, opened: OpenedBase) -> Recipe:
 
 def _parse(kind: type[R], name: str, method: Method, arguments: Sequence[str]) -> R:
     """Return the options of a run; ``--inner-attack`` decides which settings ``--attack`` has."""
-    chosen = _with_inner_attack(method, arguments)
+    chosen = with_concrete_types(_with_inner_attack(method, arguments))
     concrete = cast(Any, kind)[type(chosen)]  # so that tyro sees the fields of this very method
     default = kind(**required(kind, {"method": chosen}))
-    return parse_settings(concrete, default, arguments, prog=f"robust-encoders train {name}")
+    parsed = parse_settings(concrete, default, arguments, prog=f"robust-encoders train {name}")
+    return replace(parsed, method=as_original(parsed.method))
 
 
 def _with_inner_attack(method: Method, arguments: Sequence[str]) -> Method:
