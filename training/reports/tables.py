@@ -23,7 +23,7 @@ class Number:
         interval: 95 % interval, if there is one.
         scale: Factor of value and interval; 100 makes per cent of a rate.
         digits: Number of digits after the point.
-        bound: Whether the value is only a lower bound.
+        bound: True if the value is only a lower bound.
         failed: Failed checks that tell against it.
         before: Words before it.
         after: Words behind it and its mark.

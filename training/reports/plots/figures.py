@@ -28,8 +28,8 @@ class Rate:
         label: Name of the row of bars that it stands in.
         value: The rate.
         interval: 95 % interval, if there is one.
-        bound: Whether the value is only a lower bound.
-        marked: Whether a check on the attack failed.
+        bound: True if the value is only a lower bound.
+        marked: True if a check on the attack failed.
         group: Rates of one group stand together in bars, with a line between groups.
     """
 

@@ -27,7 +27,7 @@ class Tile:
     Args:
         picture: (3, H, W) in [0, 1].
         verdict: Verdict of the judge in a few words.
-        good: Whether that is what an erased model should draw.
+        good: True if that is what an erased model should draw.
     """
 
     picture: Tensor
@@ -51,7 +51,7 @@ class Section:
     Args:
         title: Description of what the prompts have in common.
         pairs: Left to right.
-        kept: Whether the prompts ask for what is to be kept, not for what is erased.
+        kept: True if the prompts ask for what is to be kept, not for what is erased.
     """
 
     title: str

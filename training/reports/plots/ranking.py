@@ -20,7 +20,7 @@ class Rank:
         label: Name of the row.
         worst: Worst case that ranks it.
         attacks: Rates beside it; those of one label have one mark.
-        reported: Whether others reported the numbers.
+        reported: True if others reported the numbers.
     """
 
     label: str
