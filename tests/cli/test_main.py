@@ -27,7 +27,7 @@ from robust_encoders.training.evaluation.benchmarks import ShapesBenchmark, Stab
 from robust_encoders.training.evaluation.config import EvaluationConfig
 from robust_encoders.training.evaluation.plan import Plan
 from robust_encoders.training.evaluation.results import Evaluation
-from robust_encoders.training.methods import METHODS
+from robust_encoders.training.methods import METHODS, RECE, UCE, AdvUnlearn
 from robust_encoders.training.metrics.rates import rate
 from robust_encoders.training.prompts.retain import object_prompts
 from robust_encoders.training.recipes.registry import RECIPES
@@ -118,6 +118,7 @@ def test_train_changes_only_what_it_is_told_to(trained: Recorder, tmp_path: Path
     assert (changed.seed, changed.method.train.iterations, changed.method.attack.steps) == (3, 7, 2)
     assert trained.kwargs["resume"] is False
     assert changed.concept == original.concept
+    assert isinstance(original.method, AdvUnlearn)
     assert changed.method.retain == original.method.retain
     assert changed.method.bank == replace(original.method.bank, seeds=(4, 1))
 
@@ -247,7 +248,9 @@ def test_train_by_a_projection_retains_what_is_named_and_else_nothing(
     place = options.index("--retain-prompts")
     del options[place : place + 2]
     assert main(["train", method, *options]) == 0
-    assert trained.args[0].method == METHODS[method].standard(())
+    kind = METHODS[method]
+    assert issubclass(kind, UCE | RECE)
+    assert trained.args[0].method == kind.standard(())
     assert main(["train", method, "--out", str(tmp_path), "--concept", "star"]) == 0
     assert trained.args[0].method.retained == retain_prompts("star")
 
@@ -255,7 +258,9 @@ def test_train_by_a_projection_retains_what_is_named_and_else_nothing(
 def test_train_by_the_recipe_of_a_projection_keeps_what_it_retains(trained: Recorder, tmp_path: Path) -> None:
     options = ["train", "shapes/circle-rece", "--out", str(tmp_path), "--epochs", "2"]
     assert main(options) == 0
-    assert trained.args[0].method == replace(RECIPES["shapes/circle-rece"]().method, epochs=2)
+    shipped = RECIPES["shapes/circle-rece"]().method
+    assert isinstance(shipped, RECE)
+    assert trained.args[0].method == replace(shipped, epochs=2)
     assert main([*options, "--start.preserve", "a ring", "a star"]) == 0
     assert trained.args[0].method.retained == ("a ring", "a star")
 

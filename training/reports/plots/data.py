@@ -6,25 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...attacks import ATTACKS
 from ...evaluation.threat_model import LIMITS, tier_title
-from ...types import Result, Verdict
+from ...types import AttackFacts, Result, Verdict
 from ..rows import attack_rows, plain_rows, worst_rows
 from ..stored_evaluation import StoredEvaluation
 from ..tables import Row
 from ..titles import WORST, short_title
 from .figures import Curve, Rate, Spot
 
-# What an attack's iterations are, as its candidates count them; a product where it nests them.
-_ITERATIONS: Mapping[str, tuple[str, ...]] = {
-    "black_box": ("budget",),
-    "concept_inversion": ("steps",),
-    "continuous_prefix": ("steps", "restarts"),
-    "p4d": ("steps",),
-    "random_prefix": ("candidates",),
-    "ring_a_bell": ("generations",),
-    "torchattack": ("steps",),
-    "unlearn_diff_atk": ("timesteps", "iterations"),
-}
 _UTILITIES = (("retain_all", "retain, %", 100), ("clip_score", "CLIP score", 1))
 
 
@@ -67,7 +57,8 @@ def curve_points(verdicts: Sequence[Verdict], budget: int) -> tuple[tuple[float,
 
 def budget_of(attack: Mapping[str, Any]) -> int:
     """Return how many iterations an attack spends on a case by its settings; 0 where they do not say."""
-    named = _ITERATIONS.get(attack.get("name", ""), ())
+    kind = ATTACKS.get(str(attack.get("name", "")))
+    named = () if kind is None else AttackFacts.of(kind).iteration_fields
     return math.prod(int(attack.get(key, 1)) for key in named) if named else 0
 
 
