@@ -7,7 +7,10 @@ from ..plan import Benchmark
 from .shapes import ShapesBenchmark
 from .stable_diffusion import StableDiffusionBenchmark
 
-_OURS: dict[str, type[Benchmark]] = {"shapes": ShapesBenchmark, "stable_diffusion": StableDiffusionBenchmark}
+_OURS: dict[str, type[Benchmark]] = {
+    "shapes": ShapesBenchmark,
+    "stable_diffusion": StableDiffusionBenchmark,
+}
 BENCHMARKS: Registry[type[Benchmark]] = Registry("robust_encoders.benchmarks", _OURS)
 
 __all__ = ["BENCHMARKS", "ShapesBenchmark", "StableDiffusionBenchmark"]
