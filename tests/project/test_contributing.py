@@ -29,7 +29,7 @@ LINES = {
 }
 TRAIN: str = re.findall(r"^\$ (robust-encoders train .*)$", TEXT, re.MULTILINE)[0]
 EVALUATE: list[str] = re.findall(r"^\$ (robust-encoders evaluate .*)$", TEXT, re.MULTILINE)
-SMALL = ("--n-kept", "2", "--n-renders", "2", "--n-probes", "2", "--checks", "0", "--sampling.steps", "2")
+SMALL = ("--n-kept", "2", "--n-renders", "2", "--n-probes", "2", "--checks", "0", "--steps", "2")
 
 
 def run(line: str, tree: Path, work: Path, *more: str, ok: bool = True) -> str:
@@ -62,7 +62,7 @@ def follow_the_page(tree: Path, work: Path) -> None:
     found = rates(work / "runs" / "shouted")
     assert {"none", "shout", "brightness"} <= set(found)
     assert 0 < found["brightness"] < 1
-    run(greeted, tree, work, "--checks", "0", "--sampling.steps", "2")
+    run(greeted, tree, work, "--checks", "0", "--steps", "2")
     assert {"none", "brightness"} <= set(rates(work / "runs" / "greeted"))
     said = run("robust-encoders evaluate shapes/circle --attacks shot --out runs/none", tree, work, ok=False)
     assert "did you mean 'shout'" in said
