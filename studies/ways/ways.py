@@ -22,6 +22,7 @@ import torch
 import robust_encoders
 from robust_encoders import RobustEncoder, embedded_pipeline, training
 from robust_encoders.training import RECIPES, EvaluationConfig, Recipe, ShapesBenchmark, evaluate, run_recipe
+from robust_encoders.training.evaluation.defence import Defence
 from robust_encoders.training.methods import AdvUnlearn
 from robust_encoders.training.provenance import write_json
 
@@ -117,7 +118,7 @@ def train(pipe: Any, recipe: Recipe) -> None:
         run_recipe(recipe, pipe, Path(folder) / "encoder", progress=False)
 
 
-def judge(pipe: Any, encoder: RobustEncoder) -> None:
+def judge(pipe: Any, encoder: Defence) -> None:
     """Evaluate with the suite ``quick`` on two prompts of each kind."""
     benchmark = ShapesBenchmark("circle", n=2, n_kept=2, n_renders=2, n_probes=2, suite="quick")
     with tempfile.TemporaryDirectory() as folder:
