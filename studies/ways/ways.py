@@ -140,6 +140,11 @@ def measured() -> dict[str, Ways]:
     return found
 
 
+def shown(file: str) -> str:
+    """Return a file with its folder."""
+    return "/".join(Path(file).parts[-2:])
+
+
 def main(out: Path) -> None:
     """Measure, write, and print the counts of each call with its most frequent changes."""
     torch.set_num_threads(1)
@@ -148,7 +153,7 @@ def main(out: Path) -> None:
     for name, ways in found.items():
         sys.stdout.write(f"{name}: {ways.counts()}\n")
         for (left, entered), n in ways.pairs.most_common(SHOWN):
-            sys.stdout.write(f"{n:8,} {Path(left).name} -> {Path(entered).name}\n")
+            sys.stdout.write(f"{n:8,} {shown(left)} -> {shown(entered)}\n")
 
 
 if __name__ == "__main__":
