@@ -25,6 +25,7 @@ from robust_encoders import embedded_pipeline
 from robust_encoders.artifact.fingerprint import content_sha256
 from robust_encoders.encoder import RobustEncoder
 from robust_encoders.loaded import LoadedArtifact
+from robust_encoders.training import RECIPES
 from robust_encoders.training.attacks.soft_prompt import SoftPrompt
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.evaluation.benchmarks.shapes import ShapesBenchmark
@@ -38,7 +39,6 @@ from robust_encoders.training.objectives.config import AdversaryConfig, RetainCo
 from robust_encoders.training.prompts.retain import object_prompts
 from robust_encoders.training.protocols import InnerAttack, Method
 from robust_encoders.training.provenance import write_json
-from robust_encoders.training.recipes import RECIPES
 from robust_encoders.training.recipes.reproduce import recorded_recipe
 from robust_encoders.training.recipes.run import run_recipe
 from robust_encoders.training.trainer.loop import finetune

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from robust_encoders import LoadedArtifact, RobustEncoder, embedded_pipeline
+from robust_encoders.training import Recipe
 from robust_encoders.training.evaluation.benchmarks.shapes import ShapesBenchmark
 from robust_encoders.training.evaluation.config import EvaluationConfig
 from robust_encoders.training.evaluation.evaluate import evaluate
 from robust_encoders.training.evaluation.plan import FixedPlan, PromptSet
 from robust_encoders.training.provenance import write_json
-from robust_encoders.training.recipes import Recipe
 from robust_encoders.training.recipes.reproduce import recorded_recipe
 from robust_encoders.training.recipes.run import run_recipe
 from robust_encoders.training.recipes.shapes import shapes_hardened

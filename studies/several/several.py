@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from robust_encoders import Concept, LoadedArtifact, RobustEncoder, embedded_pipeline
+from robust_encoders.training import RECIPES, Recipe
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.diffusion.sampling import SamplingConfig, draw, draw_candidates
 from robust_encoders.training.diffusion.target import TargetModel
@@ -24,7 +25,6 @@ from robust_encoders.training.evaluation.config import EvaluationConfig
 from robust_encoders.training.methods.merge import Merge, merge
 from robust_encoders.training.metrics.rates import wilson_interval
 from robust_encoders.training.provenance import write_json
-from robust_encoders.training.recipes import RECIPES, Recipe
 from robust_encoders.training.recipes.recipe import with_retained
 from robust_encoders.training.recipes.run import run_recipe
 from robust_encoders.training.types import Case

@@ -20,8 +20,9 @@ from typing import Any
 import torch
 
 import robust_encoders
-from robust_encoders import LoadedArtifact, RobustEncoder, embedded_pipeline, training
+from robust_encoders import RobustEncoder, embedded_pipeline, training
 from robust_encoders.training import RECIPES, EvaluationConfig, Recipe, ShapesBenchmark, evaluate, run_recipe
+from robust_encoders.training.evaluation.defence import Defence
 from robust_encoders.training.methods import AdvUnlearn
 from robust_encoders.training.provenance import write_json
 
@@ -117,7 +118,7 @@ def train(pipe: Any, recipe: Recipe) -> None:
         run_recipe(recipe, pipe, Path(folder) / "encoder", progress=False)
 
 
-def judge(pipe: Any, encoder: LoadedArtifact) -> None:
+def judge(pipe: Any, encoder: Defence) -> None:
     """Evaluate with the suite ``quick`` on two prompts of each kind."""
     benchmark = ShapesBenchmark("circle", n=2, n_kept=2, n_renders=2, n_probes=2, suite="quick")
     with tempfile.TemporaryDirectory() as folder:
@@ -139,6 +140,11 @@ def measured() -> dict[str, Ways]:
     return found
 
 
+def shown(file: str) -> str:
+    """Return a file with its folder."""
+    return "/".join(Path(file).parts[-2:])
+
+
 def main(out: Path) -> None:
     """Measure, write, and print the counts of each call with its most frequent changes."""
     torch.set_num_threads(1)
@@ -147,7 +153,7 @@ def main(out: Path) -> None:
     for name, ways in found.items():
         sys.stdout.write(f"{name}: {ways.counts()}\n")
         for (left, entered), n in ways.pairs.most_common(SHOWN):
-            sys.stdout.write(f"{n:8,} {Path(left).name} -> {Path(entered).name}\n")
+            sys.stdout.write(f"{n:8,} {shown(left)} -> {shown(entered)}\n")
 
 
 if __name__ == "__main__":

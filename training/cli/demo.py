@@ -24,8 +24,6 @@ from ..protocols import Attack, Detector
 from ..reports.plots.picture_grid import Pair, Section, Tile, draw_grid
 from ..reports.tables import markdown
 from ..types import Case
-from ..worlds.shapes.concepts import ShapesConcept
-from ..worlds.shapes.judge import load_judge
 
 CONCEPT = "circle"
 PICTURE_NAME = "demo.png"
@@ -217,5 +215,5 @@ def run_demo(out: Path, *, seed: int = 0) -> DemoSummary:
         AssetsMissingError: If the package was installed without its assets.
     """
     encoder = RobustEncoder.from_pretrained(f"shapes/{CONCEPT}")
-    world = ShapesDemo(ShapesConcept.parse(CONCEPT), load_judge())
+    world = ShapesDemo.load(CONCEPT)
     return Demo(embedded_pipeline(), encoder, world).write(out, seed=seed)

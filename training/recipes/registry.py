@@ -12,16 +12,3 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     **shapes_overlays.RECIPES,
     **stable_diffusion.RECIPES,
 }
-_SHIPPED = {f"{shapes.BASE}/{concept}": variant for concept, variant in shapes.SHIPPED.items()}
-
-
-def variant_of(name: str, concept: str) -> str:
-    """Return what tells a recipe apart from the others of its concept, ``strict`` of ``shapes/circle-strict``.
-
-    A concept that is shipped stands for the variant that is shipped; a name without a variant stays as it is.
-
-    Args:
-        name: Name of the recipe, ``base/concept-variant``.
-        concept: Name of the concept.
-    """
-    return _SHIPPED.get(name) or name.rpartition("/")[2].removeprefix(f"{concept}-")

@@ -15,15 +15,13 @@ from ..trajectories.config import BankConfig
 from ..worlds.shapes.concepts import CONCEPTS, beside
 from ..worlds.shapes.retain import retain_prompts
 from .recipe import Recipe
+from .shapes_variants import SHIPPED
 
 # An object whose parts other shapes share is harder to forget than a style or a colour: after 500 iterations a quarter
 # of the continuous attacks still succeeded, where they no longer did for the other two.
-BASE = "shapes"
 ITERATIONS = {"circle": 1000}
 HARDENED_ITERATIONS = 900
 STRICT_ITERATIONS = 700
-# What of each concept is shipped: of `striped`, whose worst case hardening does not better, the paper's attack alone.
-SHIPPED = {"circle": "strict", "striped": "advunlearn", "red": "hardened"}
 # The neighbour of each concept that is farthest from it; the usual anchor where the farthest is hardly any farther.
 FARTHEST = {"circle": "triangle", "striped": "dotted", "red": "green"}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..evaluation.results import Evaluation
 from ..evaluation.threat_model import TIERS
-from ..recipes.registry import variant_of
+from ..recipes.variants import variant_of
 
 # The names say what the bars can be compared with.
 WORST = "worst case, T0-T3"

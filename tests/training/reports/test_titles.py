@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from robust_encoders.training.evaluation.results import Evaluation
-from robust_encoders.training.recipes.shapes import SHIPPED
+from robust_encoders.training.recipes.shapes_variants import SHIPPED
 from robust_encoders.training.reports.titles import encoder_title
 
 

@@ -14,6 +14,7 @@ from ...protocols import Detector
 from ...types import Case
 from ...worlds.shapes.captions import ScenePrompt, WordChoice, scene_prompts
 from ...worlds.shapes.concepts import ShapesConcept
+from ...worlds.shapes.judge import load_judge
 
 _WORDS: Mapping[str, WordChoice] = {
     "Plain prompts, by the concept's name": "name",
@@ -35,6 +36,16 @@ class ShapesDemo:
 
     erased: ShapesConcept
     judge: LabelJudge
+
+    @classmethod
+    def load(cls, concept: str) -> ShapesDemo:
+        """Return the demo of a concept with the packaged judge.
+
+        Raises:
+            ValueError: The world has no such concept.
+            FileNotFoundError: The package was installed without its assets.
+        """
+        return cls(ShapesConcept.parse(concept), load_judge())
 
     @property
     def concept(self) -> str:
