@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor
@@ -30,12 +30,13 @@ from robust_encoders.training.evaluation.benchmarks.shapes import EvaluationSett
 from robust_encoders.training.evaluation.benchmarks.shapes_attacks import shapes_suite
 from robust_encoders.training.evaluation.evaluate import evaluate
 from robust_encoders.training.methods import ESD, AdvUnlearn
-from robust_encoders.training.methods.advunlearn import _prepare
+from robust_encoders.training.methods.text_encoder import build_objective
 from robust_encoders.training.metrics.rates import wilson_interval
-from robust_encoders.training.objectives.config import AdversaryConfig, RetainConfig, UnlearnConfig
+from robust_encoders.training.objectives.config import AdversaryConfig, RetainConfig, Space, UnlearnConfig
 from robust_encoders.training.prompts.retain import object_prompts
 from robust_encoders.training.provenance import write_json
-from robust_encoders.training.recipes.registry import RECIPES, Recipe
+from robust_encoders.training.recipes.recipe import Recipe
+from robust_encoders.training.recipes.registry import RECIPES
 from robust_encoders.training.recipes.reproduce import recorded_recipe
 from robust_encoders.training.recipes.run import run_recipe
 from robust_encoders.training.trainer.loop import finetune
@@ -48,14 +49,23 @@ Change = Callable[[AdvUnlearn], Any]
 Row = dict[str, Any]
 
 
+def recipe_method(name: str) -> AdvUnlearn:
+    """Return the method of a recipe that runs AdvUnlearn."""
+    method = RECIPES[name]().method
+    if not isinstance(method, AdvUnlearn):
+        raise TypeError(f"expected AdvUnlearn in the recipe, found {type(method).__name__}")
+    return method
+
+
 def paper() -> AdvUnlearn:
     """Return the paper's terms on the captions of the embedded base: one adversarial token in front, noise alone."""
-    shipped = RECIPES["shapes/circle-advunlearn"]().method
+    shipped = recipe_method("shapes/circle-advunlearn")
     return replace(
         shipped,
         unlearn=UnlearnConfig(batch=4),
         retain=RetainConfig(prompts=shipped.retain.prompts, weight=0.5, batch=8),
-        adversary=AdversaryConfig(attack=SoftPrompt(steps=8, rate=2e-2), warmup=40),
+        attack=SoftPrompt(steps=8, rate=2e-2),
+        adversary=AdversaryConfig(warmup=40),
         train=replace(shipped.train, iterations=ITERATIONS),
     )
 
@@ -73,6 +83,11 @@ def retain(**changes: Any) -> Change:
 def adversary(**changes: Any) -> Change:
     """Change settings of the adversary."""
     return lambda method: replace(method, adversary=replace(method.adversary, **changes))
+
+
+def attack(rule: SoftPrompt) -> Change:
+    """Take another rule of the inner attack."""
+    return lambda method: replace(method, attack=rule)
 
 
 def layers(*numbers: int) -> Change:
@@ -119,9 +134,9 @@ ROWS: Mapping[str, Change] = {
     "retain: everyday objects": everyday,
     "layer 0": layers(0),
     "layers 0, 1": layers(0, 1),
-    "one fast step": adversary(attack=SoftPrompt.fast(2e-2)),
-    "2 attack steps": adversary(attack=SoftPrompt(steps=2, rate=2e-2)),
-    "30 attack steps": adversary(attack=SoftPrompt(steps=30, rate=2e-2)),
+    "one fast step": attack(SoftPrompt.fast(2e-2)),
+    "2 attack steps": attack(SoftPrompt(steps=2, rate=2e-2)),
+    "30 attack steps": attack(SoftPrompt(steps=30, rate=2e-2)),
     "suffix": adversary(placements=("suffix",)),
     "3 tokens": adversary(tokens=(3,)),
     "anchor, plain term, retained twice": together(ANCHOR, PLAIN, KEPT),
@@ -131,19 +146,16 @@ ROWS: Mapping[str, Change] = {
 
 def hardened() -> AdvUnlearn:
     """Return the hardened recipe's method."""
-    method = RECIPES["shapes/circle-hardened"]().method
-    if not isinstance(method, AdvUnlearn):
-        raise TypeError(f"expected AdvUnlearn in the recipe, found {type(method).__name__}")
-    return method
+    return recipe_method("shapes/circle-hardened")
 
 
-def objective(name: str) -> Change:
+def objective(name: Space) -> Change:
     """Attack and unlearn where the name says; without the UNet there is nothing to share tokens in."""
 
     def change(method: AdvUnlearn) -> AdvUnlearn:
         adversary = method.adversary if name != "conditioning" else replace(method.adversary, shared=0.0)
-        harden = replace(method.unlearn.harden, objective=name)
-        return replace(method, adversary=adversary, unlearn=replace(method.unlearn, harden=harden))
+        hardening = replace(method.hardening, objective=name)
+        return replace(method, adversary=adversary, hardening=hardening)
 
     return change
 
@@ -153,25 +165,22 @@ def instead(recipe: str) -> Change:
     return lambda method: RECIPES[recipe]().method
 
 
-def no_known(method: AdvUnlearn) -> AdvUnlearn:
-    """The strict recipe, where one clear word clears a string whatever else it says, and captions get no strangers."""
-    method = instead("shapes/circle-strict")(method)
-    harden = method.unlearn.harden
-    harden = replace(harden, doubt=replace(harden.doubt, known=0.0, inserted_weight=0.0))
-    return replace(method, unlearn=replace(method.unlearn, harden=harden))
+def one_word_is_enough(method: AdvUnlearn) -> AdvUnlearn:
+    """The strict recipe, where a string with an alternative is caption-like, and nothing is inserted into captions."""
+    strict = recipe_method("shapes/circle-strict")
+    return replace(strict, outliers=replace(strict.outliers, caption_share=0.0, inserted_weight=0.0))
 
 
 def without_unet(method: AdvUnlearn) -> AdvUnlearn:
     """Strict without the UNet but for the metric's unit, in fewer iterations; more captions get additions."""
-    method = instead("shapes/circle-strict")(method)
-    harden = replace(method.unlearn.harden, objective="conditioning", additions_weight=30.0, additions_batch=32)
-    harden = replace(harden, doubt=replace(harden.doubt, searched_weight=0.0))
+    strict = recipe_method("shapes/circle-strict")
     return replace(
-        method,
-        adversary=replace(method.adversary, warmup=0, shared=0.0),
-        unlearn=replace(method.unlearn, harden=harden),
-        retain=replace(method.retain, space="conditioning"),
-        train=replace(method.train, iterations=400),
+        strict,
+        adversary=replace(strict.adversary, warmup=0, shared=0.0),
+        hardening=replace(strict.hardening, objective="conditioning", additions_weight=30.0, additions_batch=32),
+        outliers=replace(strict.outliers, searched_weight=0.0),
+        retain=replace(strict.retain, space="conditioning"),
+        train=replace(strict.train, iterations=400),
     )
 
 
@@ -213,9 +222,9 @@ STUDIES = {
         hardened,
         {
             UNTRAINED: lambda method: method,
-            **{name: objective(name) for name in ("noise", "conditioning", "both")},
+            **{name: objective(name) for name in get_args(Space)},
             **{name: instead(f"shapes/circle-{name.lower()}") for name in ("strict", "DES", "SAGE")},
-            "strict, no known": no_known,
+            "strict, no known": one_word_is_enough,
             "strict, no UNet": without_unet,
         },
         (*BY_TEXT, "continuous", "inversion"),
@@ -267,12 +276,12 @@ def trained_unet(method: AdvUnlearn, work: Path, run: Path, seed: int) -> tuple[
         space, began = Workspace(cache_dir=work / "banks"), time.monotonic()
         concept = RECIPES["shapes/circle-advunlearn"]().concept
         with teacher.frozen():
-            objective = _prepare(method, method.adversary, teacher, student, concept=concept, workspace=space)
+            objective = build_objective(method, teacher, student, concept=concept, workspace=space)
             teacher.unet_calls = 0
             chosen = {n: p.requires_grad_() for n, p in unet.named_parameters() if "attn2" not in n}
-            identity = {"row": run.name, "seed": seed}
-            finetune(chosen, objective, method.train, generator=Generator().manual_seed(seed), workspace=space,
-                     identity=identity)  # fmt: skip
+            generator = Generator().manual_seed(seed)
+            identity = f"{run.name}-{seed}"
+            finetune(chosen, objective, method.train, generator=generator, workspace=space, identity=identity)
         save_file({name: tensor.detach().contiguous() for name, tensor in unet.state_dict().items()}, file)
         spent = {"unet_calls": teacher.unet_calls, "seconds": round(time.monotonic() - began, 1)}
         write_json(record, spent)

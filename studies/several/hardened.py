@@ -19,12 +19,14 @@ from robust_encoders.training.evaluation.benchmarks.shapes_attacks import shapes
 from robust_encoders.training.evaluation.evaluate import Execution, run_plan
 from robust_encoders.training.evaluation.plan import PromptSet
 from robust_encoders.training.provenance import write_json
-from robust_encoders.training.recipes.registry import Recipe, shapes_hardened, shapes_retained_by_all
+from robust_encoders.training.recipes.recipe import Recipe
 from robust_encoders.training.recipes.reproduce import recorded_recipe
 from robust_encoders.training.recipes.run import run_recipe
+from robust_encoders.training.recipes.shapes import shapes_hardened
 from robust_encoders.training.types import Case, Result
 from robust_encoders.training.worlds.shapes.captions import scene_prompts
 from robust_encoders.training.worlds.shapes.concepts import factor_of
+from robust_encoders.training.worlds.shapes.retain import retain_prompts_of_all
 
 SETS = (("circle",), ("red",), ("circle", "red"), ("circle", "red", "striped"))
 NAMES = SETS[-1]
@@ -39,7 +41,7 @@ Row = dict[str, Any]
 def recipe(names: Sequence[str]) -> Recipe:
     """Return the hardened recipe of the first concept that erases all of them, each towards its own anchor."""
     first, *others = map(shapes_hardened, names)
-    return first.together(tuple(other.concept for other in others), shapes_retained_by_all(names))
+    return first.together(tuple(other.concept for other in others), retain_prompts_of_all(names))
 
 
 def trained(work: Path, names: Sequence[str]) -> RobustEncoder:

@@ -24,12 +24,14 @@ from robust_encoders.training.evaluation.benchmarks.shapes_attacks import shapes
 from robust_encoders.training.methods.merge import Merge, merge
 from robust_encoders.training.metrics.rates import wilson_interval
 from robust_encoders.training.provenance import write_json
-from robust_encoders.training.recipes.registry import RECIPES, Recipe, shapes_retain_prompts, shapes_retained_by_all
+from robust_encoders.training.recipes.recipe import Recipe, with_retained
+from robust_encoders.training.recipes.registry import RECIPES
 from robust_encoders.training.recipes.run import run_recipe
 from robust_encoders.training.types import Case
 from robust_encoders.training.worlds.shapes.captions import scene_prompts
 from robust_encoders.training.worlds.shapes.concepts import factor_of, shapes_concept
 from robust_encoders.training.worlds.shapes.judge import load_judge
+from robust_encoders.training.worlds.shapes.retain import retain_prompts, retain_prompts_of_all
 
 ANCHORS = {"circle": "square", "red": "green", "striped": "plain", "black": "white"}
 COUNTS = (1, 2, 4)
@@ -40,8 +42,7 @@ Row = dict[str, Any]
 
 def concept_of(name: str) -> Concept:
     """Return a concept of the shapes world with its anchor."""
-    found: Concept = shapes_concept(name, ANCHORS[name])
-    return found
+    return shapes_concept(name, ANCHORS[name])
 
 
 def recipe(kind: str, names: Sequence[str]) -> Recipe:
@@ -49,11 +50,11 @@ def recipe(kind: str, names: Sequence[str]) -> Recipe:
     first, *others = names
     variant = kind or "-advunlearn"
     like = RECIPES[f"shapes/{first}{variant}" if f"shapes/{first}{variant}" in RECIPES else f"shapes/red{variant}"]()
-    kept = shapes_retain_prompts(first)
+    kept = retain_prompts(first)
     alone = replace(
-        like, name=f"shapes/{first}{variant}", concept=concept_of(first), method=like.method.retaining(kept)
+        like, name=f"shapes/{first}{variant}", concept=concept_of(first), method=with_retained(like.method, kept)
     )
-    return alone.together(tuple(map(concept_of, others)), shapes_retained_by_all(names)) if others else alone
+    return alone.together(tuple(map(concept_of, others)), retain_prompts_of_all(names)) if others else alone
 
 
 def trained(work: Path, kind: str, names: Sequence[str]) -> RobustEncoder:

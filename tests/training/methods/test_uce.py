@@ -16,6 +16,7 @@ from robust_encoders.training.methods import METHODS, UCE
 from robust_encoders.training.methods.closed_form import RidgeConfig
 from robust_encoders.training.methods.token_vectors import TokenVectors, VectorTarget
 from robust_encoders.training.methods.uce import guide
+from robust_encoders.training.protocols import DistributedMethod
 
 CIRCLE = Concept(name="circle", kind="object", anchor="square", synonyms=("disc",))
 KEPT = ("a blue star", "a black background", "an orange ring on gray")
@@ -244,5 +245,5 @@ def test_retained_prompts_are_those_that_are_preserved() -> None:
     made = UCE.standard(KEPT)
     assert made.retained == made.preserve == KEPT
     assert made.retaining(("a",)).retained == ("a",)
-    assert made.for_processes(4) == made
+    assert not isinstance(made, DistributedMethod)
     assert not made.wants_retained
