@@ -113,7 +113,8 @@ def together(*changes: Change) -> Change:
 
 def everyday(method: AdvUnlearn) -> AdvUnlearn:
     """Retain photos of everyday objects, of which this base knows nothing."""
-    return retain(prompts=object_prompts(RECIPES["shapes/circle-advunlearn"]().concept))(method)
+    prompts = object_prompts(RECIPES["shapes/circle-advunlearn"]().concept)
+    return replace(method, retain=replace(method.retain, prompts=prompts))
 
 
 ANCHOR = unlearn(target="anchor")

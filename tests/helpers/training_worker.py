@@ -140,7 +140,7 @@ def noted(drawn: Drawn) -> None:
         drawn.append((points.prompt_index.tolist(), points.t.tolist()))
         return index, points
 
-    Points.sample = noting  # type: ignore[method-assign]
+    Points.sample = noting  # type: ignore[method-assign, assignment]
 
 
 def resumed(recipe: Recipe, pipe: Any, folder: Path) -> Mapping[str, Tensor]:

@@ -109,7 +109,7 @@ def test_every_entry_is_what_its_registry_promises() -> None:
 
 @pytest.mark.parametrize("name", [*METHODS, *INNER_ATTACKS, *ATTACKS])
 def test_a_configuration_can_be_written_into_a_manifest(name: str) -> None:
-    config = {**SMALL, **{one: kind() for one, kind in INNER_ATTACKS.items()}}.get(name) or prompt_attack(name)
+    config: Any = {**SMALL, **{one: kind() for one, kind in INNER_ATTACKS.items()}}.get(name) or prompt_attack(name)
     described = json.loads(json.dumps(describe(config), allow_nan=False))
     assert described["name"] == name
     assert set(described) == {"name", *(field.name for field in fields(config))}

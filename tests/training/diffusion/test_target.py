@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -37,8 +37,8 @@ class Brightness:
 class Probe:
     """Asks for everything that an attack can ask for."""
 
-    tier: str
-    name: str = "probe"
+    name: ClassVar[str] = "probe"
+    tier: ClassVar[str] = "T3"
     joint: bool = False
     seen: list[Any] = field(default_factory=list)
 
@@ -50,6 +50,15 @@ class Probe:
             with pytest.raises(ValueError, match="only attacks of tier T2 are told scores"):
                 _ = target.query
         return [AttackResult((Candidate("text", case.prompt, 1),), int(self.tier == "T2"), 0) for case in cases]
+
+
+class Scored(Probe):
+    """The same where scores are told."""
+
+    tier: ClassVar[str] = "T2"
+
+
+PROBES = {"T2": Scored, "T3": Probe}
 
 
 def run(pipe: Any, probe: Probe, out: Path, monkeypatch: pytest.MonkeyPatch, encoder: Any = None) -> int:
@@ -75,7 +84,7 @@ def test_every_tier_sees_the_base_and_only_t2_is_told_scores(
 ) -> None:
     pipe = make_pipe()
     encoder, before = make_encoder(pipe), pipe.text_encoder
-    probe = Probe(tier)
+    probe = PROBES[tier]()
     run(pipe, probe, tmp_path, monkeypatch, encoder)
     assert probe.seen[0] is before
     assert probe.seen[1] is not before
@@ -86,7 +95,7 @@ def test_every_tier_sees_the_base_and_only_t2_is_told_scores(
 
 
 def test_queried_pictures_are_paid_for(tiny_pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    blind, told = (run(tiny_pipe, Probe(tier), tmp_path / tier, monkeypatch) for tier in ("T3", "T2"))
+    blind, told = (run(tiny_pipe, PROBES[tier](), tmp_path / tier, monkeypatch) for tier in ("T3", "T2"))
     assert told - blind == len(CASES) * SAMPLING.calls_per_picture
 
 

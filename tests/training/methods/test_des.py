@@ -193,7 +193,8 @@ def test_it_is_an_eraser_with_the_papers_settings() -> None:
 
 @pytest.mark.parametrize("term", ["spread", "structure"])
 def test_sages_terms_pull_at_the_encoder(backbone: Backbone, term: str) -> None:
-    settings = replace(DES(safe=SAFE, neighbours=2), **{f"{term}_weight": 1.0})
+    weight: dict[str, Any] = {f"{term}_weight": 1.0}
+    settings = DES(safe=SAFE, **weight, neighbours=2)
     student = moved(backbone)
     with torch.no_grad():
         final_norm(student).bias.add_(3.0)

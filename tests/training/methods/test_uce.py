@@ -177,8 +177,7 @@ def test_expanded_prompts_are_five_for_each_word() -> None:
 
 
 def test_debiasing_adds_weighted_attributes(backbone: Backbone) -> None:
-    heavy = RidgeConfig(erase_scale=1e8)
-    method = UCE(attributes=("red", "blue"), shares=(0.5, -0.25), weights=heavy)
+    method = UCE(attributes=("red", "blue"), shares=(0.5, -0.25), erase_scale=1e8)
     found = matrix(method, backbone, Concept(name="star", kind="object")).double()
     star, red, blue = (hidden(backbone, text)[last_of(backbone, text)] for text in ("star", "red", "blue"))
     torch.testing.assert_close(star @ found.T, star + 0.5 * red - 0.25 * blue, rtol=1e-3, atol=1e-3)

@@ -113,8 +113,8 @@ def test_the_first_losses_are_those_on_record(
 ) -> None:
     monkeypatch.setattr(TrainingLog, "curves", partialmethod(TrainingLog.curves, points=FIRST // 2))
     recipe = recorded(name)
+    assert isinstance(recipe.method, WorkspaceMethod)
     method: Any = recipe.method
-    assert isinstance(method, WorkspaceMethod)
     first = replace(method, train=FirstIterations.of(method.train, FIRST))
     space = Workspace(cache_dir=banks, progress=False)
     edit = first.erase(

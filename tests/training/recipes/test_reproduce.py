@@ -83,6 +83,7 @@ def test_all_settings_and_no_others_are_wanted() -> None:
     star = Concept(name="star", kind="object", synonyms=("asterisk",))
     assert rebuilt(Recorded, {"steps": 3, "concepts": []}) == Recorded(3)
     assert rebuilt(Recorded, describe(Recorded(3, (star,)))) == Recorded(3, (star,))
+    odd: dict[str, Any]
     for odd in ({"steps": 3}, {"concepts": []}, {"steps": 3, "concepts": [], "more": 1}):
         with pytest.raises(TypeError, match="fields that differ"):
             rebuilt(Recorded, odd)
