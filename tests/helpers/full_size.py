@@ -26,7 +26,7 @@ from robust_encoders import Concept
 from robust_encoders.training.attacks.soft_prompt import SoftPrompt
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.methods import AdvUnlearn
-from robust_encoders.training.objectives.config import AdversaryConfig, HardeningConfig, RetainConfig, UnlearnConfig
+from robust_encoders.training.objectives.config import AdversaryConfig, HardeningConfig, RetainConfig
 from robust_encoders.training.prompts.retain import everyday_objects
 from robust_encoders.training.trainer.loop import TrainingConfig
 from robust_encoders.training.trajectories.config import BankConfig
@@ -150,7 +150,8 @@ def method() -> AdvUnlearn:
     """The paper's batches, 1 and 5, and few of everything else."""
     return AdvUnlearn(
         retain=RetainConfig(prompts=RETAINED),
-        adversary=AdversaryConfig(attack=SoftPrompt(steps=ATTACK_STEPS), warmup=0),
+        attack=SoftPrompt(steps=ATTACK_STEPS),
+        adversary=AdversaryConfig(warmup=0),
         train=TrainingConfig(iterations=ITERATIONS, precision="bf16"),
         bank=BankConfig(steps=2, batch=1),
     )
@@ -159,10 +160,10 @@ def method() -> AdvUnlearn:
 def conditioning_method(attack_steps: int) -> AdvUnlearn:
     """All in conditioning space: 16 prompts with the concept, attacked or not, and 64 retained ones an iteration."""
     retained = tuple(f"a photo of {name}" for name in everyday_objects()[:128])
-    attack = SoftPrompt(steps=max(1, attack_steps), rate=1e-2)
     return AdvUnlearn(
         retain=RetainConfig(prompts=retained, space="conditioning", conditioning_batch=64),
-        unlearn=UnlearnConfig(harden=HardeningConfig(objective="conditioning", batch=16, attack=attack)),
+        hardening=HardeningConfig(objective="conditioning", batch=16),
+        hardening_attack=SoftPrompt(steps=max(1, attack_steps), rate=1e-2),
         adversary=AdversaryConfig(warmup=0 if attack_steps else CONDITIONING_ITERATIONS),
         train=TrainingConfig(iterations=CONDITIONING_ITERATIONS, precision="bf16"),
         bank=BankConfig(steps=1, seeds=(1, 1), batch=1),

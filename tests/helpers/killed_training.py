@@ -24,14 +24,13 @@ from training_worker import OPTIONS, RECIPES
 from robust_encoders.artifact.fingerprint import content_sha256
 from robust_encoders.training.attacks.soft_prompt import SoftPrompt
 from robust_encoders.training.diffusion.backbone import Backbone
-from robust_encoders.training.objectives.unlearning import Objective
+from robust_encoders.training.objectives.terms import Objective
 from robust_encoders.training.workspace import Workspace
 
 EVERY = 2
 MOST = 4  # iterations that a part may begin before it is killed
 ITERATIONS = 31
-ADVERSARY = replace(OPTIONS.adversary, attack=SoftPrompt(steps=1, rate=0.01))
-METHOD = replace(OPTIONS, adversary=ADVERSARY, train=replace(OPTIONS.train, iterations=ITERATIONS))
+METHOD = replace(OPTIONS, attack=SoftPrompt(steps=1, rate=0.01), train=replace(OPTIONS.train, iterations=ITERATIONS))
 
 
 def train(pipe: Any, folder: Path, pipe_end: int) -> NoReturn:
@@ -42,7 +41,7 @@ def train(pipe: Any, folder: Path, pipe_end: int) -> NoReturn:
         os.write(pipe_end, b".")
         return call(self, iteration, generator)
 
-    Objective.__call__ = telling
+    Objective.__call__ = telling  # type: ignore[method-assign]
     space = Workspace(folder=folder, cache_dir=folder.parent / "bank", every=EVERY, progress=False)
     base, generator = Backbone.from_pipeline(pipe), Generator().manual_seed(1)
     edit = METHOD.erase(base, RECIPES["options"].concept, generator=generator, workspace=space)

@@ -24,12 +24,18 @@ from robust_encoders import Concept
 from robust_encoders.artifact.fingerprint import content_sha256
 from robust_encoders.training.attacks.soft_prompt import SoftPrompt
 from robust_encoders.training.diffusion.backbone import Backbone
-from robust_encoders.training.methods import SPM, AdvUnlearn, Method
+from robust_encoders.training.methods import SPM, AdvUnlearn
 from robust_encoders.training.methods.spm import SPMTrainingConfig
-from robust_encoders.training.objectives.config import AdversaryConfig, HardeningConfig, RetainConfig, UnlearnConfig
-from robust_encoders.training.objectives.outlier_config import OutlierConfig
-from robust_encoders.training.objectives.unlearning import Objective
-from robust_encoders.training.recipes.registry import Recipe
+from robust_encoders.training.objectives.config import (
+    AdversaryConfig,
+    HardeningConfig,
+    OutlierConfig,
+    RetainConfig,
+    UnlearnConfig,
+)
+from robust_encoders.training.objectives.terms import Objective, Points
+from robust_encoders.training.protocols import Method, WorkspaceMethod
+from robust_encoders.training.recipes.recipe import Recipe
 from robust_encoders.training.recipes.run import for_processes, run_recipe
 from robust_encoders.training.trainer.loop import TrainingConfig
 from robust_encoders.training.trainer.parameters import SelectionConfig
@@ -54,7 +60,8 @@ RETAIN = ("a red square", "a star", "a green ring")
 PAPER = AdvUnlearn(
     retain=RetainConfig(prompts=RETAIN, batch=2),
     unlearn=UnlearnConfig(batch=1),
-    adversary=AdversaryConfig(attack=SoftPrompt(steps=2, rate=0.01), warmup=1),
+    attack=SoftPrompt(steps=2, rate=0.01),
+    adversary=AdversaryConfig(warmup=1),
     select=SelectionConfig(),
     train=TrainingConfig(iterations=4, rate=1e-3, clip=1.0),
     bank=BankConfig(steps=3, mode="fresh"),
@@ -65,36 +72,39 @@ OPTIONS = replace(
     unlearn=UnlearnConfig(
         batch=2, target="anchor", plain_weight=1.0, plain_space="conditioning", plain_batch=2, pull_weight=1.0
     ),
-    adversary=AdversaryConfig(attack=SoftPrompt(steps=2, rate=0.01), warmup=1, tokens=(1, 2), start="latest"),
+    adversary=AdversaryConfig(warmup=1, tokens=(1, 2), start="latest"),
     train=TrainingConfig(iterations=4, rate=1e-3, average=0.9),
     bank=BankConfig(steps=3),
 )
 HARDENED = replace(
     OPTIONS,
-    unlearn=UnlearnConfig(batch=2, target="anchor", harden=HardeningConfig(objective="both", batch=2, attack=ATTACK)),
-    adversary=AdversaryConfig(attack=SoftPrompt(steps=2, rate=0.01), warmup=1, slots=(1,), shared=0.8, restart=0.2),
+    unlearn=UnlearnConfig(batch=2, target="anchor"),
+    adversary=AdversaryConfig(warmup=1, in_place=(1,), shared=0.8, restart=0.2),
+    hardening=HardeningConfig(objective="both", batch=2),
+    hardening_attack=ATTACK,
     train=TrainingConfig(iterations=6, rate=1e-3),
 )
-DOUBT = OutlierConfig(
-    others=("square", "star", "ring"),
+OUTLIERS = OutlierConfig(
+    alternatives=("square", "star", "ring"),
     strings_weight=2.0,
     strings_batch=2,
     shuffled_weight=2.0,
     shuffled_batch=2,
-    strangers_weight=2.0,
-    strangers_batch=2,
+    off_manifold_weight=2.0,
+    off_manifold_batch=2,
     inserted_weight=2.0,
     inserted_batch=2,
-    known=0.5,
+    caption_share=0.5,
     searched_weight=2.0,
     searched=3,
     searched_batch=2,
     searched_tokens=3,
 )
-DOUBTING = replace(
+STRICT = replace(
     HARDENED,
-    unlearn=UnlearnConfig(batch=2, target="anchor", harden=HardeningConfig(doubt=DOUBT)),
-    adversary=AdversaryConfig(attack=SoftPrompt(steps=2, rate=0.01), warmup=1),
+    adversary=AdversaryConfig(warmup=1),
+    hardening=HardeningConfig(),
+    outliers=OUTLIERS,
 )
 ADAPTERS = SPM(
     where="both",
@@ -111,7 +121,7 @@ METHODS: dict[str, Method] = {
     "paper": PAPER,
     "options": OPTIONS,
     "hardened": HARDENED,
-    "doubt": DOUBTING,
+    "strict": STRICT,
     "spm": ADAPTERS,
 }
 RECIPES = {
@@ -123,14 +133,14 @@ Drawn = list[tuple[list[int], list[int]]]
 
 def noted(drawn: Drawn) -> None:
     """Note prompts and timesteps of all points that this process gets from now on."""
-    sample = Objective._sample
+    sample = Points.sample
 
-    def noting(self: Objective, *given: Any) -> Any:
+    def noting(self: Points, *given: Any) -> Any:
         index, points = sample(self, *given)
         drawn.append((points.prompt_index.tolist(), points.t.tolist()))
         return index, points
 
-    Objective._sample = noting
+    Points.sample = noting  # type: ignore[method-assign, assignment]
 
 
 def resumed(recipe: Recipe, pipe: Any, folder: Path) -> Mapping[str, Tensor]:
@@ -143,11 +153,13 @@ def resumed(recipe: Recipe, pipe: Any, folder: Path) -> Mapping[str, Tensor]:
         return call(self, iteration, generator)
 
     # Several processes share out the trajectories of a bank on disk, so they run in other batches than in memory.
+    method = recipe.method
+    assert isinstance(method, WorkspaceMethod)
     space = Workspace(folder=folder / "checkpoints", cache_dir=folder / "bank", every=2, progress=False)
     for step in (interrupted, call):
-        Objective.__call__ = step
+        Objective.__call__ = step  # type: ignore[method-assign]
         try:
-            edit = recipe.method.erase(
+            edit = method.erase(
                 Backbone.from_pipeline(pipe),
                 recipe.concept,
                 generator=Generator().manual_seed(recipe.seed),

@@ -18,7 +18,7 @@ from robust_encoders.training.evaluation.results import Evaluation
 from robust_encoders.training.methods import ESD, METHODS, AdvUnlearn
 from robust_encoders.training.objectives.config import RetainConfig
 from robust_encoders.training.provenance import describe
-from robust_encoders.training.recipes.registry import Recipe
+from robust_encoders.training.recipes.recipe import Recipe
 from robust_encoders.training.recipes.run import run_recipe
 from robust_encoders.training.trainer.loop import TrainingConfig
 from robust_encoders.training.trajectories.config import BankConfig

@@ -19,11 +19,19 @@ from robust_encoders.training.attacks.transfer import Recorded
 from robust_encoders.training.detectors import DETECTORS
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.diffusion.target import TargetModel
-from robust_encoders.training.methods import DES, ESD, METHODS, SPM, AdvUnlearn
+from robust_encoders.training.methods import DES, ESD, METHODS, RECE, SPM, UCE, AdvUnlearn
 from robust_encoders.training.methods.spm import SPMTrainingConfig
 from robust_encoders.training.metrics import METRICS
 from robust_encoders.training.objectives.config import RetainConfig
-from robust_encoders.training.protocols import Attack, InnerAttack, Method
+from robust_encoders.training.protocols import (
+    Attack,
+    DistributedMethod,
+    InnerAttack,
+    Method,
+    RetainingMethod,
+    StandardMethod,
+    WorkspaceMethod,
+)
 from robust_encoders.training.provenance import describe
 from robust_encoders.training.trainer.loop import TrainingConfig
 from robust_encoders.training.trajectories.config import BankConfig
@@ -39,7 +47,7 @@ SMALL: dict[str, Any] = {
         bank=BankConfig(steps=2),
     )
     for name, kind in TRAINED.items()
-} | {name: METHODS[name].standard(("a blue square", "a green star")) for name in ("uce", "rece")}
+} | {kind.name: kind.standard(("a blue square", "a green star")) for kind in (UCE, RECE)}
 SMALL["spm"] = SPM(train=SPMTrainingConfig(iterations=2, rate=1e-2, warmup=0, cycles=1), bank=BankConfig(steps=2))
 SMALL["des"] = DES(safe=("a blue square", "a green star"), train=TrainingConfig(iterations=2, rate=1e-3))
 # Fields that make an attack of the evaluation cheap, where it has them.
@@ -124,13 +132,26 @@ def test_a_method_changes_only_the_component_it_names_and_repeats_itself(
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_says_what_it_retains(name: str) -> None:
-    method = METHODS[name].standard(("a", "b"))
+    kind = METHODS[name]
+    assert issubclass(kind, StandardMethod)
+    method: Any = kind.standard(("a", "b"))
+    assert isinstance(method, RetainingMethod)
     assert method.retained == ("a", "b")
     assert isinstance(method.wants_retained, bool)
     other = method.retaining(("c",))
     assert other.retained == ("c",)
     assert other.retaining(("a", "b")) == method
-    assert method.for_processes(1) == method
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_a_method_can_do_beside_is_asked_for_by_type(name: str) -> None:
+    method = SMALL[name]
+    assert isinstance(method, WorkspaceMethod)
+    assert method.uses_workspace
+    assert isinstance(method, DistributedMethod) is (name in ("advunlearn", "esd", "spm"))
+    if isinstance(method, DistributedMethod):
+        assert method.for_processes(1) == method
+        assert method.for_processes(2) != method
 
 
 @pytest.mark.parametrize("name", INNER_ATTACKS)

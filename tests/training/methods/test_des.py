@@ -18,6 +18,7 @@ from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.distributed import Shard
 from robust_encoders.training.methods import DES, METHODS
 from robust_encoders.training.methods.des import Distortion, neighbour_correlation, spread
+from robust_encoders.training.protocols import DistributedMethod
 from robust_encoders.training.provenance import describe
 from robust_encoders.training.recipes.registry import RECIPES
 from robust_encoders.training.recipes.reproduce import rebuilt
@@ -183,14 +184,17 @@ def test_a_stopped_run_goes_on_as_though_it_had_not(backbone: Backbone, tmp_path
 
 
 def test_it_is_an_eraser_with_the_papers_settings() -> None:
-    made = METHODS["des"].standard(SAFE)
+    assert METHODS["des"] is DES
+    made = DES.standard(SAFE)
+    assert not isinstance(made, DistributedMethod)
     assert made == DES(safe=SAFE, scale=200.0, keep=0.3, batch=128, train=TrainingConfig(iterations=108, rate=1e-5))
     assert made.spread_weight == made.structure_weight == 0
 
 
 @pytest.mark.parametrize("term", ["spread", "structure"])
 def test_sages_terms_pull_at_the_encoder(backbone: Backbone, term: str) -> None:
-    settings = DES(safe=SAFE, **{f"{term}_weight": 1.0}, neighbours=2)
+    weight: dict[str, Any] = {f"{term}_weight": 1.0}
+    settings = DES(safe=SAFE, **weight, neighbours=2)
     student = moved(backbone)
     with torch.no_grad():
         final_norm(student).bias.add_(3.0)

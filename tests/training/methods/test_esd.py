@@ -38,7 +38,7 @@ def test_it_is_an_eraser() -> None:
 def test_esd_is_advunlearn_that_never_leaves_its_warmup(tiny_pipe: Any) -> None:
     esd = erase(ESD(**SHARED), tiny_pipe)
     never = erase(AdvUnlearn(**SHARED, adversary=AdversaryConfig(warmup=3)), tiny_pipe)
-    at_once = erase(AdvUnlearn(**SHARED, adversary=AdversaryConfig(attack=SoftPrompt(steps=1), warmup=0)), tiny_pipe)
+    at_once = erase(AdvUnlearn(**SHARED, attack=SoftPrompt(steps=1), adversary=AdversaryConfig(warmup=0)), tiny_pipe)
     assert content_sha256(esd.tensors) == content_sha256(never.tensors)
     assert content_sha256(esd.tensors) != content_sha256(at_once.tensors)
     assert esd.log["unet_calls"] == never.log["unet_calls"] == 3 * 2 * (2 + 2)

@@ -98,6 +98,7 @@ def test_the_loss_is_the_papers(tiny_pipe: Any) -> None:
             total, parts = objective(0, generator(3))
         g = generator(3)
         index = torch.randint(2, (3,), generator=g)
+        assert objective.bank is not None
         drawn = objective.bank.sample(3, g, prompt_index=index)
         texts = [CONCEPT.prompts[i] for i in index]
         anchored = [text.replace("circle", "star").replace("disc", "star") for text in texts]
@@ -204,7 +205,7 @@ def test_the_student_draws_latents_with_its_adapters_on(tiny_pipe: Any, monkeypa
 
 
 @pytest.mark.parametrize("fields", [{"batch": 0}, {"anchors": 0}, {"rank": 0}])
-def test_counts_below_one_are_refused(fields: dict[str, int]) -> None:
+def test_counts_below_one_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="of at least 1"):
         SPM(**fields)
 

@@ -19,18 +19,20 @@ from recorded import record, table
 
 import robust_encoders
 from robust_encoders import Concept
+from robust_encoders.training.attacks.soft_prompt import SoftPrompt
 from robust_encoders.training.diffusion.backbone import Backbone, has_bf16
 from robust_encoders.training.methods import AdvUnlearn
-from robust_encoders.training.objectives.config import AdversaryConfig, RetainConfig
-from robust_encoders.training.recipes.registry import RECIPES, shapes_retain_prompts
+from robust_encoders.training.objectives.config import RetainConfig
+from robust_encoders.training.recipes.registry import RECIPES
 from robust_encoders.training.trainer.loop import TrainingConfig
 from robust_encoders.training.trajectories.config import BankConfig
 from robust_encoders.training.workspace import Workspace
+from robust_encoders.training.worlds.shapes.retain import retain_prompts
 
 ITERATIONS = 20
 WARMUP, ATTACKED = 200, 800
 CONCEPT = Concept(name="circle", kind="object")
-RETAINED = shapes_retain_prompts("circle")[:282]
+RETAINED = retain_prompts("circle")[:282]
 Row = dict[str, Any]
 
 
@@ -150,7 +152,7 @@ def test_the_rows_of_the_study_add_up(tiny_pipe: Any, tmp_path: Path, monkeypatc
         retain=RetainConfig(prompts=("a star", "a ring"), batch=2),
         train=TrainingConfig(),
         bank=BankConfig(steps=2, seeds=(2, 1)),
-        adversary=AdversaryConfig(attack=replace(AdversaryConfig().attack, steps=2)),
+        attack=SoftPrompt(steps=2),
     )
     row = measure_ours(tiny_pipe, "bank", method, tmp_path)
     assert (row["F/attacked"], row["F/warm-up"], row["bank F"]) == (2 * 2 + 2 * 3, 2 * 3, (2 + 2) * 2 * 2)

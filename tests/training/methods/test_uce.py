@@ -16,6 +16,7 @@ from robust_encoders.training.methods import METHODS, UCE
 from robust_encoders.training.methods.closed_form import RidgeConfig
 from robust_encoders.training.methods.token_vectors import TokenVectors, VectorTarget
 from robust_encoders.training.methods.uce import guide
+from robust_encoders.training.protocols import DistributedMethod
 
 CIRCLE = Concept(name="circle", kind="object", anchor="square", synonyms=("disc",))
 KEPT = ("a blue star", "a black background", "an orange ring on gray")
@@ -176,8 +177,7 @@ def test_expanded_prompts_are_five_for_each_word() -> None:
 
 
 def test_debiasing_adds_weighted_attributes(backbone: Backbone) -> None:
-    heavy = RidgeConfig(erase_scale=1e8)
-    method = UCE(attributes=("red", "blue"), shares=(0.5, -0.25), weights=heavy)
+    method = UCE(attributes=("red", "blue"), shares=(0.5, -0.25), erase_scale=1e8)
     found = matrix(method, backbone, Concept(name="star", kind="object")).double()
     star, red, blue = (hidden(backbone, text)[last_of(backbone, text)] for text in ("star", "red", "blue"))
     torch.testing.assert_close(star @ found.T, star + 0.5 * red - 0.25 * blue, rtol=1e-3, atol=1e-3)
@@ -244,5 +244,5 @@ def test_retained_prompts_are_those_that_are_preserved() -> None:
     made = UCE.standard(KEPT)
     assert made.retained == made.preserve == KEPT
     assert made.retaining(("a",)).retained == ("a",)
-    assert made.for_processes(4) == made
+    assert not isinstance(made, DistributedMethod)
     assert not made.wants_retained

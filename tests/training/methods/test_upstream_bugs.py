@@ -92,7 +92,8 @@ def method(**overrides: Any) -> AdvUnlearn:
     fields: dict[str, Any] = {
         "retain": RetainConfig(prompts=("a star",), batch=1),
         "unlearn": UnlearnConfig(batch=1),
-        "adversary": AdversaryConfig(attack=SoftPrompt(steps=1, rate=0.1), warmup=0),
+        "attack": SoftPrompt(steps=1, rate=0.1),
+        "adversary": AdversaryConfig(warmup=0),
         "train": TrainingConfig(iterations=2, rate=1e-3),
         "bank": BankConfig(steps=2),
     }
@@ -124,10 +125,10 @@ def test_10_attacked_prompts_are_encoded_anew_at_every_step(tiny_pipe: Any) -> N
         cond: Tensor = encode(self, embeds, ids)
         return cond
 
-    adversary = AdversaryConfig(attack=SoftPrompt(steps=3, rate=0.1), warmup=0)
+    attack = SoftPrompt(steps=3, rate=0.1)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Backbone, "encode", spying)
-        erased(tiny_pipe, method(adversary=adversary, train=TrainingConfig(iterations=1)))
+        erased(tiny_pipe, method(attack=attack, train=TrainingConfig(iterations=1)))
     attacks, final = seen[:3], seen[3][:1]
     assert len({float(embeds.sum()) for embeds in [*attacks, final]}) == 4
     assert torch.equal(attacks[0][:, 2:], final[:, 2:])

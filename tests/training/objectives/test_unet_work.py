@@ -17,9 +17,10 @@ from robust_encoders.training.attacks.soft_prompt import SoftPrompt
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.methods import AdvUnlearn
 from robust_encoders.training.objectives.config import AdversaryConfig, RetainConfig, UnlearnConfig
-from robust_encoders.training.objectives.unlearning import Objective
+from robust_encoders.training.objectives.terms import Objective
 from robust_encoders.training.trainer.loop import TrainingConfig
 from robust_encoders.training.trajectories import resample
+from robust_encoders.training.trajectories.bank import draw
 from robust_encoders.training.trajectories.config import BankConfig
 
 # The paper's schedule: 30 attack steps on one prompt, then one prompt against five retained ones.
@@ -92,7 +93,7 @@ def test_an_iteration_from_the_bank_is_72_passes(tiny_pipe: Any) -> None:
 
 def test_a_micro_batch_costs_no_more_passes(tiny_pipe: Any) -> None:
     made = prepared(PAPER, tiny_pipe)
-    made.micro_batch = 2
+    made = replace(made, errors=replace(made.errors, micro_batch=2))
     with counted(tiny_pipe.unet) as work:
         iteration(made)
     assert work.total == made.teacher.unet_calls == 72
@@ -103,10 +104,9 @@ def test_an_iteration_of_fresh_trajectories_is_1908_passes_on_average(
 ) -> None:
     steps = 50
     stops: list[int] = []
-    draw = resample.draw
 
     def noting(high: int, n: int, generator: Generator) -> Tensor:
-        found: Tensor = draw(high, n, generator)
+        found = draw(high, n, generator)
         if high == steps:
             stops.extend(found.tolist())
         return found
@@ -137,7 +137,8 @@ def test_memory_holds_one_unet_and_two_text_encoders(tiny_pipe: Any, monkeypatch
     method = replace(
         PAPER,
         train=TrainingConfig(iterations=2),
-        adversary=AdversaryConfig(attack=SoftPrompt(steps=2)),
+        attack=SoftPrompt(steps=2),
+        adversary=AdversaryConfig(),
         unlearn=UnlearnConfig(),
     )
     seen: list[tuple[int, int]] = []
@@ -169,8 +170,6 @@ def test_training_needs_no_autoencoder(tiny_pipe: Any) -> None:
 
     for module in tiny_pipe.vae.modules():
         module.register_forward_pre_hook(refusing)
-    method = replace(
-        PAPER, train=TrainingConfig(iterations=1), adversary=AdversaryConfig(attack=SoftPrompt(steps=1), warmup=0)
-    )
+    method = replace(PAPER, train=TrainingConfig(iterations=1), attack=SoftPrompt(steps=1))
     edit = method.erase(Backbone.from_pipeline(tiny_pipe), CIRCLE, generator=Generator(), workspace=QUIET)
     assert edit.log["unet_calls"] == 2 * (1 + 1 + 5)

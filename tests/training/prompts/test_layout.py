@@ -93,7 +93,7 @@ def test_gradients_reach_every_adversarial_token(placement: Placement) -> None:
     ids = ids_of([1, 2, 3, 4])
     layout = PromptLayout(placement, 2)
     adv = torch.zeros(1, layout.size(LENGTH), 2, requires_grad=True)
-    layout.place(embeds_of(ids), ids, adv, eos_id=EOS)[0].sum().backward()
+    torch.autograd.backward(layout.place(embeds_of(ids), ids, adv, eos_id=EOS)[0].sum())
     assert adv.grad is not None
     reached = 4 if placement == "add" else 2
     assert adv.grad[0, :, 0].tolist() == [1.0] * reached + [0.0] * (layout.size(LENGTH) - reached)
@@ -122,7 +122,7 @@ def test_other_misfits_are_refused() -> None:
     with pytest.raises(ValueError, match="k >= 1"):
         PromptLayout("prefix", 0)
     with pytest.raises(ValueError, match="expected a placement"):
-        PromptLayout("somewhere")
+        PromptLayout("somewhere")  # type: ignore[arg-type]
 
 
 def test_clip_pools_at_the_end_of_the_placed_prompt(tiny_pipe: Any) -> None:

@@ -9,15 +9,17 @@ import torch
 
 from robust_encoders import Concept, embedded_pipeline
 from robust_encoders.hub.catalog import CATALOG
+from robust_encoders.training.attacks.soft_prompt import SoftPrompt
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.losses import gram_distance
 from robust_encoders.training.methods import ESD, RECE, UCE, AdvUnlearn
 from robust_encoders.training.objectives.config import AdversaryConfig
 from robust_encoders.training.prompts.concept_words import anchor_prompt
 from robust_encoders.training.prompts.retain import everyday_objects, object_prompts
-from robust_encoders.training.recipes.closed_form import published_projection
-from robust_encoders.training.recipes.registry import LICENSES, PUBLISHED_CONCEPTS, RECIPES, shapes_retain_prompts
+from robust_encoders.training.recipes.registry import RECIPES
+from robust_encoders.training.recipes.stable_diffusion import LICENSES, PUBLISHED_CONCEPTS, published_projection
 from robust_encoders.training.worlds.shapes.concepts import beside, factor_of
+from robust_encoders.training.worlds.shapes.retain import retain_prompts
 from robust_encoders.training.worlds.shapes.vocabulary import HELD_OUT_TEMPLATES, WORDS
 
 NAMES = ("circle", "striped", "red")
@@ -76,16 +78,16 @@ def test_the_hardened_recipe_has_another_anchor_only_where_it_lies_clearly_farth
 def test_the_strict_recipe_knows_what_stands_beside_the_concept_in_words_that_training_may_see() -> None:
     strict, hardened = (RECIPES[f"shapes/circle-{variant}"]() for variant in ("strict", "hardened"))
     assert isinstance(strict.method, AdvUnlearn)
-    doubt = strict.method.unlearn.harden.doubt
-    assert set(doubt.batches()) == {"strings", "shuffled", "strangers", "inserted", "searched"}
-    assert 0 < doubt.known < 1
-    assert doubt.others == (
+    outliers = strict.method.outliers
+    assert set(outliers.batches()) == {"strings", "shuffled", "off_manifold", "inserted", "searched"}
+    assert 0 < outliers.caption_share < 1
+    assert outliers.alternatives == (
         *("square", "box", "block", "triangle", "wedge", "pyramid", "star", "pentagram", "starburst"),
         *("cross", "plus", "crucifix", "ring", "hoop", "annulus"),
     )
     assert strict.concept == hardened.concept
-    unclear = [text for text in strict.method.retained if len(set(text.split()) & set(doubt.others)) != 1]
-    assert not [text for text in unclear if "," not in text], "what is retained is clear"
+    odd = [text for text in strict.method.retained if len(set(text.split()) & set(outliers.alternatives)) != 1]
+    assert not [text for text in odd if "," not in text], "what is retained is caption-like"
     assert "star" in beside("circle")
     assert beside("red")[:3] == ("green", "emerald", "blue")
 
@@ -100,19 +102,19 @@ def test_terms_of_one_concept_are_refused_for_several() -> None:
 @pytest.mark.parametrize("concept", NAMES)
 def test_retain_prompts_neither_name_the_concept_nor_leak_what_is_held_out(concept: str) -> None:
     factor, value = factor_of(concept)
-    texts = shapes_retain_prompts(concept)
+    texts = retain_prompts(concept)
     assert len(texts) == len(set(texts)) >= 256
     used = words_of(texts)
     assert not used & set(WORDS[factor][value])
     assert not used & {words[-1] for values in WORDS.values() for words in values.values()}
     assert not any(text.startswith(template.split(" {")[0]) for text in texts for template in HELD_OUT_TEMPLATES[:2])
-    assert shapes_retain_prompts(concept) == texts
+    assert retain_prompts(concept) == texts
 
 
 @pytest.mark.parametrize("concept", NAMES)
 def test_every_neighbour_is_retained(concept: str) -> None:
     factor, value = factor_of(concept)
-    first = words_of(shapes_retain_prompts(concept)[:128])
+    first = words_of(retain_prompts(concept)[:128])
     for other, words in WORDS[factor].items():
         if other != value:
             assert first & set(words[:-1])
@@ -135,7 +137,7 @@ def test_the_papers_concepts_have_its_settings(concept: str, family: str) -> Non
     assert isinstance(method, AdvUnlearn)
     assert (recipe.concept, recipe.license) == (erased, LICENSES[family])
     assert method.adversary == AdversaryConfig()
-    assert (method.adversary.warmup, method.adversary.attack.steps, method.adversary.attack.rate) == (200, 30, 1e-3)
+    assert (method.adversary.warmup, method.attack) == (200, SoftPrompt(steps=30, rate=1e-3))
     assert (method.train.iterations, method.train.rate, method.train.schedule) == (1000, 1e-5, "constant")
     assert (method.bank.steps, method.bank.guidance, method.retain.batch, method.unlearn.batch) == (50, 3.0, 5, 1)
     if concept == "nudity":
@@ -181,7 +183,7 @@ def test_projections_of_the_embedded_base_edit_captions_and_preserve_others(conc
     assert isinstance(uce.method, UCE)
     assert isinstance(rece.method, RECE)
     assert rece.method.start == uce.method
-    assert uce.method.retained == rece.method.retained == shapes_retain_prompts(concept)
+    assert uce.method.retained == rece.method.retained == retain_prompts(concept)
     assert (uce.method.texts, uce.method.tokens) == ("prompts", "from_last")
     assert uce.concept == RECIPES[f"shapes/{concept}-advunlearn"]().concept
 

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
+from torch import Generator, Tensor
 
 from robust_encoders import Concept, RobustEncoder
 from robust_encoders.artifact.fingerprint import content_sha256
 from robust_encoders.cli.main import main
+from robust_encoders.training.attacks import INNER_ATTACKS
 from robust_encoders.training.attacks.soft_prompt import SoftPrompt
 from robust_encoders.training.methods import ESD, RECE, UCE, AdvUnlearn
 from robust_encoders.training.objectives.config import AdversaryConfig, RetainConfig
-from robust_encoders.training.provenance import LATER, describe
-from robust_encoders.training.recipes.registry import RECIPES, Recipe
+from robust_encoders.training.protocols import Method
+from robust_encoders.training.provenance import describe
+from robust_encoders.training.recipes.recipe import Recipe
+from robust_encoders.training.recipes.registry import RECIPES
 from robust_encoders.training.recipes.reproduce import (
     CannotReproduceError,
     compared,
@@ -34,13 +38,14 @@ from robust_encoders.training.trajectories.config import BankConfig
 RETAIN = RetainConfig(prompts=("a star", "a cross"), batch=2)
 TRAIN = TrainingConfig(iterations=2, rate=1e-2)
 BANK = BankConfig(steps=2)
-METHODS = {
+METHODS: dict[str, Method] = {
     "esd": ESD(retain=RETAIN, train=TRAIN, bank=BANK),
     "advunlearn": AdvUnlearn(
         retain=RETAIN,
         train=TRAIN,
         bank=BANK,
-        adversary=AdversaryConfig(attack=SoftPrompt(steps=1, rate=1e-2), warmup=1, tokens=(1, 2)),
+        attack=SoftPrompt(steps=1, rate=1e-2),
+        adversary=AdversaryConfig(warmup=1, tokens=(1, 2)),
     ),
 }
 CIRCLE = Concept(name="circle", kind="object", prompts=("a red circle", "a circle"))
@@ -69,42 +74,69 @@ def test_every_recipe_comes_back_from_its_description(name: str) -> None:
 
 
 @dataclass(frozen=True)
-class Grown:
-    """Settings that were recorded when there was no ``extra`` yet."""
+class Recorded:
+    """Settings with a part of several values."""
 
     steps: int
-    extra: int = field(default=0, metadata=LATER)
     concepts: tuple[Concept, ...] = ()
 
 
-def test_only_settings_that_were_added_later_may_be_missing() -> None:
+def test_all_settings_and_no_others_are_wanted() -> None:
     star = Concept(name="star", kind="object", synonyms=("asterisk",))
-    assert rebuilt(Grown, {"steps": 3, "concepts": []}) == Grown(3)
-    assert rebuilt(Grown, describe(Grown(3, 2, (star,)))) == Grown(3, 2, (star,))
-    for odd in ({"steps": 3}, {"extra": 1, "concepts": []}, {"steps": 3, "concepts": [], "more": 1}):
+    assert rebuilt(Recorded, {"steps": 3, "concepts": []}) == Recorded(3)
+    assert rebuilt(Recorded, describe(Recorded(3, (star,)))) == Recorded(3, (star,))
+    odd: dict[str, Any]
+    for odd in ({"steps": 3}, {"concepts": []}, {"steps": 3, "concepts": [], "more": 1}):
         with pytest.raises(TypeError, match="fields that differ"):
-            rebuilt(Grown, odd)
+            rebuilt(Recorded, odd)
     with pytest.raises(TypeError, match="odd"):
-        rebuilt(Grown, {"steps": 3, "concepts": [{**describe(star), "kind": "odd"}]})
+        rebuilt(Recorded, {"steps": 3, "concepts": [{**describe(star), "kind": "odd"}]})
 
 
-def test_a_setting_that_is_no_more_may_be_there_where_it_did_nothing() -> None:
+def test_a_part_of_a_part_comes_back_with_all_its_settings() -> None:
     method = RECE(start=UCE(preserve=("a star",)))
     described = json.loads(json.dumps(describe(method)))
-    described["start"]["also"] = []
     assert rebuilt(RECE, described) == method
-    described["start"]["also"] = [describe(CIRCLE)]
+    described["start"]["also"] = []
     with pytest.raises(TypeError, match="fields that differ: also"):
         rebuilt(RECE, described)
+    described["start"] = {**describe(method.start), "name": "theirs"}
+    with pytest.raises(TypeError, match="a part of another name"):
+        rebuilt(RECE, described)
+
+
+@dataclass(frozen=True)
+class Standstill:
+    """An inner attack of anybody's, which stays where it begins."""
+
+    name: ClassVar[str] = "standstill"
+    patience: int = 3
+
+    def __call__(self, loss: Callable[[Tensor], Tensor], start: Tensor, *, generator: Generator) -> Tensor:
+        return start.detach()
+
+
+def test_an_inner_attack_that_was_registered_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = AdvUnlearn(retain=RETAIN, attack=Standstill(7), hardening_attack=SoftPrompt.fast())
+    described = json.loads(json.dumps(describe(method)))
+    assert described["attack"] == {"name": "standstill", "patience": 7}
+    with pytest.raises(TypeError, match=r"where .*InnerAttack.* belongs"):
+        rebuilt(AdvUnlearn, described)
+    attacks: Any = INNER_ATTACKS
+    monkeypatch.setitem(attacks, "standstill", Standstill)
+    assert rebuilt(AdvUnlearn, described) == method
+    described["attack"]["more"] = 1
+    with pytest.raises(TypeError, match="fields that differ: more"):
+        rebuilt(AdvUnlearn, described)
 
 
 @pytest.mark.parametrize("name", [None, "theirs"])
 def test_a_part_has_the_name_that_was_recorded(name: str | None) -> None:
     described = json.loads(json.dumps(describe(METHODS["advunlearn"])))
-    attack = described["adversary"]["attack"]
+    attack = described["attack"]
     attack.pop("name")
     attack.update({} if name is None else {"name": name})
-    with pytest.raises(TypeError, match="a part of another name"):
+    with pytest.raises(TypeError, match=r"where .*InnerAttack.* belongs"):
         rebuilt(AdvUnlearn, described)
 
 
@@ -180,8 +212,8 @@ def test_values_of_another_type_are_not_trained_with(made: RobustEncoder, tiny_p
 
 def test_an_attack_of_another_name_is_not_taken_for_ours(made: RobustEncoder, tiny_pipe: Any) -> None:
     method = describe(METHODS["advunlearn"])
-    method["adversary"]["attack"]["name"] = "theirs"
-    with pytest.raises(CannotReproduceError, match="a part of another name"):
+    method["attack"]["name"] = "theirs"
+    with pytest.raises(CannotReproduceError, match=r"'theirs'.* where .*InnerAttack.* belongs"):
         reproduce(recorded(made, method=method), tiny_pipe)
 
 

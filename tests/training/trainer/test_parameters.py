@@ -62,7 +62,12 @@ def test_what_selects_nothing_is_refused(encoder: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "selection", [SelectionConfig(layers=(0, 12)), SelectionConfig(layers=(-1,)), SelectionConfig(part="ffn")]
+    "selection",
+    [
+        SelectionConfig(layers=(0, 12)),
+        SelectionConfig(layers=(-1,)),
+        SelectionConfig(part="ffn"),  # type: ignore[arg-type]
+    ],
 )
 def test_unknown_layers_and_parts_are_refused(encoder: Any, selection: SelectionConfig) -> None:
     with pytest.raises(ValueError, match=r"expected layers among \[0, 1, .* 11\]"):

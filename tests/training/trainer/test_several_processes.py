@@ -14,14 +14,15 @@ import pytest
 import torch
 from processes import ONE_THREAD, free_port
 from rounding import assert_same_but_for_rounding
-from tiny_training import OPTIONS, TINY, prepared
+from tiny_training import OPTIONS, TINY, attack_of, prepared, sharded
 from torch import Generator, Tensor
 from training_worker import RECIPES, main
 from tree import HELPERS
 
 from robust_encoders import RobustEncoder
 from robust_encoders.training.distributed import Shard
-from robust_encoders.training.objectives.unlearning import Objective
+from robust_encoders.training.methods import AdvUnlearn
+from robust_encoders.training.objectives.terms import Objective, Points
 from robust_encoders.training.recipes.run import for_processes
 
 WORKER = HELPERS / "training_worker.py"
@@ -36,8 +37,8 @@ def trained_by_two(pipeline: Path, out: Path) -> list[dict[str, Any]]:
 
 def trained_by_one(pipeline: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.delenv("RANK", raising=False)
-    for name in ("__call__", "_sample"):
-        monkeypatch.setattr(Objective, name, getattr(Objective, name))  # so that the worker's spies go again
+    for kind, name in ((Objective, "__call__"), (Points, "sample")):
+        monkeypatch.setattr(kind, name, getattr(kind, name))  # so that the worker's spies go again
     main(str(pipeline), out)
     record: dict[str, Any] = json.loads((out / "record-0.json").read_text(encoding="utf-8"))
     return record
@@ -79,8 +80,7 @@ def test_the_shares_of_an_iteration_add_up_to_the_whole(tiny_pipe: Any, method: 
     for count in (1, 2):
         total, parts, gradients = 0.0, dict[str, float](), list[Tensor]()
         for index in range(count):
-            made = prepared(method, tiny_pipe)
-            made.shard = Shard(index, count)
+            made = sharded(prepared(method, tiny_pipe), Shard(index, count))
             loss, own = made(1, Generator().manual_seed(7))
             torch.autograd.backward(loss)
             total += float(loss.detach())
@@ -97,13 +97,13 @@ def test_the_shares_of_an_iteration_add_up_to_the_whole(tiny_pipe: Any, method: 
 
 def test_more_processes_than_rows_are_refused(tiny_pipe: Any) -> None:
     made = prepared(TINY, tiny_pipe)
-    fields = {name: getattr(made, name) for name in made.__dataclass_fields__}
     with pytest.raises(ValueError, match=r"each of 3 processes, found \{'unlearn': 2, 'retain': 3\}: choose larger"):
-        Objective(**{**fields, "shard": Shard(0, 3)})
+        sharded(made, Shard(0, 3))
 
 
 def test_a_recipe_for_several_processes_has_their_batches_together() -> None:
     method = for_processes(RECIPES["options"], 3).method
+    assert isinstance(method, AdvUnlearn)
     assert (method.unlearn.batch, method.unlearn.plain_batch) == (6, 6)
     assert (method.retain.batch, method.retain.conditioning_batch) == (6, 6)
     assert for_processes(RECIPES["paper"], 1) == RECIPES["paper"]
@@ -114,7 +114,7 @@ def test_an_attacks_end_is_kept_for_the_rows_of_each_process(tiny_pipe: Any) -> 
     state = {"latest.1": torch.arange(5.0).view(5, 1, 1), "unet_calls": torch.tensor(40)}
     kept = []
     for index in range(2):
-        made.shard = Shard(index, 2)
-        made.load_state(state)
-        kept.append((made.latest["latest.1"].flatten().tolist(), made.teacher.unet_calls))
+        own = sharded(made, Shard(index, 2))
+        own.load_state(state)
+        kept.append((attack_of(own).latest["latest.1"].flatten().tolist(), made.teacher.unet_calls))
     assert kept == [([0.0, 1.0], 40), ([2.0, 3.0, 4.0], 0)]

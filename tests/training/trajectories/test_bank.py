@@ -238,4 +238,4 @@ def test_impossible_banks_are_refused(backbone: Backbone) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         BankConfig(steps=0)
     with pytest.raises(ValueError, match="found 'disk'"):
-        BankConfig(mode="disk")
+        BankConfig(mode="disk")  # type: ignore[arg-type]
