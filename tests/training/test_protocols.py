@@ -11,6 +11,7 @@ from torch import Generator
 
 from robust_encoders import Concept, RobustEncoder
 from robust_encoders.clip.state_dict import nested_state
+from robust_encoders.training import Recipe, run_recipe
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.protocols import (
     DistributedMethod,
@@ -19,7 +20,6 @@ from robust_encoders.training.protocols import (
     StandardMethod,
     WorkspaceMethod,
 )
-from robust_encoders.training.recipes import Recipe, run_recipe
 from robust_encoders.training.recipes.recipe import with_retained
 from robust_encoders.training.recipes.run import for_processes
 from robust_encoders.training.types import Edit

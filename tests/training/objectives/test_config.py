@@ -89,10 +89,10 @@ def test_settings_of_the_adversary_that_cannot_be_are_refused() -> None:
 def test_settings_of_hardening_that_cannot_be_are_refused() -> None:
     for name in ("batch", "additions_batch", "additions", "candidates", "neighbours_batch"):
         with pytest.raises(ValueError, match="at least 1"):
-            HardeningConfig(**{name: 0})
+            HardeningConfig(**{name: 0})  # type: ignore[arg-type]
     for objective in ("conditioning", "both"):
         with pytest.raises(ValueError, match="weight above 0"):
-            HardeningConfig(objective=objective, weight=0.0)  # type: ignore[arg-type]
+            HardeningConfig(objective=objective, weight=0.0)
     with pytest.raises(ValueError, match=r"for vocabulary and cut, found 1\.5"):
         HardeningConfig(vocabulary=1.5)
     for share in ({"vocabulary": 0.5}, {"cut": 0.5}):

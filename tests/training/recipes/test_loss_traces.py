@@ -24,9 +24,9 @@ from torch import Generator
 from tree import ROOT
 
 from robust_encoders import embedded_pipeline
+from robust_encoders.training import RECIPES, Recipe, run_recipe
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.protocols import WorkspaceMethod
-from robust_encoders.training.recipes import RECIPES, Recipe, run_recipe
 from robust_encoders.training.trainer.checkpoint import TrainingLog
 from robust_encoders.training.trainer.loop import TrainingConfig
 from robust_encoders.training.workspace import Workspace

@@ -20,8 +20,8 @@ import torch
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.trajectories.bank import TrajectoryBank, bank_key
 from robust_encoders.training.trajectories.config import BankConfig
-from robust_encoders.training.trajectories.rollout import Trajectory
-from robust_encoders.training.trajectories.store import KEY_NAME, BankError, BankStore, differences, halved
+from robust_encoders.training.trajectories.rollout import Trajectory, halved
+from robust_encoders.training.trajectories.store import KEY_NAME, BankError, BankStore, differences
 
 PROMPTS = ["a red circle", "nudity", "a star"]
 SETTINGS = BankConfig(steps=4, guidance=2.0, seeds=2, batch=2)
