@@ -103,7 +103,8 @@ def test_every_entry_is_what_its_registry_promises() -> None:
     assert all(isinstance(method, Method) for method in SMALL.values())
     assert all(isinstance(attack(), InnerAttack) for attack in INNER_ATTACKS.values())
     assert all(isinstance(prompt_attack(name), Attack) for name in ATTACKS)
-    assert all(isinstance(metric.higher_is_better, bool) for metric in METRICS.values())
+    metrics: Mapping[str, Any] = METRICS
+    assert all(isinstance(metric.higher_is_better, bool) for metric in metrics.values())
     assert all(callable(detector) for detector in DETECTORS.values())
 
 

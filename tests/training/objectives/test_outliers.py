@@ -105,11 +105,8 @@ def test_what_is_not_caption_like_is_pulled_to_the_same_words_with_the_anchor(ti
 @pytest.mark.parametrize("shard", [Shard(), Shard(1, 2)])
 def test_the_empty_prompt_is_kept_in_every_process(tiny_pipe: Any, shard: Shard) -> None:
     made = term_of(outlier_objective(tiny_pipe, shuffled_weight=1.0, empty_weight=7.0), ShuffledCaptions)
-    points, errors = (
-        term_of(prepared(TINY, tiny_pipe), Unlearn).points,
-        NoiseError(made.outliers.teacher, made.outliers.teacher),
-    )
-    *_, term = outlier_terms(sharded(made.outliers, shard), points, errors)
+    teacher, points = made.outliers.teacher, term_of(prepared(TINY, tiny_pipe), Unlearn).points
+    *_, term = outlier_terms(sharded(made.outliers, shard), points, NoiseError(teacher, teacher))
     row = drawn(term)
     assert (term.name, term.weight, row.total, len(row.ids)) == ("empty", 7.0, shard.count, 1)
     assert torch.equal(row.ids, teacher.tokenize([""]))
