@@ -88,10 +88,10 @@ def test_settings_of_the_adversary_that_cannot_be_are_refused() -> None:
 
 
 def test_settings_of_hardening_that_cannot_be_are_refused() -> None:
-    counts: dict[str, Any]
-    for counts in ({"batch": 0}, {"additions_batch": 0}, {"additions": 0}, {"candidates": 0}, {"neighbours_batch": 0}):
+    for name in ("batch", "additions_batch", "additions", "candidates", "neighbours_batch"):
+        count: dict[str, Any] = {name: 0}
         with pytest.raises(ValueError, match="at least 1"):
-            HardeningConfig(**counts)
+            HardeningConfig(**count)
     objectives: tuple[Space, ...] = ("conditioning", "both")
     for objective in objectives:
         with pytest.raises(ValueError, match="weight above 0"):
