@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from processes import ONE_THREAD, free_port
 from sharded_worker import SAMPLING, prompts
 from tree import HELPERS
