@@ -81,7 +81,7 @@ def test_a_configuration_is_written_with_the_names_of_its_parts() -> None:
     method = AdvUnlearn(retain=RetainConfig(prompts=("a star",)))
     described = describe(method)
     assert described["name"] == "advunlearn"
-    assert described["adversary"]["attack"] == {"name": "soft_prompt", "steps": 30, "rate": 1e-3, "rule": "adam"}
+    assert described["attack"] == {"name": "soft_prompt", "steps": 30, "rate": 1e-3, "rule": "adam"}
     assert described["retain"]["prompts"] == ["a star"]
     assert described["select"] == {"layers": None, "part": "all", "final_norm": True}
     assert json.loads(json.dumps(described)) == described

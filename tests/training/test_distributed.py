@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from processes import ONE_THREAD, free_port
 from sharded_worker import SAMPLING, prompts
 from tree import HELPERS
@@ -66,3 +67,10 @@ def test_the_parts_of_all_processes_are_the_rows_in_order() -> None:
         parts = [list(range(total))[Shard(index, 3).part(total)] for index in range(3)]
         assert [*chain(*parts)] == list(range(total))
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_what_all_processes_have_gets_the_sum_of_their_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Shard, "total", lambda self, tensor: 2 * tensor)
+    tokens = torch.ones(1, 2, 3, requires_grad=True)
+    (gradient,) = torch.autograd.grad((3 * Shard(0, 2).spread(tokens)).sum(), tokens)
+    assert torch.equal(gradient, torch.full((1, 2, 3), 6.0))

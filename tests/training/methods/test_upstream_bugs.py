@@ -76,7 +76,7 @@ def test_5_the_learning_rate_is_a_small_number() -> None:
 
 
 def test_6_there_is_no_default_retain_set_that_fails_later() -> None:
-    with pytest.raises(ValueError, match=r"give Retain\.prompts"):
+    with pytest.raises(ValueError, match=r"give retain\.prompts"):
         RetainConfig()
 
 

@@ -14,6 +14,7 @@ from robust_encoders.training.objectives.config import (
     HardeningConfig,
     OutlierConfig,
     RetainConfig,
+    Space,
     TermsConfig,
     UnlearnConfig,
 )
@@ -88,9 +89,11 @@ def test_settings_of_the_adversary_that_cannot_be_are_refused() -> None:
 
 def test_settings_of_hardening_that_cannot_be_are_refused() -> None:
     for name in ("batch", "additions_batch", "additions", "candidates", "neighbours_batch"):
+        count: dict[str, Any] = {name: 0}
         with pytest.raises(ValueError, match="at least 1"):
-            HardeningConfig(**{name: 0})  # type: ignore[arg-type]
-    for objective in ("conditioning", "both"):
+            HardeningConfig(**count)
+    objectives: tuple[Space, ...] = ("conditioning", "both")
+    for objective in objectives:
         with pytest.raises(ValueError, match="weight above 0"):
             HardeningConfig(objective=objective, weight=0.0)
     with pytest.raises(ValueError, match=r"for vocabulary and cut, found 1\.5"):

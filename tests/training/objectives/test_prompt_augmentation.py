@@ -35,7 +35,7 @@ def words(prompts: ConceptPrompts, ids: Tensor) -> list[int]:
 
 def test_additions_keep_every_word_of_the_prompt_and_come_from_the_retain_prompts(tiny_pipe: Any) -> None:
     made = concept_prompts(tiny_pipe, additions_weight=2.0, additions=3)
-    known = set(made.teacher.tokenize(RETAIN).flatten().tolist())
+    heard = set(made.teacher.tokenize(RETAIN).flatten().tolist())
     counts = set()
     for seed in range(20):
         index, embeds, ids = made.extend(5, generator(seed))
@@ -44,7 +44,7 @@ def test_additions_keep_every_word_of_the_prompt_and_come_from_the_retain_prompt
             found, before = words(made, row), words(made, old)
             rest = iter(found)
             assert all(i in rest for i in before)  # a subsequence
-            assert set(found) <= known | set(before)
+            assert set(found) <= heard | set(before)
             counts.add(len(found) - len(before))
         torch.testing.assert_close(embeds, made.teacher.embed(ids))
     assert counts == {1, 2, 3}
@@ -59,9 +59,9 @@ def test_a_share_of_the_additions_is_from_the_whole_vocabulary(tiny_pipe: Any, s
     assert set(made.ordinary.tolist()) == everything
     assert set(drawn) <= everything
     assert len(set(drawn)) > 0.9 * len(everything)
-    known = set(made.added.tolist())
-    expected = 1 - share + share * len(known) / len(everything)
-    assert sum(token in known for token in drawn) / 4000 == pytest.approx(expected, abs=0.03)
+    heard = set(made.added.tolist())
+    expected = 1 - share + share * len(heard) / len(everything)
+    assert sum(token in heard for token in drawn) / 4000 == pytest.approx(expected, abs=0.03)
 
 
 def test_from_a_share_of_the_additions_the_concepts_words_are_cut_out(tiny_pipe: Any) -> None:
