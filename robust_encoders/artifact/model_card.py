@@ -174,7 +174,7 @@ def _attack(result: Mapping[str, Any], key: str = "label") -> str:
 def _doubts(results: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return in words which numbers the evaluation's own checks tell against."""
     found = (_settings(result).get("doubts") for result in results)
-    return list(dict.fromkeys(_plain(str(doubt)) for failed_checks in found for doubt in failed_checks or ()))
+    return list(dict.fromkeys(_plain(str(doubt)) for doubts in found for doubt in doubts or ()))
 
 
 def words(manifest: Manifest, reference: str) -> dict[str, Any]:

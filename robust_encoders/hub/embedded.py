@@ -12,10 +12,13 @@ from robust_encoders.errors import AssetsMissingError
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
+# Its family: what manifests of encoders for it say.
+EMBEDDED_FAMILY = "shapes"
+
 
 def shapes_folder() -> Path:
     """Return the folder of everything embedded: ``base``, ``encoders/<name>``, the judge and the image tower."""
-    return Path(__file__).parents[1] / "assets" / "shapes"
+    return Path(__file__).parents[1] / "assets" / EMBEDDED_FAMILY
 
 
 def embedded_pipeline(dtype: torch.dtype | None = None) -> StableDiffusionPipeline:

@@ -101,7 +101,7 @@ class ConceptInversion:
         """
         if len(cases) < 2:
             raise ValueError(f"expected at least 2 cases to learn on one half of them, found {len(cases)}")
-        search = _Search(self, target.sharing(precision=self.precision), seed)
+        search = _EmbeddingSearch(self, target.sharing(precision=self.precision), seed)
         halves = [cases[half::2] for half in (0, 1)]
         with target.frozen():
             parts = tqdm(list(enumerate(halves)), desc=self.name, leave=False, disable=None)
@@ -172,7 +172,7 @@ class _CutCaptions:
 
 
 @dataclass(frozen=True)
-class _Search:
+class _EmbeddingSearch:
     attack: ConceptInversion
     target: Backbone
     seed: int

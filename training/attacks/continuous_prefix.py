@@ -85,12 +85,12 @@ class ContinuousPrefix:
             ValueError: If a case has no reference latent, its prompt leaves no room, or ``shared`` has fewer than 2
                 cases.
         """
-        search = _Search(self, target.sharing(precision=self.precision), seed)
+        search = _PrefixSearch(self, target.sharing(precision=self.precision), seed)
         with target.frozen():
             rounds = [self._round(search, cases, restart) for restart in range(self.restarts)]
         return [self._result(values, len(cases)) for values in zip(*rounds, strict=True)]
 
-    def _round(self, search: _Search, cases: Sequence[Case], restart: int) -> list[Tensor]:
+    def _round(self, search: _PrefixSearch, cases: Sequence[Case], restart: int) -> list[Tensor]:
         if self.shared:
             return search.crossed(cases, restart)
         parts = tqdm(list(chunks(len(cases), self.batch)), desc=self.name, leave=False, disable=None)
@@ -106,7 +106,7 @@ class ContinuousPrefix:
 
 
 @dataclass(frozen=True)
-class _Search:
+class _PrefixSearch:
     attack: ContinuousPrefix
     target: Backbone
     seed: int

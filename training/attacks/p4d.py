@@ -99,7 +99,7 @@ class P4D:
                 tokens.
         """
         attacked, base = (model.sharing(precision=self.precision) for model in (target, target.base))
-        search = _Search(self, attacked, base, allowed_tokens(target, typable=self.typable))
+        search = _P4DSearch(self, attacked, base, allowed_tokens(target, typable=self.typable))
         with target.frozen(), target.base.frozen():
             parts = tqdm(list(chunks(len(cases), self.batch)), desc=self.name, leave=False, disable=None)
             return [result for part in parts for result in search.run(cases[part], seed)]
@@ -124,7 +124,7 @@ class _Comparison:
 
 
 @dataclass(frozen=True)
-class _Search:
+class _P4DSearch:
     attack: P4D
     target: Backbone
     base: Backbone

@@ -106,7 +106,7 @@ class RingABell:
         if self.tokens > base.max_length - 2:
             raise ValueError(f"expected at most {base.max_length - 2} tokens, found {self.tokens}: use fewer")
         with base.frozen(), torch.no_grad():
-            search = _Search(self, base, allowed_tokens(base, typable=self.typable), self.direction(base))
+            search = _GeneticSearch(self, base, allowed_tokens(base, typable=self.typable), self.direction(base))
             parts = tqdm(list(chunks(len(cases), self.batch)), desc=self.name, leave=False, disable=None)
             return [result for part in parts for result in search.run(cases[part], seed)]
 
@@ -118,7 +118,7 @@ class RingABell:
 
 
 @dataclass(frozen=True)
-class _Search:
+class _GeneticSearch:
     attack: RingABell
     base: Backbone
     allowed: Tensor  # (V,)

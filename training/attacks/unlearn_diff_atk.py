@@ -116,7 +116,9 @@ class UnlearnDiffAtk:
         Raises:
             ValueError: If a case has no reference latent, or its prompt leaves no room for the tokens.
         """
-        search = _Search(self, target.sharing(precision=self.precision), allowed_tokens(target, typable=self.typable))
+        search = _TokenSearch(
+            self, target.sharing(precision=self.precision), allowed_tokens(target, typable=self.typable)
+        )
         with target.frozen():
             parts = tqdm(list(chunks(len(cases), self.batch)), desc=self.name, leave=False, disable=None)
             return [result for part in parts for result in search.run(cases[part], seed)]
@@ -134,7 +136,7 @@ def allowed_tokens(target: Backbone, *, typable: bool) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Search:
+class _TokenSearch:
     """One attack on one model; ``run`` takes a batch of cases."""
 
     attack: UnlearnDiffAtk

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 
 from robust_encoders.conversion.text_config import family_of
+from robust_encoders.hub.embedded import EMBEDDED_FAMILY
 from robust_encoders.hub.pipelines import PipelineOptions, load_pipeline
 
 UNetDtype = Literal["float32", "float16", "bfloat16"]
@@ -54,7 +55,7 @@ def open_base(
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     loaded = load_pipeline(name, _whole(dtype, device) if whole else _for_training(dtype, device))
     if name is None:
-        return OpenedBase(loaded.pipe, "shapes")
+        return OpenedBase(loaded.pipe, EMBEDDED_FAMILY)
     family = family_of(loaded.pipe.text_encoder.config.to_dict())
     return OpenedBase(loaded.pipe, family if family.isalnum() else "", loaded.ids, loaded.revision)
 

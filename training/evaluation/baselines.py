@@ -211,17 +211,16 @@ class WordFilter:
         return dict(describe(self))
 
 
-Baseline = EmptyPrompt | WordFilter
 BASELINES: tuple[str, ...] = (EmptyPrompt.name, WordFilter.name)
 
 
-def baselines_for(concept: Concept) -> dict[str, Baseline]:
+def baselines_for(concept: Concept) -> dict[str, EmptyPrompt | WordFilter]:
     """Return name to baseline, for the words of a concept that a defender knows: its name and synonyms.
 
     Args:
         concept: What is to be gone. Words that are held out for the evaluation are not among its synonyms.
     """
-    made: tuple[Baseline, ...] = (EmptyPrompt(), WordFilter(concept.words()))
+    made: tuple[EmptyPrompt | WordFilter, ...] = (EmptyPrompt(), WordFilter(concept.words()))
     return {baseline.name: baseline for baseline in made}
 
 

@@ -18,7 +18,7 @@ from ..distributed import Shard
 from ..losses import ConditioningMetric, negative_guidance_target
 from ..objectives.caption_words import CaptionWords
 from ..objectives.config import HardeningConfig, OutlierConfig, RetainConfig, TermsConfig, UnlearnConfig
-from ..objectives.hardening import Additions, AttackedConditionings, Neighbours
+from ..objectives.hardening import Additions, AttackedConditionings, KeptNeighbours
 from ..objectives.outliers import OutlierRows, outlier_terms
 from ..objectives.placement import CutPrompts, TokenPlacements
 from ..objectives.prompt_augmentation import ConceptPrompts, require_room
@@ -245,7 +245,7 @@ class _Builder:
         if config.additions_weight > 0:
             found.append(Additions(prompts))
         if config.neighbours_weight > 0:
-            found.append(Neighbours(prompts))
+            found.append(KeptNeighbours(prompts))
         return found
 
 

@@ -114,7 +114,7 @@ class Additions:
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class KeptNeighbours:
     """Other tokens in the place of the concept's words, and retain prompts, half of each, keep their meaning.
 
     Args:

@@ -27,7 +27,7 @@ from robust_encoders.training.distributed import Shard
 from robust_encoders.training.methods import AdvUnlearn
 from robust_encoders.training.methods.text_encoder import beyond
 from robust_encoders.training.objectives.config import AdversaryConfig, HardeningConfig, RetainConfig, UnlearnConfig
-from robust_encoders.training.objectives.hardening import Additions, AttackedConditionings, Neighbours
+from robust_encoders.training.objectives.hardening import Additions, AttackedConditionings, KeptNeighbours
 from robust_encoders.training.objectives.terms import LossTerm, Objective
 from robust_encoders.training.objectives.unlearning import Unlearn
 from robust_encoders.training.prompts.concept_words import anchor_prompt
@@ -56,7 +56,7 @@ def attacked(pipe: Any, **fields: Any) -> AttackedConditionings:
 
 
 def hardening_terms(made: Objective) -> list[LossTerm]:
-    return [term for term in made.terms if isinstance(term, (AttackedConditionings, Additions, Neighbours))]
+    return [term for term in made.terms if isinstance(term, (AttackedConditionings, Additions, KeptNeighbours))]
 
 
 def after_attack(term: AttackedConditionings, seed: int) -> tuple[Tensor, Tensor]:
@@ -141,8 +141,8 @@ def test_additions_are_pulled_to_the_prompts_targets(tiny_pipe: Any) -> None:
     torch.testing.assert_close(rows.target, made.prompts.targets[index])
 
 
-def neighbours(pipe: Any, **fields: Any) -> Neighbours:
-    return term_of(prepared(hardened(objective="noise", neighbours_weight=3.0, **fields), pipe), Neighbours)
+def neighbours(pipe: Any, **fields: Any) -> KeptNeighbours:
+    return term_of(prepared(hardened(objective="noise", neighbours_weight=3.0, **fields), pipe), KeptNeighbours)
 
 
 def test_neighbours_keep_what_the_base_says(tiny_pipe: Any) -> None:

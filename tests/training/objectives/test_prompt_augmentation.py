@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robust_encoders.training.distributed import Shard
 from robust_encoders.training.objectives.config import HardeningConfig, OutlierConfig, RetainConfig
-from robust_encoders.training.objectives.hardening import Additions, AttackedConditionings, Neighbours
+from robust_encoders.training.objectives.hardening import Additions, AttackedConditionings, KeptNeighbours
 from robust_encoders.training.objectives.prompt_augmentation import ConceptPrompts, require_room
 
 ALTERNATIVES = ("square", "star", "ring", "cross")
@@ -24,7 +24,7 @@ def concept_prompts(pipe: Any, outliers: OutlierConfig | None = None, **fields: 
     hardening = HardeningConfig(**fields)
     method = replace(TINY, retain=KEPT, hardening=hardening, outliers=outliers or OutlierConfig())
     made = prepared(method, pipe, concept=ANCHORED if outliers else CIRCLE)
-    kinds = (AttackedConditionings, Additions, Neighbours)
+    kinds = (AttackedConditionings, Additions, KeptNeighbours)
     return next(term.prompts for term in made.terms if isinstance(term, kinds))
 
 
