@@ -147,7 +147,7 @@ def test_bad_settings_are_refused(change: dict[str, Any], message: str) -> None:
 
 
 def test_what_it_cannot_do_is_refused(make: Any, tiny_pipe: Any) -> None:
-    with pytest.raises(ValueError, match="only attacks of tier T2"):
+    with pytest.raises(ValueError, match="only attacks that declare queries"):
         SMALL.run(TargetModel.from_pipeline(tiny_pipe), [Case(0, "a star", seed=0)], seed=0)
     with pytest.raises(ValueError, match="room for an addition"):
         SMALL.run(make(Scorer()), [Case(0, "circle " * 22, seed=0)], seed=0)

@@ -21,6 +21,7 @@ from robust_encoders.training.cli import demo as demo_module
 from robust_encoders.training.cli.demo import Demo, DemoRow, run_demo
 from robust_encoders.training.detectors.label_judge import LabelJudge
 from robust_encoders.training.diffusion.sampling import SamplingConfig, draw
+from robust_encoders.training.evaluation.benchmarks import shapes_demo
 from robust_encoders.training.evaluation.benchmarks.shapes_demo import ShapesDemo
 from robust_encoders.training.reports.plots.picture_grid import (
     PICTURE,
@@ -171,7 +172,7 @@ def test_run_demo_takes_the_embedded_base_and_its_circle_encoder(
         return demo.encoder
 
     monkeypatch.setattr(demo_module, "embedded_pipeline", lambda: demo.pipe)
-    monkeypatch.setattr(demo_module, "load_judge", lambda: judge_of(demo))
+    monkeypatch.setattr(shapes_demo, "load_judge", lambda: judge_of(demo))
     monkeypatch.setattr(RobustEncoder, "from_pretrained", from_pretrained)
     pair = Pair("a", *(Tile(torch.zeros(3, 2, 2), "", True) for _ in range(2)))
     monkeypatch.setattr(Demo, "sections", lambda self, seed: [Section("x", (pair,))])

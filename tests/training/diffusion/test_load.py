@@ -107,8 +107,8 @@ def test_a_base_on_the_hub_is_recorded_with_its_commit(folder: Path, tmp_path: P
     """In a process of its own: the endpoint is read at import."""
     options = {
         "--base": REPO, "--concept": "a circle", "--family": "tiny", "--kind": "object", "--out": tmp_path / "out",
-        "--method.train.iterations": 1, "--method.adversary.warmup": 0, "--method.adversary.attack.steps": 1,
-        "--method.bank.steps": 2, "--method.bank.limit": 2, "--method.retain.batch": 1,
+        "--train.iterations": 1, "--adversary.warmup": 0, "--attack.steps": 1,
+        "--bank.steps": 2, "--bank.limit": 2, "--retain.batch": 1,
     }  # fmt: skip
     arguments = [str(part) for pair in options.items() for part in pair]
     with serve() as hub:

@@ -93,10 +93,10 @@ def test_what_is_registered_from_outside_is_measured(tiny_pipe: Any, tmp_path: P
 
 def test_an_attack_of_an_installed_package_is_found(monkeypatch: pytest.MonkeyPatch, tiny_pipe: Any) -> None:
     monkeypatch.setitem(sys.modules, "loud", sys.modules[__name__])
+    monkeypatch.setattr(ATTACKS, "_known", dict(ATTACKS._known))
     point = EntryPoint("loud", "loud:Shout", "robust_encoders.attacks")
     monkeypatch.setattr(plugins, "entry_points", lambda group: [point] if group == point.group else [])
     assert chosen(make_plan(tiny_pipe), EvaluationConfig(attacks=("loud",))).attacks == {"loud": Shout()}
-    monkeypatch.delitem(ATTACKS._known, "loud")
 
 
 @pytest.mark.parametrize(

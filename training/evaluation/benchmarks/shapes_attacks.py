@@ -6,6 +6,7 @@ T0 to T3, T4 is reported beside, T5 to T7 are measured as limits of what a text 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal, get_args
 
 from ...attacks import (
@@ -26,7 +27,7 @@ from ...attacks import (
 from ...attacks.transfer import OnBase
 from ...diffusion.sampling import SamplingConfig
 from ...protocols import Attack
-from ...worlds.shapes.concepts import ShapesConcept, additions, shapes_concept
+from ...worlds.shapes.concepts import ShapesConcept, additions
 
 SuiteName = Literal["quick", "core", "standard", "full"]
 
@@ -68,7 +69,7 @@ def _text(name: SuiteName, concept: ShapesConcept) -> dict[str, Attack]:
     """Return the attacks by text, T0 to T3."""
     words = concept.words
     discrete = UnlearnDiffAtk.standard(precision="bf16") if name == "standard" else UnlearnDiffAtk(precision="bf16")
-    pairs = shapes_concept(concept.value, anchor=concept.others[0])
+    pairs = replace(concept.concept, anchor=concept.others[0])
     others, neighbours = additions(concept)
     return {
         "none": NoAttack(),
