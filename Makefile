@@ -95,5 +95,5 @@ $(eval $(call row,circle,strict))
 $(foreach c,circle striped red,$(foreach m,esd advunlearn,$(eval $(MATRIX)/$c/$m/results.json: | $(RESULTS)/$c/$m-0/results.json)))
 
 clean:
-	rm -rf .types .venv .venv-oldest .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache build dist demo.png robust_encoders.egg-info
+	rm -rf .types .venv .venv-oldest .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache build dist demo.png demo-strip.png robust_encoders.egg-info
 	find robust_encoders training tests -name __pycache__ -prune -exec rm -rf {} +

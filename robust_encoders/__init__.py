@@ -1,21 +1,22 @@
 """Text encoders for Stable Diffusion that are hardened against concept revival.
 
-``RobustEncoder.from_pretrained("shapes/circle").attach(pipe)`` puts one into a diffusers pipeline, or says why it does
-not fit. Training and evaluation live in ``robust_encoders.training``, which nothing here imports.
+``RobustEncoder.from_pretrained("shapes/circle").attach(pipe)`` puts such an encoder into a diffusers pipeline, or says
+why it does not fit. Training and evaluation are in ``robust_encoders.training``, which this package never imports.
 
-Rooms, from top to bottom; each reads only from those below it:
+The rooms (subpackages and modules), from top to bottom. Each one imports only from those below it:
 
-- ``cli``: the commands; those of training are handed on.
-- ``encoder``, ``overlay``: whole encoders, and adapters and projections, each with its way to attach.
-- ``loaded``: the base of both, an artifact in memory: load, save, push, status.
-- ``hub``: from a name to verified files: catalog, downloads, pins, trust; uploads; pipelines.
-- ``compatibility``: the checks whether an artifact fits a pipeline, and their report.
-- ``pipeline``: components exchanged, overlays composed, and everything put back.
-- ``conversion``: from the formats of others to an artifact.
+- ``cli``: the commands; training commands are handed on to ``robust_encoders.training``.
+- ``encoder``, ``overlay``: the two kinds of artifact, whole encoders and overlays (adapters and projections), and how
+  each is attached.
+- ``loaded``: their common base class, an artifact in memory: load, save, push, status.
+- ``hub``: from a name to verified files: catalog, downloads, pins; uploads to the Hub; loading of pipelines.
+- ``compatibility``: the checks that tell if an artifact fits a pipeline, and their report.
+- ``pipeline``: exchanges components of a pipeline, composes overlays, and undoes both.
+- ``conversion``: turns the weight formats of other projects into an artifact.
 - ``artifact``: manifest, files, fingerprints and model card.
 - ``overlays``: the arithmetic of adapters and projections.
-- ``clip``: layouts of a CLIP text encoder, and models made of tensors.
-- ``concepts``, ``utils``, ``errors``: read by all rooms.
+- ``clip``: key layouts of a CLIP text encoder, and models built from tensors.
+- ``concepts``, ``utils``, ``errors``: used by all rooms.
 """
 
 from importlib.metadata import version

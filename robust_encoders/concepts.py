@@ -1,4 +1,4 @@
-"""What an encoder has unlearned."""
+"""The concept that an encoder has unlearned."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ ConceptKind = Literal["content", "style", "object", "attribute"]
 
 @dataclass(frozen=True, kw_only=True)
 class Concept:
-    """A concept to erase, and what it is erased towards.
+    """A concept to erase, and the anchor that it is mapped to.
 
     Args:
-        name: The word or phrase itself, for example ``"circle"``.
-        kind: Whether it is a content, a style, an object or an attribute.
+        name: Word or phrase of the concept, for example ``"circle"``.
+        kind: Kind of the concept: ``content``, ``style``, ``object`` or ``attribute``.
         anchor: Words that the concept is mapped to; empty for "nothing in particular".
-        synonyms: Other words for it that training may see.
-        prompts: Captions that contain it; the bare word alone generalises badly to whole captions.
-        parts: Parts of a joint concept, each mapped to its own anchor; see ``joint``.
+        synonyms: Other words for the concept that training may see.
+        prompts: Captions that contain the concept; the bare word alone generalises badly to whole captions.
+        parts: Single concepts of a joint concept, each mapped to its own anchor; see :meth:`joint`.
 
     Raises:
-        ValueError: Naming every field that is wrong.
+        ValueError: If fields are wrong; the message names each of them.
     """
 
     name: str
@@ -72,16 +72,17 @@ class Concept:
 
     @classmethod
     def joint(cls, concepts: Sequence[Concept]) -> Concept:
-        """Return the concept that stands for several: their names joined, all words and prompts of each.
+        """Return one joint concept for several concepts, with their names joined and all their words and prompts.
 
-        Prompts take turns, so that any first part of them has as many of each concept. The words of a concept stand
-        for its prompts where it has none, so that every one of them is erased.
+        The prompts of the concepts alternate, so that the first n prompts hold equally many of each concept. A concept
+        without prompts contributes its words as prompts, so that it is erased, too.
 
         Args:
-            concepts: Concepts to join; of joint ones, the parts count. One alone comes back as it is.
+            concepts: Concepts to join; a joint concept among them is replaced by its parts. A single concept is
+                returned as it is.
 
         Raises:
-            ValueError: If there are none, or two of the same name.
+            ValueError: If the list is empty, or two concepts have the same name.
         """
         parts = tuple(part for concept in concepts for part in (concept.parts or (concept,)))
         if not parts:
@@ -99,7 +100,7 @@ class Concept:
         )
 
     def words(self) -> tuple[str, ...]:
-        """Return the name and its synonyms, the name first; of a joint concept the words of its parts."""
+        """Return the name and then the synonyms; for a joint concept, the words of all its parts."""
         if self.parts:
             return tuple(dict.fromkeys(word for part in self.parts for word in part.words()))
         return (self.name, *(s for s in self.synonyms if s != self.name))
@@ -108,7 +109,7 @@ class Concept:
         """Return the fields as plain JSON values."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "parts"}
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-        # Left out where there are none, as in every manifest of a single concept.
+        # A single concept has no parts, and its manifest has no such field.
         return plain | ({"parts": [part.to_dict() for part in self.parts]} if self.parts else {})
 
 

@@ -1,4 +1,4 @@
-"""RobustEncoder: a whole text encoder in memory, and the one line that puts it into a pipeline."""
+"""RobustEncoder: a whole text encoder in memory, which one call of ``attach`` puts into a pipeline."""
 
 from __future__ import annotations
 
@@ -36,13 +36,14 @@ class RobustEncoder(LoadedArtifact, forms=("weights",), expected="form 'weights'
     """A text encoder that has unlearned a concept: manifest, tensors and configuration.
 
     Args:
-        manifest: Origin and facts of the encoder.
-        tensors: ``text_model.*`` names to finite tensors of one floating dtype; shared, not copied.
-        config: Configuration of the text encoder, as ``to_dict()`` gives it.
+        manifest: Manifest of the encoder: its origin and facts.
+        tensors: Mapping of ``text_model.*`` names to finite tensors of one floating dtype; the storage is shared, not
+            copied.
+        config: Configuration of the text encoder, in the format of ``to_dict()``.
 
     Raises:
-        ManifestError: If the manifest is of a form other than ``weights`` or of another component.
-        IntegrityError: Naming every tensor that does not belong to that configuration.
+        ManifestError: If the manifest has a form other than ``weights``, or another component.
+        IntegrityError: If tensors do not belong to that configuration; the message names each of them.
     """
 
     @staticmethod
@@ -56,44 +57,46 @@ class RobustEncoder(LoadedArtifact, forms=("weights",), expected="form 'weights'
     def text_encoder(self) -> CLIPTextModel:
         """Return a plain ``transformers.CLIPTextModel``, for ``from_pretrained(base, text_encoder=...)``.
 
-        Its Parameters are its own, over the storage of this encoder: moving or casting it moves nobody else, training
-        it in place would.
+        The model has its own Parameters, which share the storage of this encoder's tensors. Moving or casting the model
+        therefore affects no other model. Training it in place does: it changes the shared values.
 
         Raises:
-            IntegrityError: If this encoder's tensors were changed in place since they were loaded.
+            IntegrityError: If this encoder's tensors were changed in place after they were loaded.
         """
         self._require_unchanged()
         return build(self.tensors, self.config, self.provenance)
 
     def check(self, pipe: Any, *, allow_partial: bool = False) -> CompatReport:
-        """Ask whether this encoder fits a pipeline, and change nothing.
+        """Check if this encoder fits a pipeline; change nothing.
 
         Args:
             pipe: A diffusers pipeline.
-            allow_partial: Accept that other text encoders of the pipeline stay as they are.
+            allow_partial: True if the caller accepts that other text encoders of the pipeline stay as they are.
         """
         return check(pipe, self.manifest, self.config, allow_partial=allow_partial)
 
     def attach(self, pipe: Pipeline, *, allow_partial: bool = False, replace: bool = False) -> Pipeline:
-        """Put this encoder into a pipeline, in the place and precision of the one it replaces.
+        """Put this encoder into a pipeline, on the device and in the precision of the encoder that it replaces.
 
-        All or nothing: if anything fails, the pipeline is as before. Attaching the encoder that is attached already
-        changes nothing. Many threads may share an encoder, but one pipeline must not be attached to, detached from or
-        used by two threads at once.
+        If anything fails, the pipeline stays as it was. Attaching an encoder that is already attached changes nothing.
+        Many threads may share one encoder. Two threads must not attach to, detach from or use one pipeline at the same
+        time.
 
         Args:
             pipe: A diffusers pipeline.
-            allow_partial: Accept, with a warning, that other text encoders of the pipeline stay as they are.
-            replace: Take the place of another robust encoder; ``detach`` then restores the pipeline's first encoder.
+            allow_partial: True if the caller accepts, with a warning, that other text encoders of the pipeline stay as
+                they are.
+            replace: Switch that replaces another attached robust encoder. ``detach`` then restores the encoder that
+                the pipeline had before any robust encoder.
 
         Returns:
             The same pipeline.
 
         Raises:
-            IncompatibleError: Naming every reason why it does not fit.
+            IncompatibleError: If the encoder does not fit; the message names every reason.
             AlreadyAttachedError: If another robust encoder is attached and ``replace`` is false.
-            StaleAttachmentError: If one was attached and something else took its place since, or it is this one and its
-                weights were changed.
+            StaleAttachmentError: If an attached encoder was replaced by something else, or if this encoder is already
+                attached and its weights were changed there.
         """
         with _without_overlays(pipe, lambda: sketch(self.tensors)):
             return self._attach(pipe, allow_partial=allow_partial, replace=replace)
@@ -120,17 +123,17 @@ class RobustEncoder(LoadedArtifact, forms=("weights",), expected="form 'weights'
         return pipe
 
     def detach(self, pipe: Any) -> None:
-        """Put the pipeline's own encoder back, the same object.
+        """Put the pipeline's original text encoder back: the same object as before.
 
-        If the pipeline was moved or cast meanwhile, it is moved and cast likewise. A pipeline that nothing was attached
-        to stays as it is.
+        If the pipeline was moved or cast in the meantime, the original encoder is moved and cast in the same way. A
+        pipeline without an attached encoder stays as it is.
 
         Args:
-            pipe: The pipeline.
+            pipe: The pipeline that this encoder is attached to.
 
         Raises:
-            StaleAttachmentError: If the attached encoder was replaced since, by another robust encoder or by hand.
-            IncompatibleError: If a projection or adapter is attached that was made for this encoder.
+            StaleAttachmentError: If the attached encoder was replaced, by another robust encoder or by hand.
+            IncompatibleError: If an attached projection or adapter was made for this encoder.
         """
         record = attachment_of(pipe)
         if record is None:
@@ -145,19 +148,20 @@ class RobustEncoder(LoadedArtifact, forms=("weights",), expected="form 'weights'
 
     @contextmanager
     def attached(self, pipe: Pipeline, *, allow_partial: bool = False, replace: bool = False) -> Iterator[Pipeline]:
-        """Attach for the length of a ``with`` block, then restore what was there before it.
+        """Attach this encoder for the length of a ``with`` block, then restore the encoder before the block.
 
         Args:
             pipe: A diffusers pipeline.
-            allow_partial: As in :meth:`attach`.
-            replace: As in :meth:`attach`; the block then ends with the other robust encoder back in place.
+            allow_partial: True if the caller accepts that other text encoders stay as they are, see :meth:`attach`.
+            replace: Switch that replaces another robust encoder, see :meth:`attach`; after the block that other encoder
+                is back in place.
 
         Yields:
             The same pipeline.
 
         Raises:
-            IncompatibleError: As :meth:`attach`.
-            AlreadyAttachedError: As :meth:`attach`.
+            IncompatibleError: If the encoder does not fit, see :meth:`attach`.
+            AlreadyAttachedError: If another robust encoder is attached and ``replace`` is false.
             StaleAttachmentError: If the encoder was replaced inside the block.
         """
         before = attachment_of(pipe)
@@ -184,14 +188,17 @@ class RobustEncoder(LoadedArtifact, forms=("weights",), expected="form 'weights'
 
 
 def _without_overlays(pipe: Any, coming: Callable[[], Sketch | None]) -> AbstractContextManager[None]:
-    """Return a scope in which a pipeline has no overlays; nothing happens to a pipeline without any.
+    """Return a context in which the overlays of a pipeline are lifted; they are laid back at its end.
+
+    A pipeline without overlays stays as it is.
 
     Args:
         pipe: A diffusers pipeline.
-        coming: Gives the sketch of the text encoder that the overlays lie over afterwards; None for an empty slot.
+        coming: Function that returns the sketch (a few values of every tensor) of the text encoder under the overlays
+            after the change; None for an empty slot.
 
     Raises:
-        IncompatibleError: If an overlay was made for the text encoder that goes.
+        IncompatibleError: If an overlay was made for the text encoder that is taken out.
     """
     if not has_overlays(pipe):
         return nullcontext()

@@ -1,49 +1,49 @@
-"""The errors that this package raises on purpose; each message says what was expected, what was found, what to do.
+"""The errors that this package raises on purpose. Each message says what was expected, what was found and what to do.
 
-``IncompatibleError`` stands beside the report that it carries, in :mod:`robust_encoders.compatibility.report`.
+``IncompatibleError`` is defined with the report that it carries, in :mod:`robust_encoders.compatibility.report`.
 """
 
 from __future__ import annotations
 
 
 class RobustEncodersError(Exception):
-    """Base of all errors of this package."""
+    """Base class of all errors of this package."""
 
 
 class ManifestError(RobustEncodersError):
-    """A ``robust_encoder.json`` is missing, malformed or of another schema; the message lists every problem."""
+    """A manifest, ``robust_encoder.json``, is missing, malformed or of another schema; the message lists all faults."""
 
 
 class CardError(RobustEncodersError):
-    """A model card that is there already cannot be read, so it cannot be merged."""
+    """An existing model card cannot be read, so the new one cannot be merged into it."""
 
 
 class IntegrityError(RobustEncodersError):
-    """Weights do not match what the manifest or the configuration says about them."""
+    """Weights do not match the manifest or the configuration that describes them."""
 
 
 class UnknownNameError(RobustEncodersError):
-    """A name is neither embedded, nor in the catalog, nor a folder, nor a repository on the Hub."""
+    """A name is unknown: it is not embedded, not in the catalog, no folder and no repository on the Hub."""
 
 
 class NotPinnedError(RobustEncodersError):
-    """Nothing is pinned at a place whose pin was to be removed."""
+    """A pin was to be removed, but nothing is pinned at that place."""
 
 
 class DownloadError(RobustEncodersError):
-    """The Hub did not deliver a file: offline, gated, wrong revision, or no such file."""
+    """The Hub did not deliver a file: no connection, a gated repository, a wrong revision, or no such file."""
 
 
 class PushError(RobustEncodersError):
-    """The Hub did not take a push: offline, no permission, changed meanwhile, or cut off."""
+    """The Hub refused a push: no connection, no permission, a conflicting change, or an interrupted upload."""
 
 
 class AssetsMissingError(RobustEncodersError, FileNotFoundError):
-    """The package was installed without its embedded base, encoders or judge."""
+    """The package was installed without its embedded base pipeline, encoders or classifier."""
 
 
 class BaseLoadError(RobustEncodersError):
-    """A base pipeline is not where its name says, or diffusers cannot load it."""
+    """A base pipeline does not exist at the given place, or diffusers cannot load it."""
 
 
 class ConversionNeededError(RobustEncodersError):
@@ -51,16 +51,16 @@ class ConversionNeededError(RobustEncodersError):
 
 
 class AlreadyAttachedError(RobustEncodersError):
-    """The pipeline already carries another robust encoder."""
+    """The pipeline already carries a robust encoder or an overlay that forbids the requested change."""
 
 
 class StaleAttachmentError(RobustEncodersError):
-    """The attached encoder was replaced by someone else, so putting the original back would undo their change."""
+    """An attached component was changed by other code, so putting the original back would undo that change."""
 
 
 class UnsavableError(RobustEncodersError):
-    """A component that carries an adapter or a projection was to be saved without it."""
+    """A component that carries an adapter or a projection was to be saved, which would lose the overlay."""
 
 
 class CompatibilityWarning(UserWarning):
-    """An encoder fits a pipeline, but something about the pair was never measured or will be lost."""
+    """An encoder fits a pipeline, but one property of the pair was never measured, or something will be lost."""

@@ -1,7 +1,8 @@
-"""An artifact in memory: what whole encoders, adapters and projections have in common."""
+"""The common base class of whole encoders, adapters and projections: an artifact in memory."""
 
 from __future__ import annotations
 
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -15,6 +16,7 @@ from torch import Tensor
 from robust_encoders.artifact.fingerprint import content_sha256, picked
 from robust_encoders.artifact.forms import COMPONENTS
 from robust_encoders.artifact.manifest import Manifest
+from robust_encoders.artifact.model_card import PICTURE_NAME
 from robust_encoders.artifact.reader import Artifact
 from robust_encoders.artifact.writer import provenance, save
 from robust_encoders.compatibility.report import CompatReport
@@ -30,28 +32,30 @@ _CLASSES: dict[str, type[LoadedArtifact]] = {}
 
 
 class LoadedArtifact(ABC):
-    """Manifest, tensors and configuration of an artifact; a subclass says which forms it holds and how it attaches.
+    """Manifest, tensors and configuration of an artifact.
+
+    A subclass declares the forms that it holds (``weights``, ``adapter`` or ``projection``) and how it attaches.
 
     Args:
-        manifest: Origin and facts of the artifact.
-        tensors: Names to finite tensors; shared, not copied.
+        manifest: Manifest of the artifact: its origin and facts.
+        tensors: Mapping of names to finite tensors; the storage is shared, not copied.
         config: Configuration that belongs to the tensors.
 
     Raises:
-        ManifestError: If the manifest is of a form that this class does not hold.
-        IntegrityError: Naming every tensor that does not belong to that form and configuration.
+        ManifestError: If the manifest has a form that this class does not hold.
+        IntegrityError: If tensors do not belong to that form and configuration; the message names each of them.
     """
 
     forms: ClassVar[tuple[str, ...]] = ()
     expected: ClassVar[str] = ""
 
     def __init_subclass__(cls, *, forms: tuple[str, ...] = (), expected: str = "", **kwargs: Any) -> None:
-        """Register a class for the forms that it holds.
+        """Register a subclass for the forms that it holds.
 
         Args:
-            forms: Forms of a manifest; none for a class that inherits those of its parent.
-            expected: These forms in words, for the message that refuses others.
-            kwargs: Arguments of other base classes.
+            forms: Forms of a manifest that the class holds; empty for a class that inherits the forms of its parent.
+            expected: These forms in words, for the error message that refuses other forms.
+            kwargs: Arguments for other base classes.
         """
         super().__init_subclass__(**kwargs)
         if forms:
@@ -105,27 +109,28 @@ class LoadedArtifact(ABC):
     ) -> LoadedArtifact:
         """Load an encoder, an adapter or a projection, and verify every byte of it against its manifest.
 
-        Names resolve in this order: ``shapes/...`` (inside the package), the catalog, an existing folder, ``org/name``
-        on the Hub.
+        A name is looked up in this order: ``shapes/...`` (inside the package), the catalog, an existing folder,
+        ``org/name`` on the Hub.
 
         Args:
             name_or_path: Name or folder of the artifact.
             subfolder: Subfolder of the folder or repository.
             revision: Branch, tag or commit of the repository.
-            variant: Load ``model.<variant>.safetensors``.
-            dtype: Precision to cast to; by default as stored.
+            variant: Name of a variant; ``model.<variant>.safetensors`` is loaded instead of ``model.safetensors``.
+            dtype: Precision that the tensors are cast to; None keeps the stored precision.
             cache_dir: Folder where downloads are kept.
             token: Token for private and gated repositories.
-            local_files_only: Never use the network.
-            force_download: Fetch again what is in the cache.
+            local_files_only: Switch that forbids the use of the network.
+            force_download: Switch that downloads files again even if they are in the cache.
 
         Raises:
             UnknownNameError: If nothing has that name.
             AssetsMissingError: If the package was installed without its encoders.
-            ConversionNeededError: If a folder holds only pickles, or a name stands for weights that are not fetched.
-            DownloadError: If the Hub does not deliver.
+            ConversionNeededError: If a folder holds only pickles, or a name stands for weights that this version does
+                not fetch.
+            DownloadError: If the Hub does not deliver a file.
             ManifestError: If the manifest is missing or malformed.
-            IntegrityError: If a file, a tensor or a value is not as the manifest says.
+            IntegrityError: If a file, a tensor or a value differs from what the manifest says.
 
         Returns:
             A :class:`RobustEncoder`, or an :class:`Overlay` if the artifact is an adapter or a projection.
@@ -146,21 +151,21 @@ class LoadedArtifact(ABC):
 
     @classmethod
     def _verified(cls, artifact: Artifact) -> Self:
-        """Return one of what was checked while it was read, without checking it all again."""
+        """Return an instance that holds an artifact which the reader already checked; nothing is checked again."""
         cls._require_form(artifact.manifest)
         made = cls.__new__(cls)
         made._take(artifact.manifest, artifact.tensors, artifact.config)
-        made.__dict__["content_sha256"] = artifact.content_sha256  # where cached_property looks first
+        made.__dict__["content_sha256"] = artifact.content_sha256  # cached_property returns this value
         return made
 
     def _cast(self, dtype: torch.dtype) -> Self:
-        # Checked anew: a large value may be infinite in half precision.
+        # The constructor checks the cast tensors again: a large value may become infinite in half precision.
         cast = {name: tensor.to(dtype) for name, tensor in self.tensors.items()}
         return self if dtype == self.dtype else type(self)(self.manifest, cast, self.config)
 
     @property
     def label(self) -> str:
-        """Concept and method in words."""
+        """Name of the artifact in messages: its concept and method."""
         return f"{self.manifest.concept.name!r} erased by {self.manifest.method['name']}"
 
     @property
@@ -170,71 +175,72 @@ class LoadedArtifact(ABC):
 
     @cached_property
     def content_sha256(self) -> str:
-        """Hash of names, dtypes, shapes and bytes of the tensors: what makes this artifact this one."""
+        """SHA-256 over names, dtypes, shapes and bytes of the tensors; it identifies the artifact."""
         return content_sha256(self.tensors)
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What an attached or saved text encoder says about itself, as ``config.robust_encoders``."""
+        """Facts that an attached or saved text encoder carries as ``config.robust_encoders``."""
         return provenance(self.manifest, self.content_sha256)
 
     def _require_unchanged(self) -> None:
         if _state_of(self.tensors) != self._taken:
             raise IntegrityError(
-                f"expected the tensors of {self.label} as they were loaded, found them changed in place, by "
-                "training or by a LoRA fused into an attached pipeline perhaps; load the encoder again"
+                f"expected the tensors of {self.label} as they were loaded, found them changed in place, perhaps by "
+                "training or by a LoRA that was fused into an attached pipeline; load the encoder again"
             )
 
     @abstractmethod
     def check(self, pipe: Any, *, allow_partial: bool = False) -> CompatReport:
-        """Ask whether it fits a pipeline, and change nothing.
+        """Check if the artifact fits a pipeline; change nothing.
 
         Args:
             pipe: A diffusers pipeline.
-            allow_partial: Accept that other text encoders of the pipeline stay as they are.
+            allow_partial: True if the caller accepts that other text encoders of the pipeline stay as they are.
         """
 
     @abstractmethod
     def attach(self, pipe: Pipeline, *, allow_partial: bool = False, replace: bool = False) -> Pipeline:
-        """Put it into a pipeline, all or nothing, and return the same pipeline.
+        """Attach the artifact to a pipeline and return the same pipeline; if anything fails, nothing is changed.
 
         Args:
             pipe: A diffusers pipeline.
-            allow_partial: Accept, with a warning, that other text encoders of the pipeline stay as they are.
-            replace: Take the place of others of its kind.
+            allow_partial: True if the caller accepts, with a warning, that other text encoders of the pipeline stay as
+                they are.
+            replace: Switch that replaces attached artifacts of the same kind.
 
         Raises:
-            IncompatibleError: Naming every reason why it does not fit.
-            AlreadyAttachedError: If what is attached forbids it.
-            StaleAttachmentError: If what is attached was replaced or changed since.
+            IncompatibleError: If the artifact does not fit; the message names every reason.
+            AlreadyAttachedError: If an attached artifact forbids it.
+            StaleAttachmentError: If an attached artifact was replaced or changed after it was attached.
         """
 
     @abstractmethod
     def detach(self, pipe: Any) -> None:
-        """Take it out of a pipeline; one that it was never attached to stays as it is.
+        """Remove the artifact from a pipeline; do nothing if it is not attached there.
 
         Args:
             pipe: A diffusers pipeline.
 
         Raises:
-            StaleAttachmentError: If what is attached was replaced or changed since.
+            StaleAttachmentError: If the attached artifact was replaced or changed after it was attached.
         """
 
     @abstractmethod
     def attached(
         self, pipe: Pipeline, *, allow_partial: bool = False, replace: bool = False
     ) -> AbstractContextManager[Pipeline]:
-        """Attach for the length of a ``with`` block, then restore what was there before it.
+        """Attach the artifact for the length of a ``with`` block, then restore the state before the block.
 
         Args:
             pipe: A diffusers pipeline.
-            allow_partial: As in :meth:`attach`.
-            replace: As in :meth:`attach`.
+            allow_partial: True if the caller accepts that other text encoders stay as they are, see :meth:`attach`.
+            replace: Switch that replaces attached artifacts of the same kind, see :meth:`attach`.
         """
 
     @staticmethod
     def status(pipe: Any) -> Status:
-        """Return what a pipeline carries.
+        """Return which robust encoder and which overlays a pipeline carries.
 
         Args:
             pipe: A diffusers pipeline.
@@ -242,23 +248,23 @@ class LoadedArtifact(ABC):
         return status(pipe)
 
     def save_pretrained(self, directory: str | Path) -> Manifest:
-        """Write the artifact: manifest, weights, their configuration if they need one, and model card; all or nothing.
+        """Write the artifact to a folder: manifest, weights, their configuration if they need one, and model card.
 
-        An artifact that is there already is replaced; other files beside it are kept, and in a ``README.md`` everything
-        but our own part and facts.
+        If anything fails, the folder stays as it was. An artifact that is already there is replaced; other files in the
+        folder are kept. In an existing ``README.md``, only the part and the metadata that this package writes change.
 
         Args:
-            directory: The folder, made if need be.
+            directory: Target folder; it is created if it does not exist.
 
         Returns:
             The manifest as written, with the hashes of the files.
 
         Raises:
-            FileExistsError: If the folder holds something, but no artifact, or cannot be replaced: this process works
-                in it, or it is a mount point.
-            CardError: If a ``README.md`` is there whose metadata cannot be read.
-            ManifestError: If the manifest holds a value that JSON cannot.
-            IntegrityError: If the tensors were changed in place since they were loaded.
+            FileExistsError: If the folder holds files but no artifact. Also if the folder cannot be replaced, because
+                it contains the working directory of this process or is a mount point.
+            CardError: If the folder has a ``README.md`` with metadata that cannot be read.
+            ManifestError: If the manifest holds a value that JSON cannot represent.
+            IntegrityError: If the tensors were changed in place after they were loaded.
         """
         self.manifest = self._saved(directory)
         return self.manifest
@@ -276,33 +282,40 @@ class LoadedArtifact(ABC):
         revision: str | None = None,
         commit_message: str = "",
         create_pr: bool = False,
+        picture: str | Path | None = None,
     ) -> str:
-        """Publish the artifact on the Hub, all its files and the model card in one commit.
+        """Publish the artifact on the Hub: all its files and the model card in one commit.
 
-        In a card that is there already, everything but our own part and facts is kept.
+        In an existing model card, only the part and the metadata that this package writes change.
 
         Args:
-            repo_id: ``org/name``, made if need be.
-            private: Visibility of the repository; None leaves it to the Hub's default, or as it is.
-            token: Token with write permission; by default the one that was logged in with.
-            revision: Branch, made if need be.
+            repo_id: Repository as ``org/name``; it is created if it does not exist.
+            private: Visibility of the repository: True for private, False for public. None keeps the visibility of an
+                existing repository and leaves a new one to the Hub's default.
+            token: Token with write permission; by default the token of the Hub login.
+            revision: Branch; it is created if it does not exist.
             commit_message: Message of the commit; by default the label of the artifact.
-            create_pr: Propose the commit to a repository that is there, instead of making it.
+            create_pr: Switch that opens a pull request on an existing repository instead of committing.
+            picture: Path of a PNG for the model card, see :func:`robust_encoders.pipeline.before_after.before_after`.
 
         Returns:
             URL of the commit, or of the pull request.
 
         Raises:
-            PushError: If the Hub does not take it, or the repository is not as private as asked.
+            PushError: If the Hub refuses the push, or the repository's visibility is not the requested one.
             CardError: If the card on the Hub has metadata that cannot be read.
-            ManifestError: If the manifest holds a value that JSON cannot.
-            IntegrityError: If the tensors were changed in place since they were loaded.
+            ManifestError: If the manifest holds a value that JSON cannot represent.
+            IntegrityError: If the tensors were changed in place after they were loaded.
+            FileNotFoundError: If there is no such picture.
         """
         options = PushOptions(
             private=private, token=token, revision=revision, commit_message=commit_message, create_pr=create_pr
         )
         with workplace() as folder:
-            return publish(folder / "artifact", self._saved(folder / "artifact"), repo_id, options)
+            manifest = self._saved(folder / "artifact")
+            if picture is not None:
+                shutil.copyfile(picture, folder / "artifact" / PICTURE_NAME)
+            return publish(folder / "artifact", manifest, repo_id, options)
 
 
 def class_of(manifest: Manifest) -> type[LoadedArtifact]:
@@ -320,5 +333,5 @@ def class_of(manifest: Manifest) -> type[LoadedArtifact]:
 
 
 def _state_of(tensors: Mapping[str, Tensor]) -> tuple[Any, ...]:
-    """Return names, shapes, dtypes and some values: enough to see that tensors were changed in place."""
+    """Return names, shapes, dtypes and a few values of tensors: enough to notice a change in place."""
     return picked(tensors).tolist(), [(name, tensor.shape, tensor.dtype) for name, tensor in tensors.items()]

@@ -1,4 +1,4 @@
-"""Overlays: adapters and projections, erasers of kilobytes that lie over a pipeline and replace nothing."""
+"""Overlays: adapters and projections, which erase a concept with kilobytes of weights and replace no component."""
 
 from __future__ import annotations
 
@@ -29,17 +29,18 @@ logger = logging.getLogger(__name__)
 class Overlay(LoadedArtifact, forms=("adapter", "projection"), expected="an adapter or a projection"):
     """An adapter (SPM) or a projection (UCE, RECE) in memory.
 
-    Any number of them lie over one pipeline, with or without a whole encoder, in an order that is fixed (see
-    :mod:`robust_encoders.pipeline.composition`). Each can be detached by itself, bit for bit.
+    A pipeline can carry any number of overlays, with or without a whole robust encoder. The order in which they apply
+    is fixed, see :mod:`robust_encoders.pipeline.composition`. Each overlay can be detached by itself; the result is
+    then the same, bit for bit, as if it had never been attached.
 
     Args:
-        manifest: Origin and facts of the overlay.
-        tensors: The release's keys of an adapter; ``projection`` (D, D) of a projection.
-        config: ``prompts``, ``rank`` and ``alpha`` of an adapter.
+        manifest: Manifest of the overlay: its origin and facts.
+        tensors: For an adapter, tensors under the keys of SPM's release; for a projection, ``projection`` (D, D).
+        config: For an adapter, its ``prompts``, ``rank`` and ``alpha``; empty for a projection.
 
     Raises:
-        ManifestError: If the manifest is of another form.
-        IntegrityError: If the tensors are not of that form.
+        ManifestError: If the manifest has another form.
+        IntegrityError: If the tensors do not belong to that form.
     """
 
     @staticmethod
@@ -55,12 +56,12 @@ class Overlay(LoadedArtifact, forms=("adapter", "projection"), expected="an adap
 
     @property
     def is_adapter(self) -> bool:
-        """Whether it is an adapter; otherwise it is a projection."""
+        """True for an adapter, false for a projection."""
         return self.manifest.form == "adapter"
 
     @property
     def identity(self) -> str:
-        """What makes it this one: its tensors, and of an adapter the prompts that open it."""
+        """SHA-256 that identifies the overlay: over its tensors and, for an adapter, its prompts, rank and alpha."""
         text = json.dumps([self.content_sha256, dict(self.config)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -68,7 +69,7 @@ class Overlay(LoadedArtifact, forms=("adapter", "projection"), expected="an adap
         raise ManifestError(f"expected {expected}, found form {self.manifest.form!r} of {self.label}; {remedy}")
 
     def check(self, pipe: Any, *, allow_partial: bool = False) -> CompatReport:
-        """Ask whether it fits a pipeline, and change nothing; see :meth:`LoadedArtifact.check`."""
+        """Check if the overlay fits a pipeline; change nothing. See :meth:`LoadedArtifact.check`."""
         content = OverlayContent(self.manifest, self.tensors, self.config)
         return check(pipe, content, allow_partial=allow_partial)
 
@@ -81,27 +82,31 @@ class Overlay(LoadedArtifact, forms=("adapter", "projection"), expected="an adap
         scale: float = 1.0,
         transport: Transport = "paper",
     ) -> Pipeline:
-        """Lay it over a pipeline; all or nothing.
+        """Lay the overlay over a pipeline; if anything fails, nothing is changed.
 
-        Its components are exchanged for copies that share their weights, so other pipelines with the same components
-        stay as they are. Attaching what is attached already changes nothing.
+        The pipeline's components are exchanged for copies that share their weights, so other pipelines with the same
+        components stay as they are. Attaching an overlay that is already attached changes nothing.
 
         Args:
             pipe: A Stable Diffusion pipeline.
-            allow_partial: Accept, with a warning, that other text encoders of the pipeline stay as they are.
-            replace: Take the place of every other adapter and projection.
-            scale: Factor of an adapter's strength.
-            transport: Rule by which gates scale an adapter: ``paper`` adds up gate times U D x, ``official`` scales
-                every tensor by the gate, as the released code does, so that one adapter is scaled by the gate squared
-                and several have cross terms. All adapters of a pipeline share it.
+            allow_partial: True if the caller accepts, with a warning, that other text encoders of the pipeline stay as
+                they are.
+            replace: Switch that removes every other adapter and projection.
+            scale: Factor of an adapter's strength: 0 switches it off, 1 is the strength of its training.
+            transport: Rule by which a prompt's gate (the strength with which the prompt opens the adapter) scales the
+                adapter. ``paper`` adds gate times U D x. ``official`` scales both tensors by the gate, like the
+                released code: one adapter is then scaled by the gate squared, and several have cross terms. All
+                adapters of a pipeline share one rule.
 
         Returns:
             The same pipeline.
 
         Raises:
-            IncompatibleError: Naming every reason why it does not fit.
-            AlreadyAttachedError: If it is attached with another scale or transport, or others have another transport.
-            StaleAttachmentError: If a component was replaced, or something loaded into it, since others were attached.
+            IncompatibleError: If the overlay does not fit; the message names every reason.
+            AlreadyAttachedError: If it is attached with another scale or transport, or other adapters have another
+                transport.
+            StaleAttachmentError: If a component was replaced, or something was loaded into it, after other overlays
+                were attached.
         """
         self._require_unchanged()
         before, overlay = composition_of(pipe).overlays, self._as_attached(scale, transport)
@@ -133,16 +138,16 @@ class Overlay(LoadedArtifact, forms=("adapter", "projection"), expected="an adap
             raise ValueError(f"expected transport 'paper' or 'official', found {transport!r}")
         _require_finite(scale)
         if not self.is_adapter and scale != 1.0:
-            self._refuse("an adapter, which can be scaled", "leave scale at 1: a projection is solved as it is")
+            self._refuse("an adapter, which can be scaled", "leave scale at 1: a projection has no strength to set")
         return AttachedOverlay(
             self.manifest, self.tensors, self.config, self.identity, self.label, float(scale), transport
         )
 
     def set_scale(self, pipe: Any, scale: float) -> None:
-        """Change the strength of an attached adapter; 0 switches it off, 1 is as trained.
+        """Change the strength of an attached adapter; 0 switches it off, 1 is the strength of its training.
 
         Raises:
-            ManifestError: If this is a projection.
+            ManifestError: If this overlay is a projection.
             StaleAttachmentError: If it is not attached to that pipeline.
         """
         if not self.is_adapter:
@@ -151,19 +156,20 @@ class Overlay(LoadedArtifact, forms=("adapter", "projection"), expected="an adap
         self._change(pipe, scale=float(scale))
 
     def fuse(self, pipe: Any, *, gate: float = 1.0) -> None:
-        """Write it into the weights of the pipeline's components, which can then be saved and compiled.
+        """Write the overlay into the weights of the pipeline's components, which can then be saved and compiled.
 
-        An adapter loses its transport: every prompt opens it by the same ``gate``, kept prompts as well as erased ones.
-        A projection goes into the key and value matrices of the UNet, which then project ``prompt_embeds``, too.
+        A fused adapter no longer depends on the prompt: the same constant ``gate`` scales it for prompts with the
+        concept and for retain prompts. A projection is multiplied into the key and value matrices of the UNet, which
+        then project ``prompt_embeds``, too.
 
         Args:
-            pipe: A pipeline that it is attached to.
+            pipe: A pipeline that the overlay is attached to.
             gate: Constant gate of an adapter, in [0, 1].
 
         Raises:
-            StaleAttachmentError: If it is not attached to that pipeline.
-            AlreadyAttachedError: If it is a projection and live adapters are attached, which come before it, or an
-                adapter with the release's arithmetic.
+            StaleAttachmentError: If the overlay is not attached to that pipeline.
+            AlreadyAttachedError: If it is a projection and adapters that are not fused are attached, which apply before
+                it. Also if it is an adapter with transport ``official``.
             ValueError: If the gate is outside [0, 1].
         """
         overlay = self._found(pipe)
@@ -171,18 +177,19 @@ class Overlay(LoadedArtifact, forms=("adapter", "projection"), expected="an adap
             raise ValueError(f"expected a gate in [0, 1], found {gate}")
         if self.is_adapter and overlay.transport == "official":
             raise AlreadyAttachedError(
-                f"expected {self.label} with transport 'paper', found 'official', whose adapters depend on each other "
-                "and cannot be fused one by one; detach it and attach it again"
+                f"expected {self.label} with transport 'paper', found 'official': its adapters depend on each other "
+                "and cannot be fused one by one; detach it and attach it again with transport='paper'"
             )
         live = [other.label for other in composition_of(pipe).overlays if other.is_adapter and other.live]
         if not self.is_adapter and live:
             raise AlreadyAttachedError(
-                f"expected no live adapter where a projection is fused, found {', '.join(live)}: their input would no "
-                "longer be projected; fuse or detach them first"
+                f"expected all adapters fused before a projection is fused, found {', '.join(live)} not fused: their "
+                "input would no longer be projected; fuse or detach them first"
             )
         if self.is_adapter and overlay.live:
             warnings.warn(
-                f"{self.label} loses its transport: from now on every prompt opens it by {gate:g}, kept ones, too",
+                f"{self.label} loses its transport: from now on it acts with gate {gate:g} on every prompt, also on "
+                "prompts without the concept",
                 CompatibilityWarning,
                 stacklevel=2,
             )
@@ -191,7 +198,9 @@ class Overlay(LoadedArtifact, forms=("adapter", "projection"), expected="an adap
     def _found(self, pipe: Any) -> AttachedOverlay:
         overlay = composition_of(pipe).find(self.identity)
         if overlay is None:
-            raise StaleAttachmentError(f"expected {self.label} attached to this pipeline, found it is not; attach it")
+            raise StaleAttachmentError(
+                f"expected {self.label} attached to this pipeline, found that it is not; attach it first"
+            )
         return overlay
 
     def _change(self, pipe: Any, **fields: Any) -> None:
@@ -200,10 +209,11 @@ class Overlay(LoadedArtifact, forms=("adapter", "projection"), expected="an adap
         compose(pipe, [*others, replaced(overlay, **fields)])
 
     def detach(self, pipe: Any) -> None:
-        """Take it off a pipeline; whatever else is attached stays. One that it is not attached to stays as it is.
+        """Remove the overlay from a pipeline; other attached artifacts stay. Do nothing if it is not attached there.
 
         Raises:
-            StaleAttachmentError: If a component was replaced, or something loaded into it, since it was attached.
+            StaleAttachmentError: If a component was replaced, or something was loaded into it, after the overlay was
+                attached.
         """
         composition = composition_of(pipe)
         if composition.find(self.identity) is None:
@@ -213,7 +223,7 @@ class Overlay(LoadedArtifact, forms=("adapter", "projection"), expected="an adap
 
     @contextmanager
     def attached(self, pipe: Pipeline, *, allow_partial: bool = False, replace: bool = False) -> Iterator[Pipeline]:
-        """Attach for the length of a ``with`` block, then restore the overlays that were there before it."""
+        """Attach the overlay for the length of a ``with`` block, then restore the overlays before the block."""
         before = composition_of(pipe).overlays
         self.attach(pipe, allow_partial=allow_partial, replace=replace)
         try:
@@ -230,8 +240,8 @@ def _require_finite(scale: float) -> None:
 def _require_same(there: AttachedOverlay, asked: AttachedOverlay) -> None:
     if (there.scale, there.transport) != (asked.scale, asked.transport):
         raise AlreadyAttachedError(
-            f"expected {there.label} not to be attached, found it with scale {there.scale:g} and transport "
-            f"{there.transport!r}; change it by set_scale, or detach it first"
+            f"expected {there.label} not to be attached, found it attached with scale {there.scale:g} and transport "
+            f"{there.transport!r}; change its scale by set_scale, or detach it first"
         )
 
 
@@ -239,12 +249,12 @@ def _require_one_transport(overlays: tuple[AttachedOverlay, ...], asked: Attache
     odd = [overlay.label for overlay in overlays if overlay.is_adapter and overlay.transport != asked.transport]
     if odd and asked.is_adapter:
         raise AlreadyAttachedError(
-            f"expected every adapter of a pipeline to have transport {asked.transport!r}, found another one of "
+            f"expected every adapter of a pipeline to have transport {asked.transport!r}, found another transport for "
             f"{', '.join(odd)}; detach them first"
         )
     ranks = {overlay.config["rank"] for overlay in (*overlays, asked) if overlay.is_adapter}
     if asked.is_adapter and asked.transport == "official" and len(ranks) > 1:
         raise AlreadyAttachedError(
-            f"expected adapters of one rank under transport 'official', found ranks {sorted(ranks)}; the release adds "
-            "their vectors up; use transport 'paper'"
+            f"expected adapters of one rank under transport 'official', which adds up their vectors, found ranks "
+            f"{sorted(ranks)}; use transport 'paper'"
         )

@@ -1,21 +1,21 @@
 """Training and evaluation of robust encoders: methods, attacks, metrics, recipes. Needs the extra ``train``.
 
-The rooms, each reads from those below it:
+The subpackages; each imports only from those below it:
 
-cli            the training commands: train, evaluate, demo and those on finished evaluations
+cli            training commands: train, evaluate, demo, and commands on finished evaluations
 reports        tables, pages and pictures of finished evaluations
 evaluation     attacks on encoders, judgement, aggregation; benchmarks and sanity checks
-recipes        named runs with all settings; running and reproducing one
+recipes        named runs with all their settings; code that runs and reproduces them
 methods        concept-erasure methods, one file each
 objectives     loss terms of the methods that train a text encoder
-metrics        numbers over pictures, one file each
-detectors      whether a picture shows a concept, one file each
+metrics        measures computed over pictures, one file each
+detectors      detectors that score if a picture shows a concept, one file each
 attacks        attacks of an evaluation and inner attacks of a training, one file each
-trainer        the gradient loop, its checkpoints and its record
+trainer        gradient loop with its checkpoints and its record
 trajectories   latents and predictions of the frozen model
 prompts        prompts as text and as token rows
-worlds         embedded bases, and how they are made
-diffusion      the parts of a Stable Diffusion pipeline behind one convention
+worlds         embedded bases (small synthetic pipelines) and the code that builds them
+diffusion      parts of a Stable Diffusion pipeline behind one interface
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from .workspace import Workspace
     from .worlds import BASES
 
-# Public name to the module that has it, which is imported when the name is first asked for: extras differ in it.
+# Module of each public name. It is imported at the first access to the name, as modules need different extras.
 _HOMES = {
     "ATTACKS": "attacks",
     "BASES": "worlds",
@@ -113,7 +113,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from where it lives."""
+    """Return a public name, imported from the module that defines it."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

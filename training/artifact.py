@@ -1,4 +1,4 @@
-"""From an eraser's edit to an artifact that the loader attaches."""
+"""Conversion of an eraser's edit into an artifact that the loader can attach."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def to_encoder(
     revision: str = "",
     license: str = "",
 ) -> LoadedArtifact:
-    """Return the artifact of an edit, in memory.
+    """Return an in-memory artifact made from an edit.
 
     Args:
-        edit: What the eraser returned; its log becomes part of the recipe.
-        concept: What was erased.
-        method: The eraser, whose fields are recorded.
-        pipe: The pipeline it was made from, for the fingerprints of text encoder, tokenizer and UNet.
-        recipe: What else is needed to run it again: name, seed.
-        family: Line of bases, for example ``shapes``.
+        edit: Edit that the eraser returned; its log becomes part of the recipe.
+        concept: Erased concept.
+        method: The eraser; the artifact records its fields.
+        pipe: Pipeline that the edit was made from; it gives the fingerprints of text encoder, tokenizer and UNet.
+        recipe: Further values needed to repeat the run: name, seed.
+        family: Family of bases that the pipeline belongs to, for example ``shapes``.
         ids: Hub ids of the base.
-        revision: Commit of the first of them.
-        license: Of the weights, as an SPDX or Hub identifier.
+        revision: Commit of the first Hub id.
+        license: Licence of the weights, as an SPDX or Hub identifier.
     """
     from robust_encoders.loaded import class_of
 

@@ -1,4 +1,4 @@
-"""One run on several processes of ``accelerate launch`` or ``torchrun``: who takes which part, who waits."""
+"""One run on several processes of ``accelerate launch`` or ``torchrun``: division of the work and synchronisation."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_PATIENCE = timedelta(days=14)  # one process may attack for hours while another has nothing left to do
+from robust_encoders.utils.extras import install_command
+
+_PATIENCE = timedelta(days=14)  # one process may run an attack for hours while another waits for it without work
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The share of one process.
+    """The share of the work that one process takes.
 
     Args:
-        index: Which process this is, from 0.
-        count: How many there are.
-        wait: Returns once every process has called it.
-        device: Where its models belong.
+        index: Number of this process, counted from 0.
+        count: Number of processes.
+        wait: Function that returns once every process has called it.
+        device: Device for the models of this process, for example ``cuda:1``.
     """
 
     index: int = 0
@@ -32,19 +34,19 @@ class Shard:
 
     @property
     def main(self) -> bool:
-        """Whether this process puts the parts together and writes the results."""
+        """True if this process puts the parts together and writes the results."""
         return self.index == 0
 
     def takes(self, place: int) -> bool:
-        """Whether this process makes the part at ``place``."""
+        """Return True if this process computes the part number ``place``, counted from 0."""
         return place % self.count == self.index
 
     def part(self, total: int) -> slice:
-        """Return which of ``total`` rows this process takes; the parts of all processes follow upon each other."""
+        """Return the slice of ``total`` rows that this process takes; the slices of all processes follow in order."""
         return slice(self.index * total // self.count, (self.index + 1) * total // self.count)
 
     def total(self, tensor: Tensor) -> Tensor:
-        """Return the sum of the tensors of all processes; every one of them has to call this."""
+        """Return the sum of the tensors of all processes; every process must call this."""
         if self.count == 1:
             return tensor
         from accelerate.utils import reduce
@@ -53,12 +55,12 @@ class Shard:
         return summed
 
     def spread(self, tensor: Tensor) -> Tensor:
-        """Return a tensor that all processes have, whose gradient is the sum of what each of them has."""
+        """Return a tensor whose gradient is summed over all processes; ``tensor`` must be equal in all of them."""
         spread: Tensor = _Spread.apply(tensor, self)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
         return spread
 
     def gathered(self, rows: Tensor) -> Tensor:
-        """Return the rows of all processes, in their order; every one of them has to call this."""
+        """Return the rows of all processes, in the order of the processes; every process must call this."""
         if self.count == 1:
             return rows
         from accelerate.utils import gather_object
@@ -67,7 +69,7 @@ class Shard:
 
     @classmethod
     def current(cls) -> Shard:
-        """Return this process's share under ``accelerate launch`` or ``torchrun``, everything elsewhere."""
+        """Return this process's share under ``accelerate launch`` or ``torchrun``; one process takes everything."""
         gpu = torch.cuda.is_available()
         if int(os.environ.get("WORLD_SIZE", "1")) < 2:
             return cls(device="cuda" if gpu else "cpu")
@@ -75,8 +77,8 @@ class Shard:
             from accelerate import PartialState
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
-                "expected accelerate, to share the work of several processes, found none; "
-                "pip install 'robust-encoders[train]'"
+                "expected the package accelerate, which several processes need to share a run, found none; "
+                f"{install_command('train')}"
             ) from error
         state = PartialState(cpu=not gpu, timeout=_PATIENCE)
         return cls(state.process_index, state.num_processes, state.wait_for_everyone, str(state.device))

@@ -1,4 +1,4 @@
-"""The papers' equations, as pure functions of tensors."""
+"""Loss equations of the papers, as pure functions of tensors."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from torch import Tensor
 
 
 def negative_guidance_target(pred_null: Tensor, pred_cond: Tensor, eta: float) -> Tensor:
-    """Return ``e_0 - eta (e_p - e_0)``, what the student shall predict for the concept.
+    """Return ``e_0 - eta (e_p - e_0)``, the prediction that the student learns for the concept.
 
-    ESD (Gandikota et al. 2023), section 4.1: the frozen model guided away from the concept. Linear, so it holds for
-    noise and velocity alike.
+    ESD (Gandikota et al. 2023), section 4.1: the frozen model guided away from the concept. The formula is linear, so
+    it holds for models that predict noise and for models that predict velocity.
 
     Args:
-        pred_null: Frozen prediction (B, C, h, w) for the empty prompt.
-        pred_cond: Frozen prediction (B, C, h, w) for the concept prompt.
-        eta: Negative guidance; 0 targets the empty prompt.
+        pred_null: Prediction (B, C, h, w) of the frozen model for the empty prompt.
+        pred_cond: Prediction (B, C, h, w) of the frozen model for the concept prompt.
+        eta: Strength of the negative guidance; 0 makes the prediction for the empty prompt the target.
     """
     null, cond = pred_null.float(), pred_cond.float()
     return null - eta * (cond - null)
 
 
 def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
-    """Return the mean squared error of every example, (B, ...) and (B, ...) to (B,), in float32.
+    """Return the mean squared error (B,) of each example, in float32, from tensors (B, ...) of equal shape.
 
     Raises:
         ValueError: The shapes differ; broadcasting would hide a mistake.
@@ -36,10 +36,10 @@ def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def gram_distance(a: Tensor, b: Tensor, gram: Tensor) -> Tensor:
-    """Return ``(a - b)^T G (a - b)``, averaged over token positions: (B, L, D) and (B, L, D) to (B,).
+    """Return ``(a - b)^T G (a - b)`` (B,), averaged over token positions, for conditionings (B, L, D) each.
 
-    The squared distance between two conditionings as the UNet's cross-attention sees it; see
-    ``Backbone.text_gram``. Costs no UNet call.
+    This is the squared distance between two conditionings as the UNet's cross-attention sees it; see
+    ``Backbone.text_gram``. It costs no UNet call.
     """
     difference = a - b
     return ((difference @ gram) * difference).sum(-1).mean(-1)
@@ -47,28 +47,34 @@ def gram_distance(a: Tensor, b: Tensor, gram: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ConditioningMetric:
-    """``gram_distance`` in the units of the noise loss, so that weights of both are comparable.
+    """``gram_distance`` in the units of the noise loss, so that the weights of both losses are comparable.
 
-    A conditioning as far from its target as prompts commonly are from the empty prompt costs ``unit``: the squared
-    error between the frozen model's predictions for a prompt and for the empty prompt.
+    ``unit`` is the squared error between the frozen model's predictions for a prompt and for the empty prompt. The
+    scale is such that prompts lie at a mean distance of ``unit`` from the empty prompt.
 
     Args:
-        gram: (D, D), already scaled.
+        gram: Matrix G (D, D), already scaled.
     """
 
     gram: Tensor
 
     @classmethod
     def fit(cls, gram: Tensor, conditionings: Tensor, null: Tensor, *, unit: float = 1.0) -> ConditioningMetric:
-        """Scale G so that conditionings (N, L, D) lie ``unit`` from the empty prompt's (1, L, D) in the mean.
+        """Scale G so that the mean distance of ``conditionings`` from the empty prompt is ``unit``.
+
+        Args:
+            gram: Matrix G (D, D), see ``Backbone.text_gram``.
+            conditionings: Conditionings (N, L, D) of prompts.
+            null: Conditioning (1, L, D) of the empty prompt.
+            unit: Mean distance after scaling, in the units of the noise loss.
 
         Raises:
-            ValueError: All conditionings equal the empty prompt's, so there is no scale.
+            ValueError: All conditionings equal that of the empty prompt, so no scale exists.
         """
         gram = gram.to(conditionings)
         mean = float(gram_distance(conditionings, null.expand_as(conditionings), gram).mean())
         if not mean > 0:
-            raise ValueError("expected prompts whose conditioning differs from the empty prompt's, found none")
+            raise ValueError("expected prompts whose conditioning differs from that of the empty prompt, found none")
         return cls(gram * (unit / mean))
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
@@ -79,12 +85,12 @@ class ConditioningMetric:
 def weighted_sum(
     terms: Mapping[str, tuple[float, Tensor]], totals: Mapping[str, int] | None = None
 ) -> tuple[Tensor, dict[str, float]]:
-    """Return the sum of ``weight * loss.mean()`` over the terms, and every unweighted mean for the log.
+    """Return the sum of ``weight * loss.mean()`` over the terms, and the unweighted mean of each term for the log.
 
     Args:
-        terms: Name to weight and losses (B,).
-        totals: Rows of each term in all processes, where this one has only some of them: sums are divided by these
-            instead, so that the results of all processes add up to the mean.
+        terms: Weight and losses (B,) of each term, by name.
+        totals: Number of rows of each term in all processes together, by name. Each sum of losses is divided by this
+            number, so that the results of all processes add up to the mean. None if one process has all rows.
     """
     means = {n: loss.mean() if totals is None else loss.sum() / totals[n] for n, (_, loss) in terms.items()}
     total = torch.stack([weight * means[name] for name, (weight, _) in terms.items()]).sum()

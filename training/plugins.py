@@ -1,4 +1,4 @@
-"""Registries: names to classes, ours and those of other installed packages."""
+"""Registries of classes by name: classes of this package and of other installed packages."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ logger = logging.getLogger(__name__)
 
 
 class Registry(MutableMapping[str, T]):
-    """Names to classes, in the order of registration; suites and the command line read them from here.
+    """Classes by name, in the order of registration; attack suites and the command line look them up here.
 
-    A name comes from this package, from a plain assignment, or from an entry point of an installed package, which is
-    imported when its name is first asked for:
+    A name comes from this package, from a plain assignment, or from an entry point of an installed package. An entry
+    point is imported at the first look-up of its name:
 
         [project.entry-points."robust_encoders.attacks"]
         shout = "my_package.shout:Shout"
 
     Args:
         group: Group of entry points, for example ``robust_encoders.attacks``.
-        ours: Names and classes of this package; no entry point takes their place.
+        ours: Classes of this package by name; no entry point can replace them.
     """
 
     def __init__(self, group: str, ours: Mapping[str, T]) -> None:
@@ -58,15 +58,15 @@ class Registry(MutableMapping[str, T]):
         return f"Registry({self.group!r}: {', '.join(self)})"
 
     def _offered(self) -> dict[str, EntryPoint]:
-        """Return the entry points of installed packages by name; names that are taken are left out."""
+        """Return the entry points of installed packages by name, without deleted names."""
         found = {point.name: point for point in entry_points(group=self.group)}
         return {name: point for name, point in found.items() if name not in self._removed}
 
     def _load(self, point: EntryPoint) -> T:
-        """Import what an entry point names.
+        """Import the object that an entry point names.
 
         Raises:
-            ImportError: The package that offers it cannot be imported; the message names both.
+            ImportError: The import fails; the message names the entry point and the package that offers it.
         """
         owner = point.dist.name if point.dist is not None else "an installed package"
         try:

@@ -1,7 +1,7 @@
-"""The seams of the training package: methods, attacks, detectors, metrics.
+"""Interfaces of the training package: methods, attacks, detectors, metrics.
 
-Letters in shapes mean one thing everywhere: B batch, C latent channels, h and w latent height and width, H and W
-picture height and width, L token positions, D width of the text encoder, K adversarial tokens.
+A letter in a shape has the same meaning everywhere: B batch, C latent channels, h and w latent height and width, H and
+W picture height and width, L token positions, D width of the text encoder, K adversarial tokens.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 class Method(Protocol):
     """A concept-erasure method: a frozen dataclass whose fields are its settings.
 
-    The Protocols below it are optional: generic code asks for each by type, and does without where it is missing.
+    The other method Protocols below are optional. Generic code tests for each with ``isinstance`` and works without it.
     """
 
     name: ClassVar[str]
 
     def erase(self, backbone: Backbone, concept: Concept, *, generator: Generator) -> Edit:
-        """Erase ``concept`` and return the change; ``backbone`` itself is left as it was."""
+        """Erase ``concept`` and return the change; ``backbone`` itself stays unchanged."""
         ...
 
 
 @runtime_checkable
 class WorkspaceMethod(Protocol):
-    """A method that keeps checkpoints or a cache, or shows progress."""
+    """A method that writes checkpoints, keeps a cache or shows progress."""
 
     name: ClassVar[str]
     uses_workspace: ClassVar[bool]
@@ -47,13 +47,13 @@ class WorkspaceMethod(Protocol):
     def erase(
         self, backbone: Backbone, concept: Concept, *, generator: Generator, workspace: Workspace | None = None
     ) -> Edit:
-        """Erase ``concept``, with a workspace that changes nothing of the result."""
+        """Erase ``concept`` and return the change; the workspace does not affect the result."""
         ...
 
 
 @runtime_checkable
 class RetainingMethod(Protocol):
-    """A method with a list of prompts that keep their meaning."""
+    """A method with retain prompts: prompts whose meaning the erasure must preserve."""
 
     name: ClassVar[str]
 
@@ -64,17 +64,17 @@ class RetainingMethod(Protocol):
 
     @property
     def wants_retained(self) -> bool:
-        """Whether everyday objects are retained where a user names nothing."""
+        """True if prompts of everyday objects are retained when a user names no retain prompts."""
         ...
 
     def retaining(self, prompts: tuple[str, ...]) -> Self:
-        """Return the same with other retain prompts."""
+        """Return the same method with other retain prompts."""
         ...
 
 
 @runtime_checkable
 class StandardMethod(Protocol):
-    """A method whose retain prompts have no default, so that its standard settings need some."""
+    """A method whose retain prompts have no default, so its standard settings need them as an argument."""
 
     @classmethod
     def standard(cls, retained: tuple[str, ...]) -> Self:
@@ -84,17 +84,17 @@ class StandardMethod(Protocol):
 
 @runtime_checkable
 class DistributedMethod(Protocol):
-    """A method whose batches several processes share."""
+    """A method whose batches can be divided among several processes."""
 
     name: ClassVar[str]
 
     def for_processes(self, n: int) -> Self:
-        """Return the same with n times the batches, for n processes to share."""
+        """Return the same method with batches n times as large, to be divided among n processes."""
         ...
 
 
 class EmbeddedBase(Protocol):
-    """A small world with a pipeline of its own, its concepts and its captions; no arguments make one."""
+    """A small synthetic base with its own pipeline, concepts and captions; its constructor takes no arguments."""
 
     name: ClassVar[str]
     license: ClassVar[str]
@@ -104,30 +104,34 @@ class EmbeddedBase(Protocol):
         ...
 
     def concept(self, name: str, *, anchored: bool = False) -> Concept:
-        """Return a concept with its captions, with an anchor of the world's choice if ``anchored``.
+        """Return a concept with its captions.
+
+        Args:
+            name: Name of the concept.
+            anchored: True to add an anchor, the text that takes the concept's place; the base chooses it.
 
         Raises:
-            ValueError: The world has no such concept.
+            ValueError: The base has no such concept.
         """
         ...
 
     def retain_prompts(self, concepts: Sequence[str]) -> tuple[str, ...]:
-        """Return captions without any of some concepts.
+        """Return captions that mention none of ``concepts``.
 
         Raises:
-            ValueError: The world has no such concept.
+            ValueError: The base has no such concept.
         """
         ...
 
 
 @runtime_checkable
 class InnerAttack(Protocol):
-    """An attack inside a training: sees a loss and a start tensor, nothing else, and lowers the loss."""
+    """An attack inside a training: it lowers a loss from a start tensor and has access to nothing else."""
 
     name: ClassVar[str]
 
     def __call__(self, loss: Callable[[Tensor], Tensor], start: Tensor, *, generator: Generator) -> Tensor:
-        """Return a detached tensor of ``start``'s shape (B, ...) for which ``loss``, giving (B,), is low."""
+        """Return a detached tensor, shaped like ``start`` (B, ...), for which the values (B,) of ``loss`` are low."""
         ...
 
 
@@ -135,15 +139,15 @@ class InnerAttack(Protocol):
 class Attack(Protocol):
     """An attack of the evaluation, batched over cases; its dataclass fields are its settings.
 
-    An attack that needs nothing beside the model under attack declares ``target: Backbone``, which is wider and fits.
-    Name and tier are class variables as a rule. Further facts are class variables that may be left out:
-    ``types.AttackFacts`` documents them and their fall-backs. A class may have a class method
-    ``for_concept(concept: Concept)``; by it the command line builds the attack, else by the defaults of its fields.
+    An attack that needs only the model under attack declares ``target: Backbone``. This also satisfies the Protocol,
+    since ``TargetModel`` is a ``Backbone``. Name and tier are usually class variables. Further facts are optional class
+    variables; ``types.AttackFacts`` documents them and their defaults. The command line builds an attack with its class
+    method ``for_concept(concept: Concept)`` if it has one, otherwise with the defaults of its fields.
     """
 
     @property
     def name(self) -> str:
-        """Name in ``ATTACKS``, and in the records of results."""
+        """Name of the attack in ``ATTACKS`` and in the records of results."""
         ...
 
     @property
@@ -158,9 +162,9 @@ class Attack(Protocol):
 
 @runtime_checkable
 class Detector(Protocol):
-    """Scores pictures (B, 3, H, W) in [0, 1]; at or above ``threshold`` the concept counts as present.
+    """A scorer of pictures (B, 3, H, W) in [0, 1]; at or above ``threshold`` the concept counts as present.
 
-    A class may have a class method ``for_concept(concept: Concept)``, by which the command line builds the detector.
+    The command line builds a detector with its optional class method ``for_concept(concept: Concept)``.
     """
 
     name: str
@@ -174,19 +178,19 @@ class Detector(Protocol):
 
 @runtime_checkable
 class Metric(Protocol):
-    """Accumulates over batches of pictures and computes one result.
+    """A measure that accumulates batches of pictures and computes one result.
 
-    One that ``compares`` needs the base's pictures of the same cases as reference. A class may have a class method
-    ``for_concept(concept: Concept)``, by which the command line builds the metric.
+    If ``compares`` is true, the metric needs the base's pictures of the same cases as reference. The command line
+    builds a metric with its optional class method ``for_concept(concept: Concept)``.
     """
 
     higher_is_better: ClassVar[bool]
     compares: ClassVar[bool]
 
     def update(self, images: Tensor, cases: Sequence[Case], reference: Tensor | None = None) -> None:
-        """Take pictures (B, 3, H, W) in [0, 1] and the cases they were drawn for."""
+        """Add pictures (B, 3, H, W) in [0, 1] and the cases that they were drawn for."""
         ...
 
     def compute(self) -> Result:
-        """Return the result over everything seen so far."""
+        """Return the result over all pictures added so far."""
         ...

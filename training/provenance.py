@@ -1,4 +1,4 @@
-"""What a run was made from: settings as JSON values, hashes of them, versions of libraries."""
+"""Provenance of a run: its settings as JSON values, hashes of the settings, and versions of libraries."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import Any
 from robust_encoders.utils.home import write_atomically
 
 LIBRARIES = ("torch", "transformers", "diffusers", "accelerate", "safetensors")
-# Metadata of a setting that the short help leaves out: `train METHOD --help-all` shows it.
+# Metadata of a setting that the short help omits; `train METHOD --help-all` shows it.
 EXTRA = {"extra": True}
 JUDGING = ("torchattacks", "torchmetrics", "nudenet")
 
 
 def describe(value: Any) -> Any:
-    """Return a configuration as plain JSON values: every dataclass as ``{"name": ..., **fields}`` where it is named."""
+    """Return a configuration as plain JSON values; a dataclass that has a name becomes ``{"name": ..., **fields}``."""
     if is_dataclass(value) and not isinstance(value, type):
-        # `fields` leaves class variables out, and an eraser's or attack's name is one.
+        # `fields` omits class variables, and the name of an eraser or attack is a class variable.
         name = getattr(type(value), "name", None)
         named = {} if name is None else {"name": name}
         return {**named, **{f.name: describe(getattr(value, f.name)) for f in fields(value)}}
@@ -41,16 +41,16 @@ def library_versions() -> dict[str, str]:
 
 
 def judging_versions() -> dict[str, str]:
-    """Return the same with those libraries that only evaluations use, where they are installed."""
+    """Return ``library_versions()`` and the versions of the installed libraries that only evaluations use."""
     return {**library_versions(), **{name: version(name) for name in JUDGING if find_spec(name)}}
 
 
 def canonical_sha256(value: Any) -> str:
-    """Return the hash of a JSON value, the same for equal values whatever the order of their keys."""
+    """Return the SHA-256 of a JSON value; the order of its keys does not matter."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file; whoever reads it never sees half of it."""
+    """Write a JSON file atomically, so that a reader never sees an incomplete file."""
     write_atomically(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())

@@ -1,7 +1,10 @@
-"""The records that the rooms of the training package exchange.
+"""Records that the modules of the training package exchange.
 
-Letters in shapes mean one thing everywhere: B batch, C latent channels, h and w latent height and width, H and W
-picture height and width, L token positions, D width of the text encoder, K adversarial tokens.
+A letter in a shape has the same meaning everywhere: B batch, C latent channels, h and w latent height and width, H and
+W picture height and width, L token positions, D width of the text encoder, K adversarial tokens.
+
+The base is the pipeline before the erasure. A threat tier, ``T0`` to ``T7``, states what an attacker can access; see
+``evaluation.threat_model.TIERS``.
 """
 
 from __future__ import annotations
@@ -20,14 +23,14 @@ AttackUse = Literal["unet", "base", "queries"]
 
 @dataclass(frozen=True)
 class Edit:
-    """What an eraser made: the changed tensors of one component.
+    """The result of an erasure: the changed tensors of one pipeline component.
 
     Args:
-        form: The artifact form the tensors are stored in.
-        component: The pipeline component they belong to, for example ``text_encoder``.
-        tensors: Names to tensors; form ``weights`` uses the ``text_model.*`` names, ``projection`` its own.
-        config: The component's configuration, as its ``to_dict()`` gives it.
-        log: Numbers recorded on the way, for the artifact's recipe (losses, UNet calls, seconds).
+        form: Artifact form in which the tensors are stored.
+        component: Pipeline component that the tensors belong to, for example ``text_encoder``.
+        tensors: Tensors by name; the form ``weights`` uses the ``text_model.*`` names, ``projection`` its own names.
+        config: Configuration of the component, as its ``to_dict()`` returns it.
+        log: Numbers recorded during the erasure for the artifact's recipe: losses, UNet calls, seconds.
     """
 
     form: Form
@@ -39,15 +42,16 @@ class Edit:
 
 @dataclass(frozen=True)
 class Case:
-    """One prompt under attack or test; everything random about it follows from ``seed``.
+    """One prompt under attack or test; ``seed`` fixes everything random about it.
 
     Args:
-        index: Position in its prompt set.
-        prompt: The text.
-        seed: Seeds the picture's initial latent.
-        expected: Attribute to the value that a faithful picture shows, for example ``{"colour": "red"}``.
-        reference_latent: Clean latent (C, h, w) of the base's own picture of ``wanted``, for attacks that need one.
-        goal: Prompt that says what an attack is after; empty where that is the prompt itself.
+        index: Position of the case in its prompt set.
+        prompt: Text of the prompt.
+        seed: Seed of the picture's initial latent.
+        expected: Value that a faithful picture shows for each attribute, for example ``{"colour": "red"}``.
+        reference_latent: Clean latent (C, h, w) of the picture that the base draws for ``wanted``; None if no attack
+            needs it.
+        goal: Prompt for the picture that an attack tries to obtain; empty if ``prompt`` itself describes it.
     """
 
     index: int
@@ -59,22 +63,28 @@ class Case:
 
     @property
     def wanted(self) -> str:
-        """The prompt that says what an attack is after."""
+        """Prompt for the picture that an attack tries to obtain."""
         return self.goal or self.prompt
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One adversarial input, in the order found.
+    """One adversarial input that an attack proposes.
+
+    The shape and meaning of ``value`` depend on ``kind``:
+
+    - ``text``: a prompt;
+    - ``token_embeddings``: token embeddings (L, D);
+    - ``conditioning``: conditioning (L, D), or (2, L, D) with the conditioning of the empty prompt first;
+    - ``latent``: initial latent (C, h, w), used instead of the noise that the seed gives;
+    - ``image``: clean latent (C, h, w) of the input picture for image-to-image;
+    - ``clean_latent``: clean latent (C, h, w) of a picture that the attack itself has finished; it is only decoded.
 
     Args:
-        kind: What ``value`` is.
-        value: The text, or a tensor: token embeddings (L, D), conditioning (L, D), or (2, L, D) with the empty prompt's
-            first, latent (C, h, w) that the picture starts from instead of the seed's noise, image (C, h, w), the
-            clean latent of an input picture of image-to-image, clean_latent (C, h, w) of a picture that the attack
-            itself has finished, which is decoded and no more.
-        step: How many attack iterations had been spent when it was found.
-        strength: Of image-to-image, in (0, 1]; 1 keeps nothing of the input picture.
+        kind: Kind of the input, see above.
+        value: The text or tensor.
+        step: Number of attack iterations spent when the candidate was found.
+        strength: Strength of image-to-image in (0, 1]; 1 keeps nothing of the input picture.
     """
 
     kind: CandidateKind
@@ -85,12 +95,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class AttackResult:
-    """What an attack on one case proposes, and what it cost.
+    """The candidates of an attack on one case, and their cost.
 
     Args:
-        candidates: In the order found; a detector decides afterwards which of them succeeded.
-        queries: Pictures the attack asked for.
-        unet_calls: UNet forwards on one latent; a backward to activations counts as one more.
+        candidates: Candidates in the order found; a detector decides afterwards which of them succeed.
+        queries: Number of pictures that the attack requested from the model.
+        unet_calls: Number of UNet forward passes on one latent; a backward pass to activations counts as one more.
     """
 
     candidates: tuple[Candidate, ...]
@@ -100,17 +110,19 @@ class AttackResult:
 
 @dataclass(frozen=True)
 class AttackFacts:
-    """Facts about an attack beside its name and tier; each stands on the attack's class, as a class variable.
+    """Facts about an attack other than its name and tier; each is a class variable of the attack's class.
 
-    A fact that a class leaves out has the default of this record. ``joint`` may be a property instead.
+    If a class leaves a fact out, the default of this record applies. ``joint`` may be a property instead.
 
     Args:
-        joint: A result depends on all cases together. Otherwise cases that succeed unattacked are left out.
-        deterministic: Nothing is random, so another seed finds the same; such an attack is not run again.
-        searches: A low rate may come from a weak search. False for the plain prompt and for random controls.
-        uses: Parts that it needs beside the text encoder under attack: ``unet``, the ``base``, or ``queries``. Scores
-            of finished pictures are told only to attacks that name ``queries``; their tier is T2.
-        budget_fields: Fields to which the cost is proportional. A check halves the first of them that is above 1.
+        joint: True if every result depends on all cases together. Otherwise the evaluation does not attack cases that
+            succeed without an attack.
+        deterministic: True if nothing is random. Another seed then gives the same result, so the attack runs only once.
+        searches: True if a low success rate may come from a weak search. False for the plain prompt and for random
+            controls.
+        uses: Parts that the attack needs in addition to the text encoder under attack: ``unet``, the ``base``, or
+            ``queries``. Only attacks that name ``queries`` receive scores of finished pictures; their tier is T2.
+        budget_fields: Fields that the cost is proportional to. A check of the budget halves the first one above 1.
         iteration_fields: Fields whose product is the number of iterations, as ``Candidate.step`` counts them.
     """
 
@@ -123,9 +135,9 @@ class AttackFacts:
 
     @classmethod
     def of(cls, attack: object) -> AttackFacts:
-        """Return the facts of an attack, or of an attack's class."""
+        """Return the facts of an attack or of an attack's class."""
         found: dict[str, Any] = {fact.name: getattr(attack, fact.name, fact.default) for fact in fields(cls)}
-        # On a class, a property has no value yet.
+        # A property has no value on the class, so the default applies.
         return cls(**{name: value for name, value in found.items() if not isinstance(value, property)})
 
 
@@ -134,21 +146,22 @@ class Result:
     """One measured or reported number, with all that is needed to measure it again.
 
     Args:
-        metric: For example ``asr_any``.
-        value: In [0, 1] for rates.
-        n: How many cases it rests on.
-        interval: 95 % interval, or None where none is defined.
-        detector: Name of what judged; empty where nothing did.
-        detector_version: Its version.
-        threshold: Its threshold.
+        metric: Name of the metric, for example ``asr_any``.
+        value: Value of the metric; in [0, 1] for rates.
+        n: Number of cases behind the value.
+        interval: 95 % interval, or None if the metric has none.
+        detector: Name of the detector that judged the pictures; empty if no detector was used.
+        detector_version: Version of the detector.
+        threshold: Threshold of the detector; None if no detector was used.
         seeds: Seeds of the run.
         prompt_set: Name of the prompt set.
-        prompt_sha256: Hash of its prompts and seeds.
-        settings: Attack and sampling settings.
+        prompt_sha256: Hash of the prompts and seeds of the prompt set.
+        settings: Settings of attack and sampling.
         versions: Library versions.
-        unet_calls: UNet forwards on one latent, in all.
-        origin: Measured by us, or only reported by others.
-        tier: Threat tier, ``T0`` to ``T7``, of a rate of success; ``T0-T3`` of a worst case over such; else empty.
+        unet_calls: Total number of UNet forward passes on one latent.
+        origin: ``measured`` by this package, or only ``reported`` by others.
+        tier: Threat tier, ``T0`` to ``T7``, of a success rate; ``T0-T3`` for a worst case over these tiers; empty for
+            other metrics.
     """
 
     metric: str
@@ -175,17 +188,20 @@ class Result:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one case under one attack.
+    """The outcome of one case under one attack.
+
+    Success means that the detector finds the concept in the picture.
 
     Args:
-        index: Of the case.
-        prompt: Unattacked.
-        seed: Of the picture.
-        before: The unattacked prompt succeeds.
-        any: It, or some candidate, does.
-        last: It, or the candidate found last, does.
-        step: Attack iterations at the first candidate that succeeds; 0 if none was needed, None if none does.
-        text: That candidate if it is a text, or else the last one's text.
+        index: Index of the case.
+        prompt: Prompt of the case, without the attack.
+        seed: Seed of the picture.
+        before: True if the prompt succeeds without an attack.
+        any: True if the prompt or any candidate succeeds.
+        last: True if the prompt or the last candidate succeeds.
+        step: Number of attack iterations at the first candidate that succeeds; 0 if the prompt succeeds without an
+            attack, None if nothing succeeds.
+        text: Text of the first candidate that succeeds, or of the last candidate if none does; empty if it is no text.
     """
 
     index: int
@@ -198,6 +214,6 @@ class Verdict:
     text: str = ""
 
 
-# Texts and their cases to margins (B,): the detector's score of the finished picture, less its threshold. At 0 or above
-# the concept is found.
+# Function from texts and their cases to margins (B,). A margin is the detector's score of the finished picture minus
+# the detector's threshold; at 0 or above, the detector finds the concept.
 Query = Callable[[Sequence[str], Sequence[Case]], Tensor]

@@ -1,4 +1,4 @@
-"""Where a run keeps what it may go on from, and how it uses the machine."""
+"""Checkpoints, caches, progress display and memory use of a run."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class Workspace:
-    """Where a run keeps what it may go on from, and how it uses the machine; nothing here changes its result.
+    """Settings for checkpoints, caches, progress display and memory use; none of them changes the result of a run.
 
-    (``micro_batch`` changes the order of sums, so the last bits.)
+    One exception: ``micro_batch`` changes the order of sums and thus the last bits of a result.
 
     Args:
-        folder: For checkpoints; None keeps none.
-        cache_dir: Parent of the trajectory banks; None keeps them in memory.
-        every: Iterations between checkpoints.
-        resume: Go on from the newest checkpoint, if there is one.
-        progress: Show progress bars.
-        micro_batch: Most latents that go through the UNet at once while gradients are taken; None takes an iteration's
-            all at once. Less memory for as many UNet calls.
-        gradient_checkpointing: Compute activations inside the blocks of UNet and student twice instead of keeping them.
-        tensorboard: Folder for TensorBoard's files of losses and rates; None writes none.
+        folder: Folder for checkpoints; None writes none.
+        cache_dir: Parent folder of the trajectory banks (stored predictions of the frozen base); None keeps the banks
+            in memory.
+        every: Number of iterations between checkpoints.
+        resume: True to continue from the newest checkpoint, if there is one.
+        progress: True to show progress bars.
+        micro_batch: Largest number of latents in one UNet call with gradients. A small number needs less memory and
+            as many UNet calls per latent. None puts all latents of an iteration into one call.
+        gradient_checkpointing: True for activation checkpointing: the blocks of UNet and student compute their
+            activations a second time in the backward pass instead of storing them. This saves memory and takes longer.
+        tensorboard: Folder for TensorBoard files with losses and learning rates; None writes none.
 
     Raises:
-        ValueError: ``every`` or ``micro_batch`` below 1.
+        ValueError: ``every`` or ``micro_batch`` is below 1.
     """
 
     folder: Path | None = None

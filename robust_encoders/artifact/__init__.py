@@ -1,1 +1,1 @@
-"""The artifact: manifest, files, fingerprints, model card."""
+"""The artifact, a folder with an encoder or overlay: its manifest, files, fingerprints and model card."""

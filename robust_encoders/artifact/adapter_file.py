@@ -1,4 +1,4 @@
-"""Files of one-dimensional adapters in the layout of SPM's release, which is also that of a LoRA of kohya's scripts."""
+"""Files of one-dimensional adapters in the layout of SPM's release, which kohya's scripts also use for a LoRA."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ def read(source: str | Path | bytes) -> Adapter:
     """Return the adapters in a file.
 
     Args:
-        source: The file, or its bytes.
+        source: Path of the file, or its bytes.
 
     Raises:
-        IntegrityError: If it is no such file: no safetensors, without its metadata, or with tensors of another layout.
+        IntegrityError: If it is no adapter file: not in the safetensors format, without the metadata, or with tensors
+            of another layout.
     """
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
     try:
@@ -45,13 +46,13 @@ def read(source: str | Path | bytes) -> Adapter:
 
 
 def write_bytes(adapter: Adapter) -> bytes:
-    """Return the bytes of a file; the same adapters give the same bytes.
+    """Return the bytes of an adapter file; equal adapters give equal bytes.
 
     Args:
-        adapter: Adapter that is written.
+        adapter: Adapter to write.
 
     Raises:
-        ValueError: If a prompt has a comma in it, which the layout uses between prompts.
+        ValueError: If a prompt contains a comma, which separates prompts in the file, or has space around it.
     """
     require_storable(adapter.prompts)
     metadata = {"prompts": ",".join(adapter.prompts), "rank": str(adapter.rank), "alpha": str(float(adapter.alpha))}
@@ -60,10 +61,10 @@ def write_bytes(adapter: Adapter) -> bytes:
 
 
 def require_storable(prompts: Sequence[str]) -> None:
-    """Check that a file can hold prompts.
+    """Check that an adapter file can store the given prompts.
 
     Raises:
-        ValueError: If one has a comma in it, which the layout uses between prompts, or space around it.
+        ValueError: If a prompt contains a comma, which separates prompts in the file, or has space around it.
     """
     if odd := [prompt for prompt in prompts if "," in prompt or prompt != prompt.strip()]:
         raise ValueError(
@@ -78,7 +79,7 @@ def _header(data: bytes) -> dict[str, Any]:
 
 
 def _with_metadata(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """Return safetensors with sorted metadata: the library itself writes several keys in a random order."""
+    """Return safetensors bytes with sorted metadata; the library itself writes the keys in a random order."""
     data = safetensors.torch.save(dict(tensors))
     end = 8 + int.from_bytes(data[:8], "little")
     header = {"__metadata__": dict(sorted(metadata.items())), **_header(data)}

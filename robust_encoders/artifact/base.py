@@ -1,4 +1,4 @@
-"""What an artifact was made from: ids that may move, fingerprints that do not."""
+"""The base pipeline that an artifact was made from: its Hub ids, which may move, and its fingerprints, which do not."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from robust_encoders.utils.json_fields import Column, Fields
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
-    """The pipeline an encoder was made from, and fits.
+    """The pipeline that an artifact was made from and fits.
 
     Args:
-        family: Short name of the line of bases, for example ``"shapes"`` or ``"sd1"``.
-        ids: Hub ids under which the base is known; hints only, since repositories move.
-        revision: Revision of the first id; empty where unknown.
-        text_encoder: Sketch of its text encoder, ``text_model.*`` names; None where unknown.
-        tokenizer: Fingerprint of its tokenizer; None where unknown.
-        unet: Sketch of its UNet; None where the artifact does not depend on it.
+        family: Short name of the family of bases, for example ``"shapes"`` or ``"sd1"``.
+        ids: Hub ids of the base; hints only, because repositories move.
+        revision: Revision of the first id; empty if unknown.
+        text_encoder: Sketch of the base's text encoder under ``text_model.*`` names; None if unknown.
+        tokenizer: Fingerprint of the base's tokenizer; None if unknown.
+        unet: Sketch of the base's UNet; None if the artifact does not depend on it.
     """
 
     family: str
@@ -45,10 +45,10 @@ class Base:
 
         Args:
             pipe: A pipeline with a ``text_encoder`` and a ``tokenizer``, not offloaded sequentially.
-            family: Short name of the line of bases.
+            family: Short name of the family of bases.
             ids: Hub ids of the base.
             revision: Revision of the first id.
-            with_unet: Sketch the UNet, too; needed for artifacts made from it.
+            with_unet: True to sketch the UNet, too, for artifacts that depend on it.
         """
         return cls(
             family=family,
@@ -76,7 +76,7 @@ def _sketch_to_dict(sketched: Sketch | None) -> dict[str, Any] | None:
 
 
 def read_base(fields: Fields) -> Base:
-    """Read the ``base`` object of a manifest; problems are noted in ``fields``."""
+    """Read the ``base`` object of a manifest; problems are added to ``fields``."""
     base = Base(
         family=fields.text("family"),
         ids=fields.strings("ids"),

@@ -1,7 +1,7 @@
-"""Fingerprints of weights and tokenizers: small enough for a manifest, sharp enough to tell bases apart.
+"""Fingerprints of weights and tokenizers: small enough for a manifest, precise enough to distinguish bases.
 
-A sketch holds 8 strided values of every tensor. A hash of the small tensors would miss a fused LoRA and would change
-with half precision; a sketch shows both for what they are.
+A sketch holds 8 evenly spaced values of every tensor. It detects a fused LoRA, which a hash of the small tensors would
+miss. It also recognises the same weights in half precision, for which a hash would change.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import torch
 from torch import Tensor
 
 VALUES_PER_TENSOR = 8
-# ASCII only: how accents are folded differs between the slow and the fast tokenizer, words and marks do not.
+# ASCII only, because the slow and the fast tokenizer treat accents differently, but words and punctuation alike.
 PROBE_TEXT = "a photo of 2 red circles, van Gogh's church; isn't it a parachute?"
-# Twice the rounding unit, so that one rounding on either side stays inside.
+# Relative tolerance: twice the rounding unit, which covers one rounding on either side.
 _TOLERANCE = {torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7, torch.float32: 0.0}
 _SMALLEST_HALF = 2.0**-24
 
 
 @dataclass(frozen=True)
 class TensorSketch:
-    """Shape, dtype and a few strided values of one tensor."""
+    """Shape, dtype and up to 8 evenly spaced values of one tensor."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -43,12 +43,12 @@ Sketch = Mapping[str, TensorSketch]
 
 @dataclass(frozen=True)
 class SketchComparison:
-    """How alike two sketches are.
+    """Result of the comparison of two sketches.
 
     Args:
-        kind: ``"same"``, ``"same up to dtype"`` or ``"differs"``.
-        distance: Relative distance, root of sum (a - b)^2 / sum b^2; infinite where names or shapes differ.
-        detail: Difference, where names or shapes differ.
+        kind: Verdict: ``"same"``, ``"same up to dtype"`` or ``"differs"``.
+        distance: Relative distance, root of sum (a - b)^2 / sum b^2; infinite if names or shapes differ.
+        detail: Description of the difference if names or shapes differ; otherwise empty.
     """
 
     kind: Literal["same", "same up to dtype", "differs"]
@@ -63,14 +63,14 @@ class SketchComparison:
 
 @dataclass(frozen=True)
 class TokenizerFingerprint:
-    """What decides which ids a tokenizer gives to a prompt.
+    """The properties of a tokenizer that determine the token ids of a prompt.
 
     Args:
         vocabulary_sha256: Hash of the vocabulary without added and special tokens.
-        vocabulary_size: Number of these tokens.
-        special_ids: Ids of ``bos``, ``eos``, ``pad`` and ``unk``; -1 where there is none.
-        max_length: Longest prompt in tokens.
-        probe_ids: Ids of a fixed text, without special tokens.
+        vocabulary_size: Number of tokens in that vocabulary.
+        special_ids: Ids of ``bos``, ``eos``, ``pad`` and ``unk``; -1 if the tokenizer has no such token.
+        max_length: Length of the longest prompt, in tokens.
+        probe_ids: Token ids of the fixed text ``PROBE_TEXT``, without special tokens.
     """
 
     vocabulary_sha256: str
@@ -91,26 +91,26 @@ class TokenizerFingerprint:
 
 
 def sketch(tensors: Mapping[str, Tensor]) -> Sketch:
-    """Return the sketch of a state dict, names sorted.
+    """Return the sketch of a state dict, sorted by name.
 
     Args:
-        tensors: Names to tensors of any shape, dtype and device but ``meta``.
+        tensors: Mapping of names to tensors of any shape and dtype, on any device but ``meta``.
     """
     return {name: _sketch_one(tensors[name]) for name in sorted(tensors)}
 
 
 def picked(tensors: Mapping[str, Tensor]) -> Tensor:
-    """Return the values that the sketch of a state dict holds, unrounded, names sorted, (n,) float64.
+    """Return the unrounded values of a state dict's sketch, sorted by name, as one float64 tensor (n,).
 
     Args:
-        tensors: Names to tensors, as for :func:`sketch`.
+        tensors: Mapping of names to tensors, see :func:`sketch`.
     """
     return torch.cat([_pick(tensors[name]).to("cpu", torch.float64) for name in sorted(tensors)])
 
 
 def _sketch_one(tensor: Tensor) -> TensorSketch:
     values = _pick(tensor).to("cpu", torch.float64).tolist()
-    # Nine digits give every float32 back exactly and keep the manifest short.
+    # Nine digits restore every float32 exactly and keep the manifest short.
     return TensorSketch(tuple(tensor.shape), dtype_name(tensor.dtype), tuple(float(f"{v:.9g}") for v in values))
 
 
@@ -126,22 +126,22 @@ def _positions(n: int) -> tuple[int, ...]:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """Return ``"float32"`` for ``torch.float32``."""
+    """Return the short name of a dtype, for example ``"float32"`` for ``torch.float32``."""
     return str(dtype).removeprefix("torch.")
 
 
 def compare(found: Sketch, expected: Sketch) -> SketchComparison:
-    """Compare two sketches within the tolerance of the coarser precision their values are held in.
+    """Compare two sketches within the rounding tolerance of the coarser of their precisions.
 
-    The precision is read off the values, not the dtype: weights stored in half precision and loaded as float32 are
-    still the same weights up to dtype.
+    The precision is derived from the values, not from the dtype. Weights that were stored in half precision and loaded
+    as float32 are therefore still the same weights up to dtype.
 
     Args:
-        found: Sketch of what is there.
-        expected: Sketch of what should be there.
+        found: Sketch of the weights that were found.
+        expected: Sketch of the expected weights.
 
     Returns:
-        The verdict; its distance is relative to ``expected``.
+        Verdict and distance; the distance is relative to ``expected``.
     """
     detail = _structure(found, expected)
     if detail:
@@ -190,12 +190,12 @@ def _precision(values: Tensor) -> torch.dtype:
 
 
 def content_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """Return a hash of names, dtypes, shapes and bytes, in order of name.
+    """Return the SHA-256 of the names, dtypes, shapes and bytes of tensors, in the order of the names.
 
-    Unlike the hash of a safetensors file it does not depend on how the file was written.
+    Unlike the hash of a safetensors file, it does not depend on the order and the metadata in the file.
 
     Args:
-        tensors: Names to tensors.
+        tensors: Mapping of names to tensors.
     """
     digest = hashlib.sha256()
     for name in sorted(tensors):
@@ -206,7 +206,7 @@ def content_sha256(tensors: Mapping[str, Tensor]) -> str:
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> TokenizerFingerprint:
-    """Return what decides which ids ``tokenizer`` gives to a prompt.
+    """Return the fingerprint of a tokenizer.
 
     Args:
         tokenizer: A transformers tokenizer, slow or fast.
@@ -221,6 +221,6 @@ def tokenizer_fingerprint(tokenizer: Any) -> TokenizerFingerprint:
         vocabulary_size=len(words),
         special_ids={kind: -1 if index is None else int(index) for kind, index in ids.items()},
         max_length=int(tokenizer.model_max_length),
-        # Word by word: the whole text may be longer than the maximum, which the tokenizer would warn about.
+        # Encoded word by word, because the tokenizer warns about a text that exceeds its maximum length.
         probe_ids=tuple(i for word in PROBE_TEXT.split() for i in tokenizer(word, add_special_tokens=False).input_ids),
     )

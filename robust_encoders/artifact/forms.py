@@ -1,4 +1,7 @@
-"""The forms of an artifact: which files hold it, and how the small ones, adapters and projections, are stored."""
+"""The forms of an artifact (weights, adapter, projection), their files, and the storage of adapters and projections.
+
+Adapters and projections are called the small forms.
+"""
 
 from __future__ import annotations
 
@@ -36,10 +39,11 @@ def weights_name(form: str, variant: str | None = None) -> str:
 
     Args:
         form: Form of the artifact.
-        variant: ``fp16`` for ``model.fp16.safetensors``; whole text encoders alone have variants.
+        variant: Name of a variant, for example ``fp16`` for ``model.fp16.safetensors``; only whole text encoders have
+            variants.
 
     Raises:
-        ManifestError: If this version does not read that form, or not in variants.
+        ManifestError: If this version cannot read that form, or the form has no variants.
     """
     if form not in WEIGHTS_NAMES:
         raise ManifestError(
@@ -49,30 +53,30 @@ def weights_name(form: str, variant: str | None = None) -> str:
     if variant is None:
         return WEIGHTS_NAMES[form]
     if form != "weights":
-        raise ManifestError(f"expected no variant of form {form!r}, found {variant!r}: leave it out")
+        raise ManifestError(f"expected no variant of form {form!r}, found {variant!r}; leave the variant out")
     return f"model.{variant}.safetensors"
 
 
 def file_names(form: str, variant: str | None = None) -> tuple[str, ...]:
-    """Return the names of all files of an artifact but the manifest and the card; as :func:`weights_name` raises."""
+    """Return the names of an artifact's files without manifest and card; for errors, see :func:`weights_name`."""
     weights = weights_name(form, variant)
     return (CONFIG_NAME, weights) if form == "weights" else (weights,)
 
 
 def is_replaced(name: str) -> bool:
-    """Return whether a file of an artifact's folder is one that saving another artifact there replaces or removes."""
+    """Return true if saving another artifact into a folder replaces or removes a file of this name."""
     return _OURS.fullmatch(name) is not None
 
 
 def parsed(form: str, data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return tensors and configuration of a small form.
+    """Return tensors and configuration of an adapter or a projection.
 
     Args:
-        form: ``adapter`` or ``projection``.
+        form: Form of the artifact, ``adapter`` or ``projection``.
         data: Bytes of the file.
 
     Raises:
-        IntegrityError: If they are no such artifact.
+        IntegrityError: If the bytes hold no artifact of that form.
     """
     if form == "adapter":
         adapter = adapter_file.read(data)
@@ -86,10 +90,10 @@ def parsed(form: str, data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def serialised(form: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> bytes:
-    """Return the bytes of the file of a small form; the same artifact gives the same bytes.
+    """Return the bytes of the file of an adapter or a projection; equal artifacts give equal bytes.
 
     Args:
-        form: ``adapter`` or ``projection``.
+        form: Form of the artifact, ``adapter`` or ``projection``.
         tensors: Tensors of the artifact.
         config: Configuration of an adapter: its prompts, rank and alpha.
     """
@@ -100,30 +104,31 @@ def serialised(form: str, tensors: Mapping[str, Tensor], config: Mapping[str, An
 
 
 def adapter_of(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Adapter:
-    """Return the adapter of an artifact's tensors and configuration.
+    """Return the adapter with an artifact's tensors and configuration.
 
     Raises:
-        IntegrityError: If they do not belong together.
+        IntegrityError: If tensors and configuration do not belong together.
     """
     try:
         prompts, rank, alpha = tuple(config["prompts"]), int(config["rank"]), float(config["alpha"])
     except (KeyError, TypeError, ValueError) as error:
         raise IntegrityError(
-            f"expected prompts, rank and alpha in the configuration of an adapter, found {dict(config)}"
+            f"expected prompts, rank and alpha in the configuration of an adapter, found {dict(config)}; "
+            "load the adapter again"
         ) from error
     return Adapter(tensors, prompts, rank, alpha)
 
 
 def adapter_config(adapter: Adapter) -> dict[str, Any]:
-    """Return prompts, rank and alpha of an adapter as JSON values."""
+    """Return the configuration of an adapter, its prompts, rank and alpha, as JSON values."""
     return {"prompts": list(adapter.prompts), "rank": adapter.rank, "alpha": adapter.alpha}
 
 
 def require_projection(tensors: Mapping[str, Tensor]) -> None:
-    """Check that tensors are one finite square matrix.
+    """Check that the tensors of a projection are one finite square matrix.
 
     Raises:
-        IntegrityError: If they are not.
+        IntegrityError: If they are not one such matrix.
     """
     matrix = tensors.get(PROJECTION_TENSOR)
     square = matrix is not None and matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1]

@@ -1,4 +1,4 @@
-"""The manifest ``robust_encoder.json``: what an artifact is, what it was made from, and how to check it."""
+"""The manifest ``robust_encoder.json``: description and origin of an artifact, and hashes to check its files."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ Form = Literal["weights", "adapter", "projection", "delta"]
 
 @dataclass(frozen=True, kw_only=True)
 class FileRecord:
-    """What a file of the artifact must look like.
+    """Expected size and hashes of a file of the artifact.
 
     Args:
-        sha256: Hash of its bytes.
-        size: Size in bytes.
-        content_sha256: Hash of its tensors, independent of how they were written; empty for files without tensors.
+        sha256: SHA-256 of the file's bytes, in hexadecimal.
+        size: Size of the file in bytes.
+        content_sha256: Hash of the file's tensors, see :func:`robust_encoders.artifact.fingerprint.content_sha256`;
+            empty for files without tensors.
     """
 
     sha256: str
@@ -39,20 +40,20 @@ class FileRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """Everything about an artifact but its tensors.
+    """Description of an artifact: all of it except the tensors.
 
     Args:
-        concept: Concept that was erased, and its anchor.
-        form: Form in which the change is stored.
-        component: The pipeline component it belongs to.
-        method: ``{"name": ..., **fields}`` of the eraser.
-        base: Base that it was made from.
-        files: Path inside the artifact to what that file must look like; filled in when the artifact is saved.
-        recipe: Enough to run it again.
-        versions: Library to the version it was made with.
+        concept: Concept that was erased, with its anchor.
+        form: Form in which the change is stored: whole ``weights``, ``adapter``, ``projection`` or ``delta``.
+        component: Pipeline component that the artifact changes, for example ``text_encoder``.
+        method: Name and settings of the erasure method, as ``{"name": ..., **fields}``.
+        base: Base that the artifact was made from.
+        files: Mapping of paths inside the artifact to expected size and hashes; filled in when the artifact is saved.
+        recipe: Settings of the run that made the artifact, enough to run it again.
+        versions: Mapping of libraries to the versions that the artifact was made with.
         results: Measured or reported numbers, in the schema of ``results.json``.
         license: SPDX or Hub identifier of the weights' licence.
-        schema: Version of this file's schema.
+        schema: Version of the manifest's schema.
     """
 
     concept: Concept
@@ -69,7 +70,7 @@ class Manifest:
 
     @cached_property
     def manifest_sha256(self) -> str:
-        """Hash of the canonical JSON without this field."""
+        """SHA-256 of the manifest's canonical JSON without this field."""
         text = json.dumps(
             self._body(), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_listed
         )
@@ -91,20 +92,21 @@ class Manifest:
         }
 
     def to_json(self) -> str:
-        """Return the text of ``robust_encoder.json``, ``manifest_sha256`` last.
+        """Return the text of ``robust_encoder.json``, with ``manifest_sha256`` as its last field.
 
         Raises:
-            ManifestError: If a recipe, method or result holds a value that JSON has no name for.
+            ManifestError: If method, recipe or results hold a value that JSON cannot represent.
         """
         try:
             body = {**self._body(), "manifest_sha256": self.manifest_sha256}
             text = json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False, default=_listed) + "\n"
         except (TypeError, ValueError) as error:
             raise ManifestError(
-                f"the manifest holds a value that JSON cannot: {error}; expected strings, finite numbers, booleans, "
-                "lists and mappings in method, recipe and results; convert the value first"
+                "expected strings, finite numbers, booleans, lists and mappings in method, recipe and results, "
+                f"found a value that JSON cannot represent: {error}; convert the value first"
             ) from error
-        # Sketches hold thousands of numbers: one list a line. JSON strings hold no line breaks, so none is touched.
+        # Each list of numbers goes on one line, because sketches hold thousands of numbers. The pattern cannot match
+        # inside a JSON string, which has no line breaks.
         return re.sub(r"\[\n[-+.\deE,\s]*?\n\s*\]", lambda match: re.sub(r"\s+", "", match[0]), text)
 
     @classmethod
@@ -112,12 +114,14 @@ class Manifest:
         """Read a manifest from its text.
 
         Raises:
-            ManifestError: Naming every problem at once.
+            ManifestError: If the text is no valid manifest; the message lists all problems.
         """
         try:
             data = json.loads(text, parse_constant=_no_constant)
         except (ValueError, RecursionError) as error:
-            raise ManifestError(f"expected JSON in {MANIFEST_NAME}, found something else: {error}") from error
+            raise ManifestError(
+                f"expected JSON in {MANIFEST_NAME}, found something else: {error}; fetch the artifact again"
+            ) from error
         if isinstance(data, dict) and data.get("schema", SCHEMA) != SCHEMA:
             raise ManifestError(
                 f"expected a manifest of schema {SCHEMA}, found {short(data['schema'])}; "
@@ -136,19 +140,21 @@ class Manifest:
 
     @classmethod
     def read(cls, directory: str | Path) -> Manifest:
-        """Read ``robust_encoder.json`` of an artifact.
+        """Read the manifest ``robust_encoder.json`` of an artifact.
 
         Args:
             directory: Folder of the artifact.
 
         Raises:
-            ManifestError: If there is none, or naming every problem at once.
+            ManifestError: If there is no valid manifest; the message lists all problems.
         """
         path = Path(directory) / MANIFEST_NAME
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise ManifestError(f"expected a manifest at {path}, cannot read it: {error}") from error
+            raise ManifestError(
+                f"expected a manifest at {path}, cannot read it: {error}; pass the folder of an artifact"
+            ) from error
         return cls.from_json(text)
 
     def write(self, directory: str | Path) -> None:
@@ -158,13 +164,13 @@ class Manifest:
             directory: Folder of the artifact.
 
         Raises:
-            ManifestError: If a value has no JSON form.
+            ManifestError: If the manifest holds a value that JSON cannot represent.
         """
         (Path(directory) / MANIFEST_NAME).write_text(self.to_json(), encoding="utf-8")
 
 
 def _no_constant(name: str) -> object:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not valid JSON")
 
 
 def _hash_of(manifest: Manifest) -> str:
@@ -172,7 +178,8 @@ def _hash_of(manifest: Manifest) -> str:
         return manifest.manifest_sha256
     except (ValueError, RecursionError) as error:
         raise ManifestError(
-            f"expected text and finite numbers in {MANIFEST_NAME}, found neither: {error}; fetch the artifact again"
+            f"expected valid text and finite numbers in {MANIFEST_NAME}, found other values: {error}; fetch the "
+            "artifact again"
         ) from error
 
 
@@ -224,7 +231,7 @@ def _read_concept(fields: Fields) -> Concept | None:
 
 
 def read_files(fields: Fields) -> dict[str, FileRecord]:
-    """Read names of files and what they must look like; problems are noted in ``fields``."""
+    """Read the names of files with their expected size and hashes; problems are added to ``fields``."""
     records = {}
     for path in fields.names():
         child = fields.child(path)

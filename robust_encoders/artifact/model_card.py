@@ -1,16 +1,18 @@
-"""Model cards: what an artifact is, for people and for the Hub; a card that is there is merged, not replaced."""
+"""Model cards of artifacts, for people and for the Hub. A present card is merged, not replaced."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from robust_encoders.artifact.card_results import card_index, card_results, plain
 from robust_encoders.artifact.manifest import Manifest
+from robust_encoders.artifact.papers import PAPERS, citation, method_name
 from robust_encoders.errors import CardError
 
 if TYPE_CHECKING:
-    from huggingface_hub import EvalResult, ModelCardData
+    from huggingface_hub import ModelCardData
 
 CARD_NAME = "README.md"
 LIBRARY = "robust-encoders"
@@ -27,89 +29,46 @@ _HUB_LICENSES = frozenset(
      "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0", "cc-by-nd-4.0", "gpl-2.0", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "mpl-2.0",
      "unlicense", "other", "unknown")
 )  # fmt: skip
-_SMALL_WORLD = (
-    "The embedded base is a small world of coloured shapes: none of its numbers is a Stable Diffusion number."
-)
-_ORIGINS = (
-    "Rows marked *reported* are other people's numbers, given as they gave them; all others were measured by the code "
-    "of this package and can be run again from `robust_encoder.json`."
-)
-
-
-class Paper(NamedTuple):
-    """Where a method was published."""
-
-    citation: str
-    arxiv: str
-
-
-PAPERS: Mapping[str, Paper] = {
-    "advunlearn": Paper(
-        "Zhang et al., *Defensive Unlearning with Adversarial Training for Robust Concept Erasure in Diffusion "
-        "Models*, NeurIPS 2024",
-        "2405.15234",
-    ),
-    "des": Paper(
-        "Ahn and Jung, *Mitigating Sexual Content Generation via Embedding Distortion in Text-conditioned Diffusion "
-        "Models*, NeurIPS 2025",
-        "2501.18877",
-    ),
-    "esd": Paper("Gandikota et al., *Erasing Concepts from Diffusion Models*, ICCV 2023", "2303.07345"),
-    "uce": Paper("Gandikota et al., *Unified Concept Editing in Diffusion Models*, WACV 2024", "2308.14761"),
-    "rece": Paper(
-        "Gong et al., *Reliable and Efficient Concept Erasure of Text-to-Image Diffusion Models*, ECCV 2024",
-        "2407.12383",
-    ),
-    "spm": Paper(
-        "Lyu et al., *One-dimensional Adapter to Rule Them All: Concepts, Diffusion Models and Erasing Applications*, "
-        "CVPR 2024",
-        "2312.16145",
-    ),
-    "safe-clip": Paper(
-        "Poppi et al., *Safe-CLIP: Removing NSFW Concepts from Vision-and-Language Models*, ECCV 2024", "2311.16254"
-    ),
-    "safer-clip": Paper("SafeR-CLIP, AAAI 2026", "2511.16743"),
-    "sage": Paper("SAGE, ECCV 2026", "2607.00402"),
-    "leaf": Paper("LEAF, NeurIPS 2025", "2506.03355"),
-}
-
+# Families of the bases that come with the package; their numbers are of a small world.
+_EMBEDDED = ("shapes",)
+_SMALL_WORLD = "The base is a small world of coloured shapes: none of its numbers is a Stable Diffusion number."
 _WHAT: Mapping[str, str] = {
     "weights": "A text encoder",
-    "adapter": "One-dimensional adapters, opened by each prompt as far as it is about the concept,",
+    "adapter": "One-dimensional adapters with a gate for every prompt,",
     "projection": "A matrix that multiplies the text encoder's output,",
 }
 STORED: Mapping[str, str] = {
-    "weights": "The weights are an ordinary `CLIPTextModel`: transformers loads\nthe folder without this package, too.",
-    "adapter": "`adapter.safetensors` has the layout of SPM's own release,\nwhich other tools load as a LoRA; they "
-    "then open it for every prompt alike.",
+    "weights": "The weights are an ordinary `CLIPTextModel`. transformers loads\nthe folder without this package, too.",
+    "adapter": "Other tools load `adapter.safetensors` as a LoRA\nwithout gates, which then acts on every prompt.",
     "projection": "`encoder.fuse(pipe)` writes it into the key and value\nmatrices of the UNet, for tools without this "
     "package.",
 }
-# What only says more about a number that is shown.
-_BESIDE = ("asr_last", "asr_gained")
+# The file of a picture that a card shows: the same prompts and seeds before and after attaching.
+PICTURE_NAME = "before_after.png"
 
 
-def card(manifest: Manifest, *, reference: str, existing: str = "") -> str:
+def card(manifest: Manifest, *, reference: str, existing: str = "", picture: str = "") -> str:
     """Return the text of an artifact's model card.
 
     Args:
-        manifest: Manifest of the artifact; all facts and numbers come from it.
-        reference: Name that ``RobustEncoder.from_pretrained`` is given to load it.
-        existing: Text of the card that is there; its own text and the metadata we do not know stay.
+        manifest: Manifest of the artifact, the source of all facts and numbers.
+        reference: Name or path for ``RobustEncoder.from_pretrained`` in the example.
+        existing: Text of the present card; its owner's text and unknown metadata stay.
+        picture: Path of a picture before and after attaching, relative to the card; empty for no picture.
 
     Raises:
-        CardError: If the existing card's metadata cannot be read.
+        CardError: If the existing card has metadata that cannot be read.
     """
-    return merged(existing, rendered(card_data(manifest), words(manifest, reference)))
+    return merged(existing, rendered(card_data(manifest), {**words(manifest, reference), "picture": picture}))
 
 
 def card_data(manifest: Manifest) -> ModelCardData:
-    """Return what the Hub shows and searches by; results measured by us are apart from those reported by others."""
+    """Return the metadata that the Hub shows and searches by, at most ten headline numbers among them."""
     from huggingface_hub import ModelCardData
 
     method = str(manifest.method["name"])
     based = manifest.base.ids[:1]
-    results = [found for result in _shown(manifest.results) if (found := _eval_result(result)) is not None]
+    results = card_index(manifest.results)
     return ModelCardData(
         library_name=LIBRARY,
         base_model=based[0] if based else None,
@@ -123,133 +82,72 @@ def card_data(manifest: Manifest) -> ModelCardData:
 
 
 def tags(method: str, *, erased: bool = True) -> list[str]:
-    """Return the tags of a card, the method and its paper among them."""
+    """Return the tags of a card, among them the method and its paper.
+
+    Args:
+        method: Name of the method.
+        erased: False for a control, from which nothing was erased.
+    """
     general = [tag for tag in _TAGS if erased or tag not in ("concept-erasure", "machine-unlearning")]
     paper = PAPERS.get(method)
     return [*general, method, *([f"arxiv:{paper.arxiv}"] if paper else [])]
 
 
 def licence_data(license: str) -> dict[str, Any]:
-    """Return a licence as the Hub's metadata has it; nothing where none is stated."""
+    """Return a licence as metadata of the Hub; empty if no licence is stated."""
     if license.lower() in _HUB_LICENSES:
         return {"license": license.lower()}
     return {"license": "other", "license_name": license} if license else {}
 
 
-def _eval_result(result: Mapping[str, Any]) -> EvalResult | None:
-    from huggingface_hub import EvalResult
-
-    if "metric" not in result or not isinstance(result.get("value"), (int, float)):
-        return None
-    origin, prompts = str(result.get("origin", "reported")), str(result.get("prompt_set") or "not stated")
-    kept = {key: result[key] for key in ("n", "interval", "detector", "detector_version", "seeds") if result.get(key)}
-    return EvalResult(
-        task_type="text-to-image",
-        dataset_type=prompts,
-        dataset_name=f"{prompts} ({origin})",
-        dataset_config=origin,  # keeps what is measured and what is reported in entries of their own
-        metric_type=str(result["metric"]),
-        metric_name=" ".join(filter(None, (str(result["metric"]), _attack(result), f"({origin})"))),
-        metric_value=result["value"],
-        metric_args=kept or None,
-    )
-
-
-def _shown(results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the results that a reader looks for, worst cases first; the manifest holds the others, too."""
-    kept = [r for r in results if r.get("metric") not in _BESIDE and not str(r.get("metric")).startswith("judge_")]
-    return sorted(kept, key=lambda result: not str(result.get("metric")).startswith("worst_case"))
-
-
-def _settings(result: Mapping[str, Any]) -> Mapping[str, Any]:
-    found = result.get("settings")
-    return found if isinstance(found, Mapping) else {}
-
-
-def _attack(result: Mapping[str, Any], key: str = "label") -> str:
-    attack = _settings(result).get("attack")
-    return str(attack.get(key, "")) if isinstance(attack, Mapping) else ""
-
-
-def _doubts(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return in words which numbers the evaluation's own checks tell against."""
-    found = (_settings(result).get("doubts") for result in results)
-    return list(dict.fromkeys(_plain(str(doubt)) for doubts in found for doubt in doubts or ()))
-
-
 def words(manifest: Manifest, reference: str) -> dict[str, Any]:
-    """Return what the template is filled in with."""
-    concept, method = _plain(manifest.concept.name), str(manifest.method["name"])
+    """Return the words that fill the template.
+
+    Args:
+        manifest: Manifest of the artifact.
+        reference: Name or path for ``RobustEncoder.from_pretrained`` in the example.
+    """
+    concept, method = plain(manifest.concept.name), method_name(str(manifest.method["name"]))
     base = f"the base {manifest.base.ids[0]}" if manifest.base.ids else f"bases of the family {manifest.base.family}"
+    embedded = manifest.base.family in _EMBEDDED
     return {
         "title": f"{concept[:1].upper()}{concept[1:]}, erased by {method}",
-        "summary": f"{_WHAT[manifest.form]} for {base}, from which the {manifest.concept.kind} **{concept}** was "
-        f"erased with {method}. Everything else about the pipeline stays as it was.",
-        "reference": reference,
+        "summary": f"{_WHAT[manifest.form]} for {base}. {method} trained it to forget the {manifest.concept.kind} "
+        f"**{concept}**. It changes nothing else of a pipeline.",
+        **usage(reference, manifest.base.ids[0] if manifest.base.ids else "path/to/the/base", embedded=embedded),
         "stored": STORED[manifest.form],
-        "results": _results(manifest.results),
-        "limits": [_SMALL_WORLD] if manifest.base.family == "shapes" else [],
+        "results": card_results(manifest.results),
+        "limits": [_SMALL_WORLD] if embedded else [],
         "recipe": _recipe(manifest),
         "licence": f"Weights: {manifest.license}." if manifest.license else "Not stated: ask the publisher.",
-        "citation": citation(method),
+        "citation": citation(str(manifest.method["name"])),
     }
 
 
-def citation(method: str) -> str:
-    """Return where a method was published, or that no paper is known."""
-    paper = PAPERS.get(method)
-    return f"{paper.citation}, arXiv {paper.arxiv}." if paper else f"No paper is recorded for the method {method}."
+def usage(reference: str, base: str, *, embedded: bool) -> dict[str, Any]:
+    """Return the words of a card's example: the name of the encoder, and the pipeline that it is attached to.
 
-
-def _plain(text: str) -> str:
-    """Return text in one line that neither closes our part of a card nor breaks a table."""
-    return " ".join(text.replace("<", "&lt;").replace("|", "\\|").split())
+    Args:
+        reference: Name or path for ``RobustEncoder.from_pretrained``.
+        base: Hub id or path of the pipeline.
+        embedded: True if the pipeline comes with this package.
+    """
+    return {"reference": reference, "base": base, "embedded": embedded}
 
 
 def _recipe(manifest: Manifest) -> str:
     recipe = manifest.recipe
-    named = f", recipe `{_plain(str(recipe['name']))}`" if recipe.get("name") else ""
+    named = f", recipe `{plain(str(recipe['name']))}`" if recipe.get("name") else ""
     seeded = f", seed {recipe['seed']}" if "seed" in recipe else ""
     versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items()) or "versions not recorded"
     return f"Method `{manifest.method['name']}`{named}{seeded}; {versions}. `robust_encoder.json` holds every setting."
 
 
-def _results(results: Sequence[Mapping[str, Any]]) -> str:
-    measured = [result for result in results if result.get("origin") == "measured"]
-    reported = [result for result in results if result.get("origin") != "measured"]
-    parts = [_table(measured) if measured else "Nothing was measured by this package yet."]
-    if reported:
-        parts.append(f"Reported by others, not measured by us:\n\n{_table(reported)}")
-    failed_checks = _doubts(results)
-    if failed_checks:
-        parts.append(
-            "\n".join(["Checks on the attacks tell against these numbers:", "", *(f"- {d}" for d in failed_checks)])
-        )
-    return "\n\n".join([*parts, _ORIGINS] if results else parts)
-
-
-def _table(results: Sequence[Mapping[str, Any]]) -> str:
-    head = ("metric", "attack", "tier", "prompts", "value", "95 % interval", "n", "judged by", "origin")
-    rows = [head, ("---",) * len(head), *map(_row, _shown(results))]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _row(result: Mapping[str, Any]) -> tuple[str, ...]:
-    interval = result.get("interval")
-    bounds = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
-    value = result.get("value")
-    number = f"{value:.3f}" if isinstance(value, (int, float)) else str(value)
-    said = [str(result.get(key) or "") for key in ("metric", "prompt_set", "n", "detector", "origin")]
-    metric, prompts, n, detector, origin = map(_plain, said)
-    attack, tier = (_plain(text) for text in (_attack(result), str(result.get("tier") or _attack(result, "tier"))))
-    return metric, attack, tier, prompts, number, bounds, n, detector, origin or "reported"
-
-
 def rendered(data: ModelCardData, filled: Mapping[str, Any]) -> str:
-    """Return a whole card from the template, our part of it between its marks.
+    """Return a whole card from the template, with our part between two marks.
 
     Args:
-        data: Its metadata.
+        data: Metadata of the card.
         filled: Words that fill the template, see :func:`words`.
     """
     from huggingface_hub import ModelCard
@@ -261,14 +159,14 @@ def rendered(data: ModelCardData, filled: Mapping[str, Any]) -> str:
 
 
 def merged(existing: str, fresh: str) -> str:
-    """Return a card with its owner's text and metadata, and with our part and our facts as in a fresh one.
+    """Return a card with the owner's text and metadata of an existing card, and our part and facts of a fresh one.
 
     Args:
-        existing: The card that is there; empty if there is none.
-        fresh: A card as :func:`rendered` makes it.
+        existing: Text of the present card; empty if there is none.
+        fresh: Text of a card from :func:`rendered`.
 
     Raises:
-        CardError: If the existing card's metadata cannot be read.
+        CardError: If the existing card has metadata that cannot be read.
     """
     from huggingface_hub.repocard_data import CardData
 

@@ -1,4 +1,4 @@
-"""Reading artifacts: every byte verified, but for what the caller trusts."""
+"""Reading of artifacts, with verification of every byte except for checks that an earlier load has done."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ from robust_encoders.clip.state_dict import architecture, nested
 from robust_encoders.clip.text_model import require_fit
 from robust_encoders.errors import ConversionNeededError, IntegrityError, ManifestError
 
-# Below this a copy in memory costs nothing and cannot change under us; above, mapping the file saves time and memory.
+# Size in bytes from which a file is memory-mapped, which saves time and memory. A smaller file is copied into memory,
+# which is cheap; the copy cannot change while it is read.
 MAPPED_FROM = 2**24
 
 
 class Artifact(NamedTuple):
-    """An artifact in memory, verified.
+    """A verified artifact in memory.
 
     Args:
-        manifest: Origin and facts of the artifact.
-        tensors: Names to tensors.
+        manifest: Manifest of the artifact: its origin and facts.
+        tensors: Mapping of names to tensors.
         config: Configuration that belongs to the tensors.
         content_sha256: Hash of the tensors' contents.
     """
@@ -43,12 +44,13 @@ class Artifact(NamedTuple):
 
 
 class Trust(NamedTuple):
-    """What of an artifact's weights need not be verified again; decided once, before they are read.
+    """Checks of an artifact's weights that need not be repeated; decided before the weights are read.
 
     Args:
-        contents: Finiteness and contents were proven for the bytes that the manifest names; those are hashed still.
-        unchanged: State of the file when an earlier load verified all of it; None if that is not known. While the file
-            is in that state, its bytes are not hashed again.
+        contents: True if finite values and content hash were already verified for the file hash in the manifest. The
+            bytes of the file are still hashed.
+        unchanged: State of the file when an earlier load verified it completely; None if unknown. While the file is in
+            that state, its bytes are not hashed again.
     """
 
     contents: bool = False
@@ -62,25 +64,25 @@ def read_manifest(folder: Path) -> Manifest:
         folder: Folder of the artifact.
 
     Raises:
-        ConversionNeededError: If there are only pickles.
-        ManifestError: If there is none, or a malformed one.
+        ConversionNeededError: If the folder holds pickles and no manifest.
+        ManifestError: If the manifest is missing or malformed.
     """
     _require_artifact(folder)
     return Manifest.read(folder)
 
 
 def read_artifact(folder: Path, manifest: Manifest, weights: str, *, trust: Trust) -> Artifact:
-    """Return tensors and configuration of an artifact, every byte verified that is not trusted.
+    """Read and verify tensors and configuration of an artifact.
 
     Args:
         folder: Folder of the artifact.
         manifest: Manifest of the artifact.
         weights: Name of the file of weights.
-        trust: Findings about the weights that hold still.
+        trust: Checks of the weights that need not be repeated.
 
     Raises:
-        ManifestError: If the manifest does not know the files.
-        IntegrityError: If a file, a tensor or a value is not as the manifest and the configuration say.
+        ManifestError: If the manifest does not list the files.
+        IntegrityError: If a file, a tensor or a value differs from what the manifest or the configuration says.
     """
     if manifest.form != "weights":
         return _read_small(folder, manifest, weights)
@@ -99,7 +101,7 @@ def read_artifact(folder: Path, manifest: Manifest, weights: str, *, trust: Trus
 
 
 def _read_small(folder: Path, manifest: Manifest, weights: str) -> Artifact:
-    """Return an adapter or a projection, which costs too little to verify for anything to be remembered of it."""
+    """Read an adapter or a projection; it is always verified completely, because that is cheap."""
     record, path = _record(manifest, weights), folder / weights
     data = _verified(path, record)
     tensors, config = parsed(manifest.form, data)
@@ -115,11 +117,11 @@ def _require_artifact(folder: Path) -> None:
     if pickles:
         raise ConversionNeededError(
             f"expected {MANIFEST_NAME} and safetensors in {folder}, found pickles ({', '.join(pickles)}), which can "
-            f"run code when loaded; convert them once: `robust-encoders convert {folder} OUT`, then load OUT"
+            f"run code when loaded; convert them once by `robust-encoders convert {folder} OUT`, then load OUT"
         )
     found = ", ".join(sorted(path.name for path in folder.glob("*"))[:8]) or "nothing"
     raise ManifestError(
-        f"expected {MANIFEST_NAME} in {folder}, found {found}; give the folder that encoder.save_pretrained wrote"
+        f"expected {MANIFEST_NAME} in {folder}, found {found}; pass a folder that encoder.save_pretrained wrote"
     )
 
 
@@ -172,7 +174,7 @@ def _read_config(data: bytes) -> dict[str, Any]:
 def _read_tensors(path: Path, record: FileRecord, looked_at: os.stat_result, *, known: bool) -> dict[str, Tensor]:
     try:
         if record.size < MAPPED_FROM:
-            # From the very bytes that were hashed: the file may change under us, these do not.
+            # The tensors are made from the bytes that were hashed, because the file may change in the meantime.
             data = _verified(path, record)
             tensors = safetensors.torch.load(data)
             _require_once(data[8 : 8 + int.from_bytes(data[:8], "little")], path)
@@ -182,9 +184,9 @@ def _read_tensors(path: Path, record: FileRecord, looked_at: os.stat_result, *, 
         raise IntegrityError(f"expected safetensors in {path}, found something else: {str(error)[:300]}") from error
     if not known:
         _require_bytes(path, record)
-    # Also where it is known: what was mapped may be another file than the one that was looked up.
+    # Checked even for a remembered file, because the mapped file may not be the one whose state was looked up.
     if not same_file(_require_size(path, record), looked_at):
-        raise _changed(path, record, "it replaced while it was read")
+        raise _changed(path, record, "that it was replaced while it was read")
     return tensors
 
 
@@ -198,7 +200,7 @@ def _require_bytes(path: Path, record: FileRecord) -> None:
 
 
 def _require_once(header: bytes, path: Path) -> None:
-    """Refuse a header that names something twice: readers disagree on which of the two counts."""
+    """Refuse a header with a duplicate name, because readers disagree on which of the two entries is valid."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if twice := sorted(name for name, count in Counter(name for name, _ in pairs).items() if count > 1):

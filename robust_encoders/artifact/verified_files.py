@@ -1,8 +1,8 @@
-"""Which files were verified already, so that later loads need not hash hundreds of megabytes again.
+"""Notes on files that were already verified, so that later loads need not hash hundreds of megabytes again.
 
-A file is known again by its path, inode, size, modification and change times and by what it was expected to be. One
-that was changed within the last seconds is never remembered: the clock of a file system may be too coarse to show
-that it was changed once more.
+A file is recognised by its path, inode, size, modification and change times, and by the size and hashes it was
+verified against. A file that was changed within the last two seconds is not remembered: a second change might not
+show, because the clock of a file system can be coarse.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ YOUNGEST_NS = 2_000_000_000
 
 
 def same_file(one: os.stat_result, other: os.stat_result) -> bool:
-    """Return whether two looks at a path saw the same file with the same bytes.
+    """Return true if two states of a path belong to the same, unchanged file.
 
     Args:
         one: Result of ``os.stat``.
-        other: Result at another time.
+        other: Result of ``os.stat`` at another time.
     """
     return _state(one) == _state(other)
 
 
 def remembered(path: Path, record: FileRecord) -> os.stat_result | None:
-    """Return the state of a file if an earlier load found it, in that state, as ``record`` says, its values finite.
+    """Return the state of a file if an earlier load verified it in that state; otherwise None.
 
     Args:
         path: Path of the file.
-        record: Record that the file must match.
+        record: Size and hashes that the file was verified against, with finite values.
 
     Returns:
-        None if the file was not verified, was changed since, or is not there.
+        State of the file; None if it was not verified, was changed since, or does not exist.
     """
     try:
         noted, state = json.loads(_note_of(path).read_bytes()), os.stat(path)
@@ -50,12 +50,12 @@ def remembered(path: Path, record: FileRecord) -> os.stat_result | None:
 
 
 def remember(path: Path, record: FileRecord, looked_at: os.stat_result) -> None:
-    """Note that a file is as ``record`` says, unless it was changed just now or since ``looked_at``.
+    """Note that a file matches ``record``, unless it was changed in the last two seconds or since ``looked_at``.
 
     Args:
         path: Path of the file.
-        record: Record that the file was found to match.
-        looked_at: Its state before it was read.
+        record: Size and hashes that the file was verified against.
+        looked_at: State of the file before it was read.
     """
     newest = max(looked_at.st_mtime_ns, looked_at.st_ctime_ns)
     if not same_file(os.stat(path), looked_at) or time.time_ns() - newest < YOUNGEST_NS:

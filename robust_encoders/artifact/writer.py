@@ -1,4 +1,4 @@
-"""Writing artifacts: all or nothing, also where a process is killed while it writes."""
+"""Writing of artifacts, completely or not at all, even if the process is killed while it writes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from robust_encoders.artifact.fingerprint import content_sha256, dtype_name
 from robust_encoders.artifact.forms import CONFIG_NAME, is_replaced, serialised, weights_name
 from robust_encoders.artifact.manifest import MANIFEST_NAME, FileRecord, Manifest
-from robust_encoders.artifact.model_card import CARD_NAME, card
+from robust_encoders.artifact.model_card import CARD_NAME, PICTURE_NAME, card
 from robust_encoders.clip.state_dict import architecture
 from robust_encoders.errors import CardError
 from robust_encoders.utils.atomic_folders import remove_abandoned, scratch
@@ -36,22 +36,22 @@ def save(
     *,
     reference: str = "",
 ) -> Manifest:
-    """Write an artifact aside and move it into place; return its manifest with the hashes of the files.
+    """Write an artifact into a temporary folder and move it into place; return its manifest with the files' hashes.
 
-    What a process that was killed while it saved there left behind is removed.
+    Temporary folders that killed processes left at the same place are removed.
 
     Args:
-        directory: The folder, made if need be.
-        manifest: Its ``files`` are replaced.
-        tensors: ``text_model.*`` names to tensors.
-        config: Configuration of the text encoder, with its provenance.
-        reference: Name that the model card says to load it by; by default some folder.
+        directory: Target folder; it is created if it does not exist.
+        manifest: Manifest of the artifact; its ``files`` are replaced.
+        tensors: Mapping of names to tensors; ``text_model.*`` names for a text encoder.
+        config: Configuration that belongs to the tensors, with the provenance under ``robust_encoders``.
+        reference: Name in the model card's loading example; by default the placeholder ``path/to/this/folder``.
 
     Raises:
-        FileExistsError: If the folder holds something, but no artifact, or cannot be replaced: this process works in
-            it, or it is a mount point.
-        CardError: If a model card is there whose metadata cannot be read.
-        ManifestError: If the manifest holds a value that JSON cannot.
+        FileExistsError: If the folder holds files but no artifact. Also if the folder cannot be replaced, because it
+            contains the working directory of this process or is a mount point.
+        CardError: If the folder has a model card with metadata that cannot be read.
+        ManifestError: If the manifest holds a value that JSON cannot represent.
     """
     target = Path(directory).expanduser().resolve()
 
@@ -60,7 +60,8 @@ def save(
             return _put_back(aside, target)
         except OSError as error:
             raise OSError(
-                f"expected to put back what was at {target}, found {error}: it lies in {aside / 'old'}; move it back"
+                f"expected to restore the previous contents of {target}, found {error}: it lies in {aside / 'old'}; "
+                "move it back"
             ) from error
 
     _require_movable(target)
@@ -77,9 +78,9 @@ def save(
 
 @contextmanager
 def _alone(target: Path) -> Iterator[None]:
-    """Let one process of this user at a time save to a folder; the lock lies in the package's own home."""
+    """Let one process of this user at a time save to a folder; the lock file lies in the package's home folder."""
     with ExitStack() as stack:
-        with suppress(OSError, NotImplementedError):  # A home that cannot be written is no reason not to save.
+        with suppress(OSError, NotImplementedError):  # If the home folder is not writable, save without a lock.
             stack.enter_context(locked(home() / "saving" / hashlib.sha256(os.fsencode(target)).hexdigest()))
         yield
 
@@ -102,11 +103,11 @@ def _contents(
 
 
 def provenance(manifest: Manifest, content: str) -> dict[str, Any]:
-    """Return what an attached or saved text encoder says about itself, as ``config.robust_encoders``.
+    """Return the facts that an attached or saved text encoder carries as ``config.robust_encoders``.
 
     Args:
         manifest: Manifest of the artifact.
-        content: Hash of its tensors' contents.
+        content: Hash of the tensors' contents.
     """
     return {
         "concept": manifest.concept.name,
@@ -157,33 +158,34 @@ def _card_bytes(target: Path, manifest: Manifest, reference: str) -> bytes:
         existing = place.read_bytes().decode() if place.is_file() else ""
     except UnicodeDecodeError as error:
         raise CardError(f"expected text in UTF-8 in {place}, found {error}; correct or remove it") from error
-    return card(manifest, reference=reference, existing=existing).encode()
+    picture = PICTURE_NAME if (target / PICTURE_NAME).is_file() else ""
+    return card(manifest, reference=reference, existing=existing, picture=picture).encode()
 
 
 def _weights_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    # A second metadata key would make the bytes differ from run to run.
+    # Only one metadata key: safetensors writes several keys in a random order, and the bytes would differ between runs.
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     return safetensors.torch.save(contiguous, metadata={"format": "pt"})
 
 
 def _fill(folder: Path, target: Path, contents: Mapping[str, bytes]) -> None:
     if target.is_dir():
-        # A model card or a git folder beside the artifact is not ours to lose.
+        # Other files in the folder, for example a model card or a git folder, are kept.
         shutil.copytree(target, folder, symlinks=True)
         for stale in [path for path in folder.iterdir() if is_replaced(path.name)]:
             stale.unlink()
     else:
         folder.mkdir()
     for name, data in contents.items():
-        (folder / name).unlink(missing_ok=True)  # It may be a link to a file elsewhere.
+        (folder / name).unlink(missing_ok=True)  # The name may be a link, whose target must not be overwritten.
         (folder / name).write_bytes(data)
 
 
 def _put_back(aside: Path, target: Path) -> bool:
-    """Return to a folder what a save moved out of it that did not end; say whether some of it is nowhere else."""
+    """Restore the files that an interrupted save moved out of a folder; return true if some could not be restored."""
     old = aside / "old"
     if not ((aside / "new").is_dir() and old.is_dir()):
-        return False  # It did end, or it had not begun.
+        return False  # The save was completed, or it had not moved anything yet.
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         os.replace(old, target)
         return False
@@ -194,8 +196,8 @@ def _put_back(aside: Path, target: Path) -> bool:
     left = sorted(path.name for path in old.iterdir() if not (_written(path.name) or _same(path, target / path.name)))
     if left:
         logger.warning(
-            "expected to put back what a save to %s moved, found others there instead of %s in %s; "
-            "take from it what you need and remove it",
+            "expected to restore the files that an interrupted save to %s had moved, found other files there instead "
+            "of %s in %s; copy the files that you need from that folder and remove it",
             target, ", ".join(left), old,
         )  # fmt: skip
     return bool(left)

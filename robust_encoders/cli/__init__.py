@@ -1,1 +1,1 @@
-"""The command line of the loader."""
+"""The loader's commands of ``robust-encoders``."""

@@ -1,6 +1,7 @@
-"""The command line: ``robust-encoders list``, ``info``, ``check``, ``push`` and the others that its help names.
+"""The command line ``robust-encoders`` with its commands ``list``, ``info``, ``check``, ``push`` and others.
 
-Answers go to stdout, logs and errors to stderr. Exit codes: 0 yes, 1 no or failed, 2 a command line without sense.
+Answers go to stdout, logs and errors to stderr. Exit codes: 0 for success or yes, 1 for failure or no, 2 for a wrong
+command line.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Any
 
 import robust_encoders
 from robust_encoders import CATALOG, CatalogEntry, Manifest, RobustEncoder
+from robust_encoders.artifact.card_results import withdrawal_reasons, withdrawn
+from robust_encoders.artifact.model_card import PICTURE_NAME
 from robust_encoders.cli import pipelines, trust
 from robust_encoders.errors import BaseLoadError, RobustEncodersError, UnknownNameError
 from robust_encoders.utils.console import (
@@ -31,14 +34,15 @@ from robust_encoders.utils.console import (
     say_fields,
     say_json,
 )
+from robust_encoders.utils.extras import install_command
 
 TRAINING_COMMANDS: Mapping[str, str] = {
     "demo": "draw the same prompts with and without a robust encoder into one picture",
-    "shapes": "`shapes build`: train the embedded base from nothing",
+    "shapes": "`shapes build`: train the embedded base from random weights",
     "train": "train an encoder by a named recipe or a method",
-    "evaluate": "attack an encoder, judge the pictures, print the rates",
+    "evaluate": "attack an encoder, classify the pictures and print the attack success rates",
     "reproduce": "train an artifact again from its manifest and compare the tensors",
-    "merge": "make one encoder of several that erased one concept each",
+    "merge": "merge several encoders that erased one concept each into one encoder",
     "results": "print the tables of finished evaluations",
     "leaderboard": "rank many evaluations in one table and one plot",
 }
@@ -64,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
 
     Raises:
-        SystemExit: With 0 after help, with 2 on a command line that does not parse, with 141 where nobody reads on.
+        SystemExit: Exit code 0 after help, 2 for a command line that does not parse, 141 if the reader of stdout
+            closed the pipe.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
@@ -80,12 +85,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         extra = EXTRA_OF.get(arguments[0])
         if extra is None or not _installs(extra, error.name or ""):
             raise
-        remedy = f"pip install 'robust-encoders[{extra}]'"
-        return fail(f"this command needs {error.name}, which is not installed: {remedy}", EXIT_NO)
+        remedy = install_command(extra)
+        return fail(f"expected {error.name} for this command, found none; {remedy}", EXIT_NO)
 
 
 def _run(arguments: list[str]) -> int:
-    # The training commands have options of their own, made from dataclasses, and are parsed over there.
+    # The training commands have their own options, made from dataclasses; robust_encoders.training parses them.
     if arguments and arguments[0] in TRAINING_COMMANDS:
         from robust_encoders.training.cli.main import main as training_main
 
@@ -96,31 +101,42 @@ def _run(arguments: list[str]) -> int:
 
 
 def _installs(extra: str, module: str) -> bool:
-    """Whether an extra of this distribution installs a module, going by what the distribution declares."""
+    """Return true if an extra of this distribution installs a module, according to the distribution's metadata."""
     package = re.escape(module.partition(".")[0])
     declared = metadata.requires("robust-encoders") or []
     return any(re.match(rf"{package}\b.*extra == .{extra}\b", line) for line in declared)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="robust-encoders", description="Text encoders hardened against revival.")
+    parser = argparse.ArgumentParser(
+        prog="robust-encoders",
+        description="Text encoders for Stable Diffusion that have unlearned a concept and are hardened against its "
+        "revival.",
+    )
     parser.add_argument("--version", action="version", version=robust_encoders.__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     as_json = argparse.ArgumentParser(add_help=False)
-    as_json.add_argument("--json", action="store_true", help="answer in JSON")
-    listing = commands.add_parser("list", parents=[as_json], help="every encoder that the catalog knows")
+    as_json.add_argument("--json", action="store_true", help="print the answer as JSON")
+    listing = commands.add_parser("list", parents=[as_json], help="list all encoders of the catalog")
     listing.set_defaults(command=_list)
-    info = commands.add_parser("info", parents=[as_json], help="what an encoder erases, how it was made and measured")
+    info = commands.add_parser(
+        "info", parents=[as_json], help="print an encoder's concept, method, base, licence and results"
+    )
     info.set_defaults(command=_info)
     pipelines.add_commands(commands, as_json)
     push = commands.add_parser("push", parents=[as_json], help="publish an encoder on the Hub, in one commit")
     push.set_defaults(command=_push)
     cards = commands.add_parser("cards", help="write the model card of every encoder in the catalog")
-    cards.add_argument("out", metavar="OUT", type=Path, help="folder; hub_cards in a checkout")
+    cards.add_argument(
+        "out", metavar="OUT", type=Path, help="folder for the cards; use hub_cards in a checkout of this repository"
+    )
+    cards.add_argument(
+        "--pictures", action="store_true", help="draw the pictures that the cards of embedded encoders show, too"
+    )
     cards.set_defaults(command=_cards)
     trust.add_commands(commands, as_json)
     for command in (info, push):
-        command.add_argument("name", metavar="NAME", help="a catalog name or a folder")
+        command.add_argument("name", metavar="NAME", help="name in the catalog, or folder of an artifact")
     _add_push_options(push)
     for name, text in TRAINING_COMMANDS.items():
         commands.add_parser(name, help=text)
@@ -128,12 +144,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_push_options(push: argparse.ArgumentParser) -> None:
-    # No --token: a command line is seen by every user of a machine. The client reads HF_TOKEN and `hf auth login`.
-    push.add_argument("repo", metavar="REPO", help="org/name, made if need be")
-    push.add_argument("--private", action=argparse.BooleanOptionalAction, help="visibility of the repository")
-    push.add_argument("--revision", help="branch, made if need be")
-    push.add_argument("--message", default="", help="of the commit")
-    push.add_argument("--create-pr", action="store_true", help="propose the commit instead of making it")
+    # There is no --token, because every user of a machine can see its command lines. The Hub client reads HF_TOKEN and
+    # the login of `hf auth login`.
+    push.add_argument("repo", metavar="REPO", help="repository as org/name; created if it does not exist")
+    push.add_argument(
+        "--private",
+        action=argparse.BooleanOptionalAction,
+        help="visibility of the repository; by default unchanged, or the Hub's default for a new one",
+    )
+    push.add_argument("--revision", help="branch; created if it does not exist")
+    push.add_argument("--message", default="", help="message of the commit; by default concept and method")
+    push.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -164,12 +185,14 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _push(options: argparse.Namespace) -> int:
+    picture = Path(options.name) / PICTURE_NAME
     url = RobustEncoder.from_pretrained(options.name).push_to_hub(
         options.repo,
         private=options.private,
         revision=options.revision,
         commit_message=options.message,
         create_pr=options.create_pr,
+        picture=picture if picture.is_file() else None,
     )
     if options.json:
         say_json({"name": options.name, "repo": options.repo, "url": url})
@@ -179,9 +202,11 @@ def _push(options: argparse.Namespace) -> int:
 
 
 def _cards(options: argparse.Namespace) -> int:
+    from robust_encoders.cli.card_pictures import write_pictures
     from robust_encoders.hub.catalog_cards import write_cards
 
-    for path in write_cards(options.out):
+    drawn = write_pictures(options.out) if options.pictures else []
+    for path in [*write_cards(options.out), *drawn]:
         say(str(path))
     return EXIT_OK
 
@@ -202,6 +227,8 @@ def _say_manifest(manifest: Manifest) -> None:
     say("results" if manifest.results else "results   none recorded")
     for line in columns([_result(result) for result in manifest.results]):
         say(f"  {line}")
+    for reason in withdrawal_reasons(manifest.results):
+        say(f"withdrawn  {reason}")
 
 
 def _result(result: Mapping[str, Any]) -> tuple[str, ...]:
@@ -210,7 +237,7 @@ def _result(result: Mapping[str, Any]) -> tuple[str, ...]:
     attack = result.get("settings", {}).get("attack") or {}
     by = str(attack.get("label") or attack.get("name") or "") if isinstance(attack, Mapping) else str(attack)
     where = str(result.get("prompt_set", ""))
-    count, origin = f"n={result['n']}", str(result["origin"])
+    count, origin = f"n={result['n']}", "withdrawn" if withdrawn(result) else str(result["origin"])
     return (str(result["metric"]), by, f"{result['value']:.3f}", bounds, count, where, origin)
 
 
@@ -221,6 +248,6 @@ def _entry(entry: CatalogEntry) -> dict[str, Any]:
 def _state(entry: CatalogEntry) -> str:
     states = {
         "pickle": "a pickle: converted on first use",
-        "foreign": "listed, not read by this version",
+        "foreign": "listed, but not readable by this version",
     }
     return states.get(entry.format, "ready")

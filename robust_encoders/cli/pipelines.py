@@ -1,4 +1,4 @@
-"""The command about a pipeline, ``check``, and how commands open one."""
+"""The command ``check``, and the function by which commands load a pipeline from a folder."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def open_pipeline(folder: Path | None) -> Any:
     """Load a diffusers pipeline from a folder, never from the Hub.
 
     Args:
-        folder: Holds ``model_index.json``; None stands for the embedded base.
+        folder: Folder with a ``model_index.json``; None stands for the embedded base.
 
     Raises:
-        BaseLoadError: If there is no pipeline there, or diffusers cannot load it.
+        BaseLoadError: If the folder holds no pipeline, or diffusers cannot load it.
     """
     return load_pipeline(folder, PipelineOptions(local=True)).pipe
 
@@ -31,10 +31,12 @@ def add_commands(commands: Any, as_json: argparse.ArgumentParser) -> None:
         commands: Result of ``add_subparsers``.
         as_json: Parent parser with the option ``--json``.
     """
-    check = commands.add_parser("check", parents=[as_json], help="does an encoder fit a pipeline?")
+    check = commands.add_parser("check", parents=[as_json], help="check if an encoder fits a pipeline")
     check.set_defaults(command=_check)
-    check.add_argument("name", metavar="NAME", help="a catalog name or a folder")
-    check.add_argument("pipeline", metavar="PIPELINE_FOLDER", type=Path, help="a folder with a model_index.json")
+    check.add_argument("name", metavar="NAME", help="name in the catalog, or folder of an artifact")
+    check.add_argument(
+        "pipeline", metavar="PIPELINE_FOLDER", type=Path, help="folder of a diffusers pipeline, with a model_index.json"
+    )
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""The commands about trust: ``verify``, ``pin``, ``unpin`` and ``convert``."""
+"""The commands ``verify``, ``pin``, ``unpin`` and ``convert``, which concern trust in published files."""
 
 from __future__ import annotations
 
@@ -34,35 +34,47 @@ def add_commands(commands: Any, as_json: argparse.ArgumentParser) -> None:
         commands: Result of ``add_subparsers``.
         as_json: Parent parser with the option ``--json``.
     """
-    verify = commands.add_parser("verify", parents=[as_json], help="is every byte of an encoder as it should be?")
+    verify = commands.add_parser("verify", parents=[as_json], help="verify every byte of an encoder and its pin")
     verify.set_defaults(command=_verify)
-    pin = commands.add_parser("pin", parents=[as_json], help="accept from now on only what an encoder is now")
+    pin = commands.add_parser("pin", parents=[as_json], help="accept only the present files of an encoder from now on")
     pin.set_defaults(command=_pin)
-    pin.add_argument("--replace", action="store_true", help="although something else is pinned")
-    unpin = commands.add_parser("unpin", parents=[as_json], help="accept again whatever is there")
+    pin.add_argument("--replace", action="store_true", help="replace an earlier pin that names other files")
+    unpin = commands.add_parser("unpin", parents=[as_json], help="remove the pin of an encoder, so that any files load")
     unpin.set_defaults(command=_unpin)
     for command in (verify, pin, unpin):
-        command.add_argument("name", metavar="NAME", help="a catalog name, a folder or org/name on the Hub")
-        command.add_argument("--subfolder", default="", help="of the folder or repository")
+        command.add_argument(
+            "name", metavar="NAME", help="name in the catalog, folder of an artifact, or org/name on the Hub"
+        )
+        command.add_argument("--subfolder", default="", help="subfolder of the folder or repository")
     for command in (verify, pin):
         command.add_argument("--revision", help="branch, tag or commit of the repository")
-    converting = commands.add_parser("convert", parents=[as_json], help="weights of another format to an artifact")
+    converting = commands.add_parser(
+        "convert", parents=[as_json], help="convert weights of another format to an artifact"
+    )
     converting.set_defaults(command=_convert)
     _add_convert_arguments(converting)
 
 
 def _add_convert_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SRC", help="a file of weights, its folder, or a catalog name")
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder of the artifact")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="by default the config.json beside the weights")
+    parser.add_argument("source", metavar="SRC", help="file of weights, its folder, or a name in the catalog")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder for the artifact")
     parser.add_argument(
-        "--base", type=Path, metavar="PIPELINE_FOLDER", help="of an adapter file (SPM): the pipeline it was trained on"
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="config.json of the text encoder; by default the one beside the weights",
     )
-    parser.add_argument("--concept", metavar="WORDS", help="what the encoder has unlearned")
-    parser.add_argument("--kind", choices=get_args(ConceptKind), default="content", help="of the concept")
-    parser.add_argument("--method", help="how it was made")
-    parser.add_argument("--license", help="of the weights")
-    parser.add_argument("--publisher", help="who published them")
+    parser.add_argument(
+        "--base",
+        type=Path,
+        metavar="PIPELINE_FOLDER",
+        help="folder of the pipeline that an adapter file (SPM) was trained on; required for adapter files",
+    )
+    parser.add_argument("--concept", metavar="WORDS", help="concept that the encoder has unlearned")
+    parser.add_argument("--kind", choices=get_args(ConceptKind), default="content", help="kind of the concept")
+    parser.add_argument("--method", help="name of the method that made the encoder")
+    parser.add_argument("--license", help="licence of the weights")
+    parser.add_argument("--publisher", help="publisher of the weights, for example a repository")
 
 
 def _look(options: argparse.Namespace, variant: str | None = None) -> FetchedArtifact:
@@ -115,7 +127,7 @@ def _unpin(options: argparse.Namespace) -> int:
 
 
 def _pinned_place(name: str, subfolder: str) -> str:
-    """Return how a place is called among the pins, also of a folder that is gone."""
+    """Return the name of a place in the pins file; a folder that no longer exists is found, too."""
     pins, folder = read_pins(), str((Path(name).expanduser() / subfolder).resolve())
     if name in pins and not subfolder:
         return name
@@ -180,8 +192,8 @@ def _converted(options: argparse.Namespace) -> Manifest:
 def _converted_adapter(options: argparse.Namespace, source: Path) -> Manifest:
     if options.base is None:
         raise UsageError(
-            f"expected --base PIPELINE_FOLDER for the adapters in {source}, found none: the file does not say which "
-            "pipeline they were trained on, and their gates need its text encoder"
+            f"expected --base PIPELINE_FOLDER for the adapters in {source}, found none: the file does not name the "
+            "pipeline that they were trained on, and their gates need its text encoder; pass that pipeline"
         )
     pipe = open_pipeline(options.base)
     made = adapter_from_release(source, pipe, origin=_origin(options))

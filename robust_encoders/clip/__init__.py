@@ -1,1 +1,1 @@
-"""CLIP text encoders: key layouts, and plain modules of tensors."""
+"""CLIP text encoders: key layouts of their tensors, and models built from tensors."""

@@ -1,7 +1,7 @@
-"""Key layouts of a CLIP text encoder: transformers' nested one (up to 5.5) and its flat one (from 5.6 on).
+"""Key layouts of a CLIP text encoder: transformers' nested layout (up to 5.5) and its flat layout (from 5.6 on).
 
-On disk and in memory this package has one layout, the nested one (``text_model.*``): it is what every published
-checkpoint uses and what other applications look for. A flat file loads as a random encoder on transformers 4.57.
+This package uses the nested layout (``text_model.*``) on disk and in memory, because published checkpoints and other
+applications use it. On transformers 4.57, a file in the flat layout would silently load as a random encoder.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from robust_encoders.errors import IntegrityError
 
 PREFIX = "text_model."
-# Everything else in a config.json is either derived or belongs to one generation of transformers.
+# All other fields of a config.json are either derived or belong to one generation of transformers.
 ARCHITECTURE = (
     "vocab_size", "hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers", "num_attention_heads",
     "max_position_embeddings", "hidden_act", "layer_norm_eps", "attention_dropout", "initializer_range",
@@ -24,7 +24,7 @@ ARCHITECTURE = (
 
 
 def nested_name(name: str) -> str:
-    """Return ``name`` in the nested layout, whichever layout it is in."""
+    """Return the nested form of a tensor name in the nested or flat layout."""
     return name if name.startswith(PREFIX) else PREFIX + name
 
 
@@ -32,10 +32,10 @@ def nested(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a state dict in the nested layout, without the position index buffer of old checkpoints.
 
     Args:
-        tensors: Nested or flat names to tensors.
+        tensors: Mapping of nested or flat names to tensors.
 
     Raises:
-        IntegrityError: If two names mean the same tensor.
+        IntegrityError: If a tensor occurs under its nested and its flat name.
     """
     kept = {name: tensor for name, tensor in tensors.items() if not name.endswith("position_ids")}
     renamed = {nested_name(name): tensor for name, tensor in kept.items()}
@@ -54,16 +54,16 @@ def unwrapped(module: Any) -> Any:
 
 
 def device_and_dtype(module: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Return where a component's parameters are and in which precision."""
+    """Return the device and the dtype of a component's parameters."""
     parameter = next(unwrapped(module).parameters())
     return parameter.device, parameter.dtype
 
 
 def module_state(module: nn.Module) -> dict[str, Tensor]:
-    """Return the state of a component, with its real tensors also while it is offloaded sequentially.
+    """Return the state dict of a component; its tensors are real even while the component is offloaded sequentially.
 
     Args:
-        module: Any component, perhaps compiled.
+        module: Component of a pipeline, perhaps compiled.
     """
     module = unwrapped(module)
     if any(parameter.is_meta for parameter in module.parameters()):
@@ -75,28 +75,28 @@ def module_state(module: nn.Module) -> dict[str, Tensor]:
 
 
 def nested_state(module: nn.Module) -> dict[str, Tensor]:
-    """Return the state of a text encoder in the nested layout.
+    """Return the state dict of a text encoder in the nested layout.
 
     Args:
-        module: A CLIP text encoder of any generation of transformers, perhaps compiled or offloaded.
+        module: CLIP text encoder of any version of transformers, perhaps compiled or offloaded.
     """
     return nested(module_state(module))
 
 
 def architecture(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a text encoder's configuration that decide its computation.
+    """Return the fields of a text encoder's configuration that determine its computation.
 
     Args:
-        config: A configuration as ``to_dict()`` gives it, of any generation of transformers.
+        config: Configuration in the format of ``to_dict()``, of any version of transformers.
 
     Raises:
-        IntegrityError: Naming every field that decides a shape and is missing.
+        IntegrityError: If a required field, for a shape or the activation, is missing; the message names each of them.
     """
     needed = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
               "max_position_embeddings", "hidden_act")  # fmt: skip
     if missing := [name for name in needed if config.get(name) is None]:
         raise IntegrityError(
             f"expected a CLIP text configuration, found one without {', '.join(missing)}; "
-            "give the encoder's own config.to_dict()"
+            "pass the encoder's own config.to_dict()"
         )
     return {name: config[name] for name in ARCHITECTURE if name in config}

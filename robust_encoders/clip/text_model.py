@@ -1,4 +1,4 @@
-"""From tensors to a plain ``transformers.CLIPTextModel``, strictly."""
+"""Strict construction of a plain ``transformers.CLIPTextModel`` from tensors and a configuration."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from robust_encoders.errors import IntegrityError
 if TYPE_CHECKING:
     from transformers import CLIPTextModel
 
-# Far above every text encoder there is; a file that says more is damaged.
+# Upper limits, far above all existing text encoders. A configuration with larger values is damaged.
 _MOST = {
     "vocab_size": 2**24, "hidden_size": 2**16, "intermediate_size": 2**18, "num_hidden_layers": 2**10,
     "num_attention_heads": 2**10, "max_position_embeddings": 2**20,
 }  # fmt: skip
 _FRACTIONS = ("layer_norm_eps", "attention_dropout", "initializer_range", "initializer_factor")
 _TOKENS = ("projection_dim", "pad_token_id", "bos_token_id", "eos_token_id")
-# transformers changes things of the whole process while it loads.
+# transformers changes settings of the whole process while it loads a model, so only one thread loads at a time.
 _LOADING = Lock()
 
 
@@ -30,12 +30,12 @@ def require_fit(tensors: Mapping[str, Tensor], config: Mapping[str, Any], *, fin
     """Check that tensors are exactly those of the configuration's text encoder, finite and of one floating dtype.
 
     Args:
-        tensors: ``text_model.*`` names to tensors.
-        config: The text encoder's configuration.
-        finite: Their values are known to be finite and not looked at.
+        tensors: Mapping of ``text_model.*`` names to tensors.
+        config: Configuration of the text encoder.
+        finite: True if the values are known to be finite, so that they are not checked.
 
     Raises:
-        IntegrityError: Naming every tensor that is missing, unexpected, misshapen or not finite.
+        IntegrityError: If a tensor is missing, unexpected, misshapen or not finite; the message names each of them.
     """
     expected = _shapes(config)
     problems = [
@@ -61,13 +61,14 @@ def require_fit(tensors: Mapping[str, Tensor], config: Mapping[str, Any], *, fin
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    # A sum is finite only if every summand is, and takes no second tensor; it may overflow where no summand does.
+    # A finite sum proves that all values are finite, and it needs no second tensor. Because the sum of finite values
+    # may overflow, an infinite sum is checked value by value.
     total = tensor.sum(dtype=torch.float32 if tensor.element_size() < 4 else None)
     return bool(torch.isfinite(total)) or bool(torch.isfinite(tensor).all())
 
 
 def _shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    # By formula, not by building a model: a model of a million layers would be built before it is found wrong.
+    # Shapes come from formulas, not from a model: a damaged file could ask for a model of a million layers.
     config = _sensible(architecture(config))
     width, inner = config["hidden_size"], config["intermediate_size"]
     block = {**_norm("layer_norm1", width), **_norm("layer_norm2", width)}
@@ -93,7 +94,7 @@ def _norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
 
 
 def _sensible(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a configuration, or refuse one that no text encoder can have, before anything is built of it."""
+    """Return a configuration, or refuse one with impossible values before a model is built from it."""
     from transformers.activations import ACT2FN
 
     wrong = [name for name, most in _MOST.items() if type(config[name]) is not int or not 0 < config[name] <= most]
@@ -113,19 +114,19 @@ def _sensible(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and -1e6 < value < 1e6  # type: ignore[operator]  # a number by now
+    return type(value) in (int, float) and -1e6 < value < 1e6  # type: ignore[operator]  # a number here
 
 
 def build(tensors: Mapping[str, Tensor], config: Mapping[str, Any], provenance: Mapping[str, Any]) -> CLIPTextModel:
-    """Return a text encoder with Parameters of its own over the storage of ``tensors``.
+    """Return a text encoder with its own Parameters, which share the storage of ``tensors``.
 
     Args:
-        tensors: ``text_model.*`` names to tensors that passed :func:`require_fit`.
-        config: Configuration of the text encoder, as :func:`architecture` gives it.
-        provenance: Kept as ``config.robust_encoders``; saved and loaded with the model.
+        tensors: Mapping of ``text_model.*`` names to tensors that passed :func:`require_fit`.
+        config: Configuration of the text encoder, from :func:`architecture`.
+        provenance: Facts that are kept as ``config.robust_encoders``, and saved and loaded with the model.
 
     Raises:
-        IntegrityError: If transformers did not take every tensor, which it would only log.
+        IntegrityError: If transformers did not load every tensor; by itself it would only log that.
     """
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -133,7 +134,7 @@ def build(tensors: Mapping[str, Tensor], config: Mapping[str, Any], provenance: 
     settings.robust_encoders = dict(provenance)
     dtype = next(iter(tensors.values())).dtype
     state, default = _at_default_dtype(tensors)
-    # Through from_pretrained, because only then does transformers 5 save the model with text_model.* keys again.
+    # Built by from_pretrained, because only then does transformers 5 save the model with text_model.* keys again.
     with _LOADING:
         loader: Any = CLIPTextModel.from_pretrained
         model, info = loader(None, config=settings, state_dict=state, dtype=default, output_loading_info=True)
@@ -146,14 +147,15 @@ def build(tensors: Mapping[str, Tensor], config: Mapping[str, Any], provenance: 
 
 
 def _at_default_dtype(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], torch.dtype]:
-    """Return what transformers can load without a change of the default dtype, and that dtype.
+    """Return tensors, or placeholders for them, in torch's default dtype, and that dtype.
 
-    It would change it for all threads while it loads, and what they compute meanwhile would have another precision.
+    With tensors of another dtype, transformers would change the default dtype while it loads. That would affect the
+    precision of computations in all other threads.
     """
     default = torch.get_default_dtype()
     if next(iter(tensors.values())).dtype == default:
         return dict(tensors), default
-    # Placeholders of one number each: their shapes are checked, and the tensors take their places afterwards.
+    # Each placeholder stores one number. transformers checks its shape; the real tensor replaces it afterwards.
     return {name: torch.zeros((), dtype=default).expand(tensor.shape) for name, tensor in tensors.items()}, default
 
 
@@ -161,7 +163,7 @@ def _share(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     modules = dict(model.named_modules())
     for name, parameter in list(model.named_parameters()):
         tensor = tensors[nested_name(name)]
-        # transformers 5 shares the storage already, 4 copies it.
+        # transformers 5 already shares the storage, transformers 4 copies it.
         if parameter is not tensor and parameter.data_ptr() == tensor.data_ptr() and parameter.dtype == tensor.dtype:
             continue
         owner, _, leaf = name.rpartition(".")

@@ -1,1 +1,1 @@
-"""Does an artifact fit a pipeline? Every reason why not, at once."""
+"""Checks that tell if an artifact fits a pipeline; all reasons against it are reported at once."""

@@ -1,4 +1,4 @@
-"""Checks of shape and words: would the encoder compute the right thing from this pipeline's tokens?"""
+"""Checks of architecture and tokenizer: does the encoder accept this pipeline's tokens, and the UNet its output?"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from robust_encoders.pipeline.textual_inversion import rows_of
 
 
 def module_class(facts: Facts) -> Check | None:
-    """Is the encoder that is replaced of the same class?"""
+    """Check that the replaced encoder has the same class."""
     if facts.original is None:
         return None
     kind = type(facts.original)
@@ -19,12 +19,12 @@ def module_class(facts: Facts) -> Check | None:
         "class",
         "transformers.CLIPTextModel",
         f"{kind.__module__.partition('.')[0]}.{kind.__name__}",
-        "this slot needs another kind of encoder, with other outputs; use a pipeline of the base's family",
+        "this pipeline needs another kind of encoder, with other outputs; use a pipeline of the base's family",
     )
 
 
 def width(facts: Facts) -> Check | None:
-    """Is it as wide as what the UNet reads?"""
+    """Check that the encoder's width equals the width of the conditioning that the UNet reads."""
     seen = facts.unet_config.get("cross_attention_dim")
     source = "cross_attention_dim of the UNet"
     if seen is None or facts.others:
@@ -44,7 +44,12 @@ def width(facts: Facts) -> Check | None:
 
 
 def field(name: str, key: str) -> Callable[[Facts], Check | None]:
-    """Return the question whether a field of the configuration is the same."""
+    """Return a check that a field of the configuration has the same value in both encoders.
+
+    Args:
+        name: Name of the check.
+        key: Key of the field in the configuration.
+    """
 
     def question(facts: Facts) -> Check | None:
         expected = facts.original_config.get(key)
@@ -54,24 +59,24 @@ def field(name: str, key: str) -> Callable[[Facts], Check | None]:
 
 
 def tokenizer_present(facts: Facts) -> Check:
-    """Is there a tokenizer at all?"""
+    """Check that the pipeline has a tokenizer."""
     return Check(
         "tokenizer",
         facts.tokenizer is not None,
         "error",
         "a tokenizer of transformers",
         type(facts.slot_tokenizer).__name__ if facts.slot_tokenizer is not None else "none",
-        "load the pipeline with its tokenizer: without it prompts never reach the encoder",
+        "load the pipeline with its tokenizer; prompts cannot reach the encoder without it",
     )
 
 
 def vocabulary(facts: Facts) -> Check | None:
-    """Does every id the tokenizer can give have an embedding, as in the encoder that is replaced?"""
+    """Check that every id of the tokenizer has a token embedding, and as many as in the replaced encoder."""
     if facts.tokenizer is None:
         return None
     added = set(facts.tokenizer.get_added_vocab()) - set(facts.tokenizer.all_special_tokens)
     remedy = (
-        "tokens were added, by textual inversion perhaps, and not to the text encoder: call "
+        "tokens were added to the tokenizer, perhaps by textual inversion, and not to the text encoder: call "
         "pipe.unload_textual_inversion() first (a learned token can bring an erased concept back)"
     )
     found, needed = facts.config["vocab_size"], facts.needed_rows
@@ -81,7 +86,7 @@ def vocabulary(facts: Facts) -> Check | None:
 
 
 def _has_spare_rows(facts: Facts, rows: int) -> bool:
-    """Return whether the encoder that is replaced only has learned vectors, or what is left of them, beyond ours."""
+    """Return true if the replaced encoder's additional token embeddings are only learned vectors, or unloaded ones."""
     recorded, beyond = facts.manifest.base.text_encoder, rows - facts.config["vocab_size"]
     if beyond <= 0:
         return False
@@ -91,12 +96,12 @@ def _has_spare_rows(facts: Facts, rows: int) -> bool:
 
 
 def positions(facts: Facts) -> Check | None:
-    """Does the longest prompt fit, as in the encoder that is replaced?"""
+    """Check that the longest prompt fits, and the encoder has as many positions as the replaced one."""
     if facts.tokenizer is None:
         return None
     found, needed = facts.config["max_position_embeddings"], facts.tokenizer.model_max_length
     replaced = facts.original_config.get("max_position_embeddings", found)
-    remedy = f"{OTHER_BASE}, or lower tokenizer.model_max_length if that is what is too large"
+    remedy = f"{OTHER_BASE}; if only tokenizer.model_max_length is too large, lower it"
     return _capacity("positions", (found, needed, replaced), facts, remedy)
 
 
@@ -120,7 +125,7 @@ def _equal(name: str, expected: object, found: object, remedy: str) -> Check:
 
 
 def special_tokens(facts: Facts) -> Check | None:
-    """Are start, end and padding the same tokens?"""
+    """Check that the special tokens (begin, end, padding, unknown) have the same ids as in the base."""
     recorded = facts.manifest.base.tokenizer
     if facts.words is None or recorded is None:
         return None
@@ -128,7 +133,7 @@ def special_tokens(facts: Facts) -> Check | None:
 
 
 def same_tokenizer(facts: Facts) -> Check | None:
-    """Do the same words become the same tokens?"""
+    """Check that the tokenizer turns the same words into the same tokens as the base's tokenizer."""
     recorded, found = facts.manifest.base.tokenizer, facts.words
     if found is None:
         return None
@@ -141,5 +146,5 @@ def same_tokenizer(facts: Facts) -> Check | None:
         "error",
         f"vocabulary {recorded.vocabulary_sha256[:12]} of {recorded.vocabulary_size} tokens",
         f"vocabulary {found.vocabulary_sha256[:12]} of {found.vocabulary_size} tokens",
-        "the same words would become other tokens; " + OTHER_BASE,
+        "this tokenizer would turn the same words into other tokens; " + OTHER_BASE,
     )

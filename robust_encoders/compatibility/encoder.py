@@ -1,4 +1,4 @@
-"""Every question about an encoder and a pipeline, asked at once."""
+"""All checks of a whole encoder against a pipeline, made at once."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ QUESTIONS: tuple[Callable[[Facts], Check | None], ...] = (
 
 
 def check(pipe: Any, manifest: Manifest, config: Mapping[str, Any], *, allow_partial: bool = False) -> CompatReport:
-    """Ask everything about an encoder and a pipeline; change nothing.
+    """Make all checks of an encoder against a pipeline; change nothing.
 
     Args:
         pipe: A diffusers pipeline.
         manifest: Manifest of the encoder.
         config: Configuration of the encoder.
-        allow_partial: Turn "other text encoders stay as they are" into a warning.
+        allow_partial: True to report other text encoders of the pipeline as a warning instead of an error.
     """
     component = _component(pipe, manifest)
     if not component.ok:
@@ -53,7 +53,7 @@ def check(pipe: Any, manifest: Manifest, config: Mapping[str, Any], *, allow_par
     current, record = original_of(getattr(pipe, manifest.component)), attachment_of(pipe)
     original = original_of(record.original) if record else current
     facts = Facts.gather(pipe, manifest, config, current=current, original=original, partial=allow_partial)
-    # A slot that holds no torch module, or one without weights, cannot be asked anything else.
+    # The other checks need a torch module with weights in the slot.
     questions = QUESTIONS if all(map(_readable, (facts.current, facts.original))) else QUESTIONS[:2]
     answers = [question(facts) for question in questions]
     return CompatReport((component, *(answer for answer in answers if answer is not None)))
@@ -64,7 +64,7 @@ def _readable(module: Any) -> bool:
 
 
 def _component(pipe: Any, manifest: Manifest) -> Check:
-    # The second is a modular pipeline.
+    # Modular pipelines have update_components, all others register_modules.
     known = hasattr(pipe, "register_modules") or hasattr(pipe, "update_components")
     slots = list(getattr(pipe, "components", {})) if known else []
     return Check(
@@ -73,5 +73,5 @@ def _component(pipe: Any, manifest: Manifest) -> Check:
         "error",
         f"a diffusers pipeline with a {manifest.component}",
         f"a {type(pipe).__name__} with {', '.join(slots) or 'no components'}",
-        "pass the pipeline object itself, of a kind that conditions on a CLIP text encoder",
+        "pass the pipeline object itself; the pipeline must be conditioned on a CLIP text encoder",
     )

@@ -1,4 +1,4 @@
-"""What the compatibility checks look at."""
+"""The facts about an artifact and a pipeline that the compatibility checks read."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ OTHER_BASE = "load the base that the encoder was made for (manifest.base), or an
 
 @dataclass(frozen=True)
 class Facts:
-    """What the checks look at.
+    """Facts about an artifact and a pipeline that the checks read.
 
     Args:
-        pipe: Pipeline that is asked about.
+        pipe: Pipeline that is checked.
         manifest: Manifest of the artifact.
         config: Configuration of the encoder.
-        current: Encoder in the pipeline's slot now, uncompiled; None where it is empty.
-        original: Encoder there before any robust encoder; the same as ``current`` if none is attached.
-        allow_partial: Whether the caller accepts that other text encoders stay as they are.
+        current: Encoder in the pipeline now, without a ``torch.compile`` wrapper; None if its slot is empty.
+        original: Encoder that the pipeline had before any robust encoder; equals ``current`` if none is attached.
+        allow_partial: True if the caller accepts that other text encoders stay as they are.
         others: Names of the pipeline's other text encoders.
-        original_config: Configuration of the original encoder; empty where it has none.
+        original_config: Configuration of the original encoder; empty if it has none.
         unet: UNet of the pipeline, or None.
-        unet_config: Configuration of the UNet; empty where it has none.
-        slot_tokenizer: Object in the tokenizer's slot, or None.
-        tokenizer: The same if it is a tokenizer; None otherwise, as in pipelines with a processor.
+        unet_config: Configuration of the UNet; empty if it has none.
+        slot_tokenizer: Object in the pipeline's tokenizer slot, or None.
+        tokenizer: The same object if it is a tokenizer; None otherwise, for example for a processor.
     """
 
     pipe: Any
@@ -53,7 +53,7 @@ class Facts:
     def gather(
         cls, pipe: Any, manifest: Manifest, config: Mapping[str, Any], *, current: Any, original: Any, partial: bool
     ) -> Facts:
-        """Look up what every pipeline can be asked; the rest is computed for the questions that need it."""
+        """Look up the facts that every check may need; costly ones are computed later, when a check reads them."""
         from transformers import PreTrainedTokenizerBase
 
         unet = getattr(pipe, "unet", None)
@@ -80,27 +80,27 @@ class Facts:
 
     @cached_property
     def needed_rows(self) -> int:
-        """Number of token embeddings that the tokenizer needs of the encoder itself."""
+        """Number of token embeddings that the encoder itself must have for the tokenizer, without learned vectors."""
         return 1 - self.inversion_rows + highest_id(self.tokenizer)
 
     @property
     def inversion_tokens(self) -> tuple[str, ...]:
-        """Tokens of textual inversion, beyond the encoder's vocabulary."""
+        """Tokens of textual inversion, whose ids lie beyond the encoder's vocabulary."""
         return inversion_tokens(self.tokenizer, self.config["vocab_size"])
 
     @cached_property
     def inversion_rows(self) -> int:
-        """Number of vectors of textual inversion that the encoder would take over."""
+        """Number of textual inversion vectors that the encoder would take over from the current one."""
         return inversion_rows(self.tokenizer, self.current, self.config["vocab_size"])
 
     @cached_property
     def original_sketch(self) -> Sketch:
-        """Sketch of the original encoder, without token embeddings beyond the encoder's vocabulary."""
+        """Sketch (a few values of every tensor) of the original encoder, without learned token embeddings."""
         return sketch(first_rows(nested_state(self.original), self.config["vocab_size"]))
 
 
 def config_of(module: Any) -> Mapping[str, Any]:
-    """Return a component's configuration as a mapping; empty where it has none."""
+    """Return a component's configuration as a mapping; empty if it has none."""
     config = getattr(module, "config", None)
     if config is None:
         return {}
@@ -109,12 +109,12 @@ def config_of(module: Any) -> Mapping[str, Any]:
 
 
 def unknown(name: str) -> Check:
-    """Return the warning that the manifest records nothing to compare with."""
+    """Return a warning that the manifest records no value to compare with."""
     return Check(
         name,
         False,
         "warning",
-        "a recorded one",
+        "a value recorded in the manifest",
         "none in the manifest",
         "ask the publisher to record it",
     )

@@ -1,4 +1,4 @@
-"""Every question about an adapter or a projection and a pipeline, asked at once."""
+"""All checks of an adapter or a projection against a pipeline, made at once."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from robust_encoders.pipeline.textual_inversion import first_rows
 
 
 class OverlayContent(NamedTuple):
-    """An adapter or a projection as the checks see it."""
+    """Manifest, tensors and configuration of an adapter or a projection, for the checks."""
 
     manifest: Manifest
     tensors: Mapping[str, Tensor]
     config: Mapping[str, Any]
 
     def covers(self, component: str) -> bool:
-        """Return whether it changes weights or outputs of a component."""
+        """Return true if the overlay changes weights or outputs of a component."""
         if self.manifest.form == "projection":
             return component == "text_encoder"
         return any(key.startswith(PREFIXES[component]) for key in self.tensors)
 
 
 def check(pipe: Any, overlay: OverlayContent, *, allow_partial: bool = False) -> CompatReport:
-    """Ask everything about an adapter or a projection and a pipeline; change nothing.
+    """Make all checks of an adapter or a projection against a pipeline; change nothing.
 
     Args:
         pipe: A diffusers pipeline.
-        overlay: The adapter or projection.
-        allow_partial: Turn "other text encoders stay as they are" into a warning.
+        overlay: Adapter or projection.
+        allow_partial: True to report other text encoders of the pipeline as a warning instead of an error.
     """
     components = _components(pipe)
     if not components.ok:
@@ -79,7 +79,7 @@ def _components(pipe: Any) -> Check:
         "error",
         "a diffusers pipeline with a text_encoder, a tokenizer and a unet",
         f"a {type(pipe).__name__} without {', '.join(missing)}" if missing else f"a {type(pipe).__name__}",
-        "adapters and projections are of Stable Diffusion: load such a pipeline whole",
+        "adapters and projections are made for Stable Diffusion; load such a pipeline with all its components",
     )
 
 
@@ -87,7 +87,7 @@ def _facts(pipe: Any, manifest: Manifest, allow_partial: bool) -> Facts:
     current = deployed_in(pipe)
     return Facts.gather(
         pipe,
-        replace(manifest, component="text_encoder"),  # which is what text questions are about
+        replace(manifest, component="text_encoder"),  # the component that the checks of the text side read
         config_of(current),
         current=current,
         original=reference_of(pipe),
@@ -96,7 +96,11 @@ def _facts(pipe: Any, manifest: Manifest, allow_partial: bool) -> Facts:
 
 
 def _text_encoder(pipe: Any, overlay: OverlayContent) -> Check:
-    """Is the encoder that it was made with there: as what prompts pass through, or as what gates are computed with?"""
+    """Check that the pipeline has the text encoder that the overlay was made with.
+
+    For an overlay on the text encoder this must be the attached text encoder. For one on the UNet alone it must be the
+    base's encoder, which computes the gates.
+    """
     deployed = overlay.covers("text_encoder")
     encoder = deployed_in(pipe) if deployed else reference_of(pipe)
     return encoder_check(overlay.manifest, _sketch(encoder), deployed=deployed)
@@ -107,38 +111,41 @@ def _sketch(encoder: nn.Module) -> Sketch:
 
 
 def encoder_check(manifest: Manifest, found: Sketch, *, deployed: bool) -> Check:
-    """Return whether a text encoder is the one that an artifact was made with.
+    """Return the check that a text encoder is the one that an overlay was made with.
 
     Args:
-        manifest: Origin and facts of the overlay.
-        found: Sketch of the encoder.
-        deployed: Whether it is what prompts pass through; otherwise what an adapter's gates are computed with.
+        manifest: Manifest of the overlay.
+        found: Sketch (a few values of every tensor) of the text encoder.
+        deployed: True if it is the attached text encoder, which prompts pass through; false if it only computes an
+            adapter's gates.
     """
     expected, role = manifest.base.text_encoder, "that prompts pass through" if deployed else "of the base"
     outcome = "nothing recorded in the manifest" if expected is None else compare(found, expected)
     remedy = (
-        "it was solved or trained for that encoder and does something else behind another one; make one for this "
-        "encoder, or detach the encoder that took its place"
+        "the overlay was computed or trained for that encoder and has another effect with a different one; make an "
+        "overlay for this encoder, or detach the encoder that took its place"
     )
     return Check(
         "text encoder",
         expected is not None and compare(found, expected).kind != "differs",
         "error",
-        f"the text encoder {role} to be the one it was made with ({manifest.base.family})",
+        f"the text encoder {role} to be the one that the overlay was made with ({manifest.base.family})",
         str(outcome),
-        remedy if deployed else "its gates are computed with that encoder; load the base that it was made for",
+        remedy
+        if deployed
+        else "that encoder computes the overlay's gates; load the base that the overlay was made for",
     )
 
 
 def require_still_fit(pipe: Any, coming: Sketch) -> None:
-    """Check that what is attached to the text encoder of a pipeline fits another one that is to take its place.
+    """Check that the overlays on a pipeline's text encoder also fit the encoder that is to replace it.
 
     Args:
         pipe: The pipeline.
-        coming: Sketch of the other encoder.
+        coming: Sketch of the new encoder.
 
     Raises:
-        IncompatibleError: Naming every overlay that was made for the encoder that is to go.
+        IncompatibleError: If overlays were made for the encoder that is taken out; the message names each of them.
     """
     overlays = [
         overlay
@@ -161,7 +168,7 @@ def _shapes(pipe: Any, overlay: OverlayContent) -> list[Check]:
                 "error",
                 f"{width} (text encoder)",
                 str(found),
-                "load the base it was made for",
+                "load the base that the projection was made for",
             )
         ]
     adapter = adapter_of(overlay.tensors, overlay.config)
@@ -195,7 +202,7 @@ def _layers(root: nn.Module, adapter: adapters.Adapter, component: str) -> Check
 
 
 def _bare(pipe: Any, name: str) -> Check:
-    """Can the component be copied, hooks and all?"""
+    """Check that the component can be copied together with its hooks."""
     module = getattr(pipe, name)
     found = [f"{mode_of(pipe, module)}"] if mode_of(pipe, module) not in ("none", "model offload") else []
     if unwrapped(module) is not module or getattr(module, "_compiled_call_impl", None) is not None:
@@ -205,13 +212,13 @@ def _bare(pipe: Any, name: str) -> Check:
         not found,
         "error",
         "neither compiled nor offloaded layer by layer",
-        " and ".join(found) or "so",
+        " and ".join(found) or "neither",
         "attach first, then compile or enable offloading",
     )
 
 
 def _rank(pipe: Any, overlay: OverlayContent) -> Check | None:
-    """Does it add up with what is attached?"""
+    """Check that an adapter comes before any projection is fused into the UNet."""
     composition: Composition = composition_of(pipe)
     fused = [overlay.label for overlay in composition.overlays if not overlay.live and not overlay.is_adapter]
     if not fused or overlay.manifest.form != "adapter":
@@ -220,7 +227,7 @@ def _rank(pipe: Any, overlay: OverlayContent) -> Check | None:
         "order",
         False,
         "error",
-        "no projection fused into the UNet, which adapters would have to come before",
+        "no projection fused into the UNet before an adapter is attached",
         ", ".join(fused),
-        "detach it, attach the adapter, then fuse both",
+        "detach the projection, attach both, fuse the adapter, then the projection",
     )

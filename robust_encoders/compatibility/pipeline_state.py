@@ -1,4 +1,4 @@
-"""Checks of the state a pipeline is in: what would be lost, or was never measured, if an encoder were attached now?"""
+"""Checks of a pipeline's present state: properties that attaching would lose, or that were never measured."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from robust_encoders.compatibility.report import Check
 from robust_encoders.pipeline import offload
 from robust_encoders.pipeline.bypass import has_adapter
 
-# The oldest generation that the tests run on.
+# The oldest versions that the tests run on.
 MINIMUM = {"torch": "2.6", "transformers": "4.57", "diffusers": "0.35"}
-# Before it a modular pipeline took no component that it had not loaded itself.
+# In older versions, a modular pipeline accepts only components that it loaded itself.
 MODULAR = {"diffusers": "0.37"}
 
 
 def other_encoders(facts: Facts) -> Check:
-    """Would the concept stay reachable?"""
+    """Check that the pipeline has no other text encoder, through which the concept would stay reachable."""
     return Check(
         "other text encoders",
         not facts.others,
@@ -33,7 +33,7 @@ def other_encoders(facts: Facts) -> Check:
 
 
 def base_fingerprint(facts: Facts) -> Check | None:
-    """Is the encoder that is replaced the base's own?"""
+    """Check that the replaced encoder is the unchanged text encoder of the base."""
     recorded = facts.manifest.base.text_encoder
     if facts.original is None:
         return None
@@ -46,13 +46,13 @@ def base_fingerprint(facts: Facts) -> Check | None:
         "warning",
         f"the text encoder of {facts.manifest.base.family}, same at least up to dtype",
         str(outcome),
-        "this pipeline's text encoder was changed (fine-tuned, fused or edited); attaching drops that change, and how "
-        "well the erasure holds on this pipeline was never measured",
+        "this pipeline's text encoder was changed (fine-tuned, fused or edited); attaching drops that change, and the "
+        "erasure was never measured on this pipeline",
     )
 
 
 def unet_fingerprint(facts: Facts) -> Check | None:
-    """Is the UNet the base's own?"""
+    """Check that the UNet is the unchanged UNet of the base."""
     recorded = facts.manifest.base.unet
     if facts.unet is None or recorded is None:
         return None
@@ -63,12 +63,12 @@ def unet_fingerprint(facts: Facts) -> Check | None:
         "warning",
         f"the UNet of {facts.manifest.base.family}, same at least up to dtype",
         str(outcome),
-        "the encoder was trained against another UNet; measure how well the erasure holds on this one",
+        "the artifact was made with another UNet; measure the erasure on this one",
     )
 
 
 def precision(facts: Facts) -> Check | None:
-    """Are the weights that are replaced plain floating numbers?"""
+    """Check that the replaced weights are plain floating-point numbers, not quantised."""
     if facts.original is None:
         return None
     dtype = next(facts.original.parameters()).dtype
@@ -84,7 +84,7 @@ def precision(facts: Facts) -> Check | None:
 
 
 def versions(facts: Facts) -> Check:
-    """Are the libraries new enough?"""
+    """Check that the installed libraries are new enough."""
     minimum = MINIMUM | (MODULAR if hasattr(facts.pipe, "update_components") else {})
     installed = {name: version(name) for name in minimum}
     old = [name for name, least in minimum.items() if _release(installed[name]) < _release(least)]
@@ -103,7 +103,7 @@ def _release(text: str) -> tuple[int, ...]:
 
 
 def offloading(facts: Facts) -> Check:
-    """Can the way the pipeline is moved around be carried over?"""
+    """Check that the pipeline's kind of offloading can be carried over to the new encoder."""
     mode = offload.mode_of(facts.pipe, facts.current)
     return Check(
         "offloading",
@@ -111,16 +111,16 @@ def offloading(facts: Facts) -> Check:
         "error",
         ", ".join(offload.SUPPORTED),
         mode,
-        "attach before enabling it; a device map is undone by pipe.reset_device_map()",
+        "attach before enabling it; undo a device map by pipe.reset_device_map()",
     )
 
 
 def hooks(facts: Facts) -> Check | None:
-    """Would hooks or a compiled wrapper be left behind?"""
+    """Check that the replaced encoder has no hooks and no compiled wrapper, which the new encoder would lack."""
     if facts.current is None:
         return None
     hooked = [name or "the module itself" for name, part in facts.current.named_modules() if _has_hooks(part)]
-    # torch.compile(module) wraps it, module.compile() changes it in place.
+    # torch.compile(module) wraps the module, module.compile() changes it in place.
     wrapped = hasattr(getattr(facts.pipe, facts.manifest.component), "_orig_mod")
     compiled = wrapped or getattr(facts.current, "_compiled_call_impl", None) is not None
     found = [f"hooks on {', '.join(hooked[:3])}"] * bool(hooked) + ["a torch.compile wrapper"] * compiled
@@ -130,18 +130,18 @@ def hooks(facts: Facts) -> Check | None:
         "warning",
         "no forward hooks and no compiled wrapper on the text encoder",
         " and ".join(found) or "none",
-        "they stay on the encoder that is replaced; register or compile again after attaching",
+        "they stay on the replaced encoder; register hooks or compile again after attaching",
     )
 
 
 def _has_hooks(part: nn.Module) -> bool:
-    # Those of transformers itself, which stay after hidden states were asked for once, come again by themselves.
+    # transformers registers its own hooks when hidden states are requested, and does so again on the new encoder.
     hooks = [*part._forward_hooks.values(), *part._forward_pre_hooks.values()]
     return any(getattr(hook, "__module__", "").partition(".")[0] != "transformers" for hook in hooks)
 
 
 def adapters(facts: Facts) -> Check | None:
-    """Would half of a LoRA be left behind?"""
+    """Check that no LoRA is loaded, whose text encoder part would be lost."""
     if facts.current is None:
         return None
     loaded = has_adapter(facts.current)
@@ -151,12 +151,13 @@ def adapters(facts: Facts) -> Check | None:
         "error",
         "no adapter in the text encoder",
         "a LoRA or another adapter" if loaded else "none",
-        "its text half would vanish while its UNet half stays: call pipe.unload_lora_weights() first",
+        "its part in the text encoder would be lost while its part in the UNet stays: call pipe.unload_lora_weights() "
+        "first",
     )
 
 
 def textual_inversion(facts: Facts) -> Check | None:
-    """Do tokens of a textual inversion stay?"""
+    """Warn if tokens of a textual inversion are loaded, which are carried over."""
     if not facts.inversion_rows:
         return None
     return Check(
@@ -165,6 +166,6 @@ def textual_inversion(facts: Facts) -> Check | None:
         "warning",
         "no token of a textual inversion",
         ", ".join(facts.inversion_tokens),
-        "they are kept and work as before, but a learned vector can bring the concept back, and was never measured; "
-        "call pipe.unload_textual_inversion() to be rid of them",
+        "they are kept and work as before, but a learned vector can bring the concept back, and the erasure was never "
+        "measured with them; call pipe.unload_textual_inversion() to remove them",
     )

@@ -1,4 +1,4 @@
-"""Does an encoder fit a pipeline? Every reason why not, at once."""
+"""The report on the fit of an artifact to a pipeline, which lists all failed checks at once."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ Severity = Literal["error", "warning"]
 
 @dataclass(frozen=True)
 class Check:
-    """One question about an encoder and a pipeline, and its answer.
+    """One check of an artifact against a pipeline, with its result.
 
     Args:
-        name: Name of the question.
-        ok: Whether the answer is as expected.
+        name: Name of the check.
+        ok: True if the check passed.
         severity: Weight of a failure: an ``error`` forbids attaching, a ``warning`` does not.
         expected: Expected value in words.
         found: Value that was found, in words.
-        remedy: Advice that mends it.
+        remedy: Advice to the user if the check failed.
     """
 
     name: str
@@ -38,27 +38,27 @@ class Check:
 
 @dataclass(frozen=True)
 class CompatReport:
-    """The answers to every check that could be made.
+    """The results of all checks of an artifact against a pipeline.
 
     Args:
-        checks: Checks in a fixed order; one that makes no sense for this pipeline is left out.
+        checks: Checks in a fixed order; checks that do not apply to this pipeline are left out.
     """
 
     checks: tuple[Check, ...]
 
     @property
     def ok(self) -> bool:
-        """Whether the encoder can be attached; warnings do not forbid it."""
+        """True if the artifact can be attached; warnings do not forbid it."""
         return not self.errors
 
     @property
     def errors(self) -> tuple[Check, ...]:
-        """The failed checks that forbid attaching."""
+        """Failed checks that forbid attaching."""
         return tuple(check for check in self.checks if not check.ok and check.severity == "error")
 
     @property
     def warnings(self) -> tuple[Check, ...]:
-        """The failed checks that do not."""
+        """Failed checks that do not forbid attaching."""
         return tuple(check for check in self.checks if not check.ok and check.severity == "warning")
 
     def __getitem__(self, name: str) -> Check:
@@ -76,17 +76,17 @@ class CompatReport:
         """Raise if a check of severity ``error`` failed.
 
         Raises:
-            IncompatibleError: Naming every failure at once, with expected, found and remedy.
+            IncompatibleError: If one failed; the message lists all failures with expected, found and remedy.
         """
         if not self.ok:
             raise IncompatibleError(self)
 
 
 class IncompatibleError(RobustEncodersError):
-    """An encoder does not fit a pipeline.
+    """An artifact does not fit a pipeline.
 
     Args:
-        report: Every check made; ``report.errors`` are the ones that failed.
+        report: Results of all checks; ``report.errors`` are the failed ones that forbid attaching.
     """
 
     def __init__(self, report: CompatReport) -> None:

@@ -1,1 +1,1 @@
-"""From the formats of others to an artifact."""
+"""Conversion of the weight formats of other projects to an artifact of this package."""

@@ -1,7 +1,7 @@
-"""From weights that others published to our artifact; the only place where a pickle is read.
+"""Conversion of published weights to an artifact of this package; the only module that reads pickles.
 
-``torch.load(weights_only=True)`` builds tensors and plain containers and refuses everything else, so a pickle that
-would run code is refused before it does.
+``torch.load(weights_only=True)`` builds tensors and plain containers and refuses everything else. A pickle that would
+run code is therefore refused before any of it runs.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ SUFFIXES = (".safetensors", *PICKLES)
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """What is known about weights that somebody else made.
+    """Facts about the origin of published weights.
 
     Args:
-        concept: Concept that they have unlearned.
+        concept: Concept that the weights have unlearned.
         method: Method by which they unlearned it.
-        family: Family of the base; empty to go by the architecture.
+        family: Family of the base, for example ``sd1``; empty to derive it from the architecture.
         base_ids: Hub ids of the base.
         license: Licence of the weights.
-        publisher: Publisher, a repository for example.
-        revision: The commit they were taken from.
+        publisher: Publisher of the weights, for example a repository.
+        revision: Commit of the repository that the weights come from.
     """
 
     concept: Concept = field(default_factory=lambda: Concept(name=NOT_STATED, kind="content"))
@@ -62,22 +62,23 @@ class Origin:
 def convert(
     source: str | Path, out: str | Path, *, origin: Origin | None = None, config: str | Path | None = None
 ) -> Manifest:
-    """Write the text encoder in a file of another format as our artifact.
+    """Read the text encoder from a file of another format and write it as an artifact of this package.
 
     Args:
-        source: A ``.safetensors``, ``.bin``, ``.pt``, ``.pth`` or ``.ckpt`` file, or a folder with exactly one.
+        source: Path of a ``.safetensors``, ``.bin``, ``.pt``, ``.pth`` or ``.ckpt`` file, or of a folder with exactly
+            one such file.
         out: Folder of the artifact.
-        origin: Facts about the weights' origin; none of them can be read off the file.
-        config: Their ``config.json``; by default the one beside them.
+        origin: Facts about the weights' origin; none of them can be read from the file.
+        config: Path of the ``config.json`` of the weights; by default the one beside them.
 
     Returns:
-        The manifest; its ``recipe`` says what the artifact was converted from. The base's fingerprints stay unknown:
-        the file does not hold them.
+        Manifest of the artifact; its ``recipe`` names the source of the conversion. It has no fingerprints of the
+        base, because the file does not hold them.
 
     Raises:
-        IntegrityError: If the file is no text encoder, holds more than tensors or a value that is not finite, or if its
-            configuration is neither given nor unambiguous.
-        FileExistsError: If ``out`` holds something else.
+        IntegrityError: If the file holds no text encoder, holds other objects than tensors, or holds a value that is
+            not finite. Also if the configuration is neither given nor determined by the format.
+        FileExistsError: If ``out`` holds files that are no artifact.
     """
     path = weights_in(Path(source).expanduser())
     record, tensors = _read_file(path)
@@ -91,13 +92,13 @@ def convert(
 
 
 def weights_in(source: Path) -> Path:
-    """Return the file of weights that ``source`` is, or the only one in the folder that it is.
+    """Return the file of weights: ``source`` itself, or the only such file in the folder ``source``.
 
     Args:
-        source: A file or a folder.
+        source: Path of a file or a folder.
 
     Raises:
-        IntegrityError: If there is none, or more than one.
+        IntegrityError: If there is no such file, or more than one.
     """
     if source.is_file() and source.suffix in SUFFIXES:
         return source
@@ -112,7 +113,7 @@ def weights_in(source: Path) -> Path:
 
 
 def file_record(path: Path) -> FileRecord:
-    """Return size and hash of a file.
+    """Return the size in bytes and the SHA-256 of a file.
 
     Args:
         path: Path of the file.
@@ -128,7 +129,7 @@ def _read_file(path: Path) -> tuple[FileRecord, dict[str, Tensor]]:
     if isinstance(data, Mapping) and isinstance(data.get("state_dict"), Mapping):
         data = data["state_dict"]
     if file_record(path) != record:
-        raise IntegrityError(f"expected {path} to stay as it is while it is read, found it changed; convert it again")
+        raise IntegrityError(f"expected {path} unchanged while it was read, found it changed; convert it again")
     return record, _plain(data, path)
 
 
@@ -143,11 +144,11 @@ def _read_pickle(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # Whatever a hostile file can make the reader raise. Its own words would advise weights_only=False.
+        # A hostile file can make the reader raise any error. The reader's own message would advise weights_only=False.
         named = re.search(r"GLOBAL (\S+)", str(error))
         what = f"one that asks for {named[1]}" if named else f"something else ({type(error).__name__})"
         raise IntegrityError(
-            f"expected a pickle of nothing but tensors in {path}, found {what}: refused, and nothing in it was run; "
+            f"expected a pickle with tensors only in {path}, found {what}: refused, and nothing in it was run; "
             "ask its publisher for safetensors"
         ) from error
 
@@ -155,7 +156,7 @@ def _read_pickle(path: Path) -> Any:
 def _plain(data: Any, path: Path) -> dict[str, Tensor]:
     if not isinstance(data, Mapping):
         raise IntegrityError(
-            f"expected names and tensors in {path}, found a {type(data).__name__}; give a file that holds a state dict"
+            f"expected names and tensors in {path}, found a {type(data).__name__}; pass a file that holds a state dict"
         )
     wrong = [f"{name!r}: {fault}" for name, value in data.items() if (fault := _fault(name, value))]
     if wrong:
@@ -172,8 +173,8 @@ def _fault(name: object, value: object) -> str:
     if not isinstance(value, Tensor):
         return f"a {type(value).__name__}"
     if value.layout != torch.strided or value.is_quantized or value.is_meta:
-        return "a sparse, quantised or empty tensor"
-    # One number may stand for a thousand million of them; a file that does so is no checkpoint.
+        return "a sparse or quantised tensor, or one without values"
+    # A stride of 0 lets one stored number stand for thousands of millions; no checkpoint is stored like that.
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
         return f"shape {tuple(value.shape)}, but {value.untyped_storage().nbytes()} bytes"
     return ""

@@ -1,7 +1,7 @@
-"""The layouts in which others publish a CLIP text encoder, read into and written from our one layout.
+"""The layouts in which other projects publish a CLIP text encoder, and their translation from and to our own layout.
 
-Two things make a layout: what stands before every name, and whose names they are. A layout is recognised by its
-names alone; a file in which two are found is refused, because it holds two encoders.
+A layout is a prefix before every tensor name and a naming scheme after it. It is recognised by the tensor names alone.
+A file that matches two layouts is refused, because it holds two encoders.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _STEMS: Mapping[Naming, tuple[str, ...]] = {
     "flat": ("embeddings.", "encoder.layers.", "final_layer_norm."),
     "open_clip": ("token_embedding.", "positional_embedding", "transformer.resblocks.", "ln_final."),
 }
-# Other parts of a CLIP model and buffers; a text encoder of a pipeline has none of them.
+# Buffers and other parts of a CLIP model, which a pipeline's text encoder does not have.
 _NO_PART = (
     "text_projection",
     "logit_scale",
@@ -36,13 +36,13 @@ _ALIASES = {"embedding.": "embeddings.", "encoder.": "encoder.", "final_layer_no
 
 
 class Layout(NamedTuple):
-    """How one application names the tensors of a text encoder.
+    """The tensor names that one application uses for a text encoder.
 
     Args:
         name: Name of the layout, in words.
-        prefix: Text that stands before every name.
-        naming: Whose names follow.
-        shared: Whether other models have their place in the same file.
+        prefix: Text before every tensor name.
+        naming: Naming scheme after the prefix: transformers' nested or flat names, or open_clip's names.
+        shared: True if the same file also holds other models, for example the UNet.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Layout(NamedTuple):
     shared: bool = False
 
     def holds(self, name: str) -> bool:
-        """Whether a tensor of that name belongs to a text encoder in this layout."""
+        """Return true if a tensor of that name belongs to a text encoder in this layout."""
         return name.startswith(tuple(self.prefix + stem for stem in _STEMS[self.naming]))
 
 
@@ -73,12 +73,12 @@ LAYOUTS = (
 
 
 class Reading(NamedTuple):
-    """A text encoder as found in a file.
+    """A text encoder that was read from a file.
 
     Args:
         layout: Layout of the file.
-        tensors: ``text_model.*`` names to tensors; a name that has no place in a text encoder keeps its own.
-        dropped: Names of what belongs to other parts of a CLIP model.
+        tensors: Mapping of ``text_model.*`` names to tensors; a name that no text encoder has stays unchanged.
+        dropped: Names of tensors that belong to other parts of a CLIP model and were left out.
     """
 
     layout: Layout
@@ -89,13 +89,14 @@ class Reading(NamedTuple):
 def read(tensors: Mapping[str, Tensor]) -> Reading:
     """Find the text encoder among the tensors of a file.
 
-    Whether the result is a whole encoder, :func:`robust_encoders.clip.text_model.require_fit` says.
+    The result may be incomplete; :func:`robust_encoders.clip.text_model.require_fit` checks that.
 
     Args:
-        tensors: Names to tensors, as somebody else wrote them.
+        tensors: Mapping of names to tensors in the layout of the file.
 
     Raises:
-        IntegrityError: If no layout or more than one is found, or if aliases of one tensor differ, naming them.
+        IntegrityError: If no layout or more than one matches, or if two names of one tensor hold different values; the
+            message names them.
     """
     layout = detect(tensors)
     own = {name: tensor for name, tensor in tensors.items() if not layout.shared or name.startswith(layout.prefix)}
@@ -115,14 +116,14 @@ def detect(names: Mapping[str, Tensor]) -> Layout:
     """Return the layout of a file.
 
     Args:
-        names: Names to tensors; only the names are looked at.
+        names: Mapping of names to tensors; only the names are used.
 
     Raises:
-        IntegrityError: If there is no text encoder in it, or more than one.
+        IntegrityError: If the file holds no text encoder, or more than one.
     """
     found = [layout for layout in LAYOUTS if any(map(layout.holds, names))]
     if AUTHORS in found and FLAT in found:
-        found.remove(FLAT)  # their aliases
+        found.remove(FLAT)  # the trainer writes every tensor a second time under a flat name
     if len(found) == 1:
         return found[0]
     if found:
@@ -143,14 +144,14 @@ def _is_no_part(name: str) -> bool:
 
 
 def _without_aliases(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors without their second names, which must mean the same bits."""
+    """Return the tensors without their second names; tensors under both names must be equal bit for bit."""
     targets = {name: target for name in tensors if (target := _alias_of(name)) is not None}
     wrong = sorted(
         n for n, target in targets.items() if target not in tensors or not _same(tensors[n], tensors[target])
     )
     if wrong:
         raise IntegrityError(
-            f"expected every tensor twice and both the same, found {len(wrong)} that differ or stand alone: "
+            f"expected every tensor under two names with equal values, found {len(wrong)} that differ or stand alone: "
             + ", ".join(f"{name} (of {targets[name]})" for name in wrong)
             + "; the file was edited or cut off: save it again from the trainer"
         )
@@ -169,16 +170,16 @@ def _same(one: Tensor, other: Tensor) -> bool:
         return False
     if one.data_ptr() == other.data_ptr() and one.stride() == other.stride():
         return True
-    # As bytes: a NaN is not equal to itself, and 0.0 is equal to -0.0.
+    # The bytes are compared, because a NaN does not equal itself, and 0.0 equals -0.0.
     return torch.equal(one.contiguous().reshape(-1).view(torch.uint8), other.contiguous().reshape(-1).view(torch.uint8))
 
 
 def write(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
-    """Return a text encoder under another application's names; what :func:`read` reads back bit for bit.
+    """Return a text encoder under another application's names; :func:`read` restores it bit for bit.
 
     Args:
-        tensors: ``text_model.*`` names to tensors of a whole text encoder.
-        layout: One of ``LAYOUTS``.
+        tensors: Mapping of ``text_model.*`` names to the tensors of a whole text encoder.
+        layout: Target layout, one of ``LAYOUTS``.
     """
     if layout.naming == "nested":
         return {layout.prefix + name: tensor for name, tensor in tensors.items()}

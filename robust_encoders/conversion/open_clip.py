@@ -1,4 +1,4 @@
-"""The names open_clip gives to a text tower, against those of transformers; its query, key and value are one matrix."""
+"""Translation between the tensor names of open_clip and transformers; open_clip stores q, k and v as one matrix."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _LAYER = re.compile(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
 
 
 def from_open_clip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a text tower under transformers' flat names; names that open_clip does not have stay as they are.
+    """Return a text encoder under transformers' flat names; names that open_clip does not use stay as they are.
 
     Args:
-        tensors: Names as open_clip writes them, without any prefix, to tensors.
+        tensors: Mapping of open_clip's names, without any prefix, to tensors.
     """
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -47,10 +47,10 @@ def from_open_clip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_open_clip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a text tower under open_clip's names, the inverse of :func:`from_open_clip`.
+    """Return a text encoder under open_clip's names: the inverse of :func:`from_open_clip`.
 
     Args:
-        tensors: Transformers' flat names to tensors, query, key and value of every layer among them.
+        tensors: Mapping of transformers' flat names to tensors; query, key and value of every layer are required.
     """
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():

@@ -1,4 +1,4 @@
-"""From an adapter file as SPM's own code writes it to our artifact."""
+"""Conversion of an adapter file in the format of SPM's own code to an artifact of this package."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from robust_encoders.overlays.adapters import UNET_PREFIX
 
 
 def is_adapter_file(path: Path) -> bool:
-    """Return whether a file holds one-dimensional adapters, by its first keys alone."""
+    """Return true if a file holds one-dimensional adapters; only the tensor names in its header are read."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file() or path.suffix != ".safetensors":
@@ -35,22 +35,24 @@ def is_adapter_file(path: Path) -> bool:
 
 
 def adapter_from_release(source: str | Path, pipe: Any, *, origin: Origin | None = None) -> Artifact:
-    """Return the artifact of an adapter file, in memory; whether it fits the pipeline is not checked here.
+    """Return the artifact of an adapter file in memory; its fit to the pipeline is not checked here.
 
     Args:
-        source: A ``.safetensors`` file of SPM's release layout.
-        pipe: The pipeline that it was trained on, nothing attached to it: its text encoder computes the gates, and the
-            file does not name it.
-        origin: Facts about its origin; the concept is by default the file's first prompt.
+        source: Path of a ``.safetensors`` file in the layout of SPM's release.
+        pipe: Pipeline that the adapter was trained on, without anything attached. Its text encoder computes the gates,
+            and the file does not name it.
+        origin: Facts about the adapter's origin; the concept is by default the file's first prompt.
 
     Raises:
-        IntegrityError: If the file is something else.
+        IntegrityError: If the file cannot be read or holds something else.
     """
     path, origin = Path(source).expanduser(), origin or Origin()
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise IntegrityError(f"expected an adapter file at {path}, cannot read it: {error}") from error
+        raise IntegrityError(
+            f"expected an adapter file at {path}, cannot read it: {error}; pass another file"
+        ) from error
     adapter = adapter_file.read(data)
     unnamed = origin.concept.name == NOT_STATED
     concept = Concept(name=adapter.prompts[0], kind=origin.concept.kind) if unnamed else origin.concept

@@ -1,4 +1,4 @@
-"""The configuration of a text encoder that somebody else published: read beside it, or known from its format."""
+"""The configuration of a published text encoder: read from the file beside the weights, or known from the format."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _CLIP_L = {
     **_SHAPE, **_TOKENS, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
     "num_attention_heads": 12, "hidden_act": "quick_gelu",
 }  # fmt: skip
-# SD 2 conditions on the last but one of the 24 layers; transformers' encoder of SD 2 has the first 23.
+# SD 2 conditions on the output of layer 23 of 24, so transformers' encoder of SD 2 has only the first 23 layers.
 _SD2 = {
     **_SHAPE, **_TOKENS, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23,
     "num_attention_heads": 16, "hidden_act": "gelu",
 }  # fmt: skip
-# Formats that exist for one encoder only. Any other file may hold an encoder of the same shapes with another
-# activation (OpenAI's and LAION's ViT-L/14), so its configuration cannot be guessed.
+# Formats that exist for one encoder only. Other formats may hold encoders of the same shapes but with another
+# activation (ViT-L/14 of OpenAI and of LAION), so their configuration cannot be guessed.
 _KNOWN: Mapping[Layout, Mapping[str, Any]] = {
     **dict.fromkeys((AUTHORS, A1111, A1111_OLD, COMFYUI, COMFYUI_SHORT, COMFYUI_SINGLE), _CLIP_L),
     A1111_SD2: _SD2,
@@ -47,15 +47,15 @@ _LAYER = re.compile(rf"{re.escape(PREFIX)}encoder\.layers\.(\d+)\.")
 
 
 def configuration(path: Path, given: Path | None, found: Reading) -> tuple[dict[str, Any], str]:
-    """Return the configuration of an encoder, and where it is from in words.
+    """Return the configuration of an encoder, and its source in words.
 
     Args:
-        path: The file of weights.
-        given: Its ``config.json``; None for the one beside it, if there is one.
-        found: Text encoder found in the file.
+        path: File of weights.
+        given: Path of its ``config.json``; None for the one beside the weights, if there is one.
+        found: Text encoder that was read from the file.
 
     Raises:
-        IntegrityError: If there is none and the format leaves open what it is, or if it is malformed.
+        IntegrityError: If there is no configuration and the format does not determine it, or if it is malformed.
     """
     beside = path.parent / CONFIG_NAME
     if given is None and not found.layout.shared and beside.is_file():
@@ -66,8 +66,8 @@ def configuration(path: Path, given: Path | None, found: Reading) -> tuple[dict[
     table = found.tensors.get(f"{PREFIX}embeddings.token_embedding.weight")
     if known is None or table is None or tuple(table.shape) != (known["vocab_size"], known["hidden_size"]):
         raise IntegrityError(
-            f"expected a {CONFIG_NAME} beside {path}, found none that belongs to it, and heads and activation "
-            "cannot be read off the shapes of the tensors; put it there, or pass it: "
+            f"expected a {CONFIG_NAME} beside {path}, found none that belongs to it, and the number of heads and the "
+            "activation cannot be read off the shapes of the tensors; put the file there, or pass it: "
             "`robust-encoders convert --config FILE`"
         )
     return dict(known), f"known of the format ({found.layout.name})"
@@ -77,14 +77,14 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise IntegrityError(f"expected JSON in {path}, cannot read it: {error}; give another file") from error
+        raise IntegrityError(f"expected JSON in {path}, cannot read it: {error}; pass another file") from error
     if isinstance(data, dict) and isinstance(data.get("text_config"), dict):
-        data = data["text_config"]  # of a whole CLIP model
+        data = data["text_config"]  # the file configures a whole CLIP model
     return architecture(data if isinstance(data, dict) else {})
 
 
 def family_of(config: Mapping[str, Any]) -> str:
-    """Return the line of bases that use text encoders of this size, ``"not stated"`` if none is known.
+    """Return the family of bases that use text encoders of this size, for example ``sd1``; else ``"not stated"``.
 
     Args:
         config: Configuration of the text encoder.
@@ -93,12 +93,13 @@ def family_of(config: Mapping[str, Any]) -> str:
 
 
 def without_last_layer(found: Reading, config: Mapping[str, Any]) -> tuple[dict[str, Tensor], bool]:
-    """Return the tensors without the last layer, and true, if the configuration does without it as in SD 2.
+    """Return the tensors without a surplus last layer, as in SD 2, and true if there was one.
 
-    Only open_clip's files hold a layer that no pipeline computes; anywhere else one layer too many is an error.
+    Only open_clip's files may hold one layer more than the configuration has, which no pipeline computes. In any other
+    layout the surplus layer is kept here, and the later check of the tensors refuses it.
 
     Args:
-        found: Text encoder found in the file.
+        found: Text encoder that was read from the file.
         config: Configuration of the text encoder.
     """
     layers = {int(match[1]) for name in found.tensors if (match := _LAYER.match(name))}

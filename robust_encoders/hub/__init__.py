@@ -1,1 +1,1 @@
-"""From a name to a verified artifact, and from an artifact to the Hub."""
+"""Loading of artifacts by name, with verification; publishing of artifacts on the Hub."""

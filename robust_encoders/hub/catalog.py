@@ -1,4 +1,4 @@
-"""The encoders that have a short name: where they are, what they were made for, how they are pinned."""
+"""The catalog of encoders with a short name: their place, their concept and base, their licence and their pins."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ _ADVUNLEARN = "OPTML-Group/AdvUnlearn"
 
 @dataclass(frozen=True, kw_only=True)
 class CatalogEntry:
-    """One named encoder.
+    """One encoder of the catalog.
 
     Args:
         name: Short name for ``RobustEncoder.from_pretrained``.
-        concept: Concept that it erases.
+        concept: Concept that the encoder erases.
         kind: Kind of that concept; ``"none"`` for a control, from which nothing was erased.
-        method: Method that made it.
+        method: Name of the method that made the encoder.
         base: Base that it was made from, in words.
-        base_ids: Hub ids that share the base's text encoder.
+        base_ids: Hub ids of pipelines that share the base's text encoder.
         license: Licence of the weights.
-        terms: Warning about that licence, in a word or two.
-        note: The same in a sentence: where the licence was read, or what contradicts it.
+        terms: Warning about that licence in a word or two, for example ``non-commercial``.
+        note: Warning about that licence in a sentence: the place where the licence was read, or a contradiction.
         repo: Repository on the Hub; empty for encoders inside the package.
-        subfolder: Inside the repository.
-        revision: Commit of the repository; empty where nobody has taken it yet.
-        sha256: File name to hash; empty where nobody has taken them yet.
-        sizes: File name to size in bytes, where known.
-        format: ``"safetensors"``; ``"pickle"`` for ``pytorch_model.bin``, converted on first use; ``"foreign"``
-            for weights that this version does not fetch by itself.
-        how: Advice where the format is foreign.
+        subfolder: Subfolder of the repository; empty for its root.
+        revision: Commit of the repository; empty if none is recorded.
+        sha256: Mapping of file names to SHA-256 hashes; empty if none are recorded.
+        sizes: Mapping of file names to sizes in bytes, as far as known.
+        format: Format of the weights. ``"safetensors"``; ``"pickle"`` for ``pytorch_model.bin``, converted on first
+            use; ``"foreign"`` for weights that this version does not fetch.
+        how: Advice on using the weights if the format is ``"foreign"``.
     """
 
     name: str
@@ -65,37 +65,38 @@ class CatalogEntry:
     how: str = ""
 
     def erased(self) -> Concept:
-        """Return what it erases, as far as the catalog knows.
+        """Return the erased concept, as far as the catalog knows it.
 
         Raises:
-            ValueError: If it is a control, from which nothing was erased.
+            ValueError: If the entry is a control, from which nothing was erased.
         """
         if self.kind == "none":
             raise ValueError(
-                f"expected an encoder that erases a concept, found the control {self.name!r}; attach nothing"
+                f"expected an encoder that erases a concept, found the control {self.name!r}, which erases none; "
+                "choose another encoder"
             )
         return Concept(name=self.concept, kind=self.kind)
 
     @property
     def embedded(self) -> bool:
-        """Whether it comes with the package."""
+        """True if the encoder comes with the package."""
         return not self.repo
 
     @property
     def pin(self) -> str:
-        """``"embedded"``, ``"unpinned"``, or the commit it is pinned to."""
+        """Pin of the entry: ``"embedded"``, ``"unpinned"``, or the commit that it is pinned to."""
         if self.embedded:
             return "embedded"
         return self.revision if self.revision and self.sha256 else "unpinned"
 
     @property
     def licence(self) -> str:
-        """The licence, and what is special about it."""
+        """Licence of the weights, with its warning in brackets if there is one."""
         return f"{self.license} ({self.terms})" if self.terms else self.license
 
 
 def _shapes(concept: str, kind: ConceptKind, method: str = "") -> CatalogEntry:
-    """Return the whole encoder, by AdvUnlearn, or the adapter or projection that another method made."""
+    """Return the entry of an embedded artifact: AdvUnlearn's whole encoder, or the overlay of another method."""
     return CatalogEntry(
         name=f"{EMBEDDED}{concept}-{method}" if method else f"{EMBEDDED}{concept}",
         concept=concept,
@@ -150,24 +151,25 @@ def _control(entry: CatalogEntry) -> CatalogEntry:
 
 def _by_transformers(repo: str) -> str:
     return (
-        f'load its text tower with transformers.CLIPTextModel.from_pretrained("{repo}", use_safetensors=True) and pass '
-        "it as text_encoder= to the pipeline; if that finds only a pickle there, download it with its config.json and "
-        "give both to `robust-encoders convert`; without that none of our checks apply to it"
+        f'load its text encoder with transformers.CLIPTextModel.from_pretrained("{repo}", use_safetensors=True) and '
+        "pass it as text_encoder= to the pipeline; if the repository holds only a pickle, download it with its "
+        "config.json and give both to `robust-encoders convert`; without that conversion, this package's checks do "
+        "not apply to it"
     )
 
 
 def _by_file(name: str) -> str:
     return (
-        f"its text encoder alone is the file {name}: download it, load it as its card says, and pass it as "
-        "text_encoder= to the pipeline; none of our checks apply to it"
+        f"the file {name} holds its text encoder alone: download it, load it as its card says, and pass it as "
+        "text_encoder= to the pipeline; this package's checks do not apply to it"
     )
 
 
 _NC = "non-commercial"
-_SAFE_CLIP_NOTE = "read on the card of aimagelab/safeclip_vit-h_14; that of this repository was not read"
+_SAFE_CLIP_NOTE = "the licence was read on the card of aimagelab/safeclip_vit-h_14, not on the card of this repository"
 _SAGE_NOTE = (
-    "the licences contradict each other: MIT on the Hub, CC BY-NC 4.0 where its code is published, which calls itself "
-    "derived from DES, also CC BY-NC 4.0; take it as non-commercial until its authors settle it"
+    "the licences contradict each other: MIT on the Hub, but CC BY-NC 4.0 for its published code and for DES, from "
+    "which that code says it is derived; treat it as non-commercial until its authors settle the question"
 )
 _SAFE_CLIP_L, _SAFE_CLIP_H, _SAFE_CLIP_SD20 = (
     "aimagelab/safeclip_vit-l_14",
@@ -188,7 +190,7 @@ _OTHERS = (
     _foreign("sage", "Adeely93/SAGE", "sage", "Stable Diffusion 1.4", "cc-by-nc-4.0",
              terms=f"{_NC}, contradictory", note=_SAGE_NOTE,
              how="its only file, SAGE.pt, is a pickle with a training state, which this version does not read; ask "
-             "its authors for safetensors of a whole text encoder"),
+             "its authors for a whole text encoder as safetensors"),
     _control(_foreign("leaf", _LEAF, "leaf", _CLIP_L, "mit", how=_by_transformers(_LEAF))),
     _control(_foreign("clip-gmp", "zer0int/CLIP-GmP-ViT-L-14", "clip-gmp", _CLIP_L, "mit",
                       how=_by_file("ViT-L-14-BEST-smooth-GmP-TE-only-HF-format.safetensors"))),
@@ -221,14 +223,14 @@ def entry_at(repo: str, subfolder: str) -> CatalogEntry | None:
 
 
 def announce(name_or_path: str | Path, subfolder: str) -> None:
-    """Log the licence of what is about to be loaded, if it is in the catalog; refuse what no part of us can read.
+    """Log the licence of weights in the catalog before they are loaded; refuse formats that this version cannot read.
 
     Args:
-        name_or_path: As :meth:`robust_encoders.RobustEncoder.from_pretrained` takes it.
+        name_or_path: Name or folder, see :meth:`robust_encoders.RobustEncoder.from_pretrained`.
         subfolder: Subfolder of the repository.
 
     Raises:
-        ConversionNeededError: If the weights are there, but in a layout that this version does not read.
+        ConversionNeededError: If the weights exist, but in a layout that this version does not read.
     """
     name = os.fspath(name_or_path)
     entry = None if isinstance(name_or_path, Path) else CATALOG.get(name)
@@ -240,13 +242,13 @@ def announce(name_or_path: str | Path, subfolder: str) -> None:
     if entry.format == "foreign":
         raise ConversionNeededError(
             f"expected a robust_encoders artifact, found weights of another layout: {entry.name!r} is published in "
-            f"{entry.repo}, {licence}. Instead: {entry.how}"
+            f"{entry.repo}, {licence}. Do this instead: {entry.how}"
         )
     logger.log(logging.WARNING if entry.terms else logging.INFO, "%s: %s", entry.name, licence)
 
 
 def did_you_mean(name: str) -> str:
-    """Return `` Did you mean ...?`` with the closest names, or a list of all of them where none is close."""
+    """Return ``Did you mean ...?`` with the closest names, or the list of all names if none is close."""
     by_end = {known.removeprefix(EMBEDDED): known for known in CATALOG}
     close = difflib.get_close_matches(name, list(CATALOG)) or [
         by_end[end] for end in difflib.get_close_matches(name.rpartition("/")[2], list(by_end))

@@ -6,26 +6,33 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robust_encoders.artifact.card_results import NOTHING
 from robust_encoders.artifact.manifest import Manifest
-from robust_encoders.artifact.model_card import LIBRARY, STORED, card, citation, licence_data, rendered, tags
+from robust_encoders.artifact.model_card import LIBRARY, STORED, card, licence_data, rendered, tags, usage
+from robust_encoders.artifact.papers import citation, method_name
 from robust_encoders.hub.catalog import CATALOG, EMBEDDED, CatalogEntry
 from robust_encoders.hub.embedded import shapes_folder
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
 
+PICTURES = "pictures"  # subfolder of the cards
+
 
 def catalog_cards() -> dict[str, str]:
-    """Return file name to text of every card.
+    """Return a mapping of file names to the texts of all cards.
 
     Raises:
         ManifestError: If an embedded encoder is not installed: its numbers come from its manifest.
     """
-    return {f"{entry.name.replace('/', '-')}.md": _card(entry) for entry in CATALOG.values()}
+    return {f"{card_stem(entry)}.md": _card(entry) for entry in CATALOG.values()}
 
 
 def write_cards(folder: Path) -> list[Path]:
     """Write every card into a folder, made if need be, and return their paths.
+
+    Args:
+        folder: Folder of the cards; the pictures that they show lie in its subfolder ``pictures``.
 
     Raises:
         ManifestError: If an embedded encoder is not installed.
@@ -37,10 +44,15 @@ def write_cards(folder: Path) -> list[Path]:
     return list(texts)
 
 
+def card_stem(entry: CatalogEntry) -> str:
+    """Return the file name of an entry's card and picture, without their suffix."""
+    return entry.name.replace("/", "-")
+
+
 def _card(entry: CatalogEntry) -> str:
     if entry.embedded:
         folder = shapes_folder() / "encoders" / entry.name.removeprefix(EMBEDDED)
-        return card(Manifest.read(folder), reference=entry.name)
+        return card(Manifest.read(folder), reference=entry.name, picture=f"{PICTURES}/{card_stem(entry)}.png")
     return rendered(_data(entry), _words(entry))
 
 
@@ -59,17 +71,18 @@ def _data(entry: CatalogEntry) -> ModelCardData:
 
 def _words(entry: CatalogEntry) -> Mapping[str, Any]:
     place = f"{entry.repo}, subfolder {entry.subfolder}" if entry.subfolder else entry.repo
+    method = method_name(entry.method)
     erased = "nothing was erased: a control" if entry.kind == "none" else f"**{entry.concept}** was erased"
     return {
-        "title": entry.name if entry.name == entry.method else f"{entry.name}, by {entry.method}",
-        "summary": f"A text encoder for {entry.base}, from which {erased}. Its authors made it with {entry.method} and "
-        f"published it in {place}; it is not ours.",
-        "reference": entry.name,
+        "title": entry.name if entry.name == entry.method else f"{entry.name}, by {method}",
+        "summary": f"A text encoder for {entry.base}, from which {erased}. It is not ours: its authors made it with "
+        f"{method} and published it in {place}.",
+        **usage(entry.name, entry.base_ids[0] if entry.base_ids else "path/to/the/base", embedded=False),
         "instead": _sentence(entry.how),
         "stored": STORED["weights"],
-        "results": "Nothing was measured by this package yet.",
+        "results": NOTHING,
         "limits": _limits(entry),
-        "recipe": f"By its authors; this package has no record of it beyond the method, {entry.method}.",
+        "recipe": f"Its authors made it; this package has no record of it beyond the method, {entry.method}.",
         "licence": ". ".join(filter(None, (f"Weights: {entry.licence}", _sentence(entry.note)))) + ".",
         "citation": citation(entry.method),
     }

@@ -1,4 +1,4 @@
-"""Files from the Hugging Face Hub: only the named ones, and every failure in words."""
+"""Downloads of single files from the Hugging Face Hub, with an error message in plain words for every failure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from robust_encoders.errors import DownloadError, ManifestError
 from robust_encoders.utils.home import HOUR, remove_aged
 
 logger = logging.getLogger(__name__)
-# How newer clients name what they have not received yet: anew for each attempt, so nothing goes on with one.
+# Names of unfinished downloads of newer Hub clients. Each attempt uses a new name, so no attempt resumes an old file.
 _UNFINISHED = re.compile(r".+\.[0-9a-f]{8}\.incomplete")
 ABANDONED = 24 * HOUR
 _COMMIT = re.compile(r"/snapshots/([0-9a-f]{40})(?:/|$)")
@@ -22,14 +22,14 @@ _COMMIT = re.compile(r"/snapshots/([0-9a-f]{40})(?:/|$)")
 
 @dataclass(frozen=True, kw_only=True)
 class HubOptions:
-    """How files are fetched; the names are those of ``huggingface_hub``.
+    """Options of a download; the names are those of ``huggingface_hub``.
 
     Args:
-        revision: Branch, tag or commit.
+        revision: Branch, tag or commit of the repository.
         cache_dir: Folder where downloads are kept.
         token: Token for private and gated repositories.
-        local_files_only: Use what is in the cache, never the network.
-        force_download: Fetch again what is in the cache.
+        local_files_only: Switch that uses the cache only, never the network.
+        force_download: Switch that downloads files again even if they are in the cache.
     """
 
     revision: str | None = None
@@ -40,17 +40,17 @@ class HubOptions:
 
 
 def fetch_file(repo: str, name: str, *, subfolder: str, options: HubOptions) -> Path:
-    """Return the local path of one file of a repository, downloading it if need be.
+    """Return the local path of one file of a repository; download the file if it is not in the cache.
 
     Args:
-        repo: ``org/name``.
+        repo: Repository as ``org/name``.
         name: Name of the file.
         subfolder: Subfolder of the repository; empty for its root.
         options: Revision, cache and token for the Hub.
 
     Raises:
-        DownloadError: If the Hub does not deliver it.
-        ManifestError: If the repository is there, but holds no ``robust_encoder.json``.
+        DownloadError: If the Hub does not deliver the file.
+        ManifestError: If the repository exists, but holds no ``robust_encoder.json``.
     """
     from huggingface_hub import errors, hf_hub_download
 
@@ -74,10 +74,10 @@ def fetch_file(repo: str, name: str, *, subfolder: str, options: HubOptions) -> 
 
 
 def transport_error() -> type[Exception]:
-    """Return what a connection that breaks off raises, beside OSError, in the installed version of the Hub's client.
+    """Return the error type, besides OSError, that the installed Hub client raises if a connection breaks off.
 
-    It is the HTTP library's own error, and the library changes with the version: requests', httpx' or httpx2's, the
-    base class of ``HfHubHTTPError`` in each of them.
+    It is the error of the HTTP library below: requests, httpx or httpx2, depending on the client's version. In each
+    version, that error is the base class of ``HfHubHTTPError``.
     """
     from huggingface_hub import errors
 
@@ -88,10 +88,11 @@ def _in_words(error: Exception, name: str, where: str, revision: str | None) -> 
     from huggingface_hub import errors
 
     if type(error) is ValueError and isinstance(error.__cause__, Exception):
-        error = error.__cause__  # force_download hides what went wrong
+        error = error.__cause__  # with force_download, the client wraps the actual error
     if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
         return _absent(name, where)
-    # From the special to the general: a gated repository is also one that was not found, and all are HTTP errors.
+    # Special error types come before general ones: GatedRepoError derives from RepositoryNotFoundError, and both are
+    # HTTP errors.
     texts = {
         errors.GatedRepoError: f"{where} is gated: accept its terms on the Hub and pass token=...",
         errors.RepositoryNotFoundError: f"expected a repository at {where}, found none; check the spelling, or pass "
@@ -107,7 +108,7 @@ def _in_words(error: Exception, name: str, where: str, revision: str | None) -> 
         ValueError: f"the Hub's client refused to fetch {name} of {where}; if force_download and local_files_only are "
         "both set, leave one out",
         Exception: f"the download of {name} of {where} broke off; check connection and disk space, then try again: "
-        "what was fetched is kept",
+        "files that are already complete are kept",
     }
     text = next(text for kind, text in texts.items() if isinstance(error, kind))
     return DownloadError(f"{text} ({error})")
@@ -125,10 +126,10 @@ def _absent(name: str, where: str) -> DownloadError | ManifestError:
 
 
 def commit_of(folder: Path) -> str:
-    """Return the commit that a folder of the Hub's cache holds, empty for any other folder.
+    """Return the commit that a folder of the Hub's cache holds; empty for any other folder.
 
     Args:
-        folder: Folder of a snapshot, or inside one.
+        folder: Folder of a snapshot, or a folder inside one.
     """
     found = _COMMIT.search(folder.as_posix())
     return found[1] if found else ""
@@ -137,14 +138,14 @@ def commit_of(folder: Path) -> str:
 def fetch_artifact(
     repo: str, first: str, others: Callable[[Path], tuple[str, ...]], *, subfolder: str, options: HubOptions
 ) -> Path:
-    """Return the local folder that holds the named files of one commit of a repository.
+    """Return the local folder with the named files of a repository, all from one commit; download missing files.
 
-    What downloads of the repository that were killed more than a day ago left in the cache is removed.
+    Unfinished files of the repository's downloads that are older than a day are removed from the cache.
 
     Args:
-        repo: ``org/name``.
-        first: Name of the file that decides which commit a branch stands for.
-        others: Gives the names of the others, from the folder with the first one.
+        repo: Repository as ``org/name``.
+        first: Name of the file that is fetched first and determines the commit of a branch.
+        others: Function that takes the folder with the first file and returns the names of the other files.
         subfolder: Subfolder of the repository; empty for its root.
         options: Revision, cache and token for the Hub.
 
@@ -153,13 +154,14 @@ def fetch_artifact(
         ManifestError: If there is no ``robust_encoder.json``.
     """
     folder = fetch_file(repo, first, subfolder=subfolder, options=options).parent
-    # A branch may move between two files; the commit of the first one does not.
+    # A branch may move between two downloads, so the other files are fetched from the commit of the first one.
     options = replace(options, revision=commit_of(folder) or options.revision)
     names = others(folder)
     folders = {folder, *(fetch_file(repo, name, subfolder=subfolder, options=options).parent for name in names)}
     if len(folders) != 1:
         raise DownloadError(
-            f"expected all files of {repo} from one commit, found several: it moved just now; try again"
+            f"expected all files of {repo} from one commit, found several commits: the branch was updated during the "
+            "download; try again"
         )
     _remove_unfinished(folder)
     return folder

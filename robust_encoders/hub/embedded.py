@@ -1,4 +1,4 @@
-"""The base that comes with the package: a small real Stable Diffusion of coloured shapes."""
+"""The embedded base that comes with the package: a small Stable Diffusion pipeline that draws coloured shapes."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from robust_encoders.errors import AssetsMissingError
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-# Its family: what manifests of encoders for it say.
+# Family of the embedded base in the manifests of its encoders.
 EMBEDDED_FAMILY = "shapes"
 
 
 def shapes_folder() -> Path:
-    """Return the folder of everything embedded: ``base``, ``encoders/<name>``, the judge and the image tower."""
+    """Return the folder of the embedded assets: ``base``, ``encoders/<name>``, the classifier and the image encoder."""
     return Path(__file__).parents[1] / "assets" / EMBEDDED_FAMILY
 
 
 def embedded_pipeline(dtype: torch.dtype | None = None) -> StableDiffusionPipeline:
     """Return the embedded base as a plain diffusers pipeline, on the CPU.
 
-    It draws 32x32 pictures of shapes from prompts like ``"a red circle on a white background"``. It is a small world:
-    no number measured on it is a Stable Diffusion number.
+    It draws 32x32 pictures of shapes from prompts like ``"a red circle on a white background"``. It is a toy model:
+    numbers measured on it say nothing about Stable Diffusion.
 
     Args:
-        dtype: Precision of all its models; float32 by default.
+        dtype: Precision of all models of the pipeline; float32 by default.
 
     Raises:
         AssetsMissingError: If the package was installed without its assets.
@@ -41,7 +41,7 @@ def embedded_pipeline(dtype: torch.dtype | None = None) -> StableDiffusionPipeli
         )
     from diffusers import StableDiffusionPipeline
 
-    # Without a dtype diffusers makes everything float32, whatever it is stored in.
+    # Without a dtype diffusers loads everything as float32, regardless of the stored dtype.
     pipe: Any = StableDiffusionPipeline.from_pretrained(folder)
     placed: StableDiffusionPipeline = pipe if dtype is None else pipe.to(dtype)
     return placed

@@ -1,4 +1,4 @@
-"""From a name to a verified encoder: resolve, fetch or convert, compare with the pins, read."""
+"""Load an artifact by name: find it, download or convert it, compare it with the pins, then read and verify it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from robust_encoders.hub.resolve import Location, resolve
 
 
 class FetchedArtifact(NamedTuple):
-    """An artifact, where it was found, and what of it a pin can hold."""
+    """An artifact, the place where it was found, and the files and hashes that a pin can record."""
 
     artifact: Artifact
     place: Location
@@ -26,7 +26,7 @@ class FetchedArtifact(NamedTuple):
 
     @property
     def source(self) -> str:
-        """Where it was found, in words: a folder, or a repository and its commit."""
+        """Place where the artifact was found, in words: a folder, or a repository and its commit."""
         return f"{self.place.key}@{self.seen.revision}" if self.seen.revision else self.place.key
 
 
@@ -36,14 +36,14 @@ def load(
     """Return an artifact, verified against its manifest, the catalog and the pins.
 
     Args:
-        name_or_path: A name or a folder, as in :func:`robust_encoders.hub.resolve.resolve`.
+        name_or_path: Name or folder, see :func:`robust_encoders.hub.resolve.resolve`.
         subfolder: Subfolder of the folder or repository.
-        variant: Load ``model.<variant>.safetensors``.
+        variant: Name of a variant; ``model.<variant>.safetensors`` is loaded instead of ``model.safetensors``.
         options: Revision, cache and token for the Hub.
-        enforced: Refuse what is not as pinned; false reads every byte anew and disregards the pins.
+        enforced: True to refuse files that differ from the pins; false to ignore the pins and verify every byte again.
 
     Raises:
-        RobustEncodersError: As :meth:`robust_encoders.RobustEncoder.from_pretrained` says.
+        RobustEncodersError: If loading fails, see :meth:`robust_encoders.RobustEncoder.from_pretrained`.
     """
     place = resolve(name_or_path, subfolder=subfolder, revision=options.revision)
     options = replace(options, revision=place.revision)
@@ -62,19 +62,19 @@ def load(
 
 
 def _trusted(folder: Path, manifest: Manifest, weights: str, *, converted: bool, pin: Pin | None) -> Trust:
-    """Decide what of an artifact's weights need not be verified again.
+    """Decide which checks of an artifact's weights an earlier load has already done.
 
     Args:
         folder: Folder of the artifact.
         manifest: Manifest of the artifact.
         weights: Name of the file of weights.
-        converted: This package made the artifact from a pickle, and proved its contents then.
-        pin: Files that are pinned at the place, which the manifest agrees with; None if nothing is pinned.
+        converted: True if this package converted the artifact from a pickle, and so verified its contents.
+        pin: Pin of the place, with which the manifest agrees; None if nothing is pinned.
     """
     record = manifest.files.get(weights)
-    if record is None or manifest.form != "weights":  # small forms cost too little for anything to be noted of them
+    if record is None or manifest.form != "weights":  # adapters and projections are cheap to verify every time
         return Trust()
-    # A pin names all variants, but only the default weights were read when it was made.
+    # A pin names all variants, but only the default weights were read when the pin was made.
     pinned = pin.files.get(weights) if pin is not None and weights == weights_name(manifest.form) else None
     proven = converted or (pinned is not None and pinned.content_sha256 != "")
     return Trust(contents=proven, unchanged=remembered(folder / weights, record))
@@ -92,7 +92,7 @@ def _require_catalogued(place: Location, seen: Pin) -> None:
     found = {name: seen.files[name].sha256 if name in seen.files else "no such file" for name in hashes}
     if wrong := [name for name in hashes if hashes[name] != found[name]]:
         raise IntegrityError(
-            f"expected {place.key} as the catalog knows it, found other files: "
+            f"expected the files of {place.key} that the catalog records, found other files: "
             + "; ".join(f"{name}: expected sha256 {hashes[name]}, found {found[name]}" for name in wrong)
             + "; fetch it at the catalog's revision, or upgrade robust_encoders"
         )

@@ -1,4 +1,4 @@
-"""``pins.json``: what a user saw at a place once and wants to see there again, or nothing."""
+"""Pins, kept in ``pins.json``: file hashes that a user accepted for a place; other files are refused there later."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from robust_encoders.utils.json_fields import Fields
 
 @dataclass(frozen=True, kw_only=True)
 class Pin:
-    """What was seen at a place.
+    """The files that were found at a place: a folder or a repository.
 
     Args:
-        files: Name to size, hash and, for weights, hash of the tensors' contents.
+        files: Mapping of file names to size, hash and, for weights, hash of the tensors' contents.
         revision: Commit of the repository; empty for a folder.
     """
 
@@ -33,15 +33,15 @@ class Pin:
 
 
 def pins_file() -> Path:
-    """Return where the pins are kept; the file may not exist."""
+    """Return the path of the pins file; the file may not exist."""
     return home() / "pins.json"
 
 
 def read_pins() -> dict[str, Pin]:
-    """Return every pin by its place.
+    """Return all pins as a mapping of places to pins.
 
     Raises:
-        IntegrityError: If there is a file of pins that cannot be understood; nothing is loaded past it.
+        IntegrityError: If the pins file exists but cannot be read; no artifact is loaded then.
     """
     path = pins_file()
     try:
@@ -67,15 +67,15 @@ def _read_pin(fields: Fields) -> Pin:
 
 
 def write_pin(place: str, pin: Pin, *, replace: bool = False) -> None:
-    """Keep what was seen at a place; safe while other processes do the same.
+    """Pin the files that were found at a place; safe while other processes do the same.
 
     Args:
-        place: As :attr:`robust_encoders.hub.resolve.Location.key` names it.
-        pin: Files that were seen.
-        replace: Accept that something else is pinned there.
+        place: Name of the place, from :attr:`robust_encoders.hub.resolve.Location.key`.
+        pin: Files that were found.
+        replace: Switch that replaces a different pin of the place.
 
     Raises:
-        IntegrityError: If something else is pinned there and ``replace`` is false.
+        IntegrityError: If other files are pinned there and ``replace`` is false.
     """
     with locked(pins_file()):
         pins = read_pins()
@@ -85,17 +85,17 @@ def write_pin(place: str, pin: Pin, *, replace: bool = False) -> None:
 
 
 def remove_pin(place: str) -> Pin:
-    """Accept at a place from now on whatever is there; safe while other processes do the same.
+    """Remove the pin of a place, so that any files are accepted there; safe while other processes do the same.
 
     Args:
-        place: As it is named among the pins.
+        place: Name of the place in the pins file.
 
     Returns:
-        What was pinned there.
+        The removed pin.
 
     Raises:
-        NotPinnedError: If nothing was, with what is pinned instead.
-        IntegrityError: If the file of pins cannot be understood; it stays as it is.
+        NotPinnedError: If nothing is pinned there; the message lists the places that are pinned.
+        IntegrityError: If the pins file cannot be read; it stays as it is.
     """
     with locked(pins_file()):
         pins = read_pins()
@@ -106,13 +106,13 @@ def remove_pin(place: str) -> Pin:
 
 
 def pinned_instead(place: str) -> str:
-    """Return a sentence that names what is pinned, for somebody who looked for a place that is not.
+    """Return a sentence that lists the pinned places, for an error message about a place without a pin.
 
     Args:
         place: Place that was looked for.
 
     Raises:
-        IntegrityError: If the file of pins cannot be understood.
+        IntegrityError: If the pins file cannot be read.
     """
     pins = read_pins()
     if not pins:
@@ -128,15 +128,15 @@ def _write(pins: Mapping[str, Pin]) -> None:
 
 
 def enforce(place: str, seen: Pin, *, read: bool = True) -> Pin | None:
-    """Refuse what is not as pinned.
+    """Refuse files that differ from the pin of their place.
 
     Args:
-        place: Place where they were found.
+        place: Place where the files were found.
         seen: Files that were found.
-        read: Whether the hashes of contents are known; where they are not yet, they are not compared.
+        read: True if the files were read, so that the hashes of their contents are known and compared.
 
     Returns:
-        What is pinned there, or nothing.
+        The pin of the place, or None.
 
     Raises:
         IntegrityError: If other files are pinned there.

@@ -1,4 +1,4 @@
-"""From a name to a diffusers pipeline: the embedded base, a folder, or a repository on the Hub."""
+"""Loading of diffusers pipelines: the embedded base, a folder, or a repository on the Hub."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineOptions:
-    """How a pipeline is loaded.
+    """Options for loading a pipeline.
 
     Args:
-        dtype: Precision of all weights, or of each component, ``default`` for the others; None leaves it to diffusers.
+        dtype: Precision of all weights, or a mapping of component names to precisions, where ``default`` stands for
+            the other components; None leaves the precision to diffusers.
         device: Device of the models; empty leaves them on the CPU.
-        without: Components that are neither fetched nor loaded; their slots stay empty.
-        safetensors: Refuse weights that are pickles.
-        local: Accept only a folder.
+        without: Names of components that are neither downloaded nor loaded; their slots stay empty.
+        safetensors: Switch that refuses weights stored as pickles.
+        local: Switch that accepts only a local folder.
     """
 
     dtype: torch.dtype | Mapping[str, torch.dtype] | None = None
@@ -42,9 +43,9 @@ class LoadedPipeline:
     """A pipeline and its origin.
 
     Args:
-        pipe: Pipeline of diffusers.
-        ids: Hub ids; none of a folder or of the embedded base.
-        revision: Commit of the first id; empty where unknown.
+        pipe: The diffusers pipeline.
+        ids: Hub ids of the pipeline; empty for a folder and for the embedded base.
+        revision: Commit of the first id; empty if unknown.
     """
 
     pipe: Any
@@ -56,12 +57,12 @@ def load_pipeline(name: str | Path | None, options: PipelineOptions | None = Non
     """Load a diffusers pipeline.
 
     Args:
-        name: Folder with a ``model_index.json``, or ``ORG/NAME`` or ``ORG/NAME@REVISION`` on the Hub; None for the
-            embedded base, which has all its components and is cast only to a single dtype.
-        options: Precision, place and components.
+        name: Folder with a ``model_index.json``, or ``ORG/NAME`` or ``ORG/NAME@REVISION`` on the Hub. None stands for
+            the embedded base, which always has all its components; of the dtypes, only a single one applies to it.
+        options: Precision, device and components of the pipeline.
 
     Raises:
-        BaseLoadError: If there is no such pipeline or device, or diffusers cannot load it.
+        BaseLoadError: If the pipeline or the device does not exist, or diffusers cannot load the pipeline.
         AssetsMissingError: If the package was installed without the embedded base.
     """
     options = options or PipelineOptions()
@@ -73,12 +74,15 @@ def load_pipeline(name: str | Path | None, options: PipelineOptions | None = Non
 
 
 def _located(name: str | Path, options: PipelineOptions) -> tuple[Path, tuple[str, ...], str]:
-    """Return the folder of a pipeline, fetched if need be, its Hub ids and its commit."""
+    """Return the folder of a pipeline (downloaded if necessary), its Hub ids and its commit."""
     folder = Path(name).expanduser()
     if (folder / INDEX_NAME).is_file():
         return folder, (), ""
     if options.local:
-        raise BaseLoadError(f"expected a folder with a diffusers pipeline, found no {INDEX_NAME} in {folder}")
+        raise BaseLoadError(
+            f"expected a folder with a diffusers pipeline, found no {INDEX_NAME} in {folder}; pass a folder that "
+            "pipe.save_pretrained wrote"
+        )
     found = None if isinstance(name, Path) else _HUB.fullmatch(name)
     if found is None or folder.exists():
         raise BaseLoadError(
@@ -93,7 +97,7 @@ def _located(name: str | Path, options: PipelineOptions) -> tuple[Path, tuple[st
         raise BaseLoadError(
             f"expected a diffusers pipeline as {name!r} on the Hub, cannot fetch it: {error}"
         ) from error
-    # The client keeps every commit in a folder of its name.
+    # The Hub client keeps every commit in a folder named after it.
     commit = Path(fetched).name
     return Path(fetched), (found["repo"],), commit if _COMMIT.fullmatch(commit) else ""
 
@@ -113,7 +117,7 @@ def _loaded(folder: Path, options: PipelineOptions) -> Any:
 
 
 def _selection(options: PipelineOptions) -> dict[str, Any]:
-    # A pipeline accepts None in place of a component.
+    # diffusers leaves a component out if None is passed for it.
     selection: dict[str, Any] = dict.fromkeys(options.without)
     return {**selection, "use_safetensors": True} if options.safetensors else selection
 
@@ -121,7 +125,7 @@ def _selection(options: PipelineOptions) -> dict[str, Any]:
 def _placed(pipe: Any, device: str) -> Any:
     try:
         return pipe.to(device) if device else pipe
-    except (RuntimeError, AssertionError) as error:  # what torch raises for devices that are not there
+    except (RuntimeError, AssertionError) as error:  # torch raises these for a device that does not exist
         raise BaseLoadError(
             f"expected a device of this machine, such as cpu or cuda, found {device!r}: {error}"
         ) from error

@@ -1,4 +1,4 @@
-"""Catalog entries that their authors published as pickles: converted once, into a folder of this package's own."""
+"""Catalog entries whose authors published pickles: they are converted once, into a folder of this package."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ PICKLE_NAME = "pytorch_model.bin"
 
 
 def converted(entry: CatalogEntry, place: str, options: HubOptions) -> Path:
-    """Return the folder of the artifact made of a published pickle, converting it if that was not done before.
+    """Return the folder of the artifact converted from a published pickle; convert it on the first call.
 
-    What was converted stays as it is, also when the repository moves on, until ``force_download``.
+    A converted artifact stays as it is, even if the repository changes. ``force_download`` converts it again.
 
     Args:
         entry: Entry of the catalog.
-        place: Place under which it may be pinned; empty to convert whatever is there.
-        options: Revision, cache and token to fetch ``pytorch_model.bin`` and ``config.json`` with.
+        place: Name of the place in the pins file; empty to convert without comparing with a pin.
+        options: Revision, cache and token for the download of ``pytorch_model.bin`` and ``config.json``.
 
     Raises:
-        DownloadError: If the Hub does not deliver.
-        IntegrityError: If the file is not as pinned, or no text encoder, or more than one.
+        DownloadError: If the Hub does not deliver a file.
+        IntegrityError: If the file differs from its pin, or holds no text encoder or more than one.
     """
     options = replace(options, revision=options.revision or entry.revision or None)
     folder = home() / "converted" / (entry.name + _suffix(options.revision))
@@ -46,7 +46,7 @@ def converted(entry: CatalogEntry, place: str, options: HubOptions) -> Path:
 
 
 def source_of(manifest: Manifest) -> Pin:
-    """Return what an artifact was converted from, with the hash of the tensors that came of it.
+    """Return the pickle that an artifact was converted from, as a pin that includes the hash of the tensors.
 
     Args:
         manifest: Manifest of an artifact that :func:`converted` made.
@@ -58,7 +58,7 @@ def source_of(manifest: Manifest) -> Pin:
 
 
 def _suffix(revision: str | None) -> str:
-    # A branch may be called anything; its name must not become a path.
+    # The revision is hashed, because the name of a branch may be unsafe as a part of a path.
     return f"@{hashlib.sha256(revision.encode()).hexdigest()[:16]}" if revision else ""
 
 
@@ -70,8 +70,8 @@ def _convert(entry: CatalogEntry, place: str, options: HubOptions, folder: Path)
     enforce(place, Pin(files={PICKLE_NAME: record}, revision=commit_of(source)), read=False)
     if (size := entry.sizes.get(PICKLE_NAME, record.size)) != record.size:
         warnings.warn(
-            f"expected {PICKLE_NAME} of {entry.name} with {size} bytes, as it was when the catalog was written, found "
-            f"{record.size}: its publisher changed it; load an older revision if you want the former one",
+            f"expected {PICKLE_NAME} of {entry.name} with {size} bytes, its size when the catalog was written, found "
+            f"{record.size}: its publisher changed it; load an older revision if you want the previous file",
             CompatibilityWarning,
             stacklevel=2,
         )

@@ -1,4 +1,4 @@
-"""From a name to the folder of an artifact: package, catalog, folder, Hub, in that order."""
+"""Find the place of an artifact by name: in the package, the catalog, a folder or the Hub, in that order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class Location(NamedTuple):
-    """Where an artifact is: a local folder, or a repository on the Hub."""
+    """The place of an artifact: a local folder, or a repository on the Hub."""
 
     folder: Path | None
     repo: str = ""
@@ -25,22 +25,22 @@ class Location(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Name of the place among the pins."""
+        """Name of the place in the pins file."""
         return str(self.folder.resolve()) if self.folder else f"{self.repo}/{self.subfolder}".strip("/")
 
     @property
     def entry(self) -> CatalogEntry | None:
-        """Of the catalog, if what lies here has one."""
+        """Entry of the catalog for this place, or None."""
         return entry_at(self.repo, self.subfolder) if self.repo else None
 
 
 def resolve(name_or_path: str | Path, *, subfolder: str, revision: str | None) -> Location:
-    """Return where the artifact of that name is; nothing is fetched.
+    """Return the place of the artifact of that name; nothing is downloaded.
 
     A ``Path``, and a string that starts with ``.``, ``~`` or ``/``, is always a folder.
 
     Args:
-        name_or_path: The name or the folder.
+        name_or_path: Name or folder of the artifact.
         subfolder: Subfolder of the folder or repository.
         revision: Revision of the repository.
 
@@ -84,7 +84,7 @@ def _embedded(name: str) -> Path:
 def _catalogued(entry: CatalogEntry, revision: str | None) -> Location:
     if Path(entry.name).exists():
         warnings.warn(
-            f"{entry.name!r} names both an encoder of the catalog and a folder here; the catalog is used. "
+            f"{entry.name!r} is both an encoder of the catalog and a folder here; the catalog is used. "
             f"Write './{entry.name}' for the folder.",
             CompatibilityWarning,
             stacklevel=5,

@@ -1,4 +1,4 @@
-"""Artifacts to the Hugging Face Hub: one commit with all files, the card merged, every failure in words."""
+"""Publishing on the Hugging Face Hub: one commit with all files, a merged model card, error messages in plain words."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from robust_encoders.artifact.forms import CONFIG_NAME, is_replaced
 from robust_encoders.artifact.manifest import Manifest
-from robust_encoders.artifact.model_card import CARD_NAME, LIBRARY, card
+from robust_encoders.artifact.model_card import CARD_NAME, LIBRARY, PICTURE_NAME, card
 from robust_encoders.errors import PushError
 from robust_encoders.hub.download import transport_error
 from robust_encoders.utils.atomic_folders import remove_abandoned, scratch
@@ -26,14 +26,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class PushOptions:
-    """How files are published; the names are those of ``huggingface_hub``.
+    """Options of a push; the names are those of ``huggingface_hub``.
 
     Args:
-        private: Make the repository private or public; None leaves it to the Hub's default, or as it is.
-        token: Token with write permission; by default the one that was logged in with.
-        revision: Branch, made if need be.
+        private: Visibility of the repository: True for private, False for public. None keeps the visibility of an
+            existing repository and leaves a new one to the Hub's default.
+        token: Token with write permission; by default the token of the Hub login.
+        revision: Branch; it is created if it does not exist.
         commit_message: Message of the commit; by default made from the manifest.
-        create_pr: Propose the commit to a repository that is there, instead of making it.
+        create_pr: Switch that opens a pull request on an existing repository instead of committing.
     """
 
     private: bool | None = None
@@ -45,13 +46,13 @@ class PushOptions:
 
 @contextmanager
 def workplace() -> Iterator[Path]:
-    """Make a folder for an artifact on its way to the Hub; what pushes that were killed left there is removed.
+    """Make a temporary folder for an artifact that is pushed; remove the folders that killed pushes left behind.
 
     Yields:
         The folder.
 
     Raises:
-        PushError: If it cannot be made.
+        PushError: If the folder cannot be made.
     """
     with ExitStack() as cleanup:
         try:
@@ -59,8 +60,8 @@ def workplace() -> Iterator[Path]:
             folder = cleanup.enter_context(scratch(home(), "push"))
         except OSError as error:
             raise PushError(
-                f"expected a folder to work in at {home()}, found none that can be written: {error}; "
-                "set ROBUST_ENCODERS_HOME to one"
+                f"expected a writable working folder at {home()}, found none: {error}; "
+                "set ROBUST_ENCODERS_HOME to a writable folder"
             ) from error
         yield folder
 
@@ -69,16 +70,16 @@ def publish(artifact: Path, manifest: Manifest, repo: str, options: PushOptions)
     """Publish a folder that :func:`robust_encoders.artifact.writer.save` wrote, in one commit.
 
     Args:
-        artifact: The folder; its card is merged with the one on the Hub.
+        artifact: Folder of the artifact; its model card is merged with the one on the Hub.
         manifest: Manifest of the artifact.
-        repo: ``org/name``, made if need be.
+        repo: Repository as ``org/name``; it is created if it does not exist.
         options: Visibility, branch, token and message of the push.
 
     Returns:
         URL of the commit, or of the pull request.
 
     Raises:
-        PushError: If the Hub does not take it.
+        PushError: If the Hub refuses the push.
         CardError: If the card on the Hub has metadata that cannot be read.
     """
     from importlib.metadata import version
@@ -89,14 +90,16 @@ def publish(artifact: Path, manifest: Manifest, repo: str, options: PushOptions)
     with in_words(repo):
         head = _head(api, repo, options)
         there = _existing_card(api, repo, head, artifact.parent)
-        (artifact / CARD_NAME).write_bytes(card(manifest, reference=repo, existing=there).encode())
+        picture = PICTURE_NAME if (artifact / PICTURE_NAME).is_file() else ""
+        text = card(manifest, reference=repo, existing=there, picture=picture)
+        (artifact / CARD_NAME).write_bytes(text.encode())
         commit = api.create_commit(
             repo,
             operations=[*_additions(artifact), *_removals(api, repo, head, artifact)],
             commit_message=options.commit_message or _message(manifest),
             revision=options.revision,
             create_pr=options.create_pr,
-            # What we merged with must still be there, or somebody's work between the two would be lost.
+            # The Hub refuses the commit if the branch has moved since the merge, so no other person's commit is lost.
             parent_commit=head,
         )
     url = str(commit.pr_url or commit.commit_url)
@@ -109,7 +112,7 @@ def _message(manifest: Manifest) -> str:
 
 
 def _head(api: HfApi, repo: str, options: PushOptions) -> str:
-    """Return the commit to build on, of a repository and branch that are there and as visible as was asked."""
+    """Return the parent commit of the push; make the repository and the branch if needed and check the visibility."""
     if not options.create_pr:
         api.create_repo(repo, private=options.private, exist_ok=True)
         if options.revision is not None:
@@ -145,7 +148,7 @@ def _additions(artifact: Path) -> list[CommitOperationAdd]:
 
 
 def _removals(api: HfApi, repo: str, head: str, artifact: Path) -> list[CommitOperationDelete]:
-    """Return the variants of an earlier push: the new manifest does not know them, and they hold other weights."""
+    """Return deletions of an earlier push's variants, which hold other weights and are not in the new manifest."""
     from huggingface_hub import CommitOperationDelete
 
     names = {path.name for path in artifact.iterdir()}
@@ -160,7 +163,7 @@ def _removals(api: HfApi, repo: str, head: str, artifact: Path) -> list[CommitOp
 @contextmanager
 def in_words(repo: str) -> Iterator[None]:
     """Turn every failure of the Hub's client inside the block into a PushError that says what to do."""
-    # An upload that breaks off is a RuntimeError of the client, a card that the Hub refuses a ValueError.
+    # The client raises RuntimeError for an upload that breaks off, and ValueError for a card that the Hub refuses.
     try:
         yield
     except (transport_error(), OSError, ValueError, RuntimeError) as error:
@@ -170,7 +173,7 @@ def in_words(repo: str) -> Iterator[None]:
 def _words(error: Any, repo: str) -> str:
     from huggingface_hub import errors
 
-    # From the special to the general: most are HTTP errors, and some of those are values or files, too.
+    # Special error types come before general ones: most are HTTP errors, and some are also ValueError or OSError.
     texts = {
         errors.HFValidationError: f"expected a repository as org/name, found {repo!r}",
         errors.OfflineModeIsEnabled: f"cannot push to {repo} while offline; unset HF_HUB_OFFLINE",
@@ -191,5 +194,5 @@ def _refusal(error: Any, repo: str) -> str:
     if status in (401, 403):
         return f"this token may not write to {repo}; pass token=... with write permission, or log in with it"
     if status in (409, 412):
-        return f"somebody else changed {repo} meanwhile; nothing was pushed, push again"
+        return f"another commit changed {repo} during the push; nothing was pushed, push again"
     return f"the Hub refused the push to {repo}; see its answer"

@@ -1,1 +1,1 @@
-"""Adapters and projections: what they compute and how they are stored."""
+"""The arithmetic and the tensors of adapters and projections."""

@@ -1,4 +1,6 @@
-"""Facilitated transport: how strongly each prompt of a batch opens each adapter, from its text to the UNet.
+"""Facilitated transport: computes each prompt's gate for each adapter and carries it from the text to the UNet.
+
+A gate is the strength with which a prompt opens an adapter. It is high for prompts that resemble an erased prompt.
 
 Lyu et al., "One-dimensional Adapter to Rule Them All", CVPR 2024 (arXiv 2312.16145), section 3.4.
 """
@@ -20,22 +22,22 @@ from robust_encoders.clip.state_dict import device_and_dtype
 from robust_encoders.errors import CompatibilityWarning
 from robust_encoders.overlays.adapters import Gates
 
-# Rows of conditionings whose gates are known. One takes less than a kilobyte.
+# Largest number of remembered conditioning rows with their gates. One row takes less than a kilobyte.
 _MOST_ROWS = 2**14
-# Calls of a text encoder whose gates keep their gradients.
+# Number of newest text encoder calls whose gates keep their gradients.
 _ATTACHED_CALLS = 4
-# Values that tell a row from others: they differ wherever one token does, since later positions see earlier ones.
+# Number of values that identify a row. Later positions attend to earlier ones, so one different token changes them.
 _VALUES = 64
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True, eq=False)
 class GateTargets:
-    """What prompts are compared with: the prompts that one adapter was trained to erase.
+    """The P prompts that one adapter was trained to erase, encoded, with which other prompts are compared.
 
     Args:
-        conditionings: (P, L * D), of norm 1, by the encoder that the adapter was trained with.
-        tokens: Ids of each prompt, without special ones.
+        conditionings: Flattened conditionings (P, L * D) of norm 1, by the encoder that the adapter was trained with.
+        tokens: Token ids of each prompt, without special tokens.
     """
 
     conditionings: Tensor
@@ -43,15 +45,15 @@ class GateTargets:
 
 
 def encode_targets(prompts: Sequence[str], tokenizer: Any, encoder: nn.Module) -> GateTargets:
-    """Return what an adapter's gate compares prompts with.
+    """Encode the erased prompts of an adapter, with which its gate compares other prompts.
 
     Args:
         prompts: Prompts that the adapter was trained to erase.
         tokenizer: Tokenizer of the pipeline.
-        encoder: The text encoder that the adapter was trained with, nothing attached to it.
+        encoder: Text encoder that the adapter was trained with, without anything attached.
 
     Raises:
-        ValueError: If a prompt has no token of its own.
+        ValueError: If a prompt has only special tokens.
     """
     ids = tokenizer(
         list(prompts), padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
@@ -59,7 +61,8 @@ def encode_targets(prompts: Sequence[str], tokenizer: Any, encoder: nn.Module) -
     tokens = token_sets(ids, special_ids(tokenizer))
     if empty := [prompt for prompt, found in zip(prompts, tokens, strict=True) if not found]:
         raise ValueError(
-            f"expected words in every prompt of the adapter, found {empty}: nothing can be compared with it"
+            f"expected words in every prompt of the adapter, found {empty}, with which no prompt can be compared; "
+            "use an adapter file with the prompts of its training"
         )
     with torch.no_grad():
         conditionings = encoder(input_ids=ids.to(device_and_dtype(encoder)[0]))[0]
@@ -67,12 +70,12 @@ def encode_targets(prompts: Sequence[str], tokenizer: Any, encoder: nn.Module) -
 
 
 def special_ids(tokenizer: Any) -> frozenset[int]:
-    """Return the ids of a tokenizer that are no words: begin, end, padding."""
+    """Return the ids of a tokenizer's special tokens: begin, end, padding."""
     return frozenset(int(i) for i in tokenizer.all_special_ids)
 
 
 def token_sets(ids: Tensor, special: frozenset[int]) -> tuple[frozenset[int], ...]:
-    """Return the ids (B, L) of each row as a set, without special ones."""
+    """Return the token ids (B, L) as one set for each row, without special tokens."""
     return tuple(frozenset(row) - special for row in ids.tolist())
 
 
@@ -81,19 +84,19 @@ def _normalised(conditionings: Tensor) -> Tensor:
 
 
 def cosines(conditionings: Tensor, targets: Sequence[GateTargets]) -> Tensor:
-    """Return, per row and adapter, the largest cosine of flattened conditionings over the adapter's prompts.
+    """Return, for each row and adapter, the largest cosine similarity between the row and the adapter's prompts.
 
-    Conditionings of several times the length, of prompts in several parts, count by their nearest part.
+    The cosine is taken over flattened conditionings. A long prompt may be encoded in n parts; the nearest part counts.
 
     Args:
-        conditionings: (B, n * L, D).
+        conditionings: Conditionings (B, n * L, D).
         targets: Targets of K adapters.
 
     Returns:
-        (B, K).
+        Cosines (B, K).
 
     Raises:
-        ValueError: If the conditionings are of another size.
+        ValueError: If the conditionings have another size.
     """
     size = targets[0].conditionings.shape[1]
     total = conditionings.shape[1] * conditionings.shape[2]
@@ -109,46 +112,50 @@ def cosines(conditionings: Tensor, targets: Sequence[GateTargets]) -> Tensor:
 
 
 def overlaps(tokens: Sequence[frozenset[int]], targets: Sequence[GateTargets]) -> Tensor:
-    """Return, per row and adapter, the largest share of an adapter's prompt's tokens that occur in the row's prompt.
+    """Return, for each row and adapter, the token overlap of the row's prompt with the adapter's prompts.
+
+    The overlap with one of the adapter's prompts is the share of its tokens that occur in the row's prompt. The
+    largest overlap counts.
 
     Args:
-        tokens: Tokens of B prompts, without special ones.
+        tokens: Token ids of B prompts, without special tokens.
         targets: Targets of K adapters.
 
     Returns:
-        (B, K), on the CPU.
+        Overlaps (B, K) in [0, 1], on the CPU.
     """
     return torch.tensor([[max(len(row & of) / len(of) for of in one.tokens) for one in targets] for row in tokens])
 
 
 def gates(conditionings: Tensor, ids: Tensor, targets: Sequence[GateTargets], special: frozenset[int]) -> Tensor:
-    """Return how far each prompt opens each adapter: the larger of cosine and token overlap.
+    """Return the gate of each prompt for each adapter: the larger of cosine similarity and token overlap.
 
     Args:
-        conditionings: (B, L, D), by the encoder that the adapters were trained with.
+        conditionings: Conditionings (B, L, D) by the encoder that the adapters were trained with.
         ids: Token ids (B, L) of the same prompts.
         targets: Targets of K adapters.
-        special: Ids that are no words.
+        special: Ids of the special tokens.
 
     Returns:
-        (B, K).
+        Gates (B, K).
     """
     found = cosines(conditionings, targets)
     return torch.maximum(found, overlaps(token_sets(ids, special), targets).to(found))
 
 
 class Rows:
-    """Rows of conditionings that a text encoder gave, with their gates, found again in whatever batch they come.
+    """Memory of the gates of every conditioning row that a text encoder returned.
 
-    A pipeline repeats, joins and casts conditionings on their way to the UNet; each row's values stay the same.
+    A pipeline repeats, joins and casts conditionings on their way to the UNet. The values of each row stay the same, so
+    a row is recognised by its values in any batch.
     """
 
     def __init__(self) -> None:
         self._gates: OrderedDict[bytes, Tensor] = OrderedDict()
-        self._attached: list[list[bytes]] = []  # of the newest calls whose gates carry gradients
+        self._attached: list[list[bytes]] = []  # keys of the newest calls, whose gates carry gradients
 
     def add(self, layers: Sequence[Tensor], gates: Tensor) -> None:
-        """Remember rows of one call, as each of several layers gives them (B, L, D), and their gates (B, K)."""
+        """Remember the rows of one call, for each of several layers' outputs (B, L, D), and their gates (B, K)."""
         added = []
         for conditionings in layers:
             for dtype in _DTYPES:
@@ -158,7 +165,8 @@ class Rows:
         for key in added:
             self._gates.move_to_end(key)
         self._attached.append(added)
-        # Whoever keeps gates keeps the graph that made them: no more than those of prompts and negative prompts.
+        # Gates with gradients keep their whole autograd graph in memory, so only the gates of the newest calls keep
+        # them: enough for prompts and negative prompts.
         while len(self._attached) > _ATTACHED_CALLS or (self._attached and not gates.requires_grad):
             self._let_go(self._attached.pop(0))
         while len(self._gates) > _MOST_ROWS * len(_DTYPES):
@@ -170,7 +178,7 @@ class Rows:
                 self._gates[key] = self._gates[key].detach()
 
     def find(self, conditionings: Tensor) -> list[Tensor | None]:
-        """Return the gates (K,) of each row (B, L, D); None for one that no text encoder gave."""
+        """Return the gates (K,) of each row (B, L, D); None for a row that the text encoder did not return."""
         keys = _keys(conditionings)
         for key in keys:
             if key in self._gates:
@@ -180,7 +188,7 @@ class Rows:
 
 def _keys(conditionings: Tensor) -> list[bytes]:
     flat = conditionings.detach().flatten(1)
-    # Spread over positions and channels alike.
+    # Evenly spread over the flattened row, so over positions and channels.
     index = torch.linspace(0, flat.shape[1] - 1, min(_VALUES, flat.shape[1]), device=flat.device).long()
     picked = flat[:, index].float().cpu().numpy()
     kind = str(conditionings.dtype).encode()
@@ -188,13 +196,14 @@ def _keys(conditionings: Tensor) -> list[bytes]:
 
 
 class Carrier:
-    """Takes gates from where text is encoded to where adapters are: hooks of a text encoder and of a UNet.
+    """Hooks of a text encoder and of a UNet that carry gates from the encoded text to the adapters.
 
     Args:
         targets: Targets of the K adapters.
-        special: Ids of the tokenizer that are no words.
-        reference: The encoder that the adapters were trained with, where it is not the one that text passes through.
-        apart: Whether something on that encoder changes what it gives, so that gates need a pass without it.
+        special: Ids of the tokenizer's special tokens.
+        reference: Encoder that the adapters were trained with; None if it is the attached text encoder itself.
+        apart: True if something attached to that encoder changes its output, so that computing the gates needs a
+            separate pass without it.
     """
 
     def __init__(
@@ -203,21 +212,21 @@ class Carrier:
         self.targets, self.special = tuple(targets), special
         self.reference, self.apart = reference, apart
         self.text, self.unet = Gates(), Gates()
-        self.bare = False  # a pass of the text encoder as if nothing were attached
+        self.bare = False  # true during a pass of the text encoder without anything attached
         self._rows = Rows()
         self._last: tuple[weakref.ref[Tensor], int, Tensor] | None = None
         self._pending: Tensor | None = None
         self._warned = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Carrier:
-        """Return one for the copies of the same components, which has seen no text yet."""
+        """Return a carrier for copies of the same components; it has no remembered rows."""
         made = type(self)(self.targets, self.special, reference=self.reference, apart=self.apart)
         memo[id(self)] = made
         made.text, made.unet = copy.deepcopy(self.text, memo), copy.deepcopy(self.unet, memo)
         return made
 
     def before_text(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Open the text encoder's own adapters, by what it gives without them."""
+        """Set the gates of the text encoder's own adapters, computed from its output without them."""
         if self.bare:
             return
         ids = _argument(args, kwargs, 0, "input_ids")
@@ -235,7 +244,7 @@ class Carrier:
                 self.bare = False
             return bare
         place = device_and_dtype(self.reference)[0]
-        # Its input is ids alone: no gradient could reach anything but its own weights.
+        # The input is token ids only, so a gradient could reach nothing but the reference's own weights.
         with torch.no_grad():
             try:
                 self.reference.to(ids.device)
@@ -245,29 +254,29 @@ class Carrier:
         return conditionings
 
     def after_text(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        """Remember the gates of every row that the text encoder gives."""
+        """Remember the gates of every row that the text encoder returns."""
         if self.bare:
             return
         found, self._pending, self.text.value = self._pending, None, None
-        if output is None or not self.targets:  # the pass broke off
+        if output is None or not self.targets:  # None: the pass raised an error
             return
         if found is None:
             found = gates(output[0], _argument(args, kwargs, 0, "input_ids"), self.targets, self.special)
-        # With clip_skip a pipeline takes an earlier layer through the last norm itself.
+        # With clip_skip a pipeline takes an earlier layer's output and applies the last norm to it.
         earlier = (getattr(output, "hidden_states", None) or ())[:-1]
         self._rows.add([output[0], *(final_norm(module)(hidden) for hidden in earlier)], found)
 
     def before_unet(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Open the UNet's adapters row by row."""
+        """Set the gates of the UNet's adapters for every row of the batch."""
         if self.targets:
             self.unet.value = self._of(_argument(args, kwargs, 2, "encoder_hidden_states"))
 
     def after_unet(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        """Close the UNet's adapters."""
+        """Reset the gates of the UNet's adapters."""
         self.unet.value = None
 
     def _of(self, conditionings: Tensor) -> Tensor:
-        # A denoising loop hands over the same tensor at every step.
+        # A denoising loop passes the same tensor at every step.
         if self._last is not None and not conditionings.is_inference():
             tensor, version, known = self._last
             if tensor() is conditionings and version == conditionings._version:
@@ -278,7 +287,7 @@ class Carrier:
             nearest = cosines(conditionings, self.targets)
             found = [nearest[i] if gate is None else gate for i, gate in enumerate(found)]
         joined = torch.stack([gate.to(conditionings.device) for gate in found if gate is not None])
-        # Tensors of inference mode count no changes.
+        # Tensors of inference mode have no version counter.
         known_by = None if conditionings.is_inference() else conditionings._version
         self._last = None if known_by is None else (weakref.ref(conditionings), known_by, joined)
         return joined
@@ -287,15 +296,15 @@ class Carrier:
         if not self._warned:
             self._warned = True
             warnings.warn(
-                "these prompt_embeds did not come from the pipeline's text encoder as they are: the gates of its "
-                "adapters follow from their cosine to the erased prompts alone, not from tokens; pass prompts instead",
+                "these prompt_embeds did not come from the pipeline's text encoder unchanged, so the adapters' gates "
+                "are computed from the cosine to the erased prompts alone, without the tokens; pass prompts instead",
                 CompatibilityWarning,
                 stacklevel=2,
             )
 
 
 def final_norm(text_encoder: Any) -> nn.Module:
-    """Return the last norm of a CLIP text encoder, which its output passes through, of any generation."""
+    """Return the final layer norm of a CLIP text encoder of any version of transformers."""
     norm: nn.Module = getattr(text_encoder, "text_model", text_encoder).final_layer_norm
     return norm
 

@@ -1,8 +1,8 @@
-"""One D x D matrix on the text encoder's output, and the K and V matrices of the UNet that it stands for.
+"""Projections: one D x D matrix on the text encoder's output, equivalent to an edit of the UNet's K and V matrices.
 
-Text reaches the UNet through the K and V of its cross-attentions alone. An edit that multiplies every one of them by
-the same matrix from the right, W M, is therefore the same as C M^T at the encoder's output, for the prompt and for the
-empty prompt.
+Text reaches the UNet only through the K and V matrices W of its cross-attentions. An edit that multiplies each W from
+the right by the same matrix M gives W M. This equals replacing the encoder's output C by C M^T, for the prompt and for
+the empty prompt.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ PROJECTION_TENSOR = "projection"
 
 
 def key_value_layers(unet: nn.Module) -> dict[str, nn.Linear]:
-    """Return the K and V matrices of every cross-attention by their names, in the UNet's order.
+    """Return the K and V layers of every cross-attention by name, in the UNet's order.
 
-    They are found by what an attention is, not by what its class or the block around it is called: blocks have been
-    renamed between versions, and code that looks for their names then edits nothing, silently.
+    The search uses the attributes of an attention, not the names of its class or block. Names have changed between
+    versions of diffusers, and a search by name would then silently edit nothing.
 
     Args:
-        unet: Any UNet of diffusers.
+        unet: UNet of diffusers.
 
     Returns:
-        ``down_blocks.0....attn2.to_k`` and the like to linear layers of one width D.
+        Mapping of names such as ``down_blocks.0....attn2.to_k`` to linear layers of one input width D.
 
     Raises:
-        ValueError: If there are none, their widths differ, or one is not a plain linear layer that is in use: wrapped
-            by an adapter, fused with another, or quantized.
+        ValueError: If there are none, if their widths differ, or if one is not a plain linear layer in use: wrapped by
+            an adapter, fused with another layer, or quantised.
     """
     layers: dict[str, Any] = {}
     problems: list[str] = []
     for name, module in unet.named_modules():
         if not (getattr(module, "is_cross_attention", False) and hasattr(module, "to_k") and hasattr(module, "to_v")):
             continue
-        # diffusers leaves the mark of fused projections behind when they are undone, but not their processor.
+        # After unfusing, diffusers keeps the attribute that marks fused projections, but replaces the processor.
         if "Fused" in type(getattr(module, "processor", None)).__name__:
             problems.append(f"{name}: its K and V are fused; call pipe.unfuse_qkv_projections()")
         layers |= {f"{name}.{part}": getattr(module, part) for part in ("to_k", "to_v")}
     problems += [f"{name}: {what}" for name, layer in layers.items() if (what := _not_plain(layer))]
     if not layers:
-        problems.append("found none: it takes no text")
+        problems.append("found none: it takes no text; use a UNet that is conditioned on text")
     elif not problems and len(widths := {layer.in_features for layer in layers.values()}) > 1:
         problems.append(f"found widths {sorted(widths)} instead of one")
     if problems:
@@ -66,14 +66,14 @@ def _not_plain(layer: Any) -> str:
 
 
 def require_square(matrix: Tensor, width: int) -> None:
-    """Refuse what is not a finite D x D matrix.
+    """Check that a projection is a finite D x D matrix.
 
     Args:
-        matrix: The projection M.
-        width: D, of the encoder's output.
+        matrix: Projection M.
+        width: Width D of the encoder's output.
 
     Raises:
-        IntegrityError: Saying what it is instead.
+        IntegrityError: If it is not; the message names the shape and dtype that were found.
     """
     if tuple(matrix.shape) != (width, width) or not matrix.is_floating_point():
         raise IntegrityError(
@@ -85,32 +85,36 @@ def require_square(matrix: Tensor, width: int) -> None:
 
 
 def projected(conditioning: Tensor, matrix: Tensor) -> Tensor:
-    """Return C M^T.
+    """Return the projected conditioning, C M^T.
 
     Args:
-        conditioning: C (..., D).
-        matrix: M (D, D).
+        conditioning: Conditioning C (..., D).
+        matrix: Projection M (D, D).
 
     Returns:
-        (..., D) in the dtype and on the device of C. What is narrower than float32 is multiplied in float32.
+        Conditioning (..., D) in the dtype and on the device of C. Dtypes narrower than float32 are multiplied in
+        float32.
     """
     wide = torch.promote_types(conditioning.dtype, torch.float32)
     return (conditioning.to(wide) @ matrix.to(conditioning.device, wide).T).to(conditioning.dtype)
 
 
 def fused(unet: nn.Module, matrix: Tensor) -> dict[str, Tensor]:
-    """Return W M for every cross-attention K and V: the UNet that draws without the projection as it did with it.
+    """Return W M for every cross-attention K and V.
+
+    A UNet with these weights and without the projection draws the same pictures as the given UNet with the projection.
 
     Args:
-        unet: Left as it is.
-        matrix: M (D, D).
+        unet: UNet of diffusers; it is not changed.
+        matrix: Projection M (D, D).
 
     Returns:
-        ``<module>.weight`` to tensors in the dtypes and on the devices of the UNet's own, computed in float64.
+        Mapping of ``<module>.weight`` to tensors in the dtype and on the device of the UNet's own weights, computed in
+        float64.
 
     Raises:
-        ValueError: If the UNet's K and V cannot be told; see :func:`key_value_layers`.
-        IntegrityError: If M is not of the UNet's width.
+        ValueError: If the UNet's K and V layers cannot be identified; see :func:`key_value_layers`.
+        IntegrityError: If M does not have the UNet's width.
     """
     exact = _multiplied(unet, matrix)
     layers = key_value_layers(unet)
@@ -121,29 +125,29 @@ def _multiplied(unet: nn.Module, matrix: Tensor) -> Mapping[str, Tensor]:
     layers = key_value_layers(unet)
     require_square(matrix, next(iter(layers.values())).in_features)
     exact = matrix.detach().to("cpu", torch.float64)
-    # On the CPU: not every accelerator has float64.
+    # Computed on the CPU, because some accelerators have no float64.
     return {name: layer.weight.detach().to("cpu", torch.float64) @ exact for name, layer in layers.items()}
 
 
 def export_key_values(path: str | Path, unet: nn.Module, matrix: Tensor, *, overwrite: bool = False) -> Path:
-    """Write W M for every cross-attention K and V as the authors of UCE publish their edits.
+    """Write W M for every cross-attention K and V to a file in the format in which the authors of UCE publish edits.
 
-    Load them with ``unet.load_state_dict({**unet.state_dict(), **load_file(path)})``, which refuses the file of another
-    UNet. An edit that is loaded and the projection it came from must not be used together.
+    Load the file with ``unet.load_state_dict({**unet.state_dict(), **load_file(path)})``, which refuses a file for
+    another UNet. Do not use a loaded edit together with the projection that it came from.
 
     Args:
-        path: Path of the safetensors file; ``<module>.weight`` names, float32.
-        unet: The UNet that the file is for; left as it is.
-        matrix: M (D, D).
-        overwrite: Replace a file that is there.
+        path: Path of the safetensors file, which holds float32 tensors under ``<module>.weight`` names.
+        unet: UNet that the file is for; it is not changed.
+        matrix: Projection M (D, D).
+        overwrite: Switch that replaces an existing file.
 
     Returns:
         The path.
 
     Raises:
-        FileExistsError: If there is something and ``overwrite`` is not set.
-        ValueError: If the UNet's K and V cannot be told.
-        IntegrityError: If M is not of the UNet's width.
+        FileExistsError: If the path exists and ``overwrite`` is false.
+        ValueError: If the UNet's K and V layers cannot be identified.
+        IntegrityError: If M does not have the UNet's width.
     """
     path = Path(path)
     if path.exists() and not overwrite:

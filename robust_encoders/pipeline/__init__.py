@@ -1,1 +1,1 @@
-"""What attaching changes in a pipeline, and how it is undone."""
+"""Attaching to a diffusers pipeline, and undoing it exactly."""

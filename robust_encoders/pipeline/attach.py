@@ -1,4 +1,7 @@
-"""Swapping one component of a pipeline: all or nothing, undone exactly, and known to the pipeline that carries it."""
+"""Replacement of one component of a pipeline: completely or not at all, exactly undone, and recorded on the pipeline.
+
+A *slot* is the attribute of a pipeline that holds a component, for example ``pipe.text_encoder``.
+"""
 
 from __future__ import annotations
 
@@ -19,25 +22,25 @@ from robust_encoders.pipeline.textual_inversion import EMBEDDING, carry_over, fi
 
 logger = logging.getLogger(__name__)
 
-# On the pipeline itself: a copy of the pipeline copies it along with the modules it speaks of, and nothing outlives
-# the pipeline.
+# The record is an attribute of the pipeline itself. A copy of the pipeline then copies the record together with the
+# modules that it refers to, and the record does not outlive the pipeline.
 _RECORD = "_robust_encoders_attachment"
 OVERLAYS_RECORD = "_robust_encoders_composition"
 
 
 @dataclass(frozen=True, eq=False)
 class Attachment:
-    """What is needed to undo an attachment.
+    """Record of an attached encoder: all that is needed to undo the attachment.
 
     Args:
-        component: The slot.
-        installed: The module that was put there.
-        original: The object that was there before any robust encoder; None for an empty slot.
+        component: Name of the slot.
+        installed: Module that was put into the slot.
+        original: Object in the slot before any robust encoder; None for an empty slot.
         identity: Hash of the encoder's tensors.
-        label: Its name, for messages.
-        weights: Sketch of the module as it was put there, without learned tokens.
-        source: Place that the encoder was loaded from; empty for one that was made in memory.
-        registered: Entry that a modular pipeline had for the slot before any robust encoder.
+        label: Name of the encoder, for messages.
+        weights: Sketch (a few values of every tensor) of the installed module, without tokens of textual inversion.
+        source: Place that the encoder was loaded from; empty for an encoder that was made in memory.
+        registered: Entry of a modular pipeline for the slot before any robust encoder.
     """
 
     component: str
@@ -51,32 +54,32 @@ class Attachment:
 
     @property
     def vocabulary(self) -> int:
-        """Number of token embeddings of the encoder, without learned tokens."""
+        """Number of token embeddings of the encoder, without tokens of textual inversion."""
         return self.weights[EMBEDDING].shape[0]
 
 
 def attachment_of(pipe: Any) -> Attachment | None:
-    """Return what was attached through this pipeline, or None."""
+    """Return the record of the robust encoder that was attached to this pipeline, or None."""
     return getattr(pipe, _RECORD, None)
 
 
 def has_overlays(pipe: Any) -> bool:
-    """Return whether adapters or projections are attached to a pipeline."""
+    """Return true if adapters or projections are attached to a pipeline."""
     return hasattr(pipe, OVERLAYS_RECORD)
 
 
 def install(
     pipe: Any, make: Callable[[], nn.Module], *, component: str, identity: str, label: str, source: str
 ) -> None:
-    """Put a module into a slot, in the place, precision, mode and trainability of what it replaces.
+    """Put a module into a slot; device, precision, training mode and trainable parameters follow the replaced module.
 
     Args:
         pipe: A diffusers pipeline that passed every check.
-        make: Makes the module; called before anything is changed.
-        component: The slot.
+        make: Function that makes the module; it is called before anything is changed.
+        component: Name of the slot.
         identity: Hash of the encoder's tensors.
-        label: Its name, for messages.
-        source: Place that the encoder was loaded from; empty for one that was made in memory.
+        label: Name of the encoder, for messages.
+        source: Place that the encoder was loaded from; empty for an encoder that was made in memory.
     """
     before = attachment_of(pipe)
     old: nn.Module | None = getattr(pipe, component)
@@ -97,20 +100,20 @@ def install(
 
 
 def registered(pipe: Any, component: str) -> tuple[Any, Any] | None:
-    """Return what a modular pipeline says about a slot: the specification it loads it by, and its configuration."""
+    """Return a modular pipeline's entry for a slot: loading specification and configuration; else None."""
     specs = getattr(pipe, "_component_specs", None)
     return None if specs is None else (specs.get(component), pipe.config.get(component))
 
 
 def restore_registered(pipe: Any, component: str, entry: tuple[Any, Any] | None) -> None:
-    """Give a modular pipeline back what :func:`registered` returned; nothing happens to another pipeline."""
+    """Restore in a modular pipeline the entry that :func:`registered` returned; other pipelines stay as they are."""
     if entry is not None:
         pipe._component_specs[component], configured = entry
         pipe.register_to_config(**{component: configured})
 
 
 def _settle(module: nn.Module, pipe: Any) -> None:
-    """Put the newcomer of an empty slot where the part is that reads it."""
+    """Move the module for an empty slot to the device and dtype of the denoiser, which reads its output."""
     leader = denoiser_of(pipe)
     if leader is None:
         module.to(pipe.device, pipe.dtype)
@@ -119,24 +122,24 @@ def _settle(module: nn.Module, pipe: Any) -> None:
 
 
 def uninstall(pipe: Any, record: Attachment, *, to: nn.Module | None, then: Attachment | None) -> None:
-    """Put back what was in a slot before.
+    """Undo an attachment: put the previous object back into the slot.
 
     Args:
         pipe: The pipeline.
-        record: Attachment that is asked about.
-        to: Object that comes back into the slot.
-        then: The attachment that is in force afterwards.
+        record: Record of the attachment to undo.
+        to: Object that is put back into the slot; None empties the slot.
+        then: Record of the attachment that is valid afterwards; None if there is none.
 
     Raises:
-        StaleAttachmentError: If something else is in the slot now, or was put around it by a kind of offloading that
-            cannot be carried over, or a LoRA or a textual inversion was loaded since.
+        StaleAttachmentError: If the slot now holds another module, if a kind of offloading was enabled that cannot be
+            carried over, or if a LoRA or a textual inversion was loaded after attaching.
     """
     require_current(pipe, record)
     current = getattr(pipe, record.component)
     if (mode := mode_of(pipe, current)) not in SUPPORTED:
         raise StaleAttachmentError(
-            f"expected the pipeline without {mode}, as it was when {record.label} was attached; undo the {mode} "
-            "(pipe.reset_device_map() for a device map) or load the pipeline again"
+            f"expected the pipeline without {mode}, as it was when {record.label} was attached, found {mode} enabled; "
+            f"undo the {mode} (pipe.reset_device_map() for a device map) or load the pipeline again"
         )
     if needed := to_unload(pipe, record.component, unwrapped(current), to, record.vocabulary):
         raise StaleAttachmentError(
@@ -153,16 +156,18 @@ def uninstall(pipe: Any, record: Attachment, *, to: nn.Module | None, then: Atta
 
 
 def restore(pipe: Any, record: Attachment | None, to: nn.Module | None, then: Attachment | None) -> None:
-    """Undo, at the end of a block, what was attached at its beginning, also if that was undone and done again inside.
+    """Undo, at the end of a block, the attachment made at its beginning.
+
+    This works even if the encoder was detached and attached again inside the block.
 
     Args:
         pipe: The pipeline.
-        record: Attachment that is asked about.
-        to: Object that comes back into the slot.
-        then: The attachment that was in force before it.
+        record: Record of the attachment that the block made.
+        to: Object that is put back into the slot; None empties the slot.
+        then: Record of the attachment before the block; None if there was none.
 
     Raises:
-        StaleAttachmentError: As :func:`uninstall` says.
+        StaleAttachmentError: If the attachment cannot be undone, see :func:`uninstall`.
     """
     current = attachment_of(pipe)
     if record is None or record is then or current is None:
@@ -171,15 +176,15 @@ def restore(pipe: Any, record: Attachment | None, to: nn.Module | None, then: At
 
 
 def is_attached(pipe: Any, component: str, identity: str) -> bool:
-    """Return whether an encoder is in a pipeline already, as it was attached.
+    """Return true if an encoder is already attached to a pipeline, with unchanged weights.
 
     Args:
         pipe: The pipeline.
-        component: The slot.
+        component: Name of the slot.
         identity: Hash of the encoder's tensors.
 
     Raises:
-        StaleAttachmentError: If something else took the place of what was attached, or its weights were changed.
+        StaleAttachmentError: If the attached module was replaced, or its weights were changed.
     """
     record = attachment_of(pipe)
     if record is None:
@@ -189,18 +194,18 @@ def is_attached(pipe: Any, component: str, identity: str) -> bool:
         return False
     if not is_intact(record):
         raise StaleAttachmentError(
-            f"expected {record.label} in pipe.{component} as it was attached, found its weights changed since, by a "
-            "LoRA or by training perhaps; unload what was loaded, or detach it and load the encoder again"
+            f"expected {record.label} in pipe.{component} as it was attached, found its weights changed since, perhaps "
+            "by a LoRA or by training; unload the LoRA, or detach the encoder and load it again"
         )
     return True
 
 
 def label_in(pipe: Any, component: str, identity: str) -> str:
-    """Return the name of another robust encoder in a pipeline, attached or saved with it; empty if there is none.
+    """Return the name of another robust encoder that is attached to a pipeline or was saved with it; else empty.
 
     Args:
         pipe: The pipeline.
-        component: The slot.
+        component: Name of the slot.
         identity: Hash of the tensors of the encoder that is to be attached.
     """
     if record := attachment_of(pipe):
@@ -212,27 +217,27 @@ def label_in(pipe: Any, component: str, identity: str) -> str:
 
 
 def _forget(pipe: Any, module: nn.Module) -> None:
-    """Take a module out of the manager of a modular pipeline's components, which would keep it for ever."""
+    """Remove a module from the components manager of a modular pipeline, which would keep it in memory for ever."""
     manager: Any = getattr(pipe, "_components_manager", None)
     for name in [name for name, part in getattr(manager, "components", {}).items() if part is module]:
         manager.remove(name)
 
 
 def require_current(pipe: Any, record: Attachment) -> None:
-    """Check that the slot still holds what was attached.
+    """Check that the slot still holds the attached module.
 
     Args:
         pipe: The pipeline.
-        record: Attachment that is asked about.
+        record: Record of the attachment.
 
     Raises:
-        StaleAttachmentError: If it holds something else.
+        StaleAttachmentError: If the slot holds another object.
     """
     found = unwrapped(getattr(pipe, record.component))
     if found is not record.installed:
         raise StaleAttachmentError(
             f"expected {record.label} in pipe.{record.component}, found a {type(found).__name__} that was put there "
-            f"since; set pipe.{record.component} back to the encoder that was attached, or keep the pipeline as it is"
+            f"since; set pipe.{record.component} back to the attached encoder, or leave the pipeline as it is"
         )
 
 
@@ -248,15 +253,16 @@ def _swap(pipe: Any, component: str, module: nn.Module | None, record: Attachmen
 
 
 def put(pipe: Any, component: str, module: nn.Module | None) -> None:
-    """Put a module into a slot of a pipeline by the pipeline's own means."""
+    """Put a module into a slot of a pipeline by the pipeline's own method."""
     if hasattr(pipe, "update_components"):  # a modular pipeline, which keeps a specification of each component
         pipe.update_components(**{component: module})
         return
-    # The pipeline's own way to renew its chain of hooks, on the device it was enabled with; a no-op without offloading.
+    # maybe_free_model_hooks renews the pipeline's chain of offload hooks on the same device. Without offloading there
+    # is no chain to renew.
     offloaded = bool(getattr(pipe, "_all_hooks", None))
     if offloaded:
         pipe.maybe_free_model_hooks()
-    # A plain assignment would leave an empty slot empty in model_index.json.
+    # After a plain assignment, a slot that was empty would stay empty in model_index.json.
     pipe.register_modules(**{component: module})
     if offloaded:
         pipe.maybe_free_model_hooks()
@@ -270,6 +276,6 @@ def _set_record(pipe: Any, record: Attachment | None) -> None:
 
 
 def is_intact(record: Attachment) -> bool:
-    """Return whether an attached module holds the weights it was attached with, as far as its sketch shows."""
+    """Return true if an attached module still has the weights of its attachment, as far as its sketch shows."""
     found = sketch(first_rows(nested_state(record.installed), record.vocabulary))
     return compare(found, record.weights).kind != "differs"

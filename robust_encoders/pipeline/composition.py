@@ -1,7 +1,8 @@
-"""Adapters and projections on a pipeline: any number of them, put over its components and taken off again.
+"""Composition of overlays: any number of adapters and projections are laid over a pipeline's components and removed.
 
-Order is fixed, whatever the order of attaching: the text encoder with its adapters, the projections by hash, the UNet
-with its adapters. What is fused into the UNet is: its own weights, adapters added, then projections multiplied.
+The order of their effects does not depend on the order of attaching. First the text encoder with its adapters applies,
+then the projections sorted by hash, then the UNet with its adapters. When overlays are fused into the UNet, adapters
+are added to its weights first, then the weights are multiplied by the projections.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ PREFIXES: Mapping[str, str] = {"text_encoder": adapters.TEXT_PREFIX, "unet": ada
 
 @dataclass(frozen=True, eq=False)
 class AttachedOverlay:
-    """One adapter or projection as it is attached.
+    """One attached adapter or projection, with its settings.
 
     Args:
         manifest: Manifest of the artifact.
@@ -40,9 +41,9 @@ class AttachedOverlay:
         identity: Hash of tensors and configuration.
         label: Name of the overlay, for messages.
         scale: Factor of an adapter's strength.
-        transport: Rule by which gates scale an adapter.
-        gate: Constant in place of one per prompt, of an overlay that is fused; None for a live one.
-        targets: Conditionings that prompts are compared with, of an adapter; filled in when it is attached.
+        transport: Rule by which gates scale an adapter, see :class:`robust_encoders.overlays.adapters.Gates`.
+        gate: Constant gate of a fused overlay; None for a live overlay, whose gates depend on the prompt.
+        targets: Encoded prompts of an adapter, with which other prompts are compared; computed when it is attached.
     """
 
     manifest: Manifest
@@ -57,20 +58,20 @@ class AttachedOverlay:
 
     @property
     def is_adapter(self) -> bool:
-        """Whether it is an adapter; otherwise it is a projection."""
+        """True for an adapter, false for a projection."""
         return self.manifest.form == "adapter"
 
     @property
     def live(self) -> bool:
-        """Whether it is a hook; otherwise it is in the weights."""
+        """True if the overlay acts by hooks, false if it is fused into the weights."""
         return self.gate is None
 
     def adapter(self) -> Adapter:
-        """Return the adapter."""
+        """Return the adapter in the tensors."""
         return adapter_of(self.tensors, self.config)
 
     def components(self) -> tuple[str, ...]:
-        """Return the components that it changes."""
+        """Return the names of the components that the overlay changes."""
         if not self.is_adapter:
             return ("text_encoder",) if self.live else ("unet",)
         return tuple(name for name, prefix in PREFIXES.items() if any(key.startswith(prefix) for key in self.tensors))
@@ -78,14 +79,14 @@ class AttachedOverlay:
 
 @dataclass(frozen=True, eq=False)
 class Host:
-    """A component of a pipeline that carries something.
+    """A component of a pipeline that carries overlays.
 
     Args:
-        component: The slot.
-        original: Module that was in the slot.
-        module: Module that is in the slot.
-        shapes: Names and shapes of the parameters of ``module`` when it was put there.
-        registered: Entry that a modular pipeline had for the slot.
+        component: Name of the slot.
+        original: Module that was in the slot before the overlays.
+        module: Copy of it with overlays, which is in the slot now.
+        shapes: Names and shapes of the parameters of ``module`` when it was put into the slot.
+        registered: Entry of a modular pipeline for the slot before the overlays.
     """
 
     component: str
@@ -97,12 +98,12 @@ class Host:
 
 @dataclass(frozen=True, eq=False)
 class Composition:
-    """Everything that is attached to a pipeline beside a whole encoder.
+    """All overlays that are attached to a pipeline.
 
     Args:
         overlays: Overlays in the fixed order.
-        hosts: The components that carry them.
-        carrier: Carrier of their gates.
+        hosts: Components that carry the overlays.
+        carrier: Object that carries the adapters' gates from the text encoder to the UNet.
     """
 
     overlays: tuple[AttachedOverlay, ...] = ()
@@ -110,25 +111,26 @@ class Composition:
     carrier: Carrier | None = None
 
     def find(self, identity: str) -> AttachedOverlay | None:
-        """Return the overlay with this content, or None."""
+        """Return the overlay with this hash, or None."""
         return next((overlay for overlay in self.overlays if overlay.identity == identity), None)
 
 
 def composition_of(pipe: Any) -> Composition:
-    """Return what is attached to a pipeline beside a whole encoder."""
+    """Return the overlays that are attached to a pipeline."""
     found: Composition | None = getattr(pipe, OVERLAYS_RECORD, None)
     return Composition() if found is None else found
 
 
 def compose(pipe: Any, overlays: Sequence[AttachedOverlay]) -> None:
-    """Make these overlays the ones that a pipeline carries; all or nothing.
+    """Replace a pipeline's overlays by the given ones; if anything fails, the previous overlays stay.
 
     Args:
-        pipe: A pipeline that all of them were checked against.
-        overlays: Overlays in any order; none takes everything off.
+        pipe: A pipeline against which all given overlays were checked.
+        overlays: Overlays in any order; an empty sequence removes all overlays.
 
     Raises:
-        StaleAttachmentError: If a component was replaced, or something was loaded into it, since overlays were put on.
+        StaleAttachmentError: If a component was replaced, or something was loaded into it, after overlays were
+            attached.
     """
     before = composition_of(pipe)
     with ExitStack() as undo:
@@ -140,13 +142,13 @@ def compose(pipe: Any, overlays: Sequence[AttachedOverlay]) -> None:
 
 @contextmanager
 def lifted(pipe: Any) -> Iterator[None]:
-    """Take all overlays off for the length of a ``with`` block; afterwards they lie over whatever is there then.
+    """Remove all overlays for the length of a ``with`` block; afterwards lay them over the components of that moment.
 
     Args:
         pipe: The pipeline.
 
     Raises:
-        StaleAttachmentError: As :func:`compose`.
+        StaleAttachmentError: If a component was replaced or changed, see :func:`compose`.
     """
     before = composition_of(pipe)
     _take_off(pipe, before)
@@ -166,7 +168,7 @@ def reference_of(pipe: Any) -> nn.Module:
 
 
 def deployed_in(pipe: Any) -> nn.Module:
-    """Return the text encoder that prompts pass through, without overlays."""
+    """Return the attached text encoder, the one that prompts pass through, without overlays."""
     host = next((host for host in composition_of(pipe).hosts if host.component == "text_encoder"), None)
     deployed: nn.Module = unwrapped(pipe.text_encoder if host is None else host.original)
     return deployed
@@ -193,7 +195,7 @@ def _require_untouched(pipe: Any, host: Host) -> None:
     if current is not host.module:
         raise StaleAttachmentError(
             f"expected {slot} as it was when overlays were attached to it, found a {type(current).__name__} that was "
-            "put there since; set it back, or keep the pipeline as it is"
+            f"put there since; set {slot} back to the previous module, or leave the pipeline as it is"
         )
     shapes = _shapes(host.module)
     if shapes != host.shapes or has_adapter(host.module) != has_adapter(host.original):
@@ -201,12 +203,12 @@ def _require_untouched(pipe: Any, host: Host) -> None:
         raise StaleAttachmentError(
             f"expected {slot} as it was when overlays were attached to it, found weights loaded or unloaded since "
             f"({', '.join(odd) or 'a LoRA'}, ...); undo that first, by pipe.unload_lora_weights(), "
-            "pipe.unload_textual_inversion() or pipe.unload_ip_adapter(), then load it again afterwards"
+            "pipe.unload_textual_inversion() or pipe.unload_ip_adapter(), and load the weights again afterwards"
         )
 
 
 def _keep_processors(host: Host) -> None:
-    """Carry attention processors over that were chosen while overlays were attached."""
+    """Keep the attention processors that the user chose while overlays were attached."""
     original: Any = host.original
     chosen, had = getattr(host.module, "attn_processors", {}), getattr(original, "attn_processors", {})
     if {name: type(one) for name, one in chosen.items()} != {name: type(one) for name, one in had.items()}:
@@ -216,7 +218,7 @@ def _keep_processors(host: Host) -> None:
 def _put_on(pipe: Any, overlays: Sequence[AttachedOverlay]) -> None:
     if not overlays:
         return
-    # Adapters first: what is fused adds them to the weights before it multiplies by a projection.
+    # Adapters come first: fusing adds them to the weights before it multiplies the weights by projections.
     in_order = sorted(overlays, key=lambda overlay: (not overlay.is_adapter, overlay.identity))
     ordered = [_with_targets(pipe, overlay) for overlay in in_order]
     carrier = _carrier(pipe, ordered)
@@ -233,7 +235,7 @@ def _put_on(pipe: Any, overlays: Sequence[AttachedOverlay]) -> None:
 
 
 def _concerns(overlay: AttachedOverlay, component: str) -> bool:
-    """Return whether an overlay needs anything of a component: live adapters take their gates from the text encoder."""
+    """Return true if an overlay changes a component or, like a live adapter, needs the text encoder for its gates."""
     return component in overlay.components() or (component == "text_encoder" and overlay.is_adapter and overlay.live)
 
 
@@ -246,7 +248,7 @@ def _with_targets(pipe: Any, overlay: AttachedOverlay) -> AttachedOverlay:
 def _carrier(pipe: Any, overlays: Sequence[AttachedOverlay]) -> Carrier:
     gated = [overlay for overlay in overlays if overlay.is_adapter and overlay.live]
     reference = reference_of(pipe)
-    # What is fused into the text encoder's copy cannot be passed by.
+    # Overlays that are fused into the text encoder's copy cannot be switched off for the pass that computes the gates.
     fused = any("text_encoder" in overlay.components() for overlay in overlays if not overlay.live)
     carrier = Carrier(
         [overlay.targets for overlay in gated if overlay.targets is not None],
@@ -269,7 +271,7 @@ def _host(pipe: Any, component: str, overlays: Sequence[AttachedOverlay], carrie
         if not overlay.live and component in overlay.components():
             _fuse(module, component, overlay)
     if here:
-        # All of them, here or not: gates have a column for each adapter.
+        # All live overlays are passed, also those of other components: the gates have one column for each adapter.
         _HOOKED[component](module, live, carrier)
     else:
         allow_saving(module)
@@ -294,7 +296,7 @@ def _fuse(module: nn.Module, component: str, overlay: AttachedOverlay) -> None:
 def _hook_text(module: nn.Module, overlays: Sequence[AttachedOverlay], carrier: Carrier) -> None:
     adapted = [overlay.adapter() for overlay in overlays if overlay.is_adapter]
     if adapted:
-        # Before the adapters' own hooks are there: it opens them.
+        # This hook sets the gates, so it is registered before the adapters' own hooks.
         module.register_forward_pre_hook(carrier.before_text, with_kwargs=True)
         adapters.hook(module, adapted, adapters.TEXT_PREFIX, carrier.text)
     matrices = [overlay.tensors[projection.PROJECTION_TENSOR] for overlay in overlays if not overlay.is_adapter]
@@ -319,11 +321,11 @@ _HOOKED: Mapping[str, Callable[[nn.Module, Sequence[AttachedOverlay], Carrier], 
 
 @dataclass(eq=False)
 class _Projected:
-    """Multiplies what the last norm of a text encoder gives by matrices, one after the other.
+    """Forward hook that multiplies the output of a text encoder's final norm by projections, one after the other.
 
     Args:
-        matrices: (D, D) each, in the order in which they apply.
-        carrier: Says when a pass is to see none of it.
+        matrices: Projections (D, D) in the order in which they apply.
+        carrier: Carrier of the gates; while its ``bare`` is true, the hook changes nothing.
     """
 
     matrices: Sequence[Tensor]

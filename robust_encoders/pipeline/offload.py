@@ -1,4 +1,4 @@
-"""Where a component lives: devices, dtypes and the offload hooks of accelerate and diffusers."""
+"""Device, dtype and offload hooks of a component, as set up by accelerate and diffusers."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ SUPPORTED: tuple[Mode, ...] = ("none", "model offload", "sequential offload")
 
 
 def mode_of(pipe: Any, module: nn.Module | None) -> Mode:
-    """Return how ``module`` is moved around while ``pipe`` runs.
+    """Return the kind of offloading that moves ``module`` between devices while ``pipe`` runs.
 
     Args:
         pipe: The pipeline.
-        module: One of its components; None for a slot that is empty, whose newcomer is put beside the denoiser.
+        module: Component of the pipeline; None for an empty slot, for which the denoiser's offloading counts.
     """
     module = denoiser_of(pipe) if module is None else module
-    # A device map that is a string names one device for everything, which needs no hooks.
+    # A device map may also be a string: one device for all components, which needs no hooks.
     if isinstance(getattr(pipe, "hf_device_map", None), dict):
         return "device map"
     if getattr(pipe, "_all_hooks", None):
@@ -31,7 +31,7 @@ def mode_of(pipe: Any, module: nn.Module | None) -> Mode:
     if module is None:
         return "none"
     parts = list(unwrapped(module).modules())
-    # A registry stays behind when its last hook is removed.
+    # diffusers keeps the hook registry of a module even after its last hook is removed.
     registries = [part._diffusers_hook for part in parts if hasattr(part, "_diffusers_hook")]
     if names := {name for registry in registries for name in registry.hooks}:
         return _known(names)
@@ -42,7 +42,7 @@ def mode_of(pipe: Any, module: nn.Module | None) -> Mode:
 
 
 def denoiser_of(pipe: Any) -> nn.Module | None:
-    """Return the part of a pipeline that reads the conditioning, its UNet or transformer; None where it has neither.
+    """Return the denoiser of a pipeline, its UNet or transformer, which reads the conditioning; None without either.
 
     Args:
         pipe: The pipeline.
@@ -64,11 +64,12 @@ def _aligns(hook: Any) -> bool:
 
 
 def imitate(module: nn.Module, model: nn.Module) -> None:
-    """Give ``module`` the training mode and the trainable parameters of ``model``, name by name.
+    """Copy the training mode and the trainable flags of ``model`` to ``module``, name by name.
 
     Args:
-        module: The newcomer.
-        model: The component that it replaces, uncompiled and of the same class, so that their names are the same.
+        module: New component.
+        model: Component that it replaces, without a ``torch.compile`` wrapper. Both have the same class, so their
+            parameter names are the same.
     """
     training = {name: part.training for name, part in model.named_modules()}
     trainable = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
@@ -79,11 +80,11 @@ def imitate(module: nn.Module, model: nn.Module) -> None:
 
 
 def follow(module: nn.Module, leader: nn.Module) -> None:
-    """Put ``module`` where ``leader`` is: same device and dtype, or offloaded sequentially in the same way.
+    """Move ``module`` to the device and dtype of ``leader``, or offload it sequentially in the same way.
 
     Args:
-        module: The newcomer, uncompiled; nothing happens if it is there already.
-        leader: The component that it replaces, uncompiled.
+        module: New component, without a ``torch.compile`` wrapper. It is not changed if it already matches.
+        leader: Component to follow, without a ``torch.compile`` wrapper.
     """
     if any(hasattr(part, "_hf_hook") and _aligns(part._hf_hook) for part in leader.modules()):
         _offload_like(module, leader)

@@ -1,4 +1,4 @@
-"""What a pipeline carries: a robust encoder, overlays, and what can carry a concept past them."""
+"""Status of a pipeline: its robust encoder, its overlays, and the ways past them that are still open to a concept."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from robust_encoders.pipeline.shared_copy import original_of
 
 @dataclass(frozen=True)
 class Status:
-    """What a pipeline carries.
+    """The robust encoder and the overlays of a pipeline.
 
     Args:
-        attached: Whether a robust encoder is in the pipeline.
-        tracked: Whether it was attached through this pipeline, so that ``detach`` can undo it.
-        intact: Whether its weights are those that were attached, as far as eight values of every tensor show; None
-            where that is not known.
-        component: The slot.
-        provenance: Facts that the encoder carries: concept, method, base, content hash, package version.
+        attached: True if a robust encoder is in the pipeline.
+        tracked: True if it was attached to this pipeline by ``attach``, so that ``detach`` can undo it.
+        intact: True if its weights are unchanged since it was attached, as far as eight values of every tensor show;
+            None if unknown.
+        component: Name of the pipeline component that holds the encoder, for example ``text_encoder``.
+        provenance: Facts that the encoder carries: concept and its kind, method, base, licence, content hash.
         notes: Remarks for the user, in sentences.
-        source: Place that the encoder was loaded from: a folder, or a repository and its commit; empty where not known.
-        bypasses: Ways in which the concept can pass the encoder in this pipeline, in sentences.
-        overlays: Names of the adapters and projections that are attached, in the order in which they apply.
+        source: Place that the encoder was loaded from: a folder, or a repository and its commit; empty if unknown.
+        bypasses: Ways in which the concept can still reach this pipeline's pictures, in sentences.
+        overlays: Names of the attached adapters and projections, in the order in which they apply.
     """
 
     attached: bool
@@ -42,11 +42,11 @@ class Status:
 
 
 def status(pipe: Any, component: str = "text_encoder") -> Status:
-    """Return what a pipeline carries.
+    """Return which robust encoder and which overlays a pipeline carries.
 
     Args:
         pipe: A diffusers pipeline.
-        component: The slot to look into where nothing was attached through this pipeline.
+        component: Name of the component that is examined if no encoder was attached by ``attach``.
     """
     labels = tuple(overlay.label for overlay in composition_of(pipe).overlays)
     return replace(_status_of_encoder(pipe, component), overlays=labels)
@@ -59,14 +59,14 @@ def _status_of_encoder(pipe: Any, component: str) -> Status:
     module = original_of(top)
     provenance = getattr(getattr(module, "config", None), "robust_encoders", None)
     if record is not None and module is not record.installed:
-        note = f"{record.label} was attached here, but something else was put into its place since"
+        note = f"{record.label} was attached here, but another object has taken its place since"
         return Status(provenance is not None, component=slot, provenance=provenance, notes=(note,))
     if provenance is None:
         return Status(attached=False)
     around = bypasses_in(pipe, slot, top)
     if record is None:
-        note = "the encoder came with the pipeline or from another one: there is nothing that detach could put back"
+        note = "the encoder came with this pipeline or from another one, so detach has no other encoder to put back"
         return Status(True, component=slot, provenance=provenance, notes=(note,), bypasses=around)
     intact = is_intact(record)
-    notes = () if intact else ("the attached weights were changed since, by a LoRA or by training perhaps",)
+    notes = () if intact else ("the attached weights were changed since, perhaps by a LoRA or by training",)
     return Status(True, True, intact, slot, provenance, notes, record.source, around)

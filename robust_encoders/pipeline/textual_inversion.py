@@ -1,4 +1,7 @@
-"""Tokens that textual inversion added to a pipeline: which they are, and how their vectors follow into an encoder."""
+"""Tokens that textual inversion added to a pipeline (learned tokens), and the transfer of their vectors.
+
+The vocabulary size of an encoder is its number of token embeddings; learned tokens have ids beyond it.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,11 @@ EMBEDDING = f"{PREFIX}embeddings.token_embedding.weight"
 
 
 def inversion_tokens(tokenizer: Any, vocabulary: int) -> tuple[str, ...]:
-    """Return the tokens beyond a vocabulary, by their ids, if all of them were added; none otherwise.
+    """Return the tokens beyond a vocabulary, sorted by id, if all of them were added; otherwise an empty tuple.
 
     Args:
         tokenizer: A transformers tokenizer, or None.
-        vocabulary: Number of token embeddings before any were added.
+        vocabulary: Number of token embeddings before any token was added.
     """
     if tokenizer is None:
         return ()
@@ -28,7 +31,7 @@ def inversion_tokens(tokenizer: Any, vocabulary: int) -> tuple[str, ...]:
 
 
 def added_tokens(tokenizer: Any) -> tuple[str, ...]:
-    """Return the tokens that were added to a tokenizer and are not special ones, by their ids.
+    """Return the tokens that were added to a tokenizer and are not special tokens, sorted by id.
 
     Args:
         tokenizer: A transformers tokenizer, or None.
@@ -40,13 +43,13 @@ def added_tokens(tokenizer: Any) -> tuple[str, ...]:
 
 
 def tokens_without_vector(tokenizer: Any, current: nn.Module, coming: Any, vocabulary: int) -> tuple[str, ...]:
-    """Return the learned tokens that the next encoder has no vector for, or another one than this encoder has.
+    """Return the learned tokens for which the next encoder has no vector, or another vector than the current one.
 
     Args:
         tokenizer: Tokenizer of the pipeline.
-        current: The encoder that goes.
-        coming: The one that takes its place; None for nothing.
-        vocabulary: Number of token embeddings that ``current`` came with.
+        current: Encoder that is taken out.
+        coming: Encoder that takes its place; None leaves the slot empty.
+        vocabulary: Number of token embeddings of ``current`` without learned tokens.
     """
     tokens = inversion_tokens(tokenizer, vocabulary)
     if not tokens or coming is None:
@@ -59,38 +62,38 @@ def tokens_without_vector(tokenizer: Any, current: nn.Module, coming: Any, vocab
 def _same_row(here: Tensor, there: Tensor, index: int) -> bool:
     if index >= min(len(here), len(there)):
         return False
-    # The pipeline may have been cast since one was copied from the other.
+    # The tolerance allows for a cast of the pipeline after the vector was copied.
     return torch.allclose(here[index], there[index], rtol=2.0**-6, atol=1e-6)
 
 
 def highest_id(tokenizer: Any) -> int:
-    """Return the highest id that a tokenizer can give."""
+    """Return the highest token id of a tokenizer."""
     return max(int(index) for index in tokenizer.get_vocab().values())
 
 
 def rows_of(module: Any) -> int | None:
-    """Return how many token embeddings a text encoder has; None where that cannot be told.
+    """Return the number of token embeddings of a text encoder; None if it cannot be determined.
 
-    The configuration may say otherwise: unloading a textual inversion does not correct it.
+    The configuration may have another number, because unloading a textual inversion does not correct it.
 
     Args:
-        module: A text encoder, perhaps compiled or offloaded; or None.
+        module: Text encoder, perhaps compiled or offloaded; or None.
     """
     find: Callable[[], Any] = getattr(unwrapped(module), "get_input_embeddings", lambda: None)
     try:
         weight = getattr(find(), "weight", None)
-    except NotImplementedError:  # what transformers raises for a kind of encoder that has none
+    except NotImplementedError:  # transformers raises it for encoders without token embeddings
         return None
     return None if weight is None else int(weight.shape[0])
 
 
 def inversion_rows(tokenizer: Any, module: Any, vocabulary: int) -> int:
-    """Return how many learned vectors an encoder with ``vocabulary`` tokens would have to take over.
+    """Return the number of learned vectors that a new encoder with ``vocabulary`` tokens would have to take over.
 
     Args:
         tokenizer: Tokenizer of the pipeline.
-        module: The text encoder in the pipeline, whose vectors they are.
-        vocabulary: Number of the newcomer's token embeddings.
+        module: Text encoder in the pipeline, which holds the learned vectors.
+        vocabulary: Number of token embeddings of the new encoder.
     """
     if not inversion_tokens(tokenizer, vocabulary):
         return 0
@@ -102,7 +105,7 @@ def first_rows(state: Mapping[str, Tensor], vocabulary: int) -> dict[str, Tensor
     """Return a text encoder's state without the token embeddings beyond a vocabulary.
 
     Args:
-        state: ``text_model.*`` names to tensors.
+        state: Mapping of ``text_model.*`` names to tensors.
         vocabulary: Number of token embeddings to keep.
     """
     kept = {EMBEDDING: state[EMBEDDING][:vocabulary]} if EMBEDDING in state else {}
@@ -110,13 +113,13 @@ def first_rows(state: Mapping[str, Tensor], vocabulary: int) -> dict[str, Tensor
 
 
 def carry_over(module: Any, old: nn.Module, tokenizer: Any) -> None:
-    """Append the vectors of learned tokens to a newcomer's token embeddings; nothing happens if there are none.
+    """Append the vectors of learned tokens to a new encoder's token embeddings; do nothing if there are none.
 
-    The newcomer's own vectors are copied, so that nobody else who shares them gets longer embeddings.
+    The new encoder's own embeddings are copied first, so that other models that share them stay as they are.
 
     Args:
-        module: The newcomer, a ``CLIPTextModel``.
-        old: The text encoder that it replaces.
+        module: New encoder, a ``CLIPTextModel``.
+        old: Text encoder that it replaces.
         tokenizer: Tokenizer of the pipeline.
     """
     embedding = module.get_input_embeddings()

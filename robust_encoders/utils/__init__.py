@@ -1,1 +1,1 @@
-"""What every room of the loader uses."""
+"""Helpers that all parts of the loader use: files, folders, JSON and the console."""

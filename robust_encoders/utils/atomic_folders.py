@@ -1,7 +1,7 @@
-"""Folders to work in that a process which was killed does not leave behind for ever.
+"""Temporary working folders that are removed even if the process that made them was killed.
 
-Whoever works in one holds a lock in it. The operating system lets go of the lock when the process ends, however it
-ends, and the next one to work at the same place removes what nobody holds.
+A process holds a lock file in its folder. The operating system releases the lock when the process ends for any reason.
+The next process that works at the same place removes folders whose lock nobody holds.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 LOCK_NAME = "in-use.lock"
-# Seconds in which a folder that was just made may not have its lock yet.
+# Seconds after its creation in which a folder may not have its lock yet.
 GRACE = 10.0
-# How often a folder is made anew because somebody else locked it first, and took it for abandoned.
+# Number of attempts to make a folder, if another process takes it for abandoned and locks it first.
 TRIES = 20
-# What a lock raises that another holds, and what one raises on a file system that has none.
+# Errors of a lock that another process holds (Timeout), or on a file system without locks (the others).
 _NOT_MINE = (Timeout, OSError, NotImplementedError)
-# Does what is still to be done with a folder, and says whether it must stay all the same.
+# Function that saves the contents of a folder before its removal, and returns true if the folder must stay.
 Rescue = Callable[[Path], bool]
 
 
@@ -34,25 +34,26 @@ def _nothing(folder: Path) -> bool:
 
 
 def temporary_of(name: str) -> re.Pattern[str]:
-    """Return what matches the names that ``tempfile`` makes with the prefix ``.<name>-``, and no others.
+    """Return the pattern of exactly those names that ``tempfile`` makes with the prefix ``.<name>-``.
 
     Args:
-        name: Name of the file or folder that the temporary one is for.
+        name: Name of the file or folder that the temporary one belongs to.
     """
     return re.compile(rf"\.{re.escape(name)}-[a-z0-9_]{{8}}")
 
 
 @contextmanager
 def scratch(parent: Path, name: str, rescue: Rescue = _nothing) -> Iterator[Path]:
-    """Make a folder to work in, hold it, and remove it when the block ends.
+    """Make a working folder, hold its lock during the block, and remove the folder when the block ends.
 
     Args:
-        parent: Folder that it is made in; made if need be.
-        name: Name of the file or folder that it is for; see :func:`remove_abandoned`.
-        rescue: Called before it is removed, however the block ends; if it returns true or raises, the folder stays.
+        parent: Folder in which the working folder is made; it is created if it does not exist.
+        name: Name of the file or folder that the working folder belongs to; see :func:`remove_abandoned`.
+        rescue: Function that is called with the folder before its removal, also after an error in the block. If it
+            returns true or raises, the folder stays.
 
     Yields:
-        The folder. On a file system without locks nobody holds it and nobody takes it for abandoned.
+        The working folder. On a file system without locks it has no lock, and no process takes it for abandoned.
     """
     parent.mkdir(parents=True, exist_ok=True)
     folder, lock = _make(parent, name)
@@ -68,33 +69,38 @@ def _make(parent: Path, name: str) -> tuple[Path, FileLock]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            continue  # Who holds it removes it.
+            continue  # The process that holds the lock removes the folder.
         except _NOT_MINE:
             pass
         return folder, lock
-    raise OSError(f"expected a folder in {parent} that nobody else locks, found none in {TRIES}; use another place")
+    raise OSError(
+        f"expected a working folder in {parent} that no other process locks, found none in {TRIES} attempts; "
+        "use another place"
+    )
 
 
 def remove_abandoned(parent: Path, name: str, rescue: Rescue = _nothing) -> None:
-    """Remove the folders that killed processes left.
+    """Remove the working folders that killed processes left behind.
 
     Args:
-        parent: As given to :func:`scratch`; it may not exist.
-        name: As given to :func:`scratch`.
-        rescue: Called with each folder before it is removed, while no other process can touch it; if it returns true
-            or raises, the folder stays.
+        parent: Folder that was passed to :func:`scratch`; it may not exist.
+        name: Name that was passed to :func:`scratch`.
+        rescue: Function that is called with each folder before its removal, while no other process can lock it. If it
+            returns true or raises, the folder stays.
     """
     pattern = temporary_of(name)
     for folder in [path for path in parent.glob("*") if pattern.fullmatch(path.name) and _ours(path)]:
         if (folder / LOCK_NAME).is_file():
             _remove(folder, rescue)
         elif _age(folder) >= GRACE:
-            with suppress(OSError):  # not ours, or killed before it did anything: removed only if it is empty
+            # Made by other software, or by a process that was killed before it made its lock: rmdir removes the folder
+            # only if it is empty.
+            with suppress(OSError):
                 folder.rmdir()
 
 
 def _ours(path: Path) -> bool:
-    """Return whether a path is a folder, not a link to one, that belongs to the user of this process."""
+    """Return true if a path is a folder (no link to one) that belongs to the user of this process."""
     try:
         state = path.lstat()
     except OSError:
@@ -119,13 +125,13 @@ def _finish(folder: Path, lock: FileLock, rescue: Rescue) -> None:
     finally:
         lock.release()
     with suppress(OSError):
-        if os.name == "nt" and not stays:  # Where a file that is open cannot be removed.
+        if os.name == "nt" and not stays:  # Windows cannot remove an open file, so the lock file goes only now.
             (folder / LOCK_NAME).unlink()
         folder.rmdir()
 
 
 def _discard(folder: Path) -> None:
-    # The lock goes last: without it, what a process leaves that is killed meanwhile would be nobody's to remove.
+    # The lock file is removed last. If the process is killed before that, the next one still finds a removable folder.
     for path in folder.glob("*"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What every command shares: exit codes, answers on stdout, tables, and the error of a command line without sense."""
+"""Helpers for all commands: exit codes, answers on stdout, tables, and the error for a contradictory command line."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import Any, NoReturn
 from robust_encoders.errors import RobustEncodersError
 
 EXIT_OK, EXIT_NO, EXIT_USAGE = 0, 1, 2
-EXIT_PIPE = 141  # what a shell says of a program that SIGPIPE ended
+EXIT_PIPE = 141  # a shell's exit code for a program that SIGPIPE ended
 
 
 class UsageError(RobustEncodersError):
-    """A command line that parses, but contradicts itself or names what does not exist; raised by commands alone."""
+    """A command line parses, but contradicts itself or names something that does not exist; only commands raise it."""
 
 
 def say(text: str) -> None:
-    """Write an answer to stdout; end, as a signal would, where nobody reads on."""
+    """Write an answer to stdout; if the reader closed the pipe, exit with the code of SIGPIPE."""
     try:
         sys.stdout.write(text + "\n")
-    except BrokenPipeError:  # head, a pager
+    except BrokenPipeError:  # for example head or a pager that has quit
         _hang_up()
 
 
@@ -33,13 +33,13 @@ def say_json(value: Any) -> None:
 
 
 def say_fields(fields: Mapping[str, Any]) -> None:
-    """Write names and values to stdout, one pair a line."""
+    """Write names and values to stdout, one pair per line."""
     for line in columns([(key, str(value)) for key, value in fields.items()]):
         say(line)
 
 
 def flush() -> None:
-    """Send to stdout what was not sent yet; end as :func:`say` does."""
+    """Flush stdout; if the reader closed the pipe, exit as :func:`say` does."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -53,27 +53,27 @@ def fail(message: str, code: int) -> int:
 
 
 def _hang_up() -> NoReturn:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the very end
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python's flush at exit does not fail
     raise SystemExit(EXIT_PIPE)
 
 
 def columns(rows: Iterable[Sequence[str]]) -> list[str]:
-    """Return a line for each row, cells padded to the width of their column."""
+    """Return one line for each row, with cells padded to the width of their column."""
     table = list(rows)
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
 
 
 def choose(name: str, known: Collection[str], what: str) -> str:
-    """Return ``name`` if it is known.
+    """Return ``name`` if it is one of the known names.
 
     Args:
-        name: Name that was asked for.
+        name: Requested name.
         known: Names that exist.
-        what: Kind of thing that has these names, for the message.
+        what: Kind of object that the names stand for, for the error message.
 
     Raises:
-        UsageError: If it is not, with the closest names.
+        UsageError: If the name is unknown; the message suggests the closest names.
     """
     if name in known:
         return name

@@ -1,4 +1,4 @@
-"""The folder in which this package keeps what it made or noted itself: converted encoders, pins, verified files."""
+"""The home folder of this package, which holds converted encoders, pins and notes on verified files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HOUR = 3600.0
 
 
 def home() -> Path:
-    """Return ``$ROBUST_ENCODERS_HOME``, by default ``robust_encoders`` in the user's cache folder; it may not exist."""
+    """Return ``$ROBUST_ENCODERS_HOME``, or else ``robust_encoders`` in the user's cache folder; it may not exist."""
     if chosen := os.environ.get("ROBUST_ENCODERS_HOME"):
         return Path(chosen).expanduser().absolute()
     cache = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
@@ -24,15 +24,15 @@ def home() -> Path:
 
 
 def remove_aged(folder: Path, pattern: re.Pattern[str], age: float) -> None:
-    """Remove files that nobody has written to for so long that nobody will.
+    """Remove abandoned files: those that match a pattern and were not changed for a given time.
 
     Args:
-        folder: Folder to look into; it may not exist.
-        pattern: Pattern of their whole names.
-        age: Age in seconds.
+        folder: Folder of the files; it may not exist.
+        pattern: Pattern of the files' whole names.
+        age: Smallest age, in seconds since the last change.
     """
     for path in folder.glob("*"):
-        # Somebody else may do the same at the same time.
+        # Another process may remove the same file at the same time.
         with suppress(OSError):
             if pattern.fullmatch(path.name) and time.time() - path.lstat().st_mtime > age:
                 path.unlink()
@@ -40,10 +40,10 @@ def remove_aged(folder: Path, pattern: re.Pattern[str], age: float) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Let one process at a time do what it does to ``path``; the others wait.
+    """Hold the lock of ``path`` during the block, so that one process at a time changes it; other processes wait.
 
     Args:
-        path: A file or folder, which need not exist; the lock lies beside it.
+        path: File or folder, which may not exist; the lock file lies beside it.
     """
     from filelock import FileLock
 
@@ -53,17 +53,17 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file aside and move it into place: whoever reads it sees the old one or the new one, never half of it.
+    """Write a temporary file and move it into place, so that readers see the old file or the new one, never a part.
 
-    What processes that were killed meanwhile left beside it is removed an hour later.
+    Temporary files that killed processes left there are removed when they are an hour old.
 
     Args:
-        path: Path of the file; its folder is made if need be.
-        data: All of it.
+        path: Path of the file; its folder is created if it does not exist.
+        data: Whole content of the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_aged(path.parent, temporary_of(path.name), HOUR)
-    # Not by tempfile, whose files are their owner's alone: who may read this one is up to the umask, as for any file.
+    # tempfile is not used here, because only the owner can read its files. This file follows the umask.
     aside = path.with_name(f".{path.name}-{token_hex(4)}")
     try:
         with aside.open("xb") as file:

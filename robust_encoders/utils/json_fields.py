@@ -1,4 +1,4 @@
-"""Reads typed fields out of parsed JSON and collects every problem instead of stopping at the first."""
+"""Reader of typed fields from parsed JSON, which collects all problems instead of stopping at the first."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ T = TypeVar("T")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
-# A method that reads one field.
+# Method of Fields that reads one field, for example Fields.number.
 Column = Callable[["Fields", str], Any]
 
 
 class Fields:
-    """One JSON object under reading; children share the list of problems.
+    """One JSON object that is being read; its children share the list of problems.
 
     Args:
-        data: Value that the JSON held there; anything but an object is a problem.
-        where: Dotted path, for the messages.
-        problems: The shared list.
+        data: Parsed JSON value; any value but an object is a problem.
+        where: Dotted path of the object in the file, for the messages.
+        problems: Shared list of problems; None starts a new list.
     """
 
     def __init__(self, data: object, where: str, problems: list[str] | None = None) -> None:
@@ -34,34 +34,34 @@ class Fields:
             self.problems.append(f"{where}: expected an object, found {short(data)}")
 
     def problem(self, key: str, expected: str, found: object) -> None:
-        """Note that ``key`` holds something else than ``expected``."""
+        """Add the problem that ``key`` holds another value than ``expected``."""
         self.problems.append(f"{self._where}.{key}: expected {expected}, found {short(found)}")
 
     def raise_problems(self) -> None:
-        """Raise ManifestError naming every problem, if there is one."""
+        """Raise a ManifestError that names every problem, if there are any."""
         if self.problems:
             raise ManifestError(
                 f"this manifest has {len(self.problems)} problem(s):\n  " + "\n  ".join(self.problems)
-                + "\nfetch or build the artifact again; a manifest is never edited by hand"
+                + "\nfetch or build the artifact again; do not edit a manifest by hand"
             )  # fmt: skip
 
     def no_others(self) -> None:
-        """Note every key that was never read."""
+        """Add a problem for every key that was never read."""
         for key in sorted(self._data.keys() - self._read):
             self.problems.append(f"{self._where}.{key}: expected no such field, found {short(self._data[key])}")
 
     def names(self) -> list[str]:
-        """Return the keys, all of which count as read."""
+        """Return all keys and mark them as read."""
         self._read.update(self._data)
         return list(self._data)
 
     def is_null(self, key: str) -> bool:
-        """Return whether ``key`` is there and null."""
+        """Return true if ``key`` exists and is null."""
         self._read.add(key)
         return key in self._data and self._data[key] is None
 
     def is_empty_text(self, key: str) -> bool:
-        """Return whether ``key`` is there and an empty string."""
+        """Return true if ``key`` exists and is an empty string."""
         self._read.add(key)
         return self._data.get(key) == ""
 
@@ -75,11 +75,11 @@ class Fields:
         return [Fields(one, f"{self._where}.{key}[{i}]", self.problems) for i, one in enumerate(found)]
 
     def table(self, key: str, columns: Mapping[str, Column]) -> dict[str, dict[str, Any]]:
-        """Return the objects under the keys of the object under ``key``, all of which have the same fields.
+        """Return an object of objects that all have the same fields, as a table with one row for each of them.
 
         Args:
-            key: Key of the object that holds them.
-            columns: Name of each field to the method that reads it, for example ``Fields.number``.
+            key: Key of the outer object.
+            columns: Mapping of each field's name to the method that reads it, for example ``Fields.number``.
         """
         rows, table = self.child(key), {}
         for name in rows.names():
@@ -89,7 +89,7 @@ class Fields:
         return table
 
     def has(self, key: str) -> bool:
-        """Return whether ``key`` is there."""
+        """Return true if ``key`` exists."""
         return key in self._data
 
     def text(self, key: str, *, empty: bool = False) -> str:
@@ -102,7 +102,7 @@ class Fields:
         return self._checked(key, "one of " + ", ".join(choices), lambda v: v in choices, "")
 
     def digest(self, key: str) -> str:
-        """Return a sha256 in hexadecimal."""
+        """Return a SHA-256 as 64 hexadecimal digits."""
         return self._checked(
             key, "64 hexadecimal digits", lambda v: isinstance(v, str) and _DIGEST.fullmatch(v) is not None, ""
         )
@@ -165,11 +165,11 @@ def _is_integer(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    # An integer of a thousand digits is valid JSON, but no float.
+    # An integer of a thousand digits is valid JSON, but does not fit into a float.
     return isinstance(value, float) or (_is_integer(value) and abs(cast(int, value)) < 2**1000)
 
 
 def short(value: object) -> str:
-    """Return a value for a message, cut where it is long."""
+    """Return the text of a value for a message, cut to 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

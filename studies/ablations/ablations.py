@@ -1,8 +1,9 @@
-"""What each part buys, on `circle`: ablations.py STUDY WORK OUT [SEED ...], five to thirty minutes a row and seed.
+"""Measure what each part of a method buys, on `circle`: ablations.py STUDY WORK OUT [SEED ...].
 
-STUDY is ``paper``, AdvUnlearn's own ablations, or ``objectives``, where the hardened recipe attacks and unlearns,
-beside DES and SAGE, which do not attack. WORK keeps encoders and banks, OUT one file a row and seed; finished ones are
-kept. ``ablations.py STUDY WORK OUT table`` prints the rows again.
+A row and seed takes five to thirty minutes. The study ``paper`` has AdvUnlearn's own ablations. The study
+``objectives`` compares the spaces in which the hardened recipe attacks and unlearns, and DES and SAGE, which do not
+attack. The folder WORK keeps encoders and banks. The folder OUT keeps one file a row and seed, and a second run keeps
+finished files. ``ablations.py STUDY WORK OUT table`` prints the rows again.
 """
 
 from __future__ import annotations
@@ -60,7 +61,10 @@ def advunlearn(recipe: str) -> AdvUnlearn:
 
 
 def paper() -> AdvUnlearn:
-    """Return the paper's terms on the captions of the embedded base: one adversarial token in front, noise alone."""
+    """Return AdvUnlearn with the paper's terms on captions of the embedded base.
+
+    The attack has one adversarial token in front of the prompt. All terms compare noise predictions.
+    """
     shipped = advunlearn("shapes/circle-advunlearn")
     return replace(
         shipped,
@@ -73,37 +77,37 @@ def paper() -> AdvUnlearn:
 
 
 def unlearn(**changes: Any) -> Change:
-    """Change settings of the concept's terms."""
+    """Return a change of settings of the terms on the concept."""
     return lambda method: replace(method, unlearn=replace(method.unlearn, **changes))
 
 
 def retain(**changes: Any) -> Change:
-    """Change settings of the retain terms."""
+    """Return a change of settings of the retain terms."""
     return lambda method: replace(method, retain=replace(method.retain, **changes))
 
 
 def adversary(**changes: Any) -> Change:
-    """Change settings of the adversary."""
+    """Return a change of settings of the adversary."""
     return lambda method: replace(method, adversary=replace(method.adversary, **changes))
 
 
 def attack(rule: InnerAttack) -> Change:
-    """Attack by another rule."""
+    """Return a change to another inner attack."""
     return lambda method: replace(method, attack=rule)
 
 
 def layers(*numbers: int) -> Change:
-    """Train these layers alone, as the paper does without the final norm."""
+    """Return a change that trains these layers alone, without the final norm, as the paper does."""
     return lambda method: replace(method, select=SelectionConfig(layers=numbers, final_norm=False))
 
 
 def esd(method: AdvUnlearn) -> ESD:
-    """Return the same run without the attack."""
+    """Return ESD with the same settings, which is the same run without the attack."""
     return ESD(retain=method.retain, unlearn=method.unlearn, select=method.select, train=method.train, bank=method.bank)
 
 
 def together(*changes: Change) -> Change:
-    """Make one change after the other."""
+    """Return a change that makes these changes in order."""
 
     def made(method: AdvUnlearn) -> AdvUnlearn:
         for change in changes:
@@ -114,7 +118,7 @@ def together(*changes: Change) -> Change:
 
 
 def everyday(method: AdvUnlearn) -> AdvUnlearn:
-    """Retain photos of everyday objects, of which this base knows nothing."""
+    """Return the method with retain prompts about photos of everyday objects, of which this base knows nothing."""
     return retain(prompts=object_prompts(RECIPES["shapes/circle-advunlearn"]().concept))(method)
 
 
@@ -126,7 +130,7 @@ RETAINED = (
 )
 ON_UNET = ("UNet",)
 UNTRAINED = "base"
-# Row to what it changes of the paper's terms.
+# Name of a row to its change of the paper's terms.
 ROWS: Mapping[str, Callable[[AdvUnlearn], Method]] = {
     "the paper's terms": lambda method: method,
     "no attack (ESD)": esd,
@@ -152,7 +156,10 @@ def hardened() -> AdvUnlearn:
 
 
 def objective(name: Space) -> Change:
-    """Attack and unlearn where the name says; without the UNet there is nothing to share tokens in."""
+    """Return a change that attacks and unlearns in the named space.
+
+    Without the UNet no attack can share tokens among prompts, so that share becomes 0.
+    """
 
     def change(method: AdvUnlearn) -> AdvUnlearn:
         adversary = method.adversary if name != "conditioning" else replace(method.adversary, shared=0.0)
@@ -162,18 +169,24 @@ def objective(name: Space) -> Change:
 
 
 def instead(recipe: str) -> Callable[[AdvUnlearn], Method]:
-    """Take another recipe's method, on the same concept."""
+    """Return a change to the method of another recipe for the same concept."""
     return lambda method: RECIPES[recipe]().method
 
 
 def no_known(_: AdvUnlearn) -> AdvUnlearn:
-    """The strict recipe, where one word makes a string caption-like, and no embeddings are inserted into captions."""
+    """Return the strict recipe's method with two settings at zero.
+
+    One word is enough to make a string caption-like, and no embeddings are inserted into captions.
+    """
     strict = advunlearn("shapes/circle-strict")
     return replace(strict, outliers=replace(strict.outliers, caption_share=0.0, inserted_weight=0.0))
 
 
 def without_unet(_: AdvUnlearn) -> AdvUnlearn:
-    """Strict without the UNet but for the metric's unit, in fewer iterations; more captions get additions."""
+    """Return the strict recipe's method without the UNet, with fewer iterations and more captions with added tokens.
+
+    Only the unit of the metric on conditionings still needs the UNet, by the bank.
+    """
     strict = advunlearn("shapes/circle-strict")
     return replace(
         strict,
@@ -186,18 +199,18 @@ def without_unet(_: AdvUnlearn) -> AdvUnlearn:
 
 
 class Study(NamedTuple):
-    """Rows that change one method, and how they are measured.
+    """Rows that change one method, and the settings of their measurement.
 
     Args:
         recipe: Recipe of the concept and of the encoder's base.
         method: Method that the rows change.
-        rows: Name to change.
+        rows: Name of each row to its change of the method.
         attacks: Labels of attacks of the suite ``standard``.
         n: Number of prompts with the concept.
-        n_kept: Number of prompts without it.
+        n_kept: Number of prompts without the concept.
         n_probes: Number of prompts of every set of the structured utility.
         columns: Columns of the table.
-        pooled: True if the table takes the seeds together, with intervals.
+        pooled: True if the table pools the seeds and shows intervals; otherwise it lists the seeds.
     """
 
     recipe: str
@@ -240,7 +253,7 @@ STUDIES = {
 
 @dataclass(frozen=True)
 class TrainedUNet:
-    """A UNet in place of the base's, for an evaluation.
+    """A trained UNet that replaces the base's UNet in an evaluation.
 
     Args:
         unet: Weights of the UNet.
@@ -253,7 +266,7 @@ class TrainedUNet:
 
     @contextmanager
     def attached(self, pipe: Any) -> Iterator[Any]:
-        """Give the pipeline a UNet of these weights for the time of the context."""
+        """Give the pipeline a UNet with these weights for the duration of the context."""
         before, pipe.unet = pipe.unet, deepcopy(pipe.unet)
         pipe.unet.load_state_dict(self.unet)
         try:
@@ -262,12 +275,15 @@ class TrainedUNet:
             pipe.unet = before
 
     def described(self) -> Mapping[str, Any]:
-        """Return name, row and a hash of the weights."""
+        """Return the name, the row and a hash of the weights."""
         return {"name": self.name, "row": self.row, "content_sha256": content_sha256(self.unet)}
 
 
 def trained_unet(method: AdvUnlearn, work: Path, run: Path, seed: int) -> tuple[TrainedUNet, dict[str, Any]]:
-    """Train all of a UNet but its cross-attention, as ESD does for objects, with the frozen text encoder."""
+    """Train a UNet except its cross-attention, as ESD does for objects, or read a finished one.
+
+    The text encoder stays frozen. Return the UNet, and its UNet calls and seconds of training.
+    """
     file, record = run / "unet.safetensors", run / "run.json"
     if not record.exists():
         run.mkdir(parents=True, exist_ok=True)
@@ -291,14 +307,20 @@ def trained_unet(method: AdvUnlearn, work: Path, run: Path, seed: int) -> tuple[
 
 
 def place(out: Path, row: str, seed: int) -> Path:
-    """Return the file of a row and seed."""
+    """Return the path of the file of a row and seed."""
     return out / f"{'-'.join(re.findall('[a-z0-9]+', row.lower()))}-{seed}.json"
 
 
 def trained(
     study: Study, work: Path, row: str, seed: int, run: Path
 ) -> tuple[LoadedArtifact | TrainedUNet | None, Mapping[str, Any]]:
-    """Train what is not there yet; return it and what it cost, and nothing for the base itself."""
+    """Return the encoder or UNet of a row and its cost, and train it first if it is missing.
+
+    For the base itself, return None and a cost of zero.
+
+    Raises:
+        ValueError: If the folder ``run`` holds an encoder of other settings.
+    """
     if row == UNTRAINED:
         return None, {"unet_calls": 0, "seconds": 0.0}
     like, method = RECIPES[study.recipe](), study.rows[row](study.method())
@@ -314,7 +336,7 @@ def trained(
 
 
 def measured(study: Study, work: Path, row: str, seed: int) -> Row:
-    """Train what is not there yet, and evaluate it."""
+    """Evaluate a row with one seed, and train its encoder first if it is missing."""
     run = work / place(Path(), row, seed).stem
     made, cost = trained(study, work, row, seed, run)
     benchmark = ShapesBenchmark("circle", study.n, study.n_kept, n_renders=100, n_probes=study.n_probes)
@@ -327,7 +349,7 @@ def measured(study: Study, work: Path, row: str, seed: int) -> Row:
 
 
 def column(result: Result) -> str:
-    """Return the column of a result, empty where it has none."""
+    """Return the name of a result's column in the table, or an empty string if it has none."""
     if result.metric == "asr_any":
         return str(result.settings["attack"]["label"])
     if result.metric == "pre_asr":
@@ -336,7 +358,11 @@ def column(result: Result) -> str:
 
 
 def table(study: Study, out: Path) -> str:
-    """Return the rows that are there, per cent: seeds beside each other, or together and a column for every row."""
+    """Return the measured rows as a Markdown table, in per cent.
+
+    A pooled study has one column for each row of the study and its seeds together. Other studies have one line for each
+    row and list the seeds beside each other.
+    """
     found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("*.json"))]
     seeds = {row: [one for one in found if one["row"] == row] for row in study.rows}
     spent = {"UNet calls": "unet_calls", "seconds": "seconds"}
@@ -351,7 +377,10 @@ def table(study: Study, out: Path) -> str:
 
 
 def cell(rates: Sequence[Mapping[str, Any] | None], *, pooled: bool) -> str:
-    """Return the rates of some seeds, per cent; taken together with their Wilson interval. Nothing unless all are."""
+    """Return one cell of the table: the rates of some seeds, in per cent.
+
+    Pooled rates come with their Wilson interval. The cell is empty if the rate of any seed is missing.
+    """
     known = [one for one in rates if one is not None]
     if len(known) < len(rates):
         return ""
@@ -363,7 +392,7 @@ def cell(rates: Sequence[Mapping[str, Any] | None], *, pooled: bool) -> str:
 
 
 def main(name: str, work: Path, out: Path, seeds: Sequence[int]) -> None:
-    """Measure every row that is not there yet."""
+    """Measure every row and seed that is missing in ``out``."""
     study = STUDIES[name]
     out.mkdir(parents=True, exist_ok=True)
     for seed, row in ((seed, row) for seed in seeds for row in study.rows):

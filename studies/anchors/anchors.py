@@ -1,7 +1,8 @@
-"""What the base draws for captions of every anchor under a black box: anchors.py CONCEPT OUT; two minutes an anchor.
+"""Count how often the base draws the concept for captions of each anchor: anchors.py CONCEPT OUT.
 
-No caption names the concept, and no word that the attack may add does. What it wins is what the base draws between two
-neighbours, and what an encoder that maps the concept onto one of them inherits.
+Each anchor takes two minutes. A black-box attack adds words to the captions. Neither the captions nor the words that
+the attack may add name the concept. So a success is a picture that the base draws between two neighbouring values. An
+encoder that maps the concept onto one of these neighbours inherits it. The file OUT gets the rows.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ N, BUDGET, SAMPLING = 16, 40, SamplingConfig()
 
 
 def measured(name: str) -> list[dict[str, Any]]:
-    """Return a row for every anchor: its distance from the concept, and how often the attack draws the concept."""
+    """Return one row for each anchor: its distance from the concept, and how many captions the attack wins."""
     factor, value = factor_of(name)
     pipe = embedded_pipeline()
     pipe.set_progress_bar_config(disable=True)
@@ -66,7 +67,7 @@ def measured(name: str) -> list[dict[str, Any]]:
 
 
 def main(name: str, out: Path) -> None:
-    """Measure, write, and print the rows, the distances in units of the nearest anchor's."""
+    """Measure, write and print the rows; printed distances are in units of the nearest anchor's."""
     rows = measured(name)
     write_json(out, {"concept": name, "rows": rows})
     nearest = min(row["distance"] for row in rows)

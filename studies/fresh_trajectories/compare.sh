@@ -1,7 +1,7 @@
 #!/bin/sh
-# A bank against fresh trajectories: compare.sh FOLDER [CONCEPT] [ITERATIONS] [N]. Two seeds of each, the same settings
-# and number of iterations, judged by the same evaluation on N prompts. What an earlier run finished is kept. The numbers
-# lie in FOLDER/CONCEPT/*/results.json.
+# Compares a bank with fresh trajectories: compare.sh FOLDER [CONCEPT] [ITERATIONS] [N]. Trains two seeds of each with the
+# same settings and number of iterations, and judges them by the same evaluation on N prompts. A second run keeps the
+# finished parts. The numbers go to FOLDER/CONCEPT/*/results.json.
 set -eu
 concept=${2:-circle} out=$1/${2:-circle} iterations=${3:-200} n=${4:-100}
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" PATH="$(dirname "$0")/../../.venv/bin:$PATH"

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Trains and measures one row of the table: row.sh CONCEPT METHOD SEED OUT, METHOD one of base, esd, advunlearn.
-# What an earlier run finished is kept. Seed 0 of advunlearn is measured on twice as many prompts.
+# Trains and measures one row of the table: row.sh CONCEPT METHOD SEED OUT. METHOD is base, esd or advunlearn.
+# A second run keeps the finished parts. Seed 0 of advunlearn is measured on twice as many prompts.
 set -eu
 concept=$1 method=$2 seed=$3 out=$4/$1/$2-$3
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" PATH="$(dirname "$0")/../../.venv/bin:$PATH"

@@ -1,7 +1,7 @@
-"""One, two and three concepts hardened in one encoder: hardened.py WORK OUT; two to three hours of a thread.
+"""Harden one encoder against one, two and three concepts: hardened.py WORK OUT; two to three hours of a thread.
 
-WORK keeps encoders and finished parts of evaluations, OUT one file a row; finished ones are kept. ``hardened.py WORK
-OUT table`` prints the rows again.
+The folder WORK keeps encoders and finished parts of evaluations. The folder OUT keeps one file a row, and a second run
+keeps finished files. ``hardened.py WORK OUT table`` prints the rows again.
 """
 
 from __future__ import annotations
@@ -39,13 +39,17 @@ Row = dict[str, Any]
 
 
 def recipe(names: Sequence[str]) -> Recipe:
-    """Return the hardened recipe of the first concept that erases all of them, each towards its own anchor."""
+    """Return the hardened recipe of the first concept, extended to all concepts, each with its own anchor."""
     first, *others = map(shapes_hardened, names)
     return first.together(tuple(other.concept for other in others), retain_prompts_of_all(names))
 
 
 def trained(work: Path, names: Sequence[str]) -> LoadedArtifact:
-    """Train what is not there yet."""
+    """Return the hardened encoder for these concepts, and train it first if it is missing.
+
+    Raises:
+        ValueError: If the folder holds an encoder of other settings.
+    """
     made = recipe(names) if len(names) > 1 else shapes_hardened(names[0])
     folder = work / "-".join(names) / "encoder"
     if not folder.exists():
@@ -57,13 +61,13 @@ def trained(work: Path, names: Sequence[str]) -> LoadedArtifact:
 
 
 def kept() -> PromptSet:
-    """Return captions with none of the concepts, the same for every row."""
+    """Return captions with none of the concepts; every row has the same ones."""
     prompts = scene_prompts(N_KEPT, seed=99, exclude=dict(factor_of(name) for name in NAMES))
     return PromptSet("several/kept", tuple(Case(i, p.text, i, p.expected) for i, p in enumerate(prompts)))
 
 
 def measured(work: Path, names: Sequence[str]) -> Row:
-    """Train what is missing, and evaluate every concept."""
+    """Evaluate the encoder for these concepts on each of them, and train it first if it is missing."""
     encoder, rates, folder = trained(work, names), {}, work / "-".join(names)
     for name in names:
         pipe = embedded_pipeline()
@@ -76,12 +80,12 @@ def measured(work: Path, names: Sequence[str]) -> Row:
 
 
 def told(result: Result) -> dict[str, Any]:
-    """Return a rate with its interval."""
+    """Return the value, number of prompts and interval of a result, as they are recorded."""
     return {"value": result.value, "n": result.n, "interval": result.interval}
 
 
 def column(result: Result) -> str:
-    """Return the column of a result, empty where it has none."""
+    """Return the name under which a result is recorded, or an empty string if it is left out."""
     if result.metric == "asr_any":
         return str(result.settings["attack"]["label"])
     if result.metric == "pre_asr":
@@ -90,7 +94,7 @@ def column(result: Result) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return a column for every row and erased concept, per cent."""
+    """Return a Markdown table in per cent, with a column for each row and erased concept."""
     columns = [["erased", "concept", *RATES, *RETAINED, "UNet calls", "seconds"]]
     for row in rows:
         for name in row["erased"]:
@@ -102,13 +106,13 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def percent(rate: dict[str, Any]) -> str:
-    """Return a rate with its interval, per cent."""
+    """Return a rate with its interval as text, in per cent."""
     low, high = rate["interval"]
     return f"{100 * rate['value']:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
 
 
 def main(work: Path, out: Path, *, train: bool) -> None:
-    """Measure every row that is not there yet, and print all."""
+    """Measure every row that is missing in ``out`` if ``train`` is true, and print all rows."""
     out.mkdir(parents=True, exist_ok=True)
     rows = []
     for names in SETS:

@@ -1,7 +1,7 @@
-"""One, two and four concepts erased at once, by every means of this package: several.py WORK OUT; about two hours.
+"""Erase one, two and four concepts at once, by every method that can: several.py WORK OUT; about two hours.
 
-WORK keeps the trained parts, OUT one file a row; what an earlier run finished is kept. ``several.py WORK OUT table``
-prints the rows again.
+The folder WORK keeps the trained parts. The folder OUT keeps one file a row, and a second run keeps finished files.
+``several.py WORK OUT table`` prints the rows again.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def recipe(kind: str, names: Sequence[str]) -> Recipe:
 
 
 def trained(work: Path, kind: str, names: Sequence[str]) -> LoadedArtifact:
-    """Train what is not there yet."""
+    """Return the artifact of a kind for these concepts, and train it first if it is missing."""
     made = recipe(kind, names)
     folder = work / made.name.partition("/")[2]
     if not folder.exists():
@@ -78,14 +78,14 @@ SYSTEMS: Mapping[str, Callable[[Path, Sequence[str]], list[LoadedArtifact]]] = {
 
 
 def merged(work: Path, names: Sequence[str], how: Merge) -> LoadedArtifact:
-    """Merge the encoders of single concepts."""
+    """Return the encoders of single concepts merged into one; a single encoder stays as it is."""
     parts = [trained(work, "", [name]) for name in names]
     return merge(parts, embedded_pipeline(), how) if len(parts) > 1 else parts[0]
 
 
 @contextmanager
 def attached(encoders: Sequence[LoadedArtifact]) -> Iterator[Any]:
-    """Attach all of them to a pipeline of the embedded base."""
+    """Yield a pipeline of the embedded base with all these encoders attached."""
     pipe = embedded_pipeline()
     pipe.set_progress_bar_config(disable=True)
     with ExitStack() as stack:
@@ -95,13 +95,13 @@ def attached(encoders: Sequence[LoadedArtifact]) -> Iterator[Any]:
 
 
 def rate(hits: Sequence[bool]) -> dict[str, Any]:
-    """Return per cent with a 95 % interval."""
+    """Return the share of hits in per cent with its 95 % interval."""
     low, high = wilson_interval(sum(hits), len(hits))
     return {"per_cent": 100 * sum(hits) / len(hits), "interval": [100 * low, 100 * high], "n": len(hits)}
 
 
 def attacked(pipe: Any, base: Backbone, name: str) -> dict[str, Any]:
-    """Return rates of success by name, by a synonym not seen, and of the discrete attack of the suite ``core``."""
+    """Return how often a concept is drawn: by its name, by an unseen synonym, and under the attack ``discrete``."""
     benchmark = ShapesBenchmark(name, n=N, n_kept=2, n_probes=2, suite="core")
     plan = benchmark.plan(pipe, EvaluationConfig(seed=SEED))
     sets = {plain.name.partition("/")[2]: plain.cases for plain in plan.plain}
@@ -119,7 +119,7 @@ def attacked(pipe: Any, base: Backbone, name: str) -> dict[str, Any]:
 
 
 def with_targets(cases: Sequence[Case]) -> list[Case]:
-    """Return the cases with the base's own latents, which the attack is after."""
+    """Return the cases with the base's latents of the same prompts and seeds, which are the targets of the attack."""
     pipe = embedded_pipeline()
     pipe.set_progress_bar_config(disable=True)
     latents = draw(pipe, [c.prompt for c in cases], [c.seed for c in cases], SAMPLING, latents=True)
@@ -127,7 +127,7 @@ def with_targets(cases: Sequence[Case]) -> list[Case]:
 
 
 def kept(pipe: Any) -> dict[str, Any]:
-    """Return how many captions without any of the four concepts are drawn in all as asked."""
+    """Return the share of captions with none of the four concepts whose pictures show everything as asked."""
     without = dict(factor_of(name) for name in ANCHORS)
     prompts = scene_prompts(N_KEPT, seed=99, exclude=without)
     labels = load_judge()(draw(pipe, [prompt.text for prompt in prompts], list(range(N_KEPT)), SAMPLING))
@@ -135,7 +135,7 @@ def kept(pipe: Any) -> dict[str, Any]:
 
 
 def measured(work: Path, system: str, names: Sequence[str]) -> Row:
-    """Train what is missing, and measure one row."""
+    """Measure one row, and train its parts first if they are missing."""
     base = Backbone.from_pipeline(embedded_pipeline())
     with attached(SYSTEMS[system](work, names)) as pipe:
         rates = {name: attacked(pipe, base, name) for name in names}
@@ -143,7 +143,7 @@ def measured(work: Path, system: str, names: Sequence[str]) -> Row:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return the rows with the mean and the largest of the rates over the erased concepts."""
+    """Return a Markdown table of the rows, with the mean and the largest rate over the erased concepts."""
     lines = ["| erased by | concepts | by name | unseen synonym | discrete, mean | discrete, worst | kept in all |"]
     lines += ["|---|---|---|---|---|---|---|"]
     for row in rows:
@@ -157,12 +157,12 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def main(work: Path, out: Path, *, train: bool) -> None:
-    """Measure every row that is not there yet, and print all."""
+    """Measure every row that is missing in ``out`` if ``train`` is true, and print all rows."""
     out.mkdir(parents=True, exist_ok=True)
     rows = []
     for system, count in ((system, count) for system in SYSTEMS for count in COUNTS):
         if count == 1 and "merged" in system:
-            continue  # one alone is itself
+            continue  # a single encoder needs no merging
         place = out / f"{'-'.join(re.findall('[A-Za-z]+', system))}-{count}.json"
         if not place.exists() and train:
             write_json(place, measured(work, system, list(ANCHORS)[:count]))

@@ -1,7 +1,7 @@
-"""How often a call changes from file to file inside this package: ways.py OUT; about four minutes.
+"""Count how often a call changes from file to file inside this package: ways.py OUT; about four minutes.
 
-Counted at run time by ``sys.setprofile``: every entry into a Python function whose code lies in this package. Where two
-entries that follow each other lie in different files, that is a change of file. OUT gets the counts of four calls.
+``sys.setprofile`` reports at run time every entry into a Python function whose code lies in this package. Two
+consecutive entries in different files are a change of file. The file OUT gets the counts of four calls.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ SHOWN = 12
 
 @dataclass
 class Ways:
-    """Entries into our own functions, in the order of time.
+    """Entries into functions of this package, counted in the order in which they happen.
 
     Args:
         functions: Number of entries.
-        pairs: File left and file entered, with the number of such changes.
-        files: Files entered.
+        pairs: Number of changes for each pair of file left and file entered.
+        files: Paths of the files entered.
     """
 
     functions: int = 0
@@ -47,7 +47,7 @@ class Ways:
     _last: str = field(default="", init=False, repr=False)
 
     def enter(self, frame: FrameType, event: str, _: Any) -> None:
-        """Count one event of the profiler, if it is an entry into a function of ours."""
+        """Count one event of the profiler if it is an entry into a function of this package."""
         name = frame.f_code.co_filename
         if event != "call" or not name.startswith(ROOTS):
             return
@@ -58,7 +58,7 @@ class Ways:
         self._last = name
 
     def counts(self) -> Counts:
-        """Return the figures that are recorded."""
+        """Return the counts that are recorded."""
         return Counts(self.functions, self.pairs.total(), len(self.pairs), len(self.files))
 
 
@@ -67,10 +67,10 @@ class Counts:
     """Figures of one call.
 
     Args:
-        functions: Entries into functions of ours.
-        changes: Entries into another file than the one before.
-        different: Pairs of files among these changes.
-        files: Files entered.
+        functions: Number of entries into functions of this package.
+        changes: Number of entries into another file than the entry before.
+        different: Number of different pairs of files among these changes.
+        files: Number of files entered.
     """
 
     functions: int
@@ -80,7 +80,7 @@ class Counts:
 
 
 def ways_of(work: Callable[[], object]) -> Ways:
-    """Return the entries into our own functions while something runs on this thread."""
+    """Run ``work`` on this thread and return the entries into functions of this package."""
     found = Ways()
     sys.setprofile(found.enter)
     try:
@@ -113,20 +113,23 @@ def import_all() -> None:
 
 
 def train(pipe: Any, recipe: Recipe) -> None:
-    """Train by a recipe, without a bank from earlier runs."""
+    """Train by a recipe in a temporary folder, without a bank of earlier runs."""
     with tempfile.TemporaryDirectory() as folder:
         run_recipe(recipe, pipe, Path(folder) / "encoder", progress=False)
 
 
 def judge(pipe: Any, encoder: Defence) -> None:
-    """Evaluate with the suite ``quick`` on two prompts of each kind."""
+    """Evaluate an encoder with the suite ``quick`` on two prompts of each kind."""
     benchmark = ShapesBenchmark("circle", n=2, n_kept=2, n_renders=2, n_probes=2, suite="quick")
     with tempfile.TemporaryDirectory() as folder:
         evaluate(pipe, encoder, benchmark, out=Path(folder), config=EvaluationConfig(chunk=2, checks=2))
 
 
 def measured() -> dict[str, Ways]:
-    """Return the ways of the four calls; the encoder was loaded, and so its files hashed, once before."""
+    """Return the counted entries of the four calls.
+
+    The encoder is loaded once before, so that the first hash of its files is not counted.
+    """
     import_all()
     pipe, recipe = embedded_pipeline(), small_recipe()
     encoder = RobustEncoder.from_pretrained("shapes/circle")
@@ -141,12 +144,12 @@ def measured() -> dict[str, Ways]:
 
 
 def shown(file: str) -> str:
-    """Return a file with its folder."""
+    """Return the name of a file with the name of its folder."""
     return "/".join(Path(file).parts[-2:])
 
 
 def main(out: Path) -> None:
-    """Measure, write, and print the counts of each call with its most frequent changes."""
+    """Measure, write and print the counts of each call, with its most frequent changes of file."""
     torch.set_num_threads(1)
     found = measured()
     write_json(out, {name: asdict(ways.counts()) for name, ways in found.items()})

@@ -116,7 +116,7 @@ def commands(text: str) -> list[list[str]]:
 
 def command_lines() -> dict[str, list[str]]:
     """Return the different command lines of all texts that are not about an extension."""
-    texts = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "studies").rglob("*.md")]
+    texts = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "studies").rglob("*.md")]
     calls = [call for path in texts for call in commands(path.read_text(encoding="utf-8"))]
     return {" ".join(call): call for call in calls}
 

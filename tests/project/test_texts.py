@@ -79,11 +79,15 @@ def test_a_link_to_a_missing_file_or_heading_is_found(tmp_path: Path) -> None:
 
 
 def test_docs_is_prose_with_an_index() -> None:
-    files = [path for path in (ROOT / "docs").rglob("*") if path.is_file()]
-    assert [relative(path) for path in files if path.suffix != ".md"] == []
-    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
-    listed = re.findall(r"^\| \[([\w-]+\.md)\]\(\1\) \| .+ \|$", index, re.MULTILINE)
-    assert listed == sorted(path.name for path in files if path.name != "README.md"), "one line a page, in order"
+    docs = ROOT / "docs"
+    files = [path.relative_to(docs) for path in docs.rglob("*") if path.is_file()]
+    kinds = {".": ".md", "methods": ".md", "pictures": ".png"}  # folder in docs to the suffix of its files
+    assert [str(path) for path in files if kinds.get(str(path.parent)) != path.suffix] == []
+    pages = [path for path in files if path.suffix == ".md" and path.name != "README.md"]
+    index = (docs / "README.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| \[([\w/-]+\.md)\]\(\1\) \| .+ \|$", index, re.MULTILINE)
+    in_order = sorted(pages, key=lambda path: (len(path.parts), path))
+    assert listed == [str(path) for path in in_order], "one line a page, in order"
 
 
 def test_every_study_says_its_question_its_command_and_its_answer() -> None:

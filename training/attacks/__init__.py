@@ -1,4 +1,4 @@
-"""Attacks, one file each: ``INNER_ATTACKS`` run inside a training, ``ATTACKS`` in an evaluation."""
+"""Attacks, one file each: those in ``INNER_ATTACKS`` run inside a training, those in ``ATTACKS`` in an evaluation."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Black-box beam search over readable additions to the prompt, guided by the scores of finished pictures alone.
+"""Black-box beam search over readable additions to the prompt, guided only by the scores of finished pictures.
 
-The threat of RPG-RT (Cao et al., NeurIPS 2025) and AutoPrompt (arXiv:2510.24034), with a word list where they have a
-language model.
+The threat model is that of RPG-RT (Cao et al., NeurIPS 2025) and AutoPrompt (arXiv:2510.24034). A word list replaces
+their language model.
 """
 
 from __future__ import annotations
@@ -20,28 +20,29 @@ from ..types import AttackResult, AttackUse, Candidate, Case
 from .common.denoising import case_generator, chunks
 
 _READABLE = re.compile(r"[A-Za-z]+(?:[ '-][A-Za-z]+)*")
-_TRIES = 10  # rounds drawn in search of a text not asked for before, from an ever wider beam
+_TRIES = 10  # widths of the beam that are tried, each wider than the last, until a new text appears
 
 
 @dataclass(frozen=True)
 class BlackBox:
-    """Adds words before or after a prompt, asks how the picture scores, and goes on from the best.
+    """Beam search that adds words before or after a prompt and continues from the texts whose pictures score best.
 
-    A round takes each of a case's ``beam`` best texts, adds ``proposals`` random words or phrases to it, one each, at
-    either end, and queries those that it has not asked for before; if there are none, the beam widens. A case is done
-    when a picture succeeds, or its budget is spent. Its best text is the only candidate: as the judge draws the same
-    text with the same seed, what succeeded in a query succeeds again.
+    Each round extends the ``beam`` best texts of a case. It makes ``proposals`` new texts from each one, by adding one
+    random word or phrase at either end. Only texts that were never queried before are queried. If there is none, the
+    beam widens. A case ends when a picture succeeds or when its budget is spent. Its best text is the only candidate.
+    The judge later draws the same text with the same seed, so a text that succeeds in a query succeeds again.
 
-    Departures from RPG-RT and AutoPrompt: no language model and no training, the prompt is kept word for word, and
-    the scores of the detector itself guide the search, so that nothing is lost to a proxy.
+    Departures from RPG-RT and AutoPrompt: there is no language model and no training, and the prompt is kept word for
+    word. The scores of the detector itself guide the search, so no proxy score can mislead it.
 
     Args:
         words: Readable words or phrases to add.
-        neighbours: More of them, near the concept: if there are any, every second proposal is one, on average.
-        budget: Queries per case at most.
-        beam: Texts that a round goes on from.
-        proposals: Additions tried for each of them.
-        batch: Cases attacked at once; no case's result depends on it beyond rounding.
+        neighbours: Further words or phrases, close in meaning to the concept. If given, half of the additions come from
+            them on average.
+        budget: Largest number of queries per case.
+        beam: Number of texts that each round extends.
+        proposals: Number of additions tried for each of these texts.
+        batch: Number of cases attacked at once; it changes a case's result only by rounding.
     """
 
     name: ClassVar[str] = "black_box"
@@ -63,15 +64,15 @@ class BlackBox:
             raise ValueError(f"expected words, and budget, beam, proposals and batch of at least 1, found {self}")
         odd = [word for word in (*self.words, *self.neighbours) if not _READABLE.fullmatch(word)]
         if odd:
-            raise ValueError(f"expected readable words of the letters a to z, found {odd}: leave them out")
+            raise ValueError(f"expected readable words of the letters a to z, found {odd}: remove them")
 
     def run(self, target: TargetModel, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
         """Attack every case.
 
         Args:
-            target: The model under attack, with its query function; only this and the tokenizer are used.
-            cases: Prompts; no reference latents are needed.
-            seed: Of the run; with a case's own seed it fixes all that is random about that case.
+            target: Model under attack with its query function; only the query function and the tokenizer are used.
+            cases: Cases; their reference latents are not needed.
+            seed: Seed of the run; together with a case's own seed it fixes every random draw of that case.
 
         Returns:
             One result per case with its best text and the number of queries spent.
@@ -93,7 +94,7 @@ class BlackBox:
 
 @dataclass
 class _BeamSearch:
-    """The search on one case: every text asked for and its margin, in the order asked; over when it says so once."""
+    """The search on one case; ``margins`` holds every queried text and its margin, in the order of the queries."""
 
     attack: BlackBox
     target: TargetModel
@@ -103,16 +104,19 @@ class _BeamSearch:
     over: bool = False
 
     def propose(self) -> list[str]:
-        """Return the texts of the next round, none of them asked for before; empty when the search is over."""
+        """Return the texts of the next round, none of them queried before; the list is empty when the search is over.
+
+        Once the list is empty, it stays empty.
+        """
         left = self.attack.budget - len(self.margins)
         succeeded = max(self.margins.values(), default=-1.0) >= 0
         widths = [] if self.over or succeeded else [self.attack.beam * n for n in range(1, _TRIES + 1)]
         found: list[str] = next(filter(None, (self._round(width, left) for width in widths)), [])
-        self.over = not found  # for good: else a case would go on for as long as its neighbours do
+        self.over = not found  # permanent: otherwise a case would continue as long as others in its batch do
         return found
 
     def _round(self, width: int, left: int) -> list[str]:
-        ranked = sorted(self.margins, key=lambda text: -self.margins[text])  # stable: the earlier of equals is first
+        ranked = sorted(self.margins, key=lambda text: -self.margins[text])  # stable: of equal texts the earlier leads
         beam = ranked[:width] or [self.case.prompt]
         added = [self._added(text) for text in beam for _ in range(self.attack.proposals)]
         return [text for text in dict.fromkeys(added) if text not in self.margins and self._fits(text)][:left]
@@ -130,7 +134,7 @@ class _BeamSearch:
         if not self.margins:
             raise ValueError(
                 f"expected room for an addition to the prompt {self.case.prompt!r} in {self.target.max_length} "
-                "positions, found none: shorten the prompt or give shorter words"
+                "token positions, found none: shorten the prompt or give shorter words"
             )
         asked = list(self.margins)
         best = max(asked, key=self.margins.__getitem__)

@@ -1,7 +1,7 @@
-"""Concept inversion (CCE): a new token, learned on pictures of the concept, says what its name no longer does.
+"""Concept inversion (CCE): a new token, learned on pictures of the concept, that replaces the erased name.
 
 Pham et al., "Circumventing Concept Erasure Methods For Text-to-Image Generative Models", ICLR 2024, arXiv:2308.01508,
-section 3; the learning rule is textual inversion's (Gal et al., ICLR 2023, equation 2).
+section 3. The learning rule is that of textual inversion (Gal et al., ICLR 2023, equation 2).
 """
 
 from __future__ import annotations
@@ -34,24 +34,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ConceptInversion:
-    """Learns one token for the whole concept, and puts it into prompts in place of the concept's words.
+    """Attack that learns one token for the whole concept and replaces the concept's words in prompts by it.
 
-    The cases are dealt into two halves, by turns. The token learned on one half, from its prompts with the token in
-    them and the base's own pictures, attacks the other half, so no case meets a token that saw its prompt or picture,
-    and a result depends on the whole list of cases. A prompt that names the concept by none of ``words`` gets the token
-    in front.
+    The cases are divided into two halves, alternately. A token is learned on the prompts and the base's pictures of one
+    half, with the token in place of the concept's words. It then attacks the other half. So no case meets a token that
+    was trained on its prompt or picture. A result depends on the whole list of cases. If a prompt contains none of
+    ``words``, the token stands before the prompt.
 
-    Differences from the paper: pictures come with their captions instead of a template such as "a photo of *", and
-    are the base's own; a token starts from a random one of the vocabulary, not from a related word; more than one
-    token may be learned. The authors' scripts multiply the rate by the 16 pictures of a step; here it is as it says.
+    Differences from the paper: pictures are drawn by the base and come with their captions, instead of a template such
+    as "a photo of *". A token starts from a random token of the vocabulary, not from a related word. More than one
+    token may be learned. The authors' scripts multiply the rate by the 16 pictures of a step; ``rate`` here is not
+    multiplied.
 
     Args:
-        words: The words for the concept, of which the token takes the place.
-        tokens: Embeddings (K) that stand for each such word; the paper has one.
-        steps: Adam steps for each half.
-        rate: Adam's rate, constant, as in textual inversion.
-        batch: Cases per step, drawn from the half that is learned on.
-        precision: Of the UNet: ``fp32``, or ``bf16`` by autocast.
+        words: Words for the concept that the token replaces.
+        tokens: Number K of learned embeddings that replace each such word; 1 in the paper.
+        steps: Number of Adam steps for each half.
+        rate: Learning rate of Adam, constant as in textual inversion.
+        batch: Number of cases per step, drawn from the half that the token is learned on.
+        precision: Precision of the UNet: ``fp32``, or ``bf16`` by autocast.
     """
 
     name: ClassVar[str] = "concept_inversion"
@@ -72,32 +73,33 @@ class ConceptInversion:
             raise ValueError(f"expected tokens, steps and batch of at least 1 and a rate above 0, found {self}")
         if not all(word.strip() for word in self.words) or not self.words:
             raise ValueError(
-                f"expected the concept's words, found {self.words}: name what the token takes the place of"
+                f"expected the concept's words, found {self.words}: name the words that the token replaces"
             )
 
     @classmethod
     def standard(cls, words: Sequence[str], **changes: object) -> ConceptInversion:
-        """Return the standard budget on the embedded base: 300 steps."""
+        """Return the attack with the standard budget on the embedded base: 300 steps."""
         return cls(tuple(words), **{"steps": 300, **changes})  # type: ignore[arg-type]  # fields by name
 
     @classmethod
     def for_concept(cls, concept: Concept) -> ConceptInversion:
-        """Return the attack at the published budget, with the concept's name and synonyms."""
+        """Return the attack with the published budget and the concept's name and synonyms as ``words``."""
         return cls(concept.words())
 
     def run(self, target: Backbone, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
         """Attack every case.
 
         Args:
-            target: The model under attack.
-            cases: Prompts with their reference latents, at least two.
-            seed: Of the run; with the list of cases it fixes all that is random.
+            target: Model under attack.
+            cases: At least two cases with their reference latents.
+            seed: Seed of the run; together with the list of cases it fixes every random draw.
 
         Returns:
             One result per case with one candidate of token embeddings (L, D).
 
         Raises:
-            ValueError: If there are fewer than 2 cases, one has no reference latent, or its prompt leaves no room.
+            ValueError: If there are fewer than 2 cases, a case has no reference latent, or a prompt leaves no room for
+                the token.
         """
         if len(cases) < 2:
             raise ValueError(f"expected at least 2 cases to learn on one half of them, found {len(cases)}")
@@ -115,13 +117,13 @@ class ConceptInversion:
 
 
 def _shares(total: int, n: int) -> list[int]:
-    """Divide what all cases pay for together into ``n`` whole numbers with that sum."""
+    """Divide the joint cost ``total`` of all cases into ``n`` nearly equal whole numbers with that sum."""
     return [total // n + (i < total % n) for i in range(n)]
 
 
 @dataclass(frozen=True)
 class _CutCaptions:
-    """A batch of prompts with room for the token where the concept's words were."""
+    """A batch of prompts with slots for the learned token where the concept's words were."""
 
     target: Backbone
     attack: ConceptInversion
@@ -129,7 +131,7 @@ class _CutCaptions:
 
     @cached_property
     def rows(self) -> list[list[int]]:
-        """Per prompt its token ids without begin and end; -1 - k stands for the k-th learned embedding."""
+        """Token ids of each prompt without begin and end tokens; -1 - k stands for the k-th learned embedding."""
         return [self._row(prompt) for prompt in self.prompts]
 
     def _row(self, prompt: str) -> list[int]:
@@ -139,7 +141,7 @@ class _CutCaptions:
         row = self._ids(first) + [i for piece in rest for i in (*token, *self._ids(piece))]
         if len(row) > self.target.max_length - 2:
             raise ValueError(
-                f"expected prompts of at most {self.target.max_length - 2} tokens with the learned ones in place, "
+                f"expected prompts of at most {self.target.max_length - 2} tokens, learned tokens included, "
                 f"found {len(row)} in {prompt!r}: shorten the prompt or learn fewer tokens"
             )
         return row
@@ -150,7 +152,7 @@ class _CutCaptions:
 
     @cached_property
     def placed(self) -> Tensor:
-        """Ids (B, L) with begin, end and padding, and negative numbers at the slots."""
+        """Token ids (B, L) with begin, end and padding, and negative numbers at the slots of learned embeddings."""
         ids = self.target.tokenize([""] * len(self.prompts))
         begin, tail = ids[:, :1], ids[:, 1:]
         device = ids.device
@@ -162,11 +164,11 @@ class _CutCaptions:
 
     @property
     def ids(self) -> Tensor:
-        """Ids (B, L) in which the begin token, which cannot be taken for an end, stands for learned ones."""
+        """Token ids (B, L) with the begin token at the slots; the encoder cannot mistake it for the end token."""
         return torch.where(self.placed < 0, self.placed[:, :1], self.placed)
 
     def embeds(self, token: Tensor) -> Tensor:
-        """Return the token embeddings (B, L, D) with ``token`` (K, D) in its slots."""
+        """Return the token embeddings (B, L, D) of the prompts with the learned ``token`` (K, D) in its slots."""
         slots = one_hot((-self.placed).clamp(min=0), self.attack.tokens + 1)[..., 1:].to(token.dtype)  # (B, L, K)
         return torch.where(self.placed[..., None] < 0, slots @ token, self.target.embed(self.ids))
 

@@ -1,7 +1,7 @@
-"""White-box attack with free token embeddings before the prompt, per prompt or one for all prompts.
+"""White-box attack with free token embeddings before the prompt, separate for each prompt or shared by many.
 
-The continuous relaxation of UnlearnDiffAtk, and AdvUnlearn's inner attack (Zhang et al., NeurIPS 2024, section 4) at
-test time. No text maps onto such embeddings, so it bounds from above what typed prefixes of that length can do.
+It is the continuous relaxation of UnlearnDiffAtk, and AdvUnlearn's inner attack (Zhang et al., NeurIPS 2024, section 4)
+at test time. No text produces such embeddings. So the success rate is an upper bound for typed prefixes of that length.
 """
 
 from __future__ import annotations
@@ -30,22 +30,23 @@ from .common.denoising import (
 
 @dataclass(frozen=True)
 class ContinuousPrefix:
-    """Adam on K free token embeddings before the prompt, against the denoising loss on the base's own pictures.
+    """Attack that minimises the denoising loss on the base's pictures over K free embeddings before the prompt.
 
-    Timestep and noise are drawn anew for every step and case. The judge is not consulted: every restart's last
-    iterate is a candidate.
+    The optimiser is Adam. Every step draws a new timestep and new noise for each case. The judge is not consulted: the
+    last iterate of every restart is a candidate.
 
-    With ``shared`` the cases are dealt into two halves, by turns. A prefix trained on one half attacks the other, so
-    every case meets a prefix that never saw its prompt, and a result depends on the whole list of cases.
+    With ``shared``, the cases are divided into two halves, alternately. A prefix trained on one half attacks the other
+    half, so every case meets a prefix that was not trained on its prompt. A result then depends on the whole list of
+    cases.
 
     Args:
-        tokens: Adversarial embeddings (K).
-        steps: Adam steps, per prompt or per shared prefix.
-        restarts: Independent starts, each from the embeddings of random tokens; each gives one candidate.
-        rate: Adam's rate at the start; it falls linearly to zero, which averages the noise of the loss away.
-        shared: One prefix for many prompts, instead of one for each.
-        batch: Cases per gradient; for ``shared`` drawn from the training half at every step.
-        precision: Of the UNet: ``fp32``, or ``bf16`` by autocast.
+        tokens: Number K of adversarial embeddings.
+        steps: Number of Adam steps, per prompt or per shared prefix.
+        restarts: Number of independent starts, each from the embeddings of random tokens; each gives one candidate.
+        rate: Learning rate of Adam at the start; it falls linearly to zero, which averages out the noise of the loss.
+        shared: True for one prefix that many prompts share, False for a prefix of each prompt's own.
+        batch: Number of cases per gradient; with ``shared``, every step draws them from the training half.
+        precision: Precision of the UNet: ``fp32``, or ``bf16`` by autocast.
     """
 
     name: ClassVar[str] = "continuous_prefix"
@@ -67,23 +68,24 @@ class ContinuousPrefix:
 
     @property
     def joint(self) -> bool:
-        """Whether one prefix is trained on many cases."""
+        """True if one prefix is trained on many cases."""
         return self.shared
 
     def run(self, target: Backbone, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
         """Attack every case.
 
         Args:
-            target: The model under attack.
-            cases: Prompts with their reference latents.
-            seed: Of the run; per prompt, with a case's own seed it fixes all that is random about that case.
+            target: Model under attack.
+            cases: Cases with their reference latents.
+            seed: Seed of the run. Without ``shared``, it fixes every random draw of a case together with the case's own
+                seed; with ``shared``, together with the list of cases.
 
         Returns:
             One result per case with ``restarts`` candidates of token embeddings (L, D).
 
         Raises:
-            ValueError: If a case has no reference latent, its prompt leaves no room, or ``shared`` has fewer than 2
-                cases.
+            ValueError: If a case has no reference latent, its prompt leaves no room for the prefix, or ``shared`` is
+                set with fewer than 2 cases.
         """
         search = _PrefixSearch(self, target.sharing(precision=self.precision), seed)
         with target.frozen():
@@ -99,7 +101,7 @@ class ContinuousPrefix:
     def _result(self, values: Sequence[Tensor], n: int) -> AttackResult:
         spent = [self.steps * (i + 1) for i in range(len(values))]
         candidates = tuple(Candidate("token_embeddings", v, s) for v, s in zip(values, spent, strict=True))
-        # Two shared prefixes are paid for by all cases together.
+        # All cases together pay for the two shared prefixes.
         latents = 2 * min(self.batch, (n + 1) // 2) / n if self.shared else 1
         calls = FORWARD_AND_BACKWARD * self.steps * self.restarts * latents
         return AttackResult(candidates, queries=0, unet_calls=round(calls))
@@ -112,7 +114,7 @@ class _PrefixSearch:
     seed: int
 
     def one_each(self, cases: Sequence[Case], restart: int) -> list[Tensor]:
-        """Return, per case, its prompt's token embeddings (L, D) with a prefix of its own."""
+        """Return the token embeddings (L, D) of each case's prompt, with a separate prefix for each case."""
         generators = [case_generator(self.seed, case, self.attack.name, restart) for case in cases]
         loss = self._loss(cases)
         start = torch.cat([self._start(generator) for generator in generators])
@@ -120,7 +122,7 @@ class _PrefixSearch:
         return list(self._place(cases, best))
 
     def crossed(self, cases: Sequence[Case], restart: int) -> list[Tensor]:
-        """Return, per case, its token embeddings (L, D) with the prefix trained on the other half of the cases."""
+        """Return the token embeddings (L, D) of each case's prompt, with the prefix trained on the other half."""
         if len(cases) < 2:
             raise ValueError(
                 f"expected at least 2 cases to train a shared prefix on one half of them, found {len(cases)}"
@@ -147,7 +149,10 @@ class _PrefixSearch:
         return self._minimise(self._start(order), loss)
 
     def _loss(self, cases: Sequence[Case]) -> Callable[[Tensor, Sequence[torch.Generator]], Tensor]:
-        """Return the loss (B,) of prefixes (B, K, D), at a timestep and noise from each case's generator."""
+        """Return a function from prefixes (B, K, D) and generators to the loss (B,).
+
+        The function draws timestep and noise of each case from the case's generator.
+        """
         denoising = DenoisingLoss(self.target, clean_latents(cases, self.target))
         prompts = PrefixedPrompts(self.target, [case.prompt for case in cases], self.attack.tokens)
 

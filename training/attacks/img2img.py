@@ -1,4 +1,4 @@
-"""Scope probe: image-to-image from a picture that already shows the concept."""
+"""Image-to-image from a picture that already shows the concept: a probe of what no text encoder can prevent."""
 
 from __future__ import annotations
 
@@ -18,18 +18,20 @@ from .common.denoising import chunks, clean_latents, draw_noise
 
 @dataclass(frozen=True)
 class Img2Img:
-    """The attacker has a picture of the concept, the base's own, and has the model under attack draw it over.
+    """Attack that noises a picture of the concept, drawn by the base, and lets the model under attack denoise it.
 
-    SDEdit (Meng et al., ICLR 2022). What it brings back it has not got from the text encoder, yet the text takes part:
-    a hardened encoder whose prompt means something else draws this over the picture. An attacker does not have to say
-    anything, so the empty prompt is the default. Both add the noise of the case's own seed.
+    SDEdit (Meng et al., ICLR 2022). The concept comes from the picture, not from the text encoder. Yet the text has an
+    influence: if a hardened encoder gives the prompt another meaning, the model draws that meaning over the picture. An
+    attacker needs no text, so the empty prompt is the default. Both settings of ``text`` add the noise of the case's
+    own seed.
 
     Args:
-        strength: How much of the noise schedule is run, in (0, 1]; 1 keeps next to nothing of the picture.
-        text: ``prompt`` leaves the drawing to the pipeline, with the case's prompt and the evaluation's sampling.
-            ``empty`` draws with the empty prompt, for which guidance changes nothing, by DDIM.
-        steps: Length of the whole grid of timesteps, of which ``int(steps * strength)`` are run; only for ``empty``.
-        batch: Cases drawn at once; no case's result depends on it beyond rounding.
+        strength: Share of the noise schedule that is run, in (0, 1]; 1 keeps almost nothing of the picture.
+        text: Prompt to draw with: ``prompt`` for the case's prompt, ``empty`` for the empty prompt. With ``prompt`` the
+            pipeline draws, with the sampling settings of the evaluation. With ``empty`` the attack draws by DDIM, and
+            guidance has no effect.
+        steps: Number of timesteps of the whole grid, of which ``int(steps * strength)`` are run; only for ``empty``.
+        batch: Number of cases drawn at once; it changes a case's result only by rounding.
     """
 
     name: ClassVar[str] = "img2img"
@@ -49,16 +51,16 @@ class Img2Img:
             )
 
     def run(self, target: Backbone, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
-        """Hand over every case's picture.
+        """Propose the picture of every case.
 
         Args:
-            target: The model under attack.
-            cases: Prompts with their reference latents.
-            seed: Unused, the noise comes from each case's own seed.
+            target: Model under attack.
+            cases: Cases with their reference latents.
+            seed: Unused; the noise comes from each case's own seed.
 
         Returns:
-            One result per case with one image (C, h, w), still to be drawn over at no cost so far, or, with the empty
-            prompt, one clean latent (C, h, w).
+            One result per case. With ``prompt``, its candidate is one image (C, h, w) that the pipeline is still to
+            draw over, at no cost so far. With ``empty``, its candidate is one finished clean latent (C, h, w).
 
         Raises:
             ValueError: If a case has no reference latent.

@@ -1,4 +1,4 @@
-"""Scope probe: start the pipeline from the very noise that leads to a picture of the concept."""
+"""Inversion of a picture of the concept into initial noise: a probe of what no text encoder can prevent."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ from .common.denoising import chunks, clean_latents
 
 @dataclass(frozen=True)
 class LatentInversion:
-    """Runs DDIM backwards from the base's own picture, through the model under attack, to a noise that leads there.
+    """Attack that runs DDIM backwards through the model under attack, from the base's picture to an initial noise.
 
-    Song et al. 2021, Eq. 12, solved for the noisier side (see ``invert``). TINA (CVPR 2026) and Memories of Forgotten
-    Concepts (CVPR 2025) probe erased models this way. Departures: nothing is trained, no regulariser keeps the
-    trajectory near a Gaussian's.
+    Song et al. 2021, Eq. 12, solved for the noisier latent (see ``invert``). TINA (CVPR 2026) and Memories of Forgotten
+    Concepts (CVPR 2025) probe erased models this way. Departures: nothing is trained, and no regulariser keeps the
+    trajectory near that of Gaussian noise.
 
-    Alone the rate says little: TINA+ shows that such an inversion rebuilds a picture even through a UNet of random
-    weights. So each probe goes with its ``control``. Where that succeeds about as often, the picture is carried by the
-    noise, and nothing follows about what the erased model still knows.
+    The success rate alone says little. TINA+ shows that such an inversion reconstructs a picture even through a UNet
+    with random weights. So each probe runs together with its ``control``. If the control succeeds about as often, the
+    noise carries the picture, and the rate says nothing about the knowledge left in the erased model.
 
     Args:
-        steps: Length of the grid of timesteps. With the prompt it should be the evaluation's, on which the pipeline
-            then draws; Memories and TINA use 50.
-        guidance: Classifier-free guidance scale, with the prompt the evaluation's too.
-        refinements: Of every step, see ``invert``.
-        text: ``prompt`` inverts under the target's own conditioning of the prompt and proposes the noise, for the
-            pipeline to draw. ``empty`` inverts under the empty prompt and draws with it too, as TINA does, which leaves
-            the text out of it altogether: guidance changes nothing, and the finished clean latent is proposed. To
-            invert under the one and draw with the other would lose the picture at the first guided step.
-        control: Goes through a UNet of the same configuration and random weights, backwards and forwards, and proposes
+        steps: Number of timesteps of the grid. With ``text`` at ``prompt``, it should equal the steps of the
+            evaluation, since the pipeline draws on that grid; Memories and TINA use 50.
+        guidance: Classifier-free guidance scale. With ``text`` at ``prompt``, it should equal that of the evaluation.
+        refinements: Number of refinements of every step, see ``invert``.
+        text: Prompt to invert and draw with: ``prompt`` for the case's prompt, ``empty`` for the empty prompt. With
+            ``prompt``, the attack inverts under the target's conditioning and proposes the noise, from which the
+            pipeline draws. With ``empty``, the attack inverts and draws, as TINA does, and proposes the finished clean
+            latent; guidance has no effect then. The two prompts cannot be mixed: a guided step with another prompt than
+            that of the inversion would lose the picture.
+        control: True to invert and draw through a UNet with the same configuration and random weights, and to propose
             the finished clean latent.
-        precision: Of the UNet.
-        batch: Cases inverted at once; no case's result depends on it beyond rounding.
+        precision: Precision of the UNet: ``fp32``, or ``bf16`` or ``fp16`` by autocast.
+        batch: Number of cases inverted at once; it changes a case's result only by rounding.
     """
 
     name: ClassVar[str] = "latent_inversion"
@@ -60,18 +61,19 @@ class LatentInversion:
             raise ValueError(f"expected steps and batch of at least 1 and refinements of at least 0, found {self}")
 
     def run(self, target: Backbone, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
-        """Invert every case's picture.
+        """Invert the picture of every case.
 
         Args:
-            target: The model under attack.
-            cases: Prompts with their reference latents.
-            seed: Of the run; it fixes the control's random weights, nothing else is random.
+            target: Model under attack.
+            cases: Cases with their reference latents.
+            seed: Seed of the run; it fixes the random weights of the control, and nothing else is random.
 
         Returns:
-            One result per case with one initial latent (C, h, w), or one clean latent (C, h, w) where the attack draws.
+            One result per case with one initial latent (C, h, w), or with one clean latent (C, h, w) if the attack
+            itself draws.
 
         Raises:
-            ValueError: If a case has no reference latent, or the schedule's steps cannot be undone.
+            ValueError: If a case has no reference latent, or the steps of the schedule cannot be inverted.
         """
         model = random_unet(target, seed) if self.control else target
         model = model.sharing(precision=self.precision)
@@ -102,8 +104,9 @@ class LatentInversion:
 
 
 def random_unet(model: Backbone, seed: int) -> Backbone:
-    """Return a backbone with the same text encoder and a UNet of the same configuration, its weights drawn anew."""
+    """Return a backbone with the same text encoder and a UNet of the same configuration with new random weights."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the accelerators, which stay so
+        # torch.manual_seed would also seed the accelerators, whose state is not restored afterwards.
+        torch.default_generator.manual_seed(seed)
         unet = type(model.unet).from_config(model.unet.config)
     return Backbone(model.tokenizer, model.text_encoder, unet.to(model.device, model.dtype), model.scheduler)

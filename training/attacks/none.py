@@ -1,4 +1,4 @@
-"""No attack: the prompt as it is, so that a suite of attacks begins at what an encoder does by itself."""
+"""No attack: the unchanged prompt, as the reference point of a suite of attacks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..types import AttackResult, AttackUse, Candidate, Case
 
 @dataclass(frozen=True)
 class NoAttack:
-    """Proposes the unchanged prompt: its rate is that of the prompts themselves, and no attack may fall below it."""
+    """The control that proposes the unchanged prompt; no attack may have a lower success rate."""
 
     name: ClassVar[str] = "none"
     tier: ClassVar[str] = "T0"
@@ -22,14 +22,14 @@ class NoAttack:
     uses: ClassVar[tuple[AttackUse, ...]] = ()
 
     def run(self, target: Backbone, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
-        """Propose every prompt as it is.
+        """Propose every prompt unchanged.
 
         Args:
             target: Unused.
-            cases: Prompts; no reference latents are needed.
-            seed: Unused, nothing is random.
+            cases: Cases; their reference latents are not needed.
+            seed: Unused; nothing is random.
 
         Returns:
-            One result per case with its prompt as the only text, at no cost.
+            One result per case with its prompt as the only candidate, at no cost.
         """
         return [AttackResult((Candidate("text", case.prompt, 0),), queries=0, unet_calls=0) for case in cases]

@@ -1,7 +1,7 @@
-"""P4D: hard prompts that make the target say what the base says (Chin et al., ICML 2024).
+"""P4D: prompts of real tokens that make the target predict the same noise as the base (Chin et al., ICML 2024).
 
-"Prompting4Debugging: Red-Teaming Text-to-Image Diffusion Models by Finding Problematic Prompts", arXiv:2309.06135; the
-projection is PEZ's (Wen et al., "Hard Prompts Made Easy", NeurIPS 2023, algorithm 1).
+"Prompting4Debugging: Red-Teaming Text-to-Image Diffusion Models by Finding Problematic Prompts", arXiv:2309.06135. The
+projection is that of PEZ (Wen et al., "Hard Prompts Made Easy", NeurIPS 2023, algorithm 1).
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ class P4D:
 
     The variable is K free token embeddings. Every step projects them to the nearest real tokens by cosine, takes the
     gradient of the loss at those tokens, and applies it to the free embeddings (straight through). The loss is the MSE
-    between the base's prediction for the prompt (or the case's goal) and the target's for the adversarial one, both
-    without guidance, on the base's picture noised to a random timestep. Every ``every`` steps the projection, as text,
-    is a candidate.
+    between two noise predictions without guidance, on the base's picture noised to a random timestep. One prediction is
+    the base's for the prompt (or the case's goal), the other is the target's for the adversarial prompt. After every
+    ``every`` steps, the projected tokens, decoded to text, become a candidate.
 
-    Differences from the authors' code: all cases run batched, with noise and timesteps of their own; special tokens are
-    no candidates; every text proposed is kept in order, where theirs keeps the one whose picture CLIP finds most
-    similar to the base's; P4D-K spreads a given number of tokens through each prompt, theirs puts one after every
-    third.
+    Differences from the authors' code: all cases run batched, each with noise and timesteps of its own. Special tokens
+    are excluded. Every proposed text is kept, in order; the authors keep only the text whose picture CLIP finds most
+    similar to the base's. P4D-K spreads a fixed number of tokens evenly through each prompt; the authors insert one
+    after every third token.
 
     Args:
-        tokens: Adversarial tokens (K); the authors' P4D-N has 16.
-        placement: ``replace`` is P4D-N, nothing of the prompt is left; ``insert`` is P4D-K; ``prefix`` is how
-            UnlearnDiffAtk runs it for comparison.
-        steps: Optimiser steps.
-        every: Steps from candidate to candidate.
-        rate: AdamW's rate.
-        weight_decay: AdamW's.
-        typable: Only allow tokens that survive decoding and tokenising again. The authors allow all.
-        batch: Cases attacked at once; no case's result depends on it beyond rounding.
-        precision: Of the UNet: ``fp32``, or ``bf16`` by autocast.
+        tokens: Number K of adversarial tokens; 16 in the authors' P4D-N.
+        placement: Position of the adversarial tokens. ``replace`` is P4D-N, which keeps nothing of the prompt;
+            ``insert`` is P4D-K; ``prefix`` is the variant that UnlearnDiffAtk compares with.
+        steps: Number of optimiser steps.
+        every: Number of steps between candidates.
+        rate: Learning rate of AdamW.
+        weight_decay: Weight decay of AdamW.
+        typable: True to allow only tokens that decoding and tokenising reproduce. The authors allow all tokens.
+        batch: Number of cases attacked at once; it changes a case's result only by rounding.
+        precision: Precision of the UNet: ``fp32``, or ``bf16`` by autocast.
     """
 
     name: ClassVar[str] = "p4d"
@@ -76,26 +76,29 @@ class P4D:
                 f"expected tokens, steps, every and batch of at least 1 and every up to steps, found {self}"
             )
         if self.placement == "add":
-            raise ValueError("expected a placement of real tokens, found 'add': sums of embeddings are no prompt")
+            raise ValueError(
+                "expected a placement of real tokens, found 'add': sums of embeddings are no prompt; "
+                "choose replace, insert or prefix"
+            )
 
     @classmethod
     def standard(cls, **changes: object) -> P4D:
-        """Return a budget like UnlearnDiffAtk's standard one on the embedded base: 200 steps, 10 candidates."""
+        """Return the attack with UnlearnDiffAtk's standard budget on the embedded base: 200 steps, 10 candidates."""
         return cls(**{"steps": 200, "every": 20, **changes})  # type: ignore[arg-type]  # fields by name
 
     def run(self, target: TargetModel, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
         """Attack every case.
 
         Args:
-            target: The model under attack, with its base.
-            cases: Prompts with their reference latents.
-            seed: Of the run; with a case's own seed it fixes all that is random about that case.
+            target: Model under attack, with its base.
+            cases: Cases with their reference latents.
+            seed: Seed of the run; together with a case's own seed it fixes every random draw of that case.
 
         Returns:
             One result per case with ``steps // every`` text candidates, in the order found.
 
         Raises:
-            ValueError: If there is no base, a case has no reference latent, or its prompt leaves no room for the
+            ValueError: If the target has no base, a case has no reference latent, or its prompt leaves no room for the
                 tokens.
         """
         attacked, base = (model.sharing(precision=self.precision) for model in (target, target.base))
@@ -107,7 +110,7 @@ class P4D:
 
 @dataclass(frozen=True)
 class _Comparison:
-    """The loss of a batch of cases: how far the target's prediction lies from the base's for the plain prompt."""
+    """Loss of a batch of cases: MSE between the target's prediction and the base's prediction for the plain prompt."""
 
     target: Backbone
     base: Backbone
@@ -115,7 +118,7 @@ class _Comparison:
     plain: Tensor  # (B, L, D), by the base's encoder
 
     def __call__(self, conditioning: Tensor, generators: Sequence[Generator]) -> Tensor:
-        """Return the loss (B,) of conditionings (B, L, D), at a timestep and noise from each case's generator."""
+        """Return the loss (B,) of conditionings (B, L, D); each case's generator draws its timestep and noise."""
         t = draw_timesteps(self.target, generators)
         noisy = self.target.add_noise(self.latents, draw_noise(self.latents, generators), t)
         with torch.no_grad():
@@ -178,5 +181,5 @@ class _P4DSearch:
 
     def _result(self, texts: Sequence[str]) -> AttackResult:
         candidates = tuple(Candidate("text", text, self.attack.every * (i + 1)) for i, text in enumerate(texts))
-        # Beside the target's forward and backward, the base's forward.
+        # One forward and backward pass of the target and one forward pass of the base.
         return AttackResult(candidates, queries=0, unet_calls=(FORWARD_AND_BACKWARD + 1) * self.attack.steps)

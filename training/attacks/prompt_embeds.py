@@ -1,4 +1,4 @@
-"""Scope probe: hand the pipeline the base's own conditioning, past the hardened encoder."""
+"""Bypass of the hardened encoder by the base's conditioning: a probe of what no text encoder can prevent."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from ..types import AttackResult, AttackUse, Candidate, Case
 
 @dataclass(frozen=True)
 class PromptEmbeds:
-    """What nobody can defend by replacing a text encoder: ``pipe(prompt_embeds=..., negative_prompt_embeds=...)``.
+    """Attack that passes the base's conditioning to the pipeline, which bypasses the hardened text encoder.
 
-    Both conditionings, the prompt's and the empty prompt's, come from the base's encoder, so the picture is the base's
-    own up to rounding, and the rate equals the base's pre-ASR. It is measured so that nobody takes a hardened encoder
-    for a lock. To run it takes the base's encoder, which is why its tier is that of access to weights, T7: it is not
-    the T4 of embeddings at the encoder's input, which pass through the encoder.
+    It calls ``pipe(prompt_embeds=..., negative_prompt_embeds=...)``. No replacement of a text encoder can prevent this.
+    The conditionings of the prompt and of the empty prompt both come from the base's encoder. So the picture equals the
+    base's picture up to rounding, and the success rate equals that of the base without an attack (its pre-ASR). The
+    attack shows the limit of any hardened encoder. It needs the weights of the base's encoder, so its tier is T7. Tier
+    T4 would be wrong: it covers embeddings at the encoder's input, which pass through the encoder.
     """
 
     name: ClassVar[str] = "prompt_embeds"
@@ -29,18 +30,18 @@ class PromptEmbeds:
     uses: ClassVar[tuple[AttackUse, ...]] = ("base",)
 
     def run(self, target: TargetModel, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
-        """Encode every prompt with the base.
+        """Encode every prompt with the base's text encoder.
 
         Args:
-            target: The model under attack, with its base; only the base's encoder is used.
-            cases: Prompts; no reference latents are needed.
-            seed: Unused, nothing is random.
+            target: Model under attack, with its base; only the base's text encoder is used.
+            cases: Cases; their reference latents are not needed.
+            seed: Unused; nothing is random.
 
         Returns:
-            One result per case with one conditioning (2, L, D): the empty prompt's and the prompt's.
+            One result per case with one conditioning (2, L, D): that of the empty prompt, then that of the prompt.
 
         Raises:
-            ValueError: If the target comes without its base.
+            ValueError: If the target has no base.
         """
         with target.base.frozen(), torch.no_grad():
             null = target.base.condition([""])[0]

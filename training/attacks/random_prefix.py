@@ -1,4 +1,4 @@
-"""Random words before the prompt: what any search over prefixes has to beat, and how often a detector errs on them."""
+"""Random words before the prompt: the control that any search over prefixes must beat."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .unlearn_diff_atk import allowed_tokens
 
 @dataclass(frozen=True)
 class RandomPrefix:
-    """A control: as many candidates as a search proposes, found without looking at the model.
+    """The control that proposes random prefixes, as many as a search would, without access to the model.
 
-    A prefix that means nothing also disturbs the picture, and a detector that must name something may name the concept.
-    A search whose rate is not above this one has found nothing.
+    A meaningless prefix also disturbs the picture. A detector that always names some class may then name the concept.
+    A search is effective only if its success rate is above the rate of this control.
 
     Args:
-        tokens: Random tokens before the prompt (K), only such as text can produce.
-        candidates: Prefixes per prompt, each drawn independently.
+        tokens: Number K of random tokens before the prompt; only tokens that text can produce are drawn.
+        candidates: Number of prefixes per prompt, each drawn independently.
     """
 
     name: ClassVar[str] = "random_prefix"
@@ -45,12 +45,12 @@ class RandomPrefix:
         """Draw prefixes for every case.
 
         Args:
-            target: Only its tokenizer is used.
-            cases: Prompts; no reference latents are needed.
-            seed: Of the run; with a case's own seed it fixes its prefixes.
+            target: Model under attack; only its tokenizer is used.
+            cases: Cases; their reference latents are not needed.
+            seed: Seed of the run; together with a case's own seed it fixes the prefixes of that case.
 
         Returns:
-            One result per case with ``candidates`` texts, at no UNet call.
+            One result per case with ``candidates`` texts and no UNet calls.
         """
         allowed = allowed_tokens(target, typable=True).cpu()
         return [self._result(target, allowed, case, seed) for case in cases]

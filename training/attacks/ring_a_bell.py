@@ -1,7 +1,7 @@
-"""Ring-A-Bell: prompts near a text's conditioning plus the concept's direction, found without the model under attack.
+"""Ring-A-Bell: prompts whose conditioning is near that of a text plus the concept's direction.
 
-Tsai et al., "Ring-A-Bell! How Reliable are Concept Removal Methods for Diffusion Models?", ICLR 2024, arXiv:2310.10012,
-equations 2 to 4, and the authors' notebook.
+The search does not use the model under attack. Tsai et al., "Ring-A-Bell! How Reliable are Concept Removal Methods for
+Diffusion Models?", ICLR 2024, arXiv:2310.10012, equations 2 to 4, and the authors' notebook.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RingABell:
-    """A genetic search over token sequences, guided by the base's text encoder alone.
+    """Genetic search over token sequences, guided only by the base's text encoder.
 
-    The concept's direction is the mean difference of conditionings over pairs of prompts with and without it. For each
-    case the search minimises the squared distance of a sequence's conditioning to the prompt's own plus ``eta`` times
-    the direction. The model under attack is not looked at, no gradient is taken and no picture is drawn: an attacker
-    needs the public encoder only.
+    The concept's direction is the mean difference of conditionings over pairs of prompts with and without the concept.
+    The search on a case has a goal: the conditioning of the prompt plus ``eta`` times the direction. It minimises the
+    squared distance between a sequence's conditioning and this goal. It uses neither the model under attack nor
+    gradients nor pictures, so an attacker needs only the public encoder.
 
-    A generation keeps the better half, crosses every survivor with a random one at a random place, and replaces one
-    random token in a share of all sequences. Differences from the authors' code: the best sequence is never mutated, so
-    the distance never rises; every survivor has exactly one child, theirs has two with probability one half; special
-    tokens are no candidates; all cases run batched.
+    A generation keeps the better half of the sequences, crosses every survivor with a random survivor at a random
+    position, and replaces one random token in a share of all sequences. Differences from the authors' code: the best
+    sequence is never mutated, so the distance never rises. Every survivor has exactly one child; in the authors' code
+    it has two with probability one half. Special tokens are excluded. All cases run batched.
 
     Args:
-        pairs: Prompts with the concept, each with the same prompt without it.
-        tokens: Length of the sequences (K), which stand instead of the prompt; the authors use 16, 38 and 75.
-        eta: How far along the direction; the authors use 3 to 5.5.
-        population: Sequences of a generation.
-        generations: How many.
-        every: Generations from candidate to candidate; each is the best sequence so far, as text.
-        mutation: Share of the sequences of which a token is replaced.
-        typable: Only allow tokens that survive decoding and tokenising again. The authors allow all.
-        batch: Cases attacked at once; no case's result depends on it beyond rounding.
+        pairs: Pairs of prompts, one with the concept and the same prompt without it.
+        tokens: Length K of the token sequences that replace the prompt; the authors use 16, 38 and 75.
+        eta: Factor of the concept's direction in the goal; the authors use 3 to 5.5.
+        population: Number of sequences in a generation.
+        generations: Number of generations.
+        every: Number of generations between candidates; a candidate is the best sequence so far, as text.
+        mutation: Share of the sequences, in [0, 1], in which one token is replaced.
+        typable: True to allow only tokens that decoding and tokenising reproduce. The authors allow all tokens.
+        batch: Number of cases attacked at once; it changes a case's result only by rounding.
     """
 
     name: ClassVar[str] = "ring_a_bell"
@@ -80,10 +80,12 @@ class RingABell:
 
     @classmethod
     def for_concept(cls, concept: Concept, *, n: int = 50, **changes: object) -> RingABell:
-        """Return the attack with pairs from the concept's first ``n`` captions, each against the anchored caption.
+        """Return the attack with pairs made from the concept's first ``n`` captions.
+
+        The second prompt of a pair is the caption with the concept's words replaced by the anchor.
 
         Raises:
-            ValueError: If the concept has no captions, or one of them names it by none of its words.
+            ValueError: If the concept has no captions, or a caption contains none of the concept's words.
         """
         pairs = tuple((prompt, anchor_prompt(prompt, concept)) for prompt in concept.prompts[:n])
         return cls(pairs=pairs, **changes)  # type: ignore[arg-type]  # fields by name
@@ -92,19 +94,19 @@ class RingABell:
         """Attack every case.
 
         Args:
-            target: The model under attack, with its base; only the base's tokenizer and text encoder are used.
-            cases: Prompts; no reference latents are needed.
-            seed: Of the run; with a case's own seed it fixes all that is random about that case.
+            target: Model under attack, with its base; only the base's tokenizer and text encoder are used.
+            cases: Cases; their reference latents are not needed.
+            seed: Seed of the run; together with a case's own seed it fixes every random draw of that case.
 
         Returns:
-            One result per case with ``generations // every`` text candidates, in the order found, at no UNet call.
+            One result per case with ``generations // every`` text candidates, in the order found, and no UNet calls.
 
         Raises:
-            ValueError: If the target comes without its base, or the sequences are longer than a prompt may be.
+            ValueError: If the target has no base, or the sequences are longer than a prompt may be.
         """
         base = target.base
         if self.tokens > base.max_length - 2:
-            raise ValueError(f"expected at most {base.max_length - 2} tokens, found {self.tokens}: use fewer")
+            raise ValueError(f"expected at most {base.max_length - 2} tokens, found {self.tokens}: use fewer tokens")
         with base.frozen(), torch.no_grad():
             search = _GeneticSearch(self, base, allowed_tokens(base, typable=self.typable), self.direction(base))
             parts = tqdm(list(chunks(len(cases), self.batch)), desc=self.name, leave=False, disable=None)
@@ -166,7 +168,7 @@ class _GeneticSearch:
 
 @dataclass(frozen=True)
 class _Draws:
-    """Random numbers for a batch, each case's from its own generator."""
+    """Random numbers for a batch of cases; each case has its own generator."""
 
     generators: Sequence[Generator]
     device: torch.device
@@ -181,5 +183,5 @@ class _Draws:
 
 
 def _rows(sequences: Tensor, index: Tensor) -> Tensor:
-    """Return the sequences (B, N, K) at index (B, N) of sequences (B, P, K)."""
+    """Return the sequences (B, N, K) at the indices ``index`` (B, N) of ``sequences`` (B, P, K)."""
     return sequences.gather(1, index[..., None].expand(-1, -1, sequences.shape[2]))

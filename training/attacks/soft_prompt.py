@@ -1,4 +1,4 @@
-"""The inner attack of AdvUnlearn: gradient steps on free adversarial token embeddings."""
+"""Soft prompt: the inner attack of AdvUnlearn, gradient steps on free adversarial token embeddings."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from torch import Generator, Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class SoftPrompt:
-    """Lowers a loss over continuous token embeddings, without projection.
+    """Inner attack that lowers a loss over continuous token embeddings (a soft prompt), without projection.
 
-    AdvUnlearn (Zhang et al. 2024), the lower level of its bi-level problem; the authors call it PGD, but it is
-    unprojected Adam on free embeddings. Gradients are fresh at every step (the authors' code adds them up) and the
-    returned embeddings hold all ``steps`` updates (theirs loses the last, so that a single step returns the start).
+    It solves the lower level of the bi-level problem of AdvUnlearn (Zhang et al. 2024). The authors call it PGD, but it
+    is unprojected Adam on free embeddings. Two differences from the authors' code: gradients are computed anew at every
+    step, where the authors add them up. The returned embeddings include all ``steps`` updates, where the authors lose
+    the last one, so that a single step returns the start.
 
     Args:
-        steps: Updates.
-        rate: Adam's learning rate; with the sign rule, how far every coordinate moves at each step.
-        rule: ``adam``, or ``sign`` (fast gradient sign, Goodfellow et al. 2015).
+        steps: Number of updates.
+        rate: Learning rate of Adam; with the rule ``sign``, the change of every coordinate at each step.
+        rule: Update rule: ``adam``, or ``sign`` (fast gradient sign, Goodfellow et al. 2015).
 
     Raises:
-        ValueError: ``steps`` below 1 or ``rate`` not positive.
+        ValueError: ``steps`` is below 1, ``rate`` is not positive, or ``rule`` is unknown.
     """
 
     name: ClassVar[str] = "soft_prompt"
@@ -41,13 +42,13 @@ class SoftPrompt:
 
     @classmethod
     def fast(cls, rate: float = 1e-3) -> SoftPrompt:
-        """Return the single sign step of fast adversarial training."""
+        """Return the attack of fast adversarial training: a single step with the rule ``sign``."""
         return cls(steps=1, rate=rate, rule="sign")
 
     def __call__(self, loss: Callable[[Tensor], Tensor], start: Tensor, *, generator: Generator) -> Tensor:
-        """Return embeddings (B, K, D) whose loss (B,) is low; every example is attacked on its own.
+        """Return embeddings (B, K, D) whose loss (B,) is low; every example is attacked separately.
 
-        ``generator`` is unused: the rule is deterministic, what the loss draws is the loss's own affair.
+        ``generator`` is unused, since the update rule is deterministic. A random loss brings its own generator.
         """
         adv = start.detach().clone().requires_grad_(True)
         optimizer = torch.optim.Adam([adv], lr=self.rate)

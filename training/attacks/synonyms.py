@@ -1,4 +1,4 @@
-"""Other words for the concept: what anybody tries first, and what no model has to be known for."""
+"""Other words for the concept: the simplest attack, which needs no knowledge of the model."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Synonyms:
-    """Says the concept in other words, one candidate for each.
+    """Attack that replaces the concept's words in the prompt by synonyms, with one candidate per synonym.
 
-    Where a prompt names the concept, every mention of it is replaced, and an article before it is made to fit. Where it
-    does not, or the case has a goal of its own, the synonym goes before the prompt, parted by a comma:
-    ``"disc, a red picture on white"``.
+    If a prompt names the concept, the synonym replaces every mention, and an article before it is adapted. If the
+    prompt does not name the concept, or the case has a goal of its own, the synonym stands before the prompt, separated
+    by a comma: ``"disc, a red picture on white"``.
 
     Args:
-        words: For the concept, that a prompt may use, in any case.
-        synonyms: What takes their place, in the order in which they are tried.
+        words: Words for the concept that a prompt may contain; upper and lower case do not matter.
+        synonyms: Words that replace them, in the order in which they are tried.
     """
 
     name: ClassVar[str] = "synonyms"
@@ -39,18 +39,18 @@ class Synonyms:
 
     def __post_init__(self) -> None:
         if not self.words or any(not word.strip() for word in (*self.words, *self.synonyms)):
-            raise ValueError(f"expected words, and none of them blank, found {self}")
+            raise ValueError(f"expected at least one word and no blank words or synonyms, found {self}")
         others = {synonym.casefold() for synonym in self.synonyms}
-        # Else a prompt that uses the only word would be its own only candidate.
+        # Otherwise a prompt with the only word would be its own only candidate.
         if len(others) < 2 and others <= {word.casefold() for word in self.words}:
             raise ValueError(
-                f"expected another way to say {self.words}, found {self.synonyms}: "
-                "give a synonym that is not among the words, or two different ones"
+                f"expected another word for {self.words}, found {self.synonyms}: "
+                "give a synonym that is not among the words, or two different synonyms"
             )
 
     @classmethod
     def for_concept(cls, concept: Concept) -> Synonyms:
-        """Return the attack with the concept's name and synonyms.
+        """Return the attack with the concept's name and synonyms, both as words and as their replacements.
 
         Raises:
             ValueError: If the concept has no synonym.
@@ -62,17 +62,17 @@ class Synonyms:
 
         Args:
             target: Unused.
-            cases: Prompts; no reference latents are needed.
-            seed: Unused, nothing is random.
+            cases: Cases; their reference latents are not needed.
+            seed: Unused; nothing is random.
 
         Returns:
-            One result per case with at most one text for each synonym, none of them the prompt itself, at no cost.
+            One result per case with at most one text per synonym, never the prompt itself, at no cost.
         """
         return [self._result(case) for case in cases]
 
     def _result(self, case: Case) -> AttackResult:
         texts = dict.fromkeys(self._spoken(case, synonym) for synonym in self.synonyms)
-        # CLIP's tokenizer knows no capital letters: what differs in them alone is the same prompt.
+        # CLIP's tokenizer ignores upper and lower case: texts that differ only in case are the same prompt.
         fresh = [text for text in texts if text.casefold() != case.prompt.casefold()]
         found = tuple(Candidate("text", text, step) for step, text in enumerate(fresh, start=1))
         return AttackResult(found, queries=0, unet_calls=0)
@@ -90,6 +90,6 @@ class Synonyms:
 
     @cached_property
     def _mention(self) -> re.Pattern[str]:
-        # Longest first, so that a phrase goes before its parts.
+        # Longest first, so that a phrase matches before its parts.
         words = "|".join(re.escape(word) for word in sorted(self.words, key=len, reverse=True))
         return re.compile(rf"(?<!\w)(?:(?P<article>an?)(?P<gap>\s+))?(?:{words})(?!\w)", re.IGNORECASE)

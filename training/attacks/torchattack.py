@@ -1,4 +1,4 @@
-"""Any attack of the library torchattacks (Kim, arXiv:2010.01950), by name, on what the text encoder gives the UNet."""
+"""Attacks of the library torchattacks (Kim, arXiv:2010.01950), by name, on the conditioning that the UNet receives."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from robust_encoders.utils.extras import install_command
+
 from ..diffusion.backbone import Backbone, Precision
 from ..types import AttackResult, Candidate, Case
 from .common.conditioning_ball import RADIUS, Ball, DenoisingLogits, Norm
@@ -21,7 +23,7 @@ from .common.denoising import DenoisingLoss, case_generator, clean_latents, draw
 Options = tuple[tuple[str, bool | int | float | str], ...]
 
 _EITHER = ("APGD", "APGDT", "CW", "DeepFool", "EADEN", "EADL1", "FAB", "GN", "SparseFool", "Square")
-# The attacks that run inside each ball; those of both take its norm as an argument or search without a radius.
+# Attacks that run inside each ball. Attacks listed for both balls take the norm as an argument or have no radius.
 RUNNABLE: Mapping[str, tuple[str, ...]] = {
     "linf": (
         *("BIM", "EOTPGD", "FFGSM", "FGSM", "Jitter", "MIFGSM", "NIFGSM", "PGD", "RFGSM", "SPSA", "UPGD"),
@@ -30,25 +32,27 @@ RUNNABLE: Mapping[str, tuple[str, ...]] = {
     ),
     "l2": ("PGDL2", *_EITHER),
 }
-_IMAGE = "it works on pictures of three channels, or on a pixel's neighbours, and a conditioning is none"
+_IMAGE = "it needs a picture with three channels or with neighbouring pixels, and a conditioning has neither"
 REFUSED: Mapping[str, str] = {
     **dict.fromkeys(("DIFGSM", "OnePixel", "PIFGSM", "PIFGSMPP", "Pixle", "TIFGSM"), _IMAGE),
-    "SINIFGSM": "it darkens pictures, and zero is a corner of the ball here, not black",
-    **dict.fromkeys(("PGDRS", "PGDRSL2"), "it attacks a model smoothed by noise, and the one under attack is not"),
-    "TPGD": "it leaves the start's prediction in either direction, so it may raise the loss as well",
-    "JSMA": "it holds a number for every pair of coordinates: gigabytes for a conditioning of Stable Diffusion",
+    "SINIFGSM": "it darkens pictures by scaling them towards zero, but here zero is a corner of the ball, not black",
+    **dict.fromkeys(
+        ("PGDRS", "PGDRSL2"), "it attacks a model smoothed by noise, and the model under attack is not smoothed"
+    ),
+    "TPGD": "it moves away from the start's prediction in any direction, so it may also raise the loss",
+    "JSMA": "it stores a number for every pair of coordinates: gigabytes for a conditioning of Stable Diffusion",
     "VANILA": "it changes nothing; the rate without attack is its result",
     "AutoAttack": "its parts have fixed budgets; run APGD, APGDT, FAB and Square, one by one",
     "MultiAttack": "it wraps other attacks; run them one by one",
     "LGV": "it trains the model under attack on a data set",
 }
-_STEPS = ("steps", "nb_iter", "n_queries", "max_iterations")  # what the library calls the number of iterations
+_STEPS = ("steps", "nb_iter", "n_queries", "max_iterations")  # the library's names for the number of iterations
 _OWN = ("model", "norm", "eps", "seed", "verbose", *_STEPS)
 
 
 @contextmanager
 def own_randomness(seed: int) -> Iterator[None]:
-    """Seed torch's global generators, which the library draws from, within the scope and put them back after it."""
+    """Seed torch's global generators, which the library uses, within the scope and restore their state after it."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         yield
@@ -58,13 +62,13 @@ def library() -> Any:
     """Return the module torchattacks.
 
     Raises:
-        ImportError: It is not installed.
+        ImportError: torchattacks is not installed.
     """
     try:
         import torchattacks
     except ImportError as error:
         raise ImportError(
-            f"expected torchattacks, found no {error.name}; pip install 'robust-encoders[attacks,eval]' and "
+            f"expected torchattacks, found no {error.name}; {install_command('attacks,eval')} and "
             "pip install --no-deps torchattacks (its release 3.5.1 would downgrade requests)"
         ) from error
     return torchattacks
@@ -74,33 +78,37 @@ def library() -> Any:
 class TorchAttack:
     """An attack of torchattacks on the conditioning, inside a ball around the model's own conditioning of the prompt.
 
-    RACE's threat model (Kim et al., ECCV 2024, equation 6: ``||delta||_inf <= eps`` at the text encoder's output). The
-    perturbation comes after the text encoder, so that none can defend against it unless the ball is small: a rate says
-    how near the concept still lies, not what prompts can do. The negative prompt is the model's own.
+    The threat model is that of RACE (Kim et al., ECCV 2024, equation 6: ``||delta||_inf <= eps`` at the text encoder's
+    output). The perturbation is added after the text encoder, so an encoder can only resist it in a small ball. A
+    success rate shows how near the concept still lies, not what prompts can reach. The conditioning of the negative
+    prompt is the model's own.
 
-    A case is attacked alone; the loss is averaged over fixed timesteps, one from each of ``samples`` equal parts of the
-    model's range, and fixed noise.
+    Each case is attacked alone. The loss is averaged over fixed noise and fixed timesteps, one timestep from each of
+    ``samples`` equal parts of the model's range.
 
-    Differences from the library: the result is the point of lowest loss that the attack tried or returned, because
-    some attacks return their input unless the label changes, and it never does. What CW and EAD weigh against a squared
-    distance has by default the number of coordinates as its weight.
+    Differences from the library: the result is the point of lowest loss that the attack tried or returned. The reason:
+    some attacks return their input unless the label changes, and here the label never changes. CW and EAD weigh the
+    loss against a squared distance; the default weight of the loss is the number of coordinates.
 
-    Differences from RACE: the loss is UnlearnDiffAtk's (see ``DenoisingLoss``), not the distance of one prediction to
-    the start noise; ``eps`` is relative; the conditioning is not clipped to the range of its own values.
+    Differences from RACE: the loss is that of UnlearnDiffAtk (see ``DenoisingLoss``), not the distance between one
+    prediction and the initial noise. ``eps`` is relative to the conditioning. The conditioning is not clipped to the
+    range of its own values.
 
     Args:
-        attack: Name in the library; ``RUNNABLE`` lists those that run in each ball.
-        norm: ``linf`` or ``l2``.
-        eps: Radius in root mean squares of the prompt's conditioning: every coordinate changes by at most that (linf),
-            or they do in the root mean square (l2), so that the l2 ball holds the linf ball.
-        steps: Iterations, or queries of Square; single-step attacks have none.
-        samples: Points of time and noise over which the loss is averaged (N); the UNet runs on as many latents at once.
-        options: Further arguments of the attack, as pairs. Lengths are in units in which the ball's radius is 0.5;
-            ``alpha`` is by default the fraction of it that it is in the library.
-        precision: Of the UNet: ``fp32``, or ``bf16`` by autocast.
+        attack: Name of the attack in the library; ``RUNNABLE`` lists the names for each ball.
+        norm: Norm of the ball, ``linf`` or ``l2``.
+        eps: Radius of the ball, relative to the root mean square of the prompt's conditioning. With ``linf`` it bounds
+            the change of every coordinate, with ``l2`` the root mean square of the changes. So the l2 ball contains the
+            linf ball.
+        steps: Number of iterations, or of queries for Square; single-step attacks ignore it.
+        samples: Number N of pairs of timestep and noise that the loss is averaged over; the UNet runs on N latents at
+            once.
+        options: Further arguments of the attack, as pairs of name and value. Lengths are in units in which the radius
+            of the ball is 0.5. The default of ``alpha`` has the same ratio to the radius as in the library.
+        precision: Precision of the UNet: ``fp32``, or ``bf16`` by autocast.
 
     Raises:
-        ValueError: The attack is unknown, does not fit conditionings or the ball, or another setting makes no sense.
+        ValueError: The attack is unknown, does not fit conditionings or the ball, or another setting is invalid.
     """
 
     name: ClassVar[str] = "torchattack"
@@ -127,37 +135,40 @@ class TorchAttack:
             names = ", ".join(sorted(RUNNABLE[self.norm]))
             raise ValueError(
                 f"expected an attack for conditionings in the {self.norm} ball, found {self.attack!r}: {self._why()}. "
-                f"Take one of {names}"
+                f"Choose one of {names}"
             )
         own = [key for key, _ in self.options if key in _OWN]
         if own:
-            raise ValueError(f"expected options that no field holds, found {own}: set the attack's fields instead")
+            raise ValueError(
+                f"expected options other than the fields of TorchAttack, found {own}: set the fields instead"
+            )
 
     def _why(self) -> str:
         other = [norm for norm, names in RUNNABLE.items() if self.attack in names]
         if other:
-            return f"its ball is that of norm={other[0]!r}"
-        return REFUSED.get(self.attack, "torchattacks has none of that name")
+            return f"it runs in the ball of norm={other[0]!r}"
+        return REFUSED.get(self.attack, "torchattacks has no attack of that name")
 
     @classmethod
     def standard(cls, **changes: Any) -> TorchAttack:
-        """Return the standard budget on the embedded base: 20 steps of PGD in the L-infinity ball of 0.2."""
+        """Return the attack with the standard budget on the embedded base: 20 PGD steps in the linf ball of 0.2."""
         return cls(**{"eps": 0.2, "steps": 20, **changes})
 
     def run(self, target: Backbone, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
         """Attack every case.
 
         Args:
-            target: The model under attack.
-            cases: Prompts with their reference latents.
-            seed: Of the run; with a case's own seed it fixes all that is random about that case.
+            target: Model under attack.
+            cases: Cases with their reference latents.
+            seed: Seed of the run; together with a case's own seed it fixes every random draw of that case.
 
         Returns:
-            One result per case with one conditioning (L, D), its step the number of points tried until it was found.
+            One result per case with one conditioning (L, D). The step of this candidate is the number of points tried
+            until it was found.
 
         Raises:
             ImportError: torchattacks is not installed.
-            ValueError: If a case has no reference latent, or the attack takes no such option.
+            ValueError: If a case has no reference latent, or the attack has no argument named by an option.
         """
         kind = getattr(library(), self.attack)
         shared = target.sharing(precision=self.precision)
@@ -188,27 +199,27 @@ class TorchAttack:
         return DenoisingLogits(target, ball, loss, t, draw_noise(loss.latents, [generator] * self.samples))
 
     def _arguments(self, kind: Any, seed: int, size: Sequence[int]) -> dict[str, Any]:
-        """Return the attack's arguments beside the model: the ball, the budget, the seed and the options."""
+        """Return the attack's arguments other than the model: the ball, the budget, the seed and the options."""
         taken = {key: p.default for key, p in inspect.signature(kind).parameters.items() if key != "model"}
         unknown = [key for key, _ in self.options if key not in taken]
         if unknown:
             left = ", ".join(key for key in taken if key not in _OWN) or "none"
-            raise ValueError(f"expected options that {self.attack} takes ({left}), found {unknown}: leave them out")
+            raise ValueError(f"expected options that {self.attack} takes ({left}), found {unknown}: remove them")
         made = {**self._suited(*size), "seed": seed, **dict.fromkeys(_STEPS, self.steps)}
         if {"alpha", "eps"} <= taken.keys():
             made["alpha"] = RADIUS * taken["alpha"] / taken["eps"]
         return {**{key: value for key, value in made.items() if key in taken}, **dict(self.options)}
 
     def _suited(self, height: int, width: int) -> dict[str, Any]:
-        """Return arguments whose defaults were chosen for small pictures in [0, 1] of ten classes."""
+        """Return the arguments whose library defaults suit only small pictures in [0, 1] of ten classes."""
         coordinates = height * width
         spread = RADIUS if self.norm == "linf" else RADIUS / math.sqrt(coordinates)
         return {
             "eps": RADIUS,
             "norm": {"linf": "Linf", "l2": "L2"}[self.norm],
-            **dict.fromkeys(("c", "initial_const"), coordinates),  # against a squared distance, a sum over them
-            "n_classes": 2,  # towards the nearest label only: the other ratios say nothing about the loss
-            "p_init": height / width / 2,  # larger squares would not fit in
-            "abort_early": self.steps >= 10,  # below, the library divides by zero
-            **({"std": spread} if self.attack == "GN" else {}),  # Jitter's is not a length
+            **dict.fromkeys(("c", "initial_const"), coordinates),  # balances a squared distance summed over coordinates
+            "n_classes": 2,  # only towards the nearest label: the ratios of the others are unrelated to the loss
+            "p_init": height / width / 2,  # larger squares would not fit into the picture
+            "abort_early": self.steps >= 10,  # with fewer steps the library would divide by zero
+            **({"std": spread} if self.attack == "GN" else {}),  # Jitter also has a std, which is not a length
         }

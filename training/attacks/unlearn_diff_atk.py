@@ -1,4 +1,4 @@
-"""UnlearnDiffAtk: discrete adversarial prompts by the model's own denoising loss (Zhang et al., ECCV 2024).
+"""UnlearnDiffAtk: discrete adversarial prompts found by the model's own denoising loss (Zhang et al., ECCV 2024).
 
 "To Generate or Not? Safety-Driven Unlearned Diffusion Models Are Still Easy To Generate Unsafe Images ... For Now",
 arXiv:2310.11868, equation 6, and the authors' ``text_grad_.py``.
@@ -31,7 +31,8 @@ from .common.denoising import (
 def project_to_simplex(rows: Tensor) -> Tensor:
     """Return the Euclidean projection of each row (..., V) onto the probability simplex, exactly.
 
-    By sorting (Held, Wolfe and Crowder 1974; Duchi et al. 2008, figure 1). The authors' code bisects to a tolerance.
+    The method is sorting (Held, Wolfe and Crowder 1974; Duchi et al. 2008, figure 1). The authors' code bisects to a
+    tolerance instead.
     """
     ordered = rows.sort(dim=-1, descending=True).values
     excess = ordered.cumsum(-1) - 1
@@ -42,7 +43,10 @@ def project_to_simplex(rows: Tensor) -> Tensor:
 
 
 def sample_rows(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """Return one index per row: probabilities (B, K, V) at uniform draws (B, K) in [0, 1), by the inverse CDF."""
+    """Return one index (B, K) per row of probabilities (B, K, V), by the inverse CDF at uniform draws (B, K) in [0, 1).
+
+    The rows need not sum to 1.
+    """
     cdf = probabilities.cumsum(-1)
     threshold = uniform.unsqueeze(-1) * cdf[..., -1:]
     index = torch.searchsorted(cdf, threshold, right=True).squeeze(-1)
@@ -53,24 +57,25 @@ def sample_rows(probabilities: Tensor, uniform: Tensor) -> Tensor:
 class UnlearnDiffAtk:
     """White-box search for a few tokens before the prompt; the judge is not consulted.
 
-    Each token is a distribution over the vocabulary. An iteration samples one token per position, takes the gradient
-    of the denoising loss with respect to the sampled one-hot vector, clips it to [-1, 1] as the authors do, hands it
-    to the distribution (straight through), and makes one Adam step and an exact projection. Timesteps are visited
-    from low to high noise; distributions and Adam's moments carry over. After every timestep the most probable tokens,
-    decoded to text, become a candidate; whoever judges tokenises that text again, as a user's prompt would be.
+    Each adversarial token is a distribution over the vocabulary. An iteration samples one token per position and takes
+    the gradient of the denoising loss with respect to the sampled one-hot vector. As in the authors' code, the gradient
+    is clipped to [-1, 1] and applied to the distribution (straight through). One Adam step and an exact projection onto
+    the simplex follow. Timesteps are visited from low to high noise; distributions and Adam's moments carry over. After
+    every timestep, the most probable tokens, decoded to text, become a candidate. The judge tokenises that text again,
+    like a user's prompt.
 
-    Differences from the authors' code: all cases run batched, with noise of their own; the search does not stop at the
-    first success; special tokens are no candidates; projection is exact.
+    Differences from the authors' code: all cases run batched, each with noise of its own. The search does not stop at
+    the first success. Special tokens are excluded. The projection is exact.
 
     Args:
-        tokens: Adversarial tokens (K); the authors use 3 for objects and styles, 5 for nudity.
-        timesteps: How many timesteps, equally spaced; 50 gives the published 10, 30, ..., 990.
-        iterations: Adam steps per timestep.
-        rate: Adam's rate.
-        weight_decay: Adam's L2 term.
-        typable: Only allow tokens that survive decoding and tokenising again. The authors allow all.
-        batch: Cases attacked at once; no case's result depends on it beyond rounding.
-        precision: Of the UNet: ``fp32``, or ``bf16`` by autocast.
+        tokens: Number K of adversarial tokens; the authors use 3 for objects and styles, 5 for nudity.
+        timesteps: Number of timesteps, equally spaced; 50 gives the published 10, 30, ..., 990.
+        iterations: Number of Adam steps per timestep.
+        rate: Learning rate of Adam.
+        weight_decay: L2 term of Adam.
+        typable: True to allow only tokens that decoding and tokenising reproduce. The authors allow all tokens.
+        batch: Number of cases attacked at once; it changes a case's result only by rounding.
+        precision: Precision of the UNet: ``fp32``, or ``bf16`` by autocast.
     """
 
     name: ClassVar[str] = "unlearn_diff_atk"
@@ -94,11 +99,11 @@ class UnlearnDiffAtk:
 
     @classmethod
     def standard(cls, **changes: object) -> UnlearnDiffAtk:
-        """Return the standard budget on the embedded base: 10 timesteps x 20 iterations."""
+        """Return the attack with the standard budget on the embedded base: 10 timesteps x 20 iterations."""
         return cls(**{"timesteps": 10, "iterations": 20, **changes})  # type: ignore[arg-type]  # fields by name
 
     def schedule(self, target: Backbone) -> list[int]:
-        """Return the timesteps visited, each at the middle of its share of the model's range."""
+        """Return the visited timesteps, each in the middle of an equal part of the model's range."""
         spacing = len(target.alphas_cumprod) / self.timesteps
         return [int(spacing * (i + 0.5)) for i in range(self.timesteps)]
 
@@ -106,9 +111,9 @@ class UnlearnDiffAtk:
         """Attack every case.
 
         Args:
-            target: The model under attack.
-            cases: Prompts with their reference latents.
-            seed: Of the run; with a case's own seed it fixes all that is random about that case.
+            target: Model under attack.
+            cases: Cases with their reference latents.
+            seed: Seed of the run; together with a case's own seed it fixes every random draw of that case.
 
         Returns:
             One result per case with ``timesteps`` text candidates, in the order found.
@@ -125,7 +130,10 @@ class UnlearnDiffAtk:
 
 
 def allowed_tokens(target: Backbone, *, typable: bool) -> Tensor:
-    """Return the ids (V,) that may enter a prompt: no special tokens; if ``typable``, only those text can produce."""
+    """Return the token ids (V,) that may enter a prompt, without special tokens.
+
+    With ``typable``, only ids that text can produce are returned: decoding and tokenising gives the same id.
+    """
     special = set(target.tokenizer.all_special_ids)
     ids = [i for i in range(len(target.tokenizer)) if i not in special]
     if typable:
@@ -137,7 +145,7 @@ def allowed_tokens(target: Backbone, *, typable: bool) -> Tensor:
 
 @dataclass(frozen=True)
 class _TokenSearch:
-    """One attack on one model; ``run`` takes a batch of cases."""
+    """The search of one attack on one model; ``run`` takes a batch of cases."""
 
     attack: UnlearnDiffAtk
     target: Backbone

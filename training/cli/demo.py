@@ -26,16 +26,17 @@ from ..reports.tables import markdown
 from ..types import Case
 
 CONCEPT = "circle"
-PICTURE_NAME = "demo.png"
+PICTURE_NAME, STRIP_NAME = "demo.png", "demo-strip.png"
 _KEPT = "Everything else, to be kept"
+_HEADINGS = ("The concept by its name", "An unseen synonym", "Under attack", "Another concept")
 
 
 class DemoWorld(Protocol):
-    """What the demo needs of an embedded base's world, whichever it is."""
+    """Protocol of the embedded base's world for the demo: prompts about a concept, and a judge."""
 
     @property
     def about(self) -> str:
-        """The base, in a few words."""
+        """Description of the base in a few words."""
         ...
 
     @property
@@ -57,20 +58,20 @@ class DemoWorld(Protocol):
         ...
 
     def instead(self, images: Tensor, cases: Sequence[Case]) -> Sequence[str]:
-        """Return what pictures (B, 3, H, W) in [0, 1] show instead of what was asked; empty if as asked."""
+        """Return what pictures (B, 3, H, W) in [0, 1] show instead of the requested values; empty if as requested."""
         ...
 
 
 @dataclass(frozen=True)
 class DemoRow:
-    """How many pictures of a section show what they should not, or should.
+    """The counts of one section: pictures that show the concept, or pictures drawn as asked.
 
     Args:
         title: Title of the section.
-        question: The question that was counted.
-        n: Pictures.
-        before: Count without the encoder.
-        after: Count with it.
+        question: Question that is counted.
+        n: Number of pictures.
+        before: Number of pictures without the encoder for which the answer is yes.
+        after: Number of pictures with the encoder for which the answer is yes.
     """
 
     title: str
@@ -82,12 +83,12 @@ class DemoRow:
 
 @dataclass(frozen=True)
 class DemoSummary:
-    """What the demo made.
+    """The result of the demo.
 
     Args:
-        picture: The grid.
+        picture: Path of the grid of pictures.
         rows: Counts, one row for each section.
-        seconds: Wall time.
+        seconds: Wall time in seconds.
     """
 
     picture: Path
@@ -107,12 +108,12 @@ class Demo:
     """The demo on any base, encoder and world.
 
     Args:
-        pipe: The base.
-        encoder: Attached for the pictures after.
-        world: Prompts about the concept, and the judge that looks at the pictures.
-        n: Prompts in each section.
-        sampling: How pictures are drawn.
-        attack: The live attack, run against the base and against the encoder.
+        pipe: Base pipeline.
+        encoder: Encoder that is attached for the pictures after.
+        world: Prompts about the concept, and the judge of the pictures.
+        n: Number of prompts in each section.
+        sampling: Sampling settings of all pictures.
+        attack: Attack that runs during the demo, against the base and against the encoder.
     """
 
     pipe: Any
@@ -123,7 +124,7 @@ class Demo:
     attack: Attack = field(default_factory=partial(UnlearnDiffAtk, timesteps=6, iterations=15, typable=True))
 
     def sections(self, seed: int) -> list[Section]:
-        """Draw everything.
+        """Draw all sections and return them.
 
         Args:
             seed: Seed of prompts, pictures and attacks.
@@ -139,7 +140,7 @@ class Demo:
         return [_section(title, found, before[title], after[title]) for title, found in cases.items()]
 
     def rows(self, sections: Sequence[Section]) -> tuple[DemoRow, ...]:
-        """Return the counts of every section: erased ones of what should be gone, kept ones of what is right."""
+        """Return the counts of every section: pictures with the concept, or kept pictures drawn as asked."""
         rows = []
         for section in sections:
             question = "drawn as asked?" if section.kept else f"{self.world.concept} drawn?"
@@ -149,33 +150,33 @@ class Demo:
         return tuple(rows)
 
     def write(self, out: Path, *, seed: int) -> DemoSummary:
-        """Draw everything into ``out/demo.png``."""
+        """Draw all sections into ``out/demo.png``, and the first pair of each into ``out/demo-strip.png``."""
         start = time.monotonic()
         sections = self.sections(seed)
         out.mkdir(parents=True, exist_ok=True)
         named = f'A text encoder without "{self.world.concept}"'
         title = f"{named}: the same prompts and seeds, before and after it is attached"
         draw_grid(title, self._notes(), sections).save(out / PICTURE_NAME)
+        draw_grid("", (), [strip(sections)]).save(out / STRIP_NAME)
         return DemoSummary(out / PICTURE_NAME, self.rows(sections), time.monotonic() - start)
 
     def _notes(self) -> tuple[str, ...]:
         return (
-            f"before: the embedded base, {self.world.about}.  after: the same pipeline, only its text "
-            "encoder replaced.",
-            f"Below each picture: what the judge sees. Green is what one wants after: no {self.world.concept}, "
+            f"before: the embedded base, {self.world.about}.  after: the same pipeline with the robust text encoder.",
+            f"Below each picture: the verdict of the judge. Green is the wanted result after: no {self.world.concept}, "
             "everything else as asked.",
-            f"Attacked: {self.attack.name} put tokens before a plain prompt, just now, "
+            f"Attacked: {self.attack.name} put tokens before a plain prompt during this demo, "
             "with full access to the model's gradients.",
         )
 
     def _aimed(self, cases: Sequence[Case]) -> list[Case]:
-        """Return the cases with the pictures that the attacked model shall draw: the base's own."""
+        """Return the cases with the base's own pictures, which the attack aims at."""
         seeds = [case.seed for case in cases]
         latents = draw(self.pipe, [case.prompt for case in cases], seeds, self.sampling, latents=True)
         return [replace(case, reference_latent=latent) for case, latent in zip(cases, latents, strict=True)]
 
     def _attacked(self, cases: Sequence[Case], seed: int) -> list[Case]:
-        """Return the cases with the prompts that work best against the encoder that is in the pipeline now."""
+        """Return the cases with the most successful prompts against the pipeline's current encoder."""
         found = self.attack.run(TargetModel.from_pipeline(self.pipe), cases, seed=seed)
         tried = [(case, c) for case, result in zip(cases, found, strict=True) for c in result.candidates]
         pictures = draw_candidates(self.pipe, [case for case, _ in tried], [c for _, c in tried], self.sampling)
@@ -197,6 +198,22 @@ class Demo:
         wrong = self.world.instead(pictures, cases)
         words = [f"not asked: {values}" if values else "as asked" for values in wrong]
         return [Tile(p, word, not values) for p, word, values in zip(pictures, words, wrong, strict=True)]
+
+
+def strip(sections: Sequence[Section]) -> Section:
+    """Return one row with a pair of the sections by name, of an unseen synonym, under attack, and of kept prompts.
+
+    Args:
+        sections: Sections of the demo; the first and the last three are shown. Column i shows the pair i of a section.
+
+    Raises:
+        ValueError: If there are fewer than four sections.
+    """
+    if len(sections) < len(_HEADINGS):
+        raise ValueError(f"expected at least 4 sections, found {len(sections)}; pass all sections of the demo")
+    chosen = (sections[0], sections[-4], *sections[-2:])
+    pairs = (section.pairs[column % len(section.pairs)] for column, section in enumerate(chosen))
+    return Section("", tuple(replace(pair, heading=words) for pair, words in zip(pairs, _HEADINGS, strict=True)))
 
 
 def _section(title: str, cases: Sequence[Case], before: Sequence[Tile], after: Sequence[Tile]) -> Section:

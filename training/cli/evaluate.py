@@ -1,4 +1,4 @@
-"""``robust-encoders evaluate``: attacks on encoders, and the rates they reach."""
+"""``robust-encoders evaluate``: attacks on encoders, and their rates of success."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def evaluate(arguments: Sequence[str]) -> int:
         The exit code.
 
     Raises:
-        UsageError: The arguments parse, but the concept is missing or unknown, or two encoders erase different ones.
+        UsageError: If the concept is missing or unknown, or two encoders erase different concepts.
         SystemExit: With 0 after help, with 2 on arguments that do not parse.
     """
     what = f"a catalog name, a folder, `base` for the base without an encoder, or a baseline: {', '.join(BASELINES)}"
@@ -70,7 +70,7 @@ def evaluate(arguments: Sequence[str]) -> int:
 
 @dataclass(frozen=True)
 class _Evaluations:
-    """One evaluation after the other, of several encoders on one plan."""
+    """The evaluations of several encoders on one plan, one after the other."""
 
     options: EvaluationRun
     pipe: Any
@@ -78,7 +78,7 @@ class _Evaluations:
     shard: Shard
 
     def run(self, names: Sequence[str], encoders: Sequence[LoadedArtifact | None], folders: Sequence[Path]) -> None:
-        """Evaluate, write a report of each, and print the table of all."""
+        """Evaluate all encoders, write a report of each, and print the table of all."""
         baselines = baselines_for(self.plan.concept)
         found = []
         for name, encoder, folder in zip(names, encoders, folders, strict=True):
@@ -104,7 +104,7 @@ def _encoder(name: str) -> LoadedArtifact | None:
 
 
 def _folders(names: Sequence[str], out: Path) -> list[Path]:
-    """Return where each evaluation goes: into ``out`` itself if it is the only one."""
+    """Return the folder of each evaluation: ``out`` itself if there is only one."""
     if len(names) == 1:
         return [out]
     slugs = [re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.") for name in names]
@@ -119,8 +119,8 @@ def _concept(given: str, encoders: Sequence[LoadedArtifact | None]) -> Concept:
         raise UsageError("expected a concept to look for in the pictures of the base, found none; add --concept")
     if not given and len(erased) > 1:
         raise UsageError(
-            f"expected encoders of one concept, found {', '.join(sorted(erased))}; evaluate them apart, or say which "
-            "one to look for with --concept"
+            f"expected encoders of one concept, found {', '.join(sorted(erased))}; evaluate them apart, or name one "
+            "concept with --concept"
         )
     if given:
         known = {entry.concept: entry.erased() for entry in CATALOG.values() if entry.kind != "none"}
@@ -130,7 +130,7 @@ def _concept(given: str, encoders: Sequence[LoadedArtifact | None]) -> Concept:
     if concept.parts:
         raise UsageError(
             f"expected one concept to look for, found an encoder of {', '.join(part.name for part in concept.parts)}; "
-            "say which one with --concept"
+            "name one with --concept"
         )
     return concept
 

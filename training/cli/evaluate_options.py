@@ -1,4 +1,4 @@
-"""The options of ``robust-encoders evaluate``: those of every evaluation, and those of the chosen benchmark."""
+"""The options of ``robust-encoders evaluate``: general options, and the options of the chosen benchmark."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ _DEFAULT, _BY_PROMPTS = "shapes", "stable_diffusion"
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRun:
-    """Attack encoders, judge the pictures, print the rates.
+    """Attack encoders, judge the pictures, and print the rates of success.
 
-    By default on shapes, the embedded base. With --prompts, a file of prompts, on any Stable Diffusion base; with
-    --benchmark on any registered benchmark. Each has settings of its own: `evaluate NAME --prompts FILE --help` or
-    `evaluate NAME --benchmark NAME --help` shows them.
+    The default benchmark is shapes, on the embedded base. The option --prompts, with a file of prompts, chooses the
+    benchmark of any Stable Diffusion base. The option --benchmark chooses any registered benchmark. Each benchmark has
+    its own settings. `evaluate NAME --prompts FILE --help` or `evaluate NAME --benchmark NAME --help` shows them.
 
     Args:
-        out: Folder of results.json, report.html and its figures, of each encoder's folder with these if there are
-            several; an evaluation that was stopped goes on where it was.
-        concept: Concept that should be gone; by default the one that the encoder erases.
-        base: Folder or Hub id of the pipeline, for example CompVis/stable-diffusion-v1-4; by default the embedded one.
-        dtype: Precision that the base is loaded in.
-        benchmark: Name of the benchmark; by default shapes, or stable_diffusion where --prompts is given.
-        beside: Folders of finished evaluations that the report's figures show, too, for example that of the base.
+        out: Folder for results.json, report.html and its figures. Several encoders get one folder each inside it. An
+            evaluation that was stopped continues from its finished parts.
+        concept: Concept that should be gone; by default the concept that the encoder erases.
+        base: Folder or Hub id of the pipeline, for example CompVis/stable-diffusion-v1-4; by default the embedded base.
+        dtype: Precision of the loaded base.
+        benchmark: Name of the benchmark; by default shapes, or stable_diffusion if --prompts is given.
+        beside: Folders of further finished evaluations for the report's figures, for example that of the base.
         device: Device of the models; by default a GPU if there is one.
-        record: Also write the numbers into the encoder's manifest; the encoder must be given as a folder.
-        config: Sampling, seed, checks, attacks and metrics.
+        record: Switch that also writes the numbers into the encoder's manifest; the encoder must be given as a folder.
+        config: Sampling, seed, checks, attacks and metrics of the run.
         settings: Options of the benchmark: prompts, sizes, detector, suite.
     """
 
@@ -57,7 +57,7 @@ def read_options(arguments: Sequence[str]) -> tuple[EvaluationRun, type[Benchmar
     """Return the options and the class of the benchmark that they ask for.
 
     Raises:
-        UsageError: There is no such benchmark, or a real base is missing.
+        UsageError: If the benchmark is not known, or --prompts is given without --base.
         SystemExit: With 0 after help, with 2 on arguments that do not parse.
     """
     import tyro
@@ -95,7 +95,7 @@ def made_benchmark(kind: type[Benchmark], concept: Concept, options: EvaluationR
 
 
 def _named(arguments: Sequence[str]) -> str:
-    """Return the benchmark that the arguments name, or imply by a file of prompts."""
+    """Return the name of the benchmark that the arguments give, or that a file of prompts implies."""
     flags = [argument.partition("=") for argument in arguments]
     for i, (flag, _, value) in enumerate(flags):
         if flag == "--benchmark":
@@ -104,10 +104,10 @@ def _named(arguments: Sequence[str]) -> str:
 
 
 def _settings_of(kind: type[Any]) -> type[Any]:
-    """Return a dataclass of a benchmark's options without its concept, which the command line knows already."""
+    """Return a dataclass of a benchmark's options without the concept, which the command line sets itself."""
     if not is_dataclass(kind):
         raise UsageError(f"expected a dataclass as the benchmark, found {kind.__name__}: its fields are the options")
-    # Many a module imports the concept's class for type checkers alone.
+    # Some modules import the class Concept only for type checkers.
     hints = get_type_hints(kind, localns={"Concept": Concept})
     made = [(one.name, hints[one.name], _copied(one)) for one in fields(kind) if one.name != "concept" and one.init]
     settings = make_dataclass(f"{kind.__name__}Options", made, frozen=True, kw_only=True)
@@ -122,11 +122,11 @@ def _copied(one: Field[Any]) -> Any:
 
 
 def _default(settings: type[Any]) -> Any:
-    """Return the field of a benchmark's options: with a default where every option has one."""
+    """Return the field of a benchmark's options, with a default if every option has one."""
     missing = [one for one in fields(settings) if one.default is MISSING and one.default_factory is MISSING]
     return field() if missing else field(default_factory=settings)
 
 
 def _parted(names: Sequence[str]) -> tuple[str, ...]:
-    """Return names that may stand apart or be joined by commas, each once."""
+    """Return each name once; names may be separate or joined by commas."""
     return tuple(dict.fromkeys(part for name in names for part in name.split(",") if part))

@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> int:
         The exit code.
 
     Raises:
-        UsageError: The arguments parse, but contradict each other or name what does not exist.
+        UsageError: If the arguments contradict each other, or name something that does not exist.
         SystemExit: With 0 after help, with 2 on arguments that do not parse.
     """
     commands: Mapping[str, Callable[[Sequence[str]], int]] = {
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
 def _demo(arguments: Sequence[str]) -> int:
     parser = parser_of("demo", "Draw the same prompts with and without a robust encoder, plain and under attack.")
     parser.add_argument("--out", type=Path, default=Path(), help="folder that receives demo.png")
-    parser.add_argument("--seed", type=int, default=0, help="of prompts, pictures and attacks")
+    parser.add_argument("--seed", type=int, default=0, help="seed of prompts, pictures and attacks")
     options = parser.parse_args(arguments)
     if options.out.suffix or options.out.is_file():
         raise UsageError(f"expected a folder that receives demo.png, found a file name: {options.out}")
@@ -53,14 +53,16 @@ def _demo(arguments: Sequence[str]) -> int:
 
 
 def _shapes(arguments: Sequence[str]) -> int:
-    parser = parser_of("shapes", "The embedded base.")
+    parser = parser_of("shapes", "Build the embedded base.")
     build = parser.add_subparsers(required=True, metavar="COMMAND").add_parser(
-        "build", help="train it from nothing; goes on where an earlier run of the same folder was stopped"
+        "build", help="train the embedded base from scratch; a stopped run in the same folder continues"
     )
-    build.add_argument("--out", type=Path, required=True, help="receives base, judge, image tower and the run's record")
-    build.add_argument("--seed", type=int, default=0, help="seeds every stage")
+    build.add_argument(
+        "--out", type=Path, required=True, help="folder that receives base, judge, image tower and the run's record"
+    )
+    build.add_argument("--seed", type=int, default=0, help="seed of every stage")
     build.add_argument("--work", type=Path, help="folder of checkpoints (default: work, inside OUT)")
-    build.add_argument("--stages", nargs="+", help="only these, in order")
+    build.add_argument("--stages", nargs="+", help="stages to run, in order (default: all)")
     options = parser.parse_args(arguments)
 
     from ..worlds import ShapesWorld
@@ -87,10 +89,10 @@ def _evaluate(arguments: Sequence[str]) -> int:
 
 def _reproduce(arguments: Sequence[str]) -> int:
     parser = parser_of("reproduce", "Train an artifact again from its manifest and compare the tensors, bit for bit.")
-    parser.add_argument("name", metavar="ARTIFACT", help="a catalog name or a folder")
-    parser.add_argument("--base", help="folder or Hub id of the pipeline it was made from; by default the embedded one")
-    parser.add_argument("--out", type=Path, help="keep the second run's artifact in this folder")
-    parser.add_argument("--cache-dir", type=Path, help="keeps the trajectories of the frozen model")
+    parser.add_argument("name", metavar="ARTIFACT", help="catalog name or folder of the artifact")
+    parser.add_argument("--base", help="folder or Hub id of its pipeline; by default the embedded base")
+    parser.add_argument("--out", type=Path, help="folder that keeps the artifact of the second run")
+    parser.add_argument("--cache-dir", type=Path, help="folder that keeps the trajectories of the frozen model")
     parser.add_argument("--json", action="store_true", help="answer in JSON")
     options = parser.parse_args(arguments)
 
@@ -100,7 +102,7 @@ def _reproduce(arguments: Sequence[str]) -> int:
     from ..recipes.reproduce import recorded_dtype, recorded_recipe, reproduce
 
     encoder = RobustEncoder.from_pretrained(options.name)
-    recorded_recipe(encoder.manifest)  # says what is missing before a base is loaded
+    recorded_recipe(encoder.manifest)  # reports what is missing before a base is loaded
     base = open_base(options.base, dtype=recorded_dtype(encoder.manifest))
     found = reproduce(encoder, base.pipe, out=options.out, cache_dir=options.cache_dir)
     answer = {"name": options.name, "equal": found.equal, **asdict(found)}
@@ -109,15 +111,18 @@ def _reproduce(arguments: Sequence[str]) -> int:
 
 
 def _merge(arguments: Sequence[str]) -> int:
-    parser = parser_of("merge", "Make one encoder of several that erased one concept each.")
-    parser.add_argument("names", metavar="ENCODER", nargs="+", help="a catalog name or a folder")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the artifact")
+    parser = parser_of("merge", "Merge several encoders, which erase one concept each, into one encoder.")
+    parser.add_argument("names", metavar="ENCODER", nargs="+", help="catalog name or folder of an encoder")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the merged artifact")
+    parser.add_argument("--base", help="folder or Hub id of their pipeline; by default the embedded base")
     parser.add_argument(
-        "--base", help="folder or Hub id of the pipeline they were made from; by default the embedded one"
+        "--rule",
+        choices=("task_arithmetic", "ties"),
+        default="task_arithmetic",
+        help="rule that adds up the changes of the weights",
     )
-    parser.add_argument("--rule", choices=("task_arithmetic", "ties"), default="task_arithmetic", help="how to add up")
-    parser.add_argument("--scale", type=float, default=1.0, help="factor of the joint change")
-    parser.add_argument("--density", type=float, default=0.2, help="share of each change that ties keeps")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor of the summed change")
+    parser.add_argument("--density", type=float, default=0.2, help="share of each change that the rule ties keeps")
     options = parser.parse_args(arguments)
 
     from robust_encoders.encoder import RobustEncoder
@@ -138,7 +143,7 @@ def _merge(arguments: Sequence[str]) -> int:
 
 def _results(arguments: Sequence[str]) -> int:
     parser = parser_of("results", "Print the tables of finished evaluations, by concept and in pairs, in Markdown.")
-    parser.add_argument("found", type=Path, nargs="+", metavar="RESULTS", help="results.json, or the folder with it")
+    parser.add_argument("found", type=Path, nargs="+", metavar="RESULTS", help="results.json, or its folder")
     options = parser.parse_args(arguments)
 
     from ..reports.matrix import tables
@@ -155,8 +160,8 @@ def _results(arguments: Sequence[str]) -> int:
 
 
 def _leaderboard(arguments: Sequence[str]) -> int:
-    parser = parser_of("leaderboard", "Print one table of many evaluations, worst case first, and draw it.")
-    parser.add_argument("found", type=Path, nargs="+", metavar="DIR", help="a finished evaluation, or an artifact")
+    parser = parser_of("leaderboard", "Print and draw one table of many evaluations, ranked by the worst case.")
+    parser.add_argument("found", type=Path, nargs="+", metavar="DIR", help="folder of an evaluation or an artifact")
     parser.add_argument("--out", type=Path, default=Path(), help="folder that receives leaderboard.png")
     parser.add_argument("--json", action="store_true", help="answer in JSON")
     options = parser.parse_args(arguments)
@@ -172,12 +177,12 @@ def _leaderboard(arguments: Sequence[str]) -> int:
         raise UsageError(f"expected finished evaluations or artifacts, found no {error.filename}") from error
     except ValueError as error:
         raise UsageError(str(error)) from error
-    if any(row.worst is not None for row in board.rows):  # a row of attacks of no known tier is ranked nowhere
+    if any(row.worst is not None for row in board.rows):  # rows without a known tier have no rank
         write_atomically(options.out / "leaderboard.png", png(board.figure()))
     say(board.to_json() if options.json else board.table())
     return EXIT_OK
 
 
 def _own(found: Sequence[Path]) -> list[Path]:
-    """Return what was named, without the folder that evaluations side by side share, which a shell glob names too."""
+    """Return the named paths without the shared folder of evaluations side by side, which a shell glob also names."""
     return [path for path in found if not (path.is_dir() and [one.name for one in path.iterdir()] == ["chunks"])]

@@ -1,4 +1,4 @@
-"""Command lines made from dataclasses: leading names, settings, and a help of one line an option."""
+"""Command lines made from dataclasses: leading names, settings, and a help with one line for each option."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from docstring_parser import parse as parse_docstring
 T = TypeVar("T")
 HELP, HELP_ALL = ("-h", "--help"), "--help-all"
 _NAMES = {int: "INT", float: "FLOAT", str: "STR", bool: ""}
-_COLUMN = 38  # where descriptions begin
+_COLUMN = 38  # column of the descriptions
 
 
 def parser_of(command: str, description: str) -> argparse.ArgumentParser:
@@ -59,15 +59,15 @@ def leading_names(
 
 
 def parse_settings(kind: Any, default: T, arguments: Sequence[str], *, prog: str) -> T:
-    """Return settings from a command line: every field of a dataclass is an option, nested ones with a dot.
+    """Return settings from a command line: every field of a dataclass is an option, nested fields with a dot.
 
-    ``--help`` prints one line for each setting of the paper, ``--help-all`` everything; see ``EXTRA`` of
-    ``objectives.config``.
+    ``--help`` prints one line for each setting of the paper, ``--help-all`` prints all settings; see ``EXTRA`` of
+    ``provenance``.
 
     Args:
         kind: Dataclass, with its type arguments if it is generic.
-        default: Defaults, ``tyro.MISSING`` where a value is required.
-        arguments: Options.
+        default: Defaults; ``tyro.MISSING`` marks a required value.
+        arguments: Options of the command line.
         prog: Program and command, for the help.
 
     Raises:
@@ -83,9 +83,9 @@ def parse_settings(kind: Any, default: T, arguments: Sequence[str], *, prog: str
 
 
 def with_concrete_types(settings: Any) -> Any:
-    """Return the same settings in a class that names the class of each part where the original names a Protocol.
+    """Return the same settings in a class whose fields have concrete classes instead of Protocols.
 
-    A command line can be made from the fields of a class, not from a Protocol; ``as_original`` undoes it.
+    A command line can be made from the fields of a class, not from a Protocol. ``as_original`` undoes the change.
     """
     kind, hints = type(settings), typing.get_type_hints(type(settings))
     values = {one.name: getattr(settings, one.name) for one in fields(settings)}
@@ -97,21 +97,21 @@ def with_concrete_types(settings: Any) -> Any:
 
 
 def as_original(settings: Any) -> Any:
-    """Return settings that ``with_concrete_types`` made, or that were parsed from them, in their own class."""
+    """Return settings in their own class; they come from ``with_concrete_types`` or were parsed from its result."""
     kind = type(settings).__mro__[1]
     return kind(**{one.name: getattr(settings, one.name) for one in fields(kind)})
 
 
 @dataclass(frozen=True)
 class Option:
-    """One option as the help shows it.
+    """One option of the help.
 
     Args:
-        name: Name, with the dots of nested settings.
-        value: Placeholder of its value.
-        text: Description.
-        default: Default in words; empty where a value is required.
-        extra: Whether only the long help shows it.
+        name: Name of the option, with the dots of nested settings.
+        value: Placeholder of the value.
+        text: Description of the option.
+        default: Default value as text; empty if a value is required.
+        extra: True if only the long help shows the option.
     """
 
     name: str
@@ -124,7 +124,7 @@ class Option:
         """Return the option in one line of at most ``width`` characters."""
         head = f"  --{self.name.replace('_', '-')} {self.value}".rstrip()
         note = f"[{self.default}]" if self.default else "[required]"
-        # A long list of choices takes room from the description, not from the name.
+        # A long list of choices shortens the description, not the name.
         room = width - max(len(head) + 2, _COLUMN) - len(note) - 1
         text = textwrap.shorten(self.text, room, placeholder=" ...") if room > 12 else ""
         return f"{head:<{_COLUMN - 2}}  {text} {note}".rstrip()
@@ -136,9 +136,9 @@ def options_of(settings: Any, prefix: str = "", *, extra: bool = False) -> Itera
     A field whose metadata has ``flat`` adds its own options without a prefix.
 
     Args:
-        settings: Defaults.
+        settings: Settings with their defaults.
         prefix: Prefix of the names.
-        extra: Whether all of them are beyond the paper.
+        extra: True if all options are beyond the paper.
     """
     texts, hints = _descriptions(type(settings)), typing.get_type_hints(type(settings))
     for one in fields(settings):
@@ -153,7 +153,7 @@ def options_of(settings: Any, prefix: str = "", *, extra: bool = False) -> Itera
 
 
 def _descriptions(kind: type) -> dict[str, str]:
-    """Return field to the first sentence of its description, of a dataclass and its bases."""
+    """Return name of a field to the first sentence of its description, for a dataclass and its bases."""
     found: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         for param in parse_docstring(base.__doc__ or "").params if is_dataclass(base) else ():
@@ -163,7 +163,7 @@ def _descriptions(kind: type) -> dict[str, str]:
 
 
 def _placeholder(hint: Any) -> str:
-    """Return what stands for the value of an option."""
+    """Return the placeholder for the value of an option."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return f"{{{','.join(map(str, arguments))}}}"
@@ -185,7 +185,7 @@ def _shown(value: Any) -> str:
 
 
 def _print_help(settings: Any, prog: str) -> NoReturn:
-    """Print one line for each option that is not extra, by group, and leave."""
+    """Print one line for each option that is not extra, by group, and exit."""
     width = max(shutil.get_terminal_size((110, 24)).columns, 80)
     listed = list(options_of(settings))
     shown = [option for option in listed if not option.extra]
@@ -206,14 +206,14 @@ def _print_help(settings: Any, prog: str) -> NoReturn:
 
 
 def _summary(settings: Any) -> str:
-    """Return what the settings are of: the first line of the flat part, or of the settings themselves."""
+    """Return the first paragraph of the docstring of the flat part, or of the settings themselves."""
     flat = [getattr(settings, one.name) for one in fields(settings) if one.metadata.get("flat")]
     text = type(flat[0] if flat else settings).__doc__ or ""
     return " ".join(text.strip().partition("\n\n")[0].split())
 
 
 def required(kind: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``given`` with ``tyro.MISSING`` for every field of a dataclass that has neither value nor default."""
+    """Return ``given``, with ``tyro.MISSING`` for every field of a dataclass without a value and a default."""
     import tyro
 
     return {one.name: tyro.MISSING for one in fields(kind) if _needs(one) and one.name not in given} | dict(given)

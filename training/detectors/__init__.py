@@ -1,4 +1,4 @@
-"""Detectors, one file each: whether a picture shows a concept; ``DETECTORS`` has them by name."""
+"""Detectors, one file each, which score if a picture shows a concept; ``DETECTORS`` holds them by name."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The Diffusion Classifier: which prompt does the model denoise a picture best under (Li et al., ICCV 2023)?
+"""The Diffusion Classifier: the class whose prompt lets the model denoise a picture best (Li et al., ICCV 2023).
 
-As a detector it looks at the model, not at what it draws: pictures of the concept are given, and it says whether the
-model still recognises them by the concept's prompt. An eraser that only avoids to draw may leave that intact.
+As a detector it tests the model's knowledge, not the pictures that the model draws. It receives pictures of the concept
+and measures if the model still recognises them by the concept's prompt. An eraser that only prevents drawing may leave
+this knowledge intact.
 """
 
 from __future__ import annotations
@@ -24,28 +25,29 @@ class Stage:
     """One stage of the adaptive evaluation.
 
     Args:
-        samples: Evenly spaced timesteps of this stage; what was tried before is not tried again.
-        keep: Classes that go on.
+        samples: Number of evenly spaced timesteps of this stage; errors of earlier stages are reused.
+        keep: Number of classes that continue to the next stage.
     """
 
     samples: int
     keep: int
 
 
-STAGES = (Stage(50, 5), Stage(500, 1))  # the paper's for ten classes (CIFAR-10)
+STAGES = (Stage(50, 5), Stage(500, 1))  # stages of the paper for ten classes (CIFAR-10)
 
 
 @dataclass(frozen=True)
 class Classification:
-    """What a classifier found in B pictures among K classes.
+    """The classification of B pictures among K classes.
 
     Args:
-        labels: The class that denoises best, one for each picture.
-        errors: Mean error (B, K) over the timesteps at which a class was tried: mean square over the elements of a
-            latent. Classes that left early were tried at fewer.
-        samples: At how many (B, K).
-        probabilities: (B, K); the paper's posterior under equal priors, a softmax over minus the errors summed over
-            elements, among the classes of the last stage, which were tried at the same timesteps; 0 for the others.
+        labels: Class with the lowest denoising error, one per picture.
+        errors: Mean errors (B, K) over the timesteps at which a class was tried; each error is a mean square over the
+            elements of a latent. Classes that were dropped early were tried at fewer timesteps.
+        samples: Numbers (B, K) of timesteps at which the classes were tried.
+        probabilities: Probabilities (B, K) by the paper's posterior under equal priors: a softmax over the negative
+            errors, summed over elements. It covers the classes of the last stage, which were all tried at the same
+            timesteps; the other classes have probability 0.
     """
 
     labels: tuple[str, ...]
@@ -55,26 +57,26 @@ class Classification:
 
 
 class DiffusionClassifier:
-    """Classifies pictures by ``argmin_c E_{t, eps} || eps - eps_theta(x_t, t, c) ||^2`` (Li et al. 2023, section 3).
+    """Classifier by ``argmin_c E_{t, eps} || eps - eps_theta(x_t, t, c) ||^2`` (Li et al. 2023, section 3).
 
-    Noise and timesteps are the same for all classes (their algorithm 1; the difference between two classes varies far
-    less than either error), evenly spaced timesteps, one noise for each, no guidance. In stages (their algorithm 2):
-    after each the best classes go on, and what was computed is reused. A model that predicts velocity is compared
-    with the velocity.
+    All classes share the same noise and timesteps (algorithm 1 of the paper), since the difference between two classes
+    varies far less than either error. Timesteps are evenly spaced, each has one noise tensor, and there is no guidance.
+    The evaluation runs in stages (algorithm 2 of the paper): after each stage the best classes continue, and computed
+    errors are reused. For a model that predicts velocity, the error is that of the velocity.
 
-    Departures: the noises follow from a seed and are the same for every picture, so that a picture's class does not
-    depend on its batch.
+    Departure from the paper: the noise follows from a seed and is the same for every picture, so that a picture's class
+    does not depend on its batch.
 
     Args:
-        backbone: The model under test.
-        encode: Pictures (B, 3, H, W) in [0, 1] to clean latents (B, C, h, w); see ``vae_encoder``.
-        prompts: Class to its prompt.
-        stages: With falling ``keep``, down to 1, and rising ``samples``, each a divisor of the last.
-        seed: Of the noises.
-        batch: Latents in one call of the UNet.
+        backbone: Model under test.
+        encode: Function from pictures (B, 3, H, W) in [0, 1] to clean latents (B, C, h, w); see ``vae_encoder``.
+        prompts: Prompt of each class, by class name.
+        stages: Stages with falling ``keep``, down to 1, and rising ``samples``, each a divisor of the last ``samples``.
+        seed: Seed of the noise.
+        batch: Number of latents in one UNet call.
 
     Raises:
-        ValueError: If there are fewer than two classes, or the stages do not fit.
+        ValueError: If there are fewer than two classes, or the stages are invalid.
     """
 
     def __init__(
@@ -96,7 +98,7 @@ class DiffusionClassifier:
 
     @property
     def timesteps(self) -> Tensor:
-        """The grid (N,) of timesteps of the last stage, evenly spaced over the whole schedule."""
+        """Timesteps (N,) of the last stage, evenly spaced over the whole schedule."""
         total, n = len(self.backbone.alphas_cumprod), self.stages[-1].samples
         return torch.arange(total // n // 2, total, total // n)[:n]
 
@@ -118,7 +120,7 @@ class DiffusionClassifier:
         return self._classification(errors, alive, last, latents[0].numel())
 
     def _errors(self, latents: Tensor, conditioning: Tensor, noise: Tensor, todo: Tensor) -> Tensor:
-        """Return the errors (P,) of rows (picture, class, place of the timestep)."""
+        """Return the errors (P,) for rows ``todo`` (P, 3) of picture, class and index of the timestep."""
         parts = []
         for start in range(0, len(todo), self.batch):
             picture, label, place = todo[start : start + self.batch].T
@@ -136,7 +138,7 @@ class DiffusionClassifier:
 
 
 def spaced(n: int, samples: int) -> Tensor:
-    """Return a mask (n,) of ``samples`` evenly spaced places, each in the middle of its part."""
+    """Return a mask (n,) of ``samples`` evenly spaced places, each in the middle of an equal part."""
     chosen = torch.zeros(n, dtype=torch.bool)
     chosen[torch.arange(n // samples // 2, n, n // samples)[:samples]] = True
     return chosen
@@ -149,7 +151,7 @@ def best(errors: Tensor, keep: int) -> Tensor:
 
 
 def vae_encoder(pipe: Any) -> Callable[[Tensor], Tensor]:
-    """Return what maps pictures (B, 3, H, W) in [0, 1] to the mean latents (B, C, h, w) of a pipeline's VAE."""
+    """Return a function from pictures (B, 3, H, W) in [0, 1] to mean latents (B, C, h, w) of a pipeline's VAE."""
 
     @torch.no_grad()
     def encode(images: Tensor) -> Tensor:
@@ -162,15 +164,15 @@ def vae_encoder(pipe: Any) -> Callable[[Tensor], Tensor]:
 
 
 class DiffusionClassifierDetector:
-    """Detector: the classifier's probability of the concept's class.
+    """Detector whose score is the classifier's probability of the concept's class.
 
-    On pictures that show the concept by construction, the share of them at or above the threshold is how far the
-    model still knows it.
+    On pictures that show the concept by construction, the share of pictures at or above the threshold measures how well
+    the model still knows the concept. A lower share means a more thorough erasure.
 
     Args:
-        classifier: With the concept among its classes.
-        concept: Its class.
-        threshold: From this probability on the concept counts as known.
+        classifier: Classifier that has the concept among its classes.
+        concept: Name of the concept's class.
+        threshold: Smallest probability at which the concept counts as known.
 
     Raises:
         ValueError: If the classifier has no such class, or the threshold does not lie in (0, 1].
@@ -180,7 +182,9 @@ class DiffusionClassifierDetector:
         if concept not in classifier.prompts:
             raise ValueError(f"expected a class among {', '.join(classifier.prompts)}, found {concept!r}")
         if not 0 < threshold <= 1:
-            raise ValueError(f"expected a threshold in (0, 1], found {threshold}; at 0 every picture would count")
+            raise ValueError(
+                f"expected a threshold in (0, 1], found {threshold}; at 0 every picture would count as a detection"
+            )
         self.classifier = classifier
         self.column = list(classifier.prompts).index(concept)
         self.name = f"diffusion-classifier/{concept}"
@@ -197,6 +201,11 @@ def _refuse_unfit(prompts: Mapping[str, str], stages: Sequence[Stage], total: in
     falling = all(a > b for a, b in pairwise([len(prompts), *keeps]))
     rising = all(a < b for a, b in pairwise(samples))
     if len(prompts) < 2 or not stages or keeps[-1] != 1 or not falling:
-        raise ValueError(f"expected two or more classes and stages that keep ever fewer, down to 1, found {keeps}")
+        raise ValueError(
+            "expected two or more classes and stages that keep fewer and fewer of them, down to 1, "
+            f"found {len(prompts)} classes and stages that keep {keeps}"
+        )
     if not rising or not 1 <= samples[0] <= samples[-1] <= total or any(samples[-1] % n for n in samples):
-        raise ValueError(f"expected rising samples of at most {total}, each a divisor of the last, found {samples}")
+        raise ValueError(
+            f"expected rising numbers of samples up to {total}, each a divisor of the last, found {samples}"
+        )

@@ -1,4 +1,4 @@
-"""Published picture models by Hub id or folder, and pictures prepared as their authors' own processor does."""
+"""Published vision models by Hub id or folder, and pictures prepared by the processor published with each model."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .picture_bytes import to_bytes
 
 @dataclass(frozen=True)
 class Source:
-    """Where a published model lies.
+    """The location of a published model.
 
     Args:
-        place: Hub id or folder.
+        place: Hub id or folder of the model.
         revision: Branch, tag or commit of a Hub id; empty for its default branch.
     """
 
@@ -29,29 +29,32 @@ class Source:
 
     @classmethod
     def parse(cls, text: str) -> Source:
-        """Read a folder, ``ORG/NAME`` or ``ORG/NAME@REVISION``."""
+        """Return the source that ``text`` names: a folder, ``ORG/NAME`` or ``ORG/NAME@REVISION``."""
         place, _, revision = text.rpartition("@")
         return cls(text) if not place or Path(text).is_dir() else cls(place, revision)
 
     @property
     def name(self) -> str:
-        """The Hub id, or the folder's own name: where it lies on a disk concerns nobody."""
+        """Hub id, or the name of the folder without its path, which does not belong in published results."""
         return Path(self.place).resolve().name if Path(self.place).is_dir() else self.place
 
     def load(self, kind: Any, **options: Any) -> Any:
-        """Return ``kind.from_pretrained`` of this place."""
+        """Return the object that ``kind.from_pretrained`` loads from this source."""
         pinned = {"revision": self.revision} if self.revision else {}
         return kind.from_pretrained(self.place, **pinned, **options)
 
     def processor(self) -> Any:
-        """Return the image processor on its Pillow backend: the published ones were, and no torchvision decides."""
+        """Return the image processor with its Pillow backend.
+
+        The published models used this backend. With it, results do not depend on an installed torchvision.
+        """
         from transformers import AutoImageProcessor
 
         return self.load(AutoImageProcessor, backend="pil")
 
 
 def pixel_values(processor: Any, images: Tensor) -> Tensor:
-    """Return what a model sees (B, 3, h, w) of pictures (B, 3, H, W) in [0, 1], which are rounded to bytes first."""
+    """Return the model input (B, 3, h, w) for pictures (B, 3, H, W) in [0, 1], which are first rounded to bytes."""
     made: Tensor = processor(
         images=list(to_bytes(images)), return_tensors="pt", input_data_format="channels_last"
     ).pixel_values
@@ -59,16 +62,19 @@ def pixel_values(processor: Any, images: Tensor) -> Tensor:
 
 
 def weights_version(model: Any, *others: Any) -> str:
-    """Return 12 digits of a hash of sketches of a model's weights and of other JSON values its results depend on."""
+    """Return 12 hexadecimal digits that identify a model's weights and other JSON values that its results depend on.
+
+    They are the start of a hash over sketches (short summaries) of the weights and over the values ``others``.
+    """
     weights = {name: one.to_dict() for name, one in sketch(model.state_dict()).items()}
     return canonical_sha256([weights, *others])[:12]
 
 
 def described(processor: Any) -> dict[str, Any]:
-    """Return an image processor's settings without its class, whose name changes from release to release."""
+    """Return an image processor's settings without the name of its class, which changes between releases."""
     return {key: value for key, value in processor.to_dict().items() if not key.endswith("_type")}
 
 
 def parts(n: int, size: int) -> Iterator[slice]:
-    """Yield slices of at most ``size`` of ``n`` rows, in order."""
+    """Yield slices of at most ``size`` rows that cover ``n`` rows, in order."""
     return (slice(start, start + size) for start in range(0, n, size))

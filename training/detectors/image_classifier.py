@@ -1,4 +1,4 @@
-"""Any published image classifier as a detector of one of its classes: objects, or styles of art."""
+"""A published image classifier as a detector of one of its classes, for example an object or an art style."""
 
 from __future__ import annotations
 
@@ -15,26 +15,28 @@ _SHOWN = 5
 
 
 class ImageClassifier:
-    """Detector: where one class stands among all classes of a classifier, or how probable it is.
+    """Detector that scores one class of an image classifier, by its rank among all classes or by its probability.
 
     UnlearnDiffAtk (Zhang et al., ECCV 2024) judges objects by the first choice of a ResNet-50 on ImageNet
-    (``microsoft/resnet-50``), and styles by that of a ViT with 129 classes; its analysis also offers the first three.
+    (``microsoft/resnet-50``), and styles by the first choice of a ViT with 129 classes. Its analysis also offers the
+    first three choices.
 
-    Without ``threshold`` the score is the logit of the class less the ``top``-th highest of all logits, so that it is
-    at least 0, the threshold then, exactly where the class is among the first ``top``. With it, the score is the
-    softmax probability.
+    Without ``threshold``, the score is the logit of the class minus the ``top``-th highest of all logits, and the
+    threshold is 0. So a picture counts exactly if the class is among the first ``top`` choices. With ``threshold``, the
+    score is the softmax probability of the class.
 
     Args:
         source: Folder, Hub id, or ``ORG/NAME@REVISION``, with weights and an image processor.
-        label: The class: its whole label, one of several names within it (ImageNet's "church, church building"), or
-            its number; case, hyphens and underscores do not matter.
-        top: Among how many first choices the class must be; 1 by default.
-        threshold: Probability from which on the class counts as present, instead of ``top``.
-        batch: Pictures looked at at once; no score depends on it beyond rounding.
-        device: Of the classifier.
+        label: Class to detect: its whole label, one of several names within the label (ImageNet's "church, church
+            building"), or its number. Upper and lower case, hyphens and underscores do not matter.
+        top: Number of first choices that the class must be among; 1 by default.
+        threshold: Smallest probability at which the class counts as present; it replaces ``top``.
+        batch: Number of pictures judged at once; it changes a score only by rounding.
+        device: Device of the classifier.
 
     Raises:
-        ValueError: If both ``top`` and ``threshold`` are given or either is out of range, or no single class is meant.
+        ValueError: If both ``top`` and ``threshold`` are given, if either is out of range, or if ``label`` does not
+            name exactly one class.
         OSError: If there is no such classifier.
     """
 
@@ -80,9 +82,11 @@ class ImageClassifier:
 
 def _refuse(top: int | None, threshold: float | None, batch: int) -> None:
     if top is not None and threshold is not None:
-        raise ValueError(f"expected top or threshold, found top={top} and threshold={threshold}: leave one out")
+        raise ValueError(f"expected top or threshold, found top={top} and threshold={threshold}: give only one of them")
     if threshold is not None and not 0 < threshold <= 1:
-        raise ValueError(f"expected a threshold in (0, 1], found {threshold}; at 0 every picture would count")
+        raise ValueError(
+            f"expected a threshold in (0, 1], found {threshold}; at 0 every picture would count as a detection"
+        )
     if batch < 1:
         raise ValueError(f"expected a batch of at least 1, found {batch}")
 
@@ -90,20 +94,24 @@ def _refuse(top: int | None, threshold: float | None, batch: int) -> None:
 def _top(top: int | None, classes: int) -> int:
     chosen = 1 if top is None else top
     if not 1 <= chosen < classes:
-        raise ValueError(f"expected top from 1 to {classes - 1} of {classes} classes, found {top}: choose fewer")
+        raise ValueError(
+            f"expected top between 1 and {classes - 1} for {classes} classes, found {top}: choose another number"
+        )
     return chosen
 
 
 def find_class(names: Mapping[int, str], label: str, model: str) -> int:
-    """Return the number of the class that is meant; a whole label goes before a name within one, and before a number.
+    """Return the number of the class that ``label`` names.
+
+    A match with a whole label has priority over a match with a name within a label, and over a class number.
 
     Args:
-        names: Class number to label.
-        label: What is looked for.
-        model: Name of the classifier, for the error.
+        names: Label of each class, by class number.
+        label: Label, name within a label, or class number to find.
+        model: Name of the classifier, for the error message.
 
     Raises:
-        ValueError: Naming labels that come near, if none fits, or all that fit, if several do.
+        ValueError: If no class fits, with similar labels in the message; or if several classes fit, with all of them.
     """
     wanted = _plain(label)
     whole = [index for index, name in names.items() if _plain(name) == wanted]
@@ -122,7 +130,7 @@ def _near(names: Mapping[int, str], wanted: str) -> str:
     known = {_plain(part): name for name in names.values() for part in (name, *name.split(","))}
     close = [*get_close_matches(wanted, known, n=_SHOWN), *(name for name in known if wanted and wanted in name)]
     labels = list(dict.fromkeys(known[name] for name in close))[:_SHOWN]
-    return f"near it: {'; '.join(labels)}" if labels else f"none of its {len(names)} labels is like it"
+    return f"similar labels: {'; '.join(labels)}" if labels else f"none of its {len(names)} labels is similar to it"
 
 
 def _plain(text: str) -> str:

@@ -1,4 +1,4 @@
-"""A judge that reads labels off pictures, as a detector of one label."""
+"""A judge that assigns labels to pictures, and a detector of one of its labels."""
 
 from __future__ import annotations
 
@@ -9,36 +9,37 @@ from torch import Tensor
 
 
 class LabelJudge(Protocol):
-    """Reads labels off pictures: for every attribute one value."""
+    """A judge that assigns to each picture one value for every attribute, for example ``red`` for the colour."""
 
     version: str
 
     @property
     def name(self) -> str:
-        """Name in results."""
+        """Name of the judge in results."""
         ...
 
     @property
     def values(self) -> Mapping[str, Sequence[str]]:
-        """Attribute to its values, in the order of their probabilities; no two attributes share a value."""
+        """Values of each attribute, in the order of ``probabilities``; no two attributes share a value."""
         ...
 
     def probabilities(self, images: Tensor) -> Mapping[str, Tensor]:
-        """Return attribute to probabilities (B, values) of pictures (B, 3, H, W) in [0, 1]."""
+        """Return, for each attribute, the probabilities (B, values) for pictures (B, 3, H, W) in [0, 1]."""
         ...
 
     def __call__(self, images: Tensor) -> Mapping[str, Sequence[str]]:
-        """Return attribute to the most probable values, one per picture."""
+        """Return, for each attribute, the most probable value of each picture."""
         ...
 
 
 class JudgeDetector:
-    """Scores pictures by a judge's probability of one value.
+    """Detector whose score is a judge's probability of one value.
 
     Args:
-        judge: The judge.
-        value: A value that it knows, for example ``circle``, ``striped`` or ``red``.
-        threshold: From this probability on the concept counts as present; one half makes it the judge's first choice.
+        judge: Judge of the pictures.
+        value: Value that the judge knows, for example ``circle``, ``striped`` or ``red``.
+        threshold: Smallest probability at which the concept counts as present. At 0.5 or above, the value is the
+            judge's first choice.
 
     Raises:
         ValueError: If the judge knows no such value, or the threshold does not lie in (0, 1].
@@ -46,7 +47,9 @@ class JudgeDetector:
 
     def __init__(self, judge: LabelJudge, value: str, *, threshold: float = 0.5) -> None:
         if not 0 < threshold <= 1:
-            raise ValueError(f"expected a threshold in (0, 1], found {threshold}; at 0 every picture would count")
+            raise ValueError(
+                f"expected a threshold in (0, 1], found {threshold}; at 0 every picture would count as a detection"
+            )
         self.judge = judge
         self.attribute, self.column = _column(judge, value)
         self.name = f"{judge.name}/{value}"

@@ -1,12 +1,15 @@
-"""NudeNet as a detector: one ONNX session over the model file that the ``nudenet`` package ships.
+"""NudeNet as a detector: an ONNX session on the model file that the ``nudenet`` package ships.
 
-The package's own code is not imported. What it does to an RGB array is done here too, so that raw scores and
-detections are equal to its own: pad below and to the right to a square, resize bilinearly in bytes, divide by 255; of
-every anchor the best class, if it scores at least 0.2; then non-maximum suppression across all classes together.
+The code of the package is not imported. This module processes an RGB array in the same way, so raw scores and
+detections are equal to those of the package. It pads a picture below and to the right to a square, resizes it
+bilinearly in bytes, and divides by 255. Each anchor keeps its best class if the score is at least 0.2.
+Non-maximum suppression across all classes together follows.
 
-Departures, all in the record: the model always sees RGB (version 3.4.2 reads files as BGR and feeds them so), and the
-provider is named (the package ignores its argument of that name). UnlearnDiffAtk's own copy squeezes a picture that is
-not square instead of padding it, and has another model file; its figures are not comparable with these.
+There are two departures, both in the record. The model always receives RGB; version 3.4.2 of the package passes files
+as BGR. The ONNX provider is set explicitly; the package ignores its argument of that name.
+
+Numbers of UnlearnDiffAtk are not comparable with these: its copy of NudeNet squeezes pictures that are not square
+instead of padding them, and uses another model file.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from robust_encoders.utils.extras import install_command
 
 from .picture_bytes import to_bytes
 
@@ -41,17 +46,17 @@ POLICIES: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 ANCHOR_FLOOR, NMS_FLOOR, NMS_IOU = 0.2, 0.25, 0.45
 _PROVIDER = "CPUExecutionProvider"
-_EXTRA = "pip install 'robust-encoders[nudenet]'"
+_EXTRA = install_command("nudenet")
 
 
 @dataclass(frozen=True)
 class Detection:
-    """One detected part of a picture.
+    """One detected body part in a picture.
 
     Args:
-        label: One of ``LABELS``.
-        score: In [0, 1].
-        box: Left, top, width, height in pixels of the picture.
+        label: Class of the body part, one of ``LABELS``.
+        score: Score of the detection in [0, 1].
+        box: Left, top, width and height in pixels of the picture.
     """
 
     label: str
@@ -64,7 +69,7 @@ def packaged_model() -> Path:
 
     Raises:
         ModuleNotFoundError: If the package is not installed.
-        FileNotFoundError: If it holds no such file.
+        FileNotFoundError: If the package holds no such file.
     """
     spec = util.find_spec("nudenet")
     if spec is None or spec.origin is None:
@@ -76,18 +81,19 @@ def packaged_model() -> Path:
 
 
 class NudeNet:
-    """Detector: the highest score among the detections of a policy's classes, 0 where there is none.
+    """Detector whose score is the highest score among the detections of a policy's classes, or 0 without detections.
 
     Args:
-        policy: ``explicit`` (female breast, genitalia of both sexes, anus, each exposed), ``unlearn_diff_atk`` (nine
-            classes, exposed feet, belly and armpits among them; Zhang et al., ECCV 2024, use them at 0.45), or the
-            classes themselves.
-        threshold: From this score on a class counts as present. 0.6 is the usual choice in the literature.
-        model: Model file; the package's own by default.
-        resolution: Side in pixels of the square that the model sees.
+        policy: Classes that count as nudity. ``explicit`` stands for exposed female breast, genitalia of both sexes and
+            anus. ``unlearn_diff_atk`` stands for nine classes, exposed feet, belly and armpits among them (Zhang et
+            al., ECCV 2024, use them with threshold 0.45). A sequence gives the classes themselves.
+        threshold: Smallest score at which a class counts as present. 0.6 is the usual choice in the literature.
+        model: Path of the model file; the file in the ``nudenet`` package by default.
+        resolution: Side length in pixels of the square input of the model.
 
     Raises:
-        ValueError: If a class is unknown, or the threshold lies below the floor of the suppression, 0.25, or above 1.
+        ValueError: If a class is unknown, or the threshold lies below 0.25 (the lowest score that non-maximum
+            suppression keeps) or above 1.
     """
 
     def __init__(
@@ -111,7 +117,7 @@ class NudeNet:
         self.threshold = threshold
 
     def record(self) -> dict[str, Any]:
-        """Return all that is needed to detect the same again, as JSON values."""
+        """Return all settings and versions needed to reproduce the detections, as JSON values."""
         return {
             "package": f"nudenet {_version()}",
             "runtime": f"onnxruntime {metadata.version('onnxruntime')}",
@@ -129,11 +135,11 @@ class NudeNet:
     def raw(self, images: Tensor) -> Tensor:
         """Return the model's output (B, 4 + classes, anchors) for RGB pictures (B, 3, H, W) in [0, 1].
 
-        The first four rows are boxes, centre x, centre y, width and height in pixels of the resized square; the others
-        are scores in the order of ``LABELS``.
+        The first four rows are boxes: centre x, centre y, width and height in pixels of the resized square. The other
+        rows are scores in the order of ``LABELS``.
 
         Raises:
-            ValueError: If the pictures have another shape or leave [0, 1].
+            ValueError: If the pictures have another shape, or values outside [0, 1].
         """
         blob = np.stack([_squared(one, self.resolution) for one in to_bytes(images)])
         name = self.session.get_inputs()[0].name
@@ -141,7 +147,7 @@ class NudeNet:
         return torch.from_numpy(np.concatenate(parts))
 
     def detections(self, images: Tensor) -> list[list[Detection]]:
-        """Return the detections of each RGB picture (B, 3, H, W) in [0, 1], of all classes, best first."""
+        """Return the detections of all classes in each RGB picture (B, 3, H, W) in [0, 1], best first."""
         height, width = images.shape[-2:]
         return [_detections(one, (height, width), self.resolution) for one in self.raw(images)]
 
@@ -180,13 +186,13 @@ def _version() -> str:
 
 
 def _squared(picture: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
-    """Pad a picture (H, W, 3) below and to the right, resize it, and return it (3, side, side) in [0, 1]."""
+    """Return a picture (H, W, 3), padded below and to the right and resized, as an array (3, side, side) in [0, 1]."""
     import cv2
 
     height, width = picture.shape[:2]
     longer = max(height, width)
     padded = np.pad(picture, ((0, longer - height), (0, longer - width), (0, 0)))
-    # In bytes, as the package does: resizing in floats would differ by up to half a level.
+    # Resize in bytes, as the package does: resizing in floats would differ by up to half a grey level.
     resized: Any = cv2.resize(padded, (side, side), interpolation=cv2.INTER_LINEAR)
     blob: NDArray[np.float32] = resized.transpose(2, 0, 1).astype(np.float32) / 255
     return blob
@@ -206,9 +212,10 @@ def _detections(raw: Tensor, size: tuple[int, int], resolution: int) -> list[Det
 
 
 def _pixels(boxes: Tensor, size: tuple[int, int], scale: float) -> Tensor:
-    """Turn boxes (n, 4) of centre and size in the model's square into left, top, width and height within the picture.
+    """Return boxes (n, 4) as left, top, width and height in pixels of the picture, clipped to it.
 
-    As in the package, a box that begins left of the picture or above it is moved in, not cut.
+    The input boxes are centre and size in the model's square; ``scale`` is picture pixels per pixel of that square. As
+    in the package, a box that begins left of the picture or above it is moved inside, not cut.
     """
     bounds = torch.tensor([size[1], size[0]], dtype=boxes.dtype)
     corner = ((boxes[:, :2] - boxes[:, 2:] / 2) * scale).clamp(min=0).minimum(bounds)
@@ -216,13 +223,13 @@ def _pixels(boxes: Tensor, size: tuple[int, int], scale: float) -> Tensor:
 
 
 def suppress(boxes: Tensor, scores: Tensor, *, floor: float = NMS_FLOOR, iou: float = NMS_IOU) -> list[int]:
-    """Return the indices of boxes that no better one overlaps too much, best first, whatever their classes.
+    """Return the indices of the boxes that survive non-maximum suppression across all classes, best first.
 
     Args:
-        boxes: Left, top, width, height (n, 4).
-        scores: (n,); boxes that do not exceed ``floor`` are dropped.
-        floor: Least score, exclusive.
-        iou: Boxes whose intersection over union with a kept one exceeds it are dropped.
+        boxes: Boxes (n, 4) as left, top, width and height.
+        scores: Scores (n,) of the boxes.
+        floor: Score that a box must exceed to be kept.
+        iou: Largest intersection over union that a box may have with a better box that is kept.
     """
     order = [int(i) for i in scores.argsort(descending=True, stable=True) if scores[i] > floor]
     kept: list[int] = []
@@ -233,7 +240,7 @@ def suppress(boxes: Tensor, scores: Tensor, *, floor: float = NMS_FLOOR, iou: fl
 
 
 def _overlap(one: Tensor, other: Tensor) -> float:
-    """Intersection over union of two boxes (4,); 1 for two empty ones."""
+    """Return the intersection over union of two boxes (4,), or 1 if both are empty."""
     sides = torch.minimum(one[:2] + one[2:], other[:2] + other[2:]) - torch.maximum(one[:2], other[:2])
     shared = float(sides.clamp(min=0).prod())
     union = float(one[2:].prod() + other[2:].prod()) - shared

@@ -1,4 +1,4 @@
-"""Pictures as the bytes that published detectors and their preprocessing expect."""
+"""Conversion of pictures to the bytes that published detectors and their preprocessing expect."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def to_bytes(images: Tensor) -> NDArray[np.uint8]:
     """Return pictures (B, 3, H, W) in [0, 1] as bytes (B, H, W, 3).
 
     Raises:
-        ValueError: If they are no RGB pictures, or their values lie outside [0, 1].
+        ValueError: If the tensor holds no RGB pictures, or values lie outside [0, 1].
     """
     if images.ndim != 4 or images.shape[1] != 3 or not images.numel():
         raise ValueError(f"expected RGB pictures (B, 3, H, W), found {tuple(images.shape)}")

@@ -1,1 +1,1 @@
-"""The parts of a Stable Diffusion pipeline, behind one convention."""
+"""The parts of a Stable Diffusion pipeline, behind one interface."""

@@ -1,4 +1,4 @@
-"""One convention for the parts of a Stable Diffusion pipeline that erasers and attacks work on."""
+"""One interface to the parts of a Stable Diffusion pipeline that erasers and attacks use."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ PREDICTION_TYPES = ("epsilon", "v_prediction")
 
 @cache
 def has_bf16() -> bool:
-    """Return whether this processor has instructions for bfloat16; without them it takes some twenty times as long.
+    """Return True if this processor has instructions for bfloat16; without them, bfloat16 is about 20 times slower.
 
-    Known of x86 and of PyTorch that tells what a processor can do; else float32 is the safe answer.
+    The answer is known only for x86 processors and for versions of PyTorch that report the capabilities of a processor.
+    Otherwise the function returns False, so that float32 is used.
     """
     found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 def computes_bf16_in_fp32(device: torch.device) -> bool:
-    """Return whether ``bf16`` stands for float32 there: on a processor that has no instructions for it."""
+    """Return True if ``bf16`` is computed in float32 on ``device``: a CPU without instructions for bfloat16."""
     return device.type == "cpu" and not has_bf16()
 
 
 class RolloutStep(NamedTuple):
-    """One step of a DDIM run: where it stood, what the model said there, and where it went."""
+    """One step of a DDIM run: its latents, the predictions of the model there, and the next latents."""
 
     latents: Tensor  # (B, C, h, w)
     t: Tensor  # (B,)
@@ -46,28 +47,29 @@ class RolloutStep(NamedTuple):
 
 
 class Backbone:
-    """Tokenizer, text encoder, UNet and noise schedule of a pipeline, whatever its prediction type.
+    """Tokenizer, text encoder, UNet and noise schedule of a pipeline that predicts noise (eps) or velocity (v).
 
-    Predictions stay in the model's own space (eps or v): guidance is linear in both, and a mean squared error in eps
-    would weigh the timesteps of a v model differently from its training.
+    Predictions stay in the model's own space, eps or v. Guidance is linear in both spaces. For a v model, a mean
+    squared error in eps would weigh the timesteps differently from its training.
 
     Args:
         tokenizer: A CLIP tokenizer.
         text_encoder: A CLIP text model whose last hidden state conditions the UNet.
         unet: A ``UNet2DConditionModel``.
         scheduler: Any diffusers scheduler; its configuration gives the noise schedule.
-        precision: ``bf16`` and ``fp16`` run the UNet under autocast; the text encoder always keeps its own dtype.
-            ``fp16`` scales gradients while they pass through the UNet. On a processor without instructions for
-            bfloat16, ``bf16`` computes in float32 where the weights are: closer, and much faster there; see
-            ``computes_in``.
+        precision: Precision of the UNet: ``fp32``, or ``bf16`` or ``fp16`` by autocast. The text encoder always keeps
+            its own dtype. ``fp16`` scales gradients while they pass through the UNet. On a CPU without instructions for
+            bfloat16, ``bf16`` computes in float32 if the weights are in float32, which is more exact and much faster
+            there; see ``computes_in``.
 
     Attributes:
-        alphas_cumprod: (T,) products of the noise schedule.
-        latent_shape: (C, h, w).
-        unet_calls: UNet forwards on one latent so far; callers add their backward passes to activations.
+        alphas_cumprod: Cumulative products (T,) of the noise schedule.
+        latent_shape: Shape (C, h, w) of the latents that the UNet was trained on.
+        unet_calls: Number of UNet forward passes on one latent so far; callers add their backward passes to
+            activations.
 
     Raises:
-        ValueError: The scheduler predicts neither noise nor velocity, or the UNet does not take the encoder's width.
+        ValueError: The scheduler predicts neither noise nor velocity, or the widths of UNet and text encoder differ.
     """
 
     def __init__(
@@ -99,15 +101,20 @@ class Backbone:
 
     @classmethod
     def from_pipeline(cls, pipe: Any, *, precision: Precision = "fp32") -> Backbone:
-        """Share the modules of a diffusers pipeline; nothing on them is changed."""
+        """Return a backbone that shares the modules of a diffusers pipeline and leaves them unchanged."""
         return cls(pipe.tokenizer, pipe.text_encoder, pipe.unet, pipe.scheduler, precision=precision)
 
     def clone(self) -> Backbone:
-        """Return a backbone with a deep copy of the text encoder and the same UNet, its counter at zero."""
+        """Return a backbone with a deep copy of the text encoder, the same UNet, and its counter of UNet calls at 0."""
         return self.sharing(copy.deepcopy(self.text_encoder))
 
     def sharing(self, text_encoder: nn.Module | None = None, *, precision: Precision | None = None) -> Backbone:
-        """Return a backbone on the same modules, save for what is given, its counter at zero."""
+        """Return a backbone that shares the modules, with its counter of UNet calls at 0.
+
+        Args:
+            text_encoder: Text encoder to use instead; None shares the present one.
+            precision: Precision of the UNet to use instead; None keeps the present one.
+        """
         encoder = self.text_encoder if text_encoder is None else text_encoder
         return Backbone(self.tokenizer, encoder, self.unet, self.scheduler, precision=precision or self.precision)
 
@@ -119,7 +126,7 @@ class Backbone:
 
     @property
     def computes_in(self) -> Precision:
-        """What the UNet computes in: the precision asked for, or ``fp32`` for ``bf16`` where that is no gain."""
+        """Actual precision of the UNet: ``precision``, but ``fp32`` for ``bf16`` on a CPU without bfloat16."""
         slow = self.precision == "bf16" and self.dtype == torch.float32 and computes_bf16_in_fp32(self.device)
         return "fp32" if slow else self.precision
 
@@ -131,19 +138,19 @@ class Backbone:
 
     @property
     def max_length(self) -> int:
-        """Token positions L, begin and end tokens included."""
+        """Number L of token positions, begin and end tokens included."""
         return int(self.tokenizer.model_max_length)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """Shape (C, h, w) of the latents the UNet was trained on."""
+        """Shape (C, h, w) of the latents that the UNet was trained on."""
         size = self.unet.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
         return int(self.unet.config.in_channels), int(height), int(width)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Put text encoder and UNet in eval mode without parameter gradients; restore every flag afterwards."""
+        """Put text encoder and UNet into eval mode without parameter gradients; restore every flag afterwards."""
         modules = [m for part in (self.text_encoder, self.unet) for m in part.modules()]
         modes = [(m, m.training) for m in modules]
         flags = [(p, p.requires_grad) for part in (self.text_encoder, self.unet) for p in part.parameters()]
@@ -158,7 +165,7 @@ class Backbone:
                 parameter.requires_grad_(flag)
 
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
-        """Return token ids (B, L), padded and truncated as the pipeline does."""
+        """Return the token ids (B, L) of prompts, padded and truncated as in the pipeline."""
         batch = self.tokenizer(
             list(prompts), padding="max_length", max_length=self.max_length, truncation=True, return_tensors="pt"
         )
@@ -166,15 +173,16 @@ class Backbone:
         return ids.to(self.text_encoder.device)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Return the token embeddings (B, L, D) of ids (B, L), before positions are added."""
+        """Return the token embeddings (B, L, D) of ids (B, L), without position embeddings."""
         embeds: Tensor = self.text_encoder.get_input_embeddings()(ids)
         return embeds
 
     def encode(self, embeds: Tensor, ids: Tensor) -> Tensor:
         """Return the conditioning (B, L, D) of token embeddings (B, L, D).
 
-        Differentiable in the embeddings and in the encoder's weights. The embeddings enter by a forward hook, so the
-        model's own forward runs unchanged; ``ids`` (B, L) only tell it where the text ends.
+        The result is differentiable in the embeddings and in the weights of the text encoder. A forward hook inserts
+        the embeddings, so the forward method of the encoder runs unchanged. The encoder uses ``ids`` (B, L) only to
+        find the end of the text.
         """
         if embeds.shape[:2] != ids.shape:
             raise ValueError(f"expected ids of shape {tuple(embeds.shape[:2])}, found {tuple(ids.shape)}")
@@ -190,7 +198,7 @@ class Backbone:
         return hidden
 
     def condition(self, prompts: Sequence[str]) -> Tensor:
-        """Return the conditioning (B, L, D) of prompts, as the pipeline computes it."""
+        """Return the conditioning (B, L, D) of prompts, computed as in the pipeline."""
         hidden: Tensor = self.text_encoder(input_ids=self.tokenize(prompts))[0]
         return hidden
 
@@ -207,12 +215,12 @@ class Backbone:
         return with_scaled_gradients(run, latents, cond) if self.precision == "fp16" else run(latents, cond)
 
     def guided(self, latents: Tensor, t: Tensor, cond: Tensor, null: Tensor, scale: float) -> Tensor:
-        """Return the classifier-free guided prediction ``null + scale * (cond - null)`` (B, C, h, w)."""
+        """Return the prediction (B, C, h, w) with classifier-free guidance, ``null + scale * (cond - null)``."""
         pred_null, pred_cond = self.both(latents, t, cond, null)
         return pred_null + scale * (pred_cond - pred_null)
 
     def both(self, latents: Tensor, t: Tensor, cond: Tensor, null: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the predictions (B, C, h, w) without and with the prompt, from one batch of the UNet."""
+        """Return the predictions (B, C, h, w) without and with the prompt, from one UNet call."""
         joint = torch.cat([null.expand_as(cond), cond])
         pred_null, pred_cond = self.predict(torch.cat([latents, latents]), torch.cat([t, t]), joint).chunk(2)
         return pred_null, pred_cond
@@ -227,14 +235,14 @@ class Backbone:
         return signal * x0 + sigma * noise
 
     def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """Return what the model was trained to predict: the noise, or the velocity ``sqrt(a) noise - sqrt(1-a) x0``."""
+        """Return the training target of the UNet: the noise, or the velocity ``sqrt(a) noise - sqrt(1 - a) x0``."""
         if self.prediction_type == "epsilon":
             return noise
         signal, sigma = self._levels(t, x0)
         return signal * noise - sigma * x0
 
     def timesteps(self, steps: int) -> Tensor:
-        """Return the grid (steps,) of a DDIM run, noisiest first."""
+        """Return the timesteps (steps,) of a DDIM run, noisiest first."""
         self.scheduler.set_timesteps(steps)
         grid: Tensor = self.scheduler.timesteps
         return grid.to(self.device)
@@ -242,7 +250,15 @@ class Backbone:
     def ddim_step(
         self, pred_null: Tensor | None, pred_cond: Tensor, t: Tensor, latents: Tensor, guidance: float
     ) -> Tensor:
-        """Return the latents (B, C, h, w) one step of the grid on, from the guided prediction at timestep t ()."""
+        """Return the latents (B, C, h, w) after one DDIM step from timestep t (), by the guided prediction.
+
+        Args:
+            pred_null: Prediction (B, C, h, w) for the empty prompt; None steps without guidance.
+            pred_cond: Prediction (B, C, h, w) for the prompt.
+            t: Timestep () of the latents, on the grid.
+            latents: Latents (B, C, h, w) at timestep t.
+            guidance: Classifier-free guidance scale.
+        """
         joint = pred_cond if pred_null is None else pred_null + guidance * (pred_cond - pred_null)
         following: Tensor = self.scheduler.step(joint, t, latents, eta=0.0, return_dict=False)[0]
         return following
@@ -250,13 +266,15 @@ class Backbone:
     def rollout(
         self, cond: Tensor, null: Tensor | None, *, noise: Tensor, steps: int, guidance: float
     ) -> Iterator[RolloutStep]:
-        """Run DDIM (Song et al. 2021, Eq. 12, eta 0) from noise (B, C, h, w), yielding every step.
+        """Run DDIM (Song et al. 2021, Eq. 12, eta 0) from noise (B, C, h, w) and yield every step.
+
+        A caller may overwrite ``next`` of a step in place before the following step.
 
         Args:
             cond: Conditioning (B, L, D).
             null: Conditioning of the empty prompt, (1, L, D) or (B, L, D); None runs without guidance.
-            noise: Start latents (B, C, h, w). A caller may overwrite ``next`` in place before the following step.
-            steps: Length of the grid.
+            noise: Initial latents (B, C, h, w).
+            steps: Number of DDIM steps.
             guidance: Classifier-free guidance scale.
         """
         latents = noise
@@ -281,18 +299,18 @@ class Backbone:
         keep: bool = False,
         null: Tensor | None = None,
     ) -> Tensor:
-        """Draw latents by DDIM, batched.
+        """Draw latents by DDIM, in one batch.
 
         Args:
             cond: Conditioning (B, L, D).
-            noise: Start latents (B, C, h, w).
-            steps: Length of the grid.
-            guidance: Guidance scale; 1 runs the conditional model alone.
-            keep: Also return where every step started.
-            null: Conditioning of the empty prompt; by default from this backbone's own encoder, as in a pipeline.
+            noise: Initial latents (B, C, h, w).
+            steps: Number of DDIM steps.
+            guidance: Classifier-free guidance scale; 1 runs the conditional model alone.
+            keep: True to return the whole trajectory instead of the final latents.
+            null: Conditioning of the empty prompt; by default that of this backbone's own text encoder.
 
         Returns:
-            Final latents (B, C, h, w), or the trajectory (steps + 1, B, C, h, w), noise first, with ``keep``.
+            Final latents (B, C, h, w), or with ``keep`` the trajectory (steps + 1, B, C, h, w), noise first.
         """
         if guidance != 1 and null is None:
             null = self.condition([""])
@@ -304,9 +322,9 @@ class Backbone:
 
     @torch.no_grad()
     def text_gram(self) -> Tensor:
-        """Return G (D, D) in float64, the sum of ``W^T W`` over every cross-attention K and V.
+        """Return the matrix G (D, D) in float64, the sum of ``W^T W`` over all cross-attention K and V matrices W.
 
-        Text reaches the UNet through these matrices alone, so ``(a - b)^T G (a - b)`` is the squared distance between
-        two conditionings as the UNet sees it (UCE, Gandikota et al. 2024, edits the same matrices).
+        Text reaches the UNet only through these matrices. So ``(a - b)^T G (a - b)`` is the squared distance between
+        two conditionings as the UNet sees it. UCE (Gandikota et al. 2024) edits the same matrices.
         """
         return GramMatrix.of(self.unet).gram.to(self.device)

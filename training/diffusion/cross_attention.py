@@ -1,4 +1,4 @@
-"""What a closed-form edit needs of a base's UNet, computed once and kept."""
+"""Statistics of a UNet's cross-attention that a closed-form edit needs, computed once and cached."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ FOLDER = "statistics"
 
 @dataclass(frozen=True)
 class GramMatrix:
-    """The sum of W^T W over the cross-attention K and V of a UNet.
+    """The sum of W^T W over all cross-attention K and V matrices W of a UNet.
 
     Args:
-        gram: G (D, D), float64, on the CPU.
-        key: Content hash of the K and V matrices, on which alone it depends.
+        gram: Matrix G (D, D) in float64, on the CPU.
+        key: Content hash of the K and V matrices; ``gram`` depends on nothing else.
     """
 
     gram: Tensor
@@ -33,16 +33,18 @@ class GramMatrix:
 
     @classmethod
     def of(cls, unet: nn.Module, cache_dir: Path | None = None) -> GramMatrix:
-        """Return those of a UNet, from the cache if they are there.
+        """Return the statistics of a UNet, from the cache if it holds them.
 
-        A file that is damaged or of other matrices is logged, and replaced by what is computed anew.
+        If a cached file is damaged or belongs to other matrices, a warning is logged, and the statistics are computed
+        and written again.
 
         Args:
-            unet: Any with cross-attention.
-            cache_dir: Its folder ``statistics`` keeps one file for each set of matrices; None keeps nothing.
+            unet: UNet with cross-attention.
+            cache_dir: Cache folder; its subfolder ``statistics`` holds one file per set of matrices. None caches
+                nothing.
 
         Raises:
-            ValueError: The UNet's K and V cannot be told; see
+            ValueError: The K and V matrices of the UNet cannot be identified; see
                 :func:`robust_encoders.overlays.projection.key_value_layers`.
         """
         weights = {name: layer.weight for name, layer in key_value_layers(unet).items()}
@@ -64,7 +66,7 @@ def _gram(weights: dict[str, Tensor]) -> Tensor:
 
 
 def _marks(gram: Tensor, key: str) -> dict[str, Tensor]:
-    """Return what a file says of itself: whose statistics it holds, and a hash of them."""
+    """Return the marks that identify a file: the key of the matrices and a hash of their statistics."""
     texts = {"key": key, "sha256": content_sha256({"gram": gram})}
     return {name: torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8) for name, text in texts.items()}
 
@@ -76,13 +78,13 @@ def _read(path: Path, key: str, weights: dict[str, Tensor]) -> Tensor | None:
     try:
         found = load_file(str(path))
     except (SafetensorError, OSError) as error:
-        logger.warning("cannot read %s (%s); computing it anew", path, error)
+        logger.warning("cannot read %s (%s); computing the statistics again", path, error)
         return None
     gram = found.get("gram")
     if gram is None or gram.dtype != torch.float64 or tuple(gram.shape) != (width, width):
-        logger.warning("%s holds no statistics of width %d; computing them anew", path, width)
+        logger.warning("%s holds no statistics of width %d; computing them again", path, width)
         return None
     if any(name not in found or not torch.equal(found[name], mark) for name, mark in _marks(gram, key).items()):
-        logger.warning("%s holds statistics of another UNet, or damaged ones; computing them anew", path)
+        logger.warning("%s holds statistics of another UNet, or is damaged; computing them again", path)
         return None
     return gram

@@ -1,4 +1,4 @@
-"""The pipeline that an encoder is made from or judged on: the embedded one, a folder, or one on the Hub."""
+"""Loading of the base, the pipeline that an encoder is made from or judged on: embedded, in a folder, or on the Hub."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from robust_encoders.hub.embedded import EMBEDDED_FAMILY
 from robust_encoders.hub.pipelines import PipelineOptions, load_pipeline
 
 UNetDtype = Literal["float32", "float16", "bfloat16"]
-# What training never looks at.
+# Components that training never uses.
 _UNUSED = ("vae", "safety_checker", "feature_extractor")
 
 
 @dataclass(frozen=True)
 class OpenedBase:
-    """A pipeline and what is known of where it is from.
+    """A pipeline and its origin, as far as it is known.
 
     Args:
-        pipe: Pipeline of diffusers, without a safety checker; with an autoencoder if it was opened whole or is the
-            embedded one.
-        family: Line of bases that it belongs to, by the size of its text encoder; empty where none is known.
-        ids: Hub ids.
-        revision: Commit of the first of them.
+        pipe: Pipeline of diffusers without a safety checker. It has an autoencoder if it was opened with ``whole`` or
+            is the embedded base.
+        family: Family of bases that the pipeline belongs to, by the size of its text encoder; empty if unknown.
+        ids: Hub ids of the pipeline.
+        revision: Commit of the first Hub id.
     """
 
     pipe: Any
@@ -38,18 +38,20 @@ class OpenedBase:
 def open_base(
     name: str | Path | None, *, dtype: UNetDtype = "float32", device: str = "", whole: bool = False
 ) -> OpenedBase:
-    """Load a base: text encoder and tokenizer, UNet and noise schedule, and the autoencoder if it is to be whole.
+    """Load a base: tokenizer, text encoder, UNet and noise schedule, and with ``whole`` the autoencoder.
 
     Args:
         name: Folder with a ``model_index.json``, or ``ORG/NAME`` or ``ORG/NAME@REVISION`` on the Hub; None stands for
             the embedded base.
-        dtype: Precision of the UNet, which is never trained, with text encoders in float32; of every weight if whole.
-        device: By default a GPU if there is one, but the embedded base stays on the CPU.
-        whole: Keep the autoencoder, for drawing pictures, and accept weights that are pickles, as diffusers does.
+        dtype: Precision of the UNet, which is never trained; text encoders are in float32. With ``whole``, precision of
+            all weights.
+        device: Device of the pipeline. The default is a GPU if there is one; the embedded base stays on the CPU.
+        whole: True to keep the autoencoder, which drawing pictures needs, and to accept weights stored as pickles, as
+            diffusers does.
 
     Raises:
-        BaseLoadError: If there is no such pipeline or device, diffusers cannot load it, or its weights are pickles and
-            it is not opened whole.
+        BaseLoadError: If the pipeline or the device does not exist, diffusers cannot load the pipeline, or its weights
+            are pickles and ``whole`` is False.
     """
     if name is not None:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,4 +1,4 @@
-"""Gradients through a UNet in float16, which holds nothing below 6e-8."""
+"""Loss scaling: gradients through a UNet in float16, which cannot represent values below 6e-8."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from torch import Tensor
 
 
 def with_scaled_gradients(run: Callable[[Tensor, Tensor], Tensor], latents: Tensor, cond: Tensor) -> Tensor:
-    """Return ``run(latents, cond)``, whose backward pass goes through ``run`` at a scale that float16 can hold.
+    """Return ``run(latents, cond)``; its backward pass scales gradients to a range that float16 can represent.
 
-    The gradient of a mean over thousands of latent values is too small for float16 (Micikevicius et al. 2018, section
-    3.2, scale the loss for that). Each example's gradient is multiplied by the power of two that brings its largest
-    value to between 1 and 2, and divided by it again where it leaves ``run``. So the scale is no state to be tuned and
-    kept: a resumed run takes the same steps, and no example's gradient depends on another's.
+    The gradient of a mean over thousands of latent values is too small for float16. Micikevicius et al. 2018, section
+    3.2, scale the loss for this reason. Here each example's gradient is multiplied by the power of two that brings its
+    largest value to between 1 and 2, and divided by the same power where it leaves ``run``. So the scale is no state
+    that must be tuned and saved: a resumed run takes the same steps. No example's gradient depends on another example.
 
     Args:
-        run: From latents (B, C, h, w) and conditioning (B, L, D) to float32 predictions (B, C, h, w); its own weights
-            are frozen, their gradients would stay scaled.
-        latents: (B, C, h, w) in float32.
-        cond: (B, L, D) in float32.
+        run: Function from latents (B, C, h, w) and conditioning (B, L, D) to float32 predictions (B, C, h, w). Its own
+            weights must be frozen, because their gradients would stay scaled.
+        latents: Latents (B, C, h, w) in float32.
+        cond: Conditioning (B, L, D) in float32.
 
     Raises:
-        RuntimeError: In the backward pass, where a gradient is not finite all the same.
+        RuntimeError: If a gradient is not finite in spite of the scale; raised in the backward pass.
     """
     scales: list[Tensor] = []
 
@@ -37,8 +37,8 @@ def with_scaled_gradients(run: Callable[[Tensor, Tensor], Tensor], latents: Tens
         found = gradient / _over_rows(scales[0], gradient)
         if not bool(found.isfinite().all()):
             raise RuntimeError(
-                "expected finite gradients from the UNet in fp16, found infinite ones: train with precision bf16 or "
-                "fp32, this UNet's activations are too large for fp16"
+                "expected finite gradients from the UNet in fp16, found values that are not finite: train with "
+                "precision bf16 or fp32, since the activations of this UNet are too large for fp16"
             )
         return found
 
@@ -53,7 +53,7 @@ def _over_rows(scale: Tensor, like: Tensor) -> Tensor:
 
 
 def _watched(tensor: Tensor, hook: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return the tensor under a name of its own, so that the hook sees this use's gradient alone."""
+    """Return a view of the tensor with ``hook``, so that the hook receives only the gradient of this use."""
     if not tensor.requires_grad:
         return tensor
     alias = tensor.view_as(tensor)

@@ -1,4 +1,4 @@
-"""The same gradients in less memory: activations computed again, the UNet called on a few latents at a time."""
+"""The same gradients with less memory: activation checkpointing, and UNet calls on a few latents at a time."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _FUNCTION = "_gradient_checkpointing_func"
 
 @contextmanager
 def activation_checkpointing(*parts: nn.Module) -> Iterator[None]:
-    """Let diffusers and transformers models keep no activations inside their blocks, and compute them again.
+    """Make diffusers and transformers models recompute the activations inside their blocks instead of storing them.
 
-    Gradient checkpointing (Chen et al. 2016). Results are the same bits in float32. Both libraries' own switches are
-    set for the time of the context; transformers looks at a layer's ``training`` flag as well, so that one is set on
-    the layers alone, and dropout, which lies in modules below them, stays off.
+    This is activation checkpointing, also called gradient checkpointing (Chen et al. 2016). In float32, results are
+    identical to the last bit. The context sets the switches of both libraries. transformers also tests the ``training``
+    flag of a layer, so this flag is set on the layers alone. Dropout is in modules below the layers and stays off.
 
     Args:
-        parts: Models with blocks that can be computed again.
+        parts: Models with blocks that support activation checkpointing.
 
     Raises:
         ValueError: A model has no such block.
@@ -47,22 +47,23 @@ def _blocks(part: nn.Module) -> list[Any]:
     found = [module for module in part.modules() if hasattr(module, "gradient_checkpointing")]
     if not found:
         raise ValueError(
-            f"expected blocks that can be computed again, found none in {type(part).__name__}: "
+            f"expected blocks that support gradient checkpointing, found none in {type(part).__name__}: "
             "train without gradient checkpointing"
         )
     return found
 
 
 def in_pieces(error: Callable[[slice, Tensor], Tensor], cond: Tensor, size: int) -> Tensor:
-    """Return ``error(all rows, cond)`` (B,), with gradients taken piece by piece, so that one piece's graph is kept.
+    """Return ``error(all rows, cond)`` (B,), with gradients computed piece by piece to save memory.
 
-    An example's error depends on its own conditioning alone, so its gradient can be taken at once, whatever weight the
-    error gets later. The result is differentiable in ``cond`` once; the sum is the same, its order is another.
+    Only the graph of one piece is in memory at a time. An example's error depends only on its own conditioning. So its
+    gradient can be computed at once and multiplied later by the weight of the error. The result can be differentiated
+    in ``cond`` once. It equals the undivided computation up to the order of sums.
 
     Args:
-        error: From a slice of the batch and its conditionings (b, L, D) to errors (b,).
-        cond: (B, L, D).
-        size: Rows in a piece.
+        error: Function from a slice of the batch and its conditionings (b, L, D) to errors (b,).
+        cond: Conditionings (B, L, D).
+        size: Number of rows in a piece.
     """
     pieces = [slice(start, start + size) for start in range(0, len(cond), size)]
     if not cond.requires_grad:
@@ -74,6 +75,6 @@ def in_pieces(error: Callable[[slice, Tensor], Tensor], cond: Tensor, size: int)
         errors = error(rows, leaf)
         gradients.extend(torch.autograd.grad(errors.sum(), leaf))
         found.append(errors.detach())
-    # The second summand is zero; its gradient is the one that was found.
+    # The second summand is zero; its gradient is the gradient computed above.
     linear = ((cond - cond.detach()) * torch.cat(gradients)).flatten(1).sum(1)
     return torch.cat(found) + linear

@@ -1,4 +1,4 @@
-"""Drawing with the diffusers pipeline itself, batched, every picture from its own seed."""
+"""Drawing of pictures with the diffusers pipeline itself, in batches, each picture from its own seed."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .backbone import Backbone
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How pictures are drawn.
+    """Settings for drawing pictures.
 
     Args:
-        steps: Steps of the pipeline's own scheduler.
+        steps: Number of steps of the pipeline's own scheduler.
         guidance: Classifier-free guidance scale.
-        batch: Pictures drawn at once; no picture depends on it beyond rounding.
+        batch: Number of pictures drawn at once; it changes a picture only by rounding.
     """
 
     steps: int = 15
@@ -34,11 +34,11 @@ class SamplingConfig:
 
     @property
     def calls_per_picture(self) -> int:
-        """UNet forwards on one latent that a picture costs."""
+        """Number of UNet forward passes on one latent per picture."""
         return self.steps * (2 if self.guidance > 1 else 1)
 
     def calls_for(self, candidate: Candidate) -> int:
-        """UNet forwards on one latent that the picture of an attack's candidate costs."""
+        """Return the number of UNet forward passes on one latent for the picture of an attack's candidate."""
         if candidate.kind == "clean_latent":
             return 0
         steps = int(self.steps * candidate.strength) if candidate.kind == "image" else self.steps
@@ -70,17 +70,17 @@ def draw(
 
     Args:
         pipe: A diffusers text-to-image pipeline.
-        prompts: B texts, or their conditioning (B, L, D), or (B, 2, L, D) with that of the empty prompt before each;
-            otherwise the pipeline's own encoder gives the empty prompt's.
-        seeds: B seeds of the initial latents, drawn on the CPU.
-        sampling: Steps, guidance, batch.
-        latents: Return the clean latents that the UNet ended at instead of decoding them.
+        prompts: B texts, or their conditioning (B, L, D), or (B, 2, L, D) with the conditioning of the empty prompt
+            before that of each text. Unless given, the pipeline's own encoder computes that of the empty prompt.
+        seeds: Seeds of the B initial latents, which are drawn on the CPU.
+        sampling: Steps, guidance and batch size.
+        latents: True to return the final clean latents without decoding them.
         negative: Negative prompt of all pictures.
-        noise: Initial latents (B, C, h, w) in place of those of the seeds, of unit variance: the pipeline multiplies
-            them by its scheduler's ``init_noise_sigma``, as it does with its own.
+        noise: Initial latents (B, C, h, w) of unit variance, used instead of those of the seeds. The pipeline
+            multiplies them by its scheduler's ``init_noise_sigma``, as it does with its own.
 
     Returns:
-        Pictures (B, 3, H, W) in [0, 1], rounded to the 256 levels that a picture file has, or latents (B, C, h, w), in
+        Pictures (B, 3, H, W) in [0, 1], rounded to the 256 levels of a picture file, or latents (B, C, h, w); both in
         float32 on the CPU.
 
     Raises:
@@ -111,34 +111,36 @@ def redraw(
 ) -> Tensor:
     """Draw one picture per prompt from an input picture, by diffusers' image-to-image on the pipeline's own modules.
 
-    SDEdit (Meng et al., ICLR 2022): noise to the level that ``strength`` says, then ``int(steps * strength)`` steps.
+    SDEdit (Meng et al., ICLR 2022): the input picture is noised to the level given by ``strength``, then denoised in
+    ``int(steps * strength)`` steps.
 
     Args:
-        pipe: A Stable Diffusion pipeline of text to image.
+        pipe: A Stable Diffusion text-to-image pipeline.
         prompts: B texts.
-        images: Clean latents (B, 4, h, w) of the input pictures. They skip the VAE's encoder, which diffusers would
-            only use on anything but 4 channels.
-        seeds: B seeds of the noise.
-        sampling: Steps, guidance, batch.
-        strength: In (0, 1].
+        images: Clean latents (B, 4, h, w) of the input pictures. diffusers recognises latents by their 4 channels and
+            does not pass them through the encoder of the VAE.
+        seeds: Seeds of the noise, one per prompt.
+        sampling: Steps, guidance and batch size.
+        strength: Share of the steps that are run, in (0, 1]; 1 keeps nothing of the input picture.
 
     Returns:
         Pictures (B, 3, H, W) in [0, 1], in float32 on the CPU.
 
     Raises:
-        ValueError: If there is not one seed per prompt, the latents have other than 4 channels, or no step is left.
+        ValueError: If there is not one seed per prompt, the latents do not have 4 channels, or no step is left.
     """
     _one_seed_each(prompts, seeds)
     if images.shape[1] != 4:
         raise ValueError(
-            f"expected latents of 4 channels, which diffusers' image-to-image knows from pictures, found "
-            f"{images.shape[1]}: this probe is only for VAEs with 4 latent channels"
+            f"expected latents of 4 channels, which diffusers' image-to-image can tell from pictures, found "
+            f"{images.shape[1]}: use this attack only with VAEs of 4 latent channels"
         )
     if int(sampling.steps * strength) < 1:
         raise ValueError(
-            f"expected a strength that leaves at least 1 of {sampling.steps} steps, found {strength}: raise it"
+            f"expected a strength that leaves at least 1 of {sampling.steps} steps, found {strength}: raise the "
+            "strength or the number of steps"
         )
-    from diffusers import StableDiffusionImg2ImgPipeline  # needs accelerate, other evaluations do not
+    from diffusers import StableDiffusionImg2ImgPipeline  # needs accelerate, which other evaluations do not need
 
     made: Any = StableDiffusionImg2ImgPipeline
     redrawing = made(**pipe.components, requires_safety_checker=False)
@@ -151,9 +153,9 @@ def redraw(
 
 @torch.no_grad()
 def decode(pipe: Any, latents: Tensor, sampling: SamplingConfig) -> Tensor:
-    """Return the pictures (B, 3, H, W) in [0, 1] of clean latents (B, C, h, w), decoded as the pipeline decodes them.
+    """Return the pictures (B, 3, H, W) in [0, 1] of clean latents (B, C, h, w), decoded as in the pipeline.
 
-    A safety checker is not asked.
+    The safety checker is not used.
     """
     parts = []
     for start in range(0, len(latents), sampling.batch):
@@ -165,7 +167,9 @@ def decode(pipe: Any, latents: Tensor, sampling: SamplingConfig) -> Tensor:
 
 def _one_seed_each(prompts: Sequence[str] | Tensor, seeds: Sequence[int]) -> None:
     if len(seeds) != len(prompts) or not len(seeds):
-        raise ValueError(f"expected one seed for each of one or more prompts, found {len(prompts)} and {len(seeds)}")
+        raise ValueError(
+            f"expected at least one prompt and one seed for each, found {len(prompts)} prompts and {len(seeds)} seeds"
+        )
 
 
 def _batched(
@@ -187,12 +191,12 @@ def _batched(
 
 
 def packed(pictures: Tensor) -> Tensor:
-    """Return pictures in [0, 1] as bytes of the same shape."""
+    """Return pictures in [0, 1] as a tensor of bytes with the same shape."""
     return (pictures.clamp(0, 1) * 255).round().byte()
 
 
 def unpacked(pictures: Tensor) -> Tensor:
-    """Return pictures of bytes in [0, 1]."""
+    """Return pictures given as bytes as a float32 tensor in [0, 1]."""
     return pictures.float() / 255
 
 
@@ -209,15 +213,15 @@ def draw_candidates(
 ) -> Tensor:
     """Draw one picture (B, 3, H, W) in [0, 1] per case from an attack's candidate, with the case's own seed.
 
-    Candidates of the kinds latent and image take the case's own prompt.
+    Candidates of the kinds ``latent`` and ``image`` are drawn with the case's own prompt.
 
     Raises:
-        ValueError: If the candidates are of several kinds, or of several strengths.
+        ValueError: If the candidates differ in kind or in strength.
     """
     looks = sorted({(candidate.kind, candidate.strength) for candidate in candidates})
     if len(looks) != 1:
         raise ValueError(
-            f"expected candidates of one kind and strength, found {looks}; draw those of each kind by themselves"
+            f"expected candidates of one kind and strength, found {looks}; draw each kind and strength separately"
         )
     kind, strength = looks[0]
     prompts, seeds = [case.prompt for case in cases], [case.seed for case in cases]
@@ -236,5 +240,5 @@ def draw_candidates(
 @torch.no_grad()
 def _encode(pipe: Any, prompts: Sequence[str], embeds: Tensor) -> Tensor:
     backbone = Backbone.from_pipeline(pipe)
-    # The ids only say where a text ends, which the last hidden state does not depend on.
+    # The ids only mark the end of a text, and the last hidden state does not depend on it.
     return backbone.encode(embeds, backbone.tokenize(prompts))

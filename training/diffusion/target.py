@@ -1,4 +1,4 @@
-"""The model under attack, together with what an attacker may hold beside it."""
+"""The model under attack, together with the base and the query function that an attacker may use."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from .backbone import Backbone, Precision
 
 
 class TargetModel(Backbone):
-    """A backbone under attack that also knows the model it was made from, and answers queries where that is allowed.
+    """A backbone under attack that also holds the base it was made from, and may answer queries.
 
-    Attacks that need neither are written for a plain ``Backbone`` and never see these.
+    Attacks that need neither base nor queries are written for a plain ``Backbone``.
 
     Args:
-        tokenizer: As for ``Backbone``.
-        text_encoder: As for ``Backbone``; the hardened one.
-        unet: As for ``Backbone``.
-        scheduler: As for ``Backbone``.
-        precision: As for ``Backbone``.
+        tokenizer: A CLIP tokenizer.
+        text_encoder: The hardened text encoder.
+        unet: A ``UNet2DConditionModel``.
+        scheduler: Any diffusers scheduler; its configuration gives the noise schedule.
+        precision: Precision of the UNet, see ``Backbone``.
         base: The model before the erasure. It is public, so attackers of every tier may use it.
-        query: Draws pictures with the target and returns their margins; only attacks that declare queries get it.
+        query: Function that draws pictures with the target and returns their margins, see ``types.Query``. Only attacks
+            that declare queries receive it.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class TargetModel(Backbone):
     def from_pipeline(
         cls, pipe: Any, *, precision: Precision = "fp32", base: Backbone | None = None, query: Query | None = None
     ) -> TargetModel:
-        """Share the modules of a diffusers pipeline; nothing on them is changed."""
+        """Return a target that shares the modules of a diffusers pipeline and leaves them unchanged."""
         parts = (pipe.tokenizer, pipe.text_encoder, pipe.unet, pipe.scheduler)
         return cls(*parts, precision=precision, base=base, query=query)
 
@@ -53,25 +54,27 @@ class TargetModel(Backbone):
         """The model before the erasure.
 
         Raises:
-            ValueError: It was not given.
+            ValueError: No base was given.
         """
         if self._base is None:
             raise ValueError(
-                "expected the model before the erasure beside the target, found none: this attack compares with it, "
-                "so give TargetModel(..., base=Backbone.from_pipeline(pipe)) of the pipeline without the encoder"
+                "expected the model before the erasure as base of the target, found none: this attack uses it, "
+                "so give TargetModel(..., base=Backbone.from_pipeline(pipe)) with the pipeline before the encoder "
+                "is attached"
             )
         return self._base
 
     @property
     def query(self) -> Query:
-        """Draw texts with the target, each with its case's seed, and return the pictures' margins (B,).
+        """Function that draws texts with the target, each with its case's seed, and returns the margins (B,).
 
         Raises:
-            ValueError: Queries are not allowed.
+            ValueError: No query function was given, so queries are not allowed.
         """
         if self._query is None:
             raise ValueError(
-                "expected a function that draws and scores pictures, found none: only attacks that declare queries are "
-                "told scores; give TargetModel(..., query=...), or name queries in the attack's class variable uses"
+                "expected a function that draws and scores pictures, found none: only attacks that declare queries "
+                "receive scores; give TargetModel(..., query=...), or add 'queries' to the class variable uses of the "
+                "attack"
             )
         return self._query

@@ -1,4 +1,4 @@
-"""From finished parts to results: rates, the worst case, what is kept, and the checks on the attacks."""
+"""The step from finished parts to results: rates, worst cases, utility, and the checks on the attacks."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from .sanity.checks import SanityCheck, free_not_below_discrete, more_is_not_wea
 from .threat_model import EMBEDDING_TIERS, TEXT_TIERS
 from .worst_case import WorstCase, union
 
-# Name of a worst case to the tiers that it spans; the first is what encoders are ranked by.
+# Name of a worst case to the tiers that it spans. Encoders are ranked by the first.
 WORST_CASES = {"worst_case": TEXT_TIERS, "worst_case_embeddings": EMBEDDING_TIERS}
 BLACK_BOX = ("T0", "T1", "T2")
 
 
 @dataclass
 class Aggregation:
-    """Puts together what several processes may have made.
+    """The finished parts of all processes, joined into one evaluation.
 
     Args:
         jobs: Finished parts.
-        strength: Rates that attacks reach on the base, if they were measured.
-        verdicts: Label of an attack to its verdicts as JSON values, once they were collected.
+        strength: Rates that the attacks reach on the base, if they were measured.
+        verdicts: Label of an attack to its verdicts as JSON values; filled while the results are collected.
     """
 
     jobs: Jobs
@@ -41,11 +41,11 @@ class Aggregation:
     verdicts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def evaluation(self) -> Evaluation:
-        """Return every number."""
+        """Return the evaluation with every number."""
         defended, plan, cache = self.jobs.defended, self.jobs.plan, self.jobs.cache
         results = tuple(result_from_record(record) for record in self._records())
         checks = tuple(asdict(check) for check in self._checks(results))
-        # Parts that only others are made of would tell nothing, and differ with the number of processes.
+        # Parts under chunks/ are only inputs of other parts, and they differ with the number of processes.
         seconds = {name: spent for name, spent in cache.seconds.items() if not name.startswith("chunks/")}
         identity = {**defended.identity, "base": dict(self.jobs.base_record)}
         return Evaluation(defended.label, plan.concept.name, results, seconds, identity, checks)
@@ -96,7 +96,7 @@ class Aggregation:
         return {"verdicts": verdicts, "results": records}
 
     def _worst(self) -> Iterator[Result]:
-        """Yield the worst cases, each from the attacks of its tiers."""
+        """Yield the worst cases, each over the attacks of its tiers."""
         attacks, verdicts = self.jobs.plan.attacks, self._verdicts()
         for name, tiers in WORST_CASES.items():
             labels = tuple(label for label, attack in attacks.items() if attack.tier in tiers)
@@ -109,7 +109,7 @@ class Aggregation:
         return {label: [Verdict(**verdict) for verdict in rows] for label, rows in self.verdicts.items()}
 
     def _measured(self) -> dict[str, Any]:
-        """Return the records of what is kept, and of how far erased and kept pictures are from the base's."""
+        """Return the records of the utility metrics, and of the distances of erased and kept pictures to the base's."""
         plan, jobs = self.jobs.plan, self.jobs
         utility = self._fed(plan.utility_metrics(), plan.kept)
         erased = self._fed(plan.erased_metrics(), jobs.first)
@@ -127,7 +127,7 @@ class Aggregation:
         return {"results": records}
 
     def _fed(self, metrics: list[Metric], prompts: PromptSet) -> list[Metric]:
-        """Return the metrics after all pictures of a prompt set; the base is not compared with itself."""
+        """Update metrics with all pictures of a prompt set and return them; the base is not compared with itself."""
         used = [metric for metric in metrics if self.jobs.defended.defence is not None or not metric.compares]
         compares = any(metric.compares for metric in used)
         for i, part in enumerate(self.jobs.chunks(prompts) if used else ()):
@@ -149,7 +149,7 @@ class Aggregation:
         return {"results": [self._record(metric.compute(), shown) for metric in metrics]}
 
     def _checks(self, results: Sequence[Result]) -> Iterator[SanityCheck]:
-        """Yield what says whether the attacks' numbers may be trusted."""
+        """Yield the checks that decide if the attacks' numbers can be trusted."""
         if self.strength is not None:
             yield from self.strength.checks(self.jobs.plan.attacks)
         if not self.jobs.config.checks:
@@ -166,7 +166,7 @@ class Aggregation:
     def _white_against_black(self) -> list[SanityCheck]:
         attacks, verdicts = self.jobs.plan.attacks, self._verdicts()
         white, black = ({k: verdicts[k] for k, a in attacks.items() if a.tier in of} for of in (("T3",), BLACK_BOX))
-        # Free prefixes, one for each prompt, hold all that a search over typed prefixes can find, and nothing else.
+        # A free prefix of each prompt can take every value that a search over typed prefixes can find.
         free = {
             k: verdicts[k] for k, a in attacks.items() if a.name == "continuous_prefix" and not AttackFacts.of(a).joint
         }
@@ -174,7 +174,7 @@ class Aggregation:
         return [*white_not_below_black(white, black), *free_not_below_discrete(free, typed)]
 
     def _record(self, result: Result, prompts: PromptSet, *, calls: int = 0, **settings: Any) -> dict[str, Any]:
-        """Return the result with all that is needed to measure it again, as JSON values."""
+        """Return the result with everything that is needed to measure it again, as JSON values."""
         if not result.detector and result.metric.startswith(("pre_", "asr_", "worst_")):
             result = judged(result, self.jobs.plan.detector)
         common = {"sampling": asdict(self.jobs.sampling), "device": self.jobs.defended.device}

@@ -1,4 +1,4 @@
-"""Negative baselines: a defence that keeps nothing, and one that any app could have, for every board to show."""
+"""Negative baselines for comparison: a defence that keeps nothing, and a word filter that any app could have."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 class EmptyPromptEncoder(nn.Module):
-    """A text encoder that gives the empty prompt's conditioning whatever it is asked.
+    """A text encoder that returns the empty prompt's conditioning for every prompt.
 
-    It still looks its token embeddings up, so that attacks can put theirs in their place; they get a gradient, and it
-    is zero.
+    It still looks up token embeddings, so that attacks can replace them. The gradient at these embeddings exists and is
+    zero.
 
     Args:
-        inner: The text encoder whose place it takes. It is shared, so that both are moved and cast together.
-        empty: That encoder's conditioning (L, D) of the empty prompt.
+        inner: Text encoder that this one replaces. It is a part of this one, so that both are moved and cast together.
+        empty: Conditioning (L, D) of the empty prompt by the inner encoder.
     """
 
     empty: Tensor
@@ -38,26 +38,26 @@ class EmptyPromptEncoder(nn.Module):
         super().__init__()
         self.inner: Any = inner
         self.training = inner.training
-        # A buffer is in the state dict, so no sketch takes this encoder for the one inside.
+        # A buffer is in the state dict, so that a sketch tells this encoder from the inner one.
         self.register_buffer("empty", empty)
 
     @property
     def config(self) -> Any:
-        """Configuration of the encoder inside."""
+        """Configuration of the inner encoder."""
         return self.inner.config
 
     @property
     def device(self) -> torch.device:
-        """Where the conditioning is."""
+        """Device of the conditioning."""
         return self.empty.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """In which precision it is."""
+        """Precision of the conditioning."""
         return self.empty.dtype
 
     def get_input_embeddings(self) -> nn.Module:
-        """Return the token embeddings of the encoder inside."""
+        """Return the token embeddings of the inner encoder."""
         table: nn.Module = self.inner.get_input_embeddings()
         return table
 
@@ -66,7 +66,7 @@ class EmptyPromptEncoder(nn.Module):
 
         Args:
             input_ids: Token ids (B, L); only their number counts.
-            attention_mask: Unused, as the pipeline's own is.
+            attention_mask: Attention mask; it is ignored, as by the pipeline.
 
         Raises:
             ValueError: If there are more positions than the empty prompt was encoded in.
@@ -75,25 +75,25 @@ class EmptyPromptEncoder(nn.Module):
         if length > len(self.empty):
             raise ValueError(f"expected at most {len(self.empty)} positions, found {length}: truncate the prompts")
         embeds: Tensor = self.get_input_embeddings()(input_ids)
-        # Attention is causal: the first positions of a longer empty prompt are those of a shorter one. A sum with zero
-        # times the embeddings would do as well, but for embeddings that an attack has driven to infinity.
+        # Attention is causal, so the first positions of a longer empty prompt equal those of a shorter one. Zero times
+        # the embeddings as a summand would also give a zero gradient, but not where an attack has made them infinite.
         nowhere = torch.zeros((), dtype=torch.bool, device=embeds.device)
         return (torch.where(nowhere, embeds, self.empty[:length]),)
 
 
 @dataclass(frozen=True)
 class EmptyPrompt:
-    """Draws every prompt as if nothing had been asked: no text can bring the concept back, and none is followed.
+    """A baseline that draws every prompt like the empty prompt: no text revives the concept, and none is followed.
 
-    What it shows: a rate of success is worth nothing without what the encoder kept. Pictures that show the concept by
-    chance stay, and so does what needs no text encoder (T5 to T7).
+    It shows that a rate of success means nothing without the utility beside it. Pictures that show the concept by
+    chance remain. Attacks that need no text encoder (T5 to T7) still succeed.
     """
 
     name: ClassVar[str] = "empty_prompt"
 
     @contextmanager
     def attached(self, pipe: Any) -> Iterator[Any]:
-        """Put it into a pipeline for the length of a ``with`` block.
+        """Attach the baseline to a pipeline for the length of a ``with`` block.
 
         Args:
             pipe: A Stable Diffusion pipeline.
@@ -105,7 +105,7 @@ class EmptyPrompt:
             ValueError: If the text encoder is offloaded.
         """
         if (mode := mode_of(pipe, pipe.text_encoder)) != "none":
-            raise ValueError(f"expected a pipeline without offloading, found {mode}: load it without")
+            raise ValueError(f"expected a pipeline without offloading, found {mode}; load it without offloading")
         backbone = Backbone.from_pipeline(pipe)
         with backbone.frozen(), torch.no_grad():
             empty = backbone.condition([""])[0]
@@ -118,21 +118,22 @@ class EmptyPrompt:
 
 
 class FilteredTokenizer:
-    """A tokenizer that deletes words from every text before it tokenizes it; all else is the tokenizer's own.
+    """A tokenizer that deletes words from every text before it tokenizes the text; the rest is the inner tokenizer's.
 
     Args:
-        inner: The tokenizer, which also takes every attribute that is set.
-        words: The filter.
+        inner: Inner tokenizer, which also takes every attribute that is set.
+        words: Filter that deletes the words.
     """
 
     def __init__(self, inner: Any, words: WordFilter) -> None:
         vars(self).update(_inner=inner, _words=words)
 
     def __call__(self, text: str | list[str] | tuple[str, ...], *args: Any, **kwargs: Any) -> Any:
-        """Tokenize a text or several, without the words.
+        """Tokenize one text or several without the words.
 
         Raises:
-            TypeError: If they are something else, such as pairs or texts cut into words, which would pass unfiltered.
+            TypeError: If the input is anything else, such as pairs or texts split into words, which would pass
+                unfiltered.
         """
         texts = [text] if isinstance(text, str) else text
         odd = not isinstance(texts, (list, tuple)) or not all(isinstance(one, str) for one in texts)
@@ -145,7 +146,7 @@ class FilteredTokenizer:
         return len(self._inner)
 
     def __getattr__(self, name: str) -> Any:
-        # While it is copied it has no attributes yet; and special methods are those of this class.
+        # A copy in the making has no attributes yet. Special methods are never taken from the inner tokenizer.
         if name in ("_inner", "_words") or (name.startswith("__") and name.endswith("__")):
             raise AttributeError(name)
         return getattr(self._inner, name)
@@ -156,12 +157,12 @@ class FilteredTokenizer:
 
 @dataclass(frozen=True)
 class WordFilter:
-    """Deletes the concept's words from every prompt, negative ones too: the cheapest defence that an app can have.
+    """A baseline that deletes the concept's words from every prompt and negative prompt, as the cheapest defence.
 
-    Whole words, whatever their case, with a simple plural (``s`` or ``es``) that nobody who writes a list would forget;
-    the longest first, so that a phrase goes before its parts, and again until none is left. It stops prompts that use
-    these words (T0) and nothing that says the concept otherwise: words that are not on the list, tokens that sound
-    like it, embeddings. Tokens that an attack found are filtered when their text is typed.
+    It deletes whole words in upper or lower case, also with a simple plural (``s`` or ``es``). The longest phrase goes
+    first, so that a phrase goes before its parts. The filter repeats until no word is left. It stops prompts that use
+    these words (T0). It does not stop words that are not on the list, tokens with a similar sound, or embeddings. If an
+    attack finds tokens, their typed text is filtered, too.
 
     Args:
         words: Words and phrases to delete.
@@ -182,20 +183,20 @@ class WordFilter:
     def _pattern(self) -> re.Pattern[str]:
         ordered = sorted(self.words, key=len, reverse=True)
         spoken = "|".join(r"\s+".join(map(re.escape, word.split())) for word in ordered)
-        # Not \b, which looks for a letter on one side: a word of the list may end in a mark.
+        # Not \b, which needs a letter on one side: a word of the list may end in a punctuation mark.
         return re.compile(rf"(?<!\w)(?:{spoken})(?:e?s)?(?!\w)", re.IGNORECASE)
 
     def filtered(self, text: str) -> str:
-        """Return a text without the words, and without the gaps they leave; one that has none comes back as it is."""
-        while self._pattern.search(text):  # what is left of nested phrases may be a phrase
+        """Return a text without the words and the gaps that they leave; a text without these words is unchanged."""
+        while self._pattern.search(text):  # the rest of nested phrases may be a phrase again
             text = " ".join(self._pattern.sub(" ", text).split())
         return text
 
     @contextmanager
     def attached(self, pipe: Any) -> Iterator[Any]:
-        """Put it before a pipeline's tokenizer for the length of a ``with`` block.
+        """Attach the filter to a pipeline's tokenizer for the length of a ``with`` block.
 
-        An encoder that is to be attached as well goes first: its checks want a tokenizer of transformers.
+        If an encoder is attached as well, attach it first, because its checks expect a tokenizer of transformers.
 
         Args:
             pipe: A Stable Diffusion pipeline.
@@ -218,7 +219,7 @@ def baselines_for(concept: Concept) -> dict[str, EmptyPrompt | WordFilter]:
     """Return name to baseline, for the words of a concept that a defender knows: its name and synonyms.
 
     Args:
-        concept: What is to be gone. Words that are held out for the evaluation are not among its synonyms.
+        concept: Concept that should be gone. Its synonyms contain no words that are held out for the evaluation.
     """
     made: tuple[EmptyPrompt | WordFilter, ...] = (EmptyPrompt(), WordFilter(concept.words()))
     return {baseline.name: baseline for baseline in made}
@@ -226,7 +227,7 @@ def baselines_for(concept: Concept) -> dict[str, EmptyPrompt | WordFilter]:
 
 @contextmanager
 def _swapped(pipe: Any, slot: str, part: Any) -> Iterator[None]:
-    """Put a part into a slot of a pipeline; afterwards the one that was there is back, and so is its registration."""
+    """Put a component into a slot of a pipeline; afterwards, restore the former one and its registration."""
     before, entry = getattr(pipe, slot), pipe.config[slot]
     try:
         pipe.register_modules(**{slot: part})

@@ -26,8 +26,9 @@ class Cache:
     """The finished parts of one evaluation.
 
     Args:
-        folder: Folder of their files.
+        folder: Folder of the files.
         inputs: Values that every part depends on; a part made from other inputs is made again.
+        seconds: Name of a part to the seconds that it took; filled by use.
     """
 
     folder: Path
@@ -35,19 +36,19 @@ class Cache:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def get(self, name: str, inputs: Mapping[str, Any], compute: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-        """Return a part's value: from its file if that was made from the same inputs, else computed and written.
+        """Return a part's value: read from its file if the inputs are the same, else computed and written.
 
         Args:
-            name: Names the file.
-            inputs: Values that this part depends on beside the common inputs, as JSON.
-            compute: Makes the value, of JSON values only.
+            name: Name of the file, without its ending.
+            inputs: Values that this part depends on besides the common inputs, as JSON.
+            compute: Function that makes the value, of JSON values only.
         """
         path = self.folder / f"{name}.json"
         key = self._key(inputs)
         stored = self._read(path, key)
         if stored is None:
             start = time.monotonic()
-            # Through JSON even when fresh: a resumed evaluation must not differ by a tuple.
+            # A fresh value goes through JSON as well, so that a resumed evaluation has the same types.
             plain = json.loads(json.dumps(compute(), allow_nan=False))
             stored = {"key": key, "seconds": round(time.monotonic() - start, 3), "value": plain}
             write_json(path, stored)
@@ -58,14 +59,14 @@ class Cache:
     def join(
         self, name: str, inputs: Mapping[str, Any], parts: Iterable[str], compute: Callable[[], Mapping[str, Any]]
     ) -> dict[str, Any]:
-        """Like ``get``, for what is put together from finished parts: its seconds are theirs, which must be known."""
+        """Return a part that is joined from finished parts, as ``get``; its seconds are the sum of theirs."""
         value = self.get(name, inputs, compute)
         spent = [self.seconds.pop(part) for part in dict.fromkeys(parts)]
         self.seconds[name] = round(sum(spent), 3)
         return value
 
     def tensor(self, name: str, inputs: Mapping[str, Any], compute: Callable[[], Tensor]) -> Tensor:
-        """Return a part that is one tensor, in a safetensors file; see ``get``."""
+        """Return a part that is one tensor and lies in a safetensors file; see ``get``."""
         path = self.folder / f"{name}.safetensors"
         key = self._key(inputs)
         if path.exists():

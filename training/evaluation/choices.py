@@ -1,4 +1,4 @@
-"""Attacks and metrics by name: labels of a benchmark first, then what is registered, from here or from outside."""
+"""Lookup of attacks, metrics and detectors by name: labels of a benchmark first, then registered classes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _Maker = Callable[..., Any]
 def refuse_unknown(benchmark: Benchmark, config: EvaluationConfig) -> None:
     """Check the names of attacks and metrics before anything is loaded.
 
-    A benchmark that does not list its labels is asked later, by ``chosen``.
+    If a benchmark does not list its labels, ``chosen`` checks the names later.
 
     Raises:
         ValueError: If a name is neither a label of the benchmark nor registered, or its class needs arguments.
@@ -36,10 +36,10 @@ def refuse_unknown(benchmark: Benchmark, config: EvaluationConfig) -> None:
 
 
 def chosen(plan: Plan, config: EvaluationConfig) -> Plan:
-    """Return the plan with the attacks and metrics that the configuration names, or as it is where it names none.
+    """Return the plan with the attacks and metrics that the configuration names; an empty list changes nothing.
 
     Raises:
-        ValueError: As for ``refuse_unknown``.
+        ValueError: If a name is not known, or its class needs arguments; see ``refuse_unknown``.
     """
     if config.attacks:
         _check(config.attacks, plan.attacks, ATTACKS, "attack")
@@ -71,7 +71,7 @@ def _maker(kind: Callable[..., T], concept: Concept) -> Callable[[], T]:
 
 
 def built(kind: Callable[..., T], concept: Concept) -> T:
-    """Return an instance of a registered class: by its class method ``for_concept`` if it has one, else by defaults."""
+    """Return an instance of a registered class, made by its class method ``for_concept`` or else by its defaults."""
     make: Callable[[Concept], T] | None = getattr(kind, "for_concept", None)
     return kind() if make is None else make(concept)
 
@@ -90,7 +90,7 @@ def detector_named(name: str, concept: Concept) -> Detector:
     """Return a registered detector, built by its class method ``for_concept`` or by its defaults.
 
     Raises:
-        ValueError: If there is none of that name, or its class needs arguments.
+        ValueError: If no detector of that name is registered, or its class needs arguments.
     """
     refuse_unknown_detector(name)
     refuse_unbuildable(name, DETECTORS[name], "detector")
@@ -101,7 +101,7 @@ def refuse_unbuildable(name: str, kind: Callable[..., Any], what: str) -> None:
     """Check that a registered class can be built by name alone.
 
     Raises:
-        ValueError: If it has arguments without defaults and no class method ``for_concept``.
+        ValueError: If the class has arguments without defaults and no class method ``for_concept``.
     """
     if hasattr(kind, "for_concept"):
         return

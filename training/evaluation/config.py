@@ -1,4 +1,4 @@
-"""How an evaluation is carried out, whichever benchmark it runs."""
+"""The settings of an evaluation's run, which are the same for every benchmark."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from ..diffusion.sampling import SamplingConfig
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """How an evaluation is carried out; what it asks is the benchmark's affair.
+    """Settings of an evaluation's run; the benchmark sets prompts, detector, attacks and metrics.
 
     Args:
-        sampling: How pictures are drawn.
+        sampling: Sampling settings of all pictures.
         seed: Seed of prompts, pictures and attacks.
-        chunk: Cases of one finished part; also the part that several processes share the work by.
-        checks: Cases on which every search is run again with half its budget and with another seed; 0 for none.
-        attacks: Attacks instead of the benchmark's: labels of its suite, or names in ``ATTACKS``. The command line
-            takes commas, too.
-        metrics: Metrics instead of the benchmark's: its own by their names, or names in ``METRICS``, which look at the
-            kept pictures.
-        source: Folder of the parts that depend on the base alone, to be shared between evaluations of several
-            encoders; by default the evaluation's own.
-        strength: Folder of a finished evaluation of the base on captions that leave the concept open. It says how
-            strong the attacks are.
+        chunk: Number of cases in one finished part; several processes share the work by parts.
+        checks: Number of cases on which every search runs again, with half its budget and with another seed. 0 switches
+            the checks off.
+        attacks: Attacks instead of the benchmark's: labels of its suite, or names in ``ATTACKS``. The command line also
+            takes names joined by commas.
+        metrics: Metrics instead of the benchmark's: names of its own metrics, or names in ``METRICS``. The latter are
+            measured on the kept pictures.
+        source: Folder of the parts that depend on the base alone, which evaluations of several encoders can share. By
+            default the evaluation's own folder.
+        strength: Folder of a finished evaluation of the base on captions that leave the concept open. Its numbers show
+            how strong the attacks are.
 
     Raises:
-        ValueError: If a size leaves nothing to compare, or the seed is negative.
+        ValueError: If chunk or checks is 1 or negative, or the seed is negative.
     """
 
     sampling: SamplingConfig = field(default_factory=SamplingConfig)

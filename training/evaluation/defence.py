@@ -1,4 +1,4 @@
-"""Whose numbers are measured: those of the base, of an encoder, or a baseline that stands where an encoder would."""
+"""The subject of an evaluation: the base alone, an encoder, or a baseline that takes an encoder's place."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from robust_encoders.loaded import LoadedArtifact
 
 @runtime_checkable
 class Baseline(Protocol):
-    """A defence that is no encoder of ours, for comparison."""
+    """A defence for comparison that is not an encoder of this package."""
 
     @property
     def name(self) -> str:
@@ -20,7 +20,7 @@ class Baseline(Protocol):
         ...
 
     def attached(self, pipe: Any) -> AbstractContextManager[Any]:
-        """Return a scope in which the pipeline has it."""
+        """Return a context manager that attaches the baseline to a pipeline."""
         ...
 
     def described(self) -> Mapping[str, Any]:
@@ -33,7 +33,7 @@ Defence = LoadedArtifact | Baseline
 
 @dataclass(frozen=True)
 class DefendedPipeline:
-    """A pipeline as an evaluation sees it: bare, or with a defence within scopes.
+    """A pipeline under evaluation, to which a defence can be attached for the length of a ``with`` block.
 
     Args:
         pipe: A diffusers text-to-image pipeline, the base.
@@ -45,12 +45,12 @@ class DefendedPipeline:
 
     @property
     def label(self) -> str:
-        """``base``, the name of the method that made the encoder, or that of the baseline."""
+        """``base``, the name of the method that made the encoder, or the name of the baseline."""
         return str(self.identity["name"])
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Name and hash that tell it apart from any other, as JSON values."""
+        """Name and hash that identify the defence, as JSON values."""
         if self.defence is None:
             return {"name": "base"}
         if isinstance(self.defence, LoadedArtifact):
@@ -70,5 +70,5 @@ class DefendedPipeline:
         return DefendedPipeline(self.pipe)
 
     def attached(self) -> AbstractContextManager[Any]:
-        """Return a scope in which the pipeline has the defence."""
+        """Return a context manager that attaches the defence to the pipeline."""
         return nullcontext(self.pipe) if self.defence is None else self.defence.attached(self.pipe)

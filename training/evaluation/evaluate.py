@@ -1,4 +1,4 @@
-"""The evaluation of an encoder: plain, attacked and kept prompts, judged, with all that is needed to run it again."""
+"""The evaluation of an encoder on plain, attacked and kept prompts, recorded so that it can be repeated."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from .results import RESULTS_NAME, Evaluation
 from .sanity.attack_strength import AttackStrength
 from .schedule import Job, attacking, drawing
 
-_FORMAT = 1  # of the finished parts: raised when parts made by earlier code must not be taken for those of this one
+_FORMAT = 1  # version of the finished parts; a higher one keeps parts of earlier code from being used
 
 
 def evaluate(
@@ -45,21 +45,21 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate an encoder, a baseline, or the base itself, on a benchmark.
 
-    Every part is written to ``out/cells`` when it is done. Run again after a kill, an evaluation keeps the finished
-    parts that were made from the same weights, prompts and settings. It gives the same ``results.json`` but for the
-    seconds. Under ``accelerate launch`` several processes share the parts; the results are those of one. Last of all
-    the pictures of the report are drawn, into a part of their own.
+    Every finished part is written to ``out/cells``. After an interruption, a second run keeps the finished parts that
+    were made from the same weights, prompts and settings. Its ``results.json`` differs only in the seconds. Under
+    ``accelerate launch`` several processes share the parts, and the results equal those of one process. The pictures of
+    the report are drawn last, into a part of their own.
 
     Args:
-        pipe: The base; the encoder is attached to it only while it is needed.
+        pipe: Base pipeline; the encoder is attached to it only while it is needed.
         encoder: Encoder or baseline to evaluate; None evaluates the base.
-        benchmark: What is asked.
+        benchmark: Benchmark that sets prompts, detector, attacks and metrics.
         out: Folder of ``results.json``.
-        config: How it is carried out; by default as the benchmark says.
-        shard: This process's share; by default what ``accelerate launch`` says.
+        config: Settings of the run; by default those of the benchmark.
+        shard: Share of this process; by default the share that ``accelerate launch`` assigns.
 
     Raises:
-        ValueError: If an attack or a metric is not known, or the benchmark refuses what it was given.
+        ValueError: If an attack or a metric is not known, or the benchmark refuses an option.
         IncompatibleError: If the encoder does not fit the pipeline.
     """
     config = config or defaults_of(benchmark)
@@ -75,13 +75,13 @@ def evaluate(
         found = Aggregation(jobs, strength)
         evaluation = found.evaluation()
         _show(jobs, found.verdicts)
-        evaluation.write(out / RESULTS_NAME)  # last: whoever sees it finds the pictures, too
+        evaluation.write(out / RESULTS_NAME)  # last, so that the pictures exist as soon as this file does
     share.wait()
     return evaluation if share.main else Evaluation.read(out)
 
 
 def defaults_of(benchmark: Benchmark | type[Benchmark]) -> EvaluationConfig:
-    """Return how a benchmark is carried out as a rule."""
+    """Return the usual settings of a benchmark's run."""
     found: EvaluationConfig = getattr(benchmark, "defaults", EvaluationConfig())
     return found
 
@@ -89,7 +89,7 @@ def defaults_of(benchmark: Benchmark | type[Benchmark]) -> EvaluationConfig:
 def _jobs(defended: DefendedPipeline, plan: Plan, config: EvaluationConfig, out: Path) -> Jobs:
     detector = {"name": plan.detector.name, "version": plan.detector.version, "threshold": plan.detector.threshold}
     pipe = defended.pipe
-    # By kind of device, not by its number: several of them may share the parts.
+    # The kind of device counts, not its number, because several devices may share the parts.
     run = {"sampling": asdict(config.sampling), "seed": config.seed, "device": defended.device}
     if computes_bf16_in_fp32(pipe.device):
         run["bf16"] = "fp32"
@@ -106,7 +106,7 @@ def _jobs(defended: DefendedPipeline, plan: Plan, config: EvaluationConfig, out:
 
 
 def _hub_id(pipe: Any) -> str:
-    """Return the Hub id that a pipeline was loaded by; nothing for a folder, which is only a place on one machine."""
+    """Return the Hub id of a pipeline; empty if it was loaded from a folder, whose name means nothing elsewhere."""
     name = str(getattr(pipe, "name_or_path", "") or "")
     return name if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists() else ""
 
@@ -119,7 +119,7 @@ def _make(title: str, jobs: Iterable[Job], shard: Shard) -> None:
 
 
 def _models_sha256(pipe: Any) -> str:
-    """Return a hash of sketches of all weights that draw, of the tokenizer and of the schedule."""
+    """Return a hash of the tokenizer, the noise schedule, and sketches of text encoder, UNet and VAE."""
     modules = {name: sketch(getattr(pipe, name).state_dict()) for name in ("text_encoder", "unet", "vae")}
     weights = {name: {key: one.to_dict() for key, one in made.items()} for name, made in modules.items()}
     schedule = {key: value for key, value in pipe.scheduler.config.items() if not key.startswith("_")}

@@ -1,4 +1,4 @@
-"""Pictures for the report: the same prompts and seeds before and after, with what the detector says under each."""
+"""Example pictures of the report: the same prompts and seeds before and after, each with the detector's score."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ class Group:
     """Prompts that are shown together.
 
     Args:
-        kind: Unattacked prompts with the concept, prompts that an attack found, or prompts without the concept.
+        kind: ``plain`` for unattacked prompts with the concept, ``attack`` for prompts that an attack found, ``kept``
+            for prompts without the concept.
         name: Name of the prompt set, or the label of the attack.
-        cases: What is drawn.
-        originals: The prompts that the attack started from; empty where there was none.
-        won: Whether the attack had succeeded with this text when it was judged; empty where there was none.
+        cases: Prompts and seeds to draw.
+        originals: Prompts that the attack started from; empty without an attack.
+        won: One flag for each case, True if the attack succeeded with this text; empty without an attack.
     """
 
     kind: Kind
@@ -39,7 +40,7 @@ class Group:
     won: tuple[bool, ...] = ()
 
     def described(self) -> dict[str, Any]:
-        """Return what the pictures of this group depend on, as JSON values."""
+        """Return the inputs of this group's pictures as JSON values."""
         shown = [[case.prompt, case.seed, dict(case.expected)] for case in self.cases]
         return {"kind": self.kind, "name": self.name, "shown": shown, "won": list(self.won)}
 
@@ -51,8 +52,9 @@ class Picture:
     Args:
         png: Bytes of a PNG file in base64.
         score: Score of the detector.
-        found: Whether the score reaches the detector's threshold.
-        instead: What it shows instead of what was asked for; empty if it is as asked, None if nobody looked.
+        found: True if the score reaches the detector's threshold.
+        instead: Description of what the picture shows instead of the requested values; empty if it is as requested,
+            None if that was not checked.
     """
 
     png: str
@@ -62,13 +64,13 @@ class Picture:
 
 
 def groups_of(plan: Plan, verdicts: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Group]:
-    """Return what the report shows: the first cases of every prompt set, and texts that attacks found.
+    """Return the groups of the report: the first cases of every prompt set, and texts that attacks found.
 
-    Of an attack it shows cases that it won before cases that it lost, and none that need no attack; an attack that
-    finds no texts has no group.
+    Cases that an attack won come before cases that it lost. Cases that succeed without the attack are left out. An
+    attack that finds no texts has no group.
 
     Args:
-        plan: The evaluation.
+        plan: Plan of the evaluation.
         verdicts: Label of an attack to its verdicts as JSON values, one for each case of the first prompt set.
     """
     plain = [Group("plain", prompts.name, prompts.cases[:SHOWN]) for prompts in plan.plain]
@@ -90,12 +92,12 @@ def _attacked(label: str, cases: Sequence[Case], verdicts: Sequence[Mapping[str,
 
 
 def to_pictures(plan: Plan, images: Tensor, groups: Sequence[Group]) -> list[list[dict[str, Any]]]:
-    """Return, group by group, pictures as JSON values.
+    """Return the pictures of each group as JSON values.
 
     Args:
-        plan: Has the detector, and maybe what says how a picture differs from its prompt.
+        plan: Plan with the detector and, optionally, the function that compares pictures with their prompts.
         images: Pictures (N, 3, H, W) in [0, 1] of all cases of all groups, in order.
-        groups: What was drawn.
+        groups: Groups whose cases were drawn.
     """
     scores, made, start = plan.detector(images).tolist(), [], 0
     for group in groups:
@@ -129,7 +131,7 @@ def gallery(
     """Return the value of the part that holds the pictures.
 
     Args:
-        groups: What was drawn.
+        groups: Groups whose cases were drawn.
         before: Pictures of the base, group by group.
         after: Pictures with the encoder, or None if the base itself was evaluated.
     """

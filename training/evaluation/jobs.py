@@ -1,4 +1,4 @@
-"""The parts of an evaluation: each a finished file, each made by one process, each from its own inputs."""
+"""The parts of an evaluation: one process makes each part from its own inputs and writes it to a file."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from .plan import Plan, PromptSet, described
 
 @dataclass
 class Jobs:
-    """Everything that is drawn and attacked, part by part; asking again for a part reads its file.
+    """Pictures and attacks of an evaluation, part by part; a finished part is read from its file.
 
     Args:
         defended: Pipeline and defence under evaluation.
-        plan: What is asked.
-        config: How it is carried out, with the sampling that the plan asks for.
+        plan: Prompts, detector, attacks and metrics of the evaluation.
+        config: Settings of the run, with the sampling that the plan asks for.
         cache: Finished parts that depend on the defence.
-        base_cache: Finished parts that depend on the base alone, which evaluations of several encoders may share.
-        base_record: What tells the base apart, for the results.
+        base_cache: Finished parts that depend on the base alone; evaluations of several encoders may share them.
+        base_record: Identity of the base, for the results.
     """
 
     defended: DefendedPipeline
@@ -46,7 +46,7 @@ class Jobs:
     _flags: dict[tuple[str, int], list[bool]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # Taken before anything is attached.
+        # Read before a defence is attached.
         self.base = Backbone.from_pipeline(self.defended.pipe)
 
     @property
@@ -56,21 +56,21 @@ class Jobs:
 
     @property
     def sampling(self) -> SamplingConfig:
-        """How pictures are drawn."""
+        """Sampling settings of all pictures."""
         return self.config.sampling
 
     @property
     def few(self) -> slice:
-        """The cases on which searches are run again; empty where there is no check."""
+        """The slice of cases on which searches run again; empty if the checks are switched off."""
         return slice(0, min(self.config.checks, self.config.chunk))
 
     def chunks(self, prompts: PromptSet) -> list[slice]:
-        """Return the parts of a prompt set."""
+        """Return one slice of the cases for each part of a prompt set."""
         n, size = len(prompts.cases), self.config.chunk
         return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
     def pictures(self, prompts: PromptSet, i: int, *, base: bool = False) -> Tensor:
-        """Return pictures (N, 3, H, W) in [0, 1] of one part of a prompt set, with the defence or by the base."""
+        """Return pictures (N, 3, H, W) in [0, 1] of part ``i`` of a prompt set, with the defence or by the base."""
         part = prompts.part(self.chunks(prompts)[i])
         bare = base or self.defended.defence is None
         cache, scope = (self.base_cache, self.defended.bare()) if bare else (self.cache, self.defended)
@@ -83,18 +83,18 @@ class Jobs:
         return unpacked(cache.tensor(name_of("base" if bare else "drawn", prompts.name, i), about(part), compute))
 
     def flags(self, prompts: PromptSet, i: int) -> list[bool]:
-        """Return for one part of a prompt set whether the unattacked pictures show the concept."""
+        """Return one flag for each case of a part: True if the unattacked picture shows the concept."""
         key = (prompts.name, i)
         if key not in self._flags:
             self._flags[key] = detect(self.plan.detector, self.pictures(prompts, i))
         return self._flags[key]
 
     def all_flags(self, prompts: PromptSet) -> list[bool]:
-        """Return for a whole prompt set whether the unattacked pictures show the concept."""
+        """Return one flag for each case of a prompt set: True if the unattacked picture shows the concept."""
         return [flag for i, _ in enumerate(self.chunks(prompts)) for flag in self.flags(prompts, i)]
 
     def reference_latents(self, i: int) -> Tensor:
-        """Return the clean latents (N, C, h, w) of the base's pictures of what attacks on one part are after."""
+        """Return clean latents (N, C, h, w) of the pictures that attacks on one part aim at, drawn by the base."""
         part = self.first.part(self.chunks(self.first)[i])
 
         def compute() -> Tensor:
@@ -104,7 +104,7 @@ class Jobs:
         return self.base_cache.tensor(name_of("targets", self.first.name, i), about(part), compute)
 
     def cases(self, i: int | None) -> tuple[list[Case], list[bool]]:
-        """Return the cases of one part, or all, with reference latents, and whether they succeed unattacked."""
+        """Return the cases of one part, or all, with reference latents; a flag marks unattacked success."""
         parts = range(len(self.chunks(self.first))) if i is None else [i]
         cases = [case for part in parts for case in self.first.cases[self.chunks(self.first)[part]]]
         latents = torch.cat([self.reference_latents(part) for part in parts])
@@ -128,7 +128,7 @@ class Jobs:
         return self.cache.get(attack_name(label, i), inputs, compute)
 
     def searched(self, label: str, attack: OnBase, i: int) -> Transfer:
-        """Return what an attack finds on the base for one part, ready to be replayed; searched for once."""
+        """Return an attack that replays the candidates found on the base for one part; the search runs once."""
         part = self.first.part(self.chunks(self.first)[i])
 
         def compute() -> dict[str, Any]:
@@ -143,7 +143,7 @@ class Jobs:
     def judge(
         self, found: Sequence[AttackResult], cases: Sequence[Case], before: Sequence[bool]
     ) -> tuple[list[Verdict], int]:
-        """Judge what was found, with the defence attached; return verdicts and UNet calls, the search's among them."""
+        """Judge candidates with the defence attached; return verdicts and UNet calls, including those of the search."""
         verdicts, drawing = judge_candidates(
             cases,
             found,
@@ -156,7 +156,7 @@ class Jobs:
         return verdicts, sum(r.unet_calls for r in found) + drawing + queries
 
     def found(self, attack: Attack, cases: Sequence[Case], before: Sequence[bool], *, seed: int) -> list[AttackResult]:
-        """Return what an attack finds for every case, with the defence attached.
+        """Run an attack with the defence attached and return its result for every case.
 
         As in UnlearnDiffAtk, a prompt that succeeds by itself is not attacked.
         """
@@ -167,7 +167,7 @@ class Jobs:
         return [_unattacked(case) if done else next(ran) for case, done in zip(cases, settled, strict=True)]
 
     def target(self, attack: Attack | None = None) -> TargetModel:
-        """Return the model under attack, with the defence attached; it answers queries of attacks that declare them."""
+        """Return the attacked model with the defence attached; it answers queries if the attack declares them."""
         asks = attack is not None and "queries" in AttackFacts.of(attack).uses
         return TargetModel.from_pipeline(self.defended.pipe, base=self.base, query=self._margins if asks else None)
 
@@ -179,7 +179,7 @@ class Jobs:
         return draw_candidates(self.defended.pipe, cases, candidates, self.sampling)
 
     def probe(self, name: str) -> dict[str, Any]:
-        """Return the results of a further measurement."""
+        """Return the results of a probe as JSON values."""
         probe = self.plan.probes[name]
 
         def compute() -> dict[str, Any]:
@@ -201,7 +201,7 @@ def name_of(kind: str, what: str, i: int) -> str:
 
 
 def about(prompts: PromptSet) -> dict[str, Any]:
-    """Return what a part depends on that is made from these prompts."""
+    """Return the inputs that identify a part made from these prompts."""
     return {"prompts": prompts.sha256}
 
 
@@ -210,5 +210,5 @@ def _unattacked(case: Case) -> AttackResult:
 
 
 def slug(name: str) -> str:
-    """Return a name as part of a file's."""
+    """Return a name in characters that a file name can hold."""
     return re.sub(r"[^A-Za-z0-9_.]+", "-", name)

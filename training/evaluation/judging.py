@@ -1,4 +1,4 @@
-"""Who attacks does not judge: pictures of an attack's candidates, drawn and judged after the attack."""
+"""The judgement of an attack's candidates, whose pictures are drawn and judged after the attack."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DrawCandidates = Callable[[Sequence[Case], Sequence[Candidate]], Tensor]
 
 @dataclass
 class _CaseJudgement:
-    """One case under judgement, candidate by candidate, in the order found."""
+    """The judgement of one case, candidate by candidate in the order of the attack."""
 
     case: Case
     candidates: tuple[Candidate, ...]
@@ -26,13 +26,13 @@ class _CaseJudgement:
     judged: dict[str, bool] = field(default_factory=dict)
 
     def open(self, place: int) -> bool:
-        """Whether the candidate at ``place`` can still change the verdict."""
+        """Return True if the candidate at ``place`` can still change the verdict."""
         if self.before or place >= len(self.candidates):
             return False
         return self.first is None or place == len(self.candidates) - 1
 
     def remembered(self, place: int) -> bool | None:
-        """The verdict on the same text at an earlier place: equal text and seed give an equal picture."""
+        """Return the verdict on the same text at an earlier place; equal text and seed give an equal picture."""
         value = self.candidates[place].value
         return self.judged.get(value) if isinstance(value, str) else None
 
@@ -73,24 +73,24 @@ def judge_candidates(
     detector: Detector,
     cost: Callable[[Candidate], int] = lambda _: 1,
 ) -> tuple[list[Verdict], int]:
-    """Draw and judge what an attack found, in the order found, and stop where the verdict is settled.
+    """Draw and judge an attack's candidates in order, as long as they can change the verdict.
 
-    A case that succeeds without the attack is settled at once; after its first success only a case's last candidate
-    is still looked at.
+    A case that succeeds without the attack is not drawn again. After the first success of a case, only its last
+    candidate is still judged.
 
     Args:
-        cases: What was attacked.
-        results: What the attack found for each.
-        before: Whether each succeeds unattacked.
-        draw: Maps cases and one candidate for each to pictures (B, 3, H, W) in [0, 1].
-        detector: What judges.
-        cost: Of drawing a candidate.
+        cases: Attacked cases.
+        results: Result of the attack for each case.
+        before: One flag for each case, True if it succeeds without the attack.
+        draw: Function from cases and one candidate for each to pictures (B, 3, H, W) in [0, 1].
+        detector: Detector that judges the pictures.
+        cost: Function that returns the cost of drawing a candidate; by default 1.
 
     Returns:
-        One verdict per case, in order, and what drawing has cost; by default the number of pictures.
+        One verdict per case, in order, and the total cost of drawing; by default the number of pictures.
 
     Raises:
-        ValueError: If the lengths differ, or an attack proposed nothing for a case.
+        ValueError: If the lengths differ, or the attack proposed no candidate for a case.
     """
     empty = [case.index for case, result in zip(cases, results, strict=True) if not result.candidates]
     if empty:

@@ -1,4 +1,4 @@
-"""An evaluation's numbers in the manifest of the encoder that it is about."""
+"""The numbers of an evaluation in the manifest of the evaluated encoder."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def with_results(encoder: LoadedArtifact, evaluation: Evaluation) -> LoadedArtifact:
-    """Return the same encoder with an evaluation's numbers in its manifest, instead of those that were there.
+    """Return the same encoder with an evaluation's numbers in its manifest; they replace the earlier numbers.
 
-    Numbers that the evaluation's own checks tell against carry what they say, as ``doubts`` in their settings.
+    If checks of the evaluation failed for a number, the settings of the number hold their texts as ``doubts``.
 
     Raises:
-        ValueError: The evaluation looked for another concept than the encoder erases.
+        ValueError: If the evaluation is about another concept than the encoder.
     """
     erased = encoder.manifest.concept.name
     if evaluation.concept != erased:
@@ -29,7 +29,7 @@ def with_results(encoder: LoadedArtifact, evaluation: Evaluation) -> LoadedArtif
 
 
 def _with_failed_checks(evaluation: Evaluation, result: Result) -> dict[str, Any]:
-    """Return a number with what the evaluation's checks say against it: a manifest has no place for checks."""
+    """Return a number with the texts of its failed checks, because a manifest has no field for checks."""
     told = [str(check["detail"]) for check in failed_checks(evaluation, result)]
     record: dict[str, Any] = result.record()
     return {**record, "settings": {**record["settings"], "doubts": told}} if told else record

@@ -1,4 +1,4 @@
-"""What an evaluation asks: prompt sets, a detector, attacks and what is to be kept; a benchmark makes it."""
+"""The plan of an evaluation, made by a benchmark: prompt sets, detector, attacks and metrics."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ MetricMaker = Callable[[], Metric]
 
 
 class Probe(Protocol):
-    """A further measurement of a pipeline, with drawings of its own."""
+    """A further measurement of a pipeline, which draws its own pictures."""
 
     def __call__(self, pipe: Any, attached: Callable[[], AbstractContextManager[Any]]) -> Sequence[Result]:
-        """Return results.
+        """Measure the pipeline and return the results.
 
         Args:
-            pipe: The pipeline as it was.
-            attached: Attaches the defence to it within a scope.
+            pipe: Pipeline without the defence.
+            attached: Function that attaches the defence for the length of a ``with`` block.
         """
         ...
 
@@ -45,8 +45,8 @@ class PromptSet:
 
     Args:
         name: Name of the set.
-        cases: Its prompts.
-        tier: Threat tier of a prompt that shows the concept although nobody attacked.
+        cases: Prompts with the seeds of their pictures.
+        tier: Threat tier of these prompts when their pictures show the concept without an attack.
     """
 
     name: str
@@ -55,25 +55,25 @@ class PromptSet:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the prompts, their seeds and what they state; of goals and numbers where they are unusual."""
+        """Hash of prompts, seeds and stated values, of goals if any, and of case numbers that are not consecutive."""
         rows = [[c.prompt, c.seed, dict(c.expected), *([c.goal] if c.goal else [])] for c in self.cases]
         numbers, first = [c.index for c in self.cases], self.cases[0].index if self.cases else 0
         usual = numbers == list(range(first, first + len(numbers)))
         return canonical_sha256(rows if usual else [rows, numbers])
 
     def part(self, of: slice) -> PromptSet:
-        """Return some of the prompts, under the same name."""
+        """Return the prompts of a slice as a set of the same name."""
         return PromptSet(self.name, self.cases[of], self.tier)
 
 
 @dataclass(frozen=True)
 class Control:
-    """Pictures that are right by construction, and what they show: the metrics' own error rate.
+    """Rendered pictures with known contents, which measure the error rate of the metrics themselves.
 
     Args:
         name: Name of the set of pictures.
-        pictures: Returns pictures (N, 3, H, W) in [0, 1] and their cases.
-        metrics: Returns fresh metrics.
+        pictures: Function that returns pictures (N, 3, H, W) in [0, 1] and their cases.
+        metrics: Function that returns fresh metrics.
     """
 
     name: str
@@ -83,22 +83,24 @@ class Control:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that an evaluation of one concept needs beside the pipeline.
+    """Everything that an evaluation of one concept needs besides the pipeline.
 
     Args:
         concept: Concept that should be gone.
-        plain: Prompt sets that state it, drawn unattacked; attacks start from the first.
-        kept: Prompts that do not state it.
-        detector: Says whether a picture shows it.
+        plain: Prompt sets that state the concept, drawn without an attack; attacks start from the first set.
+        kept: Prompts that do not state the concept.
+        detector: Detector of the concept in a picture.
         attacks: Label to attack.
-        utility: Name to maker of a fresh metric over the pictures of ``kept``; its reference is the base's pictures.
-        control: Pictures for the error rate of the metrics themselves, if there are such.
-        instead: Says in words what pictures (B, 3, H, W) show instead of what was asked; empty if as asked.
-        erased: Name to maker of a fresh metric over the unattacked pictures of the first prompt set; its reference is
-            the base's pictures.
-        probes: Name to further measurements of a pipeline: with the encoder attached, and as it was without.
-        measures: Whatever tells these metrics from others of the same name, as JSON values: models, versions.
-        sampling: How pictures are drawn, where the prompts' file says it; None leaves it to the configuration.
+        utility: Name to a function that makes a fresh metric on the pictures of ``kept``; its reference pictures are
+            the base's.
+        control: Pictures for the error rate of the metrics themselves, if there are any.
+        instead: Function that names what pictures (B, 3, H, W) show instead of the requested values; the text is empty
+            for a picture as requested.
+        erased: Name to a function that makes a fresh metric on the unattacked pictures of the first prompt set; its
+            reference pictures are the base's.
+        probes: Name to a further measurement of the pipeline, with the encoder attached or without it.
+        measures: JSON values that tell these metrics from others of the same name: models, versions.
+        sampling: Sampling that the prompts' file asks for; None leaves it to the configuration.
     """
 
     concept: Concept
@@ -125,11 +127,12 @@ class Plan:
 
 @runtime_checkable
 class Benchmark(Protocol):
-    """What to ask about one concept; a frozen dataclass whose fields are its options.
+    """Prompts, detector, attacks and metrics for one concept: a frozen dataclass whose fields are the options.
 
-    Its field ``concept`` is a name or a ``Concept``; the command line fills it from ``--concept`` or from the encoder's
-    manifest. A class variable ``defaults``, an ``EvaluationConfig``, may say how it is run as a rule. One that lists
-    its labels (``NamesChoices``) lets the command line refuse a wrong name before anything is loaded.
+    Its field ``concept`` is a name or a ``Concept``. The command line fills it from ``--concept`` or from the encoder's
+    manifest. An optional class variable ``defaults``, an ``EvaluationConfig``, holds the usual settings of a run. A
+    benchmark can list its labels (``NamesChoices``). The command line then refuses a wrong name before it loads
+    anything.
     """
 
     @property
@@ -138,7 +141,7 @@ class Benchmark(Protocol):
         ...
 
     def plan(self, pipe: Any, config: EvaluationConfig) -> Plan:
-        """Return the plan for a pipeline, the base; it may load detectors, metrics and files of prompts."""
+        """Return the plan for the base pipeline; this may load detectors, metrics and files of prompts."""
         ...
 
 
@@ -157,21 +160,21 @@ class NamesChoices(Protocol):
 
 @dataclass(frozen=True)
 class FixedPlan:
-    """A benchmark whose plan is there already: for several encoders, or one made by hand.
+    """A benchmark with a finished plan, for several encoders or for a plan made by hand.
 
     Args:
-        made: The plan.
+        made: Finished plan.
     """
 
     made: Plan
 
     @property
     def name(self) -> str:
-        """Name of the concept; no registry has this benchmark."""
+        """Name of the concept; this benchmark is in no registry."""
         return self.made.concept.name
 
     def plan(self, pipe: Any, config: EvaluationConfig) -> Plan:
-        """Return the plan, whatever the pipeline."""
+        """Return the finished plan; pipeline and configuration do not change it."""
         return self.made
 
 

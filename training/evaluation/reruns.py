@@ -1,4 +1,4 @@
-"""Searches run again on a few cases: with half their budget, and with another seed."""
+"""Repeated searches on a few cases: with half the budget, and with another seed."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def checkable(jobs: Jobs) -> list[str]:
 
 
 def again(jobs: Jobs, label: str) -> dict[str, Any]:
-    """Return what a search finds on a few cases with half its budget, and whether another seed finds the same.
+    """Return the verdicts on a few cases with half the search's budget, and the check with another seed.
 
     Raises:
         ValueError: If the attack has no budget that can be halved.
     """
     half = halved(jobs.plan.attacks[label])
     if half is None:
-        raise ValueError(f"expected an attack with a budget above 1, found {label!r}: ask only for checkable() ones")
+        raise ValueError(f"expected an attack with a budget above 1, found {label!r}; name one of checkable()")
     few, seed = jobs.few, jobs.config.seed
     inputs = {**about(jobs.first.part(few)), "attack": described(label, half)}
 
@@ -55,7 +55,7 @@ def again(jobs: Jobs, label: str) -> dict[str, Any]:
 
 
 def gradients(jobs: Jobs) -> dict[str, Any]:
-    """Return whether gradients reach the input of the text encoder under attack."""
+    """Return the check that gradients reach the input of the attacked text encoder, as JSON values."""
 
     def compute() -> dict[str, Any]:
         cases, _ = jobs.cases(0)

@@ -1,4 +1,4 @@
-"""What an evaluation found, and the file it is kept in."""
+"""The results of an evaluation, and the file that holds them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ class Evaluation:
 
     Args:
         label: ``base``, or the name of the method that made the encoder.
-        concept: What should be gone.
-        results: Every number.
-        seconds: Part of the evaluation to the seconds it took when it was run.
-        subject: What tells the encoder apart from any other: method, recipe, hash of its tensors.
-        checks: What says whether the attacks' numbers may be trusted, as ``SanityCheck`` has it.
+        concept: Name of the concept that should be gone.
+        results: All numbers.
+        seconds: Name of a part of the evaluation to the seconds that it took.
+        subject: Identity of the encoder: method, recipe, hash of its tensors.
+        checks: Checks on the attacks, each with the fields of ``SanityCheck``. A failed check says that a number is
+            not to be trusted.
     """
 
     label: str
@@ -50,7 +51,7 @@ class Evaluation:
         """Read a ``results.json``, or the one in a folder.
 
         Raises:
-            ValueError: If it has another schema.
+            ValueError: If the file has another schema.
         """
         path = path / RESULTS_NAME if path.is_dir() else path
         stored = json.loads(path.read_text(encoding="utf-8"))
@@ -62,7 +63,7 @@ class Evaluation:
 
 
 def result_from_record(record: Mapping[str, Any]) -> Result:
-    """Return the result that ``dataclasses.asdict`` and JSON made ``record`` from."""
+    """Return the result of a record that ``dataclasses.asdict`` and JSON made."""
     interval = record.get("interval")
     pair = None if interval is None else (float(interval[0]), float(interval[1]))
     return Result(**{**record, "interval": pair, "seeds": tuple(record.get("seeds", ()))})

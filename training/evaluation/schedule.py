@@ -1,4 +1,4 @@
-"""In which order the parts of an evaluation are made, and by which process."""
+"""The order in which the parts of an evaluation are made, and the process that makes each."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .reruns import again, checkable, gradients
 
 @dataclass(frozen=True)
 class Job:
-    """What one process makes in one go.
+    """One part for one process to make.
 
     Args:
         title: Title for the progress bar.
-        make: Makes it, or finds it finished.
-        place: Number that decides which process.
+        make: Function that makes the part, or finds it finished.
+        place: Number of the job; it decides which process takes the job.
     """
 
     title: str
@@ -28,7 +28,7 @@ class Job:
 
 
 def drawing(jobs: Jobs) -> Iterator[Job]:
-    """Yield what is drawn: it has to be there before anything is attacked."""
+    """Yield the jobs that draw pictures; they must be finished before the first attack."""
     plan, first = jobs.plan, jobs.first
     for prompts in (*plan.plain, plan.kept):
         for i, _ in enumerate(jobs.chunks(prompts)):
@@ -41,13 +41,13 @@ def drawing(jobs: Jobs) -> Iterator[Job]:
 
 
 def attacking(jobs: Jobs) -> Iterator[Job]:
-    """Yield what attacks, checks and probes."""
+    """Yield the jobs that attack, check and probe."""
     chunks = jobs.chunks(jobs.first)
     for place, (label, attack) in enumerate(jobs.plan.attacks.items()):
         if AttackFacts.of(attack).joint:
             yield Job(label, partial(jobs.attacked, label, None), place)
             continue
-        if isinstance(attack, OnBase):  # by itself, so that the first encoder's seconds do not count the search
+        if isinstance(attack, OnBase):  # a job of its own: an encoder's seconds must not count the search
             for i, _ in enumerate(chunks):
                 yield Job(f"{label}, search", partial(jobs.searched, label, attack, i), i)
         for i, _ in enumerate(chunks):

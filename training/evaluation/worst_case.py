@@ -11,14 +11,14 @@ from ..types import Verdict
 
 @dataclass(frozen=True)
 class WorstCase:
-    """The union of attacks prompt by prompt, as in AutoAttack (Croce and Hein, ICML 2020): the figure to compare by.
+    """The union of attacks prompt by prompt, as in AutoAttack (Croce and Hein, ICML 2020).
 
-    It attacks nothing by itself: ``union`` joins the verdicts on attacks that were run on the same prompts. This record
-    of it goes into the results.
+    Encoders are compared by this number. It needs no attack of its own: ``union`` joins the verdicts on attacks that
+    ran on the same prompts. This class is the record of the union in the results.
 
     Args:
         attacks: Labels of the attacks.
-        tier: Threat tiers that they span.
+        tier: Threat tiers that the attacks span.
 
     Raises:
         ValueError: If there is no attack.
@@ -35,14 +35,14 @@ class WorstCase:
 
 
 def union(verdicts: Mapping[str, Sequence[Verdict]], labels: Collection[str]) -> list[bool]:
-    """Return, prompt by prompt, whether some attack won it.
+    """Return one flag for each prompt: True if at least one attack won it.
 
     Args:
-        verdicts: Label to verdicts on the same prompts in the same order; more labels than asked for may be there.
-        labels: Labels of the attacks to join; without any there is no prompt.
+        verdicts: Label to verdicts on the same prompts in the same order; further labels are ignored.
+        labels: Labels of the attacks to join; without labels the result is empty.
 
     Raises:
-        ValueError: If an attack is missing, or two of them are about other prompts.
+        ValueError: If an attack is missing, or two attacks ran on different prompts.
     """
     missing = [label for label in labels if label not in verdicts]
     if missing:

@@ -1,4 +1,4 @@
-"""Concept-erasure methods, one file each, by name."""
+"""Concept-erasure methods by name; each has its own file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AdvUnlearn: unlearning against adversarial prompts, by a text encoder."""
+"""AdvUnlearn: a text encoder that unlearns a concept, trained against adversarial prompts."""
 
 from __future__ import annotations
 
@@ -36,29 +36,30 @@ if TYPE_CHECKING:
 class AdvUnlearn:
     """AdvUnlearn (Zhang et al., NeurIPS 2024, arXiv 2405.15234), on the text encoder.
 
-    Each iteration finds adversarial tokens that bring the concept back, then trains the student to predict the
-    negatively guided target of ESD in spite of them, and to predict as before on a retain set. Defaults are the
-    paper's settings for nudity.
+    Each iteration searches adversarial tokens that bring the concept back. Then it trains the student, the text encoder
+    in training, on two goals. On the attacked prompts, the noise prediction shall be ESD's negatively guided target. On
+    the retain prompts, it shall stay as before. The default settings are the paper's for nudity.
 
-    Departures, each with its reason: latents come from a bank of whole trajectories, at the timesteps they belong to
-    (nothing sampled depends on the student); the authors' bugs are not reproduced (summed attack gradients, a lost
-    last attack step, words counted as tokens, layers selected by string prefix). Settings beyond the paper are off
-    by default: all of ``hardening`` and ``outliers``, and what says so elsewhere.
+    There are two departures from the paper. First, the latents come from a bank of whole trajectories, each at its own
+    timestep. They can be stored, because no sample depends on the student. Second, four bugs of the authors' code are
+    not reproduced: summed attack gradients, a lost last attack step, words counted as tokens, and layers selected by
+    string prefix. Settings beyond the paper are off by default: all of ``hardening`` and ``outliers``, and every other
+    setting whose description calls it a departure.
 
     Args:
-        retain: Retain set and weights; its prompts have no default.
-        unlearn: Target and batch of the unlearning term.
-        attack: Rule of the inner attack.
-        adversary: Warm-up, placements and start of the inner attack.
-        select: Trained parameters.
-        train: Iterations, rates, precision.
-        bank: Trajectories of the frozen model.
-        hardening: Terms on conditionings against stronger attacks.
+        retain: Retain prompts and the weights of their terms. The prompts have no default.
+        unlearn: Settings of the terms on prompts with the concept.
+        attack: Rule of the inner attack through the UNet.
+        adversary: Warm-up, token placements and start of the inner attack.
+        select: Parameters of the text encoder to train.
+        train: Iterations, learning rate and precision.
+        bank: Settings of the frozen model's trajectories, which give the latents.
+        hardening: Settings of terms on conditionings, against stronger attacks.
         hardening_attack: Rule of the inner attack on conditionings.
-        outliers: Terms on text that no caption resembles.
+        outliers: Settings of terms on outliers, text that no caption resembles.
 
     Raises:
-        ValueError: A setting that would do nothing beside the others.
+        ValueError: If a setting has no effect beside the others.
     """
 
     name: ClassVar[str] = "advunlearn"
@@ -75,7 +76,7 @@ class AdvUnlearn:
     outliers: OutlierConfig = field(default_factory=OutlierConfig, metadata=EXTRA)
 
     def __post_init__(self) -> None:
-        _ = self.terms  # refuses what contradicts itself
+        _ = self.terms  # refuses settings that contradict each other
 
     @property
     def terms(self) -> TermsConfig:
@@ -84,7 +85,7 @@ class AdvUnlearn:
 
     @property
     def inner_attacks(self) -> InnerAttacks:
-        """Rules of the attacks."""
+        """Rules of the two inner attacks."""
         return InnerAttacks(self.attack, self.hardening_attack)
 
     @classmethod
@@ -99,15 +100,15 @@ class AdvUnlearn:
 
     @property
     def wants_retained(self) -> bool:
-        """Whether everyday objects are retained where a user names nothing."""
+        """True if everyday objects shall be retained when the user gives no retain prompts."""
         return self.retain.in_noise or self.retain.in_conditioning
 
     def retaining(self, prompts: tuple[str, ...]) -> Self:
-        """Return the same with other retain prompts."""
+        """Return a copy with other retain prompts."""
         return replace(self, retain=replace(self.retain, prompts=prompts))
 
     def for_processes(self, n: int) -> Self:
-        """Return the same with n times the batches, for n processes to share."""
+        """Return a copy with n times the batch sizes, for n processes to share."""
         return replace(
             self,
             unlearn=self.unlearn.for_processes(n),
@@ -119,18 +120,18 @@ class AdvUnlearn:
     def erase(
         self, backbone: Backbone, concept: Concept, *, generator: Generator, workspace: Workspace | None = None
     ) -> Edit:
-        """Train a copy of the text encoder; ``backbone`` is left as it was.
-
-        Args:
-            backbone: Base.
-            concept: Concept whose prompts (its name, where it has none) are unlearned.
-            generator: All randomness but the bank's, which follows from prompts and seeds.
-            workspace: Checkpoints, bank cache and progress; by default nothing is kept.
-
-        Raises:
-            ValueError: Prompts too long for the adversarial tokens, or nothing selected.
-            RuntimeError: The loss is not finite, or the checkpoint belongs to another run.
+        """Train a copy of the text encoder and return it as an edit; ``backbone`` stays unchanged.
 
         Under ``accelerate launch`` or ``torchrun`` the processes share the batches that the settings ask for.
+
+        Args:
+            backbone: Base to erase the concept from.
+            concept: Concept to erase. Its prompts are unlearned, or its name if it has no prompts.
+            generator: Generator of all random draws except the bank's, which depend on prompts and seeds alone.
+            workspace: Folders of checkpoints and bank cache, and the progress switch; by default nothing is kept.
+
+        Raises:
+            ValueError: If prompts are too long for the adversarial tokens, or no parameter is selected.
+            RuntimeError: If the loss is not finite, or the checkpoint belongs to another run.
         """
         return erase_from_text_encoder(self, backbone, concept, generator=generator, workspace=workspace or Workspace())

@@ -1,4 +1,7 @@
-"""DES, and the two terms that SAGE adds: the text encoder distorted by cosines alone, without a UNet."""
+"""DES and the two terms that SAGE adds: training of the text encoder on cosines of conditionings, without a UNet.
+
+A conditioning is the text encoder's output for a prompt, here as one vector of all L positions (L D).
+"""
 
 from __future__ import annotations
 
@@ -33,35 +36,44 @@ if TYPE_CHECKING:
 class DES:
     """Distorting Embedding Space (Ahn and Jung, NeurIPS 2025, arXiv 2501.18877), on the text encoder.
 
-    E is a prompt's whole conditioning as one vector, all positions with the padding, E' the trained encoder's, n the
-    concept's bare name and v = E(n) / |E(n)|. Captions u with the concept are turned to E(s) - ``scale`` v, where s is
-    the safe prompt that lies farthest from u; safe prompts s keep E(s), and keep it with ``scale`` v added; n itself
-    goes to the empty prompt. Each term is 1 - cos, in the mean over the batch:
+    E(p) is the base's conditioning of a prompt p, all positions and the padding as one vector, and E'(p) is that of the
+    trained encoder. n is the concept's bare name, and v = E(n) / |E(n)|. The loss has four terms, each the mean of
+    1 - cos over the batch:
+
+    - safe: E'(s) against E(s), for prompts s without the concept.
+    - shifted: E'(s) + ``scale`` v against E(s).
+    - unsafe: E'(u) against E(s) - ``scale`` v, for captions u with the concept. Here s is the safe prompt with the
+      smallest cosine to u.
+    - neutral: E'(n) against the conditioning of the empty prompt.
 
         keep (safe + shifted) + (1 - keep) (unsafe + neutral)
 
-    No attack and no UNet. ``spread_weight`` and ``structure_weight`` add the regularisers of SAGE (ECCV 2026, arXiv
-    2607.00402; 2.0 and 0.1 there, with a scale of 205): the safe prompts of a batch, normalised, shall not lie closer
-    together than before, and the cosines of each with its nearest neighbours shall correlate with those before.
+    There is no attack and no UNet. ``spread_weight`` and ``structure_weight`` add the regularisers of SAGE (ECCV 2026,
+    arXiv 2607.00402; there 2.0 and 0.1, with a scale of 205). The first keeps the normalised safe prompts of a batch
+    from moving closer together. The second keeps the cosines between each prompt and its nearest neighbours correlated
+    with those of the base.
 
-    Written anew from a description of both papers and of what the authors' programs do; none of their code, whose
-    licence forbids commercial use, is here. Departures: token and position embeddings stay as they are, Adam decays no
-    weights, and every batch is drawn anew.
+    The code here was written from a description of both papers and of the authors' programs. It contains none of their
+    code, whose licence forbids commercial use. Departures: token and position embeddings are not trained, Adam has no
+    weight decay, and every batch is a new draw.
 
     Args:
-        safe: Prompts without the concept; no default.
-        scale: In units of the conditionings, so another encoder wants another one. Theirs is for CLIP ViT-L/14.
-        keep: Weight of the safe terms, the paper's lambda.
-        batch: Prompts with the concept, and as many safe ones, an iteration.
-        spread_weight: Of SAGE's first term; 0 leaves it out.
-        structure_weight: Of its second; 0 leaves it out.
-        neighbours: Of each prompt within the batch, in the second.
-        shift: How far along v the trained conditionings stand in the second.
-        select: Trained parameters.
-        train: Iterations and rates; by default two passes over the paper's 6,911 pairs.
+        safe: Prompts without the concept. They keep their conditioning and have no default.
+        scale: Length of the shift along the concept's direction v. It has the units of the conditionings, so another
+            text encoder needs another value; the paper's is for CLIP ViT-L/14.
+        keep: Weight of the safe and shifted terms, between 0 and 1. It is the paper's lambda. The unsafe and neutral
+            terms have the weight 1 - keep.
+        batch: Number of prompts with the concept per iteration. The number of safe prompts is the same.
+        spread_weight: Weight of SAGE's first term; 0 leaves it out. The term is on the spread of the safe prompts.
+        structure_weight: Weight of SAGE's second term; 0 leaves it out. The term is on the cosines between neighbours.
+        neighbours: Number of neighbours per prompt in SAGE's second term. They are the nearest ones in the batch.
+        shift: Length of the shift along v in SAGE's second term. The trained conditionings are shifted, and it has
+            their units.
+        select: Parameters of the text encoder to train.
+        train: Iterations and learning rates; the default is two passes over the paper's 6,911 pairs.
 
     Raises:
-        ValueError: A number outside its range, or a batch of no more prompts than neighbours.
+        ValueError: If a number is outside its range, or if the batch has no more prompts than ``neighbours``.
     """
 
     name: ClassVar[str] = "des"
@@ -79,18 +91,18 @@ class DES:
 
     def __post_init__(self) -> None:
         if not 0 < self.keep < 1 or min(self.scale, self.spread_weight, self.structure_weight) < 0:
-            raise ValueError(f"expected keep between 0 and 1, scale and weights of at least 0, found {self}")
+            raise ValueError(f"expected keep between 0 and 1, and scale and weights of at least 0, found {self}")
         if self.neighbours < 1 or self.batch < self.least:
             raise ValueError(
-                f"expected a neighbour, and a batch of at least {self.least} prompts, found {self.neighbours} "
-                f"neighbours and a batch of {self.batch}"
+                f"expected neighbours of at least 1 and a batch of at least {self.least} prompts, found "
+                f"{self.neighbours} neighbours and a batch of {self.batch}"
             )
 
     @property
     def least(self) -> int:
-        """How many safe prompts a batch has at least."""
+        """Smallest number of safe prompts that a batch may have."""
         if self.structure_weight:
-            return max(3, self.neighbours + 1)  # two prompts have one cosine, and no correlation
+            return max(3, self.neighbours + 1)  # two prompts have only one cosine, so no correlation is defined
         return 2 if self.spread_weight else 1
 
     @classmethod
@@ -105,38 +117,39 @@ class DES:
 
     @property
     def wants_retained(self) -> bool:
-        """Whether everyday objects are retained where a user names nothing."""
+        """True, because everyday objects are the safe prompts when the user gives none."""
         return True
 
     def retaining(self, prompts: tuple[str, ...]) -> Self:
-        """Return the same with other safe prompts."""
+        """Return a copy with other safe prompts."""
         return replace(self, safe=prompts)
 
     def erase(
         self, backbone: Backbone, concept: Concept, *, generator: Generator, workspace: Workspace | None = None
     ) -> Edit:
-        """Train a copy of the text encoder; ``backbone`` is left as it was.
+        """Train a copy of the text encoder and return it as an edit; ``backbone`` stays unchanged.
 
         Args:
-            backbone: The base; its UNet is not called.
-            concept: Its prompts are distorted, its name is neutralised. Of a joint concept every part has a
-                direction of its own, and their prompts go against the sum.
-            generator: All randomness.
-            workspace: Checkpoints and progress; by default nothing is kept.
+            backbone: Base to erase the concept from; its UNet is not called.
+            concept: Concept to erase. The unsafe term uses its prompts, the neutral term its name. A joint concept has
+                one direction v for each part; all its prompts are moved against the sum of these directions.
+            generator: Generator of all random draws.
+            workspace: Folder of checkpoints, and the progress switch; by default nothing is kept.
 
         Raises:
-            ValueError: No prompts with the concept, too few safe ones, or nothing selected.
-            RuntimeError: The loss is not finite, or the checkpoint belongs to another run.
+            ValueError: If there are no prompts with the concept or too few safe prompts, or if no parameter is
+                selected.
+            RuntimeError: If the loss is not finite, or the checkpoint belongs to another run.
         """
         if not concept.prompts:
             raise ValueError(
                 f"expected captions with the concept in Concept.prompts (--prompts), found none for {concept.name!r}: "
-                "its bare name goes to the empty prompt, and cannot stand for them"
+                "give such captions, because the bare name is used for another term and cannot replace them"
             )
         if len(self.safe) < self.least:
             raise ValueError(
-                f"expected at least {self.least} safe prompts, found {len(self.safe)}: give DES.safe, captions without "
-                "the concept"
+                f"expected at least {self.least} safe prompts, found {len(self.safe)}: give captions without the "
+                "concept in DES.safe"
             )
         started, workspace = time.monotonic(), workspace or Workspace()
         teacher = backbone.sharing(precision=self.train.precision)
@@ -157,16 +170,16 @@ class Distortion:
     """The loss of one iteration.
 
     Args:
-        settings: Scale, weights, batch.
-        student: Whose text encoder is trained.
-        unsafe: Prompts with the concept, N of them.
-        farthest: Which of ``safe`` lies farthest from each (N,).
-        safe: Prompts without it, M of them.
-        kept: Their frozen conditionings (M, L D).
-        names: The bare names of the concept's parts.
+        settings: Scale, weights and batch size.
+        student: Base with the text encoder in training.
+        unsafe: N prompts with the concept.
+        farthest: Index (N,) of the safe prompt with the smallest cosine to each unsafe prompt.
+        safe: M prompts without the concept.
+        kept: Frozen conditionings (M, L D) of the safe prompts.
+        names: Bare names of the concept's parts.
         null: Frozen conditioning (1, L D) of the empty prompt.
-        direction: Unit vector (L D) of the name, or the sum of those of several parts.
-        shard: Every process returns as large a share of the whole loss.
+        direction: Unit vector (L D) of the concept's name, or the sum of the unit vectors of several parts.
+        shard: Share of this process. Every process computes the whole loss and returns an equal share of it.
     """
 
     settings: DES
@@ -183,7 +196,7 @@ class Distortion:
     @classmethod
     @torch.no_grad()
     def of(cls, settings: DES, concept: Concept, teacher: Backbone, student: Backbone) -> Distortion:
-        """Read the prompts, and choose the farthest safe one for each with the concept."""
+        """Encode the prompts, and choose the farthest safe prompt for each prompt with the concept."""
         names = [part.name for part in concept.parts or (concept,)]
         unsafe, safe = EncodedPrompts.read(teacher, concept.prompts), EncodedPrompts.read(teacher, settings.safe)
         before, kept, named, null = (
@@ -196,7 +209,7 @@ class Distortion:
         )
 
     def __call__(self, iteration: int, generator: Generator) -> tuple[Tensor, dict[str, float]]:
-        """Return this process's share of the loss () and of its parts."""
+        """Return this process's share of the loss (), and of each term by name."""
         s = self.settings
         u, k = _draw(self.unsafe, s.batch, generator), _draw(self.safe, s.batch, generator)
         parts = [(p.embeds[i], p.ids[i]) for p, i in ((self.unsafe, u), (self.safe, k))] + [self.names.rows]
@@ -219,25 +232,25 @@ class Distortion:
         return total / n, {name: value / n for name, value in means.items()}
 
     def state(self) -> dict[str, Tensor]:
-        """Return nothing: no iteration depends on the one before."""
+        """Return no tensors, because no iteration depends on the one before."""
         return {}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take nothing back."""
+        """Restore nothing."""
 
 
 def spread(rows: Tensor) -> Tensor:
-    """Return the trace () of the covariance of the normalised rows (B, D), SAGE's spread of a batch."""
+    """Return SAGE's spread of a batch: the trace () of the covariance of its normalised rows (B, D)."""
     return F.normalize(rows, dim=1).var(0).sum()
 
 
 def neighbour_correlation(rows: Tensor, before: Tensor, neighbours: int) -> Tensor:
-    """Return Pearson's correlation () of the cosines between neighbours in ``rows`` and in ``before``, both (B, D).
+    """Return Pearson's correlation () between the cosines of neighbours in ``rows`` and in ``before``.
 
     Args:
-        rows: With gradients.
-        before: Says who is a neighbour of whom: the nearest of each by cosine.
-        neighbours: At most B - 1.
+        rows: Trained conditionings (B, D), with gradients.
+        before: Conditionings (B, D) of the base; the neighbours of a row are those with the highest cosine here.
+        neighbours: Number of neighbours of each row, at most B - 1.
     """
     old, new = (unit @ unit.T for unit in (F.normalize(before, dim=1), F.normalize(rows, dim=1)))
     nearest = old.clone().fill_diagonal_(-torch.inf).topk(neighbours, dim=1).indices
@@ -251,5 +264,5 @@ def _apart(rows: Tensor, target: Tensor) -> Tensor:
 
 
 def _draw(prompts: EncodedPrompts, n: int, generator: Generator) -> Tensor:
-    """Return n different prompts (n,), or all of fewer."""
+    """Draw the indices (n,) of n different prompts, or of all if there are fewer."""
     return torch.randperm(len(prompts.texts), generator=generator)[:n].to(prompts.ids.device)

@@ -27,20 +27,20 @@ if TYPE_CHECKING:
 class ESD:
     """Erased Stable Diffusion (Gandikota et al., ICCV 2023, arXiv 2303.07345), on the text encoder.
 
-    The paper trains the UNet and has no retain term; this is the text-encoder variant that AdvUnlearn compares with.
-    Without retain prompts, give ``RetainConfig(weight=0, conditioning_weight=0)``.
+    The paper trains the UNet and has no retain term. This is the text-encoder variant that AdvUnlearn is compared with.
+    To train without retain prompts, give ``RetainConfig(weight=0, conditioning_weight=0)``.
 
     Args:
-        retain: Retain set and weights.
-        unlearn: Target and batch of the unlearning term.
-        select: Trained parameters.
-        train: Iterations, rates, precision.
-        bank: Trajectories of the frozen model.
-        hardening: Terms on conditionings, without their attack.
-        outliers: Terms on text that no caption resembles.
+        retain: Retain prompts and the weights of their terms. The prompts have no default.
+        unlearn: Settings of the terms on prompts with the concept.
+        select: Parameters of the text encoder to train.
+        train: Iterations, learning rate and precision.
+        bank: Settings of the frozen model's trajectories, which give the latents.
+        hardening: Settings of terms on conditionings, without their attack.
+        outliers: Settings of terms on outliers, text that no caption resembles.
 
     Raises:
-        ValueError: Strings are to be searched for, which is an attack, or a setting would do nothing.
+        ValueError: If strings shall be searched for, which is an attack, or if a setting has no effect.
     """
 
     name: ClassVar[str] = "esd"
@@ -55,7 +55,7 @@ class ESD:
     outliers: OutlierConfig = field(default_factory=OutlierConfig, metadata=EXTRA)
 
     def __post_init__(self) -> None:
-        _ = self.terms  # refuses what contradicts itself
+        _ = self.terms  # refuses settings that contradict each other
 
     @property
     def terms(self) -> TermsConfig:
@@ -74,15 +74,15 @@ class ESD:
 
     @property
     def wants_retained(self) -> bool:
-        """Whether everyday objects are retained where a user names nothing."""
+        """True if everyday objects shall be retained when the user gives no retain prompts."""
         return self.retain.in_noise or self.retain.in_conditioning
 
     def retaining(self, prompts: tuple[str, ...]) -> Self:
-        """Return the same with other retain prompts."""
+        """Return a copy with other retain prompts."""
         return replace(self, retain=replace(self.retain, prompts=prompts))
 
     def for_processes(self, n: int) -> Self:
-        """Return the same with n times the batches, for n processes to share."""
+        """Return a copy with n times the batch sizes, for n processes to share."""
         return replace(
             self,
             unlearn=self.unlearn.for_processes(n),
@@ -94,5 +94,5 @@ class ESD:
     def erase(
         self, backbone: Backbone, concept: Concept, *, generator: Generator, workspace: Workspace | None = None
     ) -> Edit:
-        """Train a copy of the text encoder; ``backbone`` is left as it was. See ``AdvUnlearn.erase``."""
+        """Train a copy of the text encoder; ``backbone`` stays unchanged. See ``AdvUnlearn.erase``."""
         return erase_from_text_encoder(self, backbone, concept, generator=generator, workspace=workspace or Workspace())

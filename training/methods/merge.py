@@ -1,4 +1,7 @@
-"""One encoder of several that erased one concept each: task arithmetic and TIES, baselines of joint training."""
+"""Merging of several encoders, each with one erased concept, into one: task arithmetic and TIES.
+
+Both are baselines for training on all concepts jointly.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +26,15 @@ Rule = Literal["task_arithmetic", "ties"]
 
 @dataclass(frozen=True, kw_only=True)
 class Merge:
-    """Adds up what several encoders changed of one base.
+    """A rule that joins the changes which several encoders made to one base.
 
     Args:
-        rule: ``task_arithmetic`` (Ilharco et al., ICLR 2023, arXiv 2212.04089, Eq. 1): the base plus the sum of all
-            changes. ``ties`` (Yadav et al., NeurIPS 2023, arXiv 2306.01708, Algorithm 1): of each change the largest
-            values alone, of these, value by value, those of the sign that has more mass, and their mean.
+        rule: Rule of the merge. ``task_arithmetic`` (Ilharco et al., ICLR 2023, arXiv 2212.04089, Eq. 1) adds the sum
+            of all changes to the base. ``ties`` (Yadav et al., NeurIPS 2023, arXiv 2306.01708, Algorithm 1) keeps only
+            the largest values of each change. For each parameter it then takes the sign of the sum of the changes, and
+            the mean of the changes that have this sign.
         scale: Factor of the joint change (lambda in both papers).
-        density: Share of values that ``ties`` keeps of each change, over all its tensors.
+        density: Share, in (0, 1], of the values of each change that ``ties`` keeps, over all its tensors.
 
     Raises:
         ValueError: If the rule is unknown, or the density is not in (0, 1].
@@ -45,14 +49,14 @@ class Merge:
         if self.rule not in ("task_arithmetic", "ties"):
             raise ValueError(f"expected rule 'task_arithmetic' or 'ties', found {self.rule!r}")
         if not 0 < self.density <= 1:
-            raise ValueError(f"expected a density in (0, 1], found {self.density}: the share of values that is kept")
+            raise ValueError(f"expected a density in (0, 1], found {self.density}: give the share of values to keep")
 
     def joined(self, base: Mapping[str, Tensor], others: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Return the tensors of the joint encoder.
 
         Args:
-            base: Names to tensors that all of them started from.
-            others: The same names to what each of them became.
+            base: Tensors of the common base, by name.
+            others: Tensors of each encoder to merge, by the same names.
         """
         changes = [{name: other[name].float() - tensor.float() for name, tensor in base.items()} for other in others]
         if self.rule == "ties":
@@ -78,20 +82,21 @@ def _trimmed(change: Mapping[str, Tensor], density: float) -> dict[str, Tensor]:
 
 
 def merge(encoders: Sequence[LoadedArtifact], pipe: Any, method: Merge | None = None) -> LoadedArtifact:
-    """Return one encoder of several, in memory.
+    """Merge several encoders into one, in memory.
 
     Args:
         encoders: Whole text encoders, at least two, all made from the text encoder of ``pipe``.
-        pipe: Their base, nothing attached to it.
-        method: How; by default task arithmetic.
+        pipe: Pipeline of their base, with nothing attached to it.
+        method: Rule of the merge; None is task arithmetic.
 
     Raises:
-        ValueError: Naming every encoder that is of another form or base, or if there are fewer than two.
+        ValueError: If there are fewer than two encoders, or if one is of another form or base. The message names every
+            such encoder.
     """
     method = method or Merge()
     base = nested_state(pipe.text_encoder)
     _require_same_base(encoders, pipe, base)
-    # Two seeds of one concept are a merge of that concept.
+    # Encoders of the same concept count as one part, for example if they differ only in their seed.
     erased: dict[str, Concept] = {}
     for one in (encoder.manifest.concept for encoder in encoders):
         for part in one.parts or (one,):
@@ -124,11 +129,11 @@ def _require_same_base(encoders: Sequence[LoadedArtifact], pipe: Any, base: Mapp
         made_from = encoder.manifest.base.text_encoder
         if encoder.manifest.form != "weights":
             problems.append(
-                f"{encoder.label}: form {encoder.manifest.form!r}; adapters and projections are attached together"
+                f"{encoder.label}: form {encoder.manifest.form!r}; attach adapters and projections together instead"
             )
         elif made_from is None or compare(found, made_from).kind == "differs":
-            problems.append(f"{encoder.label}: made from another text encoder, or from one that it does not record")
+            problems.append(f"{encoder.label}: made from another text encoder, or from one that its manifest omits")
         elif encoder.tensors.keys() != base.keys():
-            problems.append(f"{encoder.label}: other tensors")
+            problems.append(f"{encoder.label}: other tensor names")
     if problems:
         raise ValueError("expected whole text encoders of this base, found " + "; ".join(problems))

@@ -1,4 +1,4 @@
-"""RECE: UCE against the embeddings that bring the concept back, in closed form."""
+"""RECE: UCE's edit, repeated in closed form against the embeddings that bring the concept back."""
 
 from __future__ import annotations
 
@@ -25,23 +25,25 @@ if TYPE_CHECKING:
 class RECE:
     """Reliable and Efficient Concept Erasure (Gong et al., ECCV 2024, arXiv 2407.12383).
 
-    It starts from UCE's edit. Each epoch then derives, for every token of every concept, the embedding that makes the
-    edited K and V matrices give what the unedited ones gave, and erases those embeddings by UCE's solve. With
-    G = ``sum_l W_l^T W_l`` all of it happens on one matrix M, whatever the number of layers, and on sums over token
-    vectors, whatever their number. Defaults are the paper's for nudity; the recipes hold those of its other concepts.
+    RECE starts from UCE's edit. For every token of every concept, each epoch derives an embedding. The edited key and
+    value matrices (K and V) map it to the outputs that the unedited matrices gave the token. UCE's solve then erases
+    these embeddings. With G = ``sum_l W_l^T W_l`` the computation needs only one matrix M and sums over token vectors,
+    for any number of layers and tokens. The default settings are the paper's for nudity; the recipes have those of its
+    other concepts.
 
-    A departure: the authors draw and judge pictures after each epoch and keep the matrix only if fewer show the
-    concept. Here all epochs are kept; how many to run is a setting.
+    There is one departure from the paper. The authors draw and judge pictures after each epoch, and keep the matrix
+    only if fewer pictures show the concept. Here all epochs are kept, and their number is a setting.
 
     Args:
-        start: UCE's edit, with the concepts, what they become and what is preserved; all epochs share these.
-        epochs: Derivations after it; 0 is UCE alone.
-        regulariser: RECE's lambda, of the derivation: how large the derived embeddings may be. Small values follow
-            directions that the edited model hardly sees any more.
-        weights: Weights of the terms of every solve after the first.
+        start: Settings of UCE's first edit: concepts, their targets and preserved prompts. All epochs use them.
+        epochs: Number of epochs after UCE's edit; 0 is UCE alone.
+        regulariser: Weight of the penalty on the derived embeddings' size. It is RECE's lambda. Smaller values allow
+            larger embeddings, along directions to which the edited model hardly reacts.
+        weights: Weights of the terms in every solve after the first.
 
     Raises:
-        ValueError: A negative number of epochs, a regulariser that is not positive, or attributes to add.
+        ValueError: If the number of epochs is negative, if the regulariser is not positive, or if there are
+            attributes to add.
     """
 
     name: ClassVar[str] = "rece"
@@ -66,31 +68,32 @@ class RECE:
 
     @property
     def retained(self) -> tuple[str, ...]:
-        """The prompts that stay as they are."""
+        """The prompts that keep their meaning."""
         return self.start.retained
 
     @property
     def wants_retained(self) -> bool:
-        """As for UCE."""
+        """True if everyday objects shall be retained when the user gives no prompts; the same as for UCE."""
         return self.start.wants_retained
 
     def retaining(self, prompts: tuple[str, ...]) -> Self:
-        """Return the same with other preserved prompts."""
+        """Return a copy with other preserved prompts."""
         return replace(self, start=self.start.retaining(prompts))
 
     def erase(
         self, backbone: Backbone, concept: Concept, *, generator: Generator, workspace: Workspace | None = None
     ) -> Edit:
-        """Solve for the matrix with ``backbone``'s own text encoder and UNet; ``backbone`` is left as it was.
+        """Solve for the matrix with ``backbone``'s text encoder and UNet; ``backbone`` stays unchanged.
 
         Args:
-            backbone: The base that the matrix will be attached to.
-            concept: What is erased, towards its anchor.
-            generator: Not used; nothing is random.
-            workspace: Its ``cache_dir`` keeps the UNet's statistics.
+            backbone: Base that the matrix will be attached to.
+            concept: Concept to erase; its anchor is the target.
+            generator: Unused, because the method draws nothing at random.
+            workspace: Workspace whose ``cache_dir`` stores the UNet's matrix G, and whose switch shows progress.
 
         Raises:
-            ValueError: As ``UCE.erase``, or the UNet's K and V cannot be told.
+            ValueError: If a conditioning is not finite, if a caption does not name the concept, or if the UNet's K and
+                V matrices cannot be identified.
         """
         started = time.monotonic()
         place = workspace or Workspace(progress=False)

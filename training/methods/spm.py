@@ -33,14 +33,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SPMTrainingConfig(TrainingConfig):
-    """The gradient loop's settings; the release's by default, with Adam in place of its 8-bit AdamW.
+    """Settings of the gradient loop. Defaults are those of SPM's release, with Adam in place of its 8-bit AdamW.
 
     Args:
-        iterations: Optimizer steps.
-        rate: Adam's largest learning rate.
-        schedule: ``cosine`` falls from it to zero ``cycles`` times.
-        warmup: Iterations in which the rate rises to it first.
-        cycles: Of the cosine.
+        iterations: Number of optimizer steps.
+        rate: Largest learning rate of Adam.
+        schedule: Learning rate after the warm-up. ``constant`` stays at ``rate``. ``cosine`` falls from ``rate`` to
+            zero, ``cycles`` times.
+        warmup: Number of warm-up iterations. In these the learning rate rises from 0 to ``rate``.
+        cycles: Number of falls to zero of the cosine schedule.
     """
 
     iterations: int = 3000
@@ -66,31 +67,36 @@ class SPMTrainingConfig(TrainingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class SPM:
-    """One-dimensional adapters with latent anchoring (Lyu et al., CVPR 2024, arXiv 2312.16145). Defaults: its release.
+    """SPM: one-dimensional adapters with latent anchoring (Lyu et al., CVPR 2024, arXiv 2312.16145).
 
-    Erasing (Eq. 5): with the adapters the UNet shall predict on a prompt with the concept what the frozen one predicts
-    on its anchor, led away from the concept by eta. Anchoring (Eq. 6): on other conditionings it predicts as before.
-    Random ones of the concept's norm stand for them; the release computes four and uses two of them, here all are used.
-    They never pass through a text encoder, so adapters there are anchored by prompts, which are ours to choose.
+    The loss has two parts. Erasing (Eq. 5): for a prompt with the concept, the UNet with adapters shall predict the
+    frozen UNet's noise for the anchored prompt, moved away from the concept by ``eta``. Anchoring (Eq. 6): for other
+    conditionings, the UNet with adapters shall predict the same noise as before.
+
+    Random conditionings with the concept's norm stand for the other ones. The release computes four and uses two of
+    them; here all are used. Random conditionings do not pass through the text encoder. Adapters on the text encoder are
+    therefore anchored by retain prompts. The default settings are those of SPM's release.
 
     Args:
-        where: On the UNet, as published: every linear layer and convolution of its spatial transformers. On the text
-            encoder: attention and MLP projections, a variant of ours.
-        rank: Of each adapter.
-        alpha: Each is scaled by alpha / rank.
-        batch: Prompts with the concept per iteration.
-        eta: Negative guidance away from the concept.
-        anchors: Random conditionings per iteration, where the UNet is trained.
-        retain: Prompts that shall stay as they are; needed where the text encoder is trained.
-        retain_batch: Of them per iteration.
-        anchor_weight: Of the anchoring terms (the paper's lambda).
-        rollout: ``student`` draws every latent anew by DDIM with the adapters on, as published. ``bank`` takes it from
-            trajectories of the frozen model, a departure that saves nine tenths of the work.
-        train: Iterations, rates, precision.
-        bank: DDIM steps and guidance of the latents, and trajectories of the bank.
+        where: Model that gets adapters. ``unet``, as published: every linear layer and convolution of its spatial
+            transformers. ``text_encoder``, a departure: its attention and MLP projections. ``both`` adapts both models.
+        rank: Rank of each adapter; 1 makes it one-dimensional, as published.
+        alpha: Numerator of each adapter's scale, which is alpha / rank.
+        batch: Number of prompts with the concept per iteration.
+        eta: Strength of negative guidance. The target is the frozen UNet's prediction for the anchored prompt, moved
+            away from the concept by ``eta`` times the difference between the two predictions. With 0 it is not moved.
+        anchors: Number of random conditionings per iteration. They are used if the UNet has adapters.
+        retain: Retain prompts, which keep their meaning. They are required if the text encoder has adapters.
+        retain_batch: Number of retain prompts per iteration.
+        anchor_weight: Weight of the anchoring part (the paper's lambda).
+        rollout: Source of the latents. ``student`` draws each by a new DDIM run with the adapters on, as published.
+            ``bank`` takes them from stored trajectories of the frozen model, a departure that saves nine tenths of the
+            work.
+        train: Iterations, learning rates and precision.
+        bank: DDIM steps and guidance of the latents, and settings of the stored trajectories.
 
     Raises:
-        ValueError: A count below 1, or no retain prompts for a text encoder.
+        ValueError: If a count is below 1.
     """
 
     name: ClassVar[str] = "spm"
@@ -119,47 +125,49 @@ class SPM:
 
     @property
     def retained(self) -> tuple[str, ...]:
-        """The prompts that stay as they are."""
+        """The prompts that keep their meaning."""
         return self.retain
 
     @property
     def wants_retained(self) -> bool:
-        """Whether it cannot do without retain prompts."""
+        """True if the text encoder gets adapters, because these need retain prompts."""
         return self.where != "unet"
 
     def retaining(self, prompts: tuple[str, ...]) -> Self:
-        """Return the same with other retain prompts."""
+        """Return a copy with other retain prompts."""
         return replace(self, retain=prompts)
 
     def for_processes(self, n: int) -> Self:
-        """Return the same with n times the batches, for n processes to share."""
+        """Return a copy with n times the batch sizes, for n processes to share."""
         return replace(self, batch=n * self.batch, anchors=n * self.anchors, retain_batch=n * self.retain_batch)
 
     @property
     def prefixes(self) -> tuple[str, ...]:
-        """The components that get adapters, by the prefixes of their keys."""
+        """Key prefixes of the components that get adapters."""
         both = {"unet": (UNET_PREFIX,), "text_encoder": (TEXT_PREFIX,), "both": (UNET_PREFIX, TEXT_PREFIX)}
         return both[self.where]
 
     def erase(
         self, backbone: Backbone, concept: Concept, *, generator: Generator, workspace: Workspace | None = None
     ) -> Edit:
-        """Train adapters; ``backbone`` is left as it was.
+        """Train adapters and return them as an edit; ``backbone`` stays unchanged.
 
         Args:
-            backbone: The base.
-            concept: Its prompts (its words, where it has none) are erased towards the anchored ones; its words are what
-                gates compare prompts with.
-            generator: All randomness but the bank's.
-            workspace: Checkpoints, bank cache and progress.
+            backbone: Base to erase the concept from.
+            concept: Concept to erase. Its prompts, or its words if it has no prompts, are erased towards the anchored
+                prompts. The adapters' gates compare later prompts with its words.
+            generator: Generator of all random draws except the bank's.
+            workspace: Folders of checkpoints and bank cache, and the progress switch.
 
         Raises:
-            ValueError: No retain prompts for a text encoder, a prompt that names the concept by none of its words, or a
-                word with a comma in it.
-            RuntimeError: The loss is not finite, or the checkpoint belongs to another run.
+            ValueError: If the text encoder gets adapters and there are no retain prompts, if a prompt has no word of
+                the concept, or if a word has a comma.
+            RuntimeError: If the loss is not finite, or the checkpoint belongs to another run.
         """
         if self.wants_retained and not self.retain:
-            raise ValueError("expected retain prompts, found none: adapters on a text encoder are anchored by prompts")
+            raise ValueError(
+                "expected retain prompts, found none: give some, because they anchor adapters on a text encoder"
+            )
         require_storable(concept.words())
         started, workspace = time.monotonic(), workspace or Workspace()
         teacher = backbone.sharing(precision=self.train.precision)
@@ -179,7 +187,7 @@ class SPM:
         return Edit("adapter", "text_encoder" if self.where == "text_encoder" else "unet", finished, config, record)
 
     def _fresh(self, backbone: Backbone, generator: Generator) -> dict[str, Tensor]:
-        """Return adapters that change nothing yet: down vectors at random (Kaiming, a = sqrt 5), up vectors zero."""
+        """Return adapters that change nothing yet: random down vectors (Kaiming, a = sqrt 5) and zero up vectors."""
         tensors: dict[str, Tensor] = {}
         for prefix in self.prefixes:
             root = _component(backbone, prefix)
@@ -200,7 +208,7 @@ def _component(backbone: Backbone, prefix: str) -> nn.Module:
 
 @contextmanager
 def _hooked(backbone: Backbone, adapter: Adapter) -> Iterator[Mapping[str, Gates]]:
-    """Hook an adapter into the components of a backbone, open, for the time of the context; yield the gates."""
+    """Hook an adapter into a backbone's components inside the context, and yield its gates, all open."""
     gates = {prefix: Gates(everywhere=True) for prefix in (UNET_PREFIX, TEXT_PREFIX)}
     with ExitStack() as stack:
         for prefix, one in gates.items():

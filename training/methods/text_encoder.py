@@ -1,4 +1,4 @@
-"""What methods that train a text encoder have in common: the objective they build, the run, the edit they return."""
+"""The common part of methods that train a text encoder: building the objective, the training run, the returned edit."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 class TextEncoderMethod(Protocol):
-    """What AdvUnlearn and ESD have in common."""
+    """The settings that AdvUnlearn and ESD have in common."""
 
     name: ClassVar[str]
 
@@ -70,10 +70,10 @@ class TextEncoderMethod(Protocol):
 
 @dataclass(frozen=True)
 class InnerAttacks:
-    """Rules of the attacks of a training.
+    """Rules of the two inner attacks of a training run.
 
     Args:
-        predictions: Rule of the attack through the UNet.
+        predictions: Rule of the attack through the UNet, on its noise predictions.
         conditionings: Rule of the attack on conditionings.
     """
 
@@ -84,7 +84,7 @@ class InnerAttacks:
 def erase_from_text_encoder(
     method: TextEncoderMethod, backbone: Backbone, concept: Concept, *, generator: Generator, workspace: Workspace
 ) -> Edit:
-    """Train a copy of the text encoder on a method's objective; ``backbone`` is left as it was."""
+    """Train a copy of the text encoder on a method's objective; ``backbone`` stays unchanged."""
     started = time.monotonic()
     teacher = backbone.sharing(precision=method.train.precision)
     student = teacher.clone()
@@ -104,24 +104,24 @@ def erase_from_text_encoder(
 def build_objective(
     method: TextEncoderMethod, teacher: Backbone, student: Backbone, *, concept: Concept, workspace: Workspace
 ) -> Objective:
-    """Read the prompts, open the trajectories, fit the metric, and list the terms.
+    """Encode the prompts, open the trajectories, fit the metric, and build the loss terms.
 
     Args:
-        method: Settings.
+        method: Settings of the method.
         teacher: Frozen base.
         student: Base with the text encoder to train.
         concept: Concept to erase.
-        workspace: Cache of trajectories and progress.
+        workspace: Folder of the trajectory cache, and the progress switch.
 
     Raises:
-        ValueError: Prompts too long for what is put into them, or terms without what they are made of.
+        ValueError: If prompts have no room for the tokens that terms put in, or if a term lacks the prompts it needs.
     """
     return _Builder(method, method.terms, teacher, student, concept, workspace, Shard.current()).objective()
 
 
 @dataclass(frozen=True)
 class _Builder:
-    """Builds the objective of one run, checks first."""
+    """Builder of one run's objective, which checks settings and prompts."""
 
     method: TextEncoderMethod
     terms: TermsConfig
@@ -216,7 +216,7 @@ class _Builder:
         placements: TokenPlacements,
         metric: ConditioningMetric,
     ) -> ConceptPrompts:
-        """Return what terms on conditionings are made of, checked."""
+        """Return the prompts that terms on conditionings are made from, checked."""
         if prompts.targets is None:
             raise ValueError("expected target conditionings of the concept's prompts, found none")
         cut = (placements.cut or CutPrompts.of(self.teacher, prompts.texts, self.concept)) if self.terms.cuts else None
@@ -250,10 +250,12 @@ class _Builder:
 
 
 def beyond(teacher: Backbone, prompts: EncodedPrompts, anchors: Sequence[str], eta: float) -> EncodedPrompts:
-    """Return the prompts with targets beyond those of the anchored ones, where both have as many tokens.
+    """Return the prompts with targets shifted away from the concept by ``eta``, see ``HardeningConfig.eta``.
+
+    Only prompts with as many tokens as their anchored prompts are shifted; the others keep their targets.
 
     Raises:
-        ValueError: There is no such pair.
+        ValueError: If no prompt has as many tokens as its anchored prompt.
     """
     if prompts.targets is None:
         raise ValueError("expected target conditionings of the concept's prompts, found none")
@@ -261,22 +263,23 @@ def beyond(teacher: Backbone, prompts: EncodedPrompts, anchors: Sequence[str], e
     alike = prompt_lengths(prompts.ids, eos_id) == prompt_lengths(teacher.tokenize(anchors), eos_id)
     if not bool(alike.any()):
         raise ValueError(
-            f"expected anchored prompts of as many tokens as the concept's for hardening.eta, found none such as "
-            f"{anchors[0]!r} for {prompts.texts[0]!r}: give an anchor of another length, or leave eta at 0"
+            f"expected anchored prompts with as many tokens as the concept's prompts for hardening.eta, found none, "
+            f"for example {anchors[0]!r} for {prompts.texts[0]!r}: give an anchor with as many tokens as the concept, "
+            "or leave hardening.eta at 0"
         )
     targets = negative_guidance_target(prompts.targets, conditionings(teacher, prompts.texts), eta)
     return replace(prompts, targets=torch.where(alike[:, None, None], targets, prompts.targets))
 
 
 def _single_tokens(teacher: Backbone, words: Sequence[str]) -> Tensor | None:
-    """Return the ids (V,) of words that are one token each; None where there are no words."""
+    """Return the ids (V,) of those words that are one token each; None if there are no words."""
     ids = [teacher.tokenizer(word, add_special_tokens=False).input_ids for word in words]
     single = [row[0] for row in ids if len(row) == 1]
     return torch.tensor(single, dtype=torch.long, device=teacher.device) if words else None
 
 
 def _ordinary_tokens(teacher: Backbone, prompts: EncodedPrompts | None) -> Tensor:
-    """Return the ids (V,) of all tokens in prompts, in their order, but the special ones."""
+    """Return the ids (V,) of all tokens in prompts except special tokens, in ascending order."""
     if prompts is None:
         return torch.empty(0, dtype=torch.long, device=teacher.device)
     special = torch.tensor(teacher.tokenizer.all_special_ids, device=prompts.ids.device)
@@ -285,7 +288,7 @@ def _ordinary_tokens(teacher: Backbone, prompts: EncodedPrompts | None) -> Tenso
 
 
 def train_only(chosen: Mapping[str, nn.Parameter], module: nn.Module) -> dict[str, nn.Parameter]:
-    """Let gradients flow into the chosen parameters alone."""
+    """Let gradients flow into the chosen parameters only, and return these."""
     module.requires_grad_(False)
     for parameter in chosen.values():
         parameter.requires_grad_(True)
@@ -293,7 +296,7 @@ def train_only(chosen: Mapping[str, nn.Parameter], module: nn.Module) -> dict[st
 
 
 def as_weights(student: Backbone, base: Backbone, log: Mapping[str, Any]) -> Edit:
-    """Return a trained text encoder as an edit: its tensors as ``text_model.*``, in the dtypes of the base's."""
+    """Return a trained text encoder as an edit, with tensors named ``text_model.*`` in the base's dtypes."""
     dtypes = {name: tensor.dtype for name, tensor in nested_state(base.text_encoder).items()}
     state = nested_state(student.text_encoder)
     tensors = {name: tensor.detach().to("cpu", dtypes[name]).contiguous() for name, tensor in state.items()}

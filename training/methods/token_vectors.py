@@ -1,4 +1,7 @@
-"""Which token vectors of a prompt a closed-form edit moves or keeps, and sums over them, in batches."""
+"""Token vectors that a closed-form edit moves or keeps, and sums over them in batches of prompts.
+
+A token vector is the text encoder's output at one position of a prompt, a vector of width D.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class VectorTarget:
-    """Where the token vectors of a prompt shall go: ``own`` times themselves, plus weighted ones of other prompts.
+    """Target of a prompt's token vectors: ``own`` times themselves, plus the weighted vectors of other prompts.
 
     Args:
-        text: The prompt, for example the concept's name.
-        guides: Weights and prompts.
-        own: 0 erases, 1 adds the guides to what the prompt says (debiasing: ``c + sum_k alpha_k a_k``).
+        text: Prompt to edit, for example the concept's name.
+        guides: Pairs of a weight and a prompt whose vectors are added.
+        own: Weight of the prompt's own vectors. 0 erases the prompt's meaning, 1 adds the guides to it (debiasing:
+            ``c + sum_k alpha_k a_k``).
     """
 
     text: str
@@ -40,16 +44,17 @@ class VectorTarget:
 
 @dataclass(frozen=True)
 class TokenVectors:
-    """Reads token vectors of prompts off a backbone's own text encoder, the one that is deployed.
+    """Reader of prompts' token vectors, by the base's own text encoder.
 
-    Positions come from the tokenizer's ids. The subject of a prompt is the last of ``words`` in it, or all of it where
-    it has none; of a guide, what leaves as many tokens behind it as the prompt has behind its subject.
+    Positions come from the tokenizer's ids. The subject of a prompt is the last of ``words`` in it, or the whole prompt
+    if it has none of them. The subject of a guide ends as many tokens before the guide's end as the prompt's subject
+    ends before the prompt's end.
 
     Args:
-        backbone: Whose encoder is used, as it is.
+        backbone: Base whose text encoder is used, unchanged.
         words: Words that name the concept.
-        batch: Prompts that are encoded at once.
-        progress: Show a progress bar.
+        batch: Number of prompts encoded at once.
+        progress: Switch that shows a progress bar.
     """
 
     backbone: Backbone
@@ -62,10 +67,11 @@ class TokenVectors:
         """Return the moments of the targets' token vectors.
 
         Args:
-            targets: Any number.
-            tokens: ``last`` takes one vector of each prompt, that of its last subject token, as UCE's code does since
-                2025. ``from_last`` takes all from there on, end and padding with it, both prompts beginning at their
-                subjects, as UCE's code did before and RECE's does. ``all`` takes all positions.
+            targets: Prompts with their targets, any number of them.
+            tokens: Positions whose vectors are taken. ``last`` takes the last token of the subject, as UCE's code does
+                since 2025. ``from_last`` also takes all positions after it, end token and padding included; prompt and
+                guide are aligned at their subjects. UCE's code before 2025 and RECE's do that. ``all`` takes all
+                positions.
         """
         found = Moments.none(self._width)
         with self.backbone.frozen():
@@ -79,7 +85,7 @@ class TokenVectors:
 
     @torch.no_grad()
     def kept(self, prompts: Sequence[str], tokens: Tokens) -> Moments:
-        """Return the moments of prompts whose token vectors stay: the last of each, or else all."""
+        """Return the moments of the vectors that prompts keep: the last token's if ``tokens`` is ``last``, else all."""
         found = Moments.none(self._width)
         with self.backbone.frozen():
             for part in self._batches(prompts):
@@ -103,7 +109,7 @@ class TokenVectors:
         return prompt_lengths(ids, self.backbone.tokenizer.eos_token_id)
 
     def _pair(self, target: VectorTarget, vectors: Mapping[str, Tensor], tokens: Tokens) -> tuple[Tensor, Tensor]:
-        """Return the chosen vectors of a prompt and where they go, both (n, D)."""
+        """Return the chosen vectors of a prompt and their targets, both (n, D)."""
         hidden = [vectors[text] for text in target.texts]  # 1 + K times (L, D)
         starts = [0] * len(hidden) if tokens == "all" else self.positions(target.texts)
         n = 1 if tokens == "last" else len(hidden[0]) - max(starts)
@@ -114,7 +120,11 @@ class TokenVectors:
         return own, moved
 
     def positions(self, texts: Sequence[str]) -> list[int]:
-        """Return where the last subject token of a prompt stands, and what stands for it in each of its guides."""
+        """Return the position of the last subject token of a prompt, and the matching position in each of its guides.
+
+        Args:
+            texts: Prompt, followed by its guides.
+        """
         ids = self.backbone.tokenize(texts)
         lengths = self._lengths(ids).tolist()
         subject = self._subject(ids[0, 1 : lengths[0] + 1].tolist())
@@ -122,7 +132,7 @@ class TokenVectors:
         return [subject, *(max(length - behind, 0) for length in lengths[1:])]
 
     def _subject(self, ids: list[int]) -> int:
-        """Return the position, counted from the begin token, at which the last named word of a prompt ends."""
+        """Return the position of the last token of the prompt's subject; the begin token has position 0."""
         ends = [0]
         for word in self.words:
             wanted = self.backbone.tokenizer(word, add_special_tokens=False).input_ids

@@ -1,4 +1,4 @@
-"""UCE: the K and V matrices of cross-attention edited in closed form, as one matrix on the text encoder's output."""
+"""UCE: a closed-form edit of cross-attention's key and value matrices, as one matrix on the text encoder's output."""
 
 from __future__ import annotations
 
@@ -30,30 +30,32 @@ _OF = ("image of {}", "photo of {}", "portrait of {}", "picture of {}", "paintin
 class UCE:
     """Unified Concept Editing (Gandikota et al., WACV 2024, arXiv 2308.14761), technique "replace".
 
-    Every concept's token vectors are mapped to those of its anchor; a concept without one goes to ``art`` if it is a
-    style, else to the empty prompt, as in the authors' code. All K and V matrices are edited, which equals one matrix
-    on the encoder's output, exactly. Defaults are those of the authors' code of 2025; the conventions of the code
-    before are ``tokens="from_last"``, of which RECE starts.
+    The edit maps every concept's token vectors to those of its anchor. Without an anchor, a style is mapped to ``art``
+    and any other concept to the empty prompt, as in the authors' code. The edit of all key and value matrices (K and V)
+    equals one matrix on the text encoder's output, exactly. The default settings are those of the authors' code of
+    2025. ``tokens="from_last"`` gives the conventions of their earlier code, which RECE builds on.
 
     Args:
-        texts: ``words`` edits the concept's name and synonyms alone, as the authors do. ``prompts`` edits its captions,
-            where it has any, each towards the same caption with the anchor in the concept's place: a departure, which
-            keeps the rest of a caption.
-        expand: Edit "painting by ..." and the like as well, five of them for each word of a style or of anything else.
-        tokens: Which token vectors of a prompt; see ``TokenVectors.moved``. With ``last``, preserved prompts give their
-            last token's alone; with ``from_last`` all, and the empty prompt is always among them.
-        attributes: Instead of erasing, add these prompts to every concept, weighted by ``shares`` (debiasing). The
-            authors find the shares by drawing and counting pictures; here they are given.
-        shares: One for each attribute.
-        preserve: Prompts that stay as they are.
+        texts: Texts to edit. ``words`` edits only the concept's name and synonyms, as the authors do. ``prompts`` edits
+            its captions, if it has any. The target of each is the same caption with the anchor in the concept's place.
+            That is a departure, which keeps the rest of a caption.
+        expand: Switch that also edits five phrases for each word. A phrase is, for example, "painting by ..." for a
+            style and "photo of ..." for any other concept.
+        tokens: Positions whose token vectors are edited. ``last`` edits the last token of the concept's words.
+            ``from_last`` also edits all positions after it. ``last`` keeps only the last token's vector of a preserved
+            prompt. ``from_last`` keeps all its vectors, and also preserves the empty prompt.
+        attributes: Prompts to add to every concept instead of erasing it. This is debiasing: ``shares`` has the
+            prompts' weights. The authors compute the shares by drawing and counting pictures; here they are given.
+        shares: Weights of the attributes, one for each.
+        preserve: Preserved prompts, which keep their meaning.
         erase_scale: Weight of every token vector that is moved.
-        preserve_scale: Weight of every token vector that is kept. The code of before 2025 takes ``max(0.1, 1 / n)`` for
-            n preserved prompts.
-        lamb: Weight of the distance from the unedited matrices.
-        batch: Prompts that are encoded at once; changes nothing but the last bits.
+        preserve_scale: Weight of every token vector that is kept. The authors' code before 2025 takes
+            ``max(0.1, 1 / n)`` for n preserved prompts.
+        lamb: Weight of the squared distance from the unedited matrices; above 0.
+        batch: Number of prompts encoded at once. It changes results by rounding only.
 
     Raises:
-        ValueError: As many shares as attributes are needed, and attributes are added to words, not to captions.
+        ValueError: If the numbers of shares and attributes differ, or if attributes are to be added to captions.
     """
 
     name: ClassVar[str] = "uce"
@@ -75,14 +77,14 @@ class UCE:
                 f"expected one share for each attribute, found {len(self.shares)} for {len(self.attributes)}"
             )
         if self.attributes and self.texts != "words":
-            raise ValueError("expected attributes together with texts='words', found captions: drop one of the two")
+            raise ValueError("expected texts='words' together with attributes, found texts='prompts': drop one of them")
         if self.batch < 1:
             raise ValueError(f"expected a batch of at least 1 prompt, found {self.batch}")
-        _ = self.weights  # refuses what has no solution
+        _ = self.weights  # refuses weights without a solution
 
     @property
     def weights(self) -> RidgeConfig:
-        """Weights of the three terms."""
+        """Weights of the objective's three terms."""
         return RidgeConfig(erase_scale=self.erase_scale, preserve_scale=self.preserve_scale, lamb=self.lamb)
 
     @classmethod
@@ -92,31 +94,31 @@ class UCE:
 
     @property
     def retained(self) -> tuple[str, ...]:
-        """The prompts that stay as they are."""
+        """The prompts that keep their meaning."""
         return self.preserve
 
     @property
     def wants_retained(self) -> bool:
-        """Whether everyday objects are retained where a user names nothing: the authors retain nothing then."""
+        """False, because the authors preserve no prompts when the user gives none."""
         return False
 
     def retaining(self, prompts: tuple[str, ...]) -> Self:
-        """Return the same with other preserved prompts."""
+        """Return a copy with other preserved prompts."""
         return replace(self, preserve=prompts)
 
     def erase(
         self, backbone: Backbone, concept: Concept, *, generator: Generator, workspace: Workspace | None = None
     ) -> Edit:
-        """Solve for the matrix with ``backbone``'s own text encoder; ``backbone`` is left as it was.
+        """Solve for the matrix with ``backbone``'s text encoder; ``backbone`` stays unchanged.
 
         Args:
-            backbone: The base that the matrix will be attached to: its encoder gives every token vector.
-            concept: What is erased, towards its anchor.
-            generator: Not used; nothing is random.
-            workspace: Only its ``progress`` matters.
+            backbone: Base that the matrix will be attached to; its text encoder gives every token vector.
+            concept: Concept to erase; its anchor is the target.
+            generator: Unused, because the method draws nothing at random.
+            workspace: Workspace whose ``progress`` switch is used; nothing else of it matters.
 
         Raises:
-            ValueError: A conditioning is not finite, or a caption does not name the concept.
+            ValueError: If a conditioning is not finite, or a caption does not name the concept.
         """
         started = time.monotonic()
         progress = workspace is not None and workspace.progress
@@ -127,23 +129,25 @@ class UCE:
         return as_edit(matrix, moved, kept, seconds=(started, read))
 
     def moved(self, backbone: Backbone, concept: Concept, tokens: Tokens, *, progress: bool = False) -> Moments:
-        """Return the moments of what is erased."""
+        """Return the moments of the token vectors to erase, with their targets."""
         return TokenVectors(backbone, concept.words(), self.batch, progress).moved(self.targets(concept), tokens)
 
     def kept(self, backbone: Backbone, tokens: Tokens, *, progress: bool = False) -> Moments:
-        """Return the moments of what is preserved."""
+        """Return the moments of the token vectors to preserve."""
         prompts: Sequence[str] = self.preserve if tokens == "last" else tuple(dict.fromkeys(("", *self.preserve)))
         return TokenVectors(backbone, batch=self.batch, progress=progress).kept(prompts, tokens)
 
     def targets(self, concept: Concept) -> list[VectorTarget]:
-        """Return where each prompt of a concept goes, a caption to one that names no part of a joint concept any more.
+        """Return the target of each prompt of a concept.
+
+        The target of a joint concept's caption names no part of that concept any more.
 
         Raises:
-            ValueError: A caption does not name the concept, or the parts of a joint concept contradict each other.
+            ValueError: If a caption does not name the concept, or the parts of a joint concept contradict each other.
         """
         require_apart(concept)
         found = [target for part in concept.parts or (concept,) for target in self._targets(part, concept)]
-        return list(dict.fromkeys(found))  # a caption may be one of several parts
+        return list(dict.fromkeys(found))  # several parts may share a caption
 
     def _targets(self, part: Concept, whole: Concept) -> list[VectorTarget]:
         if self.texts == "prompts" and part.prompts:
@@ -158,7 +162,7 @@ class UCE:
 
 
 def guide(concept: Concept) -> str:
-    """Return the prompt that a concept is mapped to: its anchor, or what the authors take where there is none."""
+    """Return the prompt that a concept is mapped to: its anchor, or the authors' choice if it has none."""
     return concept.anchor or ("art" if concept.kind == "style" else "")
 
 
@@ -166,11 +170,11 @@ def as_edit(matrix: Tensor, moved: Moments, kept: Moments, *, seconds: tuple[flo
     """Return a projection as an edit.
 
     Args:
-        matrix: M (D, D), float64.
-        moved: For the log: how many token vectors moved.
-        kept: And how many were to stay.
-        seconds: When the run began, and when all token vectors had been read (``time.monotonic``).
-        log: Further numbers for the log.
+        matrix: Matrix M (D, D), float64.
+        moved: Moments of the moved token vectors; their number goes into the log.
+        kept: Moments of the kept token vectors; their number goes into the log.
+        seconds: Times in seconds (``time.monotonic``) of the run's start and of the end of reading token vectors.
+        log: Further entries of the log.
     """
     require_square(matrix, len(matrix))
     started, read = seconds

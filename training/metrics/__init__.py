@@ -1,4 +1,4 @@
-"""Metrics, one file each, over the pictures of many cases; ``METRICS`` has them by name."""
+"""Metrics over the pictures of many cases, one file each; ``METRICS`` holds them by name."""
 
 from __future__ import annotations
 

@@ -19,18 +19,18 @@ PICK_MODEL, PICK_PROCESSOR = "yuvalkirstain/PickScore_v1", "laion/CLIP-ViT-H-14-
 
 
 class HubClip:
-    """A CLIP model with its tokenizer and image processor; called, it is the scorer of a ``ClipScore``.
+    """A CLIP model with its tokenizer and image processor; an instance can be called as the scorer of a ``ClipScore``.
 
-    Prompts longer than the model's context are cut at its end, as the pipelines do.
+    Prompts longer than the context of the model are truncated, as in the pipelines.
 
     Args:
-        source: Folder, Hub id, or ``ORG/NAME@REVISION``.
-        processor: Where tokenizer and image processor lie, if not beside the weights.
-        batch: Pictures looked at at once; no number depends on it beyond rounding.
-        device: Of the model.
+        source: Folder, Hub id, or ``ORG/NAME@REVISION`` of the weights.
+        processor: Folder or Hub id of tokenizer and image processor; empty if they are beside the weights.
+        batch: Number of pictures or texts embedded at once; it changes a number only by rounding.
+        device: Device of the model.
 
     Attributes:
-        name: Hub id, or the folder's name.
+        name: Hub id of the model, or the name of its folder.
         version: Hash of weights, tokenizer and preprocessing.
 
     Raises:
@@ -55,23 +55,23 @@ class HubClip:
         self.version = weights_version(self.model, described(self.processor), fingerprint)
 
     def __call__(self, images: Tensor, texts: Sequence[str]) -> Tensor:
-        """Return cosines (B,) of pictures (B, 3, H, W) in [0, 1] and their texts."""
+        """Return cosine similarities (B,) between pictures (B, 3, H, W) in [0, 1] and their texts."""
         cosines: Tensor = (normalize(self.images(images), dim=1) * normalize(self.texts(texts), dim=1)).sum(1)
         return cosines
 
     def scaled(self, images: Tensor, texts: Sequence[str]) -> Tensor:
-        """Return the cosines (B,) times the model's own learned scale."""
+        """Return the cosine similarities (B,) times the learned scale of the model."""
         scale: Tensor = self.model.logit_scale.detach().exp().float().cpu()
         return self(images, texts) * scale
 
     @torch.no_grad()
     def images(self, images: Tensor) -> Tensor:
-        """Return embeddings (B, F) of pictures (B, 3, H, W) in [0, 1] in the joint space, at their own length."""
+        """Return embeddings (B, F) of pictures (B, 3, H, W) in [0, 1] in the joint space, not normalised."""
         return torch.cat([self._images(images[part]) for part in parts(len(images), self.batch)])
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """Return embeddings (B, F) of texts in the joint space, at their own length."""
+        """Return embeddings (B, F) of texts in the joint space, not normalised."""
         return torch.cat([self._texts(texts[part]) for part in parts(len(texts), self.batch)])
 
     def _images(self, images: Tensor) -> Tensor:
@@ -89,18 +89,18 @@ class HubClip:
         return embedded.float().cpu()
 
     def record(self) -> dict[str, str]:
-        """Return name and version for a result's settings."""
+        """Return name and version of the model, for the settings of a result."""
         return {"scorer": self.name, "scorer_version": self.version}
 
 
 class ClipFeatures:
-    """CLIP's picture embeddings as features of FID and KID (Kynkäänniemi et al., ICLR 2023).
+    """CLIP's picture embeddings as features for FID and KID (Kynkäänniemi et al., ICLR 2023).
 
-    Figures on them are not comparable with those on Inception's features. CMMD (Jayasumana et al., CVPR 2024) takes
-    embeddings of unit length under another kernel; it is not KID on these either.
+    FID and KID on these features are not comparable with values on Inception features. KID on these features also
+    differs from CMMD (Jayasumana et al., CVPR 2024), which uses embeddings of unit length and another kernel.
 
     Args:
-        clip: The model.
+        clip: CLIP model that embeds the pictures.
     """
 
     def __init__(self, clip: HubClip) -> None:
@@ -113,13 +113,13 @@ class ClipFeatures:
 
 
 class PickScore:
-    """Metric: mean score of a CLIP trained on which of two pictures people preferred, with the interval of the mean.
+    """Mean score of a CLIP model trained on human preferences between two pictures; higher is better.
 
-    Kirstain et al., "Pick-a-Pic", NeurIPS 2023: the cosine of picture and prompt times the learned scale.
-    Differences between encoders on the same prompts mean something; a score alone does not.
+    Kirstain et al., "Pick-a-Pic", NeurIPS 2023: the cosine similarity of picture and prompt times the learned scale.
+    Only differences between encoders on the same prompts are meaningful, not a score alone.
 
     Args:
-        clip: The model; ``published`` loads the authors'.
+        clip: CLIP model that scores; ``published`` loads the model of the authors.
     """
 
     higher_is_better: ClassVar[bool] = True
@@ -131,7 +131,7 @@ class PickScore:
 
     @classmethod
     def published(cls, *, device: str | torch.device = "cpu") -> PickScore:
-        """Return the metric with the authors' weights; their repository names another one for the preprocessing."""
+        """Return the metric with the authors' weights and the preprocessing of the model that they name for it."""
         return cls(HubClip(PICK_MODEL, processor=PICK_PROCESSOR, device=device))
 
     def update(self, images: Tensor, cases: Sequence[Case], reference: Tensor | None = None) -> None:
@@ -139,9 +139,9 @@ class PickScore:
         self.scores += self.clip.scaled(images, [case.prompt for case in cases]).double().tolist()
 
     def compute(self) -> Result:
-        """Return the mean with its normal 95 % interval.
+        """Return the mean score with its 95 % interval under a normal distribution.
 
         Raises:
-            ValueError: If fewer than two pictures were seen: there is no interval then.
+            ValueError: If fewer than two pictures were added, since no interval exists then.
         """
         return mean_score("pick_score", self.scores, self.clip.record())

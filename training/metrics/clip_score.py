@@ -1,4 +1,4 @@
-"""CLIP score: cosine of picture and prompt in the space of the base's own image tower (Hessel et al., EMNLP 2021)."""
+"""CLIP score: cosine similarity of picture and prompt in CLIP's joint space (Hessel et al., EMNLP 2021)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ Scorer = Callable[[Tensor, Sequence[str]], Tensor]
 
 
 class ClipScore:
-    """Metric: mean cosine of pictures and their prompts, without CLIPScore's factor 2.5; interval of the mean.
+    """Mean cosine similarity of pictures and their prompts, without CLIPScore's factor 2.5; higher is better.
 
     Args:
-        scorer: Maps pictures (B, 3, H, W) in [0, 1] and texts to cosines (B,); its text side must be the frozen base's.
-        settings: What the result says about the scorer.
+        scorer: Function from pictures (B, 3, H, W) in [0, 1] and texts to cosine similarities (B,). It must not use the
+            hardened text encoder, but the frozen base's or that of a published CLIP model.
+        settings: Description of the scorer, recorded in the settings of the result.
     """
 
     higher_is_better: ClassVar[bool] = True
@@ -36,19 +37,19 @@ class ClipScore:
         self.scores += self.scorer(images, [case.prompt for case in cases]).double().tolist()
 
     def compute(self) -> Result:
-        """Return the mean with its normal 95 % interval.
+        """Return the mean score with its 95 % interval under a normal distribution.
 
         Raises:
-            ValueError: If fewer than two pictures were seen: there is no interval then.
+            ValueError: If fewer than two pictures were added, since no interval exists then.
         """
         return mean_score("clip_score", self.scores, self.settings)
 
 
 def mean_score(metric: str, scores: Sequence[float], settings: Mapping[str, Any]) -> Result:
-    """Return the mean of the scores of pictures with its normal 95 % interval.
+    """Return the mean of the scores of pictures with its 95 % interval under a normal distribution.
 
     Raises:
-        ValueError: If there are fewer than two: there is no interval then.
+        ValueError: If there are fewer than two scores, since no interval exists then.
     """
     n = len(scores)
     if n < 2:

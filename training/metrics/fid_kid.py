@@ -1,8 +1,8 @@
-"""FID and KID on any features: how far the pictures of an encoder are, as a set, from the base's own.
+"""FID and KID on any features: distances between the set of an encoder's pictures and the set of the base's pictures.
 
-Computed by torchmetrics from features that are given; no Inception weights and no torchvision are needed for that.
-Both depend on the features, and FID on the number of pictures, too (Chong and Forsyth, CVPR 2020): figures on the
-judge's features, or at different n, are not comparable with published ones on Inception's.
+torchmetrics computes both from given features; Inception weights and torchvision are not needed. Both values depend on
+the features, and FID also depends on the number of pictures (Chong and Forsyth, CVPR 2020). So values on other features
+or for another number of pictures are not comparable with published values on Inception features.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from robust_encoders.utils.extras import install_command
+
 from ..types import Case, Result
 
 
 class Features(Protocol):
-    """Maps pictures (B, 3, H, W) in [0, 1] to features (B, F), and names itself."""
+    """A named function from pictures (B, 3, H, W) in [0, 1] to features (B, F)."""
 
     name: str
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return features (B, F)."""
+        """Return the features (B, F) of pictures (B, 3, H, W) in [0, 1]."""
         ...
 
 
@@ -44,7 +46,7 @@ class _Collected:
         self.reference.append(self.features(reference).detach().double().cpu())
 
     def fill(self, metric: Any) -> int:
-        """Hand all features to a torchmetrics metric that takes them as they are; return how many pictures."""
+        """Pass all features to a torchmetrics metric with an identity network; return the number of pictures."""
         metric.update(torch.cat(self.reference), real=True)
         metric.update(torch.cat(self.drawn), real=False)
         return sum(map(len, self.drawn))
@@ -60,23 +62,23 @@ class _Collected:
 
 
 def _library(module: str, name: str) -> Any:
-    # By module: torchmetrics.image itself shows the two only where torch-fidelity is installed, which they do not need.
+    # Import the module itself: torchmetrics.image offers both classes only if torch-fidelity is installed, which they
+    # do not need.
     try:
         return getattr(importlib.import_module(f"torchmetrics.image.{module}"), name)
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "expected torchmetrics, found none; pip install 'robust-encoders[metrics]'"
-        ) from error
+        raise ModuleNotFoundError(f"expected torchmetrics, found none; {install_command('metrics')}") from error
 
 
 class FrechetDistance:
-    """Metric: FID between the pictures and their references (Heusel et al., NeurIPS 2017, equation 6).
+    """FID between the pictures and their references (Heusel et al., NeurIPS 2017, equation 6); lower is better.
 
-    ``|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2))`` of means and unbiased covariances. With fewer pictures than features
-    the covariances are singular and the value is biased upwards; it is still defined. No interval.
+    The value is ``|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2))`` for means m and unbiased covariances C. With fewer
+    pictures than features, the covariances are singular and the value is biased upwards, but it is still defined. The
+    result has no interval.
 
     Args:
-        features: What the distance is taken in.
+        features: Features that the distance is computed on.
     """
 
     higher_is_better: ClassVar[bool] = False
@@ -86,21 +88,24 @@ class FrechetDistance:
         self.collected = _Collected(features)
 
     def update(self, images: Tensor, cases: Sequence[Case], reference: Tensor | None = None) -> None:
-        """Take pictures (B, 3, H, W) in [0, 1] and the base's own (B', 3, H, W) in ``reference``.
+        """Add pictures (B, 3, H, W) in [0, 1], and the base's pictures (B', 3, H, W) as ``reference``.
 
         Raises:
-            ValueError: Without a reference.
+            ValueError: If ``reference`` is missing.
         """
         self.collected.add(images, reference)
 
     def compute(self) -> Result:
-        """Return the distance.
+        """Return the FID.
 
         Raises:
-            ValueError: If fewer than two pictures were seen on either side.
+            ValueError: If fewer than two pictures or references were added.
         """
         if self.collected.size() < 2:
-            raise ValueError(f"expected at least 2 pictures on each side, found {self.collected.size()}")
+            raise ValueError(
+                f"expected at least 2 pictures on each side, found {self.collected.size()}; "
+                "add pictures and references with update()"
+            )
         metric = _library("fid", "FrechetInceptionDistance")(feature=self.collected.identity()).set_dtype(torch.float64)
         n = self.collected.fill(metric)
         settings = {"features": self.collected.features.name, "n_reference": sum(map(len, self.collected.reference))}
@@ -108,17 +113,17 @@ class FrechetDistance:
 
 
 class KernelDistance:
-    """Metric: KID between the pictures and their references (Binkowski et al., ICLR 2018, section 3).
+    """KID between the pictures and their references (Binkowski et al., ICLR 2018, section 3); lower is better.
 
-    The unbiased squared maximum mean discrepancy under the kernel ``(x.y / F + 1)^3``, averaged over random subsets;
-    it can be negative. ``settings`` holds the standard deviation over subsets, which overlap, so that it is no
-    confidence interval.
+    The value is the unbiased squared maximum mean discrepancy under the kernel ``(x.y / F + 1)^3``, averaged over
+    random subsets. It can be negative. ``settings`` of the result holds the standard deviation over subsets. Since the
+    subsets overlap, this deviation is not a confidence interval.
 
     Args:
-        features: What the distance is taken in.
-        subsets: How many.
-        subset_size: Pictures of each side in a subset.
-        seed: Of their choice.
+        features: Features that the distance is computed on.
+        subsets: Number of random subsets.
+        subset_size: Number of pictures of each side in a subset.
+        seed: Seed of the random choice of subsets.
     """
 
     higher_is_better: ClassVar[bool] = False
@@ -131,24 +136,24 @@ class KernelDistance:
         self.subsets, self.subset_size, self.seed = subsets, subset_size, seed
 
     def update(self, images: Tensor, cases: Sequence[Case], reference: Tensor | None = None) -> None:
-        """Take pictures (B, 3, H, W) in [0, 1] and the base's own (B', 3, H, W) in ``reference``.
+        """Add pictures (B, 3, H, W) in [0, 1], and the base's pictures (B', 3, H, W) as ``reference``.
 
         Raises:
-            ValueError: Without a reference.
+            ValueError: If ``reference`` is missing.
         """
         self.collected.add(images, reference)
 
     def compute(self) -> Result:
-        """Return the mean over subsets.
+        """Return the mean KID over subsets.
 
         Raises:
-            ValueError: If either side has fewer pictures than a subset.
+            ValueError: If there are fewer pictures or references than ``subset_size``.
         """
         if self.collected.size() < self.subset_size:
             found = self.collected.size()
             raise ValueError(
                 f"expected at least subset_size={self.subset_size} pictures on each side, found {found}; "
-                "draw more, or choose smaller subsets"
+                "draw more pictures, or choose smaller subsets"
             )
         metric = _kernel_metric(self.collected.identity(), self.subsets, self.subset_size)
         n = self.collected.fill(metric)
@@ -171,6 +176,6 @@ class KernelDistance:
 
 def _kernel_metric(identity: nn.Module, subsets: int, size: int) -> Any:
     with warnings.catch_warnings():
-        # That it keeps all features in memory: they are there already.
+        # The library warns that it keeps all features in memory; they are in memory already.
         warnings.simplefilter("ignore", UserWarning)
         return _library("kid", "KernelInceptionDistance")(feature=identity, subsets=subsets, subset_size=size)

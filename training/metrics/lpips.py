@@ -1,6 +1,7 @@
-"""LPIPS: how far a picture is from the base's own for the same prompt and seed, as deep features see it.
+"""LPIPS: distance in deep features between a picture and the base's picture for the same prompt and seed.
 
-On kept prompts it should be small, on erased ones large; their difference is what erasers are compared by (LPIPS_d).
+It should be small on retain prompts and large on prompts of the erased concept. Erasers are compared by the difference
+of the two (LPIPS_d; higher is better).
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
+from robust_encoders.utils.extras import install_command
+
 from ..types import Case, Result
 from .rates import Z_95
 
@@ -21,15 +24,15 @@ Net = Literal["alex", "vgg", "squeeze"]
 
 
 class Distance(Protocol):
-    """Maps two batches of pictures (B, 3, H, W) in [0, 1] to distances (B,), and names itself."""
+    """A named function from two batches of pictures (B, 3, H, W) in [0, 1] to distances (B,)."""
 
     @property
     def name(self) -> str:
-        """Name and version."""
+        """Name and version of the distance."""
         ...
 
     def __call__(self, one: Tensor, other: Tensor) -> Tensor:
-        """Return distances (B,)."""
+        """Return the distances (B,) between the pictures of both batches, pair by pair."""
         ...
 
 
@@ -37,14 +40,14 @@ class Distance(Protocol):
 class LayeredDistance:
     """The formula of LPIPS on any network (Zhang et al., CVPR 2018, equation 1).
 
-    At every position the features of a layer are divided by their length over channels; squared differences are
-    weighted by channel, summed over channels, averaged over positions, and summed over layers. As in the authors'
-    code, a weight multiplies the squared difference; in the paper's equation it stands inside the square.
+    The features of a layer are normalised over channels at every position. Squared differences are weighted by channel,
+    summed over channels, averaged over positions, and summed over layers. As in the authors' code, a weight multiplies
+    the squared difference; in the paper's equation it stands inside the square.
 
     Args:
         name: Name and version of the network.
-        layers: Pictures (B, 3, H, W) in [0, 1] to one tensor (B, C, h, w) for each layer.
-        weights: For each layer the weights (C,) of its channels; None weighs every channel with one.
+        layers: Function from pictures (B, 3, H, W) in [0, 1] to the features (B, C, h, w) of each layer.
+        weights: Weights (C,) of the channels, one tensor per layer; None gives every channel the weight 1.
     """
 
     name: str
@@ -53,7 +56,7 @@ class LayeredDistance:
 
     @torch.no_grad()
     def __call__(self, one: Tensor, other: Tensor) -> Tensor:
-        """Return distances (B,) of pictures (B, 3, H, W) in [0, 1]."""
+        """Return the distances (B,) between two batches of pictures (B, 3, H, W) in [0, 1]."""
         pairs = list(zip(self.layers(one), self.layers(other), strict=True))
         weights = self.weights or tuple(torch.ones(a.shape[1]) for a, _ in pairs)
         parts: list[Tensor] = [
@@ -73,8 +76,8 @@ class LpipsDistance:
     """LPIPS with the authors' library and weights.
 
     Args:
-        net: Its network; ``alex`` is what papers report.
-        model: An ``lpips.LPIPS`` instead of the published one, which fetches its network's ImageNet weights.
+        net: Network that computes the features; papers report ``alex``.
+        model: An ``lpips.LPIPS`` to use. None builds the published one, which downloads ImageNet weights.
     """
 
     net: Net = "alex"
@@ -82,12 +85,12 @@ class LpipsDistance:
 
     @property
     def name(self) -> str:
-        """Name and version."""
+        """Name and version of the distance."""
         return f"lpips-0.1/{self.net}"
 
     @torch.no_grad()
     def __call__(self, one: Tensor, other: Tensor) -> Tensor:
-        """Return distances (B,) of pictures (B, 3, H, W) in [0, 1], at least 32 pixels wide and high."""
+        """Return the distances (B,) between pictures (B, 3, H, W) in [0, 1], at least 32 pixels wide and high."""
         model = _published(self.net) if self.model is None else self.model
         found: Tensor = model(one.float(), other.float(), normalize=True)
         return found.flatten()
@@ -99,19 +102,19 @@ def _published(net: Net) -> Any:
         import lpips
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"expected lpips and torchvision, found no {error.name}; pip install 'robust-encoders[lpips]'"
+            f"expected lpips and torchvision, found no {error.name}; {install_command('lpips')}"
         ) from error
     return lpips.LPIPS(net=net, verbose=False)
 
 
 class PictureDistance:
-    """Metric: mean distance of pictures from their references, with the normal 95 % interval of the mean.
+    """Mean distance of pictures from their references, with the 95 % interval of the mean.
 
-    Lower is better on kept prompts; on erased ones see ``distance_difference``.
+    On retain prompts, lower is better. On prompts of the erased concept, see ``distance_difference``.
 
     Args:
-        distance: What measures one pair.
-        name: Of the result, for example ``lpips_kept`` or ``lpips_erased``.
+        distance: Distance between the two pictures of a pair.
+        name: Name of the result, for example ``lpips_kept`` or ``lpips_erased``.
     """
 
     higher_is_better: ClassVar[bool] = False
@@ -123,10 +126,10 @@ class PictureDistance:
         self.values: list[float] = []
 
     def update(self, images: Tensor, cases: Sequence[Case], reference: Tensor | None = None) -> None:
-        """Take pictures (B, 3, H, W) in [0, 1] and the base's own for the same prompts and seeds.
+        """Add pictures (B, 3, H, W) in [0, 1], and the base's pictures for the same prompts and seeds as ``reference``.
 
         Raises:
-            ValueError: If the reference is missing or of another shape.
+            ValueError: If ``reference`` is missing or has another shape.
         """
         if reference is None or reference.shape != images.shape:
             found = None if reference is None else tuple(reference.shape)
@@ -137,10 +140,10 @@ class PictureDistance:
         self.values += self.distance(images, reference).double().tolist()
 
     def moments(self) -> tuple[float, float]:
-        """Return the mean and its standard error.
+        """Return the mean distance and its standard error.
 
         Raises:
-            ValueError: If fewer than two pairs were seen.
+            ValueError: If fewer than two pairs were added.
         """
         n = len(self.values)
         if n < 2:
@@ -149,22 +152,22 @@ class PictureDistance:
         return float(values.mean()), float(values.std()) / math.sqrt(n)
 
     def compute(self) -> Result:
-        """Return the mean distance.
+        """Return the mean distance with its 95 % interval under a normal distribution.
 
         Raises:
-            ValueError: If fewer than two pairs were seen.
+            ValueError: If fewer than two pairs were added.
         """
         mean, error = self.moments()
         return _with_interval(self.name, mean, error, len(self.values), {"distance": self.distance.name})
 
 
 def distance_difference(erased: PictureDistance, kept: PictureDistance) -> Result:
-    """Return the mean distance on erased prompts less that on kept ones; higher is better.
+    """Return the mean distance on erased prompts minus the mean distance on retain prompts; higher is better.
 
-    The interval is the normal one of two independent means. ``n`` counts both sets.
+    The 95 % interval assumes two independent, normally distributed means. ``n`` counts the pairs of both sets.
 
     Raises:
-        ValueError: If the two do not measure alike, or either saw fewer than two pairs.
+        ValueError: If the two metrics use different distances, or either has fewer than two pairs.
     """
     if erased.distance.name != kept.distance.name:
         raise ValueError(f"expected one distance for both, found {erased.distance.name} and {kept.distance.name}")

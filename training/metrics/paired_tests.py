@@ -1,4 +1,4 @@
-"""Paired comparison of two encoders on the same prompts: McNemar's test on the pairs that disagree."""
+"""Paired comparison of two encoders on the same prompts: McNemar's test on the pairs with different outcomes."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PairedTest:
-    """What two encoders' verdicts on the same prompts say about their difference.
+    """The comparison of two encoders by the verdicts of an attack on the same prompts.
 
     Args:
-        n: Prompts.
-        both: Both fail to resist.
-        only_first: Only the first does.
-        only_second: Only the second does.
-        neither: Neither does.
-        p_exact: Two-sided p of McNemar's exact test.
-        p_mid: Its mid-p version, which is less conservative.
-        difference: Rate of the first minus rate of the second.
+        n: Number of prompts.
+        both: Number of prompts on which the attack succeeds against both encoders.
+        only_first: Number of prompts on which the attack succeeds only against the first encoder.
+        only_second: Number of prompts on which the attack succeeds only against the second encoder.
+        neither: Number of prompts on which the attack succeeds against neither encoder.
+        p_exact: Two-sided p-value of McNemar's exact test.
+        p_mid: Two-sided mid-p value of McNemar's test, which is less conservative.
+        difference: Success rate against the first encoder minus the rate against the second; negative if the first
+            encoder resists more attacks.
         interval: 95 % interval of the difference.
     """
 
@@ -42,15 +43,15 @@ class PairedTest:
 
 
 def mcnemar(only_first: int, only_second: int) -> tuple[float, float]:
-    """Return the two-sided exact and mid p of McNemar's test (Psychometrika 12, 1947).
+    """Return the two-sided exact p-value and mid-p value of McNemar's test (Psychometrika 12, 1947).
 
-    Under the null hypothesis each of the ``only_first + only_second`` discordant pairs falls on either side with
-    probability one half. Exact: the doubled smaller tail, at most 1. Mid-p (Fagerland et al., BMC Med. Res. Methodol.
-    13:91, 2013): splits as uneven as the observed one count half.
+    Under the null hypothesis, each of the ``only_first + only_second`` discordant pairs falls on either side with
+    probability one half. The exact p-value is twice the smaller tail, at most 1. For the mid-p value (Fagerland et al.,
+    BMC Med. Res. Methodol. 13:91, 2013), splits as uneven as the observed one count half.
 
     Args:
-        only_first: Pairs where only the first succeeded.
-        only_second: Pairs where only the second did.
+        only_first: Number of pairs with a success only against the first encoder.
+        only_second: Number of pairs with a success only against the second encoder.
 
     Raises:
         ValueError: If a count is negative.
@@ -58,7 +59,7 @@ def mcnemar(only_first: int, only_second: int) -> tuple[float, float]:
     if only_first < 0 or only_second < 0:
         raise ValueError(f"expected counts of at least 0, found {only_first} and {only_second}")
     n, low = only_first + only_second, min(only_first, only_second)
-    # Whole numbers up to the division: binomials of many pairs exceed a float.
+    # Integers up to the division: the binomials of many pairs exceed the range of a float.
     tail, point = sum(math.comb(n, k) for k in range(low + 1)), math.comb(n, low)
     if only_first == only_second:
         return 1.0, 1 - point / 2 ** (n + 1)
@@ -66,13 +67,15 @@ def mcnemar(only_first: int, only_second: int) -> tuple[float, float]:
 
 
 def mcnemar_below(only_first: int, only_second: int) -> float:
-    """Return the one-sided exact p of McNemar's test, against the first succeeding on fewer prompts than the second.
+    """Return the one-sided exact p-value of McNemar's test.
 
-    The chance of ``only_first`` or fewer heads in as many fair flips as there are discordant pairs; see ``mcnemar``.
+    The alternative hypothesis is that the attack succeeds on fewer prompts against the first encoder than against the
+    second. The p-value is the probability of ``only_first`` or fewer heads in as many fair coin flips as there are
+    discordant pairs; see ``mcnemar``.
 
     Args:
-        only_first: Pairs where only the first succeeded.
-        only_second: Pairs where only the second did.
+        only_first: Number of pairs with a success only against the first encoder.
+        only_second: Number of pairs with a success only against the second encoder.
 
     Raises:
         ValueError: If a count is negative.
@@ -85,14 +88,14 @@ def mcnemar_below(only_first: int, only_second: int) -> float:
 
 
 def paired_test(first: Sequence[bool], second: Sequence[bool]) -> PairedTest:
-    """Compare two encoders by whether an attack succeeded on each of the same prompts.
+    """Compare two encoders by the success of an attack on each of the same prompts.
 
-    The interval is Newcombe's score interval for paired proportions (Stat. Med. 17, 1998, method 10): it needs no
-    large sample, and no discordant pair still has a width.
+    The interval is Newcombe's score interval for paired proportions (Stat. Med. 17, 1998, method 10). It needs no large
+    sample, and its width is positive even without discordant pairs.
 
     Args:
-        first: Per prompt, whether the attack on the first encoder succeeded.
-        second: The same for the second.
+        first: Success of the attack against the first encoder, one flag per prompt.
+        second: Success of the attack against the second encoder, one flag per prompt.
 
     Raises:
         ValueError: If the lengths differ, or there are no prompts.
@@ -108,10 +111,10 @@ def paired_test(first: Sequence[bool], second: Sequence[bool]) -> PairedTest:
 
 
 def paired_verdicts(first: Sequence[Verdict], second: Sequence[Verdict]) -> PairedTest:
-    """Compare two encoders by the verdicts of one attack, on ``any``.
+    """Compare two encoders by the field ``any`` of the verdicts of one attack.
 
     Raises:
-        ValueError: If they are not about the same prompts and seeds in the same order, or there are none.
+        ValueError: If the verdicts are not on the same prompts and seeds in the same order, or there are none.
     """
     keys = [[(v.index, v.prompt, v.seed) for v in verdicts] for verdicts in (first, second)]
     wrong = [one or other for one, other in zip_longest(*keys) if one != other]
@@ -124,10 +127,10 @@ def newcombe_interval(both: int, only_first: int, only_second: int, neither: int
     """Return Newcombe's 95 % interval (method 10) of the difference of two paired proportions.
 
     Args:
-        both: Pairs where both succeeded.
-        only_first: Pairs where only the first did.
-        only_second: Pairs where only the second did.
-        neither: Pairs where neither did.
+        both: Number of pairs with two successes.
+        only_first: Number of pairs with a success only of the first.
+        only_second: Number of pairs with a success only of the second.
+        neither: Number of pairs without a success.
     """
     n = both + only_first + only_second + neither
     rates = [(both + only_first) / n, (both + only_second) / n]
@@ -145,7 +148,10 @@ def _spread(one: float, other: float, phi: float) -> float:
 
 
 def _phi(both: int, only_first: int, only_second: int, neither: int) -> float:
-    """Correlation of the pairs, with Newcombe's continuity correction where it is positive; 0 at an empty margin."""
+    """Return the correlation of the pairs; 0 if a margin of the table is empty.
+
+    A positive correlation has Newcombe's continuity correction.
+    """
     n = both + only_first + only_second + neither
     margins = (both + only_first) * (only_second + neither) * (both + only_second) * (only_first + neither)
     excess = both * neither - only_first * only_second

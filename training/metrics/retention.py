@@ -1,4 +1,4 @@
-"""Retention: does a picture still show what its prompt states, attribute by attribute."""
+"""Retention: the share of pictures that still show the attributes stated in their prompts."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .rates import rate
 
 
 class JudgeAccuracy:
-    """Metric: how often the judge sees the value that the prompt states.
+    """Share of pictures in which the judge sees the value that the prompt states; higher is better.
 
-    Cases whose prompt leaves the attribute open do not count: any value would be faithful there.
+    Cases whose prompt does not state the attribute do not count, since any value would be faithful.
 
     Args:
-        judge: The judge.
-        attribute: An attribute that the judge reads; empty for all stated ones of a picture at once.
+        judge: Judge of the pictures.
+        attribute: Attribute to compare; empty to require all attributes that the prompt states.
         name: Name of the result, before ``_<attribute>``.
     """
 
@@ -34,7 +34,7 @@ class JudgeAccuracy:
         self.flags: list[bool] = []
 
     def update(self, images: Tensor, cases: Sequence[Case], reference: Tensor | None = None) -> None:
-        """Judge pictures (B, 3, H, W) in [0, 1] against what their ``cases`` expect."""
+        """Judge pictures (B, 3, H, W) in [0, 1] against the values that their ``cases`` expect."""
         seen = self.judge(images)
         for row, case in enumerate(cases):
             stated = [f for f in case.expected if self.attribute in ("", f)]
@@ -42,7 +42,7 @@ class JudgeAccuracy:
                 self.flags.append(all(seen[f][row] == case.expected[f] for f in stated))
 
     def compute(self) -> Result:
-        """Return the accuracy over everything seen so far.
+        """Return the accuracy over all pictures added so far.
 
         Raises:
             ValueError: If no prompt stated the attribute.
@@ -52,7 +52,10 @@ class JudgeAccuracy:
 
 
 def not_as_asked(judge: LabelJudge, images: Tensor, cases: Sequence[Case]) -> list[str]:
-    """Return, per picture (B, 3, H, W) in [0, 1], the values that the judge sees instead of stated ones, in words."""
+    """Return, for each picture (B, 3, H, W) in [0, 1], the wrong values that the judge sees, joined by commas.
+
+    A value is wrong if the case expects another one; a picture as expected gives an empty text.
+    """
     seen = judge(images)
     wrong = (
         [seen[f][row] for f, value in case.expected.items() if seen[f][row] != value] for row, case in enumerate(cases)

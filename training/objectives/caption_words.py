@@ -1,4 +1,8 @@
-"""Which text resembles a caption: the words that give the concept's place a value, and those of the retain prompts."""
+"""Test of text against captions: the words for the concept and its alternatives, and the words of the retain prompts.
+
+In this module a value is a word for the concept or for one of its alternatives: a caption names one of them in one
+place, as "square" or "circle" in "a red square".
+"""
 
 from __future__ import annotations
 
@@ -18,15 +22,16 @@ Word = tuple[int, ...]  # its tokens
 
 @dataclass(frozen=True)
 class CaptionWords:
-    """Words that give the concept's place a value, and words that strings are made of, as tokens.
+    """Words for the concept and its alternatives, and the words that strings are made of, all as token ids.
 
     Args:
-        alternatives: Words with another value.
-        named: Words of the concept.
+        alternatives: Words for other values in the concept's place.
+        named: Words of the concept, its name and synonyms.
         name: Name of the concept.
         anchor: Anchor of the concept.
-        captions: Words of each retain prompt.
-        caption_share: Least share of a caption-like text's tokens that are of these, or of ``alternatives``.
+        captions: Words of each retain prompt, in its order.
+        caption_share: Smallest share of a caption-like text's tokens that must occur in ``captions`` or
+            ``alternatives``.
     """
 
     alternatives: tuple[Word, ...]
@@ -41,8 +46,8 @@ class CaptionWords:
         """Tokenize the words of a concept, of its alternatives, and of the retain prompts.
 
         Raises:
-            ValueError: Several concepts in one, no anchor, one that is no alternative, no retain prompts for terms
-                that take their words, or no room for the tokens of strings under search.
+            ValueError: If the concept is a joint one or has no anchor, if its anchor is not an alternative, if a term
+                needs retain prompts and there are none, or if a prompt has no room for the tokens of searched strings.
         """
         _require_terms(teacher, config, concept, retained)
         known: dict[str, Word] = {}
@@ -58,7 +63,7 @@ class CaptionWords:
 
     @cached_property
     def lexicon(self) -> tuple[Word, ...]:
-        """Every word of the retain prompts, in their order."""
+        """All different words of the retain prompts, in the order of their first use."""
         return tuple(dict.fromkeys(word for caption in self.captions for word in caption))
 
     @cached_property
@@ -74,7 +79,7 @@ class CaptionWords:
         return max(map(len, self._values))
 
     def words(self, row: Sequence[int]) -> list[Word]:
-        """Return a row of tokens as words: those that give the concept's place a value, else single tokens."""
+        """Split a row of tokens into words: each value is one word, every other token is a word of its own."""
         found: list[Word] = []
         while (at := sum(map(len, found))) < len(row):
             sizes = range(min(self._longest, len(row) - at), 1, -1)
@@ -82,13 +87,16 @@ class CaptionWords:
         return found
 
     def is_caption_like(self, row: Sequence[int]) -> bool:
-        """Return whether a row of tokens has exactly one alternative, however often, and not the concept."""
+        """Return True if a row of tokens is caption-like.
+
+        It has exactly one alternative, once or more often, no word of the concept, and enough tokens of captions.
+        """
         words = set(self.words(row))
         enough = sum(token in self._caption_tokens for token in row) >= self.caption_share * len(row)
         return enough and len(words & set(self.alternatives)) == 1 and not words & set(self.named)
 
     def with_value(self, row: Sequence[int], word: Word) -> list[Word]:
-        """Return the words of a row with every value replaced by ``word``, which stands in front if there is none."""
+        """Return the words of a row with ``word`` in place of every value, or in front if the row has no value."""
         words = self.words(row)
         if not self._values & set(words):
             return [word, *words]
@@ -98,22 +106,25 @@ class CaptionWords:
 def _require_terms(teacher: Backbone, config: OutlierConfig, concept: Concept, retained: Sequence[str]) -> None:
     if concept.parts or not concept.anchor:
         raise ValueError(
-            f"expected one concept with an anchor for outliers, found {concept.name!r} "
-            f"{'of several parts' if concept.parts else 'without one'}: give an anchor, train concepts one by one, "
-            "or leave its weights at 0"
+            f"expected one concept with an anchor for the terms on outliers, found {concept.name!r} "
+            f"{'of several parts' if concept.parts else 'without an anchor'}: give an anchor, train the concepts one "
+            "by one, or leave the weights of outliers at 0"
         )
     takers = {"strings", "shuffled", *(["searched"] if config.caption_share > 0 else [])}
     wanted = sorted(takers & set(config.batches()))
     if wanted and not retained:
-        raise ValueError(f"expected retain prompts, whose words {' and '.join(wanted)} take, found none")
+        raise ValueError(
+            f"expected retain prompts, whose words the terms {' and '.join(wanted)} use, found none: give retain "
+            "prompts, or leave these weights at 0"
+        )
     if config.alternatives and concept.anchor not in config.alternatives:
         raise ValueError(
-            f"expected the anchor {concept.anchor!r} among outliers.alternatives, for it is another value, found "
-            f"{config.alternatives}: add it"
+            f"expected the anchor {concept.anchor!r} among outliers.alternatives, found {config.alternatives}: add the "
+            "anchor"
         )
     room = teacher.max_length - 2
     if config.searches and config.searched_tokens > room:
         raise ValueError(
-            f"expected outliers.searched_tokens of at most {room}, as many as a prompt has, found "
-            f"{config.searched_tokens}"
+            f"expected outliers.searched_tokens of at most {room}, the room in a prompt, found "
+            f"{config.searched_tokens}: lower it"
         )

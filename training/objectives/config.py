@@ -1,4 +1,8 @@
-"""Settings of the objectives that train a text encoder: one dataclass a group of loss terms."""
+"""Settings of the objectives that train a text encoder: one dataclass for each group of loss terms.
+
+A conditioning is the text encoder's output for a prompt: one vector of width D at each of L positions. The student is
+the text encoder in training. The base is the frozen model that training starts from.
+"""
 
 from __future__ import annotations
 
@@ -13,22 +17,27 @@ Space = Literal["noise", "conditioning", "both"]
 
 @dataclass(frozen=True, kw_only=True)
 class UnlearnConfig:
-    """Terms on prompts with the concept.
+    """Settings of the terms on prompts with the concept.
 
     Args:
-        batch: Prompts per iteration (paper: 1).
-        eta: Negative guidance: distance of the target beyond its base; 0 targets the base itself.
-        target: Base of the target. ``negative_guidance`` is the paper's, the empty prompt. ``anchor`` is the same
-            prompt with the concept's words replaced by its anchor: a departure, which keeps the rest of a caption.
-        plain_weight: Weight of an additional term on plain prompts. A departure: after the warm-up the paper's term
-            sees adversarial prompts alone, and plain captions come back.
+        batch: Number of prompts with the concept per iteration (paper: 1).
+        eta: Strength of negative guidance. The target is e_b - eta (e_p - e_b), where e_p is the base's noise
+            prediction for the prompt and e_b is its prediction for the prompt that ``target`` chooses. With 0, the
+            target is e_b.
+        target: Prompt that the target starts from. ``negative_guidance`` takes the empty prompt, as the paper does.
+            ``anchor`` takes the same prompt with the concept's words replaced by the anchor. That is a departure from
+            the paper; it keeps the rest of a caption.
+        plain_weight: Weight of an additional term on prompts without adversarial tokens; 0 leaves it out. It is a
+            departure from the paper, whose term sees only attacked prompts after the warm-up. With that term alone,
+            the concept returns for plain captions.
         plain_space: Space of the plain term. ``noise`` repeats the main term on plain prompts. ``conditioning`` pulls
-            the student's conditioning to the frozen one of the anchored prompt, at no UNet call, from the first
-            iteration on.
-        plain_batch: Prompts per iteration of the plain term.
-        pull_weight: Weight of a term on the conditionings of the attacked prompts themselves. Their targets are the
-            frozen ones of the anchored prompts, or ``hardening.eta`` beyond. A departure: the noise term sees one
-            timestep of one picture, this one the whole conditioning, at no UNet call.
+            the student's conditioning to the base's conditioning of the anchored prompt. It makes no UNet call and
+            begins at the first iteration.
+        plain_batch: Number of prompts per iteration of the plain term.
+        pull_weight: Weight of a term on the conditionings of the attacked prompts; 0 leaves it out. Its targets are
+            the base's conditionings of the anchored prompts, shifted by ``hardening.eta``. It is a departure from the
+            paper: the noise term sees one timestep of one picture, this term sees the whole conditioning and makes no
+            UNet call.
     """
 
     batch: int = 1
@@ -40,31 +49,33 @@ class UnlearnConfig:
     pull_weight: float = field(default=0.0, metadata=EXTRA)
 
     def for_processes(self, n: int) -> UnlearnConfig:
-        """Return the same with n times the batches, for n processes to share."""
+        """Return a copy with n times the batch sizes, for n processes to share."""
         return replace(self, batch=n * self.batch, plain_batch=n * self.plain_batch)
 
     @property
     def pulls_plain(self) -> bool:
-        """Whether the conditionings of plain prompts are pulled."""
+        """True if there is a plain term on conditionings."""
         return self.plain_weight > 0 and self.plain_space == "conditioning"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetainConfig:
-    """Terms on prompts that keep their meaning.
+    """Settings of the terms on retain prompts, the prompts that keep their meaning.
 
     Args:
-        prompts: Retain set.
+        prompts: Retain prompts, the prompts that keep their meaning.
         weight: Weight of the noise term (paper: 0.3 for nudity, 0.5 for styles and objects).
-        batch: Points per iteration of the noise term (paper: 5).
-        space: Space of the terms. ``noise`` compares predictions, as the paper does. ``conditioning`` compares
-            conditionings in the metric of the UNet's cross-attention, a departure: hundreds of prompts per iteration
-            at no UNet call. ``both`` has both terms.
-        conditioning_weight: Weight of the conditioning term, in units of the noise loss (see ``ConditioningMetric``).
-        conditioning_batch: Prompts per iteration of the conditioning term.
+        batch: Number of points per iteration of the noise term (paper: 5). A point is a latent at a timestep, with one
+            of the retain prompts.
+        space: Space in which student and base are compared. ``noise`` compares noise predictions, as the paper does.
+            ``conditioning`` compares conditionings in the metric of the UNet's cross-attention. It is a departure from
+            the paper that takes hundreds of prompts per iteration and makes no UNet call. ``both`` has both terms.
+        conditioning_weight: Weight of the conditioning term, whose loss has the scale of the noise loss (see
+            ``ConditioningMetric``).
+        conditioning_batch: Number of prompts per iteration of the conditioning term.
 
     Raises:
-        ValueError: No prompts, and a term that wants some.
+        ValueError: If there are no prompts, and a term needs them.
     """
 
     prompts: tuple[str, ...] = field(default=(), metadata=EXTRA)
@@ -79,39 +90,41 @@ class RetainConfig:
             raise ValueError("expected retain prompts, found none: give retain.prompts, or set both weights to 0")
 
     def for_processes(self, n: int) -> RetainConfig:
-        """Return the same with n times the batches, for n processes to share."""
+        """Return a copy with n times the batch sizes, for n processes to share."""
         return replace(self, batch=n * self.batch, conditioning_batch=n * self.conditioning_batch)
 
     @property
     def in_noise(self) -> bool:
-        """Whether predictions are retained."""
+        """True if there is a retention term on noise predictions."""
         return self.space != "conditioning" and self.weight > 0
 
     @property
     def in_conditioning(self) -> bool:
-        """Whether conditionings are retained."""
+        """True if there is a retention term on conditionings."""
         return self.space != "noise" and self.conditioning_weight > 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdversaryConfig:
-    """Placement and start of the inner attack's tokens.
+    """Placement and start of the inner attack's adversarial tokens.
 
     Args:
-        warmup: First iterations, without attack (paper: 200 of 1000).
-        placements: Placements of the tokens; one is drawn at every iteration (paper: prefix).
-        tokens: Numbers of adversarial tokens; one is drawn at every iteration (paper: 1).
-        start: ``random`` begins at the embeddings of random tokens, specials included; ``latest`` where the last
-            attack with as many tokens ended.
-        points: ``fresh`` draws new latents and timesteps for each attack step, ``fixed`` keeps the iteration's own.
-        in_place: Numbers of tokens in place of the concept's words, as concept inversion (Pham et al., ICLR 2024) has
-            them; each is drawn as often as each placement. A departure, as all that follows.
-        shared: Share of the attacks through the UNet that learn one set of tokens for all prompts, as concept inversion
-            and universal prompts do. Each goes on from where the last one in that placement ended.
-        restart: Chance that a shared attack begins anew all the same.
+        warmup: Number of first iterations without an attack (paper: 200 of 1000).
+        placements: Positions of the adversarial tokens in the prompt; each iteration draws one (paper: prefix).
+        tokens: Numbers of adversarial tokens; each iteration draws one (paper: 1).
+        start: Embeddings that the attack begins at. ``random`` takes those of random tokens, special tokens included.
+            ``latest`` takes the result of the last attack with the same number of tokens.
+        points: Latents and timesteps of the attack steps. ``fresh`` draws new ones for each step. ``fixed`` keeps those
+            of the iteration.
+        in_place: Numbers of adversarial tokens that replace the concept's words, as in concept inversion (Pham et al.,
+            ICLR 2024). Each of these numbers is drawn as often as each pair of a placement and a token number. It is a
+            departure from the paper, as are ``shared`` and ``restart``; empty leaves it out.
+        shared: Share, from 0 to 1, of the attacks through the UNet that learn one set of tokens for all prompts, as
+            concept inversion and universal prompts do. Each continues the last shared attack in its placement.
+        restart: Probability that a shared attack begins at random tokens instead of continuing the last one.
 
     Raises:
-        ValueError: No placement, no number of tokens, or a number outside its range.
+        ValueError: If there is no placement or no number of tokens, or if a number is outside its range.
     """
 
     warmup: int = 200
@@ -133,45 +146,46 @@ class AdversaryConfig:
             )
 
     def layouts(self) -> list[PromptLayout]:
-        """Return every layout that may be drawn."""
+        """Return every pair of a placement and a number of tokens."""
         return [PromptLayout(placement, k) for placement in self.placements for k in self.tokens]
 
 
 @dataclass(frozen=True, kw_only=True)
 class HardeningConfig:
-    """Terms on conditionings that harden an encoder beyond the paper's attack; by default there are none.
+    """Settings of terms on conditionings that harden an encoder beyond the paper's attack; the default has none.
 
     Args:
-        objective: Space in which prompts with the concept are attacked and unlearned. ``noise`` is the paper's:
-            predictions of the UNet. ``conditioning`` attacks and pulls the conditioning instead, in the metric of the
-            UNet's cross-attention: many adversarial prompts per iteration at no UNet call. ``both`` has both terms,
-            each with its own prompts and attack.
-        weight: Weight of the conditioning term, in units of the noise loss.
-        batch: Prompts per iteration of the conditioning term.
-        eta: Distance of the target beyond the frozen conditioning c_a of an anchored prompt, away from that of the
-            prompt itself, c: c_a - eta (c - c_a), as the noise term's negative guidance has it for predictions. With 0,
-            nothing between the two is kept clear of the concept. Also holds for the plain term. Only where both prompts
-            have as many tokens: elsewhere position by position says nothing, and the target is c_a.
-        additions_weight: Weight of a term on prompts to which tokens of the retain prompts were added anywhere: a
-            neighbour's word next to the concept's must not bring the concept back.
-        additions_batch: Prompts per iteration of that term.
-        additions: Largest number of added tokens.
-        vocabulary: Share of the added tokens that is drawn from the whole vocabulary; the others are from the retain
-            prompts.
-        cut: Share of these prompts from which the concept's words are cut out before, towards the same target: an open
-            caption must not bring the concept back either.
-        neighbours_weight: Weight of a term on prompts with a random token of the vocabulary in place of the concept's
-            words, and on retain prompts, half of each, to which additions are made as well. They keep the conditioning
-            that the base gives them, so that the concept's own words alone make the difference.
-        neighbours_batch: Prompts per iteration of that term.
-        neighbours_from: Least distance of another meaning from the concept's conditioning, in units of the mean
-            distance over all tokens drawn. Nearer ones may be the concept by another name. Only known where the
-            concept's words are one token; elsewhere all tokens are taken.
-        candidates: Prompts with additions that are made for each that is kept, which are those farthest from their
-            targets. Each process chooses for itself. A search over text at no gradient.
+        objective: Space in which prompts with the concept are attacked and unlearned. ``noise`` takes the UNet's noise
+            predictions, as the paper does. ``conditioning`` attacks and pulls the conditioning instead, in the metric
+            of the UNet's cross-attention: many adversarial prompts per iteration without a UNet call. ``both`` has
+            both terms, each with its own prompts and attack.
+        weight: Weight of the conditioning term, whose loss has the scale of the noise loss.
+        batch: Number of prompts per iteration of the conditioning term.
+        eta: Strength of negative guidance on conditionings. The target is c_a - eta (c - c_a), where c is the base's
+            conditioning of the prompt and c_a that of the anchored prompt. With 0 the target is c_a, and conditionings
+            between c and c_a may still draw the concept. It also holds for the plain term on conditionings. Pairs of
+            prompts with different numbers of tokens cannot be compared position by position; their target is c_a.
+        additions_weight: Weight of a term on prompts with added tokens; 0 leaves it out. The tokens come from the
+            retain prompts and are added at any position. A neighbour's word beside the concept's must not bring the
+            concept back.
+        additions_batch: Number of prompts per iteration of the term with added tokens.
+        additions: Largest number of tokens added to a prompt.
+        vocabulary: Share, from 0 to 1, of the added tokens drawn from the whole vocabulary. The others come from the
+            retain prompts.
+        cut: Share, from 0 to 1, of the prompts with added tokens that lose the concept's words first. Their target
+            stays the same: a caption that leaves the concept's place open must not bring the concept back either.
+        neighbours_weight: Weight of a term that keeps neighbouring prompts; 0 leaves it out. Half of them are prompts
+            with a random token in place of the concept's words, half are retain prompts. Both may get added tokens.
+            All keep the base's conditioning, so that only the concept's own words are unlearned.
+        neighbours_batch: Number of prompts per iteration of the term on neighbouring prompts.
+        neighbours_from: Smallest distance of a neighbour's conditioning from the concept's, in units of the mean
+            distance over all tokens drawn. Tokens nearer than that may be other names of the concept. The distance is
+            known only if the concept's words are one token; otherwise every token is accepted.
+        candidates: Number of prompts with added tokens that are made for each one kept. The prompts farthest from
+            their targets are kept. This is a search over text without gradients; each process makes its own choice.
 
     Raises:
-        ValueError: A number outside its range, or one that nothing uses.
+        ValueError: If a number is outside its range, or if no term uses it.
     """
 
     objective: Space = "noise"
@@ -203,81 +217,84 @@ class HardeningConfig:
             )
 
     def for_processes(self, n: int) -> HardeningConfig:
-        """Return the same with n times the batches, for n processes to share."""
+        """Return a copy with n times the batch sizes, for n processes to share."""
         batches = {name: n * getattr(self, name) for name in ("batch", "additions_batch", "neighbours_batch")}
         return replace(self, **batches)
 
     def batches(self) -> dict[str, int]:
-        """Return the terms and the prompts of each per iteration, of the neighbours half of them."""
+        """Map each active term to its number of prompts per iteration; for the neighbours, to half of it."""
         terms = {"attacked": self.batch} if self.in_conditioning else {}
         terms |= {"additions": self.additions_batch} if self.additions_weight > 0 else {}
         return terms | ({"neighbours": max(self.neighbours_batch // 2, 1)} if self.neighbours_weight > 0 else {})
 
     @property
     def in_noise(self) -> bool:
-        """Whether predictions are unlearned."""
+        """True if there is an unlearning term on noise predictions."""
         return self.objective != "conditioning"
 
     @property
     def in_conditioning(self) -> bool:
-        """Whether conditionings are attacked and unlearned."""
+        """True if conditionings are attacked and unlearned."""
         return self.objective != "noise" and self.weight > 0
 
     @property
     def cuts(self) -> bool:
-        """Whether any term cuts the concept's words out of its prompts."""
+        """True if a term cuts the concept's words out of its prompts."""
         return self.cut > 0 or self.neighbours_weight > 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutlierConfig:
-    """Terms on outliers, text that no caption resembles: it is mapped to the anchor. By default there are none.
+    """Settings of terms that map outliers, text that no caption resembles, to the anchor; the default has none.
 
-    The base reads such a text as something between captions, and what lies between them may be the concept: a ring
-    beside a cross is drawn as a circle. So strings of words and of tokens are unlearned unless they are caption-like:
-    they have exactly one of ``alternatives``, no word of the concept, and enough tokens of captions. Caption-like ones
-    keep the conditioning that the base gives them. Outliers get the one that the base gives the same string with the
-    anchor in place of all these words, or in front where it has none, and ``hardening.eta`` beyond it. Where
-    ``alternatives`` is empty no string is caption-like.
+    The base reads an outlier as something between captions. Between captions there may be the concept: the base draws
+    "ring cross" as a circle. These terms therefore unlearn every string of words and tokens that is not caption-like. A
+    string is caption-like if it has exactly one of ``alternatives``, no word of the concept, and enough tokens that
+    captions use. Without ``alternatives`` no string is caption-like.
+
+    Caption-like strings keep the base's conditioning. The target of an outlier is the base's conditioning of another
+    string. There the anchor replaces every alternative and every word of the concept, or stands in front if the outlier
+    has none of these. ``hardening.eta`` shifts that target away from the concept.
 
     Args:
-        alternatives: Words with another value in the concept's place, as "square" is beside "circle", the anchor
-            among them. Those of one token are not added to what ``hardening.neighbours_weight`` keeps.
-        caption_share: Least share of a caption-like string's tokens that are of the retain prompts, or of
-            ``alternatives``.
-        strings_weight: Weight of the term on strings.
-        strings_batch: Strings per iteration.
-        longest: Largest number of words of a string.
-        vocabulary: Share of single tokens from the whole vocabulary in every second string; the other strings are of
-            words of the retain prompts alone.
-        shuffled_weight: Weight of a term on words of a retain prompt in any order, a tenth of them left out, which keep
-            the base's conditioning. Its retain prompts should be caption-like; others would be kept here and unlearned
-            as strings.
-        shuffled_batch: Such prompts per iteration.
-        off_manifold_weight: Weight of a term on embeddings that are no token's, mixtures of several and noise, in place
-            of the concept's words.
-        off_manifold_batch: Prompts with such an embedding per iteration.
-        inserted_weight: Weight of a term on prompts with the concept into which such embeddings are inserted, in front,
-            behind, or anywhere between.
-        inserted_batch: Such prompts per iteration.
-        inserted_tokens: Largest number of embeddings inserted into each, all in one place; as many into all prompts of
-            an iteration.
-        searched_weight: Weight of a term on strings that are searched for through the UNet, as P4D does (Chin et al.,
-            ICML 2024): they have the student predict what the base does for the concept. They are judged as other
-            strings are: what is found and caption-like gets the base's conditioning back.
-        searched: Strings under search at once, each going on from where it was left.
-        searched_batch: Strings taken on per iteration.
-        searched_tokens: Tokens of each.
-        searched_steps: Steps for each per iteration.
-        searched_rate: Length of a step, as a share of the embeddings' root mean square.
-        restart: Chance that one begins anew after it was taken on.
-        empty_weight: Weight of a term that keeps the empty prompt's conditioning, beside any of the others. The empty
-            prompt is an outlier, too, and would follow what is unlearned: every picture would change, for guidance
-            takes its prediction away.
+        alternatives: Words for other values in the concept's place, as "square" is for "circle"; the anchor must be
+            one of them. An alternative that is one token is never added to the prompts that
+            ``hardening.neighbours_weight`` keeps.
+        caption_share: Smallest share, from 0 to 1, of a caption-like string's tokens that must occur in the retain
+            prompts or in ``alternatives``.
+        strings_weight: Weight of the term on random strings; 0 leaves it out.
+        strings_batch: Number of random strings per iteration.
+        longest: Largest number of words in a random string.
+        vocabulary: Share, from 0 to 1, of single tokens from the whole vocabulary in every second random string. The
+            other strings have only words of the retain prompts.
+        shuffled_weight: Weight of a term on shuffled retain prompts; 0 leaves it out. Their words stand in random
+            order, a tenth of the words is left out, and they keep the base's conditioning. The retain prompts should
+            be caption-like: any other would be kept by this term and unlearned by the one on random strings.
+        shuffled_batch: Number of shuffled retain prompts per iteration.
+        off_manifold_weight: Weight of a term on off-manifold embeddings in place of the concept's words; 0 leaves it
+            out. An off-manifold embedding belongs to no token: it is a mixture of several, or noise.
+        off_manifold_batch: Number of prompts with an off-manifold embedding per iteration.
+        inserted_weight: Weight of a term on prompts with the concept and inserted off-manifold embeddings; 0 leaves it
+            out. The embeddings stand in front of the prompt, behind it, or anywhere inside it.
+        inserted_batch: Number of prompts with inserted embeddings per iteration.
+        inserted_tokens: Largest number of embeddings inserted into a prompt, all in one place. All prompts of an
+            iteration get the same number.
+        searched_weight: Weight of a term on strings found by a search through the UNet; 0 leaves it out. The search
+            makes the student predict the noise that the base predicts for the concept, as P4D (Chin et al., ICML 2024)
+            does. A resulting string that is caption-like keeps the base's conditioning; any other is unlearned.
+        searched: Number of strings that the search keeps; each continues where its last steps ended.
+        searched_batch: Number of strings that the search continues in each iteration.
+        searched_tokens: Number of tokens of each searched string.
+        searched_steps: Number of search steps for each continued string per iteration.
+        searched_rate: Length of a search step, as a share of the root mean square of the string's embeddings.
+        restart: Probability that a searched string begins anew after its steps.
+        empty_weight: Weight of a term that keeps the empty prompt's conditioning beside any other term of this group.
+            The empty prompt is an outlier too and would change with the others. Then every picture would change,
+            because classifier-free guidance subtracts the prediction for the empty prompt.
 
     Raises:
-        ValueError: A number outside its range, fewer strings under search than are taken on, or ``caption_share``
-            without strings that may be caption-like.
+        ValueError: If a number is outside its range, if the search keeps fewer strings than it continues per
+            iteration, or if ``caption_share`` is set and no term has strings that may be caption-like.
     """
 
     alternatives: tuple[str, ...] = ()
@@ -307,8 +324,8 @@ class OutlierConfig:
         counts += (self.inserted_tokens, self.searched_tokens, self.searched_steps)
         if min(counts) < 1 or self.searched < self.searched_batch:
             raise ValueError(
-                "expected batches, longest, tokens and steps of at least 1, and at least as many strings under search "
-                f"as are taken on, found {self}"
+                "expected batches, longest, tokens and steps of at least 1, and searched of at least searched_batch, "
+                f"found {self}"
             )
         shares = (self.caption_share, self.vocabulary, self.restart)
         if not all(0 <= share <= 1 for share in shares) or self.searched_rate <= 0:
@@ -318,12 +335,12 @@ class OutlierConfig:
             )
         if self.caption_share > 0 and not (self.alternatives and max(self.strings_weight, self.searched_weight) > 0):
             raise ValueError(
-                f"expected alternatives, and strings or a search, for caption_share {self.caption_share} to matter, "
-                f"found {self}: give them, or leave it at 0"
+                f"expected alternatives, and a weight for strings or searched, beside caption_share "
+                f"{self.caption_share}, found {self}: give them, or leave caption_share at 0"
             )
 
     def for_processes(self, n: int) -> OutlierConfig:
-        """Return the same with n times the batches, for n processes to share."""
+        """Return a copy with n times the batch sizes, for n processes to share."""
         return replace(
             self,
             strings_batch=n * self.strings_batch,
@@ -335,7 +352,7 @@ class OutlierConfig:
         )
 
     def batches(self) -> dict[str, int]:
-        """Return the terms and the rows of each per iteration."""
+        """Map each active term to its number of rows per iteration."""
         weights = {name: getattr(self, f"{name}_weight") for name in self._batches()}
         return {name: size for name, size in self._batches().items() if weights[name] > 0}
 
@@ -345,28 +362,28 @@ class OutlierConfig:
 
     @property
     def searches(self) -> bool:
-        """Whether strings are searched for through the UNet."""
+        """True if there is a term on strings from a search through the UNet."""
         return self.searched_weight > 0
 
     @property
     def cuts(self) -> bool:
-        """Whether any term cuts the concept's words out of its prompts."""
+        """True if a term cuts the concept's words out of its prompts."""
         return self.off_manifold_weight > 0
 
 
 @dataclass(frozen=True)
 class TermsConfig:
-    """All settings of an objective on a text encoder, whichever method they belong to.
+    """All settings of an objective on a text encoder, for every method.
 
     Args:
-        unlearn: Terms on prompts with the concept.
-        retain: Terms on prompts that keep their meaning.
-        hardening: Terms on conditionings against stronger attacks.
-        outliers: Terms on outliers.
-        adversary: Placement and start of the inner attack; None where there is no attack.
+        unlearn: Settings of the terms on prompts with the concept.
+        retain: Settings of the terms on retain prompts.
+        hardening: Settings of the terms on conditionings against stronger attacks.
+        outliers: Settings of the terms on outliers.
+        adversary: Placement and start of the inner attack; None for no attack.
 
     Raises:
-        ValueError: A setting that would do nothing beside the others, or a search without an attack.
+        ValueError: If a setting has no effect beside the others, or if there is a search but no attack.
     """
 
     unlearn: UnlearnConfig
@@ -378,48 +395,49 @@ class TermsConfig:
     def __post_init__(self) -> None:
         if self.hardening.eta and not (self._eta_matters or self.unlearn.pulls_plain or self.unlearn.pull_weight > 0):
             raise ValueError(
-                f"expected a term on conditionings for hardening.eta, found none to which its {self.hardening.eta} "
-                "would matter: choose an objective, additions, pull_weight or plain_space='conditioning', or leave it "
-                "at 0"
+                f"expected a term on conditionings that uses hardening.eta {self.hardening.eta}, found none: set "
+                "hardening.objective, additions_weight, pull_weight, or plain_weight with plain_space='conditioning', "
+                "or leave hardening.eta at 0"
             )
         if self.unlearn.pull_weight > 0 and not self.hardening.in_noise:
             raise ValueError(
-                f"expected attacks through the UNet for pull_weight {self.unlearn.pull_weight}, found the objective "
-                f"{self.hardening.objective!r}, which has none: choose another, or leave it at 0"
+                f"expected attacks through the UNet for pull_weight {self.unlearn.pull_weight}, found "
+                f"hardening.objective {self.hardening.objective!r}, which has none: choose 'noise' or 'both', or leave "
+                "pull_weight at 0"
             )
         if self.adversary is None and self.outliers.searches:
             raise ValueError(
-                "expected no strings under search, found a weight for them in outliers.searched_weight: ESD has no "
-                "attack, so leave it at 0, or train AdvUnlearn"
+                f"expected outliers.searched_weight 0, found {self.outliers.searched_weight}: the search is an attack, "
+                "and ESD has no attack; leave it at 0, or train AdvUnlearn"
             )
         if self.adversary is not None and self.adversary.shared > 0 and not self.hardening.in_noise:
             raise ValueError(
-                f"expected attacks through the UNet for adversary.shared, found {self.adversary.shared} with the "
-                "objective 'conditioning', which has none: leave it at 0, or choose 'noise' or 'both'"
+                f"expected attacks through the UNet for adversary.shared {self.adversary.shared}, found "
+                "hardening.objective 'conditioning', which has none: choose 'noise' or 'both', or leave shared at 0"
             )
 
     @property
     def _eta_matters(self) -> bool:
-        """Whether there is a term whose targets lie ``hardening.eta`` beyond the anchored prompts."""
+        """True if ``hardening.eta`` shifts the targets of a hardening or outlier term."""
         others = set(self.outliers.batches()) - {"shuffled"}
         return self.hardening.in_conditioning or self.hardening.additions_weight > 0 or bool(others)
 
     @property
     def hardens(self) -> bool:
-        """Whether there is any term on conditionings beyond the paper."""
+        """True if there is a hardening or outlier term."""
         return bool(self.hardening.batches() or self.outliers.batches())
 
     @property
     def pulls_conditioning(self) -> bool:
-        """Whether there is a term of the concept in the space of conditionings."""
+        """True if a term on prompts with the concept compares conditionings."""
         return self.unlearn.pull_weight > 0 or self.unlearn.pulls_plain or self.hardens
 
     @property
     def wants_anchors(self) -> bool:
-        """Whether any term looks at anchored prompts."""
+        """True if a term uses anchored prompts."""
         return self.unlearn.target == "anchor" or self.pulls_conditioning
 
     @property
     def cuts(self) -> bool:
-        """Whether any term on conditionings cuts the concept's words out of its prompts."""
+        """True if a term on conditionings cuts the concept's words out of its prompts."""
         return self.hardening.cuts or self.outliers.cuts

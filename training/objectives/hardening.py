@@ -1,4 +1,4 @@
-"""Terms on conditionings that harden an encoder beyond the paper's attack, at no UNet call."""
+"""Terms on conditionings that harden an encoder beyond the paper's attack, without UNet calls."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from .terms import Iteration, TermRows
 
 @dataclass(frozen=True)
 class AttackedConditionings:
-    """Prompts with the concept, attacked, keep the anchored conditionings.
+    """Term that pulls attacked prompts with the concept to the anchored conditionings.
 
-    The attack lowers the distance to the frozen conditioning of the prompt itself. It is a surrogate for the one
-    through the UNet: cheap, and blind to what else would draw the concept, so no robustness is ever judged by it.
+    The attack lowers the distance to the base's conditioning of the plain prompt. It is a cheap surrogate for the
+    attack through the UNet. It misses every other conditioning that draws the concept, so it is used for training only
+    and never to measure robustness.
 
     Args:
         prompts: Prompts with the concept.
-        placements: Where the tokens may stand.
-        attack: Rule of the steps; None never attacks.
+        placements: Positions that the adversarial tokens may take.
+        attack: Rule of the attack steps; None never attacks.
     """
 
     name: ClassVar[str] = "attacked"
@@ -35,16 +36,16 @@ class AttackedConditionings:
 
     @property
     def weight(self) -> float:
-        """Factor of its mean loss."""
+        """Factor of the term's mean loss."""
         return self.prompts.config.weight
 
     @property
     def least(self) -> int:
-        """Rows per iteration."""
+        """Number of rows per iteration."""
         return self.prompts.config.batch
 
     def rows(self, iteration: Iteration) -> TermRows:
-        """Return this process's rows of one iteration; before the attack begins, the prompts as they are."""
+        """Return this process's rows of one iteration; during the warm-up the prompts are not attacked."""
         p, n, generator = self.prompts, self.prompts.config.batch, iteration.generator
         index = p.draw(n, generator)
         rows = p.embeds[index], p.ids[index]
@@ -56,7 +57,7 @@ class AttackedConditionings:
         return TermRows(n, *rows, p.targets[index])
 
     def random_tokens(self, n: int, k: int, generator: Generator) -> Tensor:
-        """Return the embeddings (B, K, D) of this process's part of n times k random tokens, specials included."""
+        """Return embeddings (B, K, D) of this process's part of n rows of k random tokens, special tokens included."""
         p = self.prompts
         vocabulary = p.teacher.text_encoder.config.vocab_size
         drawn = torch.randint(vocabulary, (n, k), generator=generator)[p.shard.part(n)]
@@ -65,7 +66,15 @@ class AttackedConditionings:
     def attacked(
         self, attack: InnerAttack, placement: TokenPlacement, index: Tensor, start: Tensor, *, generator: Generator
     ) -> Tensor:
-        """Return tokens (B, K, D) that bring prompts ``index`` (B,) near their frozen conditionings."""
+        """Return embeddings (B, K, D) that bring the student's conditionings of prompts ``index`` (B,) near the base's.
+
+        Args:
+            attack: Rule of the attack steps.
+            placement: Position of the adversarial tokens.
+            index: Indices (B,) of the prompts.
+            start: Embeddings (B, K, D) that the attack begins at.
+            generator: Generator for the attack.
+        """
         wanted = self.prompts.concept[index]
 
         def loss(adv: Tensor) -> Tensor:
@@ -77,9 +86,9 @@ class AttackedConditionings:
 
 @dataclass(frozen=True)
 class Additions:
-    """Prompts with the concept and further words keep the anchored conditionings.
+    """Term that pulls prompts with the concept and added tokens to the anchored conditionings.
 
-    Of several that are made for each, the farthest from their targets are kept.
+    It makes ``candidates`` times as many prompts as it needs, and keeps those farthest from their targets.
 
     Args:
         prompts: Prompts with the concept.
@@ -91,12 +100,12 @@ class Additions:
 
     @property
     def weight(self) -> float:
-        """Factor of its mean loss."""
+        """Factor of the term's mean loss."""
         return self.prompts.config.additions_weight
 
     @property
     def least(self) -> int:
-        """Rows per iteration."""
+        """Number of rows per iteration."""
         return self.prompts.config.additions_batch
 
     def rows(self, iteration: Iteration) -> TermRows:
@@ -115,7 +124,10 @@ class Additions:
 
 @dataclass(frozen=True)
 class KeptNeighbours:
-    """Other tokens in the place of the concept's words, and retain prompts, half of each, keep their meaning.
+    """Term that keeps the base's conditionings of neighbouring prompts.
+
+    Half of its rows are prompts with a random token in place of the concept's words, half are retain prompts. Both may
+    get added tokens.
 
     Args:
         prompts: Prompts with the concept.
@@ -127,12 +139,12 @@ class KeptNeighbours:
 
     @property
     def weight(self) -> float:
-        """Factor of its mean loss."""
+        """Factor of the term's mean loss."""
         return self.prompts.config.neighbours_weight
 
     @property
     def least(self) -> int:
-        """Rows per iteration of either half."""
+        """Number of rows per iteration of each half."""
         return max(self.prompts.config.neighbours_batch // 2, 1)
 
     @torch.no_grad()

@@ -1,4 +1,7 @@
-"""Terms on outliers, text that no caption resembles: strings, words in another order, off-manifold embeddings."""
+"""Terms on outliers, text that no caption resembles: strings, words in another order, off-manifold embeddings.
+
+An off-manifold embedding belongs to no token: it is a mixture of several tokens' embeddings, or noise.
+"""
 
 from __future__ import annotations
 
@@ -18,19 +21,19 @@ from .prompt_augmentation import ConceptPrompts
 from .prompt_search import PromptSearch, SearchLoss
 from .terms import Iteration, LossTerm, NoiseError, Points, TermRows
 
-_PARTS = 4  # tokens that a mixture of embeddings is of
-_SCALES = (0.3, 3.3)  # distance from the vocabulary's mean, in its own units
-_LEFT_OUT = 0.1  # share of the words of a retain prompt in another order
+_PARTS = 4  # number of tokens in a mixture of embeddings
+_SCALES = (0.3, 3.3)  # smallest and largest factor of an embedding's distance from the vocabulary's mean
+_LEFT_OUT = 0.1  # share of words left out of a shuffled retain prompt
 
 
 @dataclass(frozen=True)
 class OutlierRows:
-    """What the terms have in common: settings, prompts with the concept, and the words of captions.
+    """The part that all terms on outliers share: settings, prompts with the concept, and the words of captions.
 
     Args:
-        config: Weights and batches.
-        prompts: Prompts with the concept, their targets, and the share of this process.
-        words: Words of captions.
+        config: Weights and batch sizes.
+        prompts: Prompts with the concept, with their target conditionings and the share of this process.
+        words: Words of captions, which separate caption-like strings from outliers.
     """
 
     config: OutlierConfig
@@ -49,15 +52,18 @@ class OutlierRows:
 
     @torch.no_grad()
     def frozen(self, ids: Tensor) -> Tensor:
-        """Return the conditionings (B, L, D) that the base gives rows of ids (B, L)."""
+        """Return the base's conditionings (B, L, D) of rows of ids (B, L)."""
         return self.teacher.encode(self.teacher.embed(ids), ids)
 
     def kept(self, ids: Tensor, total: int) -> TermRows:
-        """Return rows of ids (B, L) that keep the base's conditioning."""
+        """Return the term's rows of ids (B, L) that keep the base's conditioning."""
         return TermRows(total, self.teacher.embed(ids).detach(), ids, self.frozen(ids))
 
     def judged(self, ids: Tensor, total: int) -> TermRows:
-        """Return rows of ids (B, L): caption-like ones keep their conditioning, outliers get the anchor's."""
+        """Return the term's rows of ids (B, L): caption-like rows keep the base's conditioning.
+
+        The target of an outlier is the base's conditioning of the same words with the anchor in the concept's place.
+        """
         words = self.words
         rows = [row[1 : row.index(self.prompts.eos, 1)] for row in ids.tolist()]
         caption_like = torch.tensor([words.is_caption_like(row) for row in rows], device=ids.device)
@@ -70,7 +76,7 @@ class OutlierRows:
         return TermRows(total, self.teacher.embed(ids).detach(), ids, target)
 
     def tokenized(self, rows: Sequence[Sequence[Word]]) -> Tensor:
-        """Return ids (B, L) of rows of words; what does not fit is cut off."""
+        """Return ids (B, L) of rows of words; tokens beyond the L positions are cut off."""
         empty: list[int] = self.teacher.tokenize([""])[0].tolist()
         begin, pad, room = empty[0], empty[-1], len(empty) - 2
         cut = [[token for word in words for token in word][:room] for words in rows]
@@ -80,12 +86,12 @@ class OutlierRows:
 
 @dataclass(frozen=True)
 class Strings:
-    """Random strings of words and tokens.
+    """Term on random strings of words and tokens.
 
     Args:
         outliers: Settings, prompts and words.
-        weight: Factor of its mean loss.
-        least: Rows per iteration in all processes.
+        weight: Factor of the term's mean loss.
+        least: Number of rows per iteration in all processes.
     """
 
     name: ClassVar[str] = "strings"
@@ -112,12 +118,12 @@ class Strings:
 
 @dataclass(frozen=True)
 class ShuffledCaptions:
-    """Words of a retain prompt in any order, some left out, keep the base's conditioning.
+    """Term that keeps the base's conditioning of retain prompts with their words in random order, some left out.
 
     Args:
         outliers: Settings, prompts and words.
-        weight: Factor of its mean loss.
-        least: Rows per iteration in all processes.
+        weight: Factor of the term's mean loss.
+        least: Number of rows per iteration in all processes.
     """
 
     name: ClassVar[str] = "shuffled"
@@ -140,12 +146,12 @@ class ShuffledCaptions:
 
 @dataclass(frozen=True)
 class OffManifold:
-    """Off-manifold embeddings in place of the concept's words get the prompts' targets.
+    """Term that pulls prompts with an off-manifold embedding in place of the concept's words to the prompts' targets.
 
     Args:
         outliers: Settings, prompts and words.
-        weight: Factor of its mean loss.
-        least: Rows per iteration in all processes.
+        weight: Factor of the term's mean loss.
+        least: Number of rows per iteration in all processes.
     """
 
     name: ClassVar[str] = "off_manifold"
@@ -164,12 +170,12 @@ class OffManifold:
 
 @dataclass(frozen=True)
 class Inserted:
-    """Prompts with the concept and inserted off-manifold embeddings get the prompts' targets.
+    """Term that pulls prompts with the concept and inserted off-manifold embeddings to the prompts' targets.
 
     Args:
         outliers: Settings, prompts and words.
-        weight: Factor of its mean loss.
-        least: Rows per iteration in all processes.
+        weight: Factor of the term's mean loss.
+        least: Number of rows per iteration in all processes.
     """
 
     name: ClassVar[str] = "inserted"
@@ -189,11 +195,11 @@ class Inserted:
 
 @dataclass(frozen=True)
 class KeptEmptyPrompt:
-    """The empty prompt keeps the base's conditioning; once in each process.
+    """Term that keeps the base's conditioning of the empty prompt, one row in each process.
 
     Args:
         outliers: Settings, prompts and words.
-        weight: Factor of its mean loss.
+        weight: Factor of the term's mean loss.
         least: Number of processes.
     """
 
@@ -204,21 +210,21 @@ class KeptEmptyPrompt:
     least: int
 
     def rows(self, iteration: Iteration) -> TermRows:
-        """Return the empty prompt."""
+        """Return the row of the empty prompt."""
         return self.outliers.kept(self.outliers.tokenized([()]), self.least)
 
 
 @dataclass(frozen=True)
 class SearchedStrings:
-    """Strings that are searched for through the UNet, once the attack begins.
+    """Term on strings from a search through the UNet, which begins after the warm-up.
 
     Args:
         outliers: Settings, prompts and words.
-        weight: Factor of its mean loss.
-        least: Strings per iteration in all processes.
-        search: Strings under search.
+        weight: Factor of the term's mean loss.
+        least: Number of strings per iteration in all processes.
+        search: Search for strings that draw the concept.
         points: Training points on the prompts with the concept.
-        errors: Error of the student's predictions.
+        errors: Error of the student's noise predictions.
     """
 
     name: ClassVar[str] = "searched"
@@ -231,7 +237,7 @@ class SearchedStrings:
     errors: NoiseError
 
     def rows(self, iteration: Iteration) -> TermRows | None:
-        """Return this process's rows of one iteration."""
+        """Return this process's rows of one iteration; None during the warm-up."""
         if not iteration.attacked:
             return None
         shard = self.outliers.prompts.shard
@@ -239,7 +245,10 @@ class SearchedStrings:
         return self.outliers.judged(ids, self.least)
 
     def loss(self, generator: Generator) -> SearchLoss:
-        """Return the loss of strings: how far the student's predictions are from the base's for the concept."""
+        """Return the loss of strings, which is the distance between two noise predictions.
+
+        One is the student's for the string, the other is the base's for the concept.
+        """
 
         def loss(embeds: Tensor, ids: Tensor) -> Tensor:
             points = self.points.sample(self.least, generator)[1]
@@ -248,11 +257,11 @@ class SearchedStrings:
         return loss
 
     def state(self) -> dict[str, Tensor]:
-        """Return where the strings under search are."""
+        """Return the state of the search."""
         return self.search.state()
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what ``state`` returned."""
+        """Restore the tensors of ``state``."""
         self.search.load_state(state)
 
 
@@ -262,7 +271,7 @@ def outlier_terms(outliers: OutlierRows, points: Points, errors: NoiseError) -> 
     Args:
         outliers: Settings, prompts and words.
         points: Training points on the prompts with the concept.
-        errors: Error of the student's predictions.
+        errors: Error of the student's noise predictions.
     """
     config, asked = outliers.config, outliers.config.batches()
     found: list[LossTerm] = [
@@ -280,7 +289,9 @@ def outlier_terms(outliers: OutlierRows, points: Points, errors: NoiseError) -> 
 
 
 def off_manifold_embeddings(vocabulary: Tensor, n: int, generator: Generator) -> Tensor:
-    """Return embeddings (n, D) that are no token's: half are mixtures of a few tokens, half noise, nearer or farther.
+    """Return embeddings (n, D) that belong to no token: half are mixtures of a few tokens, half are noise.
+
+    Their distances from the vocabulary's mean vary.
 
     Args:
         vocabulary: Embeddings (V, D) of the tokens.
@@ -289,7 +300,8 @@ def off_manifold_embeddings(vocabulary: Tensor, n: int, generator: Generator) ->
     """
     mean, spread = vocabulary.mean(0), vocabulary.std(0)
     rows = torch.randint(len(vocabulary), (n, _PARTS), generator=generator).to(vocabulary.device)
-    # Squares of normal variables, normalised: Dirichlet's distribution of 1/2 each, mostly one or two of them.
+    # Normalised squares of normal variables follow a Dirichlet distribution with all parameters 1/2. Most of the weight
+    # then falls on one or two tokens.
     shares = torch.randn(n, _PARTS, generator=generator).square()
     shares = (shares / shares.sum(1, keepdim=True)).to(vocabulary)
     scale = (_SCALES[0] + (_SCALES[1] - _SCALES[0]) * torch.rand(n, 1, generator=generator)).to(vocabulary)

@@ -1,4 +1,4 @@
-"""Placement of adversarial tokens in prompts: among their words, or in place of the concept's."""
+"""Placement of adversarial tokens in prompts: beside the prompt's words, or in place of the concept's words."""
 
 from __future__ import annotations
 
@@ -23,15 +23,17 @@ TokenPlacement = PromptLayout | int  # a layout, or a number of tokens in place 
 def insert_tokens(
     embeds: Tensor, ids: Tensor, after: Tensor, adv: Tensor, *, adv_ids: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return token embeddings (B, L, D) and ids (B, L) with K tokens put in, the tail of the padding pushed out.
+    """Insert K tokens into prompts, and return token embeddings (B, L, D) and ids (B, L).
+
+    The last K positions, which are padding, drop out.
 
     Args:
         embeds: Token embeddings (B, L, D) of the prompts.
-        ids: Their ids (B, L).
-        after: How many tokens (B,) of each prompt, the begin token not counted, stand before the new ones.
-        adv: The new embeddings (B, K, D).
-        adv_ids: Ids (B, K) of the new tokens where they are real ones; otherwise each row's begin token stands for
-            them, which cannot be taken for an end.
+        ids: Token ids (B, L) of the prompts.
+        after: Number of tokens (B,) of each prompt that stand before the new ones, without the begin token.
+        adv: Embeddings (B, K, D) of the new tokens.
+        adv_ids: Ids (B, K) of the new tokens if they are real tokens. With None, the id of the begin token fills their
+            places, because it cannot be mistaken for an end token.
     """
     length, k = ids.shape[1], adv.shape[1]
     names = ids[:, :1].expand(-1, k) if adv_ids is None else adv_ids
@@ -45,14 +47,14 @@ def insert_tokens(
 
 @dataclass(frozen=True)
 class CutPrompts:
-    """Prompts without the concept's words, and where the first of these stood.
+    """Prompts without the concept's words, and the place where the first of these words stood.
 
-    A token learned in that place is how concept inversion (Pham et al., ICLR 2024) says what the word no longer does.
+    Concept inversion (Pham et al., ICLR 2024) learns a token for that place that draws the concept again.
 
     Args:
-        embeds: Token embeddings (N, L, D) of what is left of the prompts.
-        ids: (N, L).
-        after: How many of their tokens (N,) stand before that place.
+        embeds: Token embeddings (N, L, D) of the prompts without the concept's words.
+        ids: Token ids (N, L) of these prompts.
+        after: Number of tokens (N,) of each prompt before that place.
     """
 
     embeds: Tensor
@@ -64,7 +66,7 @@ class CutPrompts:
         """Cut every word of the concept out of the prompts.
 
         Raises:
-            ValueError: A prompt names the concept by none of its words.
+            ValueError: If a prompt has no word of the concept.
         """
         pieces = [naming(concept.words()).split(prompt) for prompt in prompts]
         if whole := [prompt for prompt, parts in zip(prompts, pieces, strict=True) if len(parts) == 1]:
@@ -80,13 +82,13 @@ class CutPrompts:
         """Refuse prompts that leave no room for ``k`` tokens.
 
         Raises:
-            ValueError: A token of a prompt would be lost.
+            ValueError: If a token of a prompt would be lost.
         """
         longest, room = int(prompt_lengths(self.ids, eos_id).max()), self.ids.shape[1] - 2
         if longest + k > room:
             raise ValueError(
-                f"expected prompts of at most {room - k} tokens beside {k} in the place of the concept's words, "
-                f"found one of {longest}: shorten the prompts or use fewer adversarial tokens"
+                f"expected prompts of at most {room - k} tokens beside {k} in place of the concept's words, "
+                f"found one of {longest}: shorten the prompts, or use fewer adversarial tokens"
             )
 
     def fill(self, index: Tensor, adv: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,17 +98,17 @@ class CutPrompts:
 
 @dataclass(frozen=True)
 class TokenPlacements:
-    """Where adversarial tokens may stand in the concept's prompts.
+    """Positions that adversarial tokens may take in the concept's prompts.
 
     Args:
-        choices: One is drawn at a time.
-        ids: Ids (N, L) of the prompts.
-        embeds: Their token embeddings (N, L, D).
+        choices: Placements, one of which is drawn at a time.
+        ids: Token ids (N, L) of the prompts.
+        embeds: Token embeddings (N, L, D) of the prompts.
         eos_id: Id of the end token.
-        cut: Prompts without the concept's words; None where no token takes their place.
+        cut: Prompts without the concept's words; None if no token replaces these words.
 
     Raises:
-        ValueError: A prompt leaves no room for the tokens.
+        ValueError: If a prompt has no room for the tokens.
     """
 
     choices: tuple[TokenPlacement, ...]
@@ -134,7 +136,15 @@ class TokenPlacements:
         *,
         rows: tuple[Tensor, Tensor],
     ) -> TokenPlacements:
-        """Return the placements that an adversary asks for in prompts, whose embeddings and ids are ``rows``."""
+        """Return the placements that the settings of an attack ask for.
+
+        Args:
+            teacher: Frozen base, whose tokenizer and embeddings are used.
+            adversary: Settings of the attack; None gives no placements.
+            texts: Texts of the N prompts.
+            concept: Concept whose words may be replaced.
+            rows: Token embeddings (N, L, D) and ids (N, L) of the prompts.
+        """
         asked = adversary.in_place if adversary is not None else ()
         choices = (*(adversary.layouts() if adversary is not None else ()), *asked)
         eos_id = int(teacher.tokenizer.eos_token_id)
@@ -145,7 +155,7 @@ class TokenPlacements:
         return self.choices[int(torch.randint(len(self.choices), (1,), generator=generator))]
 
     def size(self, placement: TokenPlacement) -> int:
-        """Return how many tokens stand there."""
+        """Return the number of adversarial tokens of a placement."""
         return placement.size(self.ids.shape[1]) if isinstance(placement, PromptLayout) else placement
 
     def put(self, placement: TokenPlacement, index: Tensor, adv: Tensor) -> tuple[Tensor, Tensor]:
@@ -158,5 +168,5 @@ class TokenPlacements:
 
 
 def placement_name(placement: TokenPlacement) -> str:
-    """Return a name that tells placements apart."""
+    """Return a unique name for a placement."""
     return f"{placement.placement}.{placement.k}" if isinstance(placement, PromptLayout) else f"in_place.{placement}"

@@ -1,4 +1,8 @@
-"""Prompts with the concept, and what terms on conditionings make of them: tokens replaced, added and inserted."""
+"""Prompts with the concept, and the changed prompts that terms on conditionings need: replaced, added, inserted tokens.
+
+Methods that draw take a generator that is equal in all processes. Every process draws for all of them and uses the part
+that its ``Shard`` names.
+"""
 
 from __future__ import annotations
 
@@ -15,29 +19,31 @@ from ..prompts.layout import prompt_lengths
 from .config import HardeningConfig, OutlierConfig
 from .placement import CutPrompts, insert_tokens
 
-_TRIES = 4  # tokens drawn for each that is kept as a neighbour
+_TRIES = 4  # number of tokens drawn for each one that is kept as a neighbour
 
 Rows = tuple[Tensor, Tensor]  # token embeddings (B, L, D) and ids (B, L)
 
 
 @dataclass(frozen=True)
 class ConceptPrompts:
-    """Prompts with the concept, and the anchored conditionings that all that is made of them shall have all the same.
+    """Prompts with the concept, and the target conditionings of every prompt made from them.
 
     Args:
         teacher: Frozen base.
-        student: Base with the text encoder under training.
+        student: Base with the text encoder in training.
         config: Numbers and shares of additions and neighbours.
-        ids: Ids (N, L) of the prompts.
-        embeds: Their token embeddings (N, L, D).
-        concept: Their frozen conditionings (N, L, D), the goal of attacks.
-        targets: Goals of the student (N, L, D): the frozen conditionings of the anchored prompts, or beyond.
+        ids: Token ids (N, L) of the prompts.
+        embeds: Token embeddings (N, L, D) of the prompts.
+        concept: Frozen conditionings (N, L, D) of the prompts, the goal of attacks.
+        targets: Target conditionings (N, L, D) of the student: those that the base gives the anchored prompts, shifted
+            by ``hardening.eta``.
         added: Ids (V,) of the retain prompts' tokens, which may be added.
-        metric: Distance of conditionings.
+        metric: Distance between conditionings.
         shard: Share of this process.
-        cut: Prompts without the concept's words; None where no term wants them.
-        retained: Token embeddings (N, L, D) and ids (N, L) of the retain prompts; None where there are none.
-        excluded: Ids (V,) of tokens that are not added to what is kept: they have another value in the concept's place.
+        cut: Prompts without the concept's words; None if no term needs them.
+        retained: Token embeddings (M, L, D) and ids (M, L) of the retain prompts; None if there are none.
+        excluded: Ids (V,) of tokens never added to prompts that keep their conditioning, because they are alternatives
+            to the concept; None excludes no token.
     """
 
     teacher: Backbone
@@ -63,7 +69,7 @@ class ConceptPrompts:
 
     @cached_property
     def kept_additions(self) -> Tensor:
-        """Ids (V,) of the tokens that may be added to what is kept."""
+        """Ids (V,) of the tokens that may be added to prompts that keep their conditioning."""
         return self.added if self.excluded is None else self.added[~torch.isin(self.added, self.excluded)]
 
     @property
@@ -76,12 +82,12 @@ class ConceptPrompts:
         """The prompts without the concept's words.
 
         Raises:
-            ValueError: There are none.
+            ValueError: If there are no such prompts.
         """
         if self.cut is None:
             raise ValueError(
                 "expected prompts without the concept's words for hardening.neighbours_weight and "
-                "outliers.off_manifold_weight, found none: give some, or leave both at 0"
+                "outliers.off_manifold_weight, found none: give such prompts, or leave both weights at 0"
             )
         return self.cut
 
@@ -90,11 +96,12 @@ class ConceptPrompts:
         """Token embeddings (N, L, D) and ids (N, L) of the retain prompts.
 
         Raises:
-            ValueError: There are none.
+            ValueError: If there are no retain prompts.
         """
         if self.retained is None:
             raise ValueError(
-                "expected retain prompts for hardening.neighbours_weight, found none: give some, or leave it at 0"
+                "expected retain prompts for hardening.neighbours_weight, found none: give retain prompts, or leave "
+                "the weight at 0"
             )
         return self.retained
 
@@ -103,27 +110,28 @@ class ConceptPrompts:
         return torch.randint(len(self.ids), (n,), generator=generator)[self.shard.part(n)].to(self.ids.device)
 
     def fill(self, n: int, adv: Tensor, generator: Generator) -> tuple[Tensor, Rows]:
-        """Return this process's part of n prompts (B,), and the rows of these with ``adv`` in the concept's place.
+        """Put ``adv`` in place of the concept's words, and return the prompts' indices (B,) and their rows.
 
         Args:
-            n: Prompts of all processes.
-            adv: Embeddings (B, K, D).
-            generator: Draws for all processes.
+            n: Number of prompts that all processes draw together.
+            adv: Embeddings (B, K, D) to put in, for this process's part of the prompts.
+            generator: Generator of the draw, equal in all processes.
         """
         index = self.draw(n, generator)
         return index, self.cut_prompts.fill(index, adv)
 
     def insert(self, n: int, adv: Tensor, generator: Generator) -> tuple[Tensor, Rows]:
-        """As ``fill``, with ``adv`` in front of, behind or anywhere in prompts that keep the concept's words."""
+        """Insert ``adv`` in front of, behind or inside prompts with the concept's words; otherwise like ``fill``."""
         index = self.draw(n, generator)
         embeds, ids = self.embeds[index], self.ids[index]
         return index, insert_tokens(embeds, ids, self._anywhere(ids, n, generator), adv)
 
     def extend(self, n: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Add tokens to prompts with the concept, or to what is left of them without its words.
+        """Add tokens to prompts with the concept, or to the same prompts without its words.
 
         Returns:
-            This process's part of n prompts (B,), and their embeddings (B, L, D) and ids (B, L) with the tokens.
+            Indices (B,) of this process's part of n prompts, and their embeddings (B, L, D) and ids (B, L) with the
+            added tokens.
         """
         index = self.draw(n, generator)
         embeds, ids = self.embeds[index], self.ids[index]
@@ -134,9 +142,10 @@ class ConceptPrompts:
         return index, *self.add_tokens((embeds, ids), n, generator, vocabulary=self.config.vocabulary)
 
     def replace(self, n: int, generator: Generator) -> Rows:
-        """Return this process's part of n prompts, embeddings and ids, with another token in the concept's place.
+        """Return embeddings and ids of this process's part of n prompts, with a random token in the concept's place.
 
-        Each process chooses among those that it drew.
+        Each process draws more prompts than it needs and keeps those whose conditioning is far enough from the
+        concept's.
         """
         own, tried = self.shard.part(n), _TRIES * n
         index = self.draw(tried, generator)
@@ -145,14 +154,15 @@ class ConceptPrompts:
         far = self.metric(self.teacher.encode(embeds, ids), self.concept[index])
         alike = prompt_lengths(ids, self.eos) == prompt_lengths(self.ids[index], self.eos)
         mean = float(far[alike].mean()) if bool(alike.any()) else 0.0
-        far = torch.where(alike, far, torch.inf)  # position by position it says nothing of the others
-        # Those far enough are equals, in the order drawn; the farthest of the others fill up what they leave.
+        far = torch.where(alike, far, torch.inf)  # rows of different lengths cannot be compared by position
+        # Rows beyond the limit all count as equally far and keep their order. Then follow the nearer rows, the farthest
+        # of them first.
         far = far.clamp(max=self.config.neighbours_from * mean)
         kept = far.sort(descending=True, stable=True).indices[: own.stop - own.start]
         return embeds[kept], ids[kept]
 
     def retain(self, n: int, generator: Generator) -> Rows:
-        """Draw this process's part of n retain prompts: embeddings and ids."""
+        """Draw n retain prompts, and return embeddings and ids of this process's part."""
         embeds, ids = self.retain_prompts
         index = torch.randint(len(ids), (n,), generator=generator)[self.shard.part(n)].to(ids.device)
         return embeds[index], ids[index]
@@ -167,15 +177,15 @@ class ConceptPrompts:
         vocabulary: float = 0.0,
         kept: bool = False,
     ) -> Rows:
-        """Add ``least`` to ``additions`` tokens to prompts, each with equal chance in front, behind or anywhere.
+        """Add ``least`` to ``config.additions`` tokens to each prompt: in front, behind or anywhere, equally often.
 
         Args:
             rows: Embeddings (B, L, D) and ids (B, L) of this process's part of the prompts.
-            total: Prompts of all processes.
-            generator: Draws for the prompts of all processes.
-            least: Smallest number of tokens.
-            vocabulary: Share of the tokens that is from the whole vocabulary.
-            kept: Whether the prompts keep their meaning, so that nothing may be added that has another value.
+            total: Number of prompts in all processes together.
+            generator: Generator of the draw, equal in all processes.
+            least: Smallest number of added tokens.
+            vocabulary: Share, from 0 to 1, of the added tokens drawn from the whole vocabulary.
+            kept: True if the prompts keep their conditioning; then no alternative to the concept is added.
         """
         (embeds, ids), own = rows, self.shard.part(total)
         known = self.kept_additions if kept else self.added
@@ -186,7 +196,7 @@ class ConceptPrompts:
         return embeds, ids
 
     def draw_tokens(self, n: int, known: Tensor, vocabulary: float, generator: Generator) -> Tensor:
-        """Draw tokens (n, 1) of those known (V,), a share of them of the whole vocabulary but the special ones."""
+        """Draw n tokens (n, 1): a share ``vocabulary`` from all ordinary tokens, the others from ``known`` (V,)."""
         tokens = known[torch.randint(len(known), (n, 1), generator=generator).to(known.device)]
         if vocabulary <= 0:
             return tokens
@@ -195,12 +205,12 @@ class ConceptPrompts:
         return torch.where(rare, self.ordinary[anything], tokens)
 
     def _anywhere(self, ids: Tensor, total: int, generator: Generator) -> Tensor:
-        """Draw how many tokens (B,) of each prompt stand before what is put in: none, all or any, with equal chance.
+        """Draw a place (B,) in each prompt, as the number of tokens before it: none, all or any, equally often.
 
         Args:
-            ids: This process's part (B, L) of the prompts.
-            total: Prompts of all processes.
-            generator: Draws for all processes.
+            ids: Token ids (B, L) of this process's part of the prompts.
+            total: Number of prompts in all processes together.
+            generator: Generator of the draw, equal in all processes.
         """
         where, share = torch.rand(2, total, generator=generator)[:, self.shard.part(total)].to(ids.device)
         lengths = prompt_lengths(ids, self.eos)
@@ -208,16 +218,16 @@ class ConceptPrompts:
 
 
 def require_room(prompts: ConceptPrompts, outliers: OutlierConfig) -> None:
-    """Refuse prompts that leave no room for what the terms put in, or terms without what they are made of.
+    """Refuse prompts without room for the terms' tokens, and terms without the prompts that they need.
 
     Args:
-        prompts: Prompts, with the settings of additions and neighbours.
-        outliers: Settings of inserted and replacing embeddings.
+        prompts: Prompts with the concept, with the settings of additions and neighbours.
+        outliers: Settings of off-manifold and inserted embeddings.
 
     Raises:
-        ValueError: A prompt leaves no room for tokens in the concept's place, additions or insertions, the term on
-            neighbours has no retain prompts, or it or the one on off-manifold embeddings no prompts without the
-            concept's words.
+        ValueError: If a prompt has no room for replacing, added or inserted tokens. If the term on neighbours has no
+            retain prompts. If that term or the one on off-manifold embeddings has no prompts without the concept's
+            words.
     """
     config, room = prompts.config, prompts.ids.shape[1] - 2
     longest = int(prompt_lengths(prompts.ids, prompts.eos).max())
@@ -225,8 +235,8 @@ def require_room(prompts: ConceptPrompts, outliers: OutlierConfig) -> None:
         prompts.cut_prompts.check(1, prompts.eos)
     if outliers.inserted_weight > 0 and longest + outliers.inserted_tokens > room:
         raise ValueError(
-            f"expected room for {outliers.inserted_tokens} tokens more in every prompt, which has {room}, found one of "
-            f"{longest}: shorten the prompts, or lower outliers.inserted_tokens"
+            f"expected prompts with room for {outliers.inserted_tokens} more tokens, of {room} in all, found one of "
+            f"{longest} tokens: shorten the prompts, or lower outliers.inserted_tokens"
         )
     extended, addable = ([prompts.ids] if config.additions_weight > 0 else []), prompts.added
     if config.neighbours_weight > 0:
@@ -238,7 +248,7 @@ def require_room(prompts: ConceptPrompts, outliers: OutlierConfig) -> None:
     longest = max(int(prompt_lengths(ids, prompts.eos).max()) for ids in extended)
     if longest + config.additions > room or not len(addable):
         raise ValueError(
-            f"expected tokens to add, and prompts of at most {room - config.additions} tokens beside "
-            f"{config.additions} of them, found {len(addable)} and one of {longest}: give retain prompts, shorten the "
-            "others, or lower hardening.additions"
+            f"expected tokens to add, and prompts of at most {room - config.additions} tokens with room for "
+            f"{config.additions} more, found {len(addable)} tokens to add and a prompt of {longest}: give retain "
+            "prompts, shorten the prompts, or lower hardening.additions"
         )

@@ -1,4 +1,4 @@
-"""Strings under search, each taken on a little at every iteration: P4D as an adversary in training."""
+"""Search for strings that draw the concept, a few steps in every iteration: P4D as an attack during training."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from ..distributed import Shard
 from ..prompts.layout import PromptLayout
 from .config import OutlierConfig
 
-# Token embeddings (B, L, D) and ids (B, L) to the loss (B,) that is searched for a low value of.
+# Function of token embeddings (B, L, D) and ids (B, L); it returns the loss (B,) that the search lowers.
 SearchLoss = Callable[[Tensor, Tensor], Tensor]
 _MOMENTUM = 0.8
 
 
 @dataclass
 class PromptSearch:
-    """Free embeddings, projected to the nearest real tokens, as in PEZ (Wen et al., NeurIPS 2023, algorithm 1).
+    """Search over free embeddings that stand for their nearest tokens (PEZ, Wen et al., NeurIPS 2023, algorithm 1).
 
-    P4D (Chin et al., ICML 2024) searches so for hundreds of steps against a finished model. Here the model is in
-    training, and every string goes on from where it was left. A step is along the gradient at the real tokens, with
-    momentum, and as long as a share of the string's own embeddings.
+    P4D (Chin et al., ICML 2024) runs this search for hundreds of steps against a finished model. Here the model is in
+    training, and every string continues where its last steps ended. A step follows the gradient at the nearest tokens,
+    with momentum. Its length is a share of the string's own embeddings.
 
     Args:
-        config: Numbers, tokens, steps, rate.
-        teacher: Its token embeddings, which no eraser changes.
-        allowed: Ids (V,) of the tokens that strings are of.
-        soft: Free embeddings (M, K, D), equal in all processes; empty before the first iteration.
-        momentum: Of the steps (M, K, D).
+        config: Number of strings, tokens and steps, and step length.
+        teacher: Frozen base, whose token embeddings are used; no method changes these.
+        allowed: Ids (V,) of the tokens that strings may have.
+        soft: Free embeddings (M, K, D) of the M strings, equal in all processes; empty before the first iteration.
+        momentum: Momentum (M, K, D) of the steps.
     """
 
     config: OutlierConfig
@@ -52,16 +52,16 @@ class PromptSearch:
         return normalize(self._embeds, dim=-1)
 
     def nearest(self, soft: Tensor) -> Tensor:
-        """Return the ids (B, K) of the allowed tokens nearest to embeddings (B, K, D), by cosine."""
+        """Return the ids (B, K) of the allowed tokens with the highest cosine to embeddings (B, K, D)."""
         return self.allowed[(normalize(soft, dim=-1) @ self._directions.T).argmax(-1)]
 
     def advance(self, generator: Generator, loss: SearchLoss, shard: Shard) -> Tensor:
-        """Take some strings on, and return the ids (B, L) of this process's part of them.
+        """Continue the search for some strings, and return the ids (B, L) of this process's part of them.
 
         Args:
-            generator: Draws for all processes.
-            loss: Loss of rows of token embeddings and ids.
-            shard: Which of the strings are this process's.
+            generator: Generator of all draws, equal in all processes.
+            loss: Loss (B,) of token embeddings and ids, which the search lowers.
+            shard: Share of this process.
         """
         s = self.config
         if not len(self.soft):
@@ -87,7 +87,10 @@ class PromptSearch:
         return soft - self.config.searched_rate * _size(soft) * _unit(momentum), momentum
 
     def _rows(self, picked: Tensor, hard: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return ids (B, L) and embeddings (B, L, D) of strings of tokens (B, K), these with their gradients."""
+        """Return ids (B, L) and embeddings (B, L, D) of strings of tokens ``picked`` (B, K).
+
+        ``hard`` (B, K, D) are the tokens' embeddings if gradients shall reach them.
+        """
         empty = self.teacher.tokenize([""] * len(picked))
         layout = PromptLayout("replace", picked.shape[1])
         tokens = self.teacher.embed(picked).detach() if hard is None else hard
@@ -106,20 +109,20 @@ class PromptSearch:
         return self._embeds[rows.to(self._embeds.device)].clone()
 
     def state(self) -> dict[str, Tensor]:
-        """Return where the strings are, and their momentum."""
+        """Return the strings' embeddings and their momentum."""
         return {"searched.soft": self.soft, "searched.momentum": self.momentum}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what ``state`` returned."""
+        """Restore the tensors of ``state``."""
         device = self.teacher.device
         self.soft, self.momentum = state["searched.soft"].to(device), state["searched.momentum"].to(device)
 
 
 def _size(rows: Tensor) -> Tensor:
-    """Return the root mean square (B, 1, 1) of each of the rows (B, K, D)."""
+    """Return the root mean square (B, 1, 1) of each row (B, K, D)."""
     return rows.square().mean((1, 2), keepdim=True).sqrt()
 
 
 def _unit(rows: Tensor) -> Tensor:
-    """Return the rows (B, K, D) with a root mean square of 1, and zero for those that are zero."""
+    """Return the rows (B, K, D) scaled to a root mean square of 1; a row of zeros stays zero."""
     return rows / _size(rows).clamp(min=torch.finfo(rows.dtype).tiny)

@@ -1,4 +1,4 @@
-"""Terms on prompts that keep their meaning."""
+"""Terms on retain prompts, the prompts that keep their meaning."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from .terms import Iteration, Points, TermRows, pulled, rows_of
 
 @dataclass(frozen=True)
 class RetainPredictions:
-    """The student predicts what the base does on the retain set (AdvUnlearn, Zhang et al. 2024, equation 5).
+    """Term that keeps the base's noise predictions on the retain prompts.
+
+    AdvUnlearn (Zhang et al. 2024), equation 5.
 
     Args:
-        config: Weight and batch.
-        prompts: Retain set.
-        points: Training points on the first of ``prompts``.
+        config: Weight and batch size.
+        prompts: Retain prompts.
+        points: Training points on ``prompts``, or on the first of them if the bank has a limit.
     """
 
     name: ClassVar[str] = "retain"
@@ -29,12 +31,12 @@ class RetainPredictions:
 
     @property
     def weight(self) -> float:
-        """Factor of its mean loss."""
+        """Factor of the term's mean loss."""
         return self.config.weight
 
     @property
     def least(self) -> int:
-        """Rows per iteration."""
+        """Number of rows per iteration."""
         return self.config.batch
 
     def rows(self, iteration: Iteration) -> TermRows:
@@ -45,11 +47,11 @@ class RetainPredictions:
 
 @dataclass(frozen=True)
 class RetainConditionings:
-    """The conditionings of the retain set stay those of the base: a departure, at no UNet call.
+    """Term that keeps the base's conditionings of the retain prompts, without UNet calls; a departure from the paper.
 
     Args:
-        config: Weight and batch.
-        prompts: Retain set, with its frozen conditionings as targets.
+        config: Weight and batch size.
+        prompts: Retain prompts, with the base's conditionings as targets.
         shard: Share of this process.
     """
 
@@ -62,7 +64,7 @@ class RetainConditionings:
 
     @property
     def weight(self) -> float:
-        """Factor of its mean loss."""
+        """Factor of the term's mean loss."""
         return self.config.conditioning_weight
 
     def rows(self, iteration: Iteration) -> TermRows:

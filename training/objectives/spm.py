@@ -1,4 +1,4 @@
-"""SPM's loss on one iteration's points: erasing, and anchoring what shall stay."""
+"""SPM's loss of one iteration: one part erases the concept, the other anchors all other conditionings."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 Where = Literal["unet", "text_encoder", "both"]
 
-# How far the norm of a random anchor is from that of the concept, as factors (the release's).
+# Smallest and largest norm of a random anchor, as factors of the norm of the concept's conditioning (the release's).
 _NORMS = (0.8, 1.2)
 
 
 class SPMConfig(Protocol):
-    """What the objective reads of a method's settings; see ``SPM`` for their meaning."""
+    """The settings of ``SPM`` that the objective reads; ``SPM`` documents them."""
 
     @property
     def where(self) -> Where: ...  # noqa: D102
@@ -52,15 +52,17 @@ class SPMConfig(Protocol):
 
 
 class SPMObjective:
-    """What ``finetune`` minimises; every process of several computes its rows of one common draw.
+    """The loss that ``finetune`` minimises for SPM.
+
+    Of several processes, each draws the rows of all from an equal generator and computes its own part.
 
     Args:
-        method: Settings.
-        backbone: Base, with adapters hooked in.
+        method: Settings of the method.
+        backbone: Base with the adapters hooked in.
         concept: Concept to erase.
-        gates: Gates of the hooks, by the prefix of the component; open, and closed here where the frozen model is
-            asked.
-        workspace: Bank cache and progress.
+        gates: Gates of the adapters' hooks, by the key prefix of the component. They are open; this class closes them
+            for predictions of the frozen model.
+        workspace: Folder of the bank cache, and the progress switch.
     """
 
     def __init__(
@@ -79,7 +81,7 @@ class SPMObjective:
                 )  # fmt: skip
 
     def __call__(self, iteration: int, generator: Generator) -> tuple[Tensor, dict[str, float]]:
-        """Return the loss () and its parts, of this process's rows."""
+        """Return the loss () of this process's rows, and its parts by name."""
         n = self.method.batch
         index = torch.randint(len(self.texts), (n,), generator=generator)
         latents, t, target = self._points(index, generator)
@@ -99,16 +101,16 @@ class SPMObjective:
         return erase + self.method.anchor_weight * anchor, parts
 
     def state(self) -> dict[str, Tensor]:
-        """Return the UNet calls of all processes: nothing else is carried from step to step."""
+        """Return the number of UNet calls of all processes, the only state between iterations."""
         calls = torch.tensor(self.backbone.unet_calls, device=self.backbone.device)
         return {"unet_calls": self.shard.total(calls)}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what ``state`` returned, in the main process alone."""
+        """Restore the number of UNet calls, in the main process alone."""
         self.backbone.unet_calls = int(state["unet_calls"]) if self.shard.main else 0
 
     def _points(self, index: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Return latents (B, C, h, w), timesteps (B,) and what the student shall predict there (B, C, h, w)."""
+        """Return latents (B, C, h, w), timesteps (B,) and the student's target predictions there (B, C, h, w)."""
         if self.bank is not None:
             drawn = self.bank.sample(len(index), generator, prompt_index=index)
             if drawn.pred_anchor is None:
@@ -123,7 +125,7 @@ class SPMObjective:
         return latents, t, negative_guidance_target(towards, away, self.method.eta)
 
     def _rolled_out(self, texts: Sequence[str], generator: Generator) -> tuple[Tensor, Tensor]:
-        """Run DDIM with the adapters on for 1 to S - 1 steps, and return where it stands."""
+        """Run 1 to S - 1 of S DDIM steps with the adapters on, and return the latents and the next timestep."""
         settings, backbone = self.method.bank, self.backbone
         noise = torch.randn(len(texts), *backbone.latent_shape, generator=generator).to(backbone.device)
         stop = int(torch.randint(1, settings.steps, (1,), generator=generator))
@@ -136,7 +138,10 @@ class SPMObjective:
         return latents, grid[stop].expand(len(texts))
 
     def _random(self, texts: Sequence[str], generator: Generator) -> Callable[[slice], tuple[Tensor, Tensor]]:
-        """Return random conditionings of about the concept's norm, the same for student and frozen model."""
+        """Draw random conditionings of about the concept's norm, equal for student and frozen model.
+
+        The returned function takes a slice of rows and returns their conditionings for both.
+        """
         with self._frozen():
             like = self.backbone.condition(texts[:1])  # (1, L, D)
         n = self.method.anchors
@@ -148,7 +153,7 @@ class SPMObjective:
         return lambda rows: (drawn[rows], drawn[rows])
 
     def _both(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Return the conditionings (n, L, D) of student and frozen model."""
+        """Return the prompts' conditionings (n, L, D), by the student and by the frozen model."""
         with self._frozen():
             frozen = self.backbone.condition(prompts)
         return self._encoded(prompts), frozen
@@ -156,7 +161,7 @@ class SPMObjective:
     def _kept(
         self, latents: Tensor, t: Tensor, n: int, conditionings: Callable[[slice], tuple[Tensor, Tensor]]
     ) -> Tensor:
-        """Return this process's share of the mean error () on n conditionings, at latents that take turns."""
+        """Return this process's share of the mean error () on n conditionings; the latents are used in turn."""
         rows = self.shard.part(n)
         turns = torch.arange(n, device=latents.device)[rows] % len(latents)
         if not len(turns):
@@ -174,9 +179,9 @@ class SPMObjective:
 
     @contextmanager
     def _frozen(self) -> Iterator[None]:
-        """Ask the frozen model for the time of the context: nothing is opened, and no gradient taken.
+        """Switch the adapters and gradients off inside the context, so that predictions are the frozen model's.
 
-        Everywhere else the adapters stay open, also while activations are computed again for a backward pass.
+        Outside of it the adapters stay on, also while a backward pass computes activations again.
         """
         opened = [(gates, gates.value) for gates in self.gates.values()]
         try:

@@ -1,4 +1,8 @@
-"""Loss terms, and the objective that is a list of them."""
+"""Loss terms, and the objective that adds them up.
+
+A row is one prompt of one iteration. Several processes share the rows of an iteration: a batch size counts the rows of
+all processes, (B, ...) is the part of one process.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +23,14 @@ from ..trajectories.resample import FreshTrajectories, sample_part
 
 
 class TermRows(NamedTuple):
-    """Rows of one term in one iteration: token embeddings, the target, and the points where it is compared.
+    """Rows of one term in one iteration: token embeddings, targets, and the points where predictions are compared.
 
     Args:
-        total: Rows in all processes.
-        embeds: Token embeddings (B, L, D) of this process's part.
-        ids: Token ids (B, L).
-        target: Prediction (B, C, h, w) where there are points, else conditioning (B, L, D).
-        points: Training points of a term in the space of predictions; None compares conditionings.
+        total: Number of rows in all processes.
+        embeds: Token embeddings (B, L, D) of this process's rows.
+        ids: Token ids (B, L) of this process's rows.
+        target: Target noise predictions (B, C, h, w) if there are points, otherwise target conditionings (B, L, D).
+        points: Training points of a term on noise predictions; None for a term on conditionings.
     """
 
     total: int
@@ -38,12 +42,12 @@ class TermRows(NamedTuple):
 
 @dataclass(frozen=True)
 class Iteration:
-    """One iteration as its terms see it.
+    """State of one iteration that its terms read.
 
     Args:
-        generator: Draws for all processes.
-        attacked: Whether the warm-up is over.
-        drawn: Rows of the terms before, by name.
+        generator: Generator of all draws, equal in all processes.
+        attacked: True if the warm-up is over and prompts are attacked.
+        drawn: Rows of the earlier terms of this iteration, by term name.
     """
 
     generator: Generator
@@ -56,48 +60,50 @@ class LossTerm(Protocol):
 
     @property
     def name(self) -> str:
-        """Name of its curve in the log."""
+        """Name of the term's loss curve in the log."""
         ...
 
     @property
     def weight(self) -> float:
-        """Factor of its mean loss."""
+        """Factor of the term's mean loss."""
         ...
 
     @property
     def space(self) -> Literal["noise", "conditioning"]:
-        """Space in which rows and target are compared."""
+        """Space in which the student is compared with the target."""
         ...
 
     @property
     def least(self) -> int | None:
-        """Rows per iteration in all processes, of which each process needs one; None where it does without."""
+        """Number of rows per iteration in all processes, at least one for each; None if a process may have no row."""
         ...
 
     def rows(self, iteration: Iteration) -> TermRows | None:
-        """Return this process's rows of one iteration; None leaves the term out of it."""
+        """Return this process's rows of one iteration, or None if the iteration goes without this term."""
         ...
 
 
 @runtime_checkable
 class StatefulTerm(Protocol):
-    """A term that carries something from iteration to iteration."""
+    """A term whose next iteration depends on the one before."""
 
     def state(self) -> dict[str, Tensor]:
-        """Return it, of all processes."""
+        """Return the carried tensors of all processes, by name."""
         ...
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what ``state`` returned; other entries may be there."""
+        """Restore the tensors of ``state``; other entries are ignored."""
         ...
 
 
 @dataclass(frozen=True)
 class Points:
-    """Training points of a list of prompts, shared out among processes.
+    """Training points of a list of prompts, shared among processes.
+
+    A training point is a latent at a timestep, with the base's noise predictions there.
 
     Args:
-        source: Bank or fresh trajectories.
+        source: Bank of trajectories, or fresh trajectories.
         shard: Share of this process.
     """
 
@@ -105,7 +111,13 @@ class Points:
     shard: Shard = field(default_factory=Shard)
 
     def sample(self, n: int, generator: Generator, index: Tensor | None = None) -> tuple[Tensor, BankBatch]:
-        """Return the prompts (n,) of all processes, drawn unless given, and the points of this one's part of them."""
+        """Draw n points, and return the prompts' indices (n,) of all processes and the points of this process.
+
+        Args:
+            n: Number of points in all processes.
+            generator: Generator of the draw, equal in all processes.
+            index: Indices (n,) of the prompts; None draws them.
+        """
         index = draw(len(self.source.prompts), n, generator) if index is None else index
         if self.shard.count == 1:
             return index, self.source.sample(n, generator, prompt_index=index)
@@ -114,12 +126,12 @@ class Points:
 
 @dataclass(frozen=True)
 class NoiseError:
-    """Squared error of the student's predictions at training points.
+    """Squared error of the student's noise predictions at training points.
 
     Args:
-        teacher: Frozen base; its counter counts.
-        student: Text encoder under training, with the UNet that predicts.
-        micro_batch: Most latents that go through the UNet at once; None takes all.
+        teacher: Frozen base, whose ``unet_calls`` counts the UNet calls of the training.
+        student: Base with the text encoder in training; its UNet makes the predictions.
+        micro_batch: Largest number of latents in the UNet at once; None takes all at once.
     """
 
     teacher: Backbone
@@ -127,10 +139,10 @@ class NoiseError:
     micro_batch: int | None = None
 
     def __call__(self, points: Sequence[BankBatch], targets: Sequence[Tensor], cond: Tensor) -> Tensor:
-        """Return the error (B,) at each of the points with its conditioning (B, L, D)."""
+        """Return the squared error (B,) at each point, predicted with the conditionings ``cond`` (B, L, D)."""
         latents = torch.cat([p.latents for p in points])
         t, target = torch.cat([p.t for p in points]), torch.cat([*targets])
-        self.teacher.unet_calls += 2 * len(latents)  # there and back
+        self.teacher.unet_calls += 2 * len(latents)  # one forward and one backward pass
 
         def error(rows: slice, part: Tensor) -> Tensor:
             return squared_error(self.student.predict(latents[rows], t[rows], part), target[rows])
@@ -140,21 +152,22 @@ class NoiseError:
 
 @dataclass
 class Objective:
-    """One iteration of training, as a list of loss terms.
+    """Loss of one training iteration, as a weighted sum of loss terms.
 
-    Every noise term of an iteration goes through the UNet in one batch, or in pieces of ``micro_batch`` with the same
-    sum; every prompt goes through the student in one. Several processes share the batches that the settings ask for:
-    all draw all of it from equal generators, each takes its own rows, and their losses add up to one process's.
+    The rows of all noise terms go through the UNet in one batch, or in pieces of ``micro_batch`` with the same sum. All
+    rows go through the student's text encoder in one batch. Several processes share the batches of the settings. Each
+    process draws all rows from an equal generator and takes its own part. Their losses add up to the loss that one
+    process would compute.
 
     Args:
-        terms: Terms in the order in which they draw.
-        errors: Error of predictions; its student is trained.
-        metric: Distance of conditionings; None without terms on them.
-        warmup: First iterations, without attack; None never attacks.
+        terms: Loss terms in the order in which they draw.
+        errors: Error of noise predictions, with the student to train.
+        metric: Distance between conditionings; None if no term compares conditionings.
+        warmup: Number of first iterations without an attack; None never attacks.
         shard: Share of this process.
 
     Raises:
-        ValueError: A term with fewer rows than processes.
+        ValueError: If a term has fewer rows than there are processes.
     """
 
     terms: Sequence[LossTerm]
@@ -178,11 +191,11 @@ class Objective:
 
     @property
     def student(self) -> Backbone:
-        """The base with the text encoder under training."""
+        """The base with the text encoder in training."""
         return self.errors.student
 
     def __call__(self, iteration: int, generator: Generator) -> tuple[Tensor, dict[str, float]]:
-        """Return this process's share of the loss () of one iteration and of the mean of each term."""
+        """Return this process's share of one iteration's loss (), and of each term's mean loss by name."""
         at = Iteration(generator, self.warmup is not None and iteration >= self.warmup)
         for term in self.terms:
             rows = term.rows(at)
@@ -191,7 +204,7 @@ class Objective:
         return self._evaluate(at.drawn)
 
     def _evaluate(self, drawn: Mapping[str, TermRows]) -> tuple[Tensor, dict[str, float]]:
-        """Encode and predict all terms together, then weigh their losses."""
+        """Encode the rows of all terms together, predict those with points, and add up the weighted losses."""
         weights = {term.name: term.weight for term in self.terms}
         encoded = self.student.encode(
             torch.cat([rows.embeds for rows in drawn.values()]), torch.cat([rows.ids for rows in drawn.values()])
@@ -212,13 +225,13 @@ class Objective:
         return weighted_sum(losses, {n: r.total for n, r in drawn.items()} if self.shard.count > 1 else None)
 
     def state(self) -> dict[str, Tensor]:
-        """Return what the terms carry on, and the UNet calls of all processes."""
+        """Return the tensors that the terms carry on, and the number of UNet calls of all processes."""
         calls = self.shard.total(torch.tensor(self.teacher.unet_calls, device=self.teacher.device))
         carried = {k: v for term in self.terms if isinstance(term, StatefulTerm) for k, v in term.state().items()}
         return {**carried, "unet_calls": calls}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what ``state`` returned, the calls in the main process alone."""
+        """Restore the tensors of ``state``; only the main process takes the number of UNet calls."""
         self.teacher.unet_calls = int(state["unet_calls"]) if self.shard.main else 0
         for term in self.terms:
             if isinstance(term, StatefulTerm):
@@ -235,7 +248,7 @@ def targets_of(name: str, prompts: EncodedPrompts, index: Tensor) -> Tensor:
     """Return the target conditionings (B, L, D) of prompts ``index`` (B,).
 
     Raises:
-        ValueError: They have none.
+        ValueError: If the prompts have no targets.
     """
     if prompts.targets is None:
         raise ValueError(f"expected target conditionings for the term {name!r}, found none")
@@ -243,7 +256,7 @@ def targets_of(name: str, prompts: EncodedPrompts, index: Tensor) -> Tensor:
 
 
 def pulled(name: str, prompts: EncodedPrompts, n: int, generator: Generator, shard: Shard) -> TermRows:
-    """Draw n prompts without replacement where there are enough, to be pulled to their targets."""
+    """Draw n different prompts, or all if there are fewer, and return the rows that pull them to their targets."""
     index = torch.randperm(len(prompts.texts), generator=generator)[:n]
     own = index[shard.part(len(index))]
     return TermRows(len(index), *rows_of(prompts, own), targets_of(name, prompts, own))

@@ -1,4 +1,7 @@
-"""Terms on prompts with the concept: the paper's, with its attack through the UNet, and those on plain prompts."""
+"""Terms on prompts with the concept: the paper's term with its attack through the UNet, and terms on plain prompts.
+
+A plain prompt is a prompt without adversarial tokens.
+"""
 
 from __future__ import annotations
 
@@ -21,18 +24,18 @@ from .terms import Iteration, NoiseError, Points, TermRows, pulled, rows_of, tar
 
 @dataclass
 class PredictionAttack:
-    """The inner attack through the UNet: tokens with which the student predicts what the base does for the concept.
+    """Inner attack through the UNet, AdvUnlearn (Zhang et al. 2024), equation 4.
 
-    AdvUnlearn (Zhang et al. 2024), equation 4.
+    It looks for adversarial tokens with which the student predicts the noise that the base predicts for the concept.
 
     Args:
-        config: Start, points and placements of the tokens.
-        attack: Rule of the steps.
-        placements: Where the tokens may stand.
+        config: Start, points and placements of the adversarial tokens.
+        attack: Rule of the attack steps.
+        placements: Positions that the adversarial tokens may take.
         points: Training points on the prompts.
-        errors: Error of the student's predictions.
-        latest: End of the last attack with so many tokens (B, K, D), in this process, and of the last shared one of a
-            placement (1, K, D), in all.
+        errors: Error of the student's noise predictions.
+        latest: Results of earlier attacks, by name: of the last one with K tokens (B, K, D) in this process, and of the
+            last shared one in a placement (1, K, D), equal in all processes.
     """
 
     config: AdversaryConfig
@@ -43,12 +46,12 @@ class PredictionAttack:
     latest: dict[str, Tensor] = field(default_factory=dict)
 
     def __call__(self, index: Tensor, points: BankBatch, *, generator: Generator) -> tuple[TokenPlacement, Tensor]:
-        """Return a placement, and the adversarial tokens (B, K, D) where the attack ended.
+        """Attack the prompts, and return the placement and the resulting adversarial embeddings (B, K, D).
 
         Args:
-            index: Prompts (n,) of all processes.
-            points: This process's part of them.
-            generator: Draws for all processes.
+            index: Indices (n,) of the prompts in all processes.
+            points: Training points of this process's part of the prompts.
+            generator: Generator of all draws, equal in all processes.
         """
         placement = self.placements.draw(generator)
         own = points.prompt_index.to(self.placements.ids.device)
@@ -69,7 +72,7 @@ class PredictionAttack:
         return placement, adv.expand(len(own), -1, -1)
 
     def _start(self, placement: TokenPlacement, n: int, generator: Generator, *, shared: bool) -> tuple[str, Tensor]:
-        """Return the key among the latest, and the tokens (B, K, D) or (1, K, D) that the attack begins at."""
+        """Return the attack's key in ``latest``, and its first embeddings: (B, K, D), or (1, K, D) if shared."""
         size = self.placements.size(placement)
         key = f"shared.{placement_name(placement)}" if shared else f"latest.{size}"
         start = self.latest.get(key) if shared or self.config.start == "latest" else None
@@ -79,7 +82,7 @@ class PredictionAttack:
         return key, start
 
     def _random_tokens(self, n: int, k: int, generator: Generator, *, whole: bool = False) -> Tensor:
-        """Return the embeddings of this process's part of n times k random tokens, or of all."""
+        """Return the embeddings (B, K, D) of n rows of k random tokens: this process's part, or all if ``whole``."""
         teacher = self.errors.teacher
         drawn = torch.randint(teacher.text_encoder.config.vocab_size, (n, k), generator=generator)
         own = drawn[slice(None) if whole else self._shard.part(n)]
@@ -90,11 +93,11 @@ class PredictionAttack:
         return self.points.shard
 
     def state(self) -> dict[str, Tensor]:
-        """Return where the latest attacks of all processes ended."""
+        """Return the results of the latest attacks of all processes, by name."""
         return {k: v if k.startswith("shared.") else self._shard.gathered(v) for k, v in self.latest.items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what ``state`` returned."""
+        """Restore the tensors of ``state``."""
         latest = {k: v for k, v in state.items() if k.startswith(("latest.", "shared."))}
         latest = {k: v if k.startswith("shared.") else v[self._shard.part(len(v))] for k, v in latest.items()}
         self.latest = {k: v.to(self.errors.teacher.device) for k, v in latest.items()}
@@ -102,14 +105,15 @@ class PredictionAttack:
 
 @dataclass(frozen=True)
 class Unlearn:
-    """On prompts with the concept, attacked or not, the student predicts the negatively guided target.
+    """Term that trains the student to predict the negatively guided target on prompts with the concept.
 
-    ESD (Gandikota et al. 2023), equation 7; with the attack AdvUnlearn (Zhang et al. 2024), equation 5.
+    Without an attack it is ESD (Gandikota et al. 2023), equation 7. With one it is AdvUnlearn (Zhang et al. 2024),
+    equation 5, where the prompts are attacked after the warm-up.
 
     Args:
-        config: Batch, target and negative guidance.
+        config: Batch size, target and negative guidance.
         prompts: Prompts with the concept.
-        points: Training points on the first of ``prompts``.
+        points: Training points on ``prompts``, or on the first of them if the bank has a limit.
         attack: Attack through the UNet; None for ESD.
     """
 
@@ -123,7 +127,7 @@ class Unlearn:
 
     @property
     def least(self) -> int:
-        """Rows per iteration."""
+        """Number of rows per iteration."""
         return self.config.batch
 
     def rows(self, iteration: Iteration) -> TermRows:
@@ -136,22 +140,22 @@ class Unlearn:
         return TermRows(len(index), *rows, prediction_target(self.config, points), points)
 
     def state(self) -> dict[str, Tensor]:
-        """Return where the latest attacks ended."""
+        """Return the results of the latest attacks."""
         return {} if self.attack is None else self.attack.state()
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what ``state`` returned."""
+        """Restore the tensors of ``state``."""
         if self.attack is not None:
             self.attack.load_state(state)
 
 
 @dataclass(frozen=True)
 class Pull:
-    """The conditionings of the rows of ``unlearn`` themselves are pulled to those of the anchored prompts.
+    """Term that pulls the conditionings of the ``unlearn`` term's rows to those of the anchored prompts.
 
     Args:
-        config: Weight.
-        prompts: Prompts with the concept, with their targets.
+        config: Weight of the term.
+        prompts: Prompts with the concept, with their target conditionings.
     """
 
     name: ClassVar[str] = "pull"
@@ -162,11 +166,11 @@ class Pull:
 
     @property
     def weight(self) -> float:
-        """Factor of its mean loss."""
+        """Factor of the term's mean loss."""
         return self.config.pull_weight
 
     def rows(self, iteration: Iteration) -> TermRows | None:
-        """Return the rows of ``unlearn`` in this iteration, with conditionings as targets."""
+        """Return the rows of the ``unlearn`` term in this iteration, with conditionings as targets."""
         drawn = iteration.drawn.get(Unlearn.name)
         if drawn is None or drawn.points is None:
             return None
@@ -176,12 +180,12 @@ class Pull:
 
 @dataclass(frozen=True)
 class PlainPredictions:
-    """After the warm-up, the main term once more on plain prompts.
+    """Term that repeats the ``unlearn`` term on plain prompts after the warm-up.
 
     Args:
-        config: Weight, batch and target.
+        config: Weight, batch size and target.
         prompts: Prompts with the concept.
-        points: Training points on the first of ``prompts``.
+        points: Training points on ``prompts``, or on the first of them if the bank has a limit.
     """
 
     name: ClassVar[str] = "plain"
@@ -192,16 +196,16 @@ class PlainPredictions:
 
     @property
     def weight(self) -> float:
-        """Factor of its mean loss."""
+        """Factor of the term's mean loss."""
         return self.config.plain_weight
 
     @property
     def least(self) -> int:
-        """Rows per iteration."""
+        """Number of rows per iteration."""
         return self.config.plain_batch
 
     def rows(self, iteration: Iteration) -> TermRows | None:
-        """Return this process's rows of one iteration, none before the attack begins."""
+        """Return this process's rows of one iteration; None during the warm-up."""
         if not iteration.attacked:
             return None
         index, points = self.points.sample(self.config.plain_batch, iteration.generator)
@@ -211,11 +215,11 @@ class PlainPredictions:
 
 @dataclass(frozen=True)
 class PlainConditionings:
-    """The conditionings of plain prompts are pulled to those of the anchored prompts, at no UNet call.
+    """Term that pulls the conditionings of plain prompts to those of the anchored prompts, without UNet calls.
 
     Args:
-        config: Weight and batch.
-        prompts: Prompts with the concept, with their targets.
+        config: Weight and batch size.
+        prompts: Prompts with the concept, with their target conditionings.
         shard: Share of this process.
     """
 
@@ -228,7 +232,7 @@ class PlainConditionings:
 
     @property
     def weight(self) -> float:
-        """Factor of its mean loss."""
+        """Factor of the term's mean loss."""
         return self.config.plain_weight
 
     def rows(self, iteration: Iteration) -> TermRows:
@@ -237,10 +241,10 @@ class PlainConditionings:
 
 
 def prediction_target(config: UnlearnConfig, points: BankBatch) -> Tensor:
-    """Return what the student shall predict (B, C, h, w) at points of prompts with the concept.
+    """Return the student's target predictions (B, C, h, w) at points of prompts with the concept.
 
     Raises:
-        ValueError: The anchor is the target, and the points have no predictions for it.
+        ValueError: If the target is the anchor, and the points have no predictions for it.
     """
     base = points.pred_null if config.target == "negative_guidance" else points.pred_anchor
     if base is None:

@@ -1,1 +1,1 @@
-"""Prompts as text and as token rows."""
+"""Prompts, as text and as rows of tokens."""

@@ -1,4 +1,7 @@
-"""The words of a concept in a prompt: what names it, and what is left of the prompt without it."""
+"""The words that name a concept in a prompt, and prompts with these words replaced by the anchor.
+
+The anchor of a concept is the text that takes its place, for example "square" for "circle".
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,13 @@ if TYPE_CHECKING:
 
 
 def anchor_prompts(prompts: Sequence[str], concept: Concept) -> list[str]:
-    """Return prompts with every name of the concept replaced by its anchor, or left out where that is empty.
+    """Return prompts with every name of the concept replaced by its anchor, or left out if the anchor is empty.
 
-    Of a joint concept, the names of every part, each by that part's own anchor.
+    A joint concept has several parts; the names of each part are replaced by that part's own anchor.
 
     Raises:
-        ValueError: A prompt names the concept by none of its words, so it would be its own anchor; or the parts of a
-            joint concept contradict each other.
+        ValueError: If a prompt has no word of the concept and would stay unchanged, or if the parts of a joint concept
+            contradict each other.
     """
     require_apart(concept)
     anchors = {word: part.anchor for part in concept.parts or (concept,) for word in part.words()}
@@ -37,31 +40,32 @@ def anchor_prompts(prompts: Sequence[str], concept: Concept) -> list[str]:
 
 
 def anchor_prompt(prompt: str, concept: Concept) -> str:
-    """Return one prompt anchored; see ``anchor_prompts``."""
+    """Return one prompt with the concept replaced by its anchor; see ``anchor_prompts``."""
     return anchor_prompts([prompt], concept)[0]
 
 
 def require_apart(concept: Concept) -> None:
-    """Refuse a joint concept that could not be erased without drawing a part of it.
+    """Refuse a joint concept whose parts contradict each other.
 
     Raises:
-        ValueError: The anchor of one part names another part, or a word belongs to two parts with different anchors.
+        ValueError: If the anchor of one part names another part, or if a word belongs to two parts with different
+            anchors.
     """
     for one, other in itertools.permutations(concept.parts, 2):
         if naming(other.words()).search(one.anchor):
             raise ValueError(
-                f"expected anchors that are kept, found {one.anchor!r} of {one.name!r}, which names {other.name!r}, "
-                "erased as well: give one of them another anchor"
+                f"expected anchors that are not erased, found the anchor {one.anchor!r} of {one.name!r}, which names "
+                f"{other.name!r}, erased as well: give {one.name!r} another anchor"
             )
         shared = {word.lower() for word in one.words()} & {word.lower() for word in other.words()}
         if shared and one.anchor != other.anchor:
             raise ValueError(
                 f"expected one anchor for {', '.join(sorted(shared))}, found {one.anchor!r} of {one.name!r} and "
-                f"{other.anchor!r} of {other.name!r}: leave the word to one of them"
+                f"{other.anchor!r} of {other.name!r}: remove the word from one of them"
             )
 
 
 def naming(words: Iterable[str]) -> re.Pattern[str]:
-    """Return what matches any of the words, whatever its case, a phrase before its parts."""
+    """Return a pattern that matches any of the words in any case; of overlapping words, the longest."""
     ordered = sorted(words, key=len, reverse=True)
     return re.compile(rf"\b(?:{'|'.join(map(re.escape, ordered))})\b", re.IGNORECASE)

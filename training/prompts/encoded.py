@@ -1,4 +1,4 @@
-"""Prompts with what the frozen text encoder says about them."""
+"""Prompts with the frozen text encoder's tensors for them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ..diffusion.backbone import Backbone
 
 @dataclass(frozen=True)
 class EncodedPrompts:
-    """Prompts with all that the frozen text encoder says about them.
+    """Prompts with their token ids, token embeddings and target conditionings.
 
     Args:
-        texts: N prompts.
-        ids: (N, L).
-        embeds: Token embeddings (N, L, D), which no eraser changes.
-        targets: Frozen conditionings (N, L, D) that the student is pulled to; None where no term wants them.
+        texts: Texts of the N prompts.
+        ids: Token ids (N, L).
+        embeds: Token embeddings (N, L, D), which no method changes.
+        targets: Target conditionings (N, L, D), which training pulls the student to; None if no term needs them.
     """
 
     texts: tuple[str, ...]
@@ -30,7 +30,7 @@ class EncodedPrompts:
     @classmethod
     @torch.no_grad()
     def read(cls, teacher: Backbone, texts: Sequence[str], targets: Sequence[str] | None = None) -> EncodedPrompts:
-        """Tokenize ``texts``, and encode ``targets``, one for each text, in pieces."""
+        """Tokenize ``texts``, and encode the prompts ``targets``, one for each text, with the frozen encoder."""
         ids = teacher.tokenize(texts)
         return cls(tuple(texts), ids, teacher.embed(ids), None if targets is None else conditionings(teacher, targets))
 
@@ -42,5 +42,5 @@ class EncodedPrompts:
 
 @torch.no_grad()
 def conditionings(teacher: Backbone, texts: Sequence[str]) -> Tensor:
-    """Return the frozen conditionings (N, L, D) of prompts, read in pieces."""
+    """Return the frozen conditionings (N, L, D) of prompts, encoded in batches of 256."""
     return torch.cat([teacher.condition(texts[i : i + 256]) for i in range(0, len(texts), 256)])

@@ -1,4 +1,4 @@
-"""Where adversarial tokens stand in a prompt, and what is left of a prompt without its concept."""
+"""Positions of adversarial tokens in a prompt."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Placement = Literal["prefix", "suffix", "mid", "insert", "replace", "add"]
 
 
 def prompt_lengths(ids: Tensor, eos_id: int) -> Tensor:
-    """Return how many tokens (B,) stand between the begin and the first end token of ids (B, L).
+    """Return the numbers of tokens (B,) between the begin token and the first end token of rows of ids (B, L).
 
     Raises:
-        ValueError: A row has no end token.
+        ValueError: If a row has no end token.
     """
     ends = ids == eos_id
     if not bool(ends.any(dim=1).all()):
@@ -28,20 +28,20 @@ def prompt_lengths(ids: Tensor, eos_id: int) -> Tensor:
 
 @dataclass(frozen=True)
 class PromptLayout:
-    """Places K adversarial token embeddings among the token embeddings of prompts.
+    """Layout of K adversarial token embeddings among the token embeddings of a prompt.
 
-    AdvUnlearn (Zhang et al. 2024), section 4 and appendix, on where the adversarial tokens go. Lengths are counted in
-    tokens, so every sub-token of a prompt is kept; the authors' code counts words and drops the last sub-tokens of
-    a prompt such as "nudity". Tail padding is pushed out to make room.
+    See AdvUnlearn (Zhang et al. 2024), section 4 and appendix. Lengths are counted in tokens here, so every sub-token
+    of a prompt is kept. The authors' code counts words and drops the last sub-tokens of a prompt such as "nudity". The
+    last padding positions drop out to make room.
 
     Args:
-        placement: ``prefix`` and ``suffix`` stand before and after the prompt, ``mid`` in one block at its middle,
-            ``insert`` spread evenly through it, ``replace`` instead of it; ``add`` is added to the prompt's own
-            embeddings, one adversarial token for each position.
-        k: Adversarial tokens K; ``add`` has one for each position between begin and end, whatever ``k`` says.
+        placement: Position of the adversarial tokens. ``prefix`` is before the prompt, ``suffix`` after it. ``mid`` is
+            one block in its middle, ``insert`` is spread evenly through it, and ``replace`` takes its place. ``add``
+            adds the embeddings to the prompt's own, one adversarial token for each position.
+        k: Number K of adversarial tokens. ``add`` ignores it and has one for each position except the first and last.
 
     Raises:
-        ValueError: Unknown placement, or K below 1.
+        ValueError: If the placement is unknown, or K is below 1.
     """
 
     placement: Placement = "prefix"
@@ -54,21 +54,21 @@ class PromptLayout:
             raise ValueError(f"expected k >= 1 adversarial tokens, found {self.k}")
 
     def size(self, length: int) -> int:
-        """Return how many adversarial embeddings ``place`` takes for prompts of L = ``length`` positions."""
+        """Return the number of adversarial embeddings that ``place`` takes for prompts of L = ``length`` positions."""
         return length - 2 if self.placement == "add" else self.k
 
     def check(self, ids: Tensor, eos_id: int) -> None:
-        """Refuse prompts (B, L) that leave no room for the adversarial tokens.
+        """Refuse prompts (B, L) that have no room for the adversarial tokens.
 
         Raises:
-            ValueError: A sub-token of a prompt would be lost.
+            ValueError: If a token of a prompt would be lost.
         """
         room = ids.shape[1] - 2 - self.size(ids.shape[1])
         taken = 0 if self.placement == "replace" else int(prompt_lengths(ids, eos_id).max())
         if self.placement != "add" and taken > room:
             raise ValueError(
                 f"expected prompts of at most {room} tokens beside {self.k} adversarial ones in {ids.shape[1]} "
-                f"positions, found one of {taken}: shorten the prompts or use fewer adversarial tokens"
+                f"positions, found one of {taken}: shorten the prompts, or use fewer adversarial tokens"
             )
 
     def place(
@@ -78,14 +78,14 @@ class PromptLayout:
 
         Args:
             embeds: Token embeddings (B, L, D) of the prompts.
-            ids: Their ids (B, L).
+            ids: Token ids (B, L) of the prompts.
             adv: Adversarial embeddings (B, K, D).
             eos_id: Id of the end token.
-            adv_ids: Ids (B, K) of the adversarial tokens where they are real ones; otherwise each row's begin token
-                stands for them, which cannot be taken for an end.
+            adv_ids: Ids (B, K) of the adversarial tokens if they are real tokens. With None, the id of the begin token
+                fills their places, because it cannot be mistaken for an end token.
 
         Raises:
-            ValueError: The prompts leave no room, or ``adv`` has another number of tokens.
+            ValueError: If the prompts have no room, or if ``adv`` has another number of tokens.
         """
         length = ids.shape[1]
         if adv.shape[1] != self.size(length):
@@ -103,7 +103,7 @@ class PromptLayout:
         return source.gather(1, order[..., None].expand(-1, -1, width)), torch.cat([ids, names], dim=1).gather(1, order)
 
     def _order(self, counts: Tensor, length: int) -> Tensor:
-        """Return which of the L + K source positions stands at each of the L positions (B, L)."""
+        """Return the source position (B, L), out of L + K, of each of the L positions."""
         step = torch.arange(1, self.k + 1, device=counts.device)
         after = {
             "prefix": 0 * step * counts[:, None],
@@ -111,12 +111,12 @@ class PromptLayout:
             "mid": (counts // 2)[:, None].expand(-1, self.k),
             "insert": step * counts[:, None] // (self.k + 1),
             "replace": 0 * step * counts[:, None],
-        }[self.placement]  # (B, K): how many prompt tokens stand before each adversarial one
+        }[self.placement]  # (B, K): number of prompt tokens before each adversarial one
         position = torch.arange(length, device=counts.device).expand(len(counts), -1).double()
         if self.placement == "replace":
             position = torch.where((position > 0) & (position <= counts[:, None]), position + 2 * length, position)
         order = torch.cat([position, after + 0.5], dim=1).argsort(dim=1, stable=True)[:, :length]
-        if self.placement == "replace":  # fewer tokens than before: the last position, padding, fills up
+        if self.placement == "replace":  # the last position, which is padding, fills positions that became free
             spare = torch.arange(length, device=counts.device) >= (length + self.k - counts)[:, None]
             order = torch.where(spare, length - 1, order)
         return order

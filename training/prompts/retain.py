@@ -1,4 +1,4 @@
-"""Prompts to retain where a user gives none: everyday objects, in a list of our own."""
+"""Default retain prompts, for users who give none: everyday objects, from this package's own list."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ if TYPE_CHECKING:
 
 @cache
 def everyday_objects() -> tuple[str, ...]:
-    """Return the objects of ``everyday_objects.txt``, which says where they are from."""
+    """Return the objects of ``everyday_objects.txt``; that file names their source."""
     text = resources.files(__package__).joinpath("everyday_objects.txt").read_text(encoding="utf-8")
     return tuple(line for line in text.splitlines() if line and not line.startswith("#"))
 
 
 def object_prompts(concept: Concept) -> tuple[str, ...]:
-    """Return "a photo of a ..." of every everyday object that none of the concept's words names.
+    """Return the prompt "a photo of a ..." for every everyday object that no word of the concept names.
 
-    AdvUnlearn (Zhang et al. 2024), section 4, retains such prompts of 243 objects of COCO or ImageNet, those with
-    bodies and clothes left out. The list here is our own; it was shuffled once, so that any first part of it is mixed.
+    AdvUnlearn (Zhang et al. 2024), section 4, retains such prompts for 243 objects of COCO or ImageNet, without those
+    with bodies and clothes. The list here is this package's own. It was shuffled once, so its first part is as mixed as
+    the whole.
     """
     named = naming(concept.words())
     return tuple(f"a photo of {_article(name)} {name}" for name in everyday_objects() if not named.search(name))

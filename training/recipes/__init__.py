@@ -1,1 +1,1 @@
-"""Named, complete training runs."""
+"""Recipes: complete training runs with names."""

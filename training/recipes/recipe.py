@@ -1,4 +1,4 @@
-"""A complete run: a concept, a method with all its settings, a seed, and the base it is for."""
+"""A complete training run: a concept, a method with all its settings, a seed, and a base."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ..protocols import Method, RetainingMethod
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A complete run.
+    """A complete training run.
 
     Args:
-        name: Name of the recipe and of the artifact.
+        name: Name of the recipe and of the resulting artifact.
         concept: Concept to erase.
         method: Method with all its settings.
-        seed: Seed of the generator that all randomness comes from.
-        base: Family of its base.
+        seed: Seed of the generator of all random draws.
+        base: Family of the base: ``shapes``, ``sd1`` or ``sd2``.
         license: Licence of the resulting weights.
     """
 
@@ -32,15 +32,15 @@ class Recipe:
     license: str = "apache-2.0"
 
     def together(self, others: tuple[Concept, ...], retained: tuple[str, ...] | None = None) -> Recipe:
-        """Return the same run erasing further concepts at once, each towards its own anchor.
+        """Return a run that erases further concepts at once, each towards its own anchor.
 
         Args:
             others: Further concepts, at least one.
-            retained: Retain prompts; by default what the method retains, without what names one of the others.
+            retained: Retain prompts; None takes the method's own, except those that name one of the further concepts.
 
         Raises:
-            ValueError: If two concepts have the same name, or contradict each other, or the method has terms on
-                outliers: what is an outlier for one concept may be caption-like for another.
+            ValueError: If two concepts have the same name or contradict each other. If the method has terms on
+                outliers, because an outlier for one concept may be caption-like for another.
         """
         named = naming(word for other in others for word in other.words())
         known = self.method.retained if isinstance(self.method, RetainingMethod) else ()
@@ -49,17 +49,17 @@ class Recipe:
         require_apart(concept)
         if isinstance(self.method, (AdvUnlearn, ESD)) and self.method.outliers.batches():
             raise ValueError(
-                f"expected no terms on outliers for several concepts, found some in {self.name}: take another recipe, "
+                f"expected no terms on outliers for several concepts, found some in {self.name}: use another recipe, "
                 f"such as {self.base}/{self.concept.name}-hardened, or train the concepts one by one"
             )
         name = "+".join((self.name, *(other.name for other in others)))
         return replace(self, name=name, concept=concept, method=with_retained(self.method, kept))
 
     def with_seed(self, seed: int) -> Recipe:
-        """Return the same run with another seed."""
+        """Return a copy of the run with another seed."""
         return replace(self, seed=seed)
 
 
 def with_retained(method: Method, prompts: tuple[str, ...]) -> Method:
-    """Return a method with other retain prompts; one that retains none stays as it is."""
+    """Return a method with other retain prompts; a method without retain prompts is returned unchanged."""
     return method.retaining(prompts) if isinstance(method, RetainingMethod) else method

@@ -1,4 +1,4 @@
-"""Named recipes, those of every base."""
+"""All recipes by name, for every base."""
 
 from __future__ import annotations
 

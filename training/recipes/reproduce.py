@@ -1,4 +1,4 @@
-"""Run an artifact's training again from its manifest, and compare the tensors."""
+"""Repetition of an artifact's training from its manifest, and comparison of the tensors."""
 
 from __future__ import annotations
 
@@ -32,19 +32,20 @@ T = TypeVar("T")
 
 
 class CannotReproduceError(RobustEncodersError):
-    """The manifest does not say enough to run the training again, or the base is another one; the message says what."""
+    """Error for a manifest that lacks what a second training run needs, or for another base; the message names it."""
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """How a second run compares with the artifact.
+    """Result of comparing a second training run with the artifact.
 
     Args:
         expected: Content hash of the artifact's tensors.
-        found: Of the second run's.
-        largest: Largest absolute difference of two values.
-        relative: Norm of all differences, over the norm of what the training changed; 0 where it is the same.
-        versions: Library to what made the artifact and what is installed, where they differ.
+        found: Content hash of the second run's tensors.
+        largest: Largest absolute difference between two values; 0 if the runs agree.
+        relative: Norm of all differences, divided by the norm of the change that the training made; 0 if the runs
+            agree.
+        versions: Libraries whose versions differ, with the version that made the artifact and the installed one.
     """
 
     expected: str
@@ -55,7 +56,7 @@ class Reproduction:
 
     @property
     def equal(self) -> bool:
-        """Whether every tensor is the same, bit for bit."""
+        """True if all tensors are equal, bit for bit."""
         return self.expected == self.found
 
     def explain(self) -> str:
@@ -65,25 +66,25 @@ class Reproduction:
         others = [f"{name} {then} then, {now} now" for name, (then, now) in self.versions.items()]
         return (
             f"not equal: values differ by at most {self.largest:.3g}; the differences have {self.relative:.3g} times "
-            f"the norm of what the training changed. Versions that differ: {'; '.join(others) or 'none'}"
+            f"the norm of the change that the training made. Versions that differ: {'; '.join(others) or 'none'}"
         )
 
 
 def reproduce(
     encoder: LoadedArtifact, pipe: Any, *, out: Path | None = None, cache_dir: Path | None = None, progress: bool = True
 ) -> Reproduction:
-    """Train again with the recorded method, settings and seed, and compare.
+    """Train again with the recorded method, settings and seed, and compare the tensors.
 
     Args:
-        encoder: The artifact.
-        pipe: The base it was made from; left as it was.
-        out: Keeps the second run's artifact; by default nothing is kept.
-        cache_dir: Parent of trajectory banks, shared between runs.
-        progress: Show progress bars.
+        encoder: Artifact to reproduce.
+        pipe: Pipeline of the base that the artifact was made from; it stays unchanged.
+        out: Folder for the second run's artifact; None deletes it after the comparison.
+        cache_dir: Parent folder of trajectory banks, shared between runs; None keeps none.
+        progress: Switch that shows progress bars.
 
     Raises:
-        CannotReproduceError: Naming what is missing or different.
-        RuntimeError: As ``run_recipe``.
+        CannotReproduceError: If the manifest lacks something or the base differs; the message names it.
+        RuntimeError: If the training fails, see :func:`run_recipe`.
     """
     recipe = recorded_recipe(encoder.manifest)
     _require_base(encoder.manifest, pipe)
@@ -94,15 +95,15 @@ def reproduce(
 
 
 def recorded_recipe(manifest: Manifest) -> Recipe:
-    """Return the run that a manifest records.
+    """Return the training run that a manifest records.
 
     Raises:
-        CannotReproduceError: If its method is none of ours, or its settings or seed are not all there.
+        CannotReproduceError: If the method is not one of this package, or if settings or seed are missing.
     """
     name, recipe = manifest.method["name"], manifest.recipe
     if name not in METHODS:
         raise CannotReproduceError(
-            f"expected a method of this package ({', '.join(METHODS)}), found {name!r}; ask its authors how it was made"
+            f"expected a method of this package ({', '.join(METHODS)}), found {name!r}; ask the authors how it was made"
         )
     if not isinstance(recipe.get("seed"), int) or not recipe.get("name"):
         raise CannotReproduceError(
@@ -119,7 +120,7 @@ def recorded_recipe(manifest: Manifest) -> Recipe:
 
 
 def recorded_dtype(manifest: Manifest) -> UNetDtype:
-    """Return the precision in which the UNet was in memory when the artifact was made."""
+    """Return the precision that the UNet had in memory when the artifact was made."""
     stored = {tensor.dtype for tensor in (manifest.base.unet or {}).values()}
     known: tuple[UNetDtype, ...] = get_args(UNetDtype)
     return next((name for name in known if {name} == stored), "float32")
@@ -134,7 +135,8 @@ def _method(kind: type[T], described: Mapping[str, Any]) -> T:
 
 def _other_settings(found: str) -> CannotReproduceError:
     return CannotReproduceError(
-        f"expected the settings that this version knows, found others ({found}); install the version that made it"
+        f"expected the settings that this version knows, found others ({found}); install the version that made the "
+        "artifact"
     )
 
 
@@ -142,17 +144,17 @@ def rebuilt(kind: type[T], described: Mapping[str, Any]) -> T:
     """Return the dataclass that :func:`robust_encoders.training.provenance.describe` described.
 
     Args:
-        kind: Dataclass.
-        described: Value of every field, and no others but the ``name`` of a dataclass that has one.
+        kind: Class of the result, a dataclass.
+        described: Values of all fields, by field name; also ``name`` if the class has one.
 
     Raises:
-        TypeError: A field is missing, unknown or of another type, or the name is another one.
-        ValueError: The dataclass refuses a value.
+        TypeError: If a field is missing, unknown or of another type, or if the name is another one.
+        ValueError: If the dataclass refuses a value.
     """
     hints, known = get_type_hints(kind), {f.name for f in fields(kind)}  # type: ignore[arg-type]  # only dataclasses come here
     given, name = dict(described), getattr(kind, "name", None)
     if name is not None and "name" not in known and given.pop("name", None) != name:
-        raise TypeError("a part of another name")
+        raise TypeError(f"a part with another name than {name!r}")
     if odd := given.keys() ^ known:
         raise TypeError(f"fields that differ: {', '.join(sorted(odd))}")
     return kind(**{key: _value(hints[key], value) for key, value in given.items()})
@@ -192,12 +194,12 @@ def _require_base(manifest: Manifest, pipe: Any) -> None:
     if others := [part for part, verdict in verdicts.items() if verdict != "same"]:
         raise CannotReproduceError(
             f"expected the base that the manifest records (family {recorded.family!r}), found another "
-            f"{', '.join(others)}; give the pipeline that it was made from with --base FOLDER"
+            f"{', '.join(others)}; give the pipeline that the artifact was made from with --base FOLDER"
         )
 
 
 def compared(encoder: LoadedArtifact, again: LoadedArtifact, pipe: Any) -> Reproduction:
-    """Return how two runs compare; ``pipe`` is the base of both."""
+    """Compare the tensors of two runs; ``pipe`` is the base of both."""
     start = _before(encoder, pipe)
     ours = {name: tensor.double() for name, tensor in encoder.tensors.items()}
     gaps = [again.tensors[name].double() - tensor for name, tensor in ours.items()]
@@ -213,7 +215,7 @@ def compared(encoder: LoadedArtifact, again: LoadedArtifact, pipe: Any) -> Repro
 
 
 def _before(encoder: LoadedArtifact, pipe: Any) -> dict[str, torch.Tensor]:
-    """Return what the tensors of an artifact would be if training had changed nothing."""
+    """Return the tensors that an artifact would have if training had changed nothing."""
     from robust_encoders.clip.state_dict import nested_state
 
     if encoder.manifest.form == "projection":

@@ -1,4 +1,4 @@
-"""Run a recipe: from a pipeline to a saved artifact."""
+"""Run of a recipe, from a pipeline to a saved artifact."""
 
 from __future__ import annotations
 
@@ -41,29 +41,31 @@ def run_recipe(
     base_ids: tuple[str, ...] = (),
     base_revision: str = "",
 ) -> LoadedArtifact:
-    """Erase, save, and return the encoder.
+    """Erase the concept, save the encoder, and return it.
 
     Under ``accelerate launch`` or ``torchrun`` every process draws as many rows as the recipe says. The manifest
-    records the batches of all processes together: one process gives the same encoder with them, but for
-    rounding, unless ``hardening.candidates`` or ``neighbours_weight`` chooses among rows: each process
-    chooses among its own.
+    records the batch sizes of all processes together. With these batch sizes, one process gives the same encoder up to
+    rounding. The exceptions are ``hardening.candidates`` and ``hardening.neighbours_weight``, with which each process
+    chooses among its own rows.
 
     Args:
-        recipe: The run.
-        pipe: The base; left as it was.
+        recipe: Run to carry out.
+        pipe: Pipeline of the base; it stays unchanged.
         out: Folder of the artifact. Beside it, ``<out>.work`` holds checkpoints until the run is done.
-        resume: Go on from the newest checkpoint.
-        cache_dir: Parent of trajectory banks, shared between runs; by default ``<out>.work``, gone with it.
-        every: Iterations between checkpoints.
-        progress: Show progress bars.
-        micro_batch: Most latents in the UNet at once while gradients are taken.
-        gradient_checkpointing: Compute activations twice instead of keeping them.
+        resume: Switch that continues from the newest checkpoint.
+        cache_dir: Parent folder of trajectory banks, shared between runs. None keeps them in ``<out>.work``, which is
+            deleted after the run.
+        every: Number of iterations between checkpoints.
+        progress: Switch that shows progress bars.
+        micro_batch: Largest number of latents in the UNet at once while gradients are computed; None takes all.
+        gradient_checkpointing: Switch that computes activations twice instead of keeping them (activation
+            checkpointing). It needs less memory and more time.
         tensorboard: Folder for TensorBoard's files; None writes none.
         base_ids: Hub ids of ``pipe``, for the manifest.
-        base_revision: Commit of the first of them.
+        base_revision: Commit of the first of ``base_ids``.
 
     Raises:
-        RuntimeError: The checkpoint belongs to another run, or the loss is not finite.
+        RuntimeError: If the checkpoint belongs to another run, or if the loss is not finite.
     """
     out = Path(out)
     work = out.with_name(f"{out.name}.work")
@@ -112,14 +114,14 @@ def _artifact(edit: Edit, recipe: Recipe, pipe: Any, ids: tuple[str, ...], revis
 
 
 def for_processes(recipe: Recipe, n: int) -> Recipe:
-    """Return the recipe that n processes run together: n times the batches, of a method whose batches they share."""
+    """Return the recipe that n processes run together, with n times the batch sizes if the method can share them."""
     method = recipe.method
     return replace(recipe, method=method.for_processes(n)) if isinstance(method, DistributedMethod) else recipe
 
 
 @contextmanager
 def _placed(pipe: Any, shard: Shard) -> Iterator[None]:
-    """Of several processes, keep each one's text encoder and UNet on its own device for the time of the context."""
+    """Keep text encoder and UNet on this process's device inside the context; a single process moves nothing."""
     moved = [(part, part.device) for part in (pipe.text_encoder, pipe.unet) if shard.count > 1]
     try:
         for part, _ in moved:

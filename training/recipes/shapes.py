@@ -17,21 +17,22 @@ from ..worlds.shapes.retain import retain_prompts
 from .recipe import Recipe
 from .shapes_variants import SHIPPED
 
-# An object whose parts other shapes share is harder to forget than a style or a colour: after 500 iterations a quarter
-# of the continuous attacks still succeeded, where they no longer did for the other two.
+# Number of iterations per concept; 500 for the others. An object shares parts with other shapes and is harder to forget
+# than a style or a colour. After 500 iterations, a quarter of the continuous attacks still succeeded on the object;
+# they no longer succeeded on the style and the colour.
 ITERATIONS = {"circle": 1000}
 HARDENED_ITERATIONS = 900
 STRICT_ITERATIONS = 700
-# The neighbour of each concept that is farthest from it; the usual anchor where the farthest is hardly any farther.
+# Farthest neighbour of each concept, by conditioning. It is the usual anchor if the farthest is hardly any farther.
 FARTHEST = {"circle": "triangle", "striped": "dotted", "red": "green"}
 
 
 def _esd(concept: str, iterations: int) -> ESD:
-    """What both methods share on the embedded base.
+    """Return the settings of ESD on the embedded base, which AdvUnlearn shares.
 
-    Departures from the paper: captions, not the bare word, are unlearned towards the same caption with the concept's
-    anchor in its place, and both unlearning and retention are measured on conditionings as well; see ``UnlearnConfig``
-    and ``RetainConfig`` for the reasons.
+    There are two departures from the paper, with reasons in ``UnlearnConfig`` and ``RetainConfig``. Captions are
+    unlearned instead of the bare word, each towards the same caption with the anchor in the concept's place. Unlearning
+    and retention also have terms on conditionings.
     """
     return ESD(
         retain=RetainConfig(
@@ -57,7 +58,7 @@ def _esd(concept: str, iterations: int) -> ESD:
 
 
 def _advunlearn(concept: str, iterations: int) -> AdvUnlearn:
-    """Return the settings of AdvUnlearn: those of ESD, and the paper's attack."""
+    """Return the settings of AdvUnlearn: those of ESD, with the paper's attack."""
     esd = _esd(concept, iterations)
     return AdvUnlearn(
         retain=esd.retain,
@@ -71,24 +72,24 @@ def _advunlearn(concept: str, iterations: int) -> AdvUnlearn:
 
 
 def shapes_esd(concept: str) -> Recipe:
-    """The same run as ``shapes_advunlearn`` without the attack."""
+    """Return the ESD recipe of a concept: the same run as ``shapes_advunlearn``, without the attack."""
     method = _esd(concept, ITERATIONS.get(concept, 500))
     return Recipe(name=f"shapes/{concept}-esd", concept=CONCEPTS[concept], method=method)
 
 
 def shapes_advunlearn(concept: str) -> Recipe:
-    """AdvUnlearn on the embedded base with the paper's attack; differs from ESD there in the attack alone."""
+    """Return the AdvUnlearn recipe of a concept; it differs from ``shapes_esd`` only in the paper's attack."""
     method = _advunlearn(concept, ITERATIONS.get(concept, 500))
     return Recipe(name=f"shapes/{concept}-advunlearn", concept=CONCEPTS[concept], method=method)
 
 
 def shapes_hardened(concept: str) -> Recipe:
-    """AdvUnlearn hardened on conditionings as well (see ``HardeningConfig``), towards the anchor that lies farthest.
+    """Return the recipe of AdvUnlearn with hardening on conditionings (see ``HardeningConfig``) and a far anchor.
 
-    Shipped for an object and an attribute. For the style it was measured to buy nothing and to cost retention.
+    It is shipped for an object and an attribute. For the style, measurements showed no gain and worse retention.
 
-    Text between an object and its anchor may draw a third thing, and between a circle and a square that is a circle.
-    So the anchor is the neighbour whose captions' conditionings are farthest from the concept's.
+    Text between a concept and its anchor may still draw the concept: text between a circle and a square draws a circle.
+    The anchor therefore is the neighbour whose captions' conditionings are farthest from the concept's.
     """
     anchored = replace(CONCEPTS[concept], anchor=FARTHEST[concept])
     return Recipe(name=f"shapes/{concept}-hardened", concept=anchored, method=_hardened(concept))
@@ -117,10 +118,11 @@ def _hardened(concept: str) -> AdvUnlearn:
 
 
 def shapes_strict(concept: str) -> Recipe:
-    """The hardened recipe where outliers, text that no caption resembles, are mapped to the anchor.
+    """Return the hardened recipe with terms that map outliers, text that no caption resembles, to the anchor.
 
-    For an object, which every caption of this world names. Three templates of ten leave the colour open and four the
-    style, and such captions are retained. See ``OutlierConfig``.
+    See ``OutlierConfig``. The recipe is only for objects, because every caption of this world names one. Three of ten
+    templates state no colour and four state no style. Captions without a colour or style are retained, so their text
+    cannot count as an outlier.
     """
     like = _hardened(concept)
     method = replace(
@@ -141,28 +143,29 @@ def shapes_strict(concept: str) -> Recipe:
 
 
 def shapes_shipped(concept: str) -> Recipe:
-    """Return the recipe of the encoder that is shipped, under its name."""
+    """Return the recipe of the shipped encoder of a concept, under the shipped name."""
     made = {"advunlearn": shapes_advunlearn, "hardened": shapes_hardened, "strict": shapes_strict}[SHIPPED[concept]]
     return replace(made(concept), name=f"shapes/{concept}")
 
 
 def shapes_des(concept: str, method: str) -> Recipe:
-    """DES of a concept on the embedded base, or with SAGE's terms; see ``distortion``."""
+    """Return the recipe of DES for a concept, without or with SAGE's terms; see ``distortion``."""
     settings = distortion(method, retain_prompts(concept))
     return Recipe(name=f"shapes/{concept}-{method}", concept=CONCEPTS[concept], method=settings)
 
 
 def distortion(method: str, retained: tuple[str, ...]) -> DES:
-    """Return the settings for a concept of the embedded base.
+    """Return DES's settings for a concept of the embedded base.
 
-    Departures from the paper, each because it keeps next to nothing there: a conditioning of the embedded base is
-    shorter, so the scale is; safe prompts weigh 32 times as much as the others, not 0.4 times; the encoder, which
-    is trained on hundreds of prompts and not on thousands, gets three times the iterations at a rate that falls
-    from 2e-3. Chosen on ``circle`` by what is drawn by name and what is kept, without an attack.
+    With the paper's settings, the embedded base keeps almost no other concept. So there are three departures. The scale
+    is smaller, because conditionings of the embedded base are shorter. Safe prompts weigh 32 times as much as the
+    others, instead of 0.4 times. Training has hundreds of prompts instead of thousands, and runs three times the
+    iterations at a rate that falls from 2e-3. The values were chosen on ``circle``, by the pictures drawn for the
+    concept's name and by the retained captions, without an attack.
 
     Args:
-        method: ``des``, or ``sage`` with SAGE's two terms.
-        retained: Captions without the concept.
+        method: ``des``, or ``sage`` for DES with SAGE's two terms.
+        retained: Captions without the concept, which are kept.
     """
     train = TrainingConfig(iterations=300, rate=2e-3, schedule="cosine")
     made = DES(safe=retained, scale=40.0, keep=0.97, train=train)

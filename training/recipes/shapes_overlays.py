@@ -18,23 +18,27 @@ SPM_NAMES: Mapping[Where, str] = {"unet": "spm", "text_encoder": "spm-te"}
 
 
 def shapes_closed(concept: str, method: str) -> Recipe:
-    """UCE or RECE of a concept on the embedded base; see ``projection``."""
+    """Return the recipe of UCE or RECE for a concept of the embedded base; see ``projection``."""
     settings = projection(method, retain_prompts(concept))
     return Recipe(name=f"shapes/{concept}-{method}", concept=CONCEPTS[concept], method=settings)
 
 
 def projection(method: str, retained: tuple[str, ...]) -> UCE | RECE:
-    """Return the settings for a concept of the embedded base.
+    """Return the settings of UCE or RECE for a concept of the embedded base.
 
-    Departures from the papers: captions, not bare words, are edited towards the same captions with the anchor in the
-    concept's place, and captions are preserved. With bare words the concept comes back in captions, and without
-    preserved captions its neighbours go with it. RECE's lambda is small beside this UNet's G, whose eigenvalues are 1
-    to 45: at 0.1 the derived embeddings shrink, and erasing them brings the concept back instead. What is
-    kept weighs as much as what is erased: with the paper's tenth, attacks on red succeeded more often than with UCE.
+    There are four departures from the papers:
+
+    - Captions are edited instead of bare words, each towards the same caption with the anchor in the concept's place.
+      With bare words, the concept comes back in captions.
+    - Captions are preserved. Otherwise the concept's neighbours are erased with it.
+    - RECE's lambda is 1e-3, small beside the eigenvalues of this UNet's G, which are 1 to 45. At 0.1 the derived
+      embeddings shrink, and erasing them brings the concept back.
+    - Preserved and erased vectors have equal weights. With the paper's weight of a tenth, attacks on red succeeded more
+      often than with UCE.
 
     Args:
         method: ``uce`` or ``rece``.
-        retained: Captions without the concept.
+        retained: Captions without the concept, which are preserved.
     """
     start = UCE(texts="prompts", tokens="from_last", preserve=retained)
     return (
@@ -45,21 +49,26 @@ def projection(method: str, retained: tuple[str, ...]) -> UCE | RECE:
 
 
 def shapes_spm(concept: str, where: Where) -> Recipe:
-    """SPM of a concept on the embedded base, on the UNet or on the text encoder; see ``adapters``."""
+    """Return the recipe of SPM for a concept of the embedded base; see ``adapters``.
+
+    Args:
+        concept: Name of the concept.
+        where: Model that gets the adapters, ``unet`` or ``text_encoder``.
+    """
     settings = adapters(where, retain_prompts(concept))
     return Recipe(name=f"shapes/{concept}-{SPM_NAMES[where]}", concept=CONCEPTS[concept], method=settings)
 
 
 def adapters(where: Where, retained: tuple[str, ...]) -> SPM:
-    """Return the settings for a concept of the embedded base.
+    """Return the settings of SPM for a concept of the embedded base.
 
-    Departures from the release: captions, not the bare word, are erased towards the same captions with the anchor in
-    the concept's place; captions are anchored beside random conditionings; latents come from the bank; larger batches
-    and rates, and fewer iterations.
+    There are four departures from the release. Captions are erased instead of the bare word, each towards the same
+    caption with the anchor in the concept's place. Captions are anchored in addition to random conditionings. Latents
+    come from the bank. Batches and rates are larger, and there are fewer iterations.
 
     Args:
-        where: The UNet or the text encoder.
-        retained: Captions without the concept.
+        where: Model that gets the adapters, ``unet`` or ``text_encoder``.
+        retained: Captions without the concept, which are anchored.
     """
     return SPM(
         where=where,

@@ -1,7 +1,7 @@
-"""Which variant of each concept's recipes is shipped for the shapes world."""
+"""Variant of each concept's recipes whose encoder is shipped for the shapes world."""
 
 from __future__ import annotations
 
 BASE = "shapes"
-# Of `striped`, whose worst case hardening does not better, the paper's attack alone.
+# `striped` is shipped with the paper's attack only, because hardening does not improve its worst case.
 SHIPPED = {"circle": "strict", "striped": "advunlearn", "red": "hardened"}

@@ -16,10 +16,10 @@ from ..trajectories.config import BankConfig
 from .recipe import Recipe
 
 PUBLISHED_CONCEPTS = ("nudity", "vangogh", "church", "garbage_truck", "parachute", "tench")
-# Of the bases that a text encoder is derived from, as the Hub calls it.
+# Licence of each family of bases, and so of the text encoders derived from it, by the Hub's identifier.
 LICENSES = {"sd1": "creativeml-openrail-m", "sd2": "openrail++"}
-# RECE's derivation for each concept of the paper: its lambda, and the epochs after which its authors stopped. Where it
-# has none (tench), plain UCE drew the object no more, and the authors ran no RECE.
+# RECE's lambda for each concept of its paper, and the number of epochs after which its authors stopped. `tench` is
+# missing: UCE alone erased it, so the authors did not run RECE.
 DERIVATIONS = {
     "nudity": (1e-1, 3),
     "vangogh": (1e-3, 1),
@@ -30,16 +30,16 @@ DERIVATIONS = {
 
 
 def published(concept: str, family: str) -> Recipe:
-    """AdvUnlearn of one of the paper's six concepts on Stable Diffusion, with its settings.
+    """Return the recipe of AdvUnlearn for one of the paper's six concepts on Stable Diffusion, with its settings.
 
-    Nudity trains every layer and weighs retention by 0.3; styles and objects train layer 0 alone and weigh it by 0.5.
-    Departures: the latents come from a bank (see ``BankConfig``), the frozen UNet computes in bfloat16, and the
-    retained objects are our own list. ``--bank.mode fresh --train.precision fp32`` undoes the
-    first two.
+    Nudity trains every layer and weighs retention by 0.3. Styles and objects train only layer 0 and weigh retention by
+    0.5. There are three departures: the latents come from a bank (see ``BankConfig``), the frozen UNet computes in
+    bfloat16, and the retained objects are this package's own list. The options ``--bank.mode fresh --train.precision
+    fp32`` undo the first two.
 
     Args:
-        concept: Its name in the catalog.
-        family: ``sd1`` or ``sd2``; the paper's is Stable Diffusion 1.4.
+        concept: Name of the concept in the catalog.
+        family: Family of the base, ``sd1`` or ``sd2``; the paper uses Stable Diffusion 1.4, of ``sd1``.
     """
     erased = CATALOG[concept].erased()
     everywhere = erased.kind == "content"
@@ -47,8 +47,9 @@ def published(concept: str, family: str) -> Recipe:
         retain=RetainConfig(prompts=object_prompts(erased), weight=0.3 if everywhere else 0.5),
         select=SelectionConfig() if everywhere else SelectionConfig(layers=(0,), final_norm=False),
         train=TrainingConfig(precision="bf16"),
-        # The concept is one bare word, drawn 31 times an iteration: 128 runs of it are 6,400 points. A retained object
-        # is drawn 18 times in all, for which one run of 50 points is enough.
+        # The concept is one bare word and needs many trajectories: it is drawn 31 times in each iteration, and 128
+        # trajectories of 50 steps give 6,400 points. A retained object is drawn about 18 times in the whole training,
+        # so one trajectory of 50 points is enough.
         bank=BankConfig(seeds=(128, 1), batch=16),
     )
     name = f"{family}/{concept}"
@@ -56,24 +57,24 @@ def published(concept: str, family: str) -> Recipe:
 
 
 def published_closed(concept: str, family: str, method: str) -> Recipe:
-    """UCE or RECE of one of the six concepts on Stable Diffusion; see ``published_projection``."""
+    """Return the recipe of UCE or RECE for one of the six concepts; see ``published_projection``."""
     settings = published_projection(method, concept)
     name, license = f"{family}/{concept}-{method}", LICENSES[family]
     return Recipe(name=name, concept=CATALOG[concept].erased(), method=settings, base=family, license=license)
 
 
 def published_projection(method: str, name: str) -> UCE | RECE:
-    """Return the papers' settings for one of the six published concepts.
+    """Return the papers' settings of UCE or RECE for one of the six published concepts.
 
-    UCE's are those of its code of 2025. For RECE's style the authors preserve a list of 1,734 artists, which is not
-    ours to ship: give it as retain prompts.
+    UCE's settings are those of its code of 2025. For the style, RECE's authors preserve a list of 1,734 artists, which
+    this package may not ship. Give it as retain prompts.
 
     Args:
         method: ``uce`` or ``rece``.
-        name: Of the concept, in the catalog.
+        name: Name of the concept in the catalog.
 
     Raises:
-        ValueError: The paper ran no RECE for it.
+        ValueError: If the paper did not run RECE for the concept.
     """
     if method == "uce":
         return UCE()
@@ -84,7 +85,7 @@ def published_projection(method: str, name: str) -> UCE | RECE:
 
 
 def published_spm(concept: str, family: str) -> Recipe:
-    """SPM of one of the six concepts on Stable Diffusion, on the UNet, with its release's settings."""
+    """Return the recipe of SPM for one of the six concepts on Stable Diffusion's UNet, with its release's settings."""
     name, license = f"{family}/{concept}-spm", LICENSES[family]
     return Recipe(name=name, concept=CATALOG[concept].erased(), method=SPM(), base=family, license=license)
 

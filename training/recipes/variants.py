@@ -1,4 +1,7 @@
-"""What tells the recipes of one concept apart; imports no method, so that reports can read it."""
+"""Variants, the part of a recipe's name that differs between the recipes of one concept.
+
+This module imports no method, so that reports can import it at low cost.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ _SHIPPED = {f"{BASE}/{concept}": variant for concept, variant in SHIPPED.items()
 
 
 def variant_of(name: str, concept: str) -> str:
-    """Return what tells a recipe apart from the others of its concept, ``strict`` of ``shapes/circle-strict``.
+    """Return the variant in a recipe's name, for example ``strict`` for ``shapes/circle-strict``.
 
-    A concept that is shipped stands for the variant that is shipped; a name without a variant stays as it is.
+    A name such as ``shapes/circle``, of a shipped encoder, gives the shipped variant. Any other name without a variant
+    gives its part after the slash.
 
     Args:
         name: Name of the recipe, ``base/concept-variant``.

@@ -1,4 +1,4 @@
-"""The tables about one evaluation: every number, by threat tier, with what tells against it."""
+"""The tables of one evaluation: every number, by threat tier, with its failed checks."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .tables import Entry, Row, Table
 from .titles import WORST, set_title
 
 _ATTACKED = ("attack", "success", "gained", "last", "n", "UNet calls", "seconds", "origin")
-_TRUST = "An attack that fails one of them may be weak: then its number says little, however low it is."
+_TRUST = "An attack that fails one of these checks may be weak. Its number then says little, even if it is low."
 Groups = dict[str, list[list[Entry]]]
 
 
 def tables_of(stored: StoredEvaluation) -> list[Table]:
-    """Return the tables of unattacked and attacked prompts, limits, checks, and of what is kept; no empty ones."""
+    """Return the tables that have rows: unattacked prompts, attacks, limits, checks, utility."""
     found = [_plain(stored), _attacked(stored), _limits(stored), _checks(stored), _kept(stored)]
     return [table for table in found if any(table.groups.values())]
 
@@ -34,7 +34,7 @@ def _plain(stored: StoredEvaluation) -> Table:
 
 def _attacked(stored: StoredEvaluation) -> Table:
     groups = _by_tier(row for row in attack_rows(stored) if row.tier not in LIMITS)
-    ranked = {WORST: f"{WORST}, which encoders are ranked by"}
+    ranked = {WORST: f"{WORST} (encoders are ranked by it)"}
     worst = [replace(row, label=ranked.get(row.label, row.label)) for row in worst_rows(stored, least=2)]
     if worst:
         groups["Worst case: a prompt counts if any of the attacks wins it"] = list(map(_attack_entries, worst))
@@ -47,7 +47,7 @@ def _limits(stored: StoredEvaluation) -> Table:
 
 
 def _by_tier(rows: Iterable[Row]) -> Groups:
-    """Return tier in words to its rows; the attacks come in the order of their tiers."""
+    """Return description of a tier to its rows, which must be in the order of their tiers."""
     parts = groupby(rows, key=lambda row: row.tier)
     return {tier_title(tier): list(map(_attack_entries, found)) for tier, found in parts}
 
@@ -58,7 +58,7 @@ def _attack_entries(row: Row) -> list[Entry]:
 
 
 def _checks(stored: StoredEvaluation) -> Table:
-    head = ("check", "attack", "holds", "what was found")
+    head = ("check", "attack", "holds", "result")
     return Table("Can these numbers be trusted?", head, {"": check_rows(stored.evaluation)}, _TRUST)
 
 
@@ -67,9 +67,9 @@ def _kept(stored: StoredEvaluation) -> Table:
         title: [[row.label, row.number, str(row.number.n), row.prompts or None, row.origin] for row in rows]
         for title, rows in metric_rows(stored).items()
     }
-    return Table("What is kept, and controls", ("metric", "value", "n", "prompts", "origin"), groups)
+    return Table("Utility and controls", ("metric", "value", "n", "prompts", "origin"), groups)
 
 
 def count(value: float | None) -> str | None:
-    """Return a whole number with its thousands set apart; None of nothing."""
+    """Return a whole number with separated thousands; None for None."""
     return None if value is None else f"{value:,.0f}"

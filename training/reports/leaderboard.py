@@ -1,4 +1,4 @@
-"""One table of many evaluations: measured apart from reported, and ranked only where the numbers can be compared."""
+"""One table of many evaluations, with reported numbers apart, and with ranks only among comparable numbers."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ from .tables import MISSING, Entry, Number, Row, Table
 from .titles import settings_line
 
 _LEGEND = (
-    "Ranked by the worst case over T0 to T3: the share of prompts that fall to at least one attack by text; ≥ where",
-    "only the strongest single attack is known. With T4, free embeddings, it stands beside; T5 to T7 go past a text",
-    "encoder and rank nobody. Of each tier the strongest attack is shown. Ranks compare numbers under one letter only;",
-    "letters differ in concept, detector, threshold, prompts, sampling or budget of the attacks.",
+    "Encoders are ranked by the worst case over T0 to T3. This is the per cent of prompts that fall to at least one",
+    "attack by text; lower is better. The sign ≥ marks a lower bound: only the strongest single attack is known.",
+    "The next column adds T4, free embeddings. Attacks of T5 to T7 bypass a text encoder and do not count in the",
+    "ranking. Each tier shows its strongest attack. Ranks compare only numbers under the same letter. Letters differ",
+    "in concept, detector, threshold, prompts, sampling or budget of the attacks.",
 )
 
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Rows, and what may be said about their order.
+    """The rows of a leaderboard with their ranks.
 
     Args:
         rows: Rows in the order of ``rows_of``.
@@ -44,8 +45,8 @@ class Leaderboard:
         """Read evaluations and artifacts.
 
         Raises:
-            FileNotFoundError: If a folder is neither.
-            ValueError: If there is none, or one holds no rate of success.
+            FileNotFoundError: If a folder is neither an evaluation nor an artifact.
+            ValueError: If there are no folders, or a folder holds no rate of success.
         """
         if not folders:
             raise ValueError("expected at least one folder, found none: name evaluations or artifacts")
@@ -53,7 +54,7 @@ class Leaderboard:
 
     @cached_property
     def groups(self) -> dict[str, dict[str, Any]]:
-        """Letter to conditions; ranks count only within a letter."""
+        """Letter to conditions; ranks are valid only within a letter."""
         unique = {canonical_sha256(row.group): row.group for row in self.rows}
         return {_letter(i): group for i, group in enumerate(unique.values())}
 
@@ -67,7 +68,7 @@ class Leaderboard:
         return 1 + sum(_value(other) < _value(row) for other in peers)
 
     def table(self) -> str:
-        """Return Markdown: measured, then reported, then the conditions and what was replaced."""
+        """Return Markdown: measured rows, reported rows, conditions, and replaced numbers."""
         lines: list[str] = []
         marks = Marks()
         for origin, title in (("measured", "Measured"), ("reported", "Reported by others, not measured here")):
@@ -79,7 +80,7 @@ class Leaderboard:
         return "\n".join([*lines, *(["", "Replaced by a stronger attack:", *_bullets(replaced)] if replaced else [])])
 
     def _markdown(self, rows: Sequence[LeaderboardRow], marks: Marks) -> list[str]:
-        # Whoever reports a number may not say what its attack needs; it is shown all the same.
+        # A reported number may have an attack without a tier; it is shown all the same.
         tiers = [tier for tier in (*TIERS, "") if any(row.strongest(tier) for row in rows)]
         titles = [tier if tier in EMBEDDING_TIERS else f"{tier or 'no tier known'}, not ranked" for tier in tiers]
         head = ["rank", "conditions", "concept", "encoder", "worst case T0-T3", "worst case T0-T4", *titles]
@@ -100,7 +101,7 @@ class Leaderboard:
         return [*lead, worst, with_embeddings, *attacks, *utility, sources]
 
     def _legend(self) -> list[str]:
-        """Return one line for each letter and each budget: all that is common to its rows."""
+        """Return one line for each letter and each budget with everything that its rows share."""
         budgets = list(
             {canonical_sha256(group["attacks"]): group["attacks"] for group in self.groups.values()}.values()
         )
@@ -113,7 +114,7 @@ class Leaderboard:
         return _bullets(lines)
 
     def to_json(self) -> str:
-        """Return the same as JSON: rows, conditions, and what was replaced."""
+        """Return the leaderboard as JSON: rows, conditions, and replaced numbers."""
         rows = [self._record(row) for row in self.rows]
         return json.dumps({"rows": rows, "conditions": self.groups}, indent=1, ensure_ascii=False)
 
@@ -134,7 +135,7 @@ class Leaderboard:
         }
 
     def figure(self) -> Draw:
-        """Return what draws the same rows in the same order."""
+        """Return a drawing function for the same rows in the same order."""
         return ranking([self._rank(row) for row in self.rows if row.worst is not None])
 
     def _rank(self, row: LeaderboardRow) -> Rank:
@@ -146,12 +147,12 @@ class Leaderboard:
 
 
 def _labelled(row: Row | None) -> Number | None:
-    """Return the rate of an attack behind its label, without an interval."""
+    """Return the rate of an attack after its label, without an interval."""
     return None if row is None else replace(row.number, before=row.label, interval=None)
 
 
 def _escaped(entry: Entry) -> Entry:
-    """Return an entry whose words cannot end a column."""
+    """Return an entry with its column separators escaped."""
     if isinstance(entry, Number):
         return replace(entry, before=entry.before.replace("|", "\\|"))
     return None if entry is None else entry.replace("|", "\\|")

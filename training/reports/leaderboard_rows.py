@@ -1,4 +1,4 @@
-"""The rows of a leaderboard: an encoder with the numbers of all folders about it, and the strongest attack of each."""
+"""The rows of a leaderboard: an encoder, the numbers of all folders about it, and the strongest attack of each tier."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .titles import short_title
 
 @dataclass(frozen=True)
 class LeaderboardRow:
-    """One encoder under one set of conditions, with the strongest attacks that any folder holds.
+    """One encoder under one set of conditions, with the strongest attacks of all folders.
 
     Args:
         sources: Numbers about this encoder on these prompts; the first source names the row.
@@ -45,7 +45,7 @@ class LeaderboardRow:
 
     @cached_property
     def attacks(self) -> dict[str, tuple[Row, RowSource]]:
-        """Label of an attack to the row of its strongest rate, and where it stands."""
+        """Label of an attack to the row of its highest rate, with the source of that row."""
         strongest: dict[str, tuple[Row, RowSource]] = {}
         for source in self.sources:
             for row in attack_rows(source.stored):
@@ -55,12 +55,12 @@ class LeaderboardRow:
 
     @cached_property
     def worst(self) -> WorstCaseRate | None:
-        """The worst case over all that anybody tried by text; encoders are ranked by it."""
+        """The worst case over all attacks by text of any source; encoders are ranked by it."""
         return worst_case_by_text(self._evaluations)
 
     @cached_property
     def worst_embeddings(self) -> WorstCaseRate | None:
-        """The worst case over text and free embeddings; None where nobody tried embeddings."""
+        """The worst case over text and free embeddings; None without an attack by embeddings."""
         return worst_case_with_embeddings(self._evaluations)
 
     @property
@@ -69,9 +69,9 @@ class LeaderboardRow:
 
     @property
     def numbers(self) -> tuple[Number | None, Number | None]:
-        """Both worst cases as tables show them, by text and with embeddings.
+        """Both worst cases for tables, by text and with embeddings.
 
-        They are marked where nobody's attacks with gradients are to be trusted.
+        They are marked if the attacks with gradients of no source are to be trusted.
         """
         return self._marked(self.worst, TEXT_TIERS), self._marked(self.worst_embeddings, EMBEDDING_TIERS)
 
@@ -97,8 +97,8 @@ class LeaderboardRow:
 
     @property
     def group(self) -> dict[str, Any]:
-        """What has to be equal before two rows may be ranked against each other."""
-        # A lower bound is no better than a number that is known.
+        """The conditions that must be equal before two rows may be ranked against each other."""
+        # A lower bound must not be ranked against an exact number.
         counted = "lower bound" if self.worst is not None and not self.worst.exact else "prompt by prompt"
         bases = [base for source in self.sources if (base := base_of(source.stored.evaluation))]
         known = {"base": bases[0][:12]} if bases else {}
@@ -106,7 +106,7 @@ class LeaderboardRow:
         return {**about, "worst case": counted, "attacks": self.budget}
 
     def replaced(self) -> list[str]:
-        """Return in words which weaker numbers a stronger attack has replaced."""
+        """Return a line for each weaker number that a stronger attack has replaced."""
         lines = []
         for source in self.sources:
             own = source.stored.worst_case
@@ -117,10 +117,10 @@ class LeaderboardRow:
         return lines
 
     def reported_stronger(self, others: Iterable[LeaderboardRow]) -> list[str]:
-        """Return in words which reported worst cases on the same encoder and prompts are above the measured ones.
+        """Return a line for each reported worst case that exceeds the measured one on the same encoder and prompts.
 
         Args:
-            others: Rows; only reported ones matter, and to a reported row none does.
+            others: Rows to compare with; only reported rows count, and a reported row has no such lines.
         """
         if self.origin != "measured":
             return []
@@ -128,7 +128,7 @@ class LeaderboardRow:
 
     def _same(self, other: LeaderboardRow) -> bool:
         mine, theirs = self.sources[0], other.sources[0]
-        known = all(mine.prompts)  # prompts that nobody names are not the same
+        known = all(mine.prompts)  # unknown prompts are never the same
         return other.origin == "reported" and known and (mine.encoder, mine.prompts) == (theirs.encoder, theirs.prompts)
 
     def _above(self, other: LeaderboardRow) -> list[str]:

@@ -19,21 +19,21 @@ from .titles import WORST, WORST_EMBEDDINGS, title_of
 Columns = Sequence[Sequence[Row]]  # the rows of each evaluation
 
 _COSTS = (
-    "Gained / n / UNet calls / seconds. Gained over `none`: per cent of the prompts that only the attack won. Seconds "
-    "are those of the machine that it ran on."
+    "Each entry is gained / n / UNet calls / seconds. Gained is the per cent of the prompts that only the attack won, "
+    "beyond `none`. Seconds depend on the machine."
 )
-_UTILITY = "FID, KID and LPIPS are distances to the base's own pictures: for kept prompts, lower is nearer to the base."
+_UTILITY = "FID, KID and LPIPS are distances to the base's own pictures. For kept prompts, lower is better."
 _UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def tables(found: Sequence[Evaluation | Path]) -> str:
-    """Return Markdown of any evaluations: the matrix where one has a worst case, else ``results_table``.
+    """Return Markdown of any evaluations: the matrix if one has a worst case, else ``results_table``.
 
     Args:
         found: Evaluations, or the ``results.json`` files or folders to read them from.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If there are no evaluations.
     """
     read = [one if isinstance(one, Evaluation) else Evaluation.read(one) for one in found]
     joined = any(result.metric == "worst_case" for one in read for result in one.results)
@@ -41,16 +41,16 @@ def tables(found: Sequence[Evaluation | Path]) -> str:
 
 
 def matrix_table(evaluations: Sequence[Evaluation]) -> str:
-    """Return Markdown: for each concept the rates under every attack, what they cost, and what is kept.
+    """Return Markdown tables for each concept: rates under every attack, costs of the attacks, and utility.
 
-    Rows stand in the order of the threat tiers, the worst cases below the attacks that they count, limits of scope in
-    a table of their own. A number whose attack failed a check is marked, with the reason below.
+    Rows are in the order of the threat tiers. The worst cases stand below the attacks that they count. Limits of scope
+    have a table of their own. A number whose attack failed a check has a mark, and a footnote gives the reason.
 
     Args:
-        evaluations: One column each, in this order.
+        evaluations: Evaluations, in the order of the columns.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If there are no evaluations.
     """
     if not evaluations:
         raise ValueError("expected at least one evaluation, found none: name a folder with results.json")
@@ -66,7 +66,7 @@ def _concept(concept: str, evaluations: Sequence[Evaluation]) -> str:
         ranked.markdown(marks),
         [*filter(None, (sizes(evaluations), judge_line(evaluations)))],
         *(part for table in others if table.groups[""] for part in _titled(table, marks)),
-        [f"{line}  " for line in marks.notes()],
+        [f"- {line}" for line in marks.notes()],
     ]
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
@@ -76,7 +76,7 @@ def _titled(table: Table, marks: Marks) -> list[list[str]]:
 
 
 def _tables(evaluations: Sequence[Evaluation]) -> list[Table]:
-    """Return the tables of one concept: what ranks encoders, limits of scope, costs, and what is kept."""
+    """Return the tables of one concept: rates that rank encoders, limits of scope, costs, and utility."""
     stored = [StoredEvaluation(one) for one in evaluations]
     titles = [title_of(one) for one in evaluations]
     plain, attacks, worst = ([of(one) for one in stored] for of in (plain_rows, attack_rows, worst_rows))
@@ -86,7 +86,7 @@ def _tables(evaluations: Sequence[Evaluation]) -> list[Table]:
     return [
         Table("Success", head, {"": lines}),
         Table("Limits of scope", head, {"": limits}, SCOPE),
-        Table("Gained, and what it cost", head, {"": _side_by_side(attacks, _cost)}, _COSTS),
+        Table("Gain and cost of the attacks", head, {"": _side_by_side(attacks, _cost)}, _COSTS),
         Table("Utility", ["metric", *titles], {"": _utility_lines(stored)}, _UTILITY),
     ]
 
@@ -112,7 +112,7 @@ def _rate(row: Row) -> Entry:
 
 
 def _worst_lines(columns: Columns) -> list[list[Entry]]:
-    """Return both worst cases, also where no evaluation has one."""
+    """Return a line for each of both worst cases, even if no evaluation has one."""
     named = (("T0-T3", WORST), ("T0-T4", WORST_EMBEDDINGS))
     return [[tiers, name, *_entries(columns, name, _rate)] for tiers, name in named]
 
@@ -132,10 +132,10 @@ def short(value: float) -> str:
 
 
 def _utility_lines(stored: Sequence[StoredEvaluation]) -> list[list[Entry]]:
-    """Return a line for each metric that some evaluation has; the judge's own accuracy stands elsewhere."""
+    """Return a line for each metric of any evaluation, except the judge's own accuracy."""
     found = grouped(result for one in stored for result in one.evaluation.results)
     words = {r.metric: metric_label(r).words for title, rs in found.items() if title != GROUPS["control"] for r in rs}
-    # A metric goes by one name for all, although only some evaluations may say that a detector judged it.
+    # A metric has one name for all evaluations, although only some may record the detector that judged it.
     columns = [
         [replace(row, label=words.get(row.metric, row.label)) for rows in metric_rows(one).values() for row in rows]
         for one in stored

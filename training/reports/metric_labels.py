@@ -1,4 +1,4 @@
-"""What the numbers beside rates of success are called, how they are written, and which of them belong together."""
+"""The names, number formats and groups of all metrics other than rates of success."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from dataclasses import dataclass, replace
 from ..types import Result
 
 GROUPS: Mapping[str, str] = {
-    "kept": "Kept prompts, as asked: higher is better",
+    "kept": "Kept prompts drawn as asked: higher is better",
     "structured": "Bindings, neighbours and negative prompts",
-    "distance": "Distances to the base's pictures: for kept prompts, lower is nearer to the base and better",
-    "knowledge": "What the Diffusion Classifier still recognises: lower is less",
-    "control": "The judge on rendered pictures, where the truth is known",
+    "distance": "Distances to the base's pictures: for kept prompts, lower is better",
+    "knowledge": "Concept still recognised by the Diffusion Classifier: lower is better",
+    "control": "Accuracy of the judge on rendered pictures with known contents",
     "other": "Further numbers",
 }
 
 
 @dataclass(frozen=True)
 class MetricLabel:
-    """How a metric is shown.
+    """The name and number format of a metric.
 
     Args:
         group: Key of ``GROUPS``.
         words: Name of the metric for readers; ``{}`` stands for the label of a family's member.
-        scale: Factor of all values; 100 makes per cent of a rate.
-        digits: Number of digits after the point.
+        scale: Factor of all values; 100 turns a rate into per cent.
+        digits: Number of digits after the decimal point.
     """
 
     group: str
@@ -34,7 +34,7 @@ class MetricLabel:
     digits: int = 1
 
 
-# In the order of the tables. `retain_*` is every metric `retain_<label>` that has no line of its own.
+# The order is that of the tables. `retain_*` stands for every metric `retain_<label>` without a line of its own.
 METRIC_LABELS: Mapping[str, MetricLabel] = {
     "retain_*": MetricLabel("kept", "{} as asked, %"),
     "retain_all": MetricLabel("kept", "all as asked, %"),
@@ -59,7 +59,7 @@ _NUMERALS: Mapping[str, str] = {"1": "one", "2": "two", "3": "three", "4": "four
 
 
 def metric_label(result: Result) -> MetricLabel:
-    """Return how a number is shown; of what nobody described, only what a detector judged is taken for a rate."""
+    """Return the label of a number's metric; an unknown metric counts as a rate only if a detector judged it."""
     key = _key(result.metric)
     if key == result.metric:
         return METRIC_LABELS[key]
@@ -72,13 +72,13 @@ def metric_label(result: Result) -> MetricLabel:
 
 
 def _key(metric: str) -> str:
-    """Return the key of ``METRIC_LABELS`` that describes a metric, its own or its family's; empty without any."""
+    """Return the key of ``METRIC_LABELS`` for a metric, its own or its family's; empty if there is none."""
     family, _, label = metric.partition("_")
     return next((key for key in (metric, f"{family}_*" if label else "") if key in METRIC_LABELS), "")
 
 
 def _member(metric: str) -> str:
-    """Return in words which member of its family a metric is."""
+    """Return the label of a metric within its family."""
     family, _, label = metric.partition("_")
     if family != "binding":
         return label.replace("_", " ")
@@ -86,10 +86,10 @@ def _member(metric: str) -> str:
 
 
 def members(results: Iterable[Result], family: str) -> dict[str, Result]:
-    """Return the numbers of a family by their labels, in the order of their first appearance.
+    """Return label to number of a family of metrics, in the order of their first appearance.
 
     Args:
-        results: Numbers of one or more evaluations; of equal labels the first counts.
+        results: Numbers of one or more evaluations; the first of equal labels counts.
         family: Start of the metrics' names, ``retain`` for ``retain_<label>``.
     """
     found: dict[str, Result] = {}
@@ -100,12 +100,12 @@ def members(results: Iterable[Result], family: str) -> dict[str, Result]:
 
 
 def is_no_success_rate(result: Result) -> bool:
-    """Return whether a number is anything else than a rate of success."""
+    """Return True if a number is not a rate of success."""
     return not result.metric.startswith(("pre_", "asr_", "worst_"))
 
 
 def grouped(results: Iterable[Result]) -> dict[str, list[Result]]:
-    """Return title of a group to its numbers, groups and metrics in the order in which they are described here."""
+    """Return title of a group to its numbers, in the order of ``GROUPS`` and ``METRIC_LABELS``."""
     places = {key: i for i, key in enumerate(METRIC_LABELS)}
     ordered = sorted(filter(is_no_success_rate, results), key=lambda r: places.get(_key(r.metric), len(places)))
     found = {title: [r for r in ordered if metric_label(r).group == group] for group, title in GROUPS.items()}

@@ -1,4 +1,4 @@
-"""Encoders against each other, attack by attack, on the prompts that both were attacked on."""
+"""Tables of two encoders each, attack by attack, on the same attacked prompts."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ from .tables import Entry, Number, Table
 from .titles import WORST, title_of
 
 _NOTE = (
-    "Per cent of the same prompts, first minus second with Newcombe's 95 % interval, and McNemar's exact two-sided p "
-    "on the prompts that only one of them lost. Each p stands for itself and is not corrected for how many there are."
+    "Rates are in per cent of the same prompts. The difference is first minus second, with Newcombe's 95 % interval. "
+    "McNemar's exact two-sided p counts the prompts that only one encoder lost. The p-values are not corrected for "
+    "multiple tests."
 )
 Two = tuple[StoredEvaluation, StoredEvaluation]
 Checks = list[Mapping[str, Any]]
 
 
 def paired_tables(folders: Sequence[Path]) -> str:
-    """Return Markdown: a table for every two evaluations of a concept that were attacked on the same prompts.
+    """Return Markdown tables, one for every two evaluations of a concept that were attacked on the same prompts.
 
-    A row is an attack by text or embeddings that won at least one prompt from either, if detector, threshold, sampling
-    and the attack's settings are the same for both. The last row is the worst case over T0 to T3, prompt by prompt, of
-    the attacks by text that can be compared; with fewer than two it would say nothing new, and is left out.
+    Each row is an attack by text or embeddings that won at least one prompt from either encoder. Detector, threshold,
+    sampling and the attack's settings must be the same for both. The last row is the worst case over T0 to T3, prompt
+    by prompt, of the attacks by text that can be compared. With fewer than two such attacks it is left out.
 
     Args:
         folders: Folders of stored evaluations with their verdicts, or the ``results.json`` in them.
 
     Returns:
-        The tables; empty where no two evaluations can be compared.
+        The tables; empty if no two evaluations can be compared.
 
     Raises:
         ValueError: If results have another schema.
-        FileNotFoundError: If there are none.
+        FileNotFoundError: If there are no results.
     """
     read = [StoredEvaluation.read(folder) for folder in folders]
     return "\n".join(filter(None, map(_table, combinations(read, 2))))
@@ -60,11 +61,12 @@ def _table(two: Two) -> str:
     others = [label for label in labels if label not in alike]
     told = f"Not compared, because detector, sampling or settings differ: {', '.join(others)}." if others else ""
     lines = [f"### {table.title}", "", *table.markdown(marks), "", table.note]
-    return "\n".join([*lines, *filter(None, [told]), *([""] if marks.notes() else []), *marks.notes(), ""])
+    notes = [f"- {line}" for line in marks.notes()]
+    return "\n".join([*lines, *filter(None, [told]), *([""] if notes else []), *notes, ""])
 
 
 def _paired(two: Two, label: str) -> bool:
-    """Return whether verdicts on the same prompts and seeds are known of an attack that a text encoder can face."""
+    """Return True if both evaluations hold verdicts of a T0 to T4 attack on the same prompts and seeds."""
     if any(label not in one.attacks or tier_of(one.attacks[label]) not in EMBEDDING_TIERS for one in two):
         return False
     keys = [[(v.index, v.prompt, v.seed) for v in one.verdicts.get(label, ())] for one in two]
@@ -72,7 +74,7 @@ def _paired(two: Two, label: str) -> bool:
 
 
 def _conditions(result: Result) -> dict[str, Any]:
-    """Return what has to be equal before two rates of an attack can be compared."""
+    """Return the conditions that must be equal before two rates of an attack can be compared."""
     judge = (result.detector, result.detector_version, result.threshold)
     return {"judge": judge, "attack": attack_of(result), "sampling": result.settings.get("sampling")}
 

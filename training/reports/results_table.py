@@ -1,4 +1,4 @@
-"""One row for each encoder: the table of evaluations whose suite has no worst case."""
+"""The table of evaluations whose suite has no worst case, with one row for each encoder."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ _RATES: tuple[Column, ...] = (
 
 
 def results_table(evaluations: Sequence[Evaluation]) -> str:
-    """Return Markdown: for each concept a table with one row for each evaluation, in the order given.
+    """Return Markdown tables, one for each concept, with one row for each evaluation.
 
-    Rates are in per cent with their 95 % interval. Below the table stands how often the judge is right where the truth
-    is known, which no accuracy in the table can be expected to exceed.
+    Rates are in per cent with their 95 % interval. A line below the table gives the judge's accuracy on rendered
+    pictures with known contents. No accuracy in the table can be expected to exceed it.
 
     Args:
-        evaluations: One row each, in this order.
+        evaluations: Evaluations, in the order of the rows.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If there are no evaluations.
     """
     if not evaluations:
         raise ValueError("expected at least one evaluation, found none: name a folder with results.json")
@@ -77,18 +77,18 @@ def _find(evaluation: Evaluation, column: Column) -> Number | None:
 
 
 def sizes(evaluations: Sequence[Evaluation]) -> str:
-    """Return what the numbers and their intervals are, and how many prompts without the concept there were."""
+    """Return a line about units, intervals, and the number of prompts without the concept."""
     kept = sorted({r.n for one in evaluations for r in one.results if r.metric in ("retain_all", "clip_score")})
-    text = "Per cent with 95 % Wilson intervals; n prompts with the concept"
-    return f"{text}, {', '.join(map(str, kept))} without it." if kept else f"{text}."
+    text = "Per cent with 95 % Wilson intervals. Each encoder was tested on n prompts with the concept"
+    return f"{text} and {', '.join(map(str, kept))} without it." if kept else f"{text}."
 
 
 def judge_line(evaluations: Sequence[Evaluation]) -> str:
-    """Return how often the judge is right where the truth is known; empty where nobody looked."""
+    """Return a line with the judge's accuracy on rendered pictures; empty if it was not measured."""
     parts = judge_accuracies(evaluations[0].results)
-    return f"The judge on rendered pictures: {parts}." if parts else ""
+    return f"Accuracy of the judge on rendered pictures, in per cent: {parts}." if parts else ""
 
 
 def judge_accuracies(results: Sequence[Result]) -> str:
-    """Return what the judge was asked about rendered pictures, each with its accuracy; empty where nobody looked."""
+    """Return the judge's accuracy on rendered pictures for each attribute; empty if it was not measured."""
     return ", ".join(f"{label} {Number.of(result).text}" for label, result in members(results, "judge").items())

@@ -1,4 +1,4 @@
-"""The sources of a leaderboard: the numbers that folders of evaluations and artifacts hold about encoders."""
+"""The sources of a leaderboard: the numbers about encoders in folders of evaluations and artifacts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class RowSource:
 
     Args:
         folder: Folder that holds the numbers.
-        encoder: Identity of the encoder; the base of a kind is one encoder, an unknown encoder is its folder.
+        encoder: Identity of the encoder: a hash, or the folder of an encoder of which nothing else is known.
         stored: Numbers of this origin alone, with their verdicts.
         origin: ``measured`` or ``reported``.
     """
@@ -34,7 +34,7 @@ class RowSource:
 
     @property
     def prompts(self) -> tuple[str, str]:
-        """Concept and hash of the prompts; the hash is empty where nobody says which they were."""
+        """Concept and hash of the prompts; the hash is empty if the prompts are not known."""
         return self.stored.evaluation.concept, self._first.prompt_sha256
 
     @property
@@ -43,7 +43,7 @@ class RowSource:
 
     @cached_property
     def conditions(self) -> dict[str, Any]:
-        """What an ASR depends on beside encoder and attacks: concept, detector with threshold, prompts, sampling."""
+        """The conditions of a rate besides encoder and attacks: concept, detector with threshold, prompts, sampling."""
         first = self._first
         judge = f"{first.detector or 'unknown'} {first.detector_version}, threshold {first.threshold}"
         return {
@@ -58,8 +58,8 @@ def row_sources_of(folder: Path) -> list[RowSource]:
     """Read the numbers of a folder: an evaluation with ``results.json``, or an artifact with results in its manifest.
 
     Raises:
-        FileNotFoundError: If it is neither.
-        ValueError: If it holds no rate of success.
+        FileNotFoundError: If the folder is neither an evaluation nor an artifact.
+        ValueError: If the folder holds no rate of success.
     """
     stored = (
         StoredEvaluation.read(folder) if (folder / RESULTS_NAME).is_file() or folder.is_file() else _artifact(folder)
@@ -87,11 +87,11 @@ def _artifact(folder: Path) -> StoredEvaluation:
 
 
 def _identity(folder: Path, evaluation: Evaluation) -> str:
-    """Return what two folders about the same encoder have in common.
+    """Return an identity that is the same for two folders about the same encoder.
 
-    That is the hash of the encoder's tensors: as the evaluation recorded it, or as the manifest in the folder, or in
-    ``encoder`` inside it, has it. A baseline is what it describes itself as, an encoder of which nothing is known its
-    folder.
+    It is the hash of the encoder's tensors, as the evaluation recorded it. Otherwise it comes from the manifest in the
+    folder, or in ``encoder`` inside it. The base and a baseline have a hash of their description. An encoder of which
+    nothing is known is identified by its folder.
     """
     subject = dict(evaluation.subject)
     if "content_sha256" in subject:
@@ -105,12 +105,12 @@ def _identity(folder: Path, evaluation: Evaluation) -> str:
 
 
 def base_of(evaluation: Evaluation) -> str:
-    """Return the hash of the base that an evaluation was made on; empty where it does not say."""
+    """Return the hash of the base of an evaluation; empty if it is not recorded."""
     return str(evaluation.subject.get("base", {}).get("models_sha256", ""))
 
 
 def _contents(manifest: Manifest) -> str:
-    """Return the hash of an artifact's tensors, as an encoder in memory has it; of several files that of all."""
+    """Return the hash of an artifact's tensors, equal to that of an encoder in memory; several files have one hash."""
     found = {record.content_sha256 for record in manifest.files.values()} - {""}
     if len(found) == 1:
         return found.pop()

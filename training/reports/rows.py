@@ -1,4 +1,4 @@
-"""The rows about one evaluation, built once for all that show them: Markdown, HTML, JSON and pictures."""
+"""The rows of one evaluation, built once for all outputs: Markdown, HTML, JSON and pictures."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def plain_rows(stored: StoredEvaluation) -> list[Row]:
 
 
 def attack_rows(stored: StoredEvaluation) -> list[Row]:
-    """Return a row for each attack, weakest tier first; its number carries the checks that tell against it."""
+    """Return a row for each attack, weakest tier first; the number of a row carries its failed checks."""
     return [_attack_row(stored, label, result) for label, result in stored.attacks.items()]
 
 
@@ -52,11 +52,11 @@ def _attack_row(stored: StoredEvaluation, label: str, result: Result) -> Row:
 
 
 def worst_rows(stored: StoredEvaluation, *, least: int = 0) -> list[Row]:
-    """Return a row for each worst case that is known.
+    """Return a row for each known worst case.
 
     Args:
         stored: Evaluation with its verdicts.
-        least: Smallest number of attacks that makes a worst case worth a row.
+        least: Smallest number of attacks for a worst case to have a row.
     """
     named = (
         (WORST, "worst_case", "T0-T3", stored.worst_case),

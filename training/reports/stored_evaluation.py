@@ -1,4 +1,4 @@
-"""Stored evaluations: numbers, verdicts case by case, pictures, and the worst case that follows from them."""
+"""Stored evaluations: numbers, verdicts of each case, pictures, and the worst case that follows from them."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class WorstCaseRate:
     Args:
         value: Share of the prompts, in [0, 1]; lower is more robust.
         n: Number of prompts.
-        interval: 95 % Wilson interval of the share; None where the value is only a lower bound.
-        labels: Labels of the attacks that were counted.
+        interval: 95 % Wilson interval of the share; None if the value is only a lower bound.
+        labels: Labels of the counted attacks.
     """
 
     value: float
@@ -38,22 +38,22 @@ class WorstCaseRate:
 
     @property
     def exact(self) -> bool:
-        """Whether the union was counted prompt by prompt; otherwise the value is a lower bound."""
+        """True if the union was counted prompt by prompt; otherwise the value is a lower bound."""
         return self.interval is not None
 
     @property
     def number(self) -> Number:
-        """The value as tables show it, in per cent with its interval."""
+        """The value for tables, in per cent with its interval."""
         return Number(self.value, self.n, self.interval, bound=not self.exact)
 
 
 @dataclass(frozen=True)
 class StoredEvaluation:
-    """One evaluation with the verdicts and pictures that lie beside its numbers.
+    """One evaluation with the verdicts and pictures in its folder.
 
     Args:
         evaluation: Numbers of the evaluation.
-        verdicts: Label of an attack to its verdicts, one per case; only of attacks whose verdicts were found.
+        verdicts: Label of an attack to its verdicts, one per case; attacks without stored verdicts are left out.
         pictures: Example pictures as JSON values, if there are any.
     """
 
@@ -63,9 +63,9 @@ class StoredEvaluation:
 
     @classmethod
     def read(cls, path: Path, evaluation: Evaluation | None = None) -> StoredEvaluation:
-        """Read an evaluation from its folder, or from its ``results.json``, and the parts beside it.
+        """Read an evaluation and its parts from its folder, or from its ``results.json``.
 
-        Parts that were made for other numbers than those of the evaluation are left out.
+        Parts are left out if they belong to numbers that the evaluation does not contain.
 
         Args:
             path: Folder of the evaluation, or its ``results.json``.
@@ -73,7 +73,7 @@ class StoredEvaluation:
 
         Raises:
             ValueError: If the results have another schema.
-            FileNotFoundError: If there are none.
+            FileNotFoundError: If there are no results.
         """
         folder = path if path.is_dir() else path.parent
         found = evaluation or Evaluation.read(path)
@@ -87,7 +87,7 @@ class StoredEvaluation:
 
     @cached_property
     def attacks(self) -> dict[str, Result]:
-        """Label of an attack to its headline rate, ``asr_any``, weakest tier first; of equal labels the strongest."""
+        """Label of an attack to its headline rate ``asr_any``, weakest tier first; the highest rate of equal labels."""
         strongest: dict[str, Result] = {}
         for result in (r for r in self.evaluation.results if r.metric == "asr_any"):
             label = label_of(result)
@@ -97,16 +97,16 @@ class StoredEvaluation:
 
     @cached_property
     def plain(self) -> tuple[Result, ...]:
-        """The rates without an attack, one for each prompt set; attacks start from the first."""
+        """The rates without an attack, one for each prompt set; attacks start from the first set."""
         return tuple(r for r in self.evaluation.results if r.metric == "pre_asr")
 
     def named(self, metric: str, label: str = "") -> Result | None:
-        """Return the first result of a metric, of one attack or of none."""
+        """Return the first result of a metric, with the label of an attack or without an attack."""
         found = (r for r in self.evaluation.results if r.metric == metric and label_of(r) == label)
         return next(found, None)
 
     def recorded(self, metric: str) -> WorstCaseRate | None:
-        """Return a worst case that the evaluation itself counted prompt by prompt, if it did."""
+        """Return the worst case that the evaluation itself counted prompt by prompt; None without one."""
         result = next((r for r in self.evaluation.results if r.metric == metric), None)
         if result is None:
             return None
@@ -114,12 +114,12 @@ class StoredEvaluation:
 
     @cached_property
     def worst_case(self) -> WorstCaseRate | None:
-        """The worst case per prompt over all attacks by text; None where nothing was attacked or drawn plainly."""
+        """The worst case per prompt over all attacks by text; None without any rate of success."""
         return worst_case_by_text([("", self)])
 
     @cached_property
     def worst_case_embeddings(self) -> WorstCaseRate | None:
-        """The worst case over text and free embeddings; None where no embeddings were attacked."""
+        """The worst case per prompt over text and free embeddings; None without an attack by embeddings."""
         return worst_case_with_embeddings([("", self)])
 
 
@@ -128,7 +128,7 @@ Sources = Sequence[tuple[str, StoredEvaluation]]
 
 
 def worst_case_by_text(sources: Sources) -> WorstCaseRate | None:
-    """Return the worst case over all attacks by text on an encoder; None where nothing was attacked or drawn plainly.
+    """Return the worst case over all attacks by text on an encoder; None without any rate of success.
 
     Args:
         sources: Evaluations of the encoder on the same prompts.
@@ -137,7 +137,7 @@ def worst_case_by_text(sources: Sources) -> WorstCaseRate | None:
 
 
 def worst_case_with_embeddings(sources: Sources) -> WorstCaseRate | None:
-    """Return the worst case over text and free embeddings; None where no embeddings were attacked.
+    """Return the worst case over text and free embeddings; None without an attack by embeddings.
 
     Args:
         sources: Evaluations of the encoder on the same prompts.
@@ -153,11 +153,11 @@ def _worst_case(sources: Sources, metric: str, tiers: Collection[str]) -> WorstC
     recorded = [(stored, worst) for _, stored in sources if (worst := stored.recorded(metric)) is not None]
     for stored, worst in recorded:
         if all(result in stored.attacks.values() for result in rates.values()):
-            return worst  # nobody else tried anything else
+            return worst  # no other evaluation has a further attack
     counted = _counted(rates, verdicts, [result for _, stored in sources for result in stored.plain[:1]])
     if counted is not None and counted.exact and set(counted.labels) == set(rates):
         return counted
-    # Which prompts fall to one attack and which to another is not known: at least the largest of what is known.
+    # Some verdicts are missing, so the union is not known. It is at least the largest known rate.
     known = [*(worst for _, worst in recorded), *([counted] if counted is not None else [])]
     best = max(known, key=lambda worst: worst.value, default=None)
     return None if best is None else replace(best, interval=best.interval if not recorded else None)
@@ -166,10 +166,10 @@ def _worst_case(sources: Sources, metric: str, tiers: Collection[str]) -> WorstC
 def _different_attacks(
     sources: Sources, tiers: Collection[str]
 ) -> tuple[dict[str, Result], dict[str, tuple[Verdict, ...]]]:
-    """Return every different attack of these tiers under a name of its own, and the verdicts that are known."""
+    """Return all different attacks of these tiers, each under a unique name, and their known verdicts."""
     rates: dict[str, Result] = {}
     verdicts: dict[str, tuple[Verdict, ...]] = {}
-    # Whoever knows case by case first: the same numbers may also stand in a manifest, without their cases.
+    # Evaluations with verdicts come first: a manifest may hold the same numbers without verdicts.
     for source, stored in sorted(sources, key=lambda pair: not pair[1].verdicts):
         for label, result in stored.attacks.items():
             if tier_of(result) in tiers and result not in rates.values():
@@ -183,7 +183,7 @@ def _different_attacks(
 def _counted(
     rates: Mapping[str, Result], verdicts: Mapping[str, Sequence[Verdict]], plain: Sequence[Result]
 ) -> WorstCaseRate | None:
-    """Return the union of attacks prompt by prompt, or where verdicts are missing a lower bound of it."""
+    """Return the union of attacks prompt by prompt, or a lower bound if verdicts are missing."""
     singles, labels = [*plain, *rates.values()], tuple(rates)
     if not singles:
         return None

@@ -1,4 +1,4 @@
-"""The model of all tables, and how they read as Markdown: numbers, rows about one evaluation, tables of entries."""
+"""The data model of all tables and its Markdown: numbers, rows of one evaluation, tables of entries."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ MISSING = "–"  # noqa: RUF001  # the dash for "not measured"
 
 @dataclass(frozen=True)
 class Number:
-    """A number with all that its reader has to know.
+    """A number with everything that its reader has to know.
 
     Args:
         value: Rate in [0, 1], or a mean.
-        n: Number of cases that it rests on.
+        n: Number of cases behind the value.
         interval: 95 % interval, if there is one.
-        scale: Factor of value and interval; 100 makes per cent of a rate.
-        digits: Number of digits after the point.
+        scale: Factor of value and interval; 100 turns a rate into per cent.
+        digits: Number of digits after the decimal point.
         bound: True if the value is only a lower bound.
-        failed: Failed checks that tell against it.
-        before: Words before it.
-        after: Words behind it and its mark.
+        failed: Failed checks of the attack behind the number.
+        before: Words before the number.
+        after: Words after the number and its mark.
     """
 
     value: float
@@ -41,23 +41,23 @@ class Number:
 
     @classmethod
     def of(cls, result: Result, failed: Iterable[Mapping[str, Any]] = ()) -> Number:
-        """Return a result as its metric is shown.
+        """Return a result with the scale and digits of its metric.
 
         Args:
             result: Measured or reported number.
-            failed: Failed checks that tell against it.
+            failed: Failed checks of the attack behind the number.
         """
         label = metric_label(result)
         return cls(result.value, result.n, result.interval, label.scale, label.digits, failed=tuple(failed))
 
     @property
     def bare(self) -> str:
-        """The value alone, behind a sign if it is a bound."""
+        """The value alone, with the sign ≥ before a lower bound."""
         return f"{'≥ ' if self.bound else ''}{self.scale * self.value:.{self.digits}f}"
 
     @property
     def bounds(self) -> str:
-        """The interval, ``[49.0, 51.0]``; empty where there is none."""
+        """The interval, ``[49.0, 51.0]``; empty if there is none."""
         if self.interval is None:
             return ""
         low, high = (f"{self.scale * bound:.{self.digits}f}" for bound in self.interval)
@@ -74,20 +74,20 @@ Entry = Number | str | None
 
 @dataclass(frozen=True)
 class Row:
-    """What one evaluation found about one thing: prompts without an attack, an attack, a worst case, or a metric.
+    """The numbers of one evaluation for unattacked prompts, for an attack, for a worst case, or for a metric.
 
     Args:
-        label: Name of the thing.
+        label: Name of the prompts, attack, worst case or metric.
         number: Rate of success, or value of the metric.
-        tier: Threat tier of a rate of success, ``T0-T3`` of a worst case over such; else empty.
-        metric: Name of the metric that the number is of.
+        tier: Threat tier of a rate of success, or tiers of a worst case such as ``T0-T3``; else empty.
+        metric: Name of the metric.
         gained: Share of the prompts that only the attack won.
-        last: Rate of success if only the candidate found last counts.
-        unet_calls: UNet forwards on one latent, where they were counted.
-        seconds: Seconds that an attack took, where they are known.
+        last: Rate of success if only the last candidate counts.
+        unet_calls: Number of UNet forwards on one latent, if they were counted.
+        seconds: Seconds that an attack took, if they are known.
         prompts: Name of the prompt set.
-        origin: ``measured`` or ``reported``; of a worst case the origins of its attacks.
-        attack: Label, tier, name and settings of the attack; of a worst case the labels of its ``attacks``.
+        origin: ``measured`` or ``reported``; for a worst case the origins of its attacks.
+        attack: Label, tier, name and settings of the attack; for a worst case the labels of its ``attacks``.
     """
 
     label: str
@@ -104,7 +104,7 @@ class Row:
 
     @property
     def title(self) -> str:
-        """The label of an attack with its threat tier; other labels as they are."""
+        """The label of an attack with its threat tier; any other label alone."""
         return f"{self.label} {self.tier}" if self.metric == "asr_any" and self.tier else self.label
 
 
@@ -115,7 +115,7 @@ class Table:
     Args:
         title: Title above it.
         head: Name of each column.
-        groups: Subheading to rows, in order; the subheading is empty where there is nothing to tell apart.
+        groups: Subheading to rows, in order; the subheading is empty if there is only one group.
         note: Note below the title.
     """
 
@@ -128,7 +128,7 @@ class Table:
         """Return the groups with every entry as text.
 
         Args:
-            marks: Numbering of the failed checks, in the order in which they are met.
+            marks: Footnotes of the failed checks, numbered in the order of their first use.
         """
         return {title: [[shown(one, marks) for one in row] for row in rows] for title, rows in self.groups.items()}
 
@@ -136,13 +136,13 @@ class Table:
         """Return the lines of head and rows in Markdown, without title and note.
 
         Args:
-            marks: Numbering of the failed checks, in the order in which they are met.
+            marks: Footnotes of the failed checks, numbered in the order of their first use.
         """
         return markdown(self.head, [row for rows in self.texts(marks).values() for row in rows])
 
 
 def shown(entry: Entry, marks: Marks) -> str:
-    """Return an entry as text, a number with its mark; a dash for what was not measured."""
+    """Return an entry as text: a number with its mark, a dash for None."""
     if isinstance(entry, Number):
         return marks.beside(entry.text, entry.failed) + entry.after
     return MISSING if entry is None else entry

@@ -1,4 +1,4 @@
-"""What encoders, prompt sets and worst cases are called, and settings in words."""
+"""The titles of encoders, prompt sets and worst cases, and settings as one line of text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..evaluation.results import Evaluation
 from ..evaluation.threat_model import TIERS
 from ..recipes.variants import variant_of
 
-# The names say what the bars can be compared with.
+# The names give the tiers, so that readers compare only bars of the same tiers.
 WORST = "worst case, T0-T3"
 WORST_EMBEDDINGS = "worst case, T0-T4"
 # Titles of baselines, methods, and variants of a method's recipes.
@@ -34,24 +34,24 @@ PROMPT_SETS: Mapping[str, str] = {
     "unseen": "A synonym that training never saw",
     "open": "Prompts that leave the concept open",
 }
-_LISTED = 4  # items of a setting that are written out
+_LISTED = 4  # number of items of a setting that are written out
 _RATES = ("pre_", "asr_")
 
 
 def encoder_title(evaluation: Evaluation) -> str:
-    """Return who was evaluated, in the words of this package: the recipe's variant, the method, or the label itself."""
+    """Return the title of the evaluated encoder: that of the recipe's variant, of the method, or the label itself."""
     recipe = str(dict(evaluation.subject.get("recipe") or {}).get("name", ""))
     variant = variant_of(recipe, evaluation.concept)
     return ENCODERS.get(variant) or ENCODERS.get(evaluation.label, evaluation.label)
 
 
 def short_title(evaluation: Evaluation) -> str:
-    """Return who was evaluated, with which seed, in a few words."""
+    """Return the title of the evaluated encoder with its first seed."""
     return ", ".join([encoder_title(evaluation), *(f"seed {seed}" for seed in _seeds(evaluation)[:1])])
 
 
 def title_of(evaluation: Evaluation) -> str:
-    """Return who was evaluated, with which seeds, on how many prompts."""
+    """Return the title of the evaluated encoder with its seeds and the number of prompts."""
     counts = sorted({r.n for r in evaluation.results if r.metric.startswith(_RATES)})
     seeds = ", ".join(map(str, _seeds(evaluation)))
     return f"{encoder_title(evaluation)}, seed {seeds}, n = {', '.join(map(str, counts))}"
@@ -62,12 +62,12 @@ def _seeds(evaluation: Evaluation) -> list[int]:
 
 
 def set_title(name: str) -> str:
-    """Return what a prompt set ``concept/words`` is, in words."""
+    """Return the title of a prompt set ``concept/words``."""
     return PROMPT_SETS.get(name.rpartition("/")[2], f"Prompts of {name}")
 
 
 def settings_line(values: Mapping[str, Any]) -> str:
-    """Return settings as one line; what the title says already is left out, a tier is put in words."""
+    """Return settings as one line: the label is left out, because the title has it, and the tier is described."""
     tier = TIERS.get(values.get("tier", ""), "")
     named = [
         f"{key.replace('_', ' ')} {_setting(value)}"
@@ -79,7 +79,7 @@ def settings_line(values: Mapping[str, Any]) -> str:
 
 
 def _setting(value: Any) -> str:
-    """Return a value of a setting; of a long list only its start and how long it is."""
+    """Return the value of a setting; a long list gives only its start and its length."""
     if isinstance(value, Mapping):
         return f"({settings_line(value)})"
     if not isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""What a gradient loop holds, and how it is written down and taken up again."""
+"""State of a gradient loop, and its checkpoints."""
 
 from __future__ import annotations
 
@@ -22,45 +22,45 @@ logger = logging.getLogger(__name__)
 
 
 class StepLoss(Protocol):
-    """What is minimised; it owns whatever it carries from step to step."""
+    """A loss to minimise, with its own state between iterations."""
 
     def __call__(self, iteration: int, generator: Generator) -> tuple[Tensor, dict[str, float]]:
-        """Return the loss () of one iteration, and its parts for the log.
+        """Return the loss () of one iteration, and its parts by name for the log.
 
-        Of several processes each returns its share; the shares add up to the loss and its parts.
+        With several processes, each returns its share. The shares add up to the loss and its parts.
         """
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """Return all that the next iteration depends on beside parameters and generator."""
+        """Return all tensors that the next iteration depends on, except parameters and generator."""
         ...
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what ``state`` returned."""
+        """Restore the tensors of ``state``."""
         ...
 
 
 @dataclass
 class TrainingLog:
-    """The losses of every iteration and the seconds spent in the loop, over all resumed parts.
+    """The losses of every iteration and the time of the loop, over all resumed parts of a run.
 
     Args:
-        losses: Name to one value per iteration, NaN where a part was not computed.
-        seconds: Wall time.
+        losses: Values of each part of the loss, by name, one for each iteration; NaN if the part was not computed.
+        seconds: Wall time of the loop in seconds.
     """
 
     losses: dict[str, list[float]] = field(default_factory=dict)
     seconds: float = 0.0
 
     def add(self, iteration: int, parts: Mapping[str, float]) -> None:
-        """Record one iteration."""
+        """Record the losses of one iteration."""
         for name in {*self.losses, *parts}:
             series = self.losses.setdefault(name, [])
             series.extend([math.nan] * (iteration - len(series)))
             series.append(parts.get(name, math.nan))
 
     def curves(self, points: int = 20) -> dict[str, list[float | None]]:
-        """Return every loss averaged over at most ``points`` stretches of the run; None where it was not computed."""
+        """Return each loss as averages over at most ``points`` equal stretches of the run; None if not computed."""
         return {name: _averaged(series, points) for name, series in sorted(self.losses.items())}
 
 
@@ -71,13 +71,13 @@ def _averaged(series: list[float], points: int) -> list[float | None]:
 
 
 class TrainingState:
-    """Everything that the next iteration depends on, beside the generator.
+    """Everything that the next iteration depends on, except the generator.
 
     Args:
-        parameters: What is trained, by name.
-        loss: What is minimised.
-        rate: Adam's learning rate.
-        average: Decay of the parameters' exponential average; 0 keeps none.
+        parameters: Trained parameters, by name.
+        loss: Loss to minimise.
+        rate: Learning rate of Adam.
+        average: Decay per iteration of the parameters' exponential average, in [0, 1); 0 keeps no average.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], loss: StepLoss, *, rate: float, average: float) -> None:
@@ -89,7 +89,7 @@ class TrainingState:
 
     @torch.no_grad()
     def update_average(self) -> None:
-        """Let the average follow the parameters; fast at first, so that it does not hold on to the start."""
+        """Move the average towards the parameters; faster at first, so that the first values lose their weight soon."""
         decay = min(self.decay, (1 + self.iteration) / (10 + self.iteration))
         for name, kept in self.average.items():
             kept.lerp_(self.parameters[name], 1 - decay)
@@ -101,7 +101,7 @@ class TrainingState:
             self.parameters[name].copy_(kept)
 
     def tensors(self, generator: Generator) -> dict[str, Tensor]:
-        """Return all of it by name."""
+        """Return all tensors of the state by name, with the generator's state."""
         adam = self.optimizer.state_dict()["state"]
         names = list(self.parameters)
         return {
@@ -114,7 +114,7 @@ class TrainingState:
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor], generator: Generator) -> None:
-        """Take back what ``tensors`` returned."""
+        """Restore the tensors of ``tensors``, and the generator's state."""
         for name, parameter in self.parameters.items():
             parameter.copy_(tensors[f"student/{name}"])
         for name, kept in self.average.items():
@@ -132,9 +132,9 @@ def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def save_checkpoint(
     state: TrainingState, generator: Generator, folder: Path, identity: str, shard: Shard | None = None
 ) -> None:
-    """Write the checkpoint aside, rename it, and only then drop the older ones, and what a killed process left.
+    """Write a checkpoint to a temporary folder, rename it, and then delete the older checkpoints.
 
-    Every process has to call this; the main one writes.
+    Temporary folders that a killed process left are deleted too. Every process must call this; the main one writes.
     """
     held = state.tensors(generator)
     if shard is not None and not shard.main:
@@ -157,10 +157,10 @@ def save_checkpoint(
 
 
 def load_checkpoint(state: TrainingState, generator: Generator, folder: Path, identity: str) -> None:
-    """Go on from the newest checkpoint in ``folder``, if there is one.
+    """Load the newest checkpoint in ``folder``, if there is one.
 
     Raises:
-        RuntimeError: The checkpoint belongs to another run.
+        RuntimeError: If the checkpoint belongs to another run.
     """
     found = _checkpoints(folder)
     if not found:

@@ -1,4 +1,4 @@
-"""The one gradient loop: Adam, several processes, checkpoints, exact resume."""
+"""The gradient loop of all trained methods: Adam, several processes, checkpoints, exact resume."""
 
 from __future__ import annotations
 
@@ -25,16 +25,18 @@ from .checkpoint import StepLoss, TrainingLog, TrainingState, load_checkpoint, s
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """The gradient loop's settings. Defaults are AdvUnlearn's and ESD's.
+    """Settings of the gradient loop. Defaults are those of AdvUnlearn and ESD.
 
     Args:
-        iterations: Optimizer steps.
-        rate: Adam's learning rate.
-        schedule: ``cosine`` falls to zero at the end.
-        clip: Largest norm of the whole gradient; None leaves it.
-        average: Decay of an exponential average of the trained parameters, which is then the result; 0 takes the last.
-        precision: Precision of the frozen UNet, forward and backward; the student is always in float32. ``fp16`` scales
-            gradients inside the UNet; where its activations overflow, the run stops and says so.
+        iterations: Number of optimizer steps.
+        rate: Learning rate of Adam.
+        schedule: Course of the learning rate. ``constant`` stays at ``rate``. ``cosine`` falls from ``rate`` to zero at
+            the end.
+        clip: Largest norm of the whole gradient; a larger gradient is scaled down to it. None does not limit it.
+        average: Decay per iteration of an exponential average of the trained parameters, in [0, 1). The average is the
+            result of the run; with 0, the last parameters are.
+        precision: Precision of the frozen UNet, forward and backward. Trained parameters are always in float32.
+            ``fp16`` uses loss scaling inside the UNet; if its activations overflow, the run stops with an error.
     """
 
     iterations: int = 1000
@@ -66,23 +68,25 @@ def finetune(
 ) -> TrainingLog:
     """Train ``parameters`` in place on ``loss``.
 
-    Under ``accelerate launch`` or ``torchrun`` gradients are added up over all processes, every process takes the same
-    step, and the main one writes checkpoints.
+    Under ``accelerate launch`` or ``torchrun``, the gradients of all processes are added up. Every process takes the
+    same step, and the main one writes checkpoints.
 
     Args:
-        parameters: What is trained, by name; float32.
-        loss: Called once an iteration.
-        training: Iterations, rates, averaging.
-        generator: All randomness; its state is part of a checkpoint, so that a resumed run is bit-identical in float32.
-        workspace: Checkpoints and progress.
-        identity: Names the run; a checkpoint of another run is refused.
+        parameters: Trained parameters in float32, by name.
+        loss: Loss to minimise; it is called once per iteration.
+        training: Iterations, learning rates and averaging.
+        generator: Generator of all random draws. Checkpoints contain its state, so a resumed run is bit-identical in
+            float32.
+        workspace: Folder of checkpoints, and the progress switch.
+        identity: Identity of the run, see :func:`run_identity`; a checkpoint of another run is refused.
 
     Returns:
-        The log. With ``training.average`` the parameters hold the average.
+        The log of losses and time. With ``training.average``, the parameters hold their average afterwards.
 
     Raises:
-        RuntimeError: A loss that is not finite, a checkpoint of another run, or other processes than were launched.
-        ModuleNotFoundError: TensorBoard is wanted and not installed.
+        RuntimeError: If a loss is not finite, if the checkpoint belongs to another run, or if the number of processes
+            is not the launched one.
+        ModuleNotFoundError: If TensorBoard is asked for and not installed.
     """
     shard = Shard.current()
     run = TrainingState(parameters, loss, rate=training.rate, average=training.average)
@@ -108,12 +112,12 @@ def finetune(
 
 @contextmanager
 def _accelerator(workspace: Workspace, identity: str, shard: Shard) -> Iterator[Accelerator]:
-    """Open accelerate on the processes that were launched, with its trackers; close those in the end."""
+    """Start accelerate on the launched processes, with its trackers, and close the trackers at the end."""
     trackers = []
     if workspace.tensorboard is not None:
         if not is_tensorboard_available():
             raise ModuleNotFoundError(
-                f"expected tensorboard, to write losses to {workspace.tensorboard}, found none; pip install tensorboard"
+                f"expected tensorboard, to write losses to {workspace.tensorboard}, found none: pip install tensorboard"
             )
         trackers.append(TensorBoardTracker(identity, workspace.tensorboard))
     accelerator = Accelerator(mixed_precision="no", log_with=trackers or None)
@@ -126,7 +130,7 @@ def _accelerator(workspace: Workspace, identity: str, shard: Shard) -> Iterator[
     try:
         yield accelerator
     finally:
-        # Not end_training, which takes the group of processes away from whoever comes afterwards.
+        # ``end_training`` is not called, because it destroys the process group, which later code still needs.
         for tracker in accelerator.trackers:
             tracker.finish()
 
@@ -155,7 +159,7 @@ def _step(
 
 
 def _shared(run: TrainingState, parts: Mapping[str, float], shard: Shard) -> dict[str, float]:
-    """Add up the gradients of all processes in place, and return the sums of their losses' parts."""
+    """Add up the gradients of all processes in place, and return the sums of the losses' parts over all processes."""
     for parameter in run.parameters.values():
         own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         parameter.grad = shard.total(own)

@@ -1,4 +1,4 @@
-"""Which parameters of a text encoder a method trains."""
+"""Selection of the text encoder's parameters that a method trains."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ PARTS = {"all": "", "attention": "self_attn.", "mlp": "mlp."}
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionConfig:
-    """Parameters of a CLIP text encoder, by layer number and part.
+    """Selection of a CLIP text encoder's parameters, by layer number and part.
 
-    AdvUnlearn (Zhang et al. 2024): nudity trains every layer and the final norm, styles and objects layer 0 alone.
-    Numbers are compared as numbers: in the authors' code "layer 1" is a string prefix and trains 10 and 11 as well.
-    Token and position embeddings are never trained.
+    In AdvUnlearn (Zhang et al. 2024), nudity trains every layer and the final norm. Styles and objects train only
+    layer 0. Layer numbers are compared as numbers here. In the authors' code "layer 1" is a string prefix that also
+    selects layers 10 and 11. Token and position embeddings are never trained.
 
     Args:
-        layers: Layer numbers from 0; None selects every layer.
-        part: ``attention`` and ``mlp`` leave out the layer norms, ``all`` is the whole layer.
-        final_norm: Train the final layer norm too (paper: with every layer, not with layer 0).
+        layers: Numbers of the layers to train, from 0; None selects every layer.
+        part: Part of each layer to train. ``attention`` and ``mlp`` leave out the layer norms; ``all`` is the whole
+            layer.
+        final_norm: Switch that also trains the final layer norm. The paper trains it together with every layer, but
+            not together with layer 0 alone.
     """
 
     layers: tuple[int, ...] | None = None
@@ -34,7 +36,7 @@ class SelectionConfig:
         """Return the selected parameters by name, in the model's order.
 
         Raises:
-            ValueError: A layer that the model does not have, an unknown part, or nothing selected.
+            ValueError: If the model does not have a layer, if the part is unknown, or if no parameter is selected.
         """
         named = dict(text_encoder.named_parameters())
         available = {int(match[1]) for name in named if (match := LAYER.search(name))}
@@ -46,7 +48,7 @@ class SelectionConfig:
             )
         chosen = {name: parameter for name, parameter in named.items() if self._takes(name, wanted)}
         if not chosen:
-            raise ValueError(f"expected parameters to train, found none under {self}: name a layer or the final norm")
+            raise ValueError(f"expected parameters to train, found none with {self}: select a layer or the final norm")
         return chosen
 
     def _takes(self, name: str, wanted: set[int]) -> bool:

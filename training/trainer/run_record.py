@@ -1,4 +1,4 @@
-"""What names a training run, and what is recorded of it."""
+"""Identity of a training run, and the record of a finished one."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 def run_identity(method: Any, teacher: Backbone, concept: Concept, generator: Generator) -> str:
-    """Return a name for a run: equal where its result would be.
+    """Return an identity for a run, a hash that is equal for runs with equal results.
 
     Args:
-        method: The eraser, whose fields count.
-        teacher: The base.
-        concept: What is erased.
-        generator: In the state in which the run begins.
+        method: Method with its settings, all of which enter the identity.
+        teacher: Base of the run.
+        concept: Concept to erase.
+        generator: Generator in the state at the start of the run.
     """
     parts = {
         "method": describe(method),
@@ -42,7 +42,15 @@ def run_identity(method: Any, teacher: Backbone, concept: Concept, generator: Ge
 def run_record(
     log: TrainingLog, calls: int, bank_calls: int, *, seconds: float, precision: Precision
 ) -> dict[str, Any]:
-    """Return losses, UNet calls, seconds and the UNet's precision of a finished run, for the artifact's recipe."""
+    """Return the record of a finished run, for the artifact's recipe.
+
+    Args:
+        log: Losses of the run and seconds of its loop.
+        calls: Number of UNet calls of the training.
+        bank_calls: Number of UNet calls of the trajectory bank.
+        seconds: Wall time of the whole run in seconds.
+        precision: Precision that the UNet computed in.
+    """
     return {
         "losses": log.curves(),
         "unet_calls": calls,

@@ -1,1 +1,1 @@
-"""Latents and predictions of the frozen model."""
+"""Latents and predictions of the frozen model along its DDIM trajectories."""

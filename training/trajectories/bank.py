@@ -1,4 +1,4 @@
-"""Latents and frozen-model predictions, computed once and drawn from at every training step."""
+"""Bank of latents and predictions of the frozen model, computed once and sampled at every training step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .rollout import Trajectory, fill, run_in_memory
 from .store import BankStore, StoredTrajectory
 
 FORMAT = 1
-# What DDIM reads from its configuration beside the noise schedule itself.
+# Settings that DDIM reads from its configuration in addition to the noise schedule itself.
 SCHEDULE = (
     "num_train_timesteps", "prediction_type", "timestep_spacing", "steps_offset", "set_alpha_to_one", "clip_sample",
     "clip_sample_range", "thresholding", "dynamic_thresholding_ratio", "sample_max_value",
@@ -28,15 +28,15 @@ SCHEDULE = (
 
 @dataclass(frozen=True)
 class BankBatch:
-    """Training points: where a frozen trajectory stood and what the frozen model said there.
+    """Training points: latents on trajectories of the frozen model and the predictions of the frozen model there.
 
     Args:
-        latents: (n, C, h, w) float32.
-        t: (n,) timesteps.
-        prompt_index: (n,) which prompt of the source each trajectory was drawn for.
-        pred_null: (n, C, h, w) prediction for the empty prompt.
-        pred_cond: (n, C, h, w) prediction for the prompt.
-        pred_anchor: (n, C, h, w) prediction for the prompt's anchor, where the source has anchors.
+        latents: Latents (n, C, h, w) in float32.
+        t: Timesteps (n,) of the latents.
+        prompt_index: Indices (n,) of the source's prompts that the trajectories were drawn for.
+        pred_null: Predictions (n, C, h, w) for the empty prompt.
+        pred_cond: Predictions (n, C, h, w) for the prompt.
+        pred_anchor: Predictions (n, C, h, w) for the anchor of the prompt; None if the source has no anchors.
     """
 
     latents: Tensor
@@ -48,19 +48,20 @@ class BankBatch:
 
 
 class PointSource(Protocol):
-    """Anything that training points can be drawn from."""
+    """A source of training points."""
 
     prompts: tuple[str, ...]
 
     def sample(self, n: int, generator: Generator, *, prompt_index: Tensor | None = None) -> BankBatch:
-        """Draw n points, for the given prompts (n,) or for prompts drawn uniformly."""
+        """Draw n points, for the prompts with the indices ``prompt_index`` (n,) or for uniformly drawn prompts."""
         ...
 
 
 def bank_key(backbone: Backbone, settings: BankConfig) -> dict[str, Any]:
-    """Return everything a trajectory depends on beside its prompt and seed.
+    """Return everything that a trajectory depends on, except its prompt and seed.
 
-    Weights enter by a hash of all their bytes: a sketch would miss a small fused adapter.
+    Weights enter as a hash of all their bytes. A sketch (a short summary of the weights) would miss a small fused
+    adapter.
     """
     schedule = {name: backbone.scheduler.config[name] for name in SCHEDULE}
     return {
@@ -78,17 +79,17 @@ def bank_key(backbone: Backbone, settings: BankConfig) -> dict[str, Any]:
 
 
 class TrajectoryBank:
-    """Every step of many DDIM runs of the frozen model, with its predictions there, in half precision.
+    """Every step of many DDIM runs of the frozen model, with the model's predictions there, in half precision.
 
-    In text-encoder mode all that AdvUnlearn samples depends on the frozen base alone, so it is computed once. On disk
-    it is one mapped file for each prompt, anchor and seed, in a folder named by a hash of ``bank_key``: later runs on
-    the same base reuse and extend it, an interrupted build goes on where it was, and processes that build at the same
-    time share the work.
+    If only the text encoder is trained, everything that AdvUnlearn samples depends on the frozen base alone. So the
+    bank computes it once. On disk, each prompt, anchor and seed has one memory-mapped file, in a folder named by a hash
+    of ``bank_key``. Later runs on the same base reuse and extend the folder. An interrupted build continues where it
+    stopped, and processes that build at the same time share the work.
 
     Args:
-        prompts: One for each value of ``prompt_index``.
-        shards: ``shards[i]`` are the trajectories of ``prompts[i]``, each of S steps.
-        device: Where batches are put.
+        prompts: Prompts, one for each value of ``prompt_index``.
+        shards: Trajectories of each prompt: ``shards[i]`` belongs to ``prompts[i]``, and each trajectory has S steps.
+        device: Device of the drawn batches.
     """
 
     def __init__(
@@ -110,19 +111,20 @@ class TrajectoryBank:
         cache_dir: Path | None = None,
         progress: bool = True,
     ) -> TrajectoryBank:
-        """Run the trajectories that are not in the cache yet, and open all of them.
+        """Run the trajectories that are not in the cache yet, and open all trajectories.
 
         Args:
             backbone: The frozen base.
             prompts: Prompts, each with ``settings.seeds`` trajectories.
-            settings: Steps, guidance, batch.
-            anchors: The anchor of each prompt, to store its predictions as well.
-            cache_dir: Parent of all banks; None keeps this one in memory.
-            progress: Show a progress bar.
+            settings: Steps, guidance, number of trajectories, and batch size.
+            anchors: Anchor of each prompt, whose predictions are stored as well; None stores none.
+            cache_dir: Parent folder of all banks; None keeps this bank in memory.
+            progress: True to show a progress bar.
 
         Raises:
-            ValueError: No prompts, as many anchors as prompts are not given, or numbers of trajectories for two lists.
-            BankError: The cache holds another bank in this one's place, or a damaged file.
+            ValueError: There are no prompts, the numbers of anchors and prompts differ, or ``settings.seeds`` holds two
+                numbers.
+            BankError: The folder of this bank holds another bank or a damaged file.
         """
         if not prompts or (anchors is not None and len(anchors) != len(prompts)):
             raise ValueError(
@@ -142,7 +144,7 @@ class TrajectoryBank:
         return cls(prompts, groups, backbone.device)
 
     def sample(self, n: int, generator: Generator, *, prompt_index: Tensor | None = None) -> BankBatch:
-        """Draw n points uniformly over prompts (unless given), trajectories and steps."""
+        """Draw n points uniformly over trajectories, steps and, unless ``prompt_index`` (n,) is given, prompts."""
         index = draw(len(self.prompts), n, generator) if prompt_index is None else prompt_index.cpu()
         seeds, steps = len(self.shards[0]), len(self.shards[0][0]["t"])
         seed, step = draw(seeds, n, generator).tolist(), draw(steps, n, generator).tolist()
@@ -151,18 +153,18 @@ class TrajectoryBank:
         return to_batch(drawn, index, self.device)
 
     def mean_difference(self) -> float:
-        """Return the mean squared difference of the predictions with and without the prompt."""
+        """Return the mean squared difference between the predictions with and without the prompt."""
         shards = [shard for group in self.shards for shard in group]
         means = [(s["pred_cond"].float() - s["pred_null"].float()).square().mean() for s in shards]
         return float(torch.stack(means).mean())
 
 
 def draw(high: int, n: int, generator: Generator) -> Tensor:
-    """Return n indices below ``high``, uniformly."""
+    """Return n indices from 0 to ``high`` - 1, drawn uniformly."""
     return torch.randint(high, (n,), generator=generator)
 
 
 def to_batch(drawn: dict[str, Tensor], index: Tensor, device: torch.device) -> BankBatch:
-    """Return drawn points on the device, predictions in float32."""
+    """Return drawn points as a batch on ``device``, with latents and predictions in float32."""
     moved = {k: v.to(device) if k == "t" else v.to(device, torch.float32) for k, v in drawn.items()}
     return BankBatch(prompt_index=index, **moved)

@@ -1,4 +1,4 @@
-"""Settings of the frozen model's trajectories."""
+"""Settings for the trajectories of the frozen model."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from ..provenance import EXTRA
 
 @dataclass(frozen=True, kw_only=True)
 class BankConfig:
-    """How trajectories of the frozen model are run.
+    """Settings for DDIM trajectories of the frozen model.
 
-    Departure from the paper: t lies on the grid of the DDIM run, where the latents belong; the authors query the UNet
-    39 to 58 timesteps away from the noise level of the latent.
+    Departure from the paper: the timestep t lies on the grid of the DDIM run and matches the noise level of the latent.
+    The authors query the UNet 39 to 58 timesteps away from that noise level.
 
     Args:
-        mode: ``bank`` runs whole trajectories once; ``fresh`` runs fresh ones for every draw, as the paper does.
-        steps: DDIM steps (paper: 50).
-        guidance: Classifier-free guidance of the trajectories (paper: 3).
-        seeds: Trajectories for each prompt; two numbers are those of the concept's prompts and of the retain set's,
-            for a concept that is one bare word needs many more.
-        batch: Trajectories run at once.
-        limit: Largest number of prompts of each list with trajectories; None takes all.
+        mode: Source of the training points: ``bank`` runs whole trajectories once and stores them, ``fresh`` runs new
+            trajectories for every draw, as in the paper.
+        steps: Number of DDIM steps (paper: 50).
+        guidance: Classifier-free guidance scale of the trajectories (paper: 3).
+        seeds: Number of trajectories per prompt. Two numbers apply to the concept's prompts and to the retain prompts;
+            a concept given as a single word has only one prompt and needs many more trajectories.
+        batch: Number of trajectories run at once.
+        limit: Largest number of prompts from each list (concept and retain) that get trajectories; None takes all.
 
     Raises:
-        ValueError: A count below 1, or an unknown mode.
+        ValueError: A count is below 1, or the mode is unknown.
     """
 
     mode: Literal["bank", "fresh"] = "bank"
@@ -42,11 +43,11 @@ class BankConfig:
             raise ValueError(f"expected steps, seeds, batch and limit of at least 1, found {self}")
 
     def for_concept(self) -> BankConfig:
-        """Return the settings with the number of trajectories for each prompt with the concept."""
+        """Return the settings with the number of trajectories per prompt of the concept."""
         return replace(self, seeds=self._both_seeds()[0])
 
     def for_retain(self) -> BankConfig:
-        """Return the settings with the number of trajectories for each prompt of the retain set."""
+        """Return the settings with the number of trajectories per retain prompt."""
         return replace(self, seeds=self._both_seeds()[1])
 
     def _both_seeds(self) -> tuple[int, int]:

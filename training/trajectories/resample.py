@@ -1,4 +1,4 @@
-"""Training points from fresh trajectories, and the choice between them and the bank."""
+"""Training points from fresh trajectories, and the choice between fresh trajectories and a bank."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ EVERYTHING = slice(None)
 
 
 class FreshTrajectories:
-    """Draws every point from a fresh trajectory of the frozen model, as the paper does, but batched.
+    """A source that draws every point from a fresh trajectory of the frozen model, as in the paper, but batched.
 
     Args:
-        backbone: The frozen base; its counter grows with every draw.
-        prompts: One for each value of ``prompt_index``.
-        settings: Steps and guidance.
-        anchors: The anchor of each prompt, to predict it as well.
+        backbone: The frozen base; its counter of UNet calls increases with every draw.
+        prompts: Prompts, one for each value of ``prompt_index``.
+        settings: Steps and guidance of the trajectories.
+        anchors: Anchor of each prompt, which is predicted as well; None predicts no anchors.
     """
 
     def __init__(
@@ -39,9 +39,13 @@ class FreshTrajectories:
     def sample(
         self, n: int, generator: Generator, *, prompt_index: Tensor | None = None, part: slice = EVERYTHING
     ) -> BankBatch:
-        """Draw n points: noise, a step of the grid, and a run from the one to the other.
+        """Draw n points: initial noise and a step of the grid for each, and a DDIM run from the noise to that step.
 
-        With ``part`` all n are drawn and those rows are run.
+        Args:
+            n: Number of points.
+            generator: Source of all random draws.
+            prompt_index: Indices (n,) of the prompts; None draws them uniformly.
+            part: Rows to run and return. The random draws are made for all n rows, so they do not depend on it.
         """
         backbone, s = self.backbone, self.settings
         index = draw(len(self.prompts), n, generator) if prompt_index is None else prompt_index.cpu()
@@ -57,7 +61,10 @@ class FreshTrajectories:
         return to_batch(drawn, index, backbone.device)
 
     def _roll(self, cond: Tensor, noise: Tensor, stop: Tensor) -> dict[str, Tensor]:
-        """Run all rows together, each leaving the batch at its own step; ``stop`` (n,) falls."""
+        """Run all rows together and return the points where they stop.
+
+        Each row leaves the batch at its own step, ``stop`` (n,), which must be in descending order.
+        """
         null, latents = self.backbone.condition([""]), noise
         grid = self.backbone.timesteps(self.settings.steps)
         parts: list[dict[str, Tensor]] = []
@@ -72,7 +79,7 @@ class FreshTrajectories:
         return {name: torch.cat([part[name] for part in reversed(parts)]) for name in parts[0]}
 
     def mean_difference(self) -> float:
-        """Return the mean squared difference of the predictions with and without the prompt, over 64 points."""
+        """Return the mean squared difference between the predictions with and without the prompt, over 64 points."""
         points = self.sample(64, Generator().manual_seed(0))
         return float((points.pred_cond.float() - points.pred_null.float()).square().mean())
 
@@ -87,9 +94,9 @@ def open_source(
     progress: bool = True,
     shard: Shard | None = None,
 ) -> TrajectoryBank | FreshTrajectories:
-    """Return the point source that the settings ask for, over the first ``settings.limit`` prompts.
+    """Return the point source of ``settings.mode``, over the first ``settings.limit`` prompts.
 
-    Several processes with a common ``cache_dir`` share out what is missing in the bank.
+    Several processes with a common ``cache_dir`` divide the missing trajectories of the bank among them.
     """
     shard = shard or Shard()
     prompts = prompts[: settings.limit]
@@ -113,7 +120,10 @@ def open_source(
 def sample_part(
     source: TrajectoryBank | FreshTrajectories, prompt_index: Tensor, generator: Generator, part: slice
 ) -> BankBatch:
-    """Draw a point for each prompt of all processes (n,), as every one of them does, and return one part of them."""
+    """Draw a point for each prompt of all processes, and return the rows ``part``.
+
+    Every process makes the same random draws for all n prompts ``prompt_index`` (n,), so the parts fit together.
+    """
     n = len(prompt_index)
     if isinstance(source, FreshTrajectories):
         return source.sample(n, generator, prompt_index=prompt_index, part=part)

@@ -1,4 +1,4 @@
-"""Running the trajectories of a bank: in batches across prompts, beside other processes that do the same."""
+"""Running the trajectories of a bank: in batches across prompts, in parallel with other processes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One trajectory to run: a shard of the bank."""
+    """One trajectory to run, which becomes one shard of the bank.
+
+    Args:
+        prompt: Prompt of the trajectory.
+        anchor: Anchor whose predictions are stored as well; None stores none.
+        seed: Number of the trajectory among those of its prompt, from 0; it seeds the initial noise.
+    """
 
     prompt: str
     anchor: str | None
@@ -31,18 +37,18 @@ class Trajectory:
 
     @cached_property
     def name(self) -> str:
-        """Name of its file."""
+        """Name of the trajectory's file, without its extension."""
         return digest([self.prompt, self.anchor, self.seed])[:24]
 
 
 def start_noise(backbone: Backbone, prompt: str, seed: int) -> Tensor:
-    """Return the start latent (C, h, w) of one trajectory; it follows from prompt and seed alone."""
+    """Return the initial latent (C, h, w) of one trajectory, which depends only on prompt and seed."""
     generator = Generator().manual_seed(int(digest([prompt, seed])[:15], 16))
     return torch.randn(backbone.latent_shape, generator=generator)
 
 
 class _Rollouts:
-    """Runs trajectories of the frozen model in batches."""
+    """A runner of trajectories of the frozen model, in batches."""
 
     def __init__(self, backbone: Backbone, settings: BankConfig) -> None:
         self.backbone, self.settings = backbone, settings
@@ -50,7 +56,7 @@ class _Rollouts:
 
     def run(self, jobs: Sequence[Trajectory]) -> list[StoredTrajectory]:
         backbone, s = self.backbone, self.settings
-        # In float32 whatever the UNet's dtype: steps of a run are too small for bfloat16.
+        # Latents are in float32 for every dtype of the UNet: the steps of a run are too small for bfloat16.
         noise = torch.stack([start_noise(backbone, job.prompt, job.seed) for job in jobs]).half().float()
         cond = backbone.condition([job.prompt for job in jobs])
         anchors = [job.anchor for job in jobs if job.anchor is not None]
@@ -63,9 +69,9 @@ class _Rollouts:
             if anchor is not None:
                 row["pred_anchor"] = backbone.predict(step.latents, step.t, anchor)
             for name, tensor in {**{name: halved(tensor) for name, tensor in row.items()}, "t": step.t.cpu()}.items():
-                # Once for all steps: a batch at full size is gigabytes, which a list and its stack would hold twice.
+                # Allocate once for all steps: a full batch takes gigabytes, and a list with its stack twice as much.
                 whole.setdefault(name, tensor.new_empty(len(jobs), s.steps, *tensor.shape[1:]))[:, k] = tensor
-            # The run goes on from the rounded latent, so that stored predictions belong to stored latents exactly.
+            # The run continues from the rounded latent, so that stored predictions belong exactly to stored latents.
             step.next.copy_(step.next.half())
         return [{name: tensor[i] for name, tensor in whole.items()} for i in range(len(jobs))]
 
@@ -73,7 +79,7 @@ class _Rollouts:
 def run_in_memory(
     backbone: Backbone, jobs: Sequence[Trajectory], settings: BankConfig, progress: bool
 ) -> dict[Trajectory, StoredTrajectory]:
-    """Run every trajectory once, a batch at a time."""
+    """Run every trajectory once, in batches, and return the results."""
     todo, made = list(dict.fromkeys(jobs)), dict[Trajectory, StoredTrajectory]()
     roller = _Rollouts(backbone, settings)
     with _bar(len(todo), progress) as bar:
@@ -87,7 +93,10 @@ def run_in_memory(
 def fill(
     store: BankStore, backbone: Backbone, jobs: Sequence[Trajectory], settings: BankConfig, progress: bool
 ) -> None:
-    """Run what is not on disk, a batch at a time; what other processes are running is theirs, unless they die."""
+    """Run the trajectories that are not on disk, in batches.
+
+    Trajectories that another process is running are left to it, unless that process dies.
+    """
     todo = {job.name: job for job in jobs if not store.has(job.name)}
     logger.info("trajectory bank %s: %d of %d trajectories to run", store.folder, len(todo), len(jobs))
     if not todo:
@@ -114,13 +123,13 @@ def halved(tensor: Tensor) -> Tensor:
     """Return a tensor in half precision on the CPU.
 
     Raises:
-        BankError: A value does not fit, or is not finite.
+        BankError: A value exceeds the range of half precision, or is not finite.
     """
     small = tensor.to("cpu", torch.float16)
     if not bool(torch.isfinite(small).all()):
         largest = float(tensor.abs().max())
         raise BankError(
-            f"expected values that half precision holds (65504 at most), found {largest}: the base does not draw with "
-            "these settings; try --dtype float32, or a smaller guidance"
+            f"expected values in the range of half precision (at most 65504), found {largest}: the base produces no "
+            "valid pictures with these settings; try --dtype float32, or a smaller guidance"
         )
     return small

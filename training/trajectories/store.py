@@ -1,4 +1,4 @@
-"""Where the trajectories of a bank lie: a folder for each base and schedule, a mapped file for each trajectory."""
+"""Files of a trajectory bank: a folder per base and schedule, a memory-mapped file per trajectory."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ StoredTrajectory = dict[str, Tensor]
 
 
 class BankError(RuntimeError):
-    """A bank on disk is of another base or schedule, or one of its files is damaged; the message says which."""
+    """A bank on disk that belongs to another base or schedule, or has a damaged file, or a value that does not fit."""
 
 
 def digest(value: object) -> str:
-    """Return a hash of JSON values."""
+    """Return the SHA-256 of a JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """Return what differs between two keys, in words; hashes are cut short."""
+    """Return the differences between two keys, one text each; long values such as hashes are shortened."""
     said = []
     for name in sorted({*expected, *found}):
         a, b = expected.get(name), found.get(name)
@@ -51,15 +51,15 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[s
 
 @dataclass(frozen=True)
 class BankStore:
-    """The files of one bank, which several processes may fill and read at once.
+    """The files of one bank, which several processes may fill and read at the same time.
 
-    A file appears whole or not at all, and never changes: a bank is extended by further files. Whoever runs a
-    trajectory holds its lock, which the operating system drops if the process dies.
+    Files are written atomically and never change; a bank grows by further files. A process that runs a trajectory holds
+    its lock, which the operating system releases if the process dies.
 
     Args:
-        folder: Of this bank alone.
-        steps: Of every trajectory.
-        latent_shape: (C, h, w).
+        folder: Folder of this bank alone.
+        steps: Number of steps of every trajectory.
+        latent_shape: Shape (C, h, w) of a latent.
     """
 
     folder: Path
@@ -68,11 +68,12 @@ class BankStore:
 
     @classmethod
     def open(cls, cache_dir: Path, key: Mapping[str, Any]) -> BankStore:
-        """Return the bank of ``key`` among those in ``cache_dir``, empty if it is new.
+        """Return the bank of ``key`` among the banks in ``cache_dir``; a new bank is empty.
 
         Args:
-            cache_dir: Parent of all banks.
-            key: All that a trajectory depends on beside prompt and seed; names the folder, and is written into it.
+            cache_dir: Parent folder of all banks.
+            key: Everything that a trajectory depends on except prompt and seed, see ``bank_key``. Its hash names the
+                folder, and the key is written into the folder.
 
         Raises:
             BankError: The folder holds a bank of another key.
@@ -88,39 +89,42 @@ class BankStore:
         return cls(folder, key["steps"], tuple(key["latent_shape"]))
 
     def has(self, name: str) -> bool:
-        """Whether that trajectory has been run."""
+        """Return True if the trajectory ``name`` is on disk."""
         return self._path(name).exists()
 
     def write(self, name: str, shard: StoredTrajectory) -> None:
-        """Keep a trajectory."""
+        """Write a trajectory to disk."""
         write_shard(shard, self._path(name))
 
     def read(self, name: str) -> StoredTrajectory:
-        """Return a trajectory; its tensors are mapped, and fetched from disk when they are looked at.
+        """Return a trajectory; its tensors are memory-mapped and read from disk on access.
 
         Raises:
-            BankError: The file is damaged, or holds a trajectory of another length or size.
+            BankError: The file is damaged, or holds a trajectory with another number of steps or latent shape.
         """
         path = self._path(name)
         try:
             shard = load_file(str(path))
         except (SafetensorError, OSError) as error:
-            raise BankError(f"expected a trajectory in {path}, cannot read it: {error}; delete it and go on") from error
+            raise BankError(
+                f"expected a trajectory in {path}, cannot read it: {error}; delete it and run the command again"
+            ) from error
         shapes = {key: tuple(tensor.shape) for key, tensor in shard.items() if key != "t"}
         wanted = (self.steps, *self.latent_shape)
         if not {"latents", "pred_null", "pred_cond"} <= set(shapes) or set(shapes.values()) != {wanted}:
             raise BankError(
-                f"expected latents and predictions of shape {wanted} in {path}, found {shapes}; delete it and go on"
+                f"expected latents and predictions of shape {wanted} in {path}, found {shapes}; "
+                "delete it and run the command again"
             )
         return shard
 
     @contextmanager
     def claimed(self, names: Sequence[str], most: int) -> Iterator[list[str]]:
-        """Hold the first trajectories that are not there and that nobody else is running, and yield them.
+        """Lock the first trajectories that are not on disk and that no other process is running, and yield their names.
 
         Args:
-            names: To choose from.
-            most: How many to hold at once.
+            names: Names of trajectories to choose from.
+            most: Largest number of trajectories to lock at once.
         """
         with ExitStack() as held:
             mine: list[str] = []
@@ -130,7 +134,7 @@ class BankStore:
             yield mine
 
     def wait_for(self, name: str) -> None:
-        """Return once nobody is running that trajectory any more, whether it is there or not."""
+        """Return once no process is running the trajectory ``name``; the trajectory may still be missing then."""
         with self._lock(name):
             self._forget(name)
 
@@ -147,7 +151,8 @@ class BankStore:
         except Timeout:
             return False
         held.callback(lock.release)
-        # Who waits for a lock that is gone takes it and finds the file there; at worst two processes write the same.
+        # A process that waits for a deleted lock acquires it and finds the file on disk. In the worst case, two
+        # processes write the same file.
         held.callback(self._forget, name)
         return not self.has(name)
 
@@ -157,7 +162,7 @@ class BankStore:
 
 
 def write_shard(tensors: StoredTrajectory, path: Path) -> None:
-    """Write a safetensors file aside and rename it, so that a reader never sees half of one."""
+    """Write a safetensors file under a temporary name and rename it, so that a reader never sees half of a file."""
     aside = path.with_name(f".{path.name}-{token_hex(4)}")
     try:
         save_file(
@@ -177,16 +182,16 @@ def _require_same(key: Mapping[str, Any], note: Path) -> None:
     if others := differences(key, found):
         raise BankError(
             f"expected a bank of this base and schedule in {note.parent}, found another: {'; '.join(others)}; "
-            "delete it, or name another --cache-dir"
+            "delete the folder, or give another --cache-dir"
         )
 
 
 def _say_closest(cache_dir: Path, key: Mapping[str, Any]) -> None:
-    """Log why none of the banks that are there fits: often one setting was changed without meaning to."""
+    """Log the differences from the most similar existing bank: often a setting was changed by mistake."""
     gaps: list[list[str]] = []
     for note in cache_dir.glob(f"*/{KEY_NAME}"):
         with suppress(OSError, ValueError):
             gaps.append(differences(key, json.loads(note.read_text(encoding="utf-8"))))
     if gaps:
         closest = "; ".join(sorted(gaps, key=len)[0])
-        logger.info("a new bank beside %d others in %s; the closest has %s", len(gaps), cache_dir, closest)
+        logger.info("new bank beside %d others in %s; the most similar one has %s", len(gaps), cache_dir, closest)

@@ -1,4 +1,7 @@
-"""Embedded bases, small worlds with a pipeline of their own, by name; and how they are made."""
+"""Embedded bases by name, and their training.
+
+An embedded base is a small diffusion pipeline that comes with the package, for a world of simple pictures.
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ import yaml
 from huggingface_hub import ModelCard
 
 from robust_encoders import CardError, Concept, Manifest, RobustEncoder
-from robust_encoders.artifact.model_card import BEGIN, CARD_NAME, END, PAPERS, card
+from robust_encoders.artifact.model_card import BEGIN, CARD_NAME, END, PICTURE_NAME, card
+from robust_encoders.artifact.papers import PAPERS
 
 MEASURED = {
     "metric": "asr_any",
@@ -61,9 +62,9 @@ def test_results_measured_and_reported_are_apart(manifest: Manifest) -> None:
     assert measured["name"] == "asr_any an-attack (measured)"
     assert (reported["type"], reported["value"]) == ("pre_asr", 0.5)
     own, others = text.split("Reported by others")
-    assert "| asr_any | an-attack |  | a-set | 0.250 | 0.070 to 0.590 | 8 | a-judge | measured |" in own
-    assert "| pre_asr |" not in own
-    assert "| pre_asr |  |  | b-set | 0.500 |  | 100 |  | reported |" in others
+    assert "| attack success, an-attack |  | 25 % | lower | 7 % to 59 % | 8 | a-judge |" in own
+    assert "| concept drawn unattacked |" not in own
+    assert "| concept drawn unattacked |  | 50 % | lower |  | 100 |  |" in others
 
 
 def test_worst_cases_come_first_with_their_tier_and_what_is_beside_them_stays_in_the_manifest(
@@ -72,17 +73,62 @@ def test_worst_cases_come_first_with_their_tier_and_what_is_beside_them_stays_in
     others = ({**MEASURED, "metric": name} for name in ("asr_last", "asr_gained", "judge_shape"))
     worst = {**MEASURED, "metric": "worst_case", "tier": "T0-T3", "settings": {"attack": {"label": "worst_case"}}}
     text = card(replace(manifest, results=(MEASURED, *others, worst)), reference="o/r")
-    assert "| worst_case | worst_case | T0-T3 | a-set |" in text
-    assert text.index("| worst_case |") < text.index("| asr_any |")
-    assert not any(f"| {name} |" in text for name in ("asr_last", "asr_gained", "judge_shape"))
+    assert "| worst case by text | T0-T3 | 25 % | lower |" in text
+    assert text.index("| worst case by text |") < text.index("| attack success, an-attack |")
+    assert not any(words in text for words in ("last try", "gained |", "judge_shape"))
 
 
 def test_what_the_checks_tell_against_a_number_stands_below_the_table(manifest: Manifest) -> None:
     doubted = {**MEASURED, "settings": {"attack": {"label": "weak", "tier": "T3"}, "doubts": ["weak | is too weak"]}}
     text = card(replace(manifest, results=(doubted, doubted)), reference="o/r")
-    assert "Checks on the attacks tell against these numbers:\n\n- weak \\| is too weak\n" in text
+    assert "Checks on the attacks tell against the marked numbers:\n\n- ¹ weak \\| is too weak\n" in text
+    assert text.count("| attack success, weak | T3 | 25 % ¹ | lower |") == 2
     assert text.count("is too weak") == 1
     assert "tell against" not in card(manifest, reference="o/r")
+
+
+def test_a_card_shows_ten_headlines_and_the_manifest_holds_the_rest(manifest: Manifest) -> None:
+    ways = [{**MEASURED, "tier": f"T{tier}", "value": 1.0} for tier in (5, 6, 7)]
+    attacks = [
+        {**MEASURED, "tier": "T3", "value": i / 20, "settings": {"attack": {"label": f"attack-{i}"}}} for i in range(9)
+    ]
+    kept = [{**MEASURED, "metric": name, "settings": {}} for name in ("retain_all", "clip_score", "knowledge", "fid")]
+    worst = {**MEASURED, "metric": "worst_case"}
+    text = card(replace(manifest, results=(*ways, *attacks, *kept, worst)), reference="o/r")
+    rows = [line.split(" | ")[0].removeprefix("| ") for line in text.splitlines() if line.endswith("| a-judge |")]
+    assert rows[:4] == ["worst case by text", *(f"attack success, attack-{i}" for i in (8, 7, 6))]
+    assert rows[4:8] == [
+        "kept as asked", "CLIP score of kept prompts", "FID of kept prompts", "concept still recognised"
+    ]  # fmt: skip
+    assert len(rows) == 10
+    metrics = [one for part in metadata(text)["model-index"][0]["results"] for one in part["metrics"]]
+    assert len(metrics) == 10
+    assert "- kept as asked: Pictures without the concept that show everything as asked." in text
+    body = text[text.index(BEGIN) : text.index("<details>")]
+    assert len(body.splitlines()) <= 60
+
+
+def test_a_withdrawn_number_leaves_the_card_and_its_reason_stays(manifest: Manifest) -> None:
+    gone = {**MEASURED, "value": 0.111, "settings": {"doubts": ["withdrawn: too few | words", "weak"]}}
+    other = {**MEASURED, "metric": "fid", "value": 3.25}
+    text = card(replace(manifest, results=(gone, other)), reference="o/r")
+    assert "**Numbers of this encoder were withdrawn**, for these reasons:\n\n- too few \\| words\n" in text
+    assert "11 %" not in text
+    (entry,) = metadata(text)["model-index"]
+    assert [one["type"] for part in entry["results"] for one in part["metrics"]] == ["fid"]
+    bare = card(replace(manifest, results=(gone,)), reference="o/r")
+    assert "model-index" not in metadata(bare)
+    assert "Nothing was measured" not in bare
+
+
+def test_a_picture_in_the_folder_is_on_the_card(tiny_encoder: RobustEncoder, tmp_path: Path) -> None:
+    folder = tmp_path / "artifact"
+    tiny_encoder.save_pretrained(folder)
+    assert PICTURE_NAME not in (folder / CARD_NAME).read_text()
+    (folder / PICTURE_NAME).write_bytes(b"png")
+    tiny_encoder.save_pretrained(folder)
+    assert f"]({PICTURE_NAME})" in (folder / CARD_NAME).read_text()
+    assert (folder / PICTURE_NAME).read_bytes() == b"png"
 
 
 def test_a_card_reads_back_as_it_was_written(manifest: Manifest) -> None:

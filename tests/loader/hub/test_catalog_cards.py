@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from huggingface_hub import ModelCard
+from PIL import Image
 from tree import ROOT
 
-from robust_encoders import CATALOG
+from robust_encoders import CATALOG, CatalogEntry, RobustEncoder
+from robust_encoders.cli import card_pictures
 from robust_encoders.cli.main import main
-from robust_encoders.hub.catalog_cards import catalog_cards
+from robust_encoders.hub.catalog_cards import card_stem, catalog_cards
 
 CARDS = ROOT / "hub_cards"
 
@@ -22,6 +27,35 @@ def test_the_cards_of_the_tree_are_up_to_date() -> None:
     assert sorted(found) == sorted(expected), "run: robust-encoders cards hub_cards"
     outdated = [name for name, text in expected.items() if found[name] != text]
     assert outdated == [], "run: robust-encoders cards hub_cards"
+    shown = {name for text in expected.values() for name in re.findall(r"\]\((pictures/[\w-]+\.png)\)", text)}
+    drawn = {f"pictures/{path.name}" for path in (CARDS / "pictures").iterdir()}
+    assert shown == drawn, "run: robust-encoders cards hub_cards --pictures"
+
+
+@pytest.mark.base
+@pytest.mark.parametrize("entry", [entry for entry in CATALOG.values() if entry.embedded], ids=lambda entry: entry.name)
+def test_the_example_of_an_embedded_card_runs_and_the_first_part_is_short(entry: CatalogEntry) -> None:
+    text = (CARDS / f"{card_stem(entry)}.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert names["image"].size == (32, 32)
+    assert RobustEncoder.status(names["pipe"]).attached or RobustEncoder.status(names["pipe"]).overlays
+    shown = text[text.index("<!-- robust-encoders: written") :].partition("<details>")[0]
+    assert len(shown.splitlines()) <= 60
+
+
+@pytest.mark.base
+def test_the_pictures_are_drawn_by_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(card_pictures, "CATALOG", {"shapes/red": CATALOG["shapes/red"]})
+    assert main(["cards", str(tmp_path), "--pictures"]) == 0
+    drawn, committed = (Image.open(folder / "pictures" / "shapes-red.png") for folder in (tmp_path, CARDS))
+    assert drawn.size == committed.size
+    assert str(tmp_path / "pictures" / "shapes-red.png") in capsys.readouterr().out
+    far = np.abs(np.asarray(drawn, dtype=float) - np.asarray(committed, dtype=float)).mean()
+    assert far < 10, "the committed picture shows another encoder or other prompts"
 
 
 @pytest.mark.base

@@ -224,7 +224,7 @@ def test_a_commit_in_between_is_not_overwritten(hub: Hub, pushed: Repo, make_enc
 
     hub.before = meanwhile
     other = make_encoder(tiny_pipe, seed=2)
-    with pytest.raises(PushError, match="somebody else changed org/circle meanwhile; nothing was pushed, push again"):
+    with pytest.raises(PushError, match="another commit changed org/circle during the push; nothing was pushed"):
         other.push_to_hub(REPO, token=WRITER)
     other.push_to_hub(REPO, token=WRITER)
     assert pushed.at("main").files["notes.txt"] == b"of somebody else"

@@ -286,7 +286,7 @@ def test_a_sibling_pipeline_is_untouched(tiny_pipe: Any, tiny_encoder: RobustEnc
     later = kind(**tiny_pipe.components, requires_safety_checker=False)
     status = RobustEncoder.status(later)
     assert (status.attached, status.tracked) == (True, False)
-    assert "nothing that detach could put back" in status.notes[0]
+    assert "detach has no other encoder to put back" in status.notes[0]
     tiny_encoder.detach(later)
     assert later.text_encoder is tiny_pipe.text_encoder
 
@@ -412,7 +412,7 @@ def test_status_sees_a_replaced_encoder(tiny_pipe: Any, tiny_encoder: RobustEnco
     tiny_pipe.text_encoder = original
     status = RobustEncoder.status(tiny_pipe)
     assert (status.attached, status.tracked) == (False, False)
-    assert "put into its place since" in status.notes[0]
+    assert "has taken its place since" in status.notes[0]
 
 
 def test_an_encoder_whose_tensors_were_changed_in_place_is_not_attached_again(

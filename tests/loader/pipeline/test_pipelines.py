@@ -166,7 +166,7 @@ def test_a_pipeline_from_an_attached_one_carries_the_encoder_and_says_so(
     assert made.text_encoder is tiny_pipe.text_encoder
     status = RobustEncoder.status(made)
     assert (status.attached, status.tracked) == (True, False)
-    assert "nothing that detach could put back" in status.notes[0]
+    assert "detach has no other encoder to put back" in status.notes[0]
     tiny_encoder.detach(tiny_pipe)
     assert RobustEncoder.status(made).attached
 
@@ -333,7 +333,7 @@ def test_further_encoders_are_refused_unless_accepted(
     with pytest.warns(CompatibilityWarning, match="other text encoders: .* found text_encoder_2; .* stays reachable"):
         tiny_encoder.attach(pipe, allow_partial=True)
     assert not torch.equal(run(pipe, **inputs), before)
-    assert "text_encoder_2 stayed as before" in RobustEncoder.status(pipe).bypasses[0]
+    assert "other text encoders (text_encoder_2) are unchanged" in RobustEncoder.status(pipe).bypasses[0]
     tiny_encoder.detach(pipe)
     assert torch.equal(run(pipe, **inputs), before)
 

@@ -83,11 +83,11 @@ def test_the_words_of_a_value_are_those_erasers_see_and_the_one_held_out() -> No
 @pytest.mark.parametrize(
     ("words", "synonyms", "message"),
     [
-        ((), ("disc",), "none of them blank"),
-        (("circle", " "), ("disc",), "none of them blank"),
-        (("circle",), ("",), "none of them blank"),
-        (("circle",), (), "another way to say"),
-        (("circle", "disc"), ("CIRCLE", "circle"), "another way to say"),
+        ((), ("disc",), "no blank words or synonyms"),
+        (("circle", " "), ("disc",), "no blank words or synonyms"),
+        (("circle",), ("",), "no blank words or synonyms"),
+        (("circle",), (), "another word for"),
+        (("circle", "disc"), ("CIRCLE", "circle"), "another word for"),
     ],
 )
 def test_words_that_leave_nothing_to_say_are_refused(

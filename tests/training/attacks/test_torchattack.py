@@ -210,16 +210,16 @@ def test_what_does_not_fit_a_conditioning_is_refused_with_its_reason(name: str) 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"attack": "PGB"}, "none of that name. Take one of APGD, .*PGD.*VNIFGSM"),
-        ({"attack": "PGDL2"}, "its ball is that of norm='l2'"),
-        ({"attack": "PGD", "norm": "l2"}, "its ball is that of norm='linf'"),
+        ({"attack": "PGB"}, "no attack of that name. Choose one of APGD, .*PGD.*VNIFGSM"),
+        ({"attack": "PGDL2"}, "it runs in the ball of norm='l2'"),
+        ({"attack": "PGD", "norm": "l2"}, "it runs in the ball of norm='linf'"),
         ({"norm": "l1"}, "expected norm 'linf' or 'l2'"),
         ({"eps": 0.0}, "eps above 0"),
         ({"eps": float("nan")}, "eps above 0"),
         ({"steps": 0}, "steps and samples of at least 1"),
         ({"samples": 0}, "steps and samples of at least 1"),
-        ({"options": (("eps", 1.0),)}, "options that no field holds"),
-        ({"options": (("n_queries", 1),)}, "options that no field holds"),
+        ({"options": (("eps", 1.0),)}, "options other than the fields"),
+        ({"options": (("n_queries", 1),)}, "options other than the fields"),
     ],
 )
 def test_bad_settings_are_refused(fields: dict[str, Any], message: str) -> None:
@@ -236,7 +236,9 @@ def test_what_does_not_fit_is_refused_at_the_run(target: TargetModel) -> None:
 
 def test_without_the_library_the_error_says_how_to_get_it(target: TargetModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchattacks", None)
-    with pytest.raises(ImportError, match=r"robust-encoders\[attacks,eval\].*pip install --no-deps torchattacks"):
+    with pytest.raises(
+        ImportError, match=r"pip install '\.\[attacks,eval\]' in a clone.*pip install --no-deps torchattacks"
+    ):
         SMALL.run(target, make_cases(target), seed=0)
 
 

@@ -76,7 +76,7 @@ def test_what_cannot_be_typed_or_was_not_searched_is_refused(target: TargetModel
     with pytest.raises(ValueError, match="of 0 searched"):
         Transfer.read(write_cell(tmp_path / "b.json", [verdict(cases[0], "a", before=True)]), "x")
     (tmp_path / "c.json").write_text('{"value": {"flags": []}}')
-    with pytest.raises(ValueError, match=r"found \['flags'\]: name a file cells/attack"):
+    with pytest.raises(ValueError, match=r"found \['flags'\]: give a file cells/attack"):
         Transfer.read(tmp_path / "c.json", "plain")
 
 

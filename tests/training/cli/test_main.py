@@ -390,7 +390,7 @@ def test_evaluate_takes_a_baseline_for_the_concept_it_is_told(evaluated: Recorde
 
 
 def test_the_documented_command_for_a_real_base_parses() -> None:
-    text = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "evaluate.md").read_text(encoding="utf-8")
     found = re.search(r"robust-encoders evaluate nudity (--base .*?)\n```", text, re.DOTALL)
     assert found is not None
     options, kind = read_options(found[1].replace("\\\n", " ").split())
@@ -426,7 +426,7 @@ def test_evaluate_of_an_encoder_of_several_concepts_wants_to_know_which(
     manifest = replace(tiny_encoder.manifest, concept=joint)
     RobustEncoder(manifest, tiny_encoder.tensors, tiny_encoder.config).save_pretrained(tmp_path / "joint")
     options = ["evaluate", str(tmp_path / "joint"), "--out", str(tmp_path / "out")]
-    assert "an encoder of circle, star; say which one with --concept" in refused(capsys, 2, *options)
+    assert "an encoder of circle, star; name one with --concept" in refused(capsys, 2, *options)
     assert main([*options, "--concept", "star"]) == 0
     assert planned(evaluated).concept.name == "star"
 

@@ -129,11 +129,11 @@ def test_the_detector_is_the_concepts_probability(tiny_pipe: Any) -> None:
     ("stages", "words"),
     [
         ((), "expected two or more classes"),
-        ((Stage(2, 4), Stage(4, 1)), r"found \[4, 1\]"),
-        ((Stage(2, 2),), r"found \[2\]"),
+        ((Stage(2, 4), Stage(4, 1)), r"keep \[4, 1\]"),
+        ((Stage(2, 2),), r"keep \[2\]"),
         ((Stage(4, 2), Stage(2, 1)), r"found \[4, 2\]"),
         ((Stage(4, 2), Stage(6, 1)), r"each a divisor of the last, found \[4, 6\]"),
-        ((Stage(2000, 1),), r"at most 1000, .* found \[2000\]"),
+        ((Stage(2000, 1),), r"up to 1000, .* found \[2000\]"),
     ],
 )
 def test_stages_that_do_not_fit_are_refused(tiny_pipe: Any, stages: tuple[Stage, ...], words: str) -> None:

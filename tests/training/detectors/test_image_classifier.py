@@ -102,11 +102,11 @@ def test_a_label_that_is_a_number_goes_before_the_number() -> None:
 
 def test_classes_that_are_not_there_or_not_single_are_refused() -> None:
     names = dict(enumerate(LABELS))
-    with pytest.raises(ValueError, match="found 'churhc'; near it: church, church building"):
+    with pytest.raises(ValueError, match="found 'churhc'; similar labels: church, church building"):
         find_class(names, "churhc", "tiny")
-    with pytest.raises(ValueError, match="near it: parachute, chute"):
+    with pytest.raises(ValueError, match="similar labels: parachute, chute"):
         find_class(names, "para", "tiny")
-    with pytest.raises(ValueError, match="none of its 5 labels is like it"):
+    with pytest.raises(ValueError, match="none of its 5 labels is similar to it"):
         find_class(names, "zzz", "tiny")
     with pytest.raises(ValueError, match=r"found 2 \(crane\), 4 \(crane\): give its number"):
         find_class(names, "crane", "tiny")
@@ -118,8 +118,8 @@ def test_classes_that_are_not_there_or_not_single_are_refused() -> None:
         ({"top": 1, "threshold": 0.5}, "top or threshold"),
         ({"threshold": 0.0}, r"threshold in \(0, 1\]"),
         ({"threshold": 1.5}, r"threshold in \(0, 1\]"),
-        ({"top": 0}, "top from 1 to 4"),
-        ({"top": 5}, "top from 1 to 4"),
+        ({"top": 0}, "top between 1 and 4"),
+        ({"top": 5}, "top between 1 and 4"),
         ({"batch": 0}, "batch of at least 1"),
     ],
 )

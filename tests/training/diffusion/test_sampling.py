@@ -101,7 +101,7 @@ def test_images_that_cannot_be_drawn_over_are_refused(tiny_pipe: Any) -> None:
         redraw(tiny_pipe, ["a"], torch.zeros(1, 16, 8, 8), [0], SAMPLING, strength=1.0)
     with pytest.raises(ValueError, match=r"at least 1 of 2 steps, found 0\.4"):
         redraw(tiny_pipe, ["a"], torch.zeros(1, 4, 8, 8), [0], SAMPLING, strength=0.4)
-    with pytest.raises(ValueError, match="found 1 and 2"):
+    with pytest.raises(ValueError, match="found 1 prompts and 2 seeds"):
         redraw(tiny_pipe, ["a"], torch.zeros(1, 4, 8, 8), [0, 1], SAMPLING, strength=1.0)
 
 
@@ -115,9 +115,9 @@ def test_mixed_candidates_are_refused(tiny_pipe: Any) -> None:
 
 
 def test_one_seed_per_prompt(tiny_pipe: Any) -> None:
-    with pytest.raises(ValueError, match="found 3 and 2"):
+    with pytest.raises(ValueError, match="found 3 prompts and 2 seeds"):
         draw(tiny_pipe, PROMPTS, [0, 1], SAMPLING)
-    with pytest.raises(ValueError, match="found 0 and 0"):
+    with pytest.raises(ValueError, match="found 0 prompts and 0 seeds"):
         draw(tiny_pipe, [], [], SAMPLING)
 
 

@@ -49,7 +49,7 @@ class Probe:
         if "queries" in self.uses:
             self.seen.append(target.query(["a star"] * len(cases), cases))
         else:
-            with pytest.raises(ValueError, match="only attacks that declare queries are told scores"):
+            with pytest.raises(ValueError, match="only attacks that declare queries receive scores"):
                 _ = target.query
         return [AttackResult((Candidate("text", case.prompt, 1),), int("queries" in self.uses), 0) for case in cases]
 

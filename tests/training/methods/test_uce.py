@@ -162,7 +162,7 @@ def test_captions_of_a_joint_concept_go_to_captions_that_name_no_part(backbone: 
 def test_concepts_that_are_each_others_anchors_are_refused() -> None:
     square = Concept(name="square", kind="object", anchor="star")
     for text in ("words", "prompts"):
-        with pytest.raises(ValueError, match="found 'square' of 'circle', which names 'square'"):
+        with pytest.raises(ValueError, match="found the anchor 'square' of 'circle', which names 'square'"):
             UCE(texts=text).targets(Concept.joint((CIRCLE, square)))  # type: ignore[arg-type, unused-ignore]
 
 
@@ -218,7 +218,7 @@ def test_the_encoder_that_is_deployed_is_the_one_that_is_read(make_pipe: Callabl
     ("fields", "message"),
     [
         ({"attributes": ("red",)}, "expected one share for each attribute, found 0 for 1"),
-        ({"attributes": ("red",), "shares": (1.0,), "texts": "prompts"}, "drop one of the two"),
+        ({"attributes": ("red",), "shares": (1.0,), "texts": "prompts"}, "drop one of them"),
         ({"batch": 0}, "expected a batch of at least 1"),
     ],
 )

@@ -94,13 +94,13 @@ def test_what_outliers_cannot_do_without_is_asked_for(base: Backbone) -> None:
         read(alternatives=("ring",))
     with pytest.raises(ValueError, match=r"searched_tokens of at most 22, .* found 23"):
         read(searched_weight=1.0, searched_tokens=23)
-    with pytest.raises(ValueError, match="found 'circle' without one: give an anchor"):
+    with pytest.raises(ValueError, match="found 'circle' without an anchor: give an anchor"):
         read(CIRCLE)
     red = Concept(name="red", kind="attribute", anchor="green", prompts=("a red ring",))
     with pytest.raises(ValueError, match="of several parts"):
         read(Concept.joint((ANCHORED, red)))
-    with pytest.raises(ValueError, match="whose words strings take, found none"):
+    with pytest.raises(ValueError, match="whose words the terms strings use, found none"):
         read(retained=())
-    with pytest.raises(ValueError, match="whose words searched take, found none"):
+    with pytest.raises(ValueError, match="whose words the terms searched use, found none"):
         read(retained=(), strings_weight=0.0, searched_weight=1.0, caption_share=0.5)
     assert read(retained=(), strings_weight=0.0, searched_weight=1.0).lexicon == ()

@@ -286,10 +286,10 @@ def test_training_moves_strings_towards_the_anchor(tiny_pipe: Any) -> None:
 def test_a_training_is_refused_before_anything_is_run(tiny_pipe: Any) -> None:
     with pytest.raises(ValueError, match=r"expected the anchor 'star' among outliers\.alternatives"):
         outlier_objective(tiny_pipe, **ALL, alternatives=("ring",))
-    with pytest.raises(ValueError, match=r"room for 23 tokens more in every prompt, which has 22"):
+    with pytest.raises(ValueError, match=r"room for 23 more tokens, of 22 in all"):
         outlier_objective(tiny_pipe, **{**ALL, "inserted_tokens": 23})
     unretained = replace(against_outliers(strings_weight=1.0), retain=RetainConfig(weight=0.0))
-    with pytest.raises(ValueError, match="whose words strings take, found none"):
+    with pytest.raises(ValueError, match="whose words the terms strings use, found none"):
         prepared(unretained, tiny_pipe, concept=ANCHORED)
 
 

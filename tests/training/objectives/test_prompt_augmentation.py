@@ -144,7 +144,7 @@ def test_rows_want_room_and_prompts(tiny_pipe: Any) -> None:
     require_room(bare, outliers)
     with pytest.raises(ValueError, match="without the concept's words"):
         require_room(bare, OutlierConfig(off_manifold_weight=1.0))
-    with pytest.raises(ValueError, match=r"room for 23 tokens more in every prompt, which has 22"):
+    with pytest.raises(ValueError, match=r"room for 23 more tokens, of 22 in all"):
         require_room(bare, OutlierConfig(inserted_weight=1.0, inserted_tokens=23))
     with pytest.raises(ValueError, match=r"expected tokens to add, .* found 0"):
         require_room(replace(bare, added=bare.added[:0]), outliers)

@@ -6,7 +6,8 @@ seed 0 and one thread. It holds means of pairs of iterations, to four digits.
 On the processor and the version of torch that made the record every digit is the same. Elsewhere sums are ordered
 otherwise, and the last bits of the first losses differ. An attack follows the sign of gradients, and Adam's first steps
 do, however small these are: differences grow with the iterations. So there the losses agree to a thousandth before the
-attack begins, and no later ones are compared.
+attack begins, and no later ones are compared. The record was made without instructions for bfloat16. With them the UNet
+computes in bfloat16, and the losses between its predictions agree to a tenth.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from tree import ROOT
 
 from robust_encoders import embedded_pipeline
 from robust_encoders.training import RECIPES, Recipe, run_recipe
-from robust_encoders.training.diffusion.backbone import Backbone
+from robust_encoders.training.diffusion.backbone import Backbone, has_bf16
 from robust_encoders.training.protocols import WorkspaceMethod
 from robust_encoders.training.trainer.checkpoint import TrainingLog
 from robust_encoders.training.trainer.loop import TrainingConfig
@@ -37,6 +38,7 @@ WARMUP = 5
 # Iterations that are compared by default: two, and those up to the first attack of the paper's and of the longest list.
 FIRST = dict.fromkeys(RECORD["recipes"], 2) | dict.fromkeys(["shapes/circle-advunlearn", "shapes/circle-strict"], 6)
 APART = WARMUP // 2  # pairs before the attack begins
+THROUGH_THE_UNET = ("retain", "unlearn")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +107,9 @@ def assert_as_recorded(losses: Mapping[str, list[float | None]], name: str, pair
     for key, series in wanted.items():
         found, before = losses.get(key, [None] * pairs)[:compared], series[:compared]
         assert len(found) == len(before), key
+        near = 0.1 if key in THROUGH_THE_UNET and has_bf16() else 1e-3
         for one, other in zip(found, before, strict=True):  # None: no such row was in these iterations
-            assert one == (other if same or other is None else pytest.approx(other, rel=1e-3)), key
+            assert one == (other if same or other is None else pytest.approx(other, rel=near)), key
 
 
 @pytest.mark.parametrize("name", RECORD["recipes"])

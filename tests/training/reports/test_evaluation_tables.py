@@ -34,7 +34,7 @@ def test_attacks_stand_under_their_tier_and_the_worst_cases_below(suite: StoredE
     assert "T3: tokens, with the model's gradients" in tiers
     assert [row[0] for row in groups[tiers[2]]] == ["random T2", "transfer T2", "ring_a_bell T2", "black_box T2"]
     assert [row[0] for row in groups[worst]] == [
-        "worst case, T0-T3, which encoders are ranked by",
+        "worst case, T0-T3 (encoders are ranked by it)",
         "worst case, T0-T4",
     ]
     assert {len(row) for rows in groups.values() for row in rows} == {len(tables(suite)["Under attack"].head)}
@@ -57,17 +57,17 @@ def test_the_checks_are_a_table_with_one_row_each(suite: StoredEvaluation) -> No
         ("random", "no"),
         ("discrete", "yes"),
     ]
-    assert rows[0][3] == "gradients of the loss reach the text encoder's input in 16 of 16 cases."
+    assert rows[0][3] == "Gradients of the loss reach the text encoder's input in 16 of 16 cases."
 
 
 def test_limits_of_scope_have_a_table_that_says_what_they_are(suite: StoredEvaluation) -> None:
     table = tables(suite)["Limits of scope"]
-    assert "A text encoder cannot defend these" in table.note
+    assert "These attacks bypass the text encoder" in table.note
     assert [title[:2] for title in table.groups] == ["T5", "T6", "T7"]
 
 
 def test_what_is_kept_stands_in_groups_and_distances_are_no_per_cent(suite: StoredEvaluation) -> None:
-    groups = texts(suite, "What is kept, and controls")
+    groups = texts(suite, "Utility and controls")
     assert [len(rows) for rows in groups.values()] == [6, 8, 5, 1, 5]
     values = {row[0]: row[1] for rows in groups.values() for row in rows}
     assert (values["FID of kept pictures"], values["KID of kept pictures"]) == ("12.35", "0.0012")
@@ -79,5 +79,5 @@ def test_what_is_kept_stands_in_groups_and_distances_are_no_per_cent(suite: Stor
 def test_an_evaluation_of_the_earlier_kind_has_the_tables_it_has_numbers_for(tmp_path: Path) -> None:
     attacks: Attacks = {"a": ("T3", [20, None, 40, None]), "c": ("T4", [5, None, None, None])}
     found = tables(StoredEvaluation.read(write_evaluation(tmp_path, attacks)))
-    assert list(found) == ["Without an attack", "Under attack", "What is kept, and controls"]
+    assert list(found) == ["Without an attack", "Under attack", "Utility and controls"]
     assert found["Without an attack"].groups[""][0][1] == "T0"

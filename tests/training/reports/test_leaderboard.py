@@ -51,7 +51,7 @@ def test_numbers_of_other_conditions_are_not_ranked_together(tmp_path: Path, cha
     board = Leaderboard.read([one, other])
     assert sorted((label, rank) for label, rank, _ in ranks(board)) == [("advunlearn", 1), ("esd", 1)]
     assert set(board.groups) == {"A", "B"}
-    assert "Ranks compare numbers under one letter only" in board.table()
+    assert "Ranks compare only numbers under the same letter" in board.table()
 
 
 def test_a_lower_bound_is_not_ranked_against_a_number_that_is_known(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_numbers_whose_check_failed_are_marked(tmp_path: Path) -> None:
     for column in ("worst case T0-T3", "worst case T0-T4", "T3", "T4"):
         assert "not trusted ¹" in rows["AdvUnlearn, seed 3"][column]
     assert "not trusted" not in rows["AdvUnlearn, seed 3"]["T2"]
-    assert "Not trusted:\n- ¹ gradients of the loss" in board.table()
+    assert "Not trusted:\n- ¹ Gradients of the loss" in board.table()
 
 
 def test_a_reported_number_that_is_stronger_marks_the_measured_row(tmp_path: Path) -> None:

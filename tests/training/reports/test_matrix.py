@@ -58,7 +58,7 @@ def test_limits_of_scope_stand_apart() -> None:
 
 
 def test_costs_say_what_was_gained_over_none_and_what_it_took() -> None:
-    _, *found = parts(matrix_table([ESD]))["Gained, and what it cost"]
+    _, *found = parts(matrix_table([ESD]))["Gain and cost of the attacks"]
     assert len(found) == len(SUITE)
     assert found[0] == ["T0", "none", f"0.0 / {N} / 1.23M / 100"]
     assert found[6] == ["T3", "discrete", f"45.0 / {N} / 1.23M / 202"]
@@ -83,8 +83,8 @@ def test_a_number_whose_attack_failed_a_check_is_marked_in_words_with_the_reason
     assert by_label["p4d"][1].endswith(", not trusted ¹ ²")
     assert by_label["continuous"][1].endswith(", not trusted ¹")
     assert "not trusted" not in by_label["random"][1]  # a check that does not decide
-    assert "² p4d wins 41.0 % of 200 on the base, less than 90.0 %." in text
-    assert "¹ gradients of the loss reach" in text
+    assert "\n- ² p4d wins 41.0 % of 200 on the base, less than 90.0 %." in text
+    assert "\n\n- ¹ Gradients of the loss reach" in text
 
 
 def test_what_an_evaluation_lacks_is_a_dash() -> None:

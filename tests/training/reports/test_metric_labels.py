@@ -12,7 +12,7 @@ from robust_encoders.training.types import Result
 def test_a_pick_score_is_no_percentage() -> None:
     assert Number.of(Result("pick_score", 21.3, 100, (20.9, 21.7))).text == "21.30 [20.90, 21.70]"
     assert metric_label(Result("pick_score", 21.3, 100)).words == "PickScore"
-    assert list(grouped([Result("pick_score", 21.3, 100)])) == ["Kept prompts, as asked: higher is better"]
+    assert list(grouped([Result("pick_score", 21.3, 100)])) == ["Kept prompts drawn as asked: higher is better"]
 
 
 @pytest.mark.parametrize(

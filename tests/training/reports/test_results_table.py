@@ -66,8 +66,8 @@ def test_every_number_is_in_its_column() -> None:
 
 def test_sizes_and_the_judges_own_accuracy_stand_below() -> None:
     table = results_table([BASE, ROBUST])
-    assert "n prompts with the concept, 100 without it." in table
-    assert "The judge on rendered pictures: shape 99.0 [94.6, 99.8]." in table
+    assert "n prompts with the concept and 100 without it." in table
+    assert "Accuracy of the judge on rendered pictures, in per cent: shape 99.0 [94.6, 99.8]." in table
     assert "kept" not in results_table([ROBUST])
     assert "judge" not in results_table([ROBUST])
 

@@ -43,5 +43,5 @@ def test_a_worst_case_over_one_attack_is_no_row_where_two_are_asked_for(tmp_path
 def test_metrics_stand_in_groups(tmp_path: Path) -> None:
     groups = metric_rows(StoredEvaluation.read(write_evaluation(tmp_path, {})))
     assert {title: [row.label for row in rows] for title, rows in groups.items()} == {
-        "Kept prompts, as asked: higher is better": ["all as asked, %", "CLIP score"]
+        "Kept prompts drawn as asked: higher is better": ["all as asked, %", "CLIP score"]
     }

@@ -140,8 +140,8 @@ def test_a_new_bank_says_how_it_differs_from_the_closest(
     build(backbone, tmp_path, replace(SETTINGS, steps=2, guidance=5.0))
     with caplog.at_level(logging.INFO):
         build(backbone, tmp_path, replace(SETTINGS, steps=2))
-    assert "a new bank beside 2 others" in caplog.text
-    assert re.search(r"the closest has (guidance 5.0 instead of 2.0|steps 4 instead of 2)\n", caplog.text)
+    assert "new bank beside 2 others" in caplog.text
+    assert re.search(r"the most similar one has (guidance 5.0 instead of 2.0|steps 4 instead of 2)\n", caplog.text)
 
 
 def test_differences_of_equal_keys_are_none(backbone: Backbone) -> None:

@@ -1,1 +1,1 @@
-"""What several attacks share."""
+"""Code that several attacks share."""

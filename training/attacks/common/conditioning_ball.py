@@ -1,4 +1,7 @@
-"""A ball of conditionings as pictures in [0, 1], and the model under attack as a classifier of its points."""
+"""A ball of conditionings in the form of pictures in [0, 1], and the model under attack as a classifier of its points.
+
+Attack libraries expect a classifier of pictures; this module gives a diffusion model that form.
+"""
 
 from __future__ import annotations
 
@@ -14,21 +17,21 @@ from ...diffusion.backbone import Backbone
 from .denoising import DenoisingLoss
 
 Norm = Literal["linf", "l2"]
-RADIUS = 0.5  # of either ball in the coordinates u
+RADIUS = 0.5  # radius of either ball in the coordinates u
 _OTHERS = (0.0, -1.0, -10.0)
 
 
 @dataclass(frozen=True)
 class Ball:
-    """A ball of conditionings in the coordinates of a picture ``u`` in [0, 1], its centre at 0.5 and its radius 0.5.
+    """A ball of conditionings in the coordinates of a picture ``u`` in [0, 1], with centre 0.5 and radius 0.5.
 
-    ``conditioning = centre + radius (2 u - 1)``: the L-infinity ball is the whole cube, and the L2 ball touches its
-    sides, so that clipping to [0, 1] takes nothing from either.
+    The conditioning of ``u`` is ``centre + radius (2 u - 1)``. The L-infinity ball is the whole cube, and the L2 ball
+    touches the sides of the cube. So clipping to [0, 1] cuts no point off either ball.
 
     Args:
-        centre: Conditioning (L, D).
-        norm: ``linf`` or ``l2``.
-        radius: In that norm, in the units of the conditioning.
+        centre: Conditioning (L, D) at the centre.
+        norm: Norm of the ball, ``linf`` or ``l2``.
+        radius: Radius in that norm, in the units of the conditioning.
     """
 
     centre: Tensor
@@ -37,18 +40,21 @@ class Ball:
 
     @classmethod
     def relative(cls, centre: Tensor, norm: Norm, eps: float) -> Ball:
-        """Return the ball of ``eps`` root mean squares of the centre per coordinate, which is the L2 norm's mean."""
+        """Return the ball whose radius is ``eps`` times the root mean square of the centre's coordinates.
+
+        In the L2 norm, the root mean square of the change of all coordinates is at most this value.
+        """
         length = float(centre.float().norm())
         return cls(centre, norm, eps * length / (math.sqrt(centre.numel()) if norm == "linf" else 1.0))
 
     def start(self) -> Tensor:
-        """Return the centre as a picture (1, 1, h, w) as near to a square as its L D coordinates allow."""
+        """Return the centre as a picture (1, 1, h, w) of L times D coordinates, as close to a square as possible."""
         n = self.centre.numel()
         height = next(h for h in range(math.isqrt(n), 0, -1) if n % h == 0)
         return torch.full((1, 1, height, n // height), 0.5, device=self.centre.device)
 
     def inside(self, u: Tensor) -> Tensor:
-        """Return the nearest points of the ball to ``u`` (B, 1, h, w)."""
+        """Return the points (B, 1, h, w) of the ball that are nearest to ``u`` (B, 1, h, w)."""
         if self.norm == "linf":
             return u.clamp(0, 1)
         moved = u - 0.5
@@ -63,31 +69,32 @@ class Ball:
 
 
 class DenoisingLogits(nn.Module):
-    """The model under attack as a classifier of points in a ball, for attacks that leave a label.
+    """The model under attack as a classifier of points in a ball, for attacks that try to change a label.
 
-    The logit of label 0, the true one, is the denoising loss over that of the start; the others stay at 0, -1 and -10.
-    So every step away from label 0, by cross entropy, margin or difference of logits ratio, lowers the loss. No loss
-    is below 0, so label 0 is never left and no attack stops early. Different others keep the ratio's gradient from
-    vanishing, and a large one keeps the norm of the logits, by which Jitter divides, constant.
+    Label 0 is the true label. Its logit is the denoising loss divided by the loss at the start; the other logits stay
+    at 0, -1 and -10. So every step away from label 0, by cross entropy, margin or difference-of-logits ratio, lowers
+    the loss. No loss is below 0, so the label never changes and no attack stops early. The other logits differ so that
+    the gradient of the ratio does not vanish. One of them is large so that the norm of the logits, by which Jitter
+    divides, stays nearly constant.
 
-    A point outside of the ball stands for the nearest inside; the gradient passes unchanged.
+    A point outside the ball is replaced by the nearest point inside; the gradient passes unchanged.
 
     Args:
-        target: The model under attack; its counter of UNet calls goes on, backward passes included.
-        ball: Where to search.
-        loss: For N latents (N, C, h, w).
-        t: Their timesteps (N,).
-        noise: Their noise (N, C, h, w).
+        target: Model under attack; its counter of UNet calls increases, backward passes included.
+        ball: Ball that the attack searches.
+        loss: Denoising loss for N latents (N, C, h, w).
+        t: Timesteps (N,) of the latents.
+        noise: Noise (N, C, h, w) added to the latents.
 
     Attributes:
-        best: Conditioning (L, D) of the lowest loss so far.
-        found: How many points had been tried when it was found.
-        tried: How many have been tried.
+        best: Conditioning (L, D) with the lowest loss so far.
+        found: Number of points tried until ``best`` was found.
+        tried: Number of points tried so far.
     """
 
     def __init__(self, target: Backbone, ball: Ball, loss: DenoisingLoss, t: Tensor, noise: Tensor) -> None:
         super().__init__()
-        # The library asks a parameter for the device.
+        # The library reads the device from a parameter of the model.
         self.device = nn.Parameter(torch.empty(0, device=target.device), requires_grad=False)
         self.target, self.ball, self.one, self.t, self.noise = target, ball, loss, t, noise
         self.best, self.lowest, self.found, self.tried = ball.centre, math.inf, 0, 0

@@ -1,4 +1,4 @@
-"""Steps on latents with the model under attack itself: DDIM run backwards, and image-to-image."""
+"""DDIM inversion and image-to-image with the model under attack itself."""
 
 from __future__ import annotations
 
@@ -19,34 +19,35 @@ def invert(
     guidance: float = 1.0,
     refinements: int = 0,
 ) -> Tensor:
-    """Return the noise from which ``backbone.sample`` with the same settings comes to ``latents``, nearly.
+    """Return the noise from which ``backbone.sample`` with the same settings approximately draws ``latents``.
 
-    DDIM (Song et al. 2021), Eq. 12 at eta 0, solved for the noisier side: a step is ``x_s = a x_t + b f(x_t, t)`` with
-    two numbers that the schedule gives, so ``x_t = (x_s - b f(x_t, t)) / a``. Inversion takes ``f`` at ``x_s`` instead,
-    which is right in the limit of small steps; each refinement takes it at the ``x_t`` found so far (the fixed point of
-    ReNoise, Garibi et al., ECCV 2024, without its averaging and its regularisation).
+    This is DDIM (Song et al. 2021), Eq. 12 at eta 0, solved for the noisier latent. A step is
+    ``x_s = a x_t + b f(x_t, t)`` with two numbers a and b from the schedule, so ``x_t = (x_s - b f(x_t, t)) / a``.
+    Inversion evaluates ``f`` at ``x_s`` instead, which is exact in the limit of small steps. Each refinement evaluates
+    ``f`` at the current estimate of ``x_t``. This is the fixed-point iteration of ReNoise (Garibi et al., ECCV 2024),
+    without its averaging and its regularisation.
 
     Args:
-        backbone: The model.
+        backbone: Model to invert.
         latents: Clean latents (B, C, h, w).
         cond: Conditioning (B, L, D).
         null: Conditioning (1, L, D) of the empty prompt; None runs without guidance.
-        steps: Length of the grid.
+        steps: Number of timesteps of the grid.
         guidance: Classifier-free guidance scale.
-        refinements: Evaluations of ``f`` at each step beside the first. With strong guidance the fixed point may
-            repel, and more of them may not help.
+        refinements: Number of evaluations of ``f`` at each step after the first. With strong guidance the iteration may
+            diverge, so more refinements may not help.
 
     Returns:
         Latents (B, C, h, w) at the noisiest timestep of the grid.
 
     Raises:
-        ValueError: If the schedule clips its predictions, so that its steps cannot be undone.
+        ValueError: If the schedule clips its predictions, so that its steps cannot be inverted.
     """
     config = backbone.scheduler.config
     if config.clip_sample or config.thresholding:
         raise ValueError(
             "expected a schedule whose steps can be undone, found clip_sample or thresholding: "
-            "switch both off in the scheduler's configuration, as Stable Diffusion does"
+            "switch both off in the scheduler's configuration, as in Stable Diffusion"
         )
     for t in backbone.timesteps(steps).flip(0):
         kept, added = _coefficients(backbone, t)
@@ -62,7 +63,7 @@ def invert(
 
 
 def _coefficients(backbone: Backbone, t: Tensor) -> tuple[float, float]:
-    """Return a and b of the step ``a x_t + b f`` at timestep t (), read off the scheduler's own."""
+    """Return a and b of the step ``a x_t + b f`` at timestep t (), computed by two steps of the scheduler."""
     none, one = torch.zeros(1), torch.ones(1)
     kept = backbone.ddim_step(None, none, t, one, 1.0)
     added = backbone.ddim_step(None, one, t, none, 1.0)
@@ -71,18 +72,18 @@ def _coefficients(backbone: Backbone, t: Tensor) -> tuple[float, float]:
 
 @torch.no_grad()
 def redrawn(backbone: Backbone, latents: Tensor, noise: Tensor, cond: Tensor, *, steps: int, strength: float) -> Tensor:
-    """Return clean latents (B, C, h, w) of image-to-image by DDIM without guidance.
+    """Return the clean latents (B, C, h, w) that image-to-image draws by DDIM without guidance.
 
-    SDEdit (Meng et al., ICLR 2022), on the grid of diffusers' pipeline: noise to the level at which the last
-    ``int(steps * strength)`` steps begin, then these steps.
+    This is SDEdit (Meng et al., ICLR 2022) on the grid of diffusers' pipeline. The input pictures are noised to the
+    level at which the last ``int(steps * strength)`` steps begin; then these steps are run.
 
     Args:
-        backbone: The model.
+        backbone: Model that draws.
         latents: Clean latents (B, C, h, w) of the input pictures.
-        noise: What is added to them (B, C, h, w).
+        noise: Noise (B, C, h, w) that is added to the latents.
         cond: Conditioning (B, L, D).
-        steps: Length of the whole grid.
-        strength: In (0, 1], leaving at least one step.
+        steps: Number of timesteps of the whole grid.
+        strength: Share of the grid that is run, in (0, 1]; it must leave at least one step.
     """
     grid = backbone.timesteps(steps)[steps - int(steps * strength) :]
     found = backbone.add_noise(latents, noise, grid[:1].expand(latents.shape[0]))

@@ -1,4 +1,4 @@
-"""The loss of prompt attacks: how badly the model under attack denoises the base's own picture of the concept."""
+"""The loss of prompt attacks: the error of the model under attack in denoising the base's picture of the concept."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ...losses import squared_error
 from ...prompts.layout import PromptLayout
 from ...types import Case
 
-FORWARD_AND_BACKWARD = 2  # UNet calls that one gradient of the loss costs, per latent
+FORWARD_AND_BACKWARD = 2  # UNet calls per latent for one gradient of the loss
 
 
 def case_generator(seed: int, case: Case, *label: object) -> torch.Generator:
-    """Return a CPU generator that depends on the run's seed and the case alone, never on its place in a batch."""
+    """Return a CPU generator seeded by the run's seed, the case and ``label``, not by the case's place in a batch."""
     text = ":".join(map(str, (seed, case.seed, case.index, *label)))
     digest = hashlib.sha256(text.encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
@@ -29,14 +29,14 @@ def clean_latents(cases: Sequence[Case], target: Backbone) -> Tensor:
     """Return the cases' reference latents (B, C, h, w) on the target's device.
 
     Raises:
-        ValueError: If a case has none.
+        ValueError: If a case has no reference latent.
     """
     latents = [case.reference_latent for case in cases if case.reference_latent is not None]
     if len(latents) < len(cases):
         missing = [case.index for case in cases if case.reference_latent is None]
         raise ValueError(
             f"expected a reference latent in every case, found none in cases {missing}; "
-            "draw the base's own pictures of the prompts with output_type='latent'"
+            "draw the base's pictures of the prompts with output_type='latent'"
         )
     return torch.stack(latents).to(target.device, target.dtype)
 
@@ -48,15 +48,15 @@ def chunks(n: int, size: int) -> Iterator[slice]:
 
 @dataclass(frozen=True)
 class PrefixedPrompts:
-    """A batch of prompts, ready to take adversarial embeddings before their words.
+    """A batch of prompts with room for adversarial embeddings before their words.
 
     Args:
-        target: The model under attack.
-        prompts: The texts.
-        tokens: How many embeddings go in front (K).
+        target: Model under attack.
+        prompts: Texts of the prompts.
+        tokens: Number K of embeddings before each prompt.
 
     Raises:
-        ValueError: If a prompt leaves no room for them.
+        ValueError: If a prompt leaves no room for the embeddings.
     """
 
     target: Backbone
@@ -69,7 +69,7 @@ class PrefixedPrompts:
         return self.target.tokenize(self.prompts)
 
     def place(self, adversarial: Tensor) -> tuple[Tensor, Tensor]:
-        """Return token embeddings (B, L, D) with ``adversarial`` (B, K, D) in front, and their ids (B, L)."""
+        """Return the token embeddings (B, L, D) with ``adversarial`` (B, K, D) in front, and their ids (B, L)."""
         embeds, eos_id = self.target.embed(self.ids), self.target.tokenizer.eos_token_id
         return PromptLayout("prefix", self.tokens).place(embeds, self.ids, adversarial, eos_id=eos_id)
 
@@ -80,13 +80,13 @@ class PrefixedPrompts:
 
 @dataclass(frozen=True)
 class DenoisingLoss:
-    """MSE between what a v- or noise-predicting UNet should say about the noised picture, and what it says.
+    """MSE between the UNet's prediction for a noised picture and the correct noise or velocity.
 
     UnlearnDiffAtk (Zhang et al., ECCV 2024), equation 6: ``|| eps - eps_theta(x_t, t, c_adv) ||^2`` on a picture
-    ``x_0`` of the concept. Low loss means that the conditioning makes the model draw that picture.
+    ``x_0`` of the concept. A low loss means that the conditioning makes the model draw that picture.
 
     Args:
-        target: The model under attack.
+        target: Model under attack; its UNet predicts noise or velocity.
         latents: Clean latents ``x_0`` (B, C, h, w).
     """
 
@@ -101,13 +101,13 @@ class DenoisingLoss:
 
 
 def draw_timesteps(target: Backbone, generators: Sequence[torch.Generator]) -> Tensor:
-    """Return timesteps (B,), uniform over the model's range, each case's from its own generator."""
+    """Return timesteps (B,), uniform over the model's range, one from each case's generator."""
     highest = len(target.alphas_cumprod)
     return torch.cat([torch.randint(highest, (1,), generator=g) for g in generators]).to(target.device)
 
 
 def draw_noise(latents: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Return noise shaped like ``latents`` (B, C, h, w), each case's from its own generator."""
+    """Return noise shaped like ``latents`` (B, C, h, w), with each row from its case's generator."""
     shape = latents.shape[1:]
     rows = [torch.randn(shape, generator=g, dtype=torch.float32) for g in generators]
     return torch.stack(rows).to(latents.device, latents.dtype)

@@ -1,4 +1,4 @@
-"""Benchmarks, one file or a few each: what is asked about a concept on a base; ``BENCHMARKS`` has them by name."""
+"""Benchmarks of encoders on a base; ``BENCHMARKS`` maps a name to the class of a benchmark."""
 
 from __future__ import annotations
 

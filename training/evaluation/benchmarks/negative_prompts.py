@@ -1,4 +1,4 @@
-"""The force of negative prompts, which pass through the erased encoder, too."""
+"""The force of negative prompts, which also pass through the encoder under test."""
 
 from __future__ import annotations
 
@@ -27,23 +27,24 @@ def negative_force(
 ) -> list[Result]:
     """Measure how often naming the concept in the negative prompt removes it from a picture that shows it.
 
-    Every prompt is drawn twice from the same seed, without and with the negative prompt. An eraser that maps the word
-    to nothing has also taken the user's means to push the concept away.
+    Every prompt is drawn twice from the same seed, without and with the negative prompt. An eraser that maps the
+    concept's word to nothing also prevents a user from removing the concept by a negative prompt.
 
     Args:
-        pipe: The pipeline under test; the negative prompt passes through its encoder.
+        pipe: Pipeline under test; the negative prompt passes through its encoder.
         prompts: Captions that leave the concept open.
-        detector: Says whether a picture shows it.
-        negative: The negative prompt.
-        sampling: How pictures are drawn; without guidance there is no negative prompt.
+        detector: Detector of the concept in a picture.
+        negative: Negative prompt.
+        sampling: Sampling settings of all pictures; without guidance there is no negative prompt.
         conditioning: Conditioning (N, L, D) of the prompts by the frozen base, so that the positive side is the same
             for every encoder; by default the pipeline's own.
 
     Returns:
-        ``negative_without`` and ``negative_with``, the rates at which the concept is shown, and, if it is shown at all
-        without, ``negative_removed``: in how many of those pictures the negative prompt removed it. Alone, the last
-        flatters a negative prompt that only changes pictures: ``negative_with`` counts the newly shown, too, and
-        ``settings["paired"]`` tests the two rates on the same pictures.
+        ``negative_without`` and ``negative_with``, the rates of pictures that show the concept. If any picture shows it
+        without the negative prompt, also ``negative_removed``: the share of those pictures from which the negative
+        prompt removed it. The last number alone is misleading if a negative prompt only changes pictures. Therefore
+        ``negative_with`` also counts pictures that newly show the concept, and ``settings["paired"]`` tests both rates
+        on the same pictures.
 
     Raises:
         ValueError: If the sampling has no guidance, or the negative prompt is empty.

@@ -1,6 +1,6 @@
-"""Prompt sets from the field's files: UnlearnDiffAtk's csv, I2P, COCO captions; each with a name and a hash.
+"""Prompt sets from common files: UnlearnDiffAtk's csv, I2P, COCO captions; each with a name and a hash.
 
-All rows are checked before the first picture is drawn, and what is wrong is said with its line, all of it at once.
+All rows are checked before the first picture is drawn. One error lists all problems with their lines.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ _MAX_SEED = 2**63
 
 
 class PromptFileError(ValueError):
-    """A file of prompts that is not what it should be."""
+    """A file of prompts with a wrong format or wrong contents."""
 
 
 @dataclass(frozen=True)
 class GuidedPromptSet(PromptSet):
-    """A prompt set whose file asks for a guidance scale of its own for each prompt.
+    """A prompt set whose file gives each prompt its own guidance scale.
 
     Args:
-        name: Of the set.
+        name: Name of the set.
         cases: Prompts and seeds; ``index`` is the file's case number.
-        guidance: One classifier-free guidance scale for each case.
-        source: Where it comes from: a file name, or repository, revision and file.
+        guidance: Classifier-free guidance scale of each case.
+        source: Origin of the prompts: a file name, or repository, revision and file.
     """
 
     guidance: tuple[float, ...] = ()
@@ -51,7 +51,7 @@ class GuidedPromptSet(PromptSet):
         return canonical_sha256([[case.prompt, case.seed, scale] for case, scale in rows])
 
     def by_guidance(self) -> dict[float, PromptSet]:
-        """Return guidance scale to the prompts that ask for it: a batch has one scale."""
+        """Return guidance scale to the prompts with that scale, because a batch has one scale."""
         rows = list(zip(self.cases, self.guidance, strict=True))
         return {
             scale: PromptSet(f"{self.name}@{scale:g}", tuple(case for case, other in rows if other == scale))
@@ -62,15 +62,16 @@ class GuidedPromptSet(PromptSet):
 def prompt_csv(path: Path, *, name: str = "", guidance: float | None = None) -> GuidedPromptSet:
     """Read a csv file in the format of UnlearnDiffAtk (Zhang et al., ECCV 2024).
 
-    Columns ``case_number, prompt, evaluation_seed, evaluation_guidance``; others are ignored, the last may be absent.
+    The columns are ``case_number, prompt, evaluation_seed, evaluation_guidance``. Other columns are ignored, and the
+    last one may be missing.
 
     Args:
-        path: Of the file.
-        name: Of the set; by default the file's name without its ending.
-        guidance: Scale where the file gives none; if it is None, the column must be there.
+        path: Path of the file.
+        name: Name of the set; by default the file's name without its ending.
+        guidance: Guidance scale for rows without one; if it is None, the column must exist.
 
     Raises:
-        PromptFileError: If columns are missing, or a row is no prompt; every bad line is named.
+        PromptFileError: If columns are missing, or a row is not a valid prompt; the message names every bad line.
         FileNotFoundError: If there is no such file.
     """
     text = path.read_text(encoding="utf-8-sig")
@@ -82,19 +83,20 @@ def i2p(
 ) -> GuidedPromptSet:
     """Return I2P from its data set on the Hub (Schramowski et al., CVPR 2023), pinned to one commit.
 
-    Its file has no case numbers; a row's position, from 0, takes their place. ``sd_seed`` and ``sd_guidance_scale`` are
-    the seed and scale that its authors drew with.
+    The file has no case numbers, so a row's position, from 0, replaces them. ``sd_seed`` and ``sd_guidance_scale`` are
+    the seed and the guidance scale of the authors.
 
     Args:
-        revision: Commit, 40 hexadecimal digits: a branch moves, and a number measured on it could not be repeated.
-        categories: Only prompts that belong to at least one of these, for example ``sexual``; empty for all.
-        cache_dir: Where downloads are kept.
-        local_files_only: Never use the network.
+        revision: Commit of 40 hexadecimal digits. A branch can change, so its numbers could not be measured again.
+        categories: Categories, for example ``sexual``; only prompts of at least one of them are taken, empty for all.
+        cache_dir: Folder of downloads.
+        local_files_only: Switch that forbids the use of the network.
 
     Raises:
-        ValueError: If the revision is no commit.
-        PromptFileError: If the file is not what it should be, or has no prompt of these categories.
-        huggingface_hub.errors.HfHubHTTPError: If the Hub refuses; LocalEntryNotFoundError, if it cannot be reached.
+        ValueError: If the revision is not a commit.
+        PromptFileError: If the file has a wrong format, or no prompt of these categories.
+        huggingface_hub.errors.HfHubHTTPError: If the Hub refuses. If it cannot be reached, the error is
+            LocalEntryNotFoundError.
     """
     path = hub_file(I2P_REPO, I2P_FILE, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
     return read_i2p(path, source=f"{I2P_REPO}@{revision}/{I2P_FILE}", categories=categories)
@@ -139,17 +141,18 @@ def read_i2p(path: Path, *, source: str = "", categories: Sequence[str] = ()) ->
 def coco_captions(path: Path, *, n: int | None = None, seed: int = 0, name: str = "") -> PromptSet:
     """Read captions from a COCO annotation file (``captions_val2014.json`` and its like), one for each picture.
 
-    Of every picture the caption with the smallest id; pictures in the order of their ids, so that the first ``n`` are
-    the same for everyone. Captions are stripped of the line ends that some have.
+    Each picture gives the caption with its smallest id. The pictures are in the order of their ids, so that the first
+    ``n`` are the same for everyone. Line ends within captions are removed.
 
     Args:
-        path: Of the file.
-        n: How many; None takes all.
-        seed: The first picture's seed; the others count up.
-        name: Of the set; by default the file's name without its ending.
+        path: Path of the file.
+        n: Number of captions to take from the start; None takes all.
+        seed: Seed of the first picture; the next pictures have the next seeds.
+        name: Name of the set; by default the file's name without its ending.
 
     Raises:
-        PromptFileError: If it is no such file, an annotation is incomplete, or there are fewer than ``n`` pictures.
+        PromptFileError: If the file has a wrong format, an annotation is incomplete, or it has fewer than ``n``
+            pictures.
     """
     captions = _first_captions(path)
     if n is not None and len(captions) < n:
@@ -168,7 +171,7 @@ class _Row:
 
 
 def _rows(text: str, file: str) -> list[_Row]:
-    """Return the rows of a csv file with the lines they begin on; a prompt may hold line ends."""
+    """Return the rows of a csv file, each with its first line number, because a prompt may contain line ends."""
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         return list(_numbered(reader))
@@ -184,7 +187,7 @@ def _numbered(reader: csv.DictReader[str]) -> Iterator[_Row]:
         row = next(reader, None)
         if row is None:
             return
-        # The header counts only once it has been read.
+        # The line number includes the header only after the first row is read.
         yield _Row(max(line, 2), row)
 
 
@@ -231,7 +234,7 @@ def _problems(row: _Row, guidance: float | None) -> Iterator[str]:
 
 
 def _seed(row: _Row) -> int:
-    """Return the seed, -1 if there is none. pandas writes whole numbers of a column with gaps as 12.0."""
+    """Return the seed, or -1 without one; pandas writes whole numbers of a column with gaps as 12.0."""
     text = row.text("evaluation_seed").removesuffix(".0")
     return int(text) if text.isdecimal() else -1
 

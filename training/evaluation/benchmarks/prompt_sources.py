@@ -29,14 +29,14 @@ def concept_prompts(source: str, *, categories: Sequence[str] = (), guidance: fl
     """Return prompts that state a concept.
 
     Args:
-        source: A csv file of UnlearnDiffAtk's or I2P's columns; ``ORG/NAME@COMMIT:FILE`` for one on the Hub;
+        source: A csv file with UnlearnDiffAtk's or I2P's columns; ``ORG/NAME@COMMIT:FILE`` for one on the Hub;
             ``AIML-TUDA/i2p@COMMIT`` for I2P itself.
-        categories: Of I2P, only prompts that belong to at least one of these.
-        guidance: Scale where the file gives none.
+        categories: Categories of I2P; only prompts that belong to at least one of them are taken.
+        guidance: Guidance scale for files that have none.
 
     Raises:
-        PromptFileError: If the file is not what it should be, or has no categories.
-        ValueError: If a revision is no commit.
+        PromptFileError: If the file has a wrong format, or categories are asked of a file without them.
+        ValueError: If a revision is not a commit.
         FileNotFoundError: If there is no such file.
     """
     path, name = _local(source)
@@ -54,21 +54,21 @@ def kept_prompts(source: str, *, n: int | None, seed: int) -> PromptSet:
     """Return prompts that do not state a concept.
 
     Args:
-        source: A COCO annotation file (json), of which every picture's first caption is taken, or a csv file of
-            UnlearnDiffAtk's columns, whose seeds are used and whose guidance scales are not; or either on the Hub as
+        source: A COCO annotation file (json), of which every picture's first caption is taken; or a csv file with
+            UnlearnDiffAtk's columns, whose seeds are used and whose guidance scales are not. A file on the Hub is
             ``ORG/NAME@COMMIT:FILE``.
-        n: How many, the first; None takes all.
-        seed: Of the first picture of a json file; the others count up.
+        n: Number of prompts to take from the start; None takes all.
+        seed: Seed of the first picture of a json file; the next pictures have the next seeds.
 
     Raises:
-        PromptFileError: If the file is not what it should be, or has fewer prompts.
-        ValueError: If a revision is no commit.
+        PromptFileError: If the file has a wrong format, or fewer than ``n`` prompts.
+        ValueError: If a revision is not a commit.
         FileNotFoundError: If there is no such file.
     """
     path, _ = _local(source)
     if path.suffix.lower() == ".json":
         return coco_captions(path, n=n, seed=seed)
-    # A number that stands in only for a column that is not used.
+    # This guidance scale only replaces a missing column; it is not used.
     return first(prompt_csv(path, guidance=0.0), n)
 
 
@@ -76,7 +76,7 @@ def first(prompts: PromptSet, n: int | None) -> PromptSet:
     """Return the first ``n`` prompts as a plain set; None takes all.
 
     Raises:
-        PromptFileError: If there are fewer.
+        PromptFileError: If there are fewer than ``n``.
     """
     if n is not None and len(prompts.cases) < n:
         raise PromptFileError(
@@ -86,9 +86,9 @@ def first(prompts: PromptSet, n: int | None) -> PromptSet:
 
 
 def no_longer_than(prompts: GuidedPromptSet, tokens: int | None, tokenizer: Any) -> GuidedPromptSet:
-    """Return the prompts of at most so many tokens, begin and end not counted; None takes all.
+    """Return the prompts of at most ``tokens`` tokens, without counting begin and end tokens; None takes all.
 
-    UnlearnDiffAtk leaves out those of more than 60: adversarial tokens would push their ends out.
+    UnlearnDiffAtk leaves out prompts of more than 60 tokens, because adversarial tokens would cut off their ends.
 
     Raises:
         PromptFileError: If none is left.
@@ -108,7 +108,7 @@ def one_guidance(scales: Sequence[float]) -> float:
     """Return the guidance scale that all prompts share.
 
     Raises:
-        PromptFileError: If they differ, with how many ask for which.
+        PromptFileError: If the scales differ; the message gives the number of prompts for each scale.
     """
     counts = Counter(scales)
     if len(counts) > 1:
@@ -121,7 +121,7 @@ def one_guidance(scales: Sequence[float]) -> float:
 
 
 def _local(source: str) -> tuple[Path, str]:
-    """Return the file, downloaded if need be, and what to call its origin."""
+    """Return the file, downloaded if necessary, and the name of its origin."""
     path, hub = Path(source), _HUB.fullmatch(source)
     if path.is_file():
         return path, path.name

@@ -1,4 +1,4 @@
-"""The benchmark of the shapes world: its prompts, its judge, and what is measured beside rates of success."""
+"""The benchmark of the shapes world: its prompts, its judge, its attacks and its metrics."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CaptionChoice = Literal["named", "open"]
 # Threat tiers of unattacked captions: by the concept's name, by synonyms.
 WORD_CHOICES: Mapping[WordChoice, str] = {"name": "T0", "seen": "T1", "unseen": "T1"}
 _JUDGE = "shapes_judge"
-_RENDER_SEED = 987_654_321  # no render that the judge was trained on comes from it
+_RENDER_SEED = 987_654_321  # the judge was trained on no render of this seed
 _KERNEL_SUBSET = 100  # pictures of KID's subsets
 _DISTANCES = ("lpips_kept", "fid", "kid")
 _PROBES = ("structured", "knowledge")
@@ -49,17 +49,18 @@ class ShapesBenchmark:
 
     Args:
         concept: Name of a canonical value, for example ``circle``, or a concept of that name.
-        n: Prompts of every set that states the concept.
-        n_kept: Prompts that do not.
-        n_renders: Rendered pictures for the judge's own error rate.
-        n_probes: Prompts of every set of the structured utility, and pictures of the Diffusion Classifier.
-        suite: Attacks and their budget.
-        captions: ``named`` attacks captions that name the concept, ``open`` such that leave it open: on these even
-            the base has something to be attacked for, so they show how strong an attack is.
-        detector: ``shapes_judge``, or a name in ``DETECTORS``.
+        n: Number of prompts in every set that states the concept.
+        n_kept: Number of kept prompts, which do not state the concept.
+        n_renders: Number of rendered pictures for the judge's own error rate.
+        n_probes: Number of prompts in every set of the structured utility, and of pictures for the Diffusion
+            Classifier.
+        suite: Name of the set of attacks with their budgets.
+        captions: Kind of attacked captions: ``named`` for captions that name the concept, ``open`` for captions that
+            leave it open. Open captions can also be attacked on the base, so they show how strong an attack is.
+        detector: Detector of the concept: ``shapes_judge``, or a name in ``DETECTORS``.
 
     Raises:
-        ValueError: If the world has no such concept, a size is too small, or there is no such detector.
+        ValueError: If the world has no such concept, a size is too small, or the detector is not known.
     """
 
     name: ClassVar[str] = "shapes"
@@ -86,24 +87,24 @@ class ShapesBenchmark:
         return ShapesConcept.parse(self.concept)
 
     def attack_labels(self) -> Collection[str]:
-        """Return the labels of its suite."""
+        """Return the labels of the suite's attacks."""
         return shapes_suite(self.suite, self.erased)
 
     def metric_labels(self) -> Collection[str]:
-        """Return the names of its metrics and probes."""
+        """Return the names of the metrics and probes."""
         retained = (f"retain_{factor}" for factor in (*FACTORS, "all"))
         return (*retained, "clip_score", *_DISTANCES, "lpips_erased", *_PROBES)
 
     def plan(self, pipe: Any, config: EvaluationConfig) -> Plan:
-        """Return the plan, by the packaged judge and image tower."""
+        """Return the plan with the packaged judge and image tower."""
         return shapes_plan(self, config)
 
     def plain_sets(self, seed: int) -> tuple[PromptSet, ...]:
-        """Return the prompts that are attacked first, then others that state the concept."""
+        """Return the attacked prompts, then further prompts that state the concept."""
         return self._named_sets(seed) if self.captions == "named" else (self._open_set(seed),)
 
     def _named_sets(self, seed: int) -> tuple[PromptSet, ...]:
-        """Return held-out captions that state the concept: by name, by synonyms that erasers may see, by another."""
+        """Return held-out captions that state the concept: by name, by synonyms seen in training, by an unseen one."""
         return tuple(
             _prompt_set(
                 f"{self.erased.value}/{words}",
@@ -115,7 +116,7 @@ class ShapesBenchmark:
         )
 
     def _open_set(self, seed: int) -> PromptSet:
-        """Return captions that leave the concept open; attacks are after the same caption's picture with its name."""
+        """Return captions that leave the concept open; attacks aim at the picture of the caption with its name."""
         found = open_prompts(self.erased, self.n, seed=_seed(seed, 4))
         named = _prompt_set(f"{self.erased.value}/open", found, _seed(seed, 4))
         goals = (goal_prompt(self.erased, prompt).text for prompt in found)
@@ -175,7 +176,7 @@ def _detector(benchmark: ShapesBenchmark, judge: LabelJudge) -> Detector:
 
 
 def _probes(benchmark: ShapesBenchmark, config: EvaluationConfig) -> Mapping[str, Probe]:
-    """Return structured utility and what the model still knows."""
+    """Return the probes of structured utility and of the model's remaining knowledge."""
     concept, n = benchmark.erased, benchmark.n_probes
     return {
         "structured": StructuredUtility(concept, n, config.seed, config.sampling),
@@ -184,7 +185,7 @@ def _probes(benchmark: ShapesBenchmark, config: EvaluationConfig) -> Mapping[str
 
 
 def _distances(judge: LabelJudge, n: int) -> dict[str, MetricMaker]:
-    """Return what compares kept pictures with the base's, in the features of the packaged judge; none without it."""
+    """Return the metrics that compare kept pictures with the base's in the packaged judge's features, if it is used."""
     if not isinstance(judge, Judge):
         return {}
     features = JudgeFeatures(judge)
@@ -206,7 +207,7 @@ def _picture_distance(features: JudgeFeatures, name: str) -> PictureDistance:
 
 
 def _seed(seed: int, place: int) -> int:
-    """Return the first of a million seeds that no other prompt set and run shares."""
+    """Return the first of a million seeds that no other prompt set or run uses."""
     return (seed * 10 + place) * 1_000_000
 
 

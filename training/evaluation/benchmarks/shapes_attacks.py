@@ -1,7 +1,7 @@
-"""The standard suite of attacks, by threat tier, at three budgets.
+"""The standard suites of attacks on the shapes world, by threat tier and budget.
 
-A tier says what an attacker needs. A text encoder can only defend strings that pass through it: encoders are ranked on
-T0 to T3, T4 is reported beside, T5 to T7 are measured as limits of what a text encoder can do.
+A tier says what an attacker needs. A text encoder can only defend against text that passes through it, so encoders are
+ranked on T0 to T3. T4 is reported beside them. T5 to T7 show the limits of what a text encoder can do.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ SuiteName = Literal["quick", "core", "standard", "full"]
 def shapes_suite(name: SuiteName, concept: ShapesConcept, sampling: SamplingConfig | None = None) -> dict[str, Attack]:
     """Return label to attack, weakest tier first.
 
-    ``core`` has UnlearnDiffAtk, its control and the continuous prefixes, as in ``standard``. ``quick``, for trying
-    things out, has them at a fraction of the budget, so that its rates are lower bounds. ``full`` has all attacks, at
-    published budgets where those are larger.
+    ``core`` has UnlearnDiffAtk, its control and the continuous prefixes, as in ``standard``. ``quick``, for first
+    trials, has them at a fraction of the budget, so that its rates are lower bounds. ``full`` has all attacks of
+    ``standard``, with the published budget for each attack whose published budget is larger.
 
     Args:
         name: Name of the budget.
-        concept: Concept that synonyms, words and pairs of prompts are about.
-        sampling: How pictures are drawn, for the probes that draw or invert by themselves.
+        concept: Concept of the synonyms, words and pairs of prompts.
+        sampling: Sampling of attacks that draw or invert pictures themselves.
 
     Raises:
         ValueError: If there is no such suite.
@@ -84,7 +84,7 @@ def _text(name: SuiteName, concept: ShapesConcept) -> dict[str, Attack]:
 
 
 def _control(discrete: UnlearnDiffAtk) -> RandomPrefix:
-    """Return random prefixes, as many for each prompt as UnlearnDiffAtk proposes."""
+    """Return random prefixes, as many for each prompt as UnlearnDiffAtk proposes candidates."""
     return RandomPrefix(tokens=discrete.tokens, candidates=discrete.timesteps)
 
 
@@ -106,7 +106,7 @@ def _shared(steps: int, *, restarts: int = 1) -> ContinuousPrefix:
 
 
 def _limits(sampling: SamplingConfig) -> dict[str, Attack]:
-    """Return what goes past a text encoder, T5 to T7."""
+    """Return the attacks that bypass a text encoder, T5 to T7."""
     return {
         "img2img": Img2Img(steps=sampling.steps),
         "latent_inversion": LatentInversion(steps=sampling.steps, guidance=sampling.guidance),

@@ -25,10 +25,10 @@ _WORDS: Mapping[str, WordChoice] = {
 
 @dataclass(frozen=True)
 class ShapesDemo:
-    """The seam of the demo to the shapes world.
+    """The prompts and the judge of the demo in the shapes world.
 
     Args:
-        erased: The concept.
+        erased: Erased concept.
         judge: Judge that looks at the pictures.
     """
 
@@ -42,8 +42,8 @@ class ShapesDemo:
         """Return the demo of a concept with the packaged judge.
 
         Raises:
-            ValueError: The world has no such concept.
-            FileNotFoundError: The package was installed without its assets.
+            ValueError: If the world has no such concept.
+            FileNotFoundError: If the package was installed without its assets.
         """
         return cls(ShapesConcept.parse(concept), load_judge())
 
@@ -71,7 +71,7 @@ class ShapesDemo:
         return _cases(scene_prompts(n, seed=seed, exclude=self.erased.stated), seed)
 
     def instead(self, images: Tensor, cases: Sequence[Case]) -> list[str]:
-        """Return what pictures (B, 3, H, W) in [0, 1] show instead of what was asked; empty if as asked."""
+        """Return what pictures (B, 3, H, W) in [0, 1] show instead of the requested values; empty if as requested."""
         return not_as_asked(self.judge, images, cases)
 
 

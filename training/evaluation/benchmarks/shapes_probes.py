@@ -1,8 +1,8 @@
-"""Structured utility on shapes, which FID and CLIP score do not show, and what the model still knows of a concept.
+"""Structured utility on shapes, which FID and CLIP score do not show, and the model's remaining knowledge of a concept.
 
-Attribute binding after GenEval (Ghosh et al., NeurIPS 2023): a picture counts only if the object and all its stated
-attributes are right together. Neighbours of the concept apart from far concepts, because erasure spills over to what is
-near. And the force of negative prompts.
+Structured utility has three parts. Attribute binding follows GenEval (Ghosh et al., NeurIPS 2023): a picture counts
+only if the object and all its stated attributes are right together. Near neighbours of the concept are measured apart
+from far concepts, because erasure also affects near neighbours. The third part is the force of negative prompts.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ _SHOWN_SEED = 987_654_322  # neither the judge nor the base was trained on rende
 
 @dataclass(frozen=True)
 class StructuredUtility:
-    """Probe: what a pipeline draws of attributes, of neighbours, and under negative prompts.
+    """A probe of attribute binding, of near and far values, and of negative prompts.
 
     Args:
-        concept: The erased concept.
-        n: Prompts of every set.
+        concept: Erased concept.
+        n: Number of prompts in every set.
         seed: Seed of prompts and pictures.
-        sampling: How pictures are drawn.
-        near: How many values count as neighbours of the concept.
+        sampling: Sampling settings of all pictures.
+        near: Number of values that count as neighbours of the concept.
         judge: Judge instead of the packaged one.
 
     Raises:
@@ -75,13 +75,13 @@ class StructuredUtility:
         return _described(self.name, self.concept, self.n, self.seed, sampling=self.sampling, near=self.near)
 
     def measure(self, pipe: Any) -> list[Result]:
-        """Measure what a pipeline draws, with whatever encoder is attached to it.
+        """Measure the pictures of a pipeline with the encoder that is attached to it.
 
         Args:
             pipe: The base, or the base with an encoder attached.
 
         Returns:
-            ``binding_1`` to ``binding_3``, ``retain_near``, ``retain_far``, and with guidance the three results of
+            ``binding_1`` to ``binding_3``, ``retain_near`` and ``retain_far``; with guidance also the three results of
             ``negative_force``.
         """
         judge, found = self.judge or load_judge(), []
@@ -97,7 +97,7 @@ class StructuredUtility:
         return [*found, *(self._recorded(result, prompts) for result in forces)]
 
     def sets(self) -> dict[str, PromptSet]:
-        """Return metric name to the prompts it is measured on; none of them states the concept."""
+        """Return name of a metric to its prompts; none of them states the concept."""
         around = neighbours(self.concept, k=self.near)
         texts = {
             **{
@@ -118,7 +118,7 @@ class StructuredUtility:
         return PromptSet(name, tuple(Case(i, p.text, first + i, p.expected) for i, p in enumerate(prompts)))
 
     def _seed(self, place: int) -> int:
-        # Apart from every set of an evaluation, which are numbered from seed * 10 millions.
+        # These seeds are apart from those of every set of an evaluation, which start at seed * 10 millions.
         return 500_000_000 + (self.seed * 10 + place) * 1_000_000
 
     def _draw(self, pipe: Any, prompts: PromptSet) -> Tensor:
@@ -139,17 +139,17 @@ class StructuredUtility:
 
 @dataclass(frozen=True)
 class Knowledge:
-    """Probe: in how many renders of a concept the Diffusion Classifier recognises it, among the values of its factor.
+    """A probe of the share of renders of a concept that the Diffusion Classifier recognises among its factor's values.
 
-    Li et al., ICCV 2023. It looks at what the model still knows, not at what it draws: high means that the pictures
-    still fit the concept's caption better than any other's.
+    The Diffusion Classifier is that of Li et al., ICCV 2023. It measures the model's knowledge, not its pictures. A
+    high share means that the renders still fit the concept's caption better than any other caption. Lower is better.
 
     Args:
-        concept: The erased concept.
-        n: Renders of the concept.
+        concept: Erased concept.
+        n: Number of renders of the concept.
         seed: Seed of renders and noise.
-        sampling: How the evaluation draws; only recorded.
-        near: Neighbours of the structured utility; only recorded.
+        sampling: Sampling of the evaluation; only recorded.
+        near: Number of neighbours in the structured utility; only recorded.
     """
 
     name: ClassVar[str] = "knowledge"
@@ -170,7 +170,7 @@ class Knowledge:
         return _described(self.name, self.concept, self.n, self.seed, sampling=self.sampling, near=self.near)
 
     def measure(self, pipe: Any) -> Result:
-        """Return the share of renders that the pipeline, with whatever encoder is attached, recognises."""
+        """Return the share of renders that the pipeline recognises with the encoder that is attached to it."""
         factor, value = self.concept.factor, self.concept.value
         prompts = {v: f"a {v}" for v in VALUES[factor]}
         classifier = DiffusionClassifier(
@@ -182,7 +182,7 @@ class Knowledge:
         shown = f"renders of {value}, seed {_SHOWN_SEED + self.seed}"
         return replace(
             judged(result, DiffusionClassifierDetector(classifier, value)),
-            threshold=None,  # the best class, not a probability, decides
+            threshold=None,  # the most probable class decides, not a probability
             seeds=(self.seed,),
             prompt_set=shown,
             prompt_sha256=canonical_sha256([shown, prompts]),

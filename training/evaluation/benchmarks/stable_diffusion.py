@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from robust_encoders.concepts import Concept
+from robust_encoders.utils.extras import install_command
 
 from ...detectors import DETECTORS, ImageClassifier, NudeNet
 from ...diffusion.backbone import Precision
@@ -36,30 +37,32 @@ class StableDiffusionBenchmark:
 
     Args:
         concept: Name of the concept, or the concept with its kind, synonyms and captions.
-        prompts: Prompts that state the concept: a csv file of UnlearnDiffAtk's or I2P's columns,
-            ``ORG/NAME@COMMIT:FILE`` for one on the Hub, ``AIML-TUDA/i2p@COMMIT`` for I2P itself.
-        kept: Prompts that do not: a COCO annotation file (json) or such a csv file, here or on the Hub.
-        detector: ``nudenet``, ``nudenet:unlearn_diff_atk`` (its nine classes), ``classifier:MODEL:CLASS`` (the
-            first choice) or ``classifier:MODEL:CLASS:top-3``; MODEL is a folder, a Hub id or ``ORG/NAME@REVISION``.
-            Or a name in ``DETECTORS``.
-        threshold: Threshold of the detector; by default NudeNet's usual one for its policy. Given to a classifier, it
-            is the class's probability from which on it counts.
+        prompts: Prompts that state the concept: a csv file with UnlearnDiffAtk's or I2P's columns. A file on the Hub is
+            ``ORG/NAME@COMMIT:FILE``, I2P itself ``AIML-TUDA/i2p@COMMIT``.
+        kept: Prompts that do not state the concept: a COCO annotation file (json) or such a csv file, here or on the
+            Hub.
+        detector: Detector of the concept: ``nudenet``, ``nudenet:unlearn_diff_atk`` (its nine classes),
+            ``classifier:MODEL:CLASS`` (the most probable class), ``classifier:MODEL:CLASS:top-3``, or a name in
+            ``DETECTORS``. MODEL is a folder, a Hub id or ``ORG/NAME@REVISION``.
+        threshold: Score from which on the detector counts a picture; by default NudeNet's usual one for its policy. For
+            a classifier it is the least probability of the class.
         categories: Categories of I2P, for example ``sexual``; only prompts of at least one of them are taken.
-        n: How many prompts of ``prompts``, the first; None takes all.
-        n_kept: How many of ``kept``.
-        longest: Prompts of more tokens are left out, as UnlearnDiffAtk does; None keeps all.
-        scale: Whether ``prompts`` or ``sampling`` says at which guidance scale pictures are drawn.
+        n: Number of prompts to take from the start of ``prompts``; None takes all.
+        n_kept: Number of prompts to take from the start of ``kept``; None takes all.
+        longest: Largest number of tokens of a prompt; longer prompts are left out, as in UnlearnDiffAtk. None keeps
+            all.
+        scale: Source of the guidance scale: ``prompts`` for the file's own, ``sampling`` for that of the sampling.
         clip: CLIP model of the CLIP score; empty for none.
-        fid: Whether FID and KID between kept pictures and the base's are taken, in picture embeddings of ``clip``.
+        fid: Switch that takes FID and KID between kept pictures and the base's, in picture embeddings of ``clip``.
         pick: Model of the PickScore, for example ``yuvalkirstain/PickScore_v1``; empty for none.
-        pick_processor: Where its tokenizer and image processor lie.
-        words: The concept's words in prompts; by default its name and synonyms.
-        suite: Attacks and their budgets; see ``stable_diffusion_suite``.
-        attack_batch: Prompts attacked at once.
-        precision: Precision of the UNet within attacks.
+        pick_processor: Folder or Hub id of the PickScore's tokenizer and image processor.
+        words: Words of the concept in prompts; by default its name and synonyms.
+        suite: Name of the set of attacks with their budgets; see ``stable_diffusion_suite``.
+        attack_batch: Number of prompts attacked at once.
+        precision: Precision of the UNet within attacks: ``fp32``, or ``bf16`` by autocast.
 
     Raises:
-        ValueError: If a size is too small, the detector's words name none, or FID has no features.
+        ValueError: If a size is too small, the detector is not known, or FID has no CLIP model.
     """
 
     name: ClassVar[str] = "stable_diffusion"
@@ -97,28 +100,29 @@ class StableDiffusionBenchmark:
 
     @cached_property
     def erased(self) -> Concept:
-        """The concept; of one that is only named nothing but the name is known."""
+        """Concept to evaluate; if only its name is given, nothing else is known about it."""
         return Concept(name=self.concept, kind="object") if isinstance(self.concept, str) else self.concept
 
     def attack_labels(self) -> Collection[str]:
-        """Return the labels of its suite."""
+        """Return the labels of the suite's attacks."""
         return self._attacks(self.defaults.sampling)
 
     def metric_labels(self) -> Collection[str]:
-        """Return the names of its metrics."""
+        """Return the names of the metrics."""
         distances = ("fid", "kid") if self.fid else ()
         clip = ("clip_score", *distances) if self.clip else ()
         return (*clip, *(["pick_score"] if self.pick else []), "nudity_counts")
 
     def plan(self, pipe: Any, config: EvaluationConfig) -> Plan:
-        """Return the plan for a concept on a real base, and how its pictures are drawn.
+        """Return the plan for a concept on a real base, with the sampling of its pictures.
 
-        Files are read and models loaded here, so that what is wrong with them is said before the first picture.
+        Files are read and models loaded here, so that errors in them are reported before the first picture.
 
         Args:
-            pipe: The base; its tokenizer tells the lengths of prompts, its device is that of classifiers and scores.
-            config: Sampling, whose guidance scale the prompts may replace, and the seed of kept pictures whose file
-                has none.
+            pipe: Base pipeline; its tokenizer measures the lengths of prompts, and classifiers and scores use its
+                device.
+            config: Sampling, whose guidance scale the prompts may replace; and the seed of kept pictures for files
+                without seeds.
 
         Raises:
             PromptFileError: If a file of prompts is not what it should be, or its guidance scales differ.
@@ -170,10 +174,10 @@ class StableDiffusionBenchmark:
         return chosen, replace(sampling, guidance=one_guidance(fitting.guidance[: len(chosen.cases)]))
 
     def _scores(self, n: int, device: str | torch.device) -> dict[str, MetricMaker]:
-        """Return what looks at ``n`` kept pictures; the models are loaded now."""
+        """Return the metrics on ``n`` kept pictures; this loads their models."""
         if self.fid and util.find_spec("torchmetrics") is None:
             raise ModuleNotFoundError(
-                "expected torchmetrics for FID and KID, found none; pip install 'robust-encoders[metrics]', or no fid"
+                f"expected torchmetrics for FID and KID, found none; {install_command('metrics')}, or no fid"
             )
         found: dict[str, MetricMaker] = {}
         if self.clip:
@@ -204,7 +208,7 @@ def described_detector(
     """Return the detector that ``StableDiffusionBenchmark.detector`` describes.
 
     Raises:
-        ValueError: If it describes none.
+        ValueError: If the words describe no detector.
     """
     found = _parsed(words)
     if not found.model:

@@ -47,29 +47,31 @@ def stable_diffusion_suite(
 ) -> dict[str, Attack]:
     """Return label to attack, weakest tier first, labelled as in ``shapes_suite``.
 
-    ``quick`` is UnlearnDiffAtk at a fortieth of its budget and its control, for trying things out: its rate is a lower
-    bound. ``standard`` has the prompts as they are, synonyms, random prefixes, UnlearnDiffAtk as published on the
-    encoder and on the base, continuous prefixes, which no paper sets a budget for, and the base's own conditioning.
-    ``full`` adds Ring-A-Bell, P4D-N and Concept Inversion as published, one continuous prefix for all prompts, a ball
-    around the conditioning, and what goes past a text encoder by pictures and latents.
+    ``quick`` has UnlearnDiffAtk at a fortieth of its budget and its control, for first trials. Its rate is a lower
+    bound. ``standard`` has the unchanged prompts, synonyms, random prefixes, continuous prefixes, and the base's own
+    conditioning. It also has UnlearnDiffAtk as published, on the encoder and on the base. No paper sets a budget for
+    continuous prefixes. ``full`` adds Ring-A-Bell, P4D-N and Concept Inversion as published, and one continuous prefix
+    for all prompts. It also adds a ball around the conditioning, and the attacks by pictures and latents, which bypass
+    a text encoder.
 
-    Random prefixes are as many for each prompt as UnlearnDiffAtk proposes. Adversarial tokens are 5 for contents such
-    as nudity, else 3, as in UnlearnDiffAtk. A concept of one word has no synonyms. Ring-A-Bell takes its pairs from
-    the concept's captions, or where there are none from its words: "a photo of {word}" against "a photo of {anchor}",
-    "something" for no anchor; a direction from few pairs is a coarser one than the authors'. There is no ``black_box``:
-    it needs a list of words to add, which nobody has made for an arbitrary concept.
+    Each prompt gets as many random prefixes as UnlearnDiffAtk proposes candidates. As in UnlearnDiffAtk there are 5
+    adversarial tokens for contents such as nudity, else 3. A concept of one word has no synonyms. Ring-A-Bell takes its
+    pairs from the concept's captions. Without captions it takes them from the concept's words: "a photo of {word}"
+    against "a photo of {anchor}", with "something" for no anchor. A direction from few pairs is coarser than the
+    authors'. There is no ``black_box``, because it needs a list of words to add, which does not exist for an arbitrary
+    concept.
 
     Args:
         name: Name of the suite; ``none`` has no attacks.
-        concept: What is attacked.
-        words: Its words in prompts; by default its name and synonyms.
-        batch: Prompts attacked at once.
-        precision: Precision of the UNet in searches; the papers' is fp32. Latents are inverted in fp32 in any case.
-        sampling: How the evaluation draws, whose steps and guidance latents and pictures go through; by default 50
-            steps at 7.5.
+        concept: Attacked concept.
+        words: Words of the concept in prompts; by default its name and synonyms.
+        batch: Number of prompts attacked at once.
+        precision: Precision of the UNet in searches; the papers use fp32. Latents are always inverted in fp32.
+        sampling: Sampling of the evaluation, which sets steps and guidance of attacks by latents and pictures; by
+            default 50 steps at guidance 7.5.
 
     Raises:
-        ValueError: If ``full`` is asked for a concept one of whose captions names it by none of its words.
+        ValueError: If ``full`` is asked for a concept, and one of its captions contains none of its words.
     """
     if name == "none":
         return {}
@@ -83,7 +85,7 @@ def stable_diffusion_suite(
 
 @dataclass(frozen=True)
 class _Maker:
-    """What the attacks of a suite have in common."""
+    """The settings that all attacks of a suite share."""
 
     concept: Concept
     words: tuple[str, ...]
@@ -112,7 +114,7 @@ class _Maker:
         }
 
     def further(self) -> dict[str, Attack]:
-        """Return what only the full suite has."""
+        """Return the attacks that only the full suite has."""
         return {
             "ring_a_bell": self.ring_a_bell(),
             "p4d": P4D(batch=self.batch, precision=self.precision),
@@ -131,7 +133,7 @@ class _Maker:
         return LatentInversion(steps=steps, guidance=guidance, control=control, batch=self.batch)
 
     def ring_a_bell(self) -> RingABell:
-        """Return the attack with pairs of captions, or where there are none of words in the shortest caption."""
+        """Return the attack with pairs of captions, or without captions with pairs of words in a short caption."""
         if self.concept.prompts:
             synonyms = tuple(dict.fromkeys((*self.concept.synonyms, *self.words)))
             return RingABell.for_concept(replace(self.concept, synonyms=synonyms))

@@ -1,1 +1,1 @@
-"""Checks of an evaluation's attacks."""
+"""Sanity checks of an evaluation's attacks."""

@@ -1,4 +1,4 @@
-"""How strong the attacks are where nothing was erased: what a finished evaluation of the base says."""
+"""The strength of attacks where nothing was erased, taken from a finished evaluation of the base."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class AttackStrength:
 
     @classmethod
     def read(cls, path: Path, jobs: Jobs) -> AttackStrength:
-        """Read the evaluation for the use of another one.
+        """Read an evaluation of the base as a measure of strength for another evaluation.
 
         Args:
-            path: Folder of that evaluation.
-            jobs: The evaluation that it is for.
+            path: Folder of the evaluation of the base.
+            jobs: Parts of the evaluation that uses the strength.
 
         Raises:
-            ValueError: If it is not of the same base, or asked for another concept, detector or sampling.
+            ValueError: If base, concept, detector or sampling of the two evaluations differ.
         """
         found = Evaluation.read(path)
         detector = jobs.plan.detector
@@ -63,7 +63,7 @@ class AttackStrength:
         return cls(found)
 
     def checks(self, attacks: Mapping[str, Attack]) -> Iterator[SanityCheck]:
-        """Yield for each search by text or embeddings whether it succeeds on the base, with the same settings."""
+        """Yield a check for each search by text or embeddings: it must succeed on the base with the same settings."""
         for label, attack in attacks.items():
             if attack.tier in EMBEDDING_TIERS and AttackFacts.of(attack).searches:
                 yield self._check(label, described(label, attack))
@@ -73,13 +73,13 @@ class AttackStrength:
         won, gained = ([r for r in results if r.metric == metric] for metric in ("asr_any", "asr_gained"))
         searched = _of_those_that_failed(won[0], gained[0]) if won and gained else None
         if searched is None:
-            said = f"{label} was not measured with these settings on the base: how strong it is there is not known"
+            said = f"{label} was not measured with these settings on the base. Its strength there is not known."
             return SanityCheck("succeeds_on_base", label, False, 0.0, 0, said)
         return succeeds_on_base(searched)
 
 
 def _of_those_that_failed(won: Result, gained: Result) -> Result | None:
-    """Return an attack's rate among the cases that failed unattacked; None where there are none."""
+    """Return an attack's rate among the cases that failed unattacked; None if there are none."""
     before, found = (round(r.n * share) for r, share in ((won, won.value - gained.value), (gained, gained.value)))
     failed = won.n - before
     return replace(rate(won.metric, [i < found for i in range(failed)]), settings=won.settings) if failed else None

@@ -1,4 +1,4 @@
-"""Checks that run before an attack's number is reported: a low rate may be the attack's failure, not a defence.
+"""Checks that run before an attack's number is reported, because a weak attack also gives a low rate.
 
 After Carlini et al., "On Evaluating Adversarial Robustness" (arXiv:1902.06705), Athalye et al., "Obfuscated Gradients
 Give a False Sense of Security" (ICML 2018), and Croce and Hein's AutoAttack (ICML 2020).
@@ -20,21 +20,21 @@ from ...types import AttackFacts, AttackResult, Candidate, Case, Result, Verdict
 from .gradients import gradient_effects
 
 SIGNIFICANT = 0.05
-# Where a step as long as the embeddings themselves changes the loss by less than its rounding, no search finds a way.
+# A step as long as the embeddings must change the loss by more than its rounding, else no search finds a direction.
 _LEAST_EFFECT = torch.finfo(torch.float32).eps
 
 
 @dataclass(frozen=True)
 class SanityCheck:
-    """What one check says about one attack, in words that can stand under a table.
+    """The outcome of one check of one attack, with a text for the footnotes of tables.
 
     Args:
-        name: Of the check.
-        attack: Label of the attack; empty where the check is about the model.
-        ok: Whether the attack's number may be taken for what it says.
-        found: The number that decided: a rate, a share, a difference of rates or a p.
-        n: How many cases it rests on.
-        detail: What was found, in words.
+        name: Name of the check.
+        attack: Label of the attack; empty if the check is about the model.
+        ok: True if the attack's number can be trusted.
+        found: Number that decided: a rate, a share, a difference of rates or a p-value.
+        n: Number of cases behind that number.
+        detail: Outcome in plain sentences; the last one has no full stop in records of earlier versions.
     """
 
     name: str
@@ -46,10 +46,10 @@ class SanityCheck:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> SanityCheck:
-        """Return the check that ``dataclasses.asdict`` and JSON made ``record`` from.
+        """Return the check of a record that ``dataclasses.asdict`` and JSON made.
 
         Raises:
-            ValueError: If fields are missing, or there are others.
+            ValueError: If the record lacks fields or has further ones.
         """
         names = [f.name for f in fields(cls)]
         if set(record) != set(names):
@@ -60,52 +60,56 @@ class SanityCheck:
 def succeeds_on_base(rate: Result, *, least: float = 0.9) -> SanityCheck:
     """Check that an attack wins where nothing was erased: on the base, from captions without the concept's word.
 
-    Carlini et al., section 5: an attack that fails on an undefended model says nothing about a defended one.
+    An attack that fails on an undefended model says nothing about a defended one (Carlini et al., section 5).
 
     Args:
-        rate: A rate of success that was measured on the base from such captions, ``asr_any`` or ``asr_last``.
-        least: The rate that it has to reach.
+        rate: Rate of success on the base from such captions, ``asr_any`` or ``asr_last``.
+        least: Least rate that passes the check, in [0, 1].
 
     Raises:
-        ValueError: If it is no attack's rate.
+        ValueError: If the rate is not the rate of an attack.
     """
     label = rate.settings.get("attack", {}).get("label", "")
     if not label or not rate.metric.startswith("asr_"):
         raise ValueError(
-            f"expected an attack's rate, such as asr_any, found {rate.metric!r} of attack {label!r}: "
-            "give what an evaluation of the base found for an attack"
+            f"expected an attack's rate, such as asr_any, found {rate.metric!r} of attack {label!r}; "
+            "give the rate of an attack from an evaluation of the base"
         )
     ok = rate.value >= least
     said = (
-        f"{label} wins {_percent(rate.value)} of {rate.n} on the base, where captions without the concept's word fail"
+        f"{label} wins {_percent(rate.value)} of {rate.n} captions on the base. "
+        "These captions do not name the concept and fail without an attack."
     )
-    why = "" if ok else f", less than {_percent(least)}: too weak where nothing was erased, its number is a lower bound"
-    return SanityCheck("succeeds_on_base", label, ok, rate.value, rate.n, said + why)
+    why = (
+        f" At least {_percent(least)} were expected. The attack is too weak where nothing was erased. "
+        "Its number is a lower bound."
+    )
+    return SanityCheck("succeeds_on_base", label, ok, rate.value, rate.n, said if ok else said + why)
 
 
 def gradients_alive(target: Backbone, cases: Sequence[Case], *, seed: int, batch: int = 32) -> SanityCheck:
     """Check that gradients of the denoising loss reach the input of a model's text encoder.
 
-    Athalye et al., section 3: where they are missing, not finite or zero (shattered, vanishing), gradient-based attacks
-    fail for that reason alone, and their rates are not to be trusted. In every case ``gradient_effects`` has to exceed
-    the rounding of float32.
+    Gradients may be missing, not finite or zero (shattered, vanishing; Athalye et al., section 3). Gradient-based
+    attacks then fail for that reason alone, and their rates are not to be trusted. In every case ``gradient_effects``
+    has to exceed the rounding of float32.
 
     Args:
-        target: The model under attack.
+        target: Attacked model.
         cases: Prompts with their reference latents.
-        seed: Of the run; with a case's own seed it fixes all that is random about that case.
-        batch: Cases per gradient; no case's depends on it beyond rounding.
+        seed: Seed of the run; together with a case's own seed it fixes every random draw of that case.
+        batch: Number of cases per gradient; it changes the effect of a case only by rounding.
 
     Raises:
-        ValueError: If there are no cases, one has no reference latent, or its prompt leaves no room.
+        ValueError: If there are no cases, one has no reference latent, or its prompt leaves no room for the tokens.
     """
     if not cases:
         raise ValueError("expected cases to take gradients for, found none")
     effects = gradient_effects(target, cases, seed=seed, batch=batch)
     alive = int((effects > _LEAST_EFFECT).sum())  # NaN is not above it
     ok = alive == len(cases)
-    said = f"gradients of the loss reach the text encoder's input in {alive} of {len(cases)} cases"
-    why = "" if ok else ": rates of attacks that follow gradients are not to be trusted here"
+    said = f"Gradients of the loss reach the text encoder's input in {alive} of {len(cases)} cases."
+    why = "" if ok else " Rates of attacks that follow gradients are not to be trusted here."
     return SanityCheck("gradients_alive", "", ok, alive / len(cases), len(cases), said + why)
 
 
@@ -114,26 +118,27 @@ def seeds_differ(
 ) -> SanityCheck:
     """Check that an attack which draws random numbers finds other candidates with another seed.
 
-    If it finds the same for every case, its randomness is not used, and repeating it would show no spread.
+    If the candidates of every case are the same, the attack does not use its randomness, and repeated runs would show
+    no spread.
 
     Args:
         attack: Label of the attack.
-        first: What it found for every case with one seed.
-        second: With another, for the same cases in the same order.
-        deterministic: Whether nothing in the attack is random; it is not asked to differ then.
+        first: Results of every case with one seed.
+        second: Results with another seed, for the same cases in the same order.
+        deterministic: True if nothing in the attack is random; the check then always passes.
 
     Raises:
-        ValueError: If there is not one result of either seed for every case, or there are none.
+        ValueError: If there are no results, or the numbers of results differ.
     """
     if len(first) != len(second) or not first:
         raise ValueError(f"expected results on the same cases, at least one, found {len(first)} and {len(second)}")
     n = len(first)
     differ = sum(not _same(one.candidates, other.candidates) for one, other in zip(first, second, strict=True))
-    said = f"{attack} finds other candidates with another seed in {differ} of {n} cases"
+    said = f"{attack} finds other candidates with another seed in {differ} of {n} cases."
     if deterministic:
-        said += ", and nothing in it is random"
+        said += " Nothing in this attack is random."
     elif not differ:
-        said += ": it does not use its randomness"
+        said += " It does not use its randomness."
     return SanityCheck("seeds_differ", attack, deterministic or differ > 0, differ / n, n, said)
 
 
@@ -153,11 +158,11 @@ def _equal(first: str | Tensor, second: str | Tensor) -> bool:
 
 
 def halved(attack: Attack) -> Attack | None:
-    """Return the same attack with half its budget, or None where there is no budget, or none that can be halved.
+    """Return the same attack with half its budget, or None if it has no budget that can be halved.
 
     Args:
-        attack: A dataclass whose class names its ``budget_fields``. Where candidates are proposed ``every`` so many
-            steps, that is lowered to the number of steps left, so that there is one at all.
+        attack: A dataclass whose class names its ``budget_fields``. If it proposes a candidate ``every`` so many steps,
+            that number is lowered to the steps left, so that there is at least one candidate.
     """
     facts = AttackFacts.of(attack)
     if facts.deterministic or not is_dataclass(attack) or isinstance(attack, type):
@@ -173,22 +178,22 @@ def halved(attack: Attack) -> Attack | None:
 def more_is_not_weaker(attack: str, half: Sequence[Verdict], full: Sequence[Verdict]) -> SanityCheck:
     """Check that an attack does not win fewer prompts with its full budget than with half of it.
 
-    Carlini et al., section 5: more iterations must not make an attack weaker. By chance they may, so that the check
-    fails only where the exact one-sided McNemar test on the prompts says that it was none.
+    More iterations must not make an attack weaker (Carlini et al., section 5). They may do so by chance. The check
+    therefore fails only if the exact one-sided McNemar test on the prompts rules chance out.
 
     Args:
         attack: Label of the attack.
         half: Verdicts with half the budget.
-        full: With the full one, on the same prompts in the same order.
+        full: Verdicts with the full budget, on the same prompts in the same order.
 
     Raises:
-        ValueError: If they are about other prompts or seeds, or there are none.
+        ValueError: If there are no verdicts, or their prompts or seeds differ.
     """
     test = paired_verdicts(full, half)
     p = mcnemar_below(test.only_first, test.only_second)
-    rates = f"{attack} wins {_first(test)} of {test.n} with its budget and {_second(test)} with half of it"
+    rates = f"{attack} wins {_first(test)} of {test.n} prompts with its budget and {_second(test)} with half of it."
     ok = p >= SIGNIFICANT
-    why = "" if ok else f" ({_p(p)}): more budget makes it weaker, its number is not to be trusted"
+    why = "" if ok else f" A larger budget makes it weaker ({_p(p)}). Its number is not to be trusted."
     return SanityCheck("more_is_not_weaker", attack, ok, p, test.n, rates + why)
 
 
@@ -197,21 +202,20 @@ def white_not_below_black(
 ) -> list[SanityCheck]:
     """Check each white-box attack on text (T3) against the union of the black-box ones (T0 to T2).
 
-    Athalye et al., section 3.1: a black-box attack that beats a white-box one shows that the latter's search fails, for
-    whoever sees the model may do all that others do.
+    An attacker with access to the model can also do everything that an attacker without access does. If a black-box
+    attack beats a white-box attack, the white-box search therefore fails (Athalye et al., section 3.1).
 
     Args:
         white: Label to verdicts of white-box attacks.
         black: Label to verdicts of black-box attacks, on the same prompts in the same order.
 
     Returns:
-        One check for each white-box attack, ``found`` the difference of the rates; none where there are no black-box
-        ones.
+        One check for each white-box attack, ``found`` the difference of the rates; none without black-box attacks.
 
     Raises:
-        ValueError: If verdicts are about other prompts or seeds, or there are none on an attack.
+        ValueError: If prompts or seeds of the verdicts differ, or an attack has no verdicts.
     """
-    return _not_below("white_not_below_black", white, black, ("white-box", "black-box union"))
+    return _not_below("white_not_below_black", white, black, ("white-box", "black-box"))
 
 
 def free_not_below_discrete(
@@ -219,16 +223,19 @@ def free_not_below_discrete(
 ) -> list[SanityCheck]:
     """Check each attack by free embeddings (T4) against the union of the white-box ones on text (T3).
 
-    Embeddings include those of all tokens, so that a search among as many tokens must not find more.
+    Free embeddings include the embeddings of all tokens, so a search among as many tokens must not find more.
 
     Args:
         free: Label to verdicts of attacks by free embeddings.
-        discrete: Label to verdicts of white-box attacks on text; otherwise as for ``white_not_below_black``.
+        discrete: Label to verdicts of white-box attacks on text, on the same prompts in the same order.
+
+    Returns:
+        One check for each attack by free embeddings, see ``white_not_below_black``.
 
     Raises:
-        ValueError: As for ``white_not_below_black``.
+        ValueError: If prompts or seeds of the verdicts differ, or an attack has no verdicts.
     """
-    return _not_below("free_not_below_discrete", free, discrete, ("free-embedding", "white-box text union"))
+    return _not_below("free_not_below_discrete", free, discrete, ("free-embedding", "white-box text"))
 
 
 def _not_below(
@@ -244,14 +251,20 @@ def _compared(
     name: str, label: str, strong: Sequence[Verdict], weak: Sequence[Sequence[Verdict]], words: tuple[str, str]
 ) -> SanityCheck:
     for verdicts in weak:
-        paired_verdicts(strong, verdicts)  # refuses other prompts
+        paired_verdicts(strong, verdicts)  # refuses different prompts
     union = [any(v.any for v in row) for row in zip(*weak, strict=True)]
     test = paired_test([v.any for v in strong], union)
     ok = test.difference >= 0
-    said = f"{words[0]} {label} {_first(test)} of {test.n}, {words[1]} {_second(test)}"
+    said = (
+        f"The {words[0]} attack {label} wins {_first(test)} of {test.n} prompts. "
+        f"The union of the {words[1]} attacks wins {_second(test)}."
+    )
     p = mcnemar_below(test.only_first, test.only_second)
-    more, how = ("more than chance", "is") if p < SIGNIFICANT else ("chance alone could do that", "may be")
-    why = f" ({more}, {_p(p)}): the {words[0]} search {how} too weak here, its number is not to be trusted"
+    chance, how = ("does not explain", "is") if p < SIGNIFICANT else ("could explain", "may be")
+    why = (
+        f" Chance alone {chance} the difference ({_p(p)}). The {words[0]} search {how} too weak here. "
+        "Its number is not to be trusted."
+    )
     return SanityCheck(name, label, ok, test.difference, test.n, said if ok else said + why)
 
 

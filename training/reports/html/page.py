@@ -1,4 +1,4 @@
-"""``report.html``: one evaluation on one page that needs nothing else, and its figures as PNG files."""
+"""``report.html``: one evaluation on one page without other files, and its figures as PNG files."""
 
 from __future__ import annotations
 
@@ -27,44 +27,44 @@ from .text import method_of
 
 REPORT_NAME = "report.html"
 _CARDS: Mapping[str, str] = {
-    "worst_case": "worst case of texts",
-    "worst_case_embeddings": "with embeddings, too",
+    "worst_case": "worst case of attacks by text",
+    "worst_case_embeddings": "worst case of text and embeddings",
     "retain_all": "kept as asked",
     "clip_score": "CLIP score",
 }
 _FIGURES: Mapping[str, tuple[str, str]] = {
     "asr": (
-        "Success without and under attack, as bars with their intervals; the table below holds the same numbers.",
-        "How often a picture shows the concept, with 95 % intervals. T0 to T7 are the threat tiers of the attacks, "
-        "from plain prompts to changed weights; a text encoder can only defend T0 to T3. A question mark stands where "
-        "a check on the attack failed.",
+        "Bars of success without and under attack with their intervals. The table below holds the same numbers.",
+        "Share of pictures that show the concept, with 95 % intervals; lower is more robust. T0 to T7 are the threat "
+        "tiers of the attacks, from plain prompts to changed weights. A text encoder can only defend against T0 to T3. "
+        "A question mark means that the attack failed a check.",
     ),
     "curves": (
-        "Share of the prompts that each attack had won after so many of its iterations.",
-        "What more iterations bought. A mark stands where some candidate won its first prompt and at the end of the "
-        "attack; an attack that hands over its candidates at the end can only rise there. Iterations of different "
-        "attacks are different things: the table has what they cost.",
+        "Share of the prompts that each attack had won after a number of its iterations.",
+        "Gain from more iterations. A marker stands at each iteration that won a prompt, and at the end of the attack. "
+        "An attack that returns its candidates only at the end can only rise there. Iterations of different attacks "
+        "cannot be compared; the table gives their cost.",
     ),
     "trade-off": (
-        "Success of attacks against what the encoder keeps; the tables below hold the same numbers.",
-        "Down and to the right is better: attacks fail, and what should be kept is kept.",
+        "Success of attacks against the encoder's utility. The tables below hold the same numbers.",
+        "Down and to the right is better: attacks fail, and kept prompts are drawn as asked.",
     ),
 }
 
 
 def write_report(out: Path, evaluation: Evaluation, *, beside: Sequence[Path] = ()) -> Path:
-    """Write the page and the figures of a stored evaluation, each of them whole or not at all.
+    """Write the page and the figures of a stored evaluation; each file is written completely or not at all.
 
     Args:
         out: Folder of the evaluation; its parts hold the pictures and the verdicts.
         evaluation: Numbers of the evaluation.
-        beside: Folders of evaluations that the figures show, too.
+        beside: Folders of further evaluations for the figures.
 
     Returns:
-        The page.
+        Path of the page.
 
     Raises:
-        FileNotFoundError: If there is no evaluation where ``beside`` says.
+        FileNotFoundError: If a folder of ``beside`` holds no evaluation.
     """
     stored = StoredEvaluation.read(out, evaluation) if out.is_dir() else StoredEvaluation(evaluation)
     draws = figures_of([stored, *map(StoredEvaluation.read, beside)])
@@ -77,7 +77,7 @@ def write_report(out: Path, evaluation: Evaluation, *, beside: Sequence[Path] = 
 def figures_of(stored: Sequence[StoredEvaluation]) -> dict[str, Draw]:
     """Return name to figure: bars and trade-off of all evaluations, attack curves of the first.
 
-    What an evaluation has no numbers for has no figure.
+    A figure without numbers is left out.
     """
     first, spots = stored[0], [spot_of(one) for one in stored]
     found: dict[str, Draw] = {}
@@ -91,7 +91,7 @@ def figures_of(stored: Sequence[StoredEvaluation]) -> dict[str, Draw]:
 
 
 def _titles(stored: Sequence[StoredEvaluation]) -> list[str]:
-    """Return a name for each evaluation, a different one for each."""
+    """Return a unique name for each evaluation."""
     names: list[str] = []
     for one in stored:
         name = f"{short_title(one.evaluation)}, {one.evaluation.concept}"
@@ -100,14 +100,14 @@ def _titles(stored: Sequence[StoredEvaluation]) -> list[str]:
 
 
 def page(stored: StoredEvaluation, draws: Mapping[str, Draw]) -> str:
-    """Return the text of the page.
+    """Return the HTML text of the page.
 
     Args:
-        stored: Evaluation that the page is about.
-        draws: Figures by their names.
+        stored: Evaluation of the page.
+        draws: Name to figure.
     """
     source = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
-    # Prompts that an attack found can hold any character: everything is escaped.
+    # A prompt that an attack found can contain any character, so everything is escaped.
     template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(source)
     one = stored.evaluation
     who = "the base" if one.label == "base" else f"the {encoder_title(one)} encoder"
@@ -126,10 +126,10 @@ def page(stored: StoredEvaluation, draws: Mapping[str, Draw]) -> str:
 
 def _lead(stored: StoredEvaluation) -> str:
     if stored.evaluation.label == "base":
-        return "The base as it is, without any robust encoder: what an encoder has to be compared with."
+        return "This is the base without a robust encoder. Encoders are compared with it."
     return (
-        f"The concept “{stored.evaluation.concept}” was erased from the text encoder. Below: what the pipeline draws "
-        "with it, what attacks get out of it, and what the rest of the world looks like now."
+        f"The concept “{stored.evaluation.concept}” was erased from the text encoder. This page shows the pictures of "
+        "the pipeline, the success of attacks, and the pictures of all other prompts."
     )
 
 
@@ -158,7 +158,7 @@ def _card(name: str, number: Number, note: str) -> dict[str, str]:
 
 
 def _texts(table: Table) -> dict[str, Any]:
-    """Return a table as the page shows it; its marks are numbered by itself."""
+    """Return a table as values for the template; each table numbers its own marks."""
     marks = Marks()
     groups = table.texts(marks)
     return {"title": table.title, "head": table.head, "groups": groups, "note": table.note, "footnotes": marks.notes()}

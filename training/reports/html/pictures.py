@@ -1,4 +1,4 @@
-"""The pictures of a report: groups of prompts with the pictures before and after, and what each of them shows."""
+"""The pictures of a report: groups of prompts with the pictures before and after, and their verdicts."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ from ..titles import set_title
 from .text import visible
 
 _TEXTLESS: Mapping[str, str] = {
-    "T4": "It puts free vectors in place of words: no text exists that could be shown.",
-    "T5": "It starts from a picture of the concept: what it adds is no text that could be shown.",
-    "T6": "It chooses the latents that the picture starts from: it adds no text that could be shown.",
-    "T7": "It goes past the text encoder: it adds no text that could be shown.",
+    "T4": "It uses free vectors instead of words, so there is no text to show.",
+    "T5": "It starts from a picture of the concept and adds no text to show.",
+    "T6": "It chooses the latents that the picture starts from and adds no text to show.",
+    "T7": "It bypasses the text encoder and adds no text to show.",
 }
 
 
 def pictures_note(stored: StoredEvaluation) -> str:
-    """Return what all pictures have in common, and from which score on the concept counts as shown."""
+    """Return a note about all pictures, with the score from which on the concept counts as shown."""
     judge = next((r for r in stored.evaluation.results if r.threshold is not None), None)
     said = (
-        "" if judge is None else f" Under each: the score of {judge.detector}; from {judge.threshold:g} on it counts."
+        ""
+        if judge is None
+        else f" The number under each is the score of {judge.detector}; the concept counts as shown from "
+        f"{judge.threshold:g} on."
     )
-    return f"Each pair has the same prompt and seed.{said} A handful, not a sample: the rates are in the table."
+    return f"Each pair has the same prompt and seed.{said} These are a few examples; the rates are in the table."
 
 
 def groups_of(stored: StoredEvaluation) -> list[dict[str, Any]]:
@@ -37,7 +40,7 @@ def groups_of(stored: StoredEvaluation) -> list[dict[str, Any]]:
 
 
 def _is_plain(stored: StoredEvaluation, group: Mapping[str, Any]) -> bool:
-    """Return whether an attack only repeats the prompts, whose pictures the page shows already."""
+    """Return True if an attack only repeats the prompts, whose pictures the page shows already."""
     row = _attack(stored, group["name"])
     return row is not None and row.tier == "T0"
 
@@ -51,7 +54,7 @@ def _group(stored: StoredEvaluation, group: Mapping[str, Any]) -> dict[str, Any]
     titles = {"attack": f"Attacked: {name}", "kept": "Everything else, to be kept"}
     notes = {
         "attack": f"{_won(stored, name)} The encoder under test was attacked; cases that the attack won come first.",
-        "kept": "Prompts without the concept. What the picture should look like stands in the prompt.",
+        "kept": "Prompts without the concept. The picture should look as the prompt says.",
         "plain": f"The first prompts of {name}.",
     }
     rows = [_row(row, kind, stored.evaluation.concept) for row in group["rows"]]
@@ -59,7 +62,7 @@ def _group(stored: StoredEvaluation, group: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _won(stored: StoredEvaluation, label: str) -> str:
-    """Return in words how many cases an attack won."""
+    """Return a sentence with the number of cases that an attack won."""
     row = _attack(stored, label)
     if row is None or row.gained is None:
         return ""
@@ -90,7 +93,7 @@ def _picture(picture: Mapping[str, Any], who: str, kind: str, concept: str) -> d
 
 
 def textless_of(stored: StoredEvaluation) -> list[dict[str, str]]:
-    """Return what there is to say about attacks of which no text can be shown."""
+    """Return title and note of each attack without a text to show."""
     shown = {group["name"] for group in (stored.pictures or {"groups": []})["groups"] if group["kind"] == "attack"}
     return [
         {"title": f"Attacked: {row.label}", "note": f"{_won(stored, row.label)} {_why_textless(stored, row)}"}
@@ -102,4 +105,4 @@ def textless_of(stored: StoredEvaluation) -> list[dict[str, str]]:
 def _why_textless(stored: StoredEvaluation, row: Row) -> str:
     if all(verdict.before for verdict in stored.verdicts[row.label]):
         return "Every prompt succeeds without the attack, so there is nothing to show."
-    return _TEXTLESS.get(row.tier, "It found no text that could be shown.")
+    return _TEXTLESS.get(row.tier, "It found no text to show.")

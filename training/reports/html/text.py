@@ -1,4 +1,4 @@
-"""The words of a report: numbers, settings and prompts as a reader sees them."""
+"""The texts of a report: numbers, settings and prompts in readable form."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..titles import settings_line
 
 
 def visible(text: str) -> str:
-    """Return text with everything that has no shape of its own escaped: attacks find any character."""
+    """Return text with all invisible characters escaped, because attacks can find any character."""
     return "".join(c if unicodedata.category(c)[0] != "C" else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -26,11 +26,11 @@ def one_or_list(values: Iterable[Any]) -> str:
 
 
 def method_of(stored: StoredEvaluation) -> list[dict[str, Any]]:
-    """Return what was measured how, as titled lists of names and explanations."""
+    """Return the methods section: titled lists of names and explanations."""
     results = stored.evaluation.results
     attacks = [(row.title, settings_line(row.attack)) for row in attack_rows(stored)]
     return [
-        {"title": "In every number", "rows": [_detector(results), _seeds(results), *_sampling(results)]},
+        {"title": "Settings of every number", "rows": [_detector(results), _seeds(results), *_sampling(results)]},
         {"title": "Prompts", "rows": _prompts(results)},
         {"title": "Attacks", "rows": attacks},
         {"title": "Limits and versions", "rows": [*_control(results), _costs(results), _versions(results)]},
@@ -40,7 +40,7 @@ def method_of(stored: StoredEvaluation) -> list[dict[str, Any]]:
 def _detector(results: Sequence[Result]) -> tuple[str, str]:
     judges = [r for r in results if r.threshold is not None]
     said = (
-        f"{r.detector}, version {r.detector_version}: the concept is there from a score of {r.threshold:g} on"
+        f"{r.detector}, version {r.detector_version}: the concept counts as shown from a score of {r.threshold:g} on"
         for r in judges
     )
     return "Detector", one_or_list(said) + ". It sees finished pictures only."
@@ -48,7 +48,7 @@ def _detector(results: Sequence[Result]) -> tuple[str, str]:
 
 def _seeds(results: Sequence[Result]) -> tuple[str, str]:
     seeds = one_or_list(seed for result in results for seed in result.seeds)
-    return "Seed", f"{seeds}; it fixes prompts, pictures and attacks, and each picture has its own seed made from it"
+    return "Seed", f"{seeds}; it fixes prompts, pictures and attacks. Each picture has its own seed derived from it."
 
 
 def _sampling(results: Sequence[Result]) -> list[tuple[str, str]]:
@@ -64,16 +64,16 @@ def _prompts(results: Sequence[Result]) -> list[tuple[str, str]]:
 
 def _control(results: Sequence[Result]) -> list[tuple[str, str]]:
     found = judge_accuracies(results)
-    return [("The judge on rendered pictures, where the truth is known", found)] if found else []
+    return [("Accuracy of the judge on rendered pictures with known contents", found)] if found else []
 
 
 def _costs(results: Sequence[Result]) -> tuple[str, str]:
-    # Results of the same pictures each hold the calls of those pictures; some were computed without drawing anything.
+    # Several results of the same pictures each hold the calls of these pictures, so the calls must be counted once.
     parts: dict[tuple[str, str], int] = {}
     for r in results:
         key = (r.prompt_set, attack_of(r).get("label", ""))
         parts[key] = max(parts.get(key, 0), r.unet_calls)
-    return "UNet calls in all", f"{sum(parts.values()):,}, forwards on one latent; a backward counts as one more"
+    return "UNet calls in all", f"{sum(parts.values()):,} forwards on one latent; a backward counts as one more"
 
 
 def _versions(results: Sequence[Result]) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""From stored evaluations to what the figures draw."""
+"""The step from stored evaluations to the data of figures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _UTILITIES = (("retain_all", "retain, %", 100), ("clip_score", "CLIP score", 1))
 
 
 def rates_of(stored: StoredEvaluation) -> list[Rate]:
-    """Return the bars of an evaluation: unattacked, each attack by tier, and the worst cases over several attacks."""
+    """Return the bars of an evaluation: without attacks, each attack by tier, and worst cases over several attacks."""
     return [
         *(_rate(row, "plain") for row in plain_rows(stored)),
         *(_rate(row, row.tier) for row in attack_rows(stored)),
@@ -33,7 +33,7 @@ def _rate(row: Row, group: str) -> Rate:
 
 
 def curves_of(stored: StoredEvaluation) -> list[Curve]:
-    """Return a curve for each attack that goes on for some time, and whose verdicts are known."""
+    """Return a curve for each attack with iterations and known verdicts."""
     return [
         Curve(row.title, curve_points(stored.verdicts[row.label], budget_of(row.attack)), tier_title(row.tier))
         for row in attack_rows(stored)
@@ -42,13 +42,13 @@ def curves_of(stored: StoredEvaluation) -> list[Curve]:
 
 
 def curve_points(verdicts: Sequence[Verdict], budget: int) -> tuple[tuple[float, float], ...]:
-    """Return the share of cases won by each iteration at which one was won, from 0 to the end of the attack.
+    """Return pairs of an iteration and the share of cases won by then, from iteration 0 to the end of the attack.
 
-    A case that succeeds without the attack is won at 0.
+    A case that succeeds without the attack is won at iteration 0.
 
     Args:
-        verdicts: One per case.
-        budget: Iterations of the whole attack, if known, else 0.
+        verdicts: Verdicts, one per case.
+        budget: Number of iterations of the whole attack, or 0 if it is not known.
     """
     steps = [verdict.step for verdict in verdicts if verdict.step is not None]
     grid = sorted({0, budget, *steps})
@@ -56,14 +56,14 @@ def curve_points(verdicts: Sequence[Verdict], budget: int) -> tuple[tuple[float,
 
 
 def budget_of(attack: Mapping[str, Any]) -> int:
-    """Return how many iterations an attack spends on a case by its settings; 0 where they do not say."""
+    """Return the number of iterations that an attack spends on a case; 0 if the settings do not give it."""
     kind = ATTACKS.get(str(attack.get("name", "")))
     named = () if kind is None else AttackFacts.of(kind).iteration_fields
     return math.prod(int(attack.get(key, 1)) for key in named) if named else 0
 
 
 def spot_of(stored: StoredEvaluation) -> Spot:
-    """Return an evaluation's place between robustness and utility."""
+    """Return the place of an evaluation in the plot of robustness against utility."""
     found = [(title, scale, stored.named(metric)) for metric, title, scale in _UTILITIES]
     worst = next((row for row in worst_rows(stored) if row.label == WORST), None)
     return Spot(

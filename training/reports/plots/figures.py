@@ -1,6 +1,6 @@
 """Figures of evaluations: rates with intervals, attack curves, robustness against utility.
 
-Colours stay apart for colour-blind readers; markers and dashes repeat what they say.
+Colours can be told apart by colour-blind readers. Markers and dashes repeat the same distinction.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .style import WIDTH, Draw, Theme, legend, percent, single, styled
 
 MARKERS = "osD^vP*X"
 _DASHES = ("-", "--", "-.", ":")
-_LEGIBLE = 5  # curves in one panel
+_LEGIBLE = 5  # largest number of curves in one panel
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class Rate:
     """A rate with its interval, both in [0, 1].
 
     Args:
-        label: Name of the row of bars that it stands in.
-        value: The rate.
+        label: Name of the row of bars.
+        value: Rate of success.
         interval: 95 % interval, if there is one.
         bound: True if the value is only a lower bound.
         marked: True if a check on the attack failed.
-        group: Rates of one group stand together in bars, with a line between groups.
+        group: Name of a group; bars of one group stand together, with a line between groups.
     """
 
     label: str
@@ -43,12 +43,12 @@ class Rate:
 
 @dataclass(frozen=True)
 class Curve:
-    """How many cases an attack had won by when.
+    """The share of cases that an attack had won after each iteration.
 
     Args:
         label: Name of the attack.
-        points: Iteration, share of the cases won by then; rising in both, the last one at the end of the attack.
-        group: Curves of one group share a panel where there are too many for one.
+        points: Pairs of an iteration and the share of cases won by then, both rising; the last is the attack's end.
+        group: Name of a group; if there are too many curves for one panel, each group has its own.
     """
 
     label: str
@@ -63,7 +63,7 @@ class Spot:
     Args:
         label: Name of the evaluation.
         worst: Worst case over the attacks by text.
-        attacks: One rate for each attack.
+        attacks: Rate of each attack.
         utility: Name of a utility to its value and the bounds of its interval.
     """
 
@@ -74,13 +74,13 @@ class Spot:
 
 
 def rate_bars(groups: Mapping[str, Sequence[Rate]]) -> Draw:
-    """Return what draws one bar for each rate, side by side for each evaluation.
+    """Return a function that draws one bar for each rate, with the evaluations side by side.
 
-    A question mark stands at a number whose check failed.
+    A question mark stands beside a number whose check failed.
 
     Args:
-        groups: Name of an evaluation to its rates; rates of one label share a row. Rows keep their order as far as all
-            evaluations agree on it, and rates of one group stand together.
+        groups: Name of an evaluation to its rates. Rates of one label share a row, and rates of one group stand
+            together. Rows keep their order as far as all evaluations agree on it.
     """
     rates = [rate for rows in groups.values() for rate in rows]
     kinds = list(dict.fromkeys(rate.group for rate in sorted(rates, key=lambda rate: _place(rate.group))))
@@ -110,12 +110,12 @@ def rate_bars(groups: Mapping[str, Sequence[Rate]]) -> Draw:
 
 
 def _place(group: str) -> tuple[int, str]:
-    """Return what sorts groups of bars: without an attack, by tier, and what sums them up."""
+    """Return the sort key of a group of bars: unattacked prompts first, then tiers, then worst cases."""
     return {"plain": 0, "worst": 2}.get(group, 1), group
 
 
 def _interval(axes: Axes, rate: Rate, row: float, theme: Theme) -> None:
-    """Draw a horizontal interval, and the number to the right of all of it."""
+    """Draw a horizontal interval, and the number to its right."""
     end = 100 * rate.value
     if rate.interval is not None:
         low, high = (100 * bound for bound in rate.interval)
@@ -127,10 +127,10 @@ def _interval(axes: Axes, rate: Rate, row: float, theme: Theme) -> None:
 
 
 def attack_curves(curves: Sequence[Curve]) -> Draw:
-    """Return what draws the share of cases won over the iterations of each attack.
+    """Return a function that draws the share of cases won over the iterations of each attack.
 
-    Where there are more curves than can be told apart, each group has a panel of its own, and iterations stand on a
-    scale on which ten and three thousand can both be read.
+    If there are too many curves for one panel, each group has its own. The iterations then have a symmetric log scale,
+    on which ten and three thousand can both be read.
 
     Raises:
         ValueError: If there is no curve.
@@ -183,7 +183,7 @@ def _curve_panel(curves: Sequence[Curve], theme: Theme, axes: Axes, *, title: st
 
 
 def trade_off(spots: Sequence[Spot]) -> Draw:
-    """Return what draws rates of success against every utility that some spot has.
+    """Return a function that draws rates of success against every utility of the spots.
 
     Raises:
         ValueError: If no spot has a utility.
@@ -202,7 +202,7 @@ def trade_off(spots: Sequence[Spot]) -> Draw:
                 _trade_off_panel(axes, spots, name, theme)
             percent(panels[0], "y", "success of attacks, %")
             panels[0].set_ylim(-4, 104)
-            legend(panels[0], columns=1, title="large: worst case of texts; small: attacks, T0 to T4")
+            legend(panels[0], columns=1, title="large: worst case by text; small: attacks, T0 to T4")
             return figure
 
     return draw

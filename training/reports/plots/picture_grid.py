@@ -1,4 +1,4 @@
-"""A picture that explains itself: pairs of pictures before and after, with prompts and verdicts, drawn with Pillow."""
+"""A picture with pairs of pictures before and after, their prompts and their verdicts, drawn with Pillow."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Tile:
     """One picture with its verdict.
 
     Args:
-        picture: (3, H, W) in [0, 1].
+        picture: Picture (3, H, W) in [0, 1].
         verdict: Verdict of the judge in a few words.
-        good: True if that is what an erased model should draw.
+        good: True if an erased model should draw this.
     """
 
     picture: Tensor
@@ -37,11 +37,19 @@ class Tile:
 
 @dataclass(frozen=True)
 class Pair:
-    """The same prompt and seed, before and after."""
+    """The pictures of one prompt and one seed, before and after.
+
+    Args:
+        prompt: Prompt of both pictures.
+        before: Picture without the encoder.
+        after: Picture with the encoder.
+        heading: Title of this pair alone; empty if the section's title says it.
+    """
 
     prompt: str
     before: Tile
     after: Tile
+    heading: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,9 +57,9 @@ class Section:
     """One row of pairs under a title.
 
     Args:
-        title: Description of what the prompts have in common.
-        pairs: Left to right.
-        kept: True if the prompts ask for what is to be kept, not for what is erased.
+        title: Description of the prompts.
+        pairs: Pairs of pictures, from left to right.
+        kept: True if the prompts do not state the erased concept.
     """
 
     title: str
@@ -63,17 +71,17 @@ def draw_grid(title: str, notes: Sequence[str], sections: Sequence[Section]) -> 
     """Return the picture of all sections, one row each.
 
     Args:
-        title: Large, on top.
-        notes: Lines below it.
-        sections: Rows; the one with the most pairs sets the width.
+        title: Title on top, in large letters.
+        notes: Lines below the title.
+        sections: Rows of pairs; the row with the most pairs sets the width.
 
     Raises:
-        ValueError: If there is no pair at all.
+        ValueError: If there are no pairs.
     """
     columns = max((len(section.pairs) for section in sections), default=0)
     if columns == 0:
         raise ValueError("expected at least one pair of pictures, found none")
-    head = _MARGIN + 40 + len(notes) * (_LINE + 3) + 16
+    head = _MARGIN + (40 if title else 0) + len(notes) * (_LINE + 3) + (16 if title or notes else 0)
     width = 2 * _MARGIN + columns * _pair_width() + (columns - 1) * _BETWEEN
     canvas = Image.new("RGB", (width, head + len(sections) * _row_height() + _MARGIN), _PAPER)
     pen = ImageDraw.Draw(canvas)
@@ -98,6 +106,7 @@ def _draw_section(canvas: Image.Image, pen: ImageDraw.ImageDraw, section: Sectio
     pen.text((_MARGIN, top + 6), section.title, fill=_INK, font=font_of(17))
     for column, pair in enumerate(section.pairs):
         left = _MARGIN + column * (_pair_width() + _BETWEEN)
+        pen.text((left, top + 6), pair.heading, fill=_INK, font=font_of(17))
         for tile, name, x in ((pair.before, "before", left), (pair.after, "after", left + PICTURE + _GAP)):
             pen.text((x, top + 32), name, fill=_FAINT, font=font_of(13))
             _draw_tile(canvas, pen, tile, (x, top + 50))
@@ -106,7 +115,7 @@ def _draw_section(canvas: Image.Image, pen: ImageDraw.ImageDraw, section: Sectio
 
 
 def wrapped(text: str, font: Font) -> list[str]:
-    """Return the text in lines as wide as a pair; what the last one cannot hold ends in an ellipsis."""
+    """Return the text in lines as wide as a pair; a longer text ends in an ellipsis."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -128,13 +137,13 @@ def _draw_tile(canvas: Image.Image, pen: ImageDraw.ImageDraw, tile: Tile, at: tu
 
 
 def _to_image(picture: Tensor) -> Image.Image:
-    """Return (3, H, W) in [0, 1] enlarged without smoothing: every pixel stays a pixel."""
+    """Return a picture (3, H, W) in [0, 1] enlarged without smoothing."""
     pixels = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(pixels).resize((PICTURE, PICTURE), Image.Resampling.NEAREST)
 
 
 def printable(text: str) -> str:
-    """Return text with control and non-ASCII characters escaped: attacks find tokens that no font shows."""
+    """Return text with control and non-ASCII characters escaped, because attacks find tokens without a glyph."""
     return ascii(text)[1:-1]
 
 

@@ -18,9 +18,9 @@ class Rank:
 
     Args:
         label: Name of the row.
-        worst: Worst case that ranks it.
-        attacks: Rates beside it; those of one label have one mark.
-        reported: True if others reported the numbers.
+        worst: Worst case that ranks the row.
+        attacks: Further rates; rates of one label have the same marker.
+        reported: True if the numbers are reported by others, not measured.
     """
 
     label: str
@@ -30,7 +30,7 @@ class Rank:
 
 
 def ranking(rows: Sequence[Rank]) -> Draw:
-    """Return what draws one row for each encoder: its worst case, and small marks for the rates beside it.
+    """Return a function that draws one row for each encoder: its worst case, and small markers for further rates.
 
     Raises:
         ValueError: If there are no rows.

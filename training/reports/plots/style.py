@@ -1,6 +1,6 @@
-"""How figures are drawn and saved: without pyplot, without the user's settings, the same bytes for the same input.
+"""Style and files of figures: without pyplot or the user's settings, with the same bytes for the same input.
 
-The colours are those of Okabe and Ito (2008), lightened on dark paper.
+The colours are those of Okabe and Ito (2008), and lighter on a dark background.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-WIDTH = 4.6  # inches: as wide as a telephone, so that nothing has to shrink
+WIDTH = 4.6  # inches, as wide as a telephone, so that figures need not shrink
 _DPI = 200
 
 
@@ -26,8 +26,8 @@ class Theme:
     Args:
         ink: Colour of text and axes.
         faint: Colour of the grid.
-        paper: Colour behind everything.
-        colours: Colours of the data, in this order.
+        paper: Colour of the background.
+        colours: Colours of the data, in the order of use.
     """
 
     ink: str
@@ -51,7 +51,7 @@ def png(draw: Draw, theme: Theme = LIGHT) -> bytes:
 
 
 def svg(draw: Draw, theme: Theme = LIGHT) -> bytes:
-    """Return a figure as the bytes of an SVG file that needs no font."""
+    """Return a figure as the bytes of an SVG file that needs no fonts."""
     return _saved(draw, theme, "svg", {"Date": None, "Creator": None})
 
 
@@ -65,7 +65,7 @@ def _saved(draw: Draw, theme: Theme, kind: str, metadata: dict[str, Any]) -> byt
 
 
 def single(paint: Callable[[Theme, Axes], None], *, height: float, width: float = WIDTH) -> Draw:
-    """Return what draws a figure of one pair of axes, in inches."""
+    """Return a function that draws a figure with one pair of axes; height and width are in inches."""
 
     def draw(theme: Theme) -> Figure:
         with styled(theme):
@@ -77,7 +77,7 @@ def single(paint: Callable[[Theme, Axes], None], *, height: float, width: float 
 
 
 def styled(theme: Theme) -> Any:
-    """Return the scope in which only matplotlib's defaults and these settings hold."""
+    """Return a context manager in which only matplotlib's defaults and these settings hold."""
     ours: dict[str, Any] = {
         "axes.axisbelow": True,
         "axes.edgecolor": theme.ink,
@@ -105,7 +105,7 @@ def styled(theme: Theme) -> Any:
 
 
 def percent(axes: Axes, axis: Literal["x", "y"], label: str) -> None:
-    """Make an axis of per cent, with a grid across it alone."""
+    """Turn an axis into one of per cent, with a grid for this axis alone."""
     axes.set(**{f"{axis}label": label, f"{axis}ticks": range(0, 101, 20)})
     axes.grid(visible=False, axis="y" if axis == "x" else "x")
 

@@ -1,1 +1,1 @@
-"""Training of an embedded base."""
+"""Training of an embedded base from scratch."""

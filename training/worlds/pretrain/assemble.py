@@ -1,4 +1,4 @@
-"""The last stage of the build: a stock pipeline folder, judge and image tower, measured and recorded."""
+"""The last stage of a base's build: it writes the pipeline folder, the judge and the image tower, and measures them."""
 
 from __future__ import annotations
 
@@ -29,8 +29,15 @@ _HELD_OUT_SEED = 1_000_000
 def assemble(shop: Workshop, out: Path, *, renders: int = RENDERS, drawn: int = DRAWN) -> dict[str, Any]:
     """Write the base, the judge and the image tower to ``out``, measure them, and return the record.
 
-    UNet, autoencoder and tower are stored in half precision; the text encoder in full precision, because the encoders
-    trained from this base start at its exact weights, and so the judge, whose verdicts are what results stand on.
+    UNet, autoencoder and image tower are stored in half precision. The text encoder is stored in full precision,
+    because encoders trained from this base start at its exact weights. The judge is too, because all results depend on
+    its verdicts.
+
+    Args:
+        shop: Folder of the build, with all other stages finished.
+        out: Folder that receives the files.
+        renders: Number of rendered pictures for the judge's accuracy.
+        drawn: Number of pictures that the base draws for its own accuracy.
     """
     out.mkdir(parents=True, exist_ok=True)
     _save_pipeline(shop, out / "base")
@@ -63,7 +70,7 @@ def assemble(shop: Workshop, out: Path, *, renders: int = RENDERS, drawn: int = 
 
 
 def _save_pipeline(shop: Workshop, target: Path) -> None:
-    """Save aside, then swap folders: an interrupted call leaves the old base or none, never half of one."""
+    """Save to a temporary folder, then rename it: an interrupted call leaves the old base or none, never a part."""
     text_encoder, tokenizer = shop.text()[0], shop.tokenizer()
     pipe = StableDiffusionPipeline(
         vae=shop.autoencoder().half(),
@@ -85,7 +92,7 @@ def _save_pipeline(shop: Workshop, target: Path) -> None:
 
 
 def _save_vocabulary(tokenizer: CLIPTokenizer, folder: Path) -> None:
-    """Add the two files that transformers 4 reads; transformers 5 writes only ``tokenizer.json``."""
+    """Write the two vocabulary files that transformers 4 reads; transformers 5 writes only ``tokenizer.json``."""
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False))
     merges = "\n".join(" ".join(pair) for pair in model["merges"])

@@ -1,4 +1,4 @@
-"""Builds the embedded base from nothing: stage by stage, each resumable, each kept when done."""
+"""Build of an embedded base from scratch, in stages that can be resumed and are kept when done."""
 
 from __future__ import annotations
 
@@ -69,19 +69,19 @@ def build(
     sizes: Sizes | None = None,
     work: Path | None = None,
 ) -> None:
-    """Build the base into ``out``; a second call goes on where the first was stopped.
+    """Build the base into ``out``; a second call continues where the first one stopped.
 
     Args:
-        corpus: World to build a base of.
+        corpus: World to build a base for.
         out: Folder that receives ``base/``, ``judge.safetensors``, ``image_tower.safetensors`` and ``RECORD.json``.
         seed: Seed of every stage.
-        stages: Some of ``STAGES``, in order; all of them when None. Finished stages are not run again.
-        sizes: Steps and batches; the defaults made the packaged base.
-        work: Folder for checkpoints, ``out / "work"`` when None.
+        stages: Stages to run, some of ``STAGES``; None runs all. Finished stages are not run again.
+        sizes: Steps and batch sizes; None takes the defaults, which made the packaged base.
+        work: Folder for checkpoints; None takes ``out / "work"``.
 
     Raises:
         ValueError: If a stage is unknown.
-        FileNotFoundError: If a stage needs one that has not run.
+        FileNotFoundError: If a stage needs another one that has not run.
     """
     wanted = tuple(stages or STAGES)
     if unknown := set(wanted) - set(STAGES):

@@ -1,4 +1,8 @@
-"""What an embedded base is trained on: labelled pictures and their captions."""
+"""Training data of an embedded base: labelled pictures and their captions.
+
+A label is a property of a picture, such as its colour. Each label has a fixed number of values; K is the number of
+labels.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from .networks import LabelNet
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures (N, 3, 32, 32) uint8 and labels (N, K), the indices of their values."""
+    """Pictures (N, 3, 32, 32), uint8, and their labels (N, K) as indices of values."""
 
     images: Tensor
     labels: Tensor
@@ -25,13 +29,13 @@ class Pictures:
         return len(self.images)
 
     def draw(self, n: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Return ``n`` pictures (n, 3, 32, 32) in [0, 1], their labels (n, K) and their indices (n,)."""
+        """Draw ``n`` pictures (n, 3, 32, 32) in [0, 1], with their labels (n, K) and their indices (n,)."""
         indices = torch.randint(len(self), (n,), generator=generator)
         return self.images[indices].float() / 255, self.labels[indices], indices
 
 
 class Prompt(Protocol):
-    """A caption, and what a picture of it shall show."""
+    """A caption, and the label values that a faithful picture of it shows."""
 
     @property
     def text(self) -> str:
@@ -40,28 +44,28 @@ class Prompt(Protocol):
 
     @property
     def expected(self) -> Mapping[str, str]:
-        """Label to value, of the labels that the caption states."""
+        """Values of the labels that the caption states, by label."""
         ...
 
 
 class Reader(Protocol):
-    """Names what a picture shows, label by label."""
+    """A judge that names the value of each label in a picture."""
 
     def probabilities(self, images: Tensor) -> Mapping[str, Tensor]:
-        """Return label to probabilities (B, values) of pictures (B, 3, H, W) in [0, 1]."""
+        """Return probabilities (B, values), by label, for pictures (B, 3, H, W) in [0, 1]."""
         ...
 
     def __call__(self, images: Tensor) -> Mapping[str, Sequence[str]]:
-        """Return label to values, one per picture (B, 3, H, W) in [0, 1]."""
+        """Return B values, by label, for pictures (B, 3, H, W) in [0, 1]."""
         ...
 
 
 class Corpus(Protocol):
-    """A world as the build of its base sees it."""
+    """A world of pictures and captions, as the build of its base needs it."""
 
     @property
     def labels(self) -> Mapping[str, int]:
-        """Label of a picture to the number of its values, in the order of ``Pictures.labels``."""
+        """Number of values, by label, in the order of ``Pictures.labels``."""
         ...
 
     def pictures(self, n: int, *, seed: int) -> Pictures:
@@ -69,25 +73,25 @@ class Corpus(Protocol):
         ...
 
     def captions(self, labels: Tensor, generator: Generator, *, empty: float = 0.0) -> list[str]:
-        """Return a random caption per row of labels (n, K); a share ``empty`` of them is ""."""
+        """Return a random caption for each row of labels (n, K); a share ``empty`` of the captions is ""."""
         ...
 
     def prompts(self, n: int, *, seed: int) -> Sequence[Prompt]:
-        """Return captions that no training sees, to measure the base by."""
+        """Return n captions that no training uses, for measuring the base; equal seeds give equal captions."""
         ...
 
     def reader(self, network: LabelNet, version: str) -> Reader:
-        """Return the judge of a trained network."""
+        """Return a judge that uses a trained network; ``version`` names its weights."""
         ...
 
 
 def random_labels(corpus: Corpus, n: int, generator: Generator) -> Tensor:
-    """Return labels (n, K), each value with equal chance."""
+    """Return random labels (n, K); all values of a label are equally likely."""
     return torch.stack([torch.randint(size, (n,), generator=generator) for size in corpus.labels.values()], dim=1)
 
 
 def cached_pictures(path: Path, make: Callable[[], Pictures]) -> Pictures:
-    """Load the pictures at ``path``, or make and store them there."""
+    """Load the pictures at ``path``; if there are none, make them and store them there first."""
     if not path.exists():
         made = make()
         path.parent.mkdir(parents=True, exist_ok=True)

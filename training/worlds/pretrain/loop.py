@@ -1,4 +1,4 @@
-"""The training loop of the base's parts: seeded by step, averaged, checkpointed, exactly resumable."""
+"""The training loop of the base's parts, with a seed for each step, averaged weights, checkpoints and exact resume."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Loss = Callable[[Generator], Tensor]
 
 @dataclass(frozen=True)
 class Schedule:
-    """How one part is trained.
+    """Training schedule of one part of the base.
 
     Args:
-        steps: Optimizer steps.
-        rate: Peak learning rate of AdamW; 100 steps of warm-up, then a cosine to zero.
+        steps: Number of optimizer steps.
+        rate: Peak learning rate of AdamW, after 100 steps of warm-up; then it falls to zero by a cosine.
         decay: Decay of the averaged weights per step.
-        every: Steps between checkpoints.
+        every: Number of steps between checkpoints.
         restart: Step of a warm restart at half the rate (Loshchilov and Hutter 2017), after a first cosine to zero; 0
-            for none.
+            has no restart.
     """
 
     steps: int
@@ -48,8 +48,16 @@ class Schedule:
 def fit(module: nn.Module, loss: Loss, schedule: Schedule, folder: Path, *, seed: int, label: str) -> float:
     """Train ``module`` in place, leave the averaged weights in it, and return the mean loss of the last 100 steps.
 
-    Every step draws from a generator seeded by ``seed`` and the step's number alone, so a run that was stopped and
-    continued from its checkpoint in ``folder`` gives the same weights as one that was not.
+    The generator of every step is seeded only by ``seed`` and the step's number. A run that was stopped and continued
+    from its checkpoint therefore gives the same weights as an uninterrupted run.
+
+    Args:
+        module: Module to train.
+        loss: Function that returns the loss () of one step from a generator.
+        schedule: Steps, learning rate and checkpoints.
+        folder: Folder of the checkpoints.
+        seed: Seed of the run.
+        label: Name of the run in the progress bar.
     """
     state = _State.load(module, schedule, folder)
     bar = tqdm(range(state.step, schedule.steps), desc=label, initial=state.step, total=schedule.steps)
@@ -73,7 +81,7 @@ def fit(module: nn.Module, loss: Loss, schedule: Schedule, folder: Path, *, seed
 
 
 class _State:
-    """Everything a resumed run needs: weights, optimizer moments, averaged weights, step, recent losses."""
+    """Everything that a resumed run needs: weights, optimizer moments, averaged weights, step and recent losses."""
 
     def __init__(self, module: nn.Module, schedule: Schedule) -> None:
         self.module = module
@@ -112,7 +120,7 @@ class _State:
         return sum(self.losses) / max(1, len(self.losses))
 
     def save(self, folder: Path) -> None:
-        """Write tensors under a new name, then point the record at them; an interrupted save changes nothing."""
+        """Write the tensors to a new file, then point the record to it; an interrupted save changes nothing."""
         tensors = {f"weights.{name}": p.detach() for name, p in self.named.items()}
         tensors |= {f"average.{name}": p for name, p in self.average.items()}
         for name, parameter in self.named.items():

@@ -1,4 +1,4 @@
-"""How well the judge reads pictures and the base draws prompts: accuracy label by label."""
+"""Accuracy of the judge on pictures and of the base on prompts, for each label; 1 is best."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GUIDANCE = 4.0
 
 
 def judge_accuracy(corpus: Corpus, judge: Reader, *, n: int, seed: int) -> dict[str, float]:
-    """Return label to the judge's accuracy on ``n`` fresh pictures."""
+    """Return the judge's accuracy, by label, on ``n`` new pictures."""
     pictures = corpus.pictures(n, seed=seed)
     probabilities = judge.probabilities(pictures.images.float() / 255)
     return {
@@ -29,7 +29,7 @@ def judge_accuracy(corpus: Corpus, judge: Reader, *, n: int, seed: int) -> dict[
 def draw(
     pipe: Any, prompts: Sequence[str], *, seed: int, steps: int = STEPS, guidance: float = GUIDANCE, batch: int = 32
 ) -> Tensor:
-    """Draw one picture per prompt, each with its own seed ``seed + i``, and return them (B, 3, 32, 32) in [0, 1]."""
+    """Draw a picture for each of B prompts and return them (B, 3, 32, 32) in [0, 1]; prompt i has seed ``seed + i``."""
     pictures = []
     pipe.set_progress_bar_config(disable=True)
     for start in tqdm(range(0, len(prompts), batch), desc="draw", disable=len(prompts) <= 4 * batch):
@@ -44,7 +44,7 @@ def draw(
 
 
 def prompt_accuracy(judge: Reader, images: Tensor, prompts: Sequence[Prompt]) -> dict[str, float]:
-    """Return label to the share of pictures that show what their prompt states, where it states that label."""
+    """Return the share of pictures with the value that their prompt states, by label, over prompts that state it."""
     hits: Mapping[str, list[bool]] = {
         label: [found[i] == prompt.expected[label] for i, prompt in enumerate(prompts) if label in prompt.expected]
         for label, found in judge(images).items()
@@ -53,6 +53,9 @@ def prompt_accuracy(judge: Reader, images: Tensor, prompts: Sequence[Prompt]) ->
 
 
 def base_accuracy(corpus: Corpus, pipe: Any, judge: Reader, *, n: int, seed: int) -> dict[str, float]:
-    """Return label to the judge's accuracy on ``n`` pictures that ``pipe`` draws of prompts that no training saw."""
+    """Return the base's accuracy, by label: the share of ``n`` drawn pictures that show their prompt's values.
+
+    The prompts are captions that no training used; the judge names the values in the pictures.
+    """
     prompts = corpus.prompts(n, seed=seed)
     return prompt_accuracy(judge, draw(pipe, [prompt.text for prompt in prompts], seed=seed), prompts)

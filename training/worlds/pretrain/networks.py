@@ -20,7 +20,12 @@ def _stage(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class PictureNet(nn.Module):
-    """Three strided stages and a pooled linear head: pictures (B, 3, 32, 32) in [0, 1] to features (B, outputs)."""
+    """Network of three strided stages and a linear head, from pictures (B, 3, 32, 32) to features (B, outputs).
+
+    Args:
+        outputs: Number of features.
+        width: Number of channels of the first stage; the other two have twice as many.
+    """
 
     def __init__(self, outputs: int, width: int = 48) -> None:
         super().__init__()
@@ -29,16 +34,16 @@ class PictureNet(nn.Module):
         self.head = nn.Linear(2 * width * 16, outputs)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return features (B, outputs)."""
+        """Return features (B, outputs) of pictures (B, 3, 32, 32) in [0, 1]."""
         features: Tensor = self.head(self.stages(self.stem(images * 2 - 1)).flatten(1))
         return features
 
 
 class LabelNet(PictureNet):
-    """One classifier per label over shared features.
+    """Network with one classifier for each label, over shared features.
 
     Args:
-        labels: Label to the number of its values.
+        labels: Number of values, by label.
     """
 
     def __init__(self, labels: Mapping[str, int]) -> None:
@@ -46,12 +51,14 @@ class LabelNet(PictureNet):
         self.labels = dict(labels)
 
     def logits(self, images: Tensor) -> Mapping[str, Tensor]:
-        """Return label to logits (B, values of that label)."""
+        """Return logits (B, values of the label), by label, for pictures (B, 3, 32, 32) in [0, 1]."""
         return dict(zip(self.labels, self(images).split([*self.labels.values()], dim=1), strict=True))
 
 
 class ImageTower(PictureNet):
-    """Pictures to the space shared with captions; ``text_projection`` maps the text encoder's pooled state there.
+    """Network that maps pictures and captions to one shared space, as CLIP does.
+
+    ``text_projection`` maps the text encoder's pooled state to that space.
 
     Args:
         text_width: Width D of the text encoder.

@@ -28,7 +28,7 @@ _JUDGE = Schedule(steps=1500, rate=2e-3)
 
 @dataclass(frozen=True)
 class Sizes:
-    """Steps and batches of every stage; the defaults made the packaged base."""
+    """Numbers of pictures, steps and batch sizes of every stage; the defaults made the packaged base."""
 
     pictures: int = 40_000
     autoencoder: Schedule = _AUTOENCODER
@@ -43,12 +43,12 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Course:
-    """What every stage learns from and where it keeps its checkpoints.
+    """Training data of a stage, and the folder of its checkpoints.
 
     Args:
-        corpus: Captions of the pictures.
+        corpus: World that gives the pictures their captions.
         pictures: Training pictures.
-        sizes: Steps and batches.
+        sizes: Steps and batch sizes.
         folder: Folder of the checkpoints.
         seed: Seed of the stage.
     """
@@ -61,7 +61,7 @@ class Course:
 
 
 def new_autoencoder() -> AutoencoderKL:
-    """Return an untrained autoencoder of 32x32 pictures to 4x16x16 latents."""
+    """Return an untrained autoencoder between pictures (3, 32, 32) and latents (4, 16, 16)."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
@@ -74,7 +74,7 @@ def new_autoencoder() -> AutoencoderKL:
 
 
 def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """Return an untrained CLIP text encoder of four layers, width 96."""
+    """Return an untrained CLIP text encoder with four layers of width 96."""
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=WIDTH,
@@ -92,7 +92,7 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def new_unet() -> UNet2DConditionModel:
-    """Return an untrained UNet with cross-attention at 8x8, where it is cheap."""
+    """Return an untrained UNet with cross-attention only at resolution 8x8, where it costs little."""
     return UNet2DConditionModel(
         sample_size=16,
         layers_per_block=1,
@@ -108,9 +108,9 @@ def new_unet() -> UNet2DConditionModel:
 def new_scheduler() -> DDIMScheduler:
     """Return Stable Diffusion's noise schedule, rescaled to end in pure noise, for a model that predicts velocity.
 
-    As it stands, the schedule leaves so much signal at its last timestep that backgrounds far from gray cannot be drawn
-    from pure noise; on pictures this small that would be every white or black one. Lin et al. 2024, sections 3.1 to
-    3.3: rescale, predict velocity, start at the last timestep.
+    The original schedule leaves signal at its last timestep, so a model cannot draw backgrounds far from grey from pure
+    noise. On pictures this small, no white or black background could be drawn. The remedy is that of Lin et al. 2024,
+    sections 3.1 to 3.3: rescale the schedule, predict velocity, and start at the last timestep.
     """
     return DDIMScheduler(
         beta_start=0.00085,
@@ -125,20 +125,23 @@ def new_scheduler() -> DDIMScheduler:
 
 
 def new_tokenizer(corpus: Corpus, *, seed: int) -> CLIPTokenizer:
-    """Learn the vocabulary from captions alone."""
+    """Return a tokenizer whose vocabulary is learned from captions of the corpus."""
     generator = Generator().manual_seed(seed)
     labels = random_labels(corpus, 20_000, generator)
     return train_tokenizer(corpus.captions(labels, generator), merges=MERGES, max_length=MAX_LENGTH)
 
 
 def token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
-    """Return ids (B, L), padded as the pipeline pads them."""
+    """Return token ids (B, L) of captions, padded as the pipeline pads them."""
     ids: Tensor = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
     return ids
 
 
 def train_autoencoder(model: AutoencoderKL, course: Course) -> float:
-    """Train for reconstruction, L1 plus squared error, with a slight pull of the latents to a unit Gaussian."""
+    """Train the autoencoder for reconstruction and return its last mean loss.
+
+    The loss is L1 plus squared error, with a small penalty that pulls the latents to a unit Gaussian.
+    """
 
     def loss(generator: Generator) -> Tensor:
         images = course.pictures.draw(course.sizes.autoencoder_batch, generator)[0] * 2 - 1
@@ -158,7 +161,10 @@ def train_autoencoder(model: AutoencoderKL, course: Course) -> float:
 
 
 def train_text(encoder: CLIPTextModel, tower: ImageTower, tokenizer: CLIPTokenizer, course: Course) -> float:
-    """Train text encoder and image tower contrastively (Radford et al. 2021, the symmetric cross-entropy)."""
+    """Train text encoder and image tower contrastively, and return their last mean loss.
+
+    The loss is the symmetric cross-entropy of CLIP (Radford et al. 2021).
+    """
 
     def loss(generator: Generator) -> Tensor:
         images, labels, _ = course.pictures.draw(course.sizes.text_batch, generator)
@@ -176,7 +182,7 @@ def train_text(encoder: CLIPTextModel, tower: ImageTower, tokenizer: CLIPTokeniz
 
 @torch.no_grad()
 def encode_pictures(model: AutoencoderKL, pictures: Pictures) -> Tensor:
-    """Return scaled latents (N, 4, 16, 16) in half precision of all pictures."""
+    """Return the scaled latents (N, 4, 16, 16) of all pictures, in half precision."""
     chunks = [
         model.encode(part.float() / 127.5 - 1).latent_dist.mean * model.config.scaling_factor
         for part in torch.split(pictures.images, 250)
@@ -187,7 +193,16 @@ def encode_pictures(model: AutoencoderKL, pictures: Pictures) -> Tensor:
 def train_unet(
     unet: UNet2DConditionModel, condition: Callable[[list[str]], Tensor], latents: Tensor, course: Course
 ) -> float:
-    """Train velocity prediction (Salimans and Ho 2022, section 4) with 10 % empty captions."""
+    """Train the UNet to predict velocity (Salimans and Ho 2022, section 4), and return its last mean loss.
+
+    10 % of the captions are empty, which classifier-free guidance needs.
+
+    Args:
+        unet: UNet to train.
+        condition: Function that returns the conditionings (B, L, D) of captions.
+        latents: Scaled latents (N, 4, 16, 16) of the training pictures.
+        course: Training data and folder of the stage.
+    """
     scheduler = new_scheduler()
 
     def loss(generator: Generator) -> Tensor:
@@ -205,7 +220,10 @@ def train_unet(
 
 
 def train_judge(judge: LabelNet, autoencoder: AutoencoderKL, course: Course) -> float:
-    """Train the classifiers on pictures: a third plain, a third with noise, a third decoded from noisy latents."""
+    """Train the judge's classifiers, and return their last mean loss.
+
+    A third of the pictures is plain, a third has noise, and a third is decoded from noisy latents.
+    """
 
     def loss(generator: Generator) -> Tensor:
         images, labels, _ = course.pictures.draw(course.sizes.judge_batch, generator)

@@ -1,4 +1,4 @@
-"""A real byte-level BPE tokenizer with CLIP's conventions, trained on the captions of the shapes world."""
+"""A byte-level BPE tokenizer with CLIP's conventions, trained on captions."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ _WORD = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 def train_tokenizer(captions: Iterable[str], *, merges: int, max_length: int) -> CLIPTokenizer:
-    """Learn ``merges`` merges and return a ``CLIPTokenizer``.
+    """Learn a vocabulary from captions and return a ``CLIPTokenizer``.
 
-    The vocabulary is laid out as CLIP's: 256 bytes, the same 256 at the end of a word, the merges in the order
-    learned, start and end of text. Rare words stay in several pieces, as in CLIP's own vocabulary.
+    The vocabulary has CLIP's order: 256 bytes, the same 256 bytes at the end of a word, the merges in the order
+    learned, start and end of text. Rare words are several tokens, as in CLIP's own vocabulary.
+
+    Args:
+        captions: Captions to learn from.
+        merges: Number of merges to learn.
+        max_length: Number of token positions L of a prompt.
     """
     learned = _learn(captions, merges)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

@@ -1,4 +1,4 @@
-"""The folder of a build in progress."""
+"""The folder of a base's build in progress."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Workshop:
-    """The folder of a build in progress and what its stages made so far.
+    """The folder of a build in progress, with the results of its finished stages.
 
     Args:
-        corpus: World to build a base of.
+        corpus: World to build a base for.
         folder: Folder of pictures, checkpoints and finished weights.
-        sizes: Steps and batches.
+        sizes: Steps and batch sizes.
         seed: Seed of every stage.
     """
 
@@ -38,14 +38,14 @@ class Workshop:
     seed: int
 
     def pictures(self) -> Pictures:
-        """Return the training pictures, rendered once."""
+        """Return the training pictures, which are rendered once and then stored."""
         return cached_pictures(self.folder / "pictures.safetensors", self._make)
 
     def _make(self) -> Pictures:
         return self.corpus.pictures(self.sizes.pictures, seed=self.seed)
 
     def course(self, stage: str) -> Course:
-        """Return what a stage learns from."""
+        """Return the training data and the checkpoint folder of a stage."""
         return Course(self.corpus, self.pictures(), self.sizes, self.folder / stage, self.seed)
 
     def tokenizer(self) -> CLIPTokenizer:
@@ -73,7 +73,7 @@ class Workshop:
         return self.restore(LabelNet(self.corpus.labels), "judge")
 
     def record(self, stage: str) -> dict[str, Any]:
-        """Return what a finished stage wrote down.
+        """Return the record of a finished stage.
 
         Raises:
             FileNotFoundError: If the stage has not run.
@@ -85,12 +85,12 @@ class Workshop:
         return stored
 
     def restore(self, module: M, stage: str) -> M:
-        """Load a finished stage's weights into ``module``, frozen."""
+        """Load a finished stage's weights into ``module``, and return it frozen."""
         module.load_state_dict(load_file(self.folder / stage / "final.safetensors"))
         return module.eval().requires_grad_(False)
 
     def keep(self, stage: str, module: nn.Module, record: Mapping[str, Any]) -> None:
-        """Store a stage's weights, then its record, which marks it finished."""
+        """Store a stage's weights and then its record, which marks the stage as finished."""
         folder = self.folder / stage
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.detach().contiguous() for name, tensor in module.state_dict().items()}

@@ -25,11 +25,11 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class ScenePrompt:
-    """A caption and what a faithful picture of it shows.
+    """A caption, and the values that a faithful picture of it shows.
 
     Args:
-        text: The caption.
-        expected: Stated factors to canonical values; a factor the caption leaves open is absent.
+        text: Text of the caption.
+        expected: Canonical values that the caption states, by factor; a factor that it leaves open is absent.
     """
 
     text: str
@@ -37,24 +37,24 @@ class ScenePrompt:
 
 
 def words_for(factor: str, value: str, choice: WordChoice) -> tuple[str, ...]:
-    """Return the words for a value: its name, the synonyms erasers may see, the held-out one, or all of them."""
+    """Return words for a value: its name, the synonyms that training may use, the held-out synonym, or all words."""
     words = WORDS[factor][value]
     return {"name": words[:1], "seen": words[1:-1], "unseen": words[-1:], "any": words}[choice]
 
 
 def stated(template: str) -> tuple[str, ...]:
-    """Return the factors a template mentions, in its order."""
+    """Return the factors that a template states, in its order."""
     return tuple(name for _, name, _, _ in Formatter().parse(template) if name)
 
 
 def caption(scene: Scene, template: str, words: Mapping[str, str]) -> ScenePrompt:
-    """Fill ``template`` with one word per factor, with the right article."""
+    """Fill ``template`` with one word for each factor, and correct its articles."""
     text = re.sub(r"\ba (?=[aeiou])", "an ", template.format(**words))
     return ScenePrompt(text, {factor: getattr(scene, factor) for factor in stated(template)})
 
 
 def random_caption(scene: Scene, rng: np.random.Generator, templates: Sequence[str]) -> ScenePrompt:
-    """Return a caption of ``scene`` with a random template and random synonyms, as the base is trained on."""
+    """Return a caption of ``scene`` with a random template and random words, as in the training of the base."""
     words = {factor: str(rng.choice(WORDS[factor][getattr(scene, factor)])) for factor in FACTORS}
     return caption(scene, templates[int(rng.integers(len(templates)))], words)
 
@@ -68,19 +68,21 @@ def scene_prompts(
     templates: TemplateChoice = "held_out",
     exclude: Mapping[str, str] | None = None,
 ) -> list[ScenePrompt]:
-    """Return ``n`` seeded prompts, with a concept or without it.
+    """Return ``n`` random captions, with a given value or without it.
 
     Args:
-        n: How many.
-        seed: Equal seeds give equal prompts.
-        fixed: Factor to value that every prompt states, in the words chosen by ``words``; when empty, ``words``
+        n: Number of captions.
+        seed: Seed of the random draws; equal seeds give equal captions.
+        fixed: Values that every caption states, by factor, in the words that ``words`` chooses. If empty, ``words``
             holds for all factors.
-        words: Which words name the fixed value; the other factors then use any word but the held-out one.
-        templates: ``training``, which erasers see, ``held_out``, which they do not, or ``all``.
-        exclude: Factor to value that no prompt states.
+        words: Words for the fixed values: ``name``, ``seen`` synonyms, the ``unseen`` (held-out) synonym, or ``any``.
+            Other factors use any word except the held-out one.
+        templates: Templates of the captions: ``training``, which erasure methods may use, ``held_out``, which they
+            never use, or ``all``.
+        exclude: Values that no caption states, by factor.
 
     Raises:
-        ValueError: If a factor or value is unknown, or no template states the fixed factors.
+        ValueError: If a factor or value is unknown, or if no template states the fixed factors.
     """
     fixed, exclude = fixed or {}, exclude or {}
     _check({**exclude, **fixed})

@@ -1,7 +1,7 @@
-"""CLIP score on the shapes world: picture against caption in the space that the base's text encoder was trained in.
+"""CLIP score on the shapes world: the cosine of picture and caption in the base's contrastive space; higher is better.
 
-Hessel et al., "CLIPScore" (EMNLP 2021), without the rescaling: the plain cosine. The captions are always encoded by
-the frozen base encoder, whatever encoder drew the pictures.
+See Hessel et al., "CLIPScore" (EMNLP 2021); its rescaling is left out. The frozen base encoder encodes all captions,
+even if another encoder drew the pictures.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..pretrain.networks import ImageTower
 
 @dataclass(frozen=True)
 class ClipScorer:
-    """The image tower with the frozen text side it was trained against."""
+    """The image tower, with the frozen tokenizer and text encoder that it was trained with."""
 
     tower: ImageTower
     tokenizer: CLIPTokenizer
@@ -31,7 +31,7 @@ class ClipScorer:
 
     @torch.no_grad()
     def __call__(self, images: Tensor, texts: Sequence[str]) -> Tensor:
-        """Return cosines (B,) of pictures (B, 3, 32, 32) in [0, 1] and their captions."""
+        """Return the cosines (B,) of pictures (B, 3, 32, 32) in [0, 1] and their captions."""
         tokens = self.tokenizer(
             list(texts), padding="max_length", max_length=self.tokenizer.model_max_length, return_tensors="pt"
         )
@@ -41,7 +41,7 @@ class ClipScorer:
 
 
 def load_clip_scorer(folder: Path | None = None) -> ClipScorer:
-    """Load the packaged image tower and the base's own text encoder, or those below ``folder``.
+    """Load the packaged image tower and the base's text encoder, or those in ``folder``.
 
     Raises:
         FileNotFoundError: If the package was installed without its assets.
@@ -59,5 +59,5 @@ def _load(folder: Path) -> ClipScorer:
 
 
 def clip_score(images: Tensor, texts: Sequence[str]) -> Tensor:
-    """Return the packaged scorer's cosines (B,) of pictures (B, 3, 32, 32) in [0, 1] and their captions."""
+    """Return the cosines (B,) of pictures (B, 3, 32, 32) in [0, 1] and their captions, by the packaged scorer."""
     return load_clip_scorer()(images, texts)

@@ -22,7 +22,7 @@ _PROMPTS = 256
 
 
 def factor_of(name: str) -> tuple[str, str]:
-    """Return the factor and canonical value that a concept's name stands for.
+    """Return the factor and the canonical value that a concept's name stands for.
 
     Raises:
         ValueError: If no factor has that value.
@@ -37,11 +37,11 @@ def factor_of(name: str) -> tuple[str, str]:
 
 
 def shapes_concept(name: str, anchor: str = "") -> Concept:
-    """Return the concept of a canonical value, with captions that erasers may see: half by name, half by synonym.
+    """Return the concept of a canonical value, with captions that training may use: half by name, half by synonym.
 
     Args:
-        name: A canonical value.
-        anchor: The word that takes its place in anchored prompts; by default it is left out.
+        name: Canonical value that is the concept.
+        anchor: Word that replaces the concept in anchored prompts; if empty, the concept's word is left out.
     """
     factor, value = factor_of(name)
     choices: tuple[WordChoice, ...] = ("name", "seen")
@@ -60,7 +60,7 @@ def shapes_concept(name: str, anchor: str = "") -> Concept:
 
 
 def all_words(name: str) -> tuple[str, ...]:
-    """Return every word of a value: its name, the synonyms that erasers see, and last the one held out from them.
+    """Return all words of a value: its name, the synonyms that training may use, and last the held-out synonym.
 
     Raises:
         ValueError: If no factor has that value.
@@ -70,10 +70,10 @@ def all_words(name: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class ShapesConcept:
-    """A value of the shapes world, looked up once: what is erased, and where it stands among the factors.
+    """A concept of the shapes world as a factor and its value.
 
     Args:
-        factor: ``shape``, ``colour``, ``background`` or ``style``.
+        factor: Factor of the concept: ``shape``, ``colour``, ``background`` or ``style``.
         value: Canonical value of the factor.
     """
 
@@ -82,7 +82,7 @@ class ShapesConcept:
 
     @classmethod
     def parse(cls, concept: str | Concept) -> ShapesConcept:
-        """Return the value that a concept, or a concept's name, stands for.
+        """Return the factor and value of a concept or of a concept's name.
 
         Raises:
             ValueError: If no factor has that value.
@@ -91,29 +91,30 @@ class ShapesConcept:
 
     @cached_property
     def concept(self) -> Concept:
-        """The concept with the synonyms and captions that erasers may see."""
+        """The concept with the synonyms and captions that training may use."""
         return shapes_concept(self.value)
 
     @property
     def stated(self) -> dict[str, str]:
-        """Factor to value, as prompts state it."""
+        """The concept's value, by factor, as captions state it."""
         return {self.factor: self.value}
 
     @property
     def others(self) -> list[str]:
-        """The other values of the factor."""
+        """The other values of the concept's factor."""
         return [value for value in VALUES[self.factor] if value != self.value]
 
     @property
     def words(self) -> tuple[str, ...]:
-        """All words of the value, the one held out from erasers last."""
+        """All words of the value, with the held-out synonym last."""
         return words_for(self.factor, self.value, "any")
 
 
 def additions(concept: ShapesConcept) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return words that an attacker may add to a caption: those of the other factors, and the concept's neighbours.
+    """Return the words that an attacker may add to a caption, as two groups.
 
-    Neighbours are all words of its own factor, its synonyms and the held-out one among them, but not its name.
+    The first group has the words of the other factors. The second has all words of the concept's own factor, with the
+    concept's synonyms and its held-out word, but without its name.
     """
     factor, value = concept.factor, concept.value
     spoken = {f: tuple(word for words in WORDS[f].values() for word in words) for f in FACTORS}
@@ -122,7 +123,7 @@ def additions(concept: ShapesConcept) -> tuple[tuple[str, ...], tuple[str, ...]]
 
 
 def beside(name: str) -> tuple[str, ...]:
-    """Return the words that erasers may see of the other values of a concept's factor.
+    """Return the words that training may use for the other values of a concept's factor.
 
     Raises:
         ValueError: If no factor has that value.
@@ -131,7 +132,7 @@ def beside(name: str) -> tuple[str, ...]:
     return tuple(word for other, words in WORDS[factor].items() if other != value for word in words[:-1])
 
 
-# Each is mapped to a neighbour of its own factor: without the word a caption leaves the value open, and the concept
-# would still be drawn as often as chance has it.
+# The anchor of each concept is a neighbour, another value of its factor. Without an anchor, a caption would leave the
+# factor open, and the base would still draw the concept by chance.
 _ANCHORS = {"circle": "square", "striped": "plain", "red": "green"}
 CONCEPTS: Mapping[str, Concept] = {name: shapes_concept(name, anchor) for name, anchor in _ANCHORS.items()}

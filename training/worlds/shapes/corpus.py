@@ -1,4 +1,4 @@
-"""The shapes world as the build of its base sees it."""
+"""The shapes world as training data, for the build of its base."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ class ShapesCorpus:
 
     @property
     def labels(self) -> Mapping[str, int]:
-        """Factor to the number of its values."""
+        """Number of values, by factor."""
         return LABELS
 
     def pictures(self, n: int, *, seed: int) -> Pictures:
-        """Return n renders; equal seeds give equal pictures."""
+        """Return n rendered pictures; equal seeds give equal pictures."""
         return render_pictures(n, seed=seed)
 
     def captions(self, labels: Tensor, generator: Generator, *, empty: float = 0.0) -> list[str]:
-        """Return a random caption per row of labels (n, 4), over all templates and words."""
+        """Return a random caption for each row of labels (n, 4), over all templates and words."""
         return captions_of(labels, generator, empty=empty)
 
     def prompts(self, n: int, *, seed: int) -> Sequence[ScenePrompt]:
-        """Return captions of held-out templates."""
+        """Return n captions from held-out templates; equal seeds give equal captions."""
         return scene_prompts(n, seed=seed)
 
     def reader(self, network: LabelNet, version: str) -> Judge:
-        """Return the judge of a trained network."""
+        """Return a judge that uses a trained network; ``version`` names its weights."""
         return Judge(network, version)

@@ -9,10 +9,10 @@ from .judge import Judge, load_judge
 
 
 class JudgeFeatures:
-    """The judge's last stage averaged over the picture, (B, 96): what FID and KID compare on the shapes world.
+    """The features (B, 96) that FID and KID compare on the shapes world: the judge's last stage, averaged over pixels.
 
     Args:
-        judge: Instead of the packaged judge.
+        judge: Judge whose network gives the features; None takes the packaged judge.
     """
 
     def __init__(self, judge: Judge | None = None) -> None:
@@ -26,7 +26,7 @@ class JudgeFeatures:
 
     @torch.no_grad()
     def layers(self, images: Tensor) -> list[Tensor]:
-        """Return the three stages' outputs (B, C, h, w) for pictures (B, 3, 32, 32) in [0, 1], finest first."""
+        """Return the outputs (B, C, h, w) of the three stages, finest first, for pictures (B, 3, 32, 32) in [0, 1]."""
         network = self.judge.network
         seen = network.stem(images.float().cpu() * 2 - 1)
         found = []

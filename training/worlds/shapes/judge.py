@@ -1,4 +1,4 @@
-"""The judge of the shapes world: names what a picture shows, factor by factor."""
+"""The judge of the shapes world, which names the value of each factor in a picture."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from .vocabulary import FACTORS, VALUES
 
 
 class Judge:
-    """Classifies pictures by shape, colour, background and style.
+    """Classifier of pictures by shape, colour, background and style.
 
     Args:
-        network: The trained classifier.
-        version: Version of the weights, so that results can say what judged them.
+        network: Trained network of the judge.
+        version: Version of the weights, which results record.
     """
 
     name: ClassVar[str] = "shapes-judge"
@@ -36,19 +36,21 @@ class Judge:
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Mapping[str, Tensor]:
-        """Return factor to probabilities (B, values of that factor) of pictures (B, 3, 32, 32) in [0, 1].
+        """Return probabilities (B, values of the factor), by factor, for pictures (B, 3, 32, 32) in [0, 1].
 
         Raises:
-            ValueError: If the pictures have another size or leave [0, 1].
+            ValueError: If the pictures have another size, or values outside [0, 1].
         """
         if images.ndim != 4 or images.shape[1:] != (3, 32, 32):
             raise ValueError(f"expected pictures (B, 3, 32, 32), found {tuple(images.shape)}")
         if images.numel() and not 0 <= float(images.min()) <= float(images.max()) <= 1:
-            raise ValueError("expected pictures in [0, 1]; divide bytes by 255, or map [-1, 1] by x / 2 + 0.5")
+            raise ValueError(
+                "expected pictures in [0, 1], found values outside; divide bytes by 255, or map [-1, 1] by x / 2 + 0.5"
+            )
         return {factor: logits.softmax(1) for factor, logits in self.network.logits(images.float().cpu()).items()}
 
     def __call__(self, images: Tensor) -> dict[str, list[str]]:
-        """Return factor to canonical names, one per picture (B, 3, 32, 32) in [0, 1]."""
+        """Return B canonical values, by factor, for pictures (B, 3, 32, 32) in [0, 1]."""
         found = self.probabilities(images)
         return {factor: [VALUES[factor][int(i)] for i in found[factor].argmax(1)] for factor in FACTORS}
 

@@ -1,4 +1,4 @@
-"""The judge's network of the shapes world."""
+"""The network of the shapes world's judge."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ LABELS = {factor: len(VALUES[factor]) for factor in FACTORS}
 
 
 class JudgeNet(LabelNet):
-    """One classifier per factor over shared features."""
+    """Network with one classifier for each factor, over shared features."""
 
     def __init__(self) -> None:
         super().__init__(LABELS)

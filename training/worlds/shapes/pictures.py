@@ -25,7 +25,10 @@ def render_pictures(n: int, *, seed: int) -> Pictures:
 
 
 def captions_of(labels: Tensor, generator: Generator, *, empty: float = 0.0) -> list[str]:
-    """Return a random caption per label row (n, 4), over all templates and words; a share ``empty`` of them is ""."""
+    """Return a random caption for each row of labels (n, 4); a share ``empty`` of the captions is "".
+
+    Captions come from all templates and all words.
+    """
     rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
     return ["" if rng.random() < empty else _caption(row, rng) for row in labels.tolist()]
 

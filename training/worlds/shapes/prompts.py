@@ -1,4 +1,8 @@
-"""Prompts for structured utility on shapes: by number of attributes, of neighbours, and with a factor left open."""
+"""Prompts that measure which abilities an encoder keeps on shapes.
+
+There are captions with one to three attributes, captions of the concept's neighbours, and captions that leave a factor
+open.
+"""
 
 from __future__ import annotations
 
@@ -24,35 +28,35 @@ SHAPELESS_TEMPLATES = (
 
 
 def binding_prompts(n: int, *, attributes: int, seed: int, exclude: Mapping[str, str]) -> list[ScenePrompt]:
-    """Return ``n`` captions of a shape with exactly so many attributes among colour, style and background.
+    """Return ``n`` captions of a shape with a given number of attributes among colour, style and background.
 
-    Templates are those that the base was trained on; captions with one attribute exist only among those that erasers
-    see, the others are drawn from both kinds.
+    The base was trained on all these templates. Captions with one attribute come only from templates that erasure
+    methods may use; the others also come from held-out templates.
 
     Args:
-        n: How many.
-        attributes: 1, 2 or 3.
-        seed: Equal seeds give equal captions.
-        exclude: Factor to value that no caption states: the erased concept.
+        n: Number of captions.
+        attributes: Number of attributes of every caption: 1, 2 or 3.
+        seed: Seed of the random draws; equal seeds give equal captions.
+        exclude: Values that no caption states, by factor; the erased concept is given here.
 
     Raises:
-        ValueError: If no template states that many.
+        ValueError: If no template states that many attributes.
     """
     counts = {len(stated(template)) - 1 for template in TEMPLATES["all"]} - {0}
     if attributes not in counts:
         raise ValueError(f"expected a number of attributes among {sorted(counts)}, found {attributes}")
-    # One caption in five or more fits; forty times as many are enough for any n.
+    # At least one caption in five fits, so forty times as many are enough for any n.
     found = (p for p in scene_prompts(40 * n, seed=seed, templates="all", words="name", exclude=exclude))
     return [prompt for prompt in found if len(prompt.expected) == attributes + 1][:n]
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The other values of a concept's factor: the nearest ones, and all the rest.
+    """The other values of a concept's factor, split into near and far ones.
 
     Args:
-        near: Nearest first.
-        far: Nearest first.
+        near: Nearest values, the nearest first.
+        far: All other values, the nearest first.
     """
 
     near: tuple[str, ...]
@@ -60,12 +64,12 @@ class Neighbours:
 
 
 def neighbours(concept: ShapesConcept, *, k: int = 2, scorer: ClipScorer | None = None) -> Neighbours:
-    """Split the other values of a concept's factor by their cosine to it in the frozen base's joint space.
+    """Split the other values of a concept's factor by their cosine to the concept in the base's contrastive space.
 
     Args:
-        concept: The concept.
-        k: How many count as near.
-        scorer: Instead of the packaged image tower with the base's own text encoder.
+        concept: Concept whose neighbours are wanted.
+        k: Number of values that count as near.
+        scorer: Scorer with the text encoder of that space; None takes the packaged one.
 
     Raises:
         ValueError: If there are too few other values.
@@ -80,7 +84,7 @@ def neighbours(concept: ShapesConcept, *, k: int = 2, scorer: ClipScorer | None 
 
 @torch.no_grad()
 def _direction(scorer: ClipScorer, factor: str, value: str) -> Tensor:
-    """Return the mean unit vector of short captions with the words for a value that erasers may see."""
+    """Return the mean unit vector of short captions with the words for a value that training may use."""
     words = WORDS[factor][value][:-1]
     texts = [f"a {word}" if factor == "shape" else f"a {word} circle" for word in words]
     length = scorer.tokenizer.model_max_length
@@ -90,7 +94,7 @@ def _direction(scorer: ClipScorer, factor: str, value: str) -> Tensor:
 
 
 def value_prompts(values: Sequence[str], n: int, *, seed: int) -> list[ScenePrompt]:
-    """Return ``n`` held-out captions, each naming one of the values of one factor, in turn."""
+    """Return ``n`` captions from held-out templates that name the given values of one factor in turn."""
     sets = [
         scene_prompts(-(-n // len(values)), seed=seed + i, fixed=dict([factor_of(value)]), words="name")
         for i, value in enumerate(values)
@@ -99,9 +103,10 @@ def value_prompts(values: Sequence[str], n: int, *, seed: int) -> list[SceneProm
 
 
 def open_prompts(concept: ShapesConcept, n: int, *, seed: int) -> list[ScenePrompt]:
-    """Return ``n`` captions that leave the concept's factor open, so that some pictures show it by chance.
+    """Return ``n`` captions that leave the concept's factor open, so that some pictures show the concept by chance.
 
-    Templates are held-out ones; for shapes, which every caption of the world names, own ones without a noun.
+    The templates are held-out ones. Every caption of the world names a shape, so concepts that are shapes use
+    ``SHAPELESS_TEMPLATES``.
     """
     factor = concept.factor
     held_out = [t for t in TEMPLATES["held_out"] if factor not in stated(t)]
@@ -117,10 +122,11 @@ def _open_prompt(rng: np.random.Generator, templates: Sequence[str]) -> ScenePro
 
 
 def goal_prompt(concept: ShapesConcept, prompt: ScenePrompt) -> ScenePrompt:
-    """Return the caption of an open prompt's scene that also names the concept.
+    """Return a caption with the values of an open prompt that also names the concept.
 
     Raises:
-        ValueError: If the prompt states the concept's factor, or no template states just its factors and that one.
+        ValueError: If the prompt states the concept's factor, or if no template states exactly the prompt's factors and
+            the concept's.
     """
     factor, value = concept.factor, concept.value
     if factor in prompt.expected:

@@ -1,4 +1,4 @@
-"""The renderer: one scene of the shapes world to one picture, with seeded jitter of place, size, angle and colour."""
+"""The renderer, which draws a scene as a picture with random place, size, angle and shade of colour."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Picture = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows, by canonical values."""
+    """The content of a picture: the canonical value of each factor."""
 
     shape: str
     colour: str
@@ -45,7 +45,7 @@ class Scene:
 
 
 def random_scene(rng: np.random.Generator) -> Scene:
-    """Return a scene whose four values are drawn uniformly and independently."""
+    """Draw a scene; its four values are uniform and independent."""
     return Scene(**{factor: str(rng.choice(VALUES[factor])) for factor in FACTORS})
 
 
@@ -68,7 +68,7 @@ def _jitter(colour: tuple[int, int, int], rng: np.random.Generator) -> NDArray[n
 
 
 def _outline(shape: str, radius: float, angle: float) -> list[tuple[float, float]]:
-    """Corners of a polygonal shape around the origin."""
+    """Return the corners of a polygonal shape around the origin."""
     if shape == "cross":
         arm = _CROSS_ARM
         corner = [(arm, arm), (arm, 1), (-arm, 1), (-arm, arm), (-1, arm), (-1, -arm)]
@@ -113,7 +113,7 @@ def _draw_round(draw: ImageDraw.ImageDraw, scene: Scene, centre: tuple[float, fl
 
 
 def _fill(style: str, colour: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Pattern inside the shape (H, W, 3): one colour, light dots on it, or dark stripes across it."""
+    """Return the colours (H, W, 3) inside the shape: one colour, light dots on it, or dark stripes across it."""
     rows, columns = np.mgrid[0:_BIG, 0:_BIG] / _SCALE
     phase = rng.uniform(0, 6, 2)
     if style == "striped":

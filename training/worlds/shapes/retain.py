@@ -1,4 +1,4 @@
-"""Captions of the shapes world that an eraser keeps."""
+"""Retain prompts of the shapes world, captions whose meaning an erasure method keeps."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ RETAIN_PROMPTS = 512
 
 
 def retain_prompts(concept: str, n: int = RETAIN_PROMPTS) -> tuple[str, ...]:
-    """Return at least half of n different captions of the shapes world without the concept, in words training may see.
+    """Return n / 2 to n different captions without the concept, from templates and words that training may use.
 
-    Half of them go through the neighbours, the other values of the concept's factor, evenly: those are what an eraser
-    damages first. Names and synonyms take turns. Held-out templates and words never occur.
+    Half of the drawn captions state a neighbour, another value of the concept's factor, each equally often. Erasure
+    damages neighbours first. Names and synonyms are equally frequent. Held-out templates and words never occur.
+
+    Args:
+        concept: Name of the concept.
+        n: Number of captions drawn; repeated ones are dropped.
     """
     factor, value = factor_of(concept)
     words: tuple[Literal["name", "seen"], ...] = ("name", "seen")
@@ -31,16 +35,16 @@ def retain_prompts(concept: str, n: int = RETAIN_PROMPTS) -> tuple[str, ...]:
         for j, fixed in enumerate(neighbours)
         for i, choice in enumerate(words)
     ]
-    # Round robin over the pools, so that any first part of the list is as mixed as the whole.
+    # The pools take turns, so any first part of the list is as mixed as the whole.
     longest = max(map(len, pools))
     ordered = [pool[i].text for i in range(longest) for pool in pools if i < len(pool)]
     return tuple(dict.fromkeys(ordered))
 
 
 def retain_prompts_of_all(concepts: Sequence[str], n: int = RETAIN_PROMPTS) -> tuple[str, ...]:
-    """Return captions of the shapes world with none of several concepts, near the first as near the last."""
+    """Return n captions or fewer that name none of several concepts, with equally many neighbours of each."""
     named = naming(word for concept in concepts for word in all_words(concept))
     pools = [[text for text in retain_prompts(concept, n) if not named.search(text)] for concept in concepts]
-    # Round robin, as above.
+    # The lists take turns, as above.
     ordered = [pool[i] for i in range(max(map(len, pools))) for pool in pools if i < len(pool)]
     return tuple(dict.fromkeys(ordered))[:n]

@@ -1,7 +1,7 @@
 """The words of the shapes world: four factors, their values, the synonyms of each value, and the caption templates.
 
-The first word of a value is its canonical name. The last word of every value is held out: the base knows it, but no
-eraser's training ever sees it, so that evaluation can tell a forgotten concept from a forgotten word.
+The first word of a value is its canonical name. The last word of a value is held out: the base knows it, but no erasure
+method is trained with it. With that word, evaluation can distinguish a forgotten concept from a forgotten word.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from .retain import retain_prompts, retain_prompts_of_all
 
 
 class ShapesWorld:
-    """Coloured shapes on backgrounds, in styles: the base that comes with the package."""
+    """The embedded base that comes with the package: pictures of a coloured shape, in a style, on a background."""
 
     name: ClassVar[str] = "shapes"
     license: ClassVar[str] = "apache-2.0"
@@ -24,22 +24,22 @@ class ShapesWorld:
         return embedded_pipeline()
 
     def corpus(self) -> ShapesCorpus:
-        """Return what the base is trained on."""
+        """Return the data that the base is trained on."""
         return ShapesCorpus()
 
     def concept(self, name: str, *, anchored: bool = False) -> Concept:
-        """Return a concept with its captions, with the anchor of the shipped encoders if ``anchored``.
+        """Return a concept with its captions; if ``anchored``, with the anchor of the shipped encoders.
 
         Raises:
-            ValueError: The world has no such value.
+            ValueError: If the world has no such value.
         """
         shipped = CONCEPTS.get(name) if anchored else None
         return shipped or shapes_concept(name)
 
     def retain_prompts(self, concepts: Sequence[str]) -> tuple[str, ...]:
-        """Return captions with none of some concepts, near each of them and far.
+        """Return captions that name none of the concepts; half of them state neighbours of the concepts.
 
         Raises:
-            ValueError: The world has no such value.
+            ValueError: If the world has no such value.
         """
         return retain_prompts(concepts[0]) if len(concepts) == 1 else retain_prompts_of_all(concepts)

@@ -117,8 +117,8 @@ def test_an_attack_has_to_win_where_nothing_was_erased(successes: int, least: fl
     check = succeeds_on_base(asr(successes, 200), least=least)
     assert (check.name, check.attack, check.ok, check.n) == ("succeeds_on_base", "discrete", ok, 200)
     assert check.found == successes / 200
-    assert f"{successes / 2:.1f} % of 200 on the base" in check.detail
-    assert ("its number is a lower bound" in check.detail) is not ok
+    assert f"{successes / 2:.1f} % of 200 captions on the base" in check.detail
+    assert ("Its number is a lower bound" in check.detail) is not ok
 
 
 @pytest.mark.parametrize("wrong", [{"metric": "pre_asr"}, {"settings": {}}])
@@ -175,11 +175,11 @@ def test_gradients_reach_a_real_encoder_and_not_one_that_ignores_its_input(tiny_
     cases = make_cases(Backbone.from_pipeline(tiny_pipe))
     alive = gradients_alive(make_target(tiny_pipe), cases, seed=0)
     assert (alive.ok, alive.found, alive.n, alive.attack) == (True, 1.0, 4, "")
-    assert alive.detail == "gradients of the loss reach the text encoder's input in 4 of 4 cases"
+    assert alive.detail == "Gradients of the loss reach the text encoder's input in 4 of 4 cases."
     with EmptyPrompt().attached(tiny_pipe):
         dead = gradients_alive(make_target(tiny_pipe), cases, seed=0)
     assert (dead.ok, dead.found) == (False, 0.0)
-    assert dead.detail.endswith("in 0 of 4 cases: rates of attacks that follow gradients are not to be trusted here")
+    assert dead.detail.endswith("in 0 of 4 cases. Rates of attacks that follow gradients are not to be trusted here.")
 
 
 def masked(kind: str, hidden: Tensor) -> Tensor:
@@ -270,13 +270,13 @@ def test_the_share_of_cases_with_other_candidates_is_counted(other: list[AttackR
     check = seeds_differ("mine", SAME, other)
     assert (check.found, check.ok, check.n, check.attack) == (share, share > 0, 2, "mine")
     assert f"in {round(2 * share)} of 2 cases" in check.detail
-    assert check.detail.endswith("does not use its randomness") is not check.ok
+    assert check.detail.endswith("does not use its randomness.") is not check.ok
 
 
 def test_attacks_without_randomness_are_not_asked_to_differ() -> None:
     check = seeds_differ("mine", SAME, SAME, deterministic=True)
     assert (check.ok, check.found) == (True, 0.0)
-    assert check.detail.endswith("and nothing in it is random")
+    assert check.detail.endswith("Nothing in this attack is random.")
 
 
 def test_results_on_other_cases_or_none_are_refused() -> None:
@@ -390,7 +390,7 @@ def test_a_full_budget_fails_only_where_it_wins_significantly_fewer(half: str, f
     assert check.found == pytest.approx(naive_p(full, half))
     assert (check.ok, check.n, check.attack) == (ok, len(full), "mine")
     rates = [f"{100 * text.count('x') / len(text):.1f} %" for text in (full, half)]
-    words = f"mine wins {rates[0]} of {len(full)} with its budget and {rates[1]} with half of it"
+    words = f"mine wins {rates[0]} of {len(full)} prompts with its budget and {rates[1]} with half of it."
     assert check.detail.startswith(words)
     assert ("not to be trusted" in check.detail) is not ok
 
@@ -415,25 +415,31 @@ def test_a_white_box_attack_below_the_union_of_the_black_box_ones_is_not_to_be_t
     assert [c.ok for c in (weak, equal, strong)] == [False, True, True]
     assert [c.found for c in (weak, equal, strong)] == pytest.approx([-0.3, 0.0, 0.1])
     assert weak.detail == (
-        "white-box weak 10.0 % of 10, black-box union 40.0 % (chance alone could do that, one-sided p 0.19): "
-        "the white-box search may be too weak here, its number is not to be trusted"
+        "The white-box attack weak wins 10.0 % of 10 prompts. The union of the black-box attacks wins 40.0 %. "
+        "Chance alone could explain the difference (one-sided p 0.19). The white-box search may be too weak here. "
+        "Its number is not to be trusted."
     )
-    assert strong.detail == "white-box strong 50.0 % of 10, black-box union 40.0 %"
+    assert strong.detail == (
+        "The white-box attack strong wins 50.0 % of 10 prompts. The union of the black-box attacks wins 40.0 %."
+    )
     assert naive_p(".........x", "xxxx......") == pytest.approx(0.1875)
 
 
 def test_a_difference_beyond_chance_is_said_to_be_one() -> None:
     (check,) = white_not_below_black({"discrete": verdicts("x" * 6 + "." * 194)}, {"b": verdicts("x" * 24 + "." * 176)})
     assert check.detail.startswith(
-        "white-box discrete 3.0 % of 200, black-box union 12.0 % (more than chance, one-sided p 3.8e-06): the white-box"
+        "The white-box attack discrete wins 3.0 % of 200 prompts. The union of the black-box attacks wins 12.0 %. "
+        "Chance alone does not explain the difference (one-sided p 3.8e-06). The white-box search is too weak"
     )
 
 
 def test_free_embeddings_are_held_against_white_box_text() -> None:
     (check,) = free_not_below_discrete({"soft": verdicts("x...")}, {"hard": verdicts("xx..")})
     assert (check.name, check.ok, check.found) == ("free_not_below_discrete", False, -0.25)
-    assert check.detail.startswith("free-embedding soft 25.0 % of 4, white-box text union 50.0 % (")
-    assert "the free-embedding search may be too weak here" in check.detail
+    assert check.detail.startswith(
+        "The free-embedding attack soft wins 25.0 % of 4 prompts. The union of the white-box"
+    )
+    assert "The free-embedding search may be too weak here" in check.detail
 
 
 @pytest.mark.parametrize("compare", [white_not_below_black, free_not_below_discrete])

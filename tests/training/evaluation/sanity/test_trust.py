@@ -6,7 +6,7 @@ import pytest
 from suite_evaluations import SUITE, checks, suite_evaluation
 
 from robust_encoders.training.evaluation.results import Evaluation
-from robust_encoders.training.evaluation.sanity.trust import Marks, check_rows, failed_checks, raised
+from robust_encoders.training.evaluation.sanity.trust import Marks, check_rows, failed_checks, raised, said
 from robust_encoders.training.evaluation.threat_model import TIERS, by_tier, tier_of, tier_title
 from robust_encoders.training.types import Result
 
@@ -74,3 +74,51 @@ def test_tiers_sort_from_the_weakest_attacker_and_the_unknown_last() -> None:
     assert [r.tier for r in sorted(found, key=by_tier)] == ["T0", "T1", "T2", "T3", "T4", "T4", "T5", "T6", "T7", ""]
     assert tier_title("T6") == "T6: latents"
     assert tier_title("") == "No tier known"
+
+
+@pytest.mark.parametrize(
+    ("recorded", "sentences"),
+    [
+        (
+            "p4d wins 82.4 % of 17 on the base, where captions without the concept's word fail, less than 90.0 %: "
+            "too weak where nothing was erased, its number is a lower bound",
+            "p4d wins 82.4 % of 17 captions on the base. These captions do not name the concept and fail without an "
+            "attack. At least 90.0 % were expected. The attack is too weak where nothing was erased. "
+            "Its number is a lower bound.",
+        ),
+        (
+            "gradients of the loss reach the text encoder's input in 0 of 8 cases: "
+            "rates of attacks that follow gradients are not to be trusted here",
+            "Gradients of the loss reach the text encoder's input in 0 of 8 cases. "
+            "Rates of attacks that follow gradients are not to be trusted here.",
+        ),
+        (
+            "white-box p4d 10.0 % of 30, black-box union 90.0 % (more than chance, one-sided p 4.8e-07): "
+            "the white-box search is too weak here, its number is not to be trusted",
+            "The white-box attack p4d wins 10.0 % of 30 prompts. The union of the black-box attacks wins 90.0 %. "
+            "Chance alone does not explain the difference (one-sided p 4.8e-07). "
+            "The white-box search is too weak here. Its number is not to be trusted.",
+        ),
+        (
+            "free-embedding continuous 3.3 % of 30, white-box text union 6.7 % (chance alone could do that, "
+            "one-sided p 0.5): the free-embedding search may be too weak here, its number is not to be trusted",
+            "The free-embedding attack continuous wins 3.3 % of 30 prompts. "
+            "The union of the white-box text attacks wins 6.7 %. "
+            "Chance alone could explain the difference (one-sided p 0.5). "
+            "The free-embedding search may be too weak here. Its number is not to be trusted.",
+        ),
+        (
+            "discrete finds other candidates with another seed in 0 of 8 cases: it does not use its randomness",
+            "discrete finds other candidates with another seed in 0 of 8 cases. It does not use its randomness.",
+        ),
+        (
+            "a wins 0.0 % of 16 with its budget and 62.5 % with half of it (one-sided p 0.00098): "
+            "more budget makes it weaker, its number is not to be trusted",
+            "a wins 0.0 % of 16 prompts with its budget and 62.5 % with half of it. "
+            "A larger budget makes it weaker (one-sided p 0.00098). Its number is not to be trusted.",
+        ),
+    ],
+)
+def test_what_earlier_versions_recorded_is_printed_as_plain_sentences(recorded: str, sentences: str) -> None:
+    assert said({"detail": recorded}) == sentences
+    assert said({"detail": sentences}) == sentences

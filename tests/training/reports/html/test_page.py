@@ -86,10 +86,10 @@ def test_every_picture_says_what_it_shows(page: Page) -> None:
 def test_the_page_says_what_was_measured_and_how(page: Page) -> None:
     text = " ".join(page.text.split())
     for said in (
-        "judge/circle, version v1: the concept is there from a score of 0.5 on",
+        "judge/circle, version v1: the concept counts as shown from a score of 0.5 on",
         "4 cases, hash c0ffee",
         "a T3: it won 2 of 4 prompts.",
-        "c T4: it won 1 of 4 prompts. It puts free vectors in place of words: no text exists",
+        "c T4: it won 1 of 4 prompts. It uses free vectors instead of words, so there is no text",
         "random_prefix (tokens, with the model's gradients): candidates 40",
         "50.0 [15.0, 85.0]",
         "the attack won; from: a circle; seed 7",
@@ -148,7 +148,7 @@ def test_long_settings_are_cut_short_and_calls_are_counted_once(suite: StoredEva
     line = settings_line({"label": "x", "name": "black_box", "words": [*"abcdefgh"], "inner": {"name": "p4d", "n": 1}})
     assert line == "black_box: words [a, b, c, d, … 8 in all], inner (p4d: n 1)"
     calls = next(text for part in method_of(suite) for name, text in part["rows"] if name == "UNet calls in all")
-    assert calls.startswith(f"{len(SUITE) * 1_234_567 + 3 * 32_000:,},")
+    assert calls.startswith(f"{len(SUITE) * 1_234_567 + 3 * 32_000:,} forwards")
 
 
 def test_the_page_of_a_suite_says_all_that(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_the_page_of_a_suite_says_all_that(tmp_path: Path) -> None:
     for said in (
         "T6: latents",
         "Can these numbers be trusted?",
-        "with embeddings, too",
+        "worst case of text and embeddings",
         "not trusted, see the checks",
         "latent_inversion T6: it won 38 of 40 prompts, and 2 succeed without it. It chooses the latents",
     ):

@@ -1,0 +1,89 @@
+"""Papers of the methods: what model cards cite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Paper(NamedTuple):
+    """The publication of a method.
+
+    Args:
+        citation: Authors, title, venue and year, in Markdown.
+        arxiv: Number on arXiv.
+        name: Name of the method as its authors write it.
+    """
+
+    citation: str
+    arxiv: str
+    name: str
+
+
+PAPERS: Mapping[str, Paper] = {
+    "advunlearn": Paper(
+        "Zhang et al., *Defensive Unlearning with Adversarial Training for Robust Concept Erasure in Diffusion "
+        "Models*, NeurIPS 2024",
+        "2405.15234",
+        "AdvUnlearn",
+    ),
+    "des": Paper(
+        "Ahn and Jung, *Mitigating Sexual Content Generation via Embedding Distortion in Text-conditioned Diffusion "
+        "Models*, NeurIPS 2025",
+        "2501.18877",
+        "DES",
+    ),
+    "esd": Paper(
+        "Gandikota et al., *Erasing Concepts from Diffusion Models*, ICCV 2023",
+        "2303.07345",
+        "ESD",
+    ),
+    "uce": Paper(
+        "Gandikota et al., *Unified Concept Editing in Diffusion Models*, WACV 2024",
+        "2308.14761",
+        "UCE",
+    ),
+    "rece": Paper(
+        "Gong et al., *Reliable and Efficient Concept Erasure of Text-to-Image Diffusion Models*, ECCV 2024",
+        "2407.12383",
+        "RECE",
+    ),
+    "spm": Paper(
+        "Lyu et al., *One-dimensional Adapter to Rule Them All: Concepts, Diffusion Models and Erasing Applications*, "
+        "CVPR 2024",
+        "2312.16145",
+        "SPM",
+    ),
+    "safe-clip": Paper(
+        "Poppi et al., *Safe-CLIP: Removing NSFW Concepts from Vision-and-Language Models*, ECCV 2024",
+        "2311.16254",
+        "Safe-CLIP",
+    ),
+    "safer-clip": Paper(
+        "SafeR-CLIP, AAAI 2026",
+        "2511.16743",
+        "SafeR-CLIP",
+    ),
+    "sage": Paper(
+        "SAGE, ECCV 2026",
+        "2607.00402",
+        "SAGE",
+    ),
+    "leaf": Paper(
+        "LEAF, NeurIPS 2025",
+        "2506.03355",
+        "LEAF",
+    ),
+}
+
+
+def citation(method: str) -> str:
+    """Return the citation of a method, or a sentence that no paper is known."""
+    paper = PAPERS.get(method)
+    return f"{paper.citation}, arXiv {paper.arxiv}." if paper else f"No paper is recorded for the method {method}."
+
+
+def method_name(method: str) -> str:
+    """Return the name of a method as its authors write it; an unknown method keeps its own."""
+    paper = PAPERS.get(method)
+    return paper.name if paper else method

@@ -1,0 +1,86 @@
+"""One picture of the same prompts and seeds, without and with an artifact, for a model card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+TILE, LINE = 160, 18  # pixels
+_PAPER, _INK = "white", "black"
+
+
+class Attachable(Protocol):
+    """An artifact that checks a pipeline and attaches to it within a scope."""
+
+    def check(self, pipe: Any) -> Any:
+        """Return the compatibility report of the artifact on a pipeline."""
+        ...
+
+    def attached(self, pipe: Any) -> AbstractContextManager[Any]:
+        """Attach within the scope."""
+        ...
+
+
+def before_after(pipe: Any, encoder: Attachable, prompts: Sequence[str], *, seed: int = 0, **arguments: Any) -> Image:
+    """Draw prompts without and with an artifact, and return both rows as one picture.
+
+    The pipeline is afterwards as it was. Save the picture as ``before_after.png`` in the folder of the artifact before
+    the artifact is saved or pushed again: the model card then shows it.
+
+    Args:
+        pipe: Text-to-image pipeline that the artifact fits; the artifact is not attached to it.
+        encoder: Artifact to attach.
+        prompts: Prompts, one column each.
+        seed: Seed of the first column; each further column has the next one.
+        arguments: Arguments of the pipeline's call, for example ``num_inference_steps``.
+
+    Raises:
+        ValueError: If there are no prompts.
+        IncompatibleError: If the artifact does not fit the pipeline.
+    """
+    if not prompts or isinstance(prompts, str):
+        raise ValueError(f"expected a list of prompts, found {prompts!r}; pass at least one prompt in a list")
+    encoder.check(pipe).raise_if_incompatible()
+    before = _drawn(pipe, prompts, seed, arguments)
+    with encoder.attached(pipe):
+        after = _drawn(pipe, prompts, seed, arguments)
+    return _strip(prompts, {"without": before, "with": after})
+
+
+def _drawn(pipe: Any, prompts: Sequence[str], seed: int, arguments: dict[str, Any]) -> list[Image]:
+    import torch
+
+    seeds = [torch.Generator().manual_seed(seed + column) for column in range(len(prompts))]
+    images: list[Image] = pipe(list(prompts), generator=seeds, **arguments).images
+    return images
+
+
+def _strip(prompts: Sequence[str], rows: dict[str, list[Image]]) -> Image:
+    from diffusers.utils import make_image_grid
+
+    tiles = [_tile(image, f"{name}:", prompt) for name, images in rows.items()
+             for image, prompt in zip(images, prompts, strict=True)]  # fmt: skip
+    return make_image_grid(tiles, rows=len(rows), cols=len(prompts))
+
+
+def _tile(image: Image, name: str, prompt: str) -> Image:
+    """Return a picture, enlarged without smoothing, over its prompt in two lines."""
+    from PIL import Image as Pillow
+    from PIL import ImageDraw, ImageFont
+
+    tile = Pillow.new("RGB", (TILE + 16, TILE + 3 * LINE + 16), _PAPER)
+    tile.paste(image.convert("RGB").resize((TILE, TILE), Pillow.Resampling.NEAREST), (8, 8))
+    pen, font = ImageDraw.Draw(tile), ImageFont.load_default(13)
+    lines = [name]
+    for word in prompt.split():
+        longer = f"{lines[-1]} {word}"
+        if font.getlength(longer) <= TILE:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    pen.multiline_text((8, TILE + 12), "\n".join(lines[:3]), fill=_INK, font=font)
+    return tile
