@@ -1,5 +1,6 @@
 # make demo: see it work.  make test: lint, types, tests, coverage.  Both make their environment in .venv first.
 # make test-browser: the report in a real browser.
+# make test-docs: every command and every block of code of README and docs.
 # make test-oldest: the loader's tests on the oldest versions it supports, in .venv-oldest.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PYTEST_ARGS ?= --numprocesses auto --dist loadfile
@@ -14,7 +15,7 @@ STAMP := .venv/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -
 MATRIX := runs/matrix
 SUBJECTS := base esd advunlearn hardened uce rece spm spm-te empty_prompt word_filter
 
-.PHONY: build-shapes clean demo env lint matrix results test test-browser test-oldest types
+.PHONY: build-shapes clean demo env lint matrix results test test-browser test-docs test-oldest types
 .DEFAULT_GOAL := test
 
 env: $(STAMP)
@@ -70,6 +71,9 @@ test-oldest: env $(OLDEST)
 # Fails where Chromium or ChromeDriver is missing; Debian: apt-get install chromium chromium-driver fonts-dejavu-core
 test-browser: env
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m browser tests/training/reports/html/test_browser.py
+
+test-docs: env
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m docs $(filter-out --dist loadfile,$(PYTEST_ARGS)) tests/project/test_pages.py
 
 build-shapes: env
 	$(BIN)/robust-encoders shapes build --out robust_encoders/assets/shapes --work runs/shapes
