@@ -64,7 +64,8 @@ def _strip(prompts: Sequence[str], rows: dict[str, list[Image]]) -> Image:
 
     tiles = [_tile(image, f"{name}:", prompt) for name, images in rows.items()
              for image, prompt in zip(images, prompts, strict=True)]  # fmt: skip
-    return make_image_grid(tiles, rows=len(rows), cols=len(prompts))
+    grid: Image = make_image_grid(tiles, rows=len(rows), cols=len(prompts))
+    return grid
 
 
 def _tile(image: Image, name: str, prompt: str) -> Image:

@@ -1,7 +1,7 @@
 """Every block of code and every command of README and docs is run: make test-docs.
 
-The blocks of a page run in order, in one empty folder, Python in one namespace. What takes long gets smaller budgets. What
-needs weights or files that the package does not ship has its options checked by ``test_studies.py`` instead.
+The blocks of a page run in order, in one empty folder, Python in one namespace. What takes long gets smaller budgets.
+What needs weights or files that the package does not ship has its options checked by ``test_studies.py`` instead.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 # Weights of Stable Diffusion, files of the reader's, and placeholders in capitals.
 ELSEWHERE = re.compile(r"CompVis/|runs/(nudity|church)/|\b[A-Z][A-Z_/]{3,}\b|torchrun|accelerate launch")
 SMALL_EVALUATION = "--suite quick --n 2 --n-kept 4 --n-probes 2 --n-renders 4 --checks 0 --steps 3"
+ATTACKED = "--train.iterations 2 --adversary.warmup 1 --bank.limit 4"
 # Budgets in place of those of a page, by the start of its command.
 SMALLER = {
-    r"train shapes/\S+-(advunlearn|hardened)\b(?!.*--train)": "--train.iterations 2 --adversary.warmup 1 --bank.limit 4",
+    r"train shapes/\S+-(advunlearn|hardened)\b(?!.*--train)": ATTACKED,
     r"train shapes/\S+-esd\b(?!.*--train)": "--train.iterations 2 --bank.limit 4",
     r"train shapes/\S+-(des|sage)\b(?!.*--train)": "--train.iterations 2",
     r"train shapes/\S+-spm(-te)?\b(?!.*--train)": "--train.iterations 3 --train.warmup 1 --bank.limit 4",

@@ -10,7 +10,7 @@ import pytest
 from robust_encoders import IncompatibleError, RobustEncoder
 from robust_encoders.pipeline.before_after import LINE, TILE, before_after
 
-ONE_STEP = {"num_inference_steps": 1, "guidance_scale": 1.0}
+ONE_STEP: dict[str, Any] = {"num_inference_steps": 1, "guidance_scale": 1.0}
 
 
 def test_one_column_a_prompt_and_nothing_stays(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:

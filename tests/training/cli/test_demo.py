@@ -18,7 +18,7 @@ from robust_encoders.encoder import RobustEncoder
 from robust_encoders.training.artifact import to_encoder
 from robust_encoders.training.attacks import UnlearnDiffAtk
 from robust_encoders.training.cli import demo as demo_module
-from robust_encoders.training.cli.demo import Demo, DemoRow, run_demo
+from robust_encoders.training.cli.demo import Demo, DemoRow, run_demo, strip
 from robust_encoders.training.detectors.label_judge import LabelJudge
 from robust_encoders.training.diffusion.sampling import SamplingConfig, draw
 from robust_encoders.training.evaluation.benchmarks import shapes_demo
@@ -174,10 +174,23 @@ def test_run_demo_takes_the_embedded_base_and_its_circle_encoder(
     monkeypatch.setattr(demo_module, "embedded_pipeline", lambda: demo.pipe)
     monkeypatch.setattr(shapes_demo, "load_judge", lambda: judge_of(demo))
     monkeypatch.setattr(RobustEncoder, "from_pretrained", from_pretrained)
-    pair = Pair("a", *(Tile(torch.zeros(3, 2, 2), "", True) for _ in range(2)))
-    monkeypatch.setattr(Demo, "sections", lambda self, seed: [Section("x", (pair,))])
+    tile = Tile(torch.zeros(3, 2, 2), "", True)
+    monkeypatch.setattr(
+        Demo, "sections", lambda self, seed: [Section(name, (Pair("a", tile, tile),)) for name in "uvwxyz"]
+    )
     assert run_demo(tmp_path).picture == tmp_path / "demo.png"
+    assert (tmp_path / "demo-strip.png").is_file()
     assert names == ["shapes/circle"]
+
+
+def test_the_strip_has_one_pair_of_four_sections() -> None:
+    tile = Tile(torch.zeros(3, 2, 2), "", True)
+    sections = [Section(name, tuple(Pair(f"{name}{i}", tile, tile) for i in range(3))) for name in "uvwxyz"]
+    shown = strip(sections)
+    assert [pair.prompt for pair in shown.pairs] == ["u0", "w1", "y2", "z0"]
+    assert all(pair.heading for pair in shown.pairs)
+    with pytest.raises(ValueError, match="expected at least 4 sections, found 3"):
+        strip(sections[:3])
 
 
 def test_the_grid_marks_wanted_and_unwanted_pictures() -> None:
