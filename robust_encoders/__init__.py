@@ -6,15 +6,15 @@ why it does not fit. Training and evaluation are in ``robust_encoders.training``
 The rooms (subpackages and modules), from top to bottom. Each one imports only from those below it:
 
 - ``cli``: the commands; training commands are handed on to ``robust_encoders.training``.
-- ``encoder``, ``overlay``: the two kinds of artifact, whole encoders and overlays (adapters and projections), and how
-  each is attached.
+- ``encoder``, ``overlay``: the two kinds of artifact, whole encoders and overlays (adapters, projections, deltas and
+  erasers), and how each is attached.
 - ``loaded``: their common base class, an artifact in memory: load, save, push, status.
 - ``hub``: from a name to verified files: catalog, downloads, pins; uploads to the Hub; loading of pipelines.
 - ``compatibility``: the checks that tell if an artifact fits a pipeline, and their report.
 - ``pipeline``: exchanges components of a pipeline, composes overlays, and undoes both.
 - ``conversion``: turns the weight formats of other projects into an artifact.
 - ``artifact``: manifest, files, fingerprints and model card.
-- ``overlays``: the arithmetic of adapters and projections.
+- ``overlays``: the arithmetic of adapters, projections, deltas and erasers.
 - ``clip``: key layouts of a CLIP text encoder, and models built from tensors.
 - ``concepts``, ``utils``, ``errors``: used by all rooms.
 """

@@ -51,7 +51,7 @@ class RobustEncoder(LoadedArtifact, forms=("weights",), expected="form 'weights'
         require_fit(tensors, config)
 
     @staticmethod
-    def _configured(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _configured(manifest: Manifest, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Mapping[str, Any]:
         return architecture(config)
 
     def text_encoder(self) -> CLIPTextModel:

@@ -59,7 +59,7 @@ class StaleAttachmentError(RobustEncodersError):
 
 
 class UnsavableError(RobustEncodersError):
-    """A component that carries an adapter or a projection was to be saved, which would lose the overlay."""
+    """A component that carries a live overlay was to be saved, which would lose the overlay."""
 
 
 class CompatibilityWarning(UserWarning):

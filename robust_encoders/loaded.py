@@ -1,4 +1,4 @@
-"""The common base class of whole encoders, adapters and projections: an artifact in memory."""
+"""The common base class of whole encoders and overlays: an artifact in memory."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from robust_encoders.artifact.fingerprint import content_sha256, picked
-from robust_encoders.artifact.forms import COMPONENTS
+from robust_encoders.artifact.forms import COMPONENTS, PICTURE_NAME
 from robust_encoders.artifact.manifest import Manifest
-from robust_encoders.artifact.model_card import PICTURE_NAME
 from robust_encoders.artifact.reader import Artifact
 from robust_encoders.artifact.writer import provenance, save
 from robust_encoders.compatibility.report import CompatReport
@@ -34,7 +33,7 @@ _CLASSES: dict[str, type[LoadedArtifact]] = {}
 class LoadedArtifact(ABC):
     """Manifest, tensors and configuration of an artifact.
 
-    A subclass declares the forms that it holds (``weights``, ``adapter`` or ``projection``) and how it attaches.
+    A subclass declares the forms that it holds, for example ``weights`` or ``adapter``, and how it attaches.
 
     Args:
         manifest: Manifest of the artifact: its origin and facts.
@@ -70,7 +69,7 @@ class LoadedArtifact(ABC):
     def _take(self, manifest: Manifest, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
         self.manifest = manifest
         self.tensors: Mapping[str, Tensor] = {name: tensors[name].detach() for name in sorted(tensors)}
-        self.config: Mapping[str, Any] = self._configured(config)
+        self.config: Mapping[str, Any] = self._configured(manifest, self.tensors, config)
         self._taken = _state_of(self.tensors)
         self.source = ""
 
@@ -80,7 +79,9 @@ class LoadedArtifact(ABC):
 
     @staticmethod
     @abstractmethod
-    def _configured(config: Mapping[str, Any]) -> Mapping[str, Any]: ...
+    def _configured(
+        manifest: Manifest, tensors: Mapping[str, Tensor], config: Mapping[str, Any]
+    ) -> Mapping[str, Any]: ...
 
     @classmethod
     def _require_form(cls, manifest: Manifest) -> None:
@@ -107,7 +108,7 @@ class LoadedArtifact(ABC):
         local_files_only: bool = False,
         force_download: bool = False,
     ) -> LoadedArtifact:
-        """Load an encoder, an adapter or a projection, and verify every byte of it against its manifest.
+        """Load a whole encoder or an overlay, and verify every byte of it against its manifest.
 
         A name is looked up in this order: ``shapes/...`` (inside the package), the catalog, an existing folder,
         ``org/name`` on the Hub.
@@ -133,7 +134,7 @@ class LoadedArtifact(ABC):
             IntegrityError: If a file, a tensor or a value differs from what the manifest says.
 
         Returns:
-            A :class:`RobustEncoder`, or an :class:`Overlay` if the artifact is an adapter or a projection.
+            A :class:`RobustEncoder`, or an :class:`Overlay` if the artifact is an adapter, projection, delta or eraser.
         """
         announce(name_or_path, subfolder)
         options = HubOptions(

@@ -1,11 +1,10 @@
-"""Overlays: adapters and projections, which erase a concept with kilobytes of weights and replace no component."""
+"""Overlays: adapters, projections, deltas and erasers, which erase a concept by changing a part of a pipeline."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,29 +13,39 @@ from typing import Any, NoReturn
 
 from torch import Tensor
 
-from robust_encoders.artifact.forms import adapter_of, require_projection
+from robust_encoders.artifact.forms import configuration, require_tensors
 from robust_encoders.artifact.manifest import Manifest
-from robust_encoders.compatibility.overlay import OverlayContent, check
+from robust_encoders.compatibility.overlay import check
+from robust_encoders.compatibility.overlay_shapes import OverlayContent
 from robust_encoders.compatibility.report import CompatReport
-from robust_encoders.errors import AlreadyAttachedError, CompatibilityWarning, ManifestError, StaleAttachmentError
+from robust_encoders.errors import CompatibilityWarning, ManifestError, StaleAttachmentError
 from robust_encoders.loaded import LoadedArtifact, Pipeline
 from robust_encoders.overlays.adapters import Transport
-from robust_encoders.pipeline.composition import AttachedOverlay, compose, composition_of
+from robust_encoders.pipeline.attached_overlay import AttachedOverlay
+from robust_encoders.pipeline.composition import compose, composition_of
+from robust_encoders.pipeline.overlay_rules import require_finite, require_fusible, require_room, require_same
 
 logger = logging.getLogger(__name__)
 
 
-class Overlay(LoadedArtifact, forms=("adapter", "projection"), expected="an adapter or a projection"):
-    """An adapter (SPM) or a projection (UCE, RECE) in memory.
+class Overlay(
+    LoadedArtifact,
+    forms=("adapter", "projection", "delta", "eraser"),
+    expected="an adapter, a projection, a delta or an eraser",
+):
+    """An adapter (SPM), a projection (UCE, RECE), a delta (ESD) or an eraser (Receler) in memory.
 
-    A pipeline can carry any number of overlays, with or without a whole robust encoder. The order in which they apply
-    is fixed, see :mod:`robust_encoders.pipeline.composition`. Each overlay can be detached by itself; the result is
-    then the same, bit for bit, as if it had never been attached.
+    A pipeline can carry any number of overlays, at most one delta among them, with or without a whole robust encoder.
+    The order in which they apply is fixed, see :mod:`robust_encoders.pipeline.composition`. Each overlay can be
+    detached by itself; the result is then the same, bit for bit, as if it had never been attached.
 
     Args:
         manifest: Manifest of the overlay: its origin and facts.
-        tensors: For an adapter, tensors under the keys of SPM's release; for a projection, ``projection`` (D, D).
-        config: For an adapter, its ``prompts``, ``rank`` and ``alpha``; empty for a projection.
+        tensors: For an adapter, tensors under the keys of SPM's release; for a projection, ``projection`` (D, D). For a
+            delta, trained tensors of the UNet under its parameter names. For an eraser, four tensors for each
+            cross-attention, see :class:`robust_encoders.overlays.eraser.Eraser`.
+        config: For an adapter, its ``prompts``, ``rank`` and ``alpha``. Other forms need none; that of an eraser
+            becomes its ``rank``, and that of a projection or a delta becomes empty.
 
     Raises:
         ManifestError: If the manifest has another form.
@@ -45,23 +54,20 @@ class Overlay(LoadedArtifact, forms=("adapter", "projection"), expected="an adap
 
     @staticmethod
     def _require_tensors(manifest: Manifest, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-        if manifest.form == "projection":
-            require_projection(tensors)
-        else:
-            adapter_of(tensors, config)
+        require_tensors(manifest.form, tensors, config)
 
     @staticmethod
-    def _configured(config: Mapping[str, Any]) -> Mapping[str, Any]:
-        return dict(config)
+    def _configured(manifest: Manifest, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Mapping[str, Any]:
+        return configuration(manifest.form, tensors, config)
 
     @property
     def is_adapter(self) -> bool:
-        """True for an adapter, false for a projection."""
+        """True for an adapter."""
         return self.manifest.form == "adapter"
 
     @property
     def identity(self) -> str:
-        """SHA-256 that identifies the overlay: over its tensors and, for an adapter, its prompts, rank and alpha."""
+        """SHA-256 that identifies the overlay: over its tensors and its configuration."""
         text = json.dumps([self.content_sha256, dict(self.config)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -91,7 +97,7 @@ class Overlay(LoadedArtifact, forms=("adapter", "projection"), expected="an adap
             pipe: A Stable Diffusion pipeline.
             allow_partial: True if the caller accepts, with a warning, that other text encoders of the pipeline stay as
                 they are.
-            replace: Switch that removes every other adapter and projection.
+            replace: Switch that removes every other overlay.
             scale: Factor of an adapter's strength: 0 switches it off, 1 is the strength of its training.
             transport: Rule by which a prompt's gate (the strength with which the prompt opens the adapter) scales the
                 adapter. ``paper`` adds gate times U D x. ``official`` scales both tensors by the gate, like the
@@ -104,14 +110,15 @@ class Overlay(LoadedArtifact, forms=("adapter", "projection"), expected="an adap
         Raises:
             IncompatibleError: If the overlay does not fit; the message names every reason.
             AlreadyAttachedError: If it is attached with another scale or transport, or other adapters have another
-                transport.
+                transport. Also if it is a delta and another delta is attached, unless ``replace`` is true.
+            ManifestError: If a scale is given for another form than an adapter.
             StaleAttachmentError: If a component was replaced, or something was loaded into it, after other overlays
                 were attached.
         """
         self._require_unchanged()
         before, overlay = composition_of(pipe).overlays, self._as_attached(scale, transport)
         if (there := composition_of(pipe).find(self.identity)) is not None and (len(before) == 1 or not replace):
-            _require_same(there, overlay)
+            require_same(there, overlay)
             return pipe
         if replace:
             compose(pipe, ())
@@ -125,7 +132,7 @@ class Overlay(LoadedArtifact, forms=("adapter", "projection"), expected="an adap
 
     def _lay(self, pipe: Any, overlay: AttachedOverlay, *, allow_partial: bool) -> None:
         overlays = composition_of(pipe).overlays
-        _require_one_transport(overlays, overlay)
+        require_room(overlays, overlay)
         report = self.check(pipe, allow_partial=allow_partial)
         report.raise_if_incompatible()
         if report.warnings:
@@ -136,9 +143,9 @@ class Overlay(LoadedArtifact, forms=("adapter", "projection"), expected="an adap
     def _as_attached(self, scale: float, transport: Transport) -> AttachedOverlay:
         if transport not in ("paper", "official"):
             raise ValueError(f"expected transport 'paper' or 'official', found {transport!r}")
-        _require_finite(scale)
+        require_finite(scale)
         if not self.is_adapter and scale != 1.0:
-            self._refuse("an adapter, which can be scaled", "leave scale at 1: a projection has no strength to set")
+            self._refuse("an adapter, which can be scaled", "leave scale at 1: other forms have no strength to set")
         return AttachedOverlay(
             self.manifest, self.tensors, self.config, self.identity, self.label, float(scale), transport
         )
@@ -147,12 +154,12 @@ class Overlay(LoadedArtifact, forms=("adapter", "projection"), expected="an adap
         """Change the strength of an attached adapter; 0 switches it off, 1 is the strength of its training.
 
         Raises:
-            ManifestError: If this overlay is a projection.
+            ManifestError: If this overlay is no adapter.
             StaleAttachmentError: If it is not attached to that pipeline.
         """
         if not self.is_adapter:
-            self._refuse("an adapter, which can be scaled", "detach the projection to switch it off")
-        _require_finite(scale)
+            self._refuse("an adapter, which can be scaled", "detach the overlay to switch it off")
+        require_finite(scale)
         self._change(pipe, scale=float(scale))
 
     def fuse(self, pipe: Any, *, gate: float = 1.0) -> None:
@@ -160,7 +167,8 @@ class Overlay(LoadedArtifact, forms=("adapter", "projection"), expected="an adap
 
         A fused adapter no longer depends on the prompt: the same constant ``gate`` scales it for prompts with the
         concept and for retain prompts. A projection is multiplied into the key and value matrices of the UNet, which
-        then project ``prompt_embeds``, too.
+        then project ``prompt_embeds``, too. A delta lies in the weights already, so nothing changes. An eraser cannot
+        be fused.
 
         Args:
             pipe: A pipeline that the overlay is attached to.
@@ -170,22 +178,13 @@ class Overlay(LoadedArtifact, forms=("adapter", "projection"), expected="an adap
             StaleAttachmentError: If the overlay is not attached to that pipeline.
             AlreadyAttachedError: If it is a projection and adapters that are not fused are attached, which apply before
                 it. Also if it is an adapter with transport ``official``.
+            ManifestError: If it is an eraser, which is not linear.
             ValueError: If the gate is outside [0, 1].
         """
         overlay = self._found(pipe)
-        if not 0 <= gate <= 1:
-            raise ValueError(f"expected a gate in [0, 1], found {gate}")
-        if self.is_adapter and overlay.transport == "official":
-            raise AlreadyAttachedError(
-                f"expected {self.label} with transport 'paper', found 'official': its adapters depend on each other "
-                "and cannot be fused one by one; detach it and attach it again with transport='paper'"
-            )
-        live = [other.label for other in composition_of(pipe).overlays if other.is_adapter and other.live]
-        if not self.is_adapter and live:
-            raise AlreadyAttachedError(
-                f"expected all adapters fused before a projection is fused, found {', '.join(live)} not fused: their "
-                "input would no longer be projected; fuse or detach them first"
-            )
+        require_fusible(composition_of(pipe).overlays, overlay, gate)
+        if overlay.form == "delta":
+            return
         if self.is_adapter and overlay.live:
             warnings.warn(
                 f"{self.label} loses its transport: from now on it acts with gate {gate:g} on every prompt, also on "
@@ -230,31 +229,3 @@ class Overlay(LoadedArtifact, forms=("adapter", "projection"), expected="an adap
             yield pipe
         finally:
             compose(pipe, before)
-
-
-def _require_finite(scale: float) -> None:
-    if not math.isfinite(scale):
-        raise ValueError(f"expected a finite scale, found {scale}")
-
-
-def _require_same(there: AttachedOverlay, asked: AttachedOverlay) -> None:
-    if (there.scale, there.transport) != (asked.scale, asked.transport):
-        raise AlreadyAttachedError(
-            f"expected {there.label} not to be attached, found it attached with scale {there.scale:g} and transport "
-            f"{there.transport!r}; change its scale by set_scale, or detach it first"
-        )
-
-
-def _require_one_transport(overlays: tuple[AttachedOverlay, ...], asked: AttachedOverlay) -> None:
-    odd = [overlay.label for overlay in overlays if overlay.is_adapter and overlay.transport != asked.transport]
-    if odd and asked.is_adapter:
-        raise AlreadyAttachedError(
-            f"expected every adapter of a pipeline to have transport {asked.transport!r}, found another transport for "
-            f"{', '.join(odd)}; detach them first"
-        )
-    ranks = {overlay.config["rank"] for overlay in (*overlays, asked) if overlay.is_adapter}
-    if asked.is_adapter and asked.transport == "official" and len(ranks) > 1:
-        raise AlreadyAttachedError(
-            f"expected adapters of one rank under transport 'official', which adds up their vectors, found ranks "
-            f"{sorted(ranks)}; use transport 'paper'"
-        )

@@ -69,7 +69,7 @@ class Shard:
 
     @classmethod
     def current(cls) -> Shard:
-        """Return this process's share under ``accelerate launch`` or ``torchrun``; one process takes everything."""
+        """Return this process's share under ``accelerate launch`` or ``torchrun``, or everything without them."""
         gpu = torch.cuda.is_available()
         if int(os.environ.get("WORLD_SIZE", "1")) < 2:
             return cls(device="cuda" if gpu else "cpu")

@@ -24,6 +24,21 @@ def negative_guidance_target(pred_null: Tensor, pred_cond: Tensor, eta: float) -
     return null - eta * (cond - null)
 
 
+def attribute_target(pred_from: Tensor, pred_cond: Tensor, pred_null: Tensor, eta: float) -> Tensor:
+    """Return ``e_f - eta (e_c - e_0)``, the prediction that the student learns for a prompt that loses an attribute.
+
+    It is the target of ESD's newer code (option ``erase_from``). Only the direction from the empty prompt to the
+    concept is subtracted, so the rest of the prompt f stays.
+
+    Args:
+        pred_from: Prediction (B, C, h, w) of the frozen model for the prompt that keeps everything else.
+        pred_cond: Prediction (B, C, h, w) of the frozen model for the concept to remove from it.
+        pred_null: Prediction (B, C, h, w) of the frozen model for the empty prompt.
+        eta: Strength of the negative guidance; 0 changes nothing.
+    """
+    return pred_from.float() - eta * (pred_cond.float() - pred_null.float())
+
+
 def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
     """Return the mean squared error (B,) of each example, in float32, from tensors (B, ...) of equal shape.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Generator, Tensor
 
-from .types import AttackResult, Case, Edit, Result
+from .types import AttackResult, Case, Component, Edit, Result
 
 if TYPE_CHECKING:
     from typing import Self
@@ -79,6 +79,27 @@ class StandardMethod(Protocol):
     @classmethod
     def standard(cls, retained: tuple[str, ...]) -> Self:
         """Return the paper's settings with these retain prompts."""
+        ...
+
+
+@runtime_checkable
+class ComponentMethod(Protocol):
+    """A method that trains a text encoder or a UNet, and whose default retain terms depend on the component."""
+
+    name: ClassVar[str]
+
+    @property
+    def component(self) -> Component:
+        """Component to train."""
+        ...
+
+    @property
+    def wants_retained(self) -> bool:
+        """True if there are terms on retain prompts."""
+        ...
+
+    def for_component(self, component: Component) -> Self:
+        """Return the same method for another component, with the default retain terms of that component."""
         ...
 
 

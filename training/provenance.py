@@ -16,6 +16,8 @@ from robust_encoders.utils.home import write_atomically
 LIBRARIES = ("torch", "transformers", "diffusers", "accelerate", "safetensors")
 # Metadata of a setting that the short help omits; `train METHOD --help-all` shows it.
 EXTRA = {"extra": True}
+# Metadata of a setting that older manifests lack; its default trains as before, so it may be missing in a description.
+ADDED = {"added": True}
 JUDGING = ("torchattacks", "torchmetrics", "nudenet")
 
 

@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-Form = Literal["weights", "adapter", "projection"]
+Form = Literal["weights", "adapter", "projection", "delta", "eraser"]
+Component = Literal["text_encoder", "unet"]
 CandidateKind = Literal["text", "token_embeddings", "conditioning", "latent", "image", "clean_latent"]
 AttackUse = Literal["unet", "base", "queries"]
 

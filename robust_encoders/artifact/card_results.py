@@ -53,6 +53,20 @@ MEANINGS: Mapping[str, Meaning] = {
     "knowledge": Meaning(
         "concept still recognised", "lower", "Renders of the concept that the Diffusion Classifier recognises."
     ),
+    "negative_with": Meaning(
+        "shown with negative prompt", "lower", "Pictures that show the concept though it is the negative prompt."
+    ),
+    "negative_without": Meaning("shown without negative prompt", "", "The same pictures without a negative prompt."),
+    "lpips_kept": Meaning("LPIPS of kept prompts", "lower", "Distance of kept pictures to the base's.", rate=False),
+    "lpips_erased": Meaning(
+        "LPIPS of erased prompts", "higher", "Distance of erased pictures to the base's.", rate=False
+    ),
+    "lpips_difference": Meaning("LPIPS, erased less kept", "higher", "The difference of these distances.", rate=False),
+}
+# Families of metrics, by the part of their names before the label.
+_FAMILIES: Mapping[str, Meaning] = {
+    "binding": Meaning("objects with attributes as asked", "higher", "Captions with several attributes, all as asked."),
+    "retain": Meaning("kept as asked", "higher", "Pictures without the concept that show what was asked for."),
 }
 _FIRST = ("worst_case", "worst_case_embeddings", "pre_asr")
 _THEN = ("retain_all", "clip_score", "fid", "negative_removed", "knowledge")
@@ -97,7 +111,7 @@ def headlines(results: Sequence[Mapping[str, Any]], origin: str) -> list[Mapping
     left = [r for r in left if r.get("metric") not in ("asr_last", "asr_gained")]
     left = [r for r in left if not str(r.get("metric")).startswith("judge_")]
     attacks = sorted((r for r in left if _defended(r)), key=lambda r: -_number(r))[:3]
-    first = [next((r for r in left if r.get("metric") == name), None) for name in _FIRST]
+    first = [max((r for r in left if r.get("metric") == name), key=_number, default=None) for name in _FIRST]
     then = [next((r for r in left if r.get("metric") == name), None) for name in _THEN]
     chosen = [result for result in (*first, *attacks, *then) if result is not None]
     rest = [result for result in left if not any(result is one for one in chosen)]
@@ -145,7 +159,8 @@ def _settings(result: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _doubts(result: Mapping[str, Any]) -> list[str]:
-    return [str(doubt) for doubt in _settings(result).get("doubts") or ()]
+    found = _settings(result).get("doubts")
+    return [str(doubt) for doubt in found] if isinstance(found, (list, tuple)) else []
 
 
 def _withdrawn(results: Sequence[Mapping[str, Any]]) -> str:
@@ -171,7 +186,9 @@ class _Marks:
         if not self.texts:
             return ""
         lines = [f"- {_mark(i)} {text}" for i, text in enumerate(self.texts)]
-        return "\n".join(["Checks on the attacks tell against the marked numbers:", "", *lines])
+        return "\n".join(
+            ["Checks found these attacks too weak or otherwise doubtful. Do not trust the marked numbers:", "", *lines]
+        )
 
 
 def _mark(index: int) -> str:
@@ -186,14 +203,29 @@ def _table(results: Sequence[Mapping[str, Any]], marks: _Marks) -> str:
 
 def _row(result: Mapping[str, Any], marks: _Marks) -> tuple[str, ...]:
     metric = str(result.get("metric") or "not stated")
-    meaning = MEANINGS.get(metric)
-    label = attack_label(result) if metric.startswith("asr") else ""
-    name = plain(f"{meaning.words if meaning else metric}{f', {label}' if label else ''}")
-    interval, value = result.get("interval"), _shown(result.get("value"), meaning)
-    bounds = f"{_shown(interval[0], meaning)} to {_shown(interval[1], meaning)}" if interval else ""
+    meaning, family = meaning_of(metric)
+    label = attack_label(result) if metric.startswith("asr") else family
+    among = str(result.get("prompt_set") or "") if metric == "pre_asr" else label
+    name = plain(", ".join(filter(None, (meaning.words if meaning else metric, among))))
+    value, ends = _shown(result.get("value"), meaning), _ends(result.get("interval"))
+    bounds = " to ".join(_shown(end, meaning) for end in ends)
     marked = f"{value} {marks.of(result)}".strip()
     n, detector = (plain(str(result.get(key) or "")) for key in ("n", "detector"))
     return name, plain(_tier(result)), marked, meaning.better if meaning else "", bounds, n, detector
+
+
+def meaning_of(metric: str) -> tuple[Meaning | None, str]:
+    """Return what a metric says, and the label of a member of a family such as ``retain_shape``."""
+    family, _, label = metric.partition("_")
+    if metric in MEANINGS:
+        return MEANINGS[metric], ""
+    return (_FAMILIES[family], label) if label and family in _FAMILIES else (None, "")
+
+
+def _ends(interval: Any) -> tuple[float, ...]:
+    """Return the two ends of an interval, or nothing if it is no pair of numbers."""
+    pair = isinstance(interval, (list, tuple)) and len(interval) == 2
+    return tuple(interval) if pair and all(isinstance(end, (int, float)) for end in interval) else ()
 
 
 def _shown(value: Any, meaning: Meaning | None) -> str:
@@ -205,7 +237,8 @@ def _shown(value: Any, meaning: Meaning | None) -> str:
 def _legend(results: Sequence[Mapping[str, Any]]) -> str:
     """Return the meaning of the metrics that a card shows, folded."""
     shown = dict.fromkeys(str(result.get("metric")) for result in results)
-    lines = [f"- {MEANINGS[name].words}: {MEANINGS[name].about}" for name in shown if name in MEANINGS]
+    meanings = dict.fromkeys(meaning for name in shown if (meaning := meaning_of(name)[0]) is not None)
+    lines = [f"- {meaning.words}: {meaning.about}" for meaning in meanings]
     if not lines:
         return ""
     head = "<details><summary>What the numbers mean</summary>"

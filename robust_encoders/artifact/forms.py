@@ -1,12 +1,13 @@
-"""The forms of an artifact (weights, adapter, projection), their files, and the storage of adapters and projections.
+"""The forms of an artifact, their files, and the storage of the small forms: all but whole text encoders.
 
-Adapters and projections are called the small forms.
+The form ``weights`` is a whole text encoder. The small forms are ``adapter``, ``projection``, ``delta`` and ``eraser``;
+an artifact in one of them is an overlay, which changes a part of a pipeline.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import safetensors.torch
@@ -17,21 +18,31 @@ from torch import Tensor
 from robust_encoders.artifact import adapter_file
 from robust_encoders.errors import IntegrityError, ManifestError
 from robust_encoders.overlays.adapters import Adapter
+from robust_encoders.overlays.delta import require_delta
+from robust_encoders.overlays.eraser import Eraser
 from robust_encoders.overlays.projection import PROJECTION_TENSOR
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+# The picture that a model card shows: the same prompts and seeds before and after attaching.
+PICTURE_NAME = "before_after.png"
 WEIGHTS_NAMES: Mapping[str, str] = {
     "weights": WEIGHTS_NAME,
     "adapter": "adapter.safetensors",
     "projection": "projection.safetensors",
+    "delta": "delta.safetensors",
+    "eraser": "eraser.safetensors",
 }
 COMPONENTS: Mapping[str, tuple[str, ...]] = {
     "weights": ("text_encoder",),
     "adapter": ("text_encoder", "unet"),
     "projection": ("text_encoder",),
+    "delta": ("unet",),
+    "eraser": ("unet",),
 }
-_OURS = re.compile(r"model\.(.*\.)?safetensors|config\.json|(adapter|projection)\.safetensors")
+_OURS = re.compile(
+    r"model\.(.*\.)?safetensors|config\.json|(adapter|projection|delta|eraser)\.safetensors|before_after\.png"
+)
 
 
 def weights_name(form: str, variant: str | None = None) -> str:
@@ -69,10 +80,10 @@ def is_replaced(name: str) -> bool:
 
 
 def parsed(form: str, data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return tensors and configuration of an adapter or a projection.
+    """Return tensors and configuration of an artifact in a small form.
 
     Args:
-        form: Form of the artifact, ``adapter`` or ``projection``.
+        form: Form of the artifact, any but ``weights``.
         data: Bytes of the file.
 
     Raises:
@@ -85,22 +96,52 @@ def parsed(form: str, data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = safetensors.torch.load(data)
     except SafetensorError as error:
         raise IntegrityError(f"expected safetensors, found something else: {str(error)[:300]}") from error
-    require_projection(tensors)
-    return tensors, {}
+    require_tensors(form, tensors, {})
+    return tensors, configuration(form, tensors, {})
 
 
 def serialised(form: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> bytes:
-    """Return the bytes of the file of an adapter or a projection; equal artifacts give equal bytes.
+    """Return the bytes of the file of an artifact in a small form; equal artifacts give equal bytes.
 
     Args:
-        form: Form of the artifact, ``adapter`` or ``projection``.
+        form: Form of the artifact, any but ``weights``.
         tensors: Tensors of the artifact.
-        config: Configuration of an adapter: its prompts, rank and alpha.
+        config: Configuration of an adapter: its prompts, rank and alpha. The other forms store none.
     """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     if form == "adapter":
         return adapter_file.write_bytes(adapter_of(contiguous, config))
     return safetensors.torch.save(contiguous, metadata={"format": "pt"})
+
+
+def require_tensors(form: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Check that tensors and configuration belong to a small form.
+
+    Args:
+        form: Form of the artifact, any but ``weights``.
+        tensors: Tensors of the artifact.
+        config: Configuration of the artifact.
+
+    Raises:
+        IntegrityError: If they do not; the message names the tensors.
+    """
+    _REQUIRE[form](tensors, config)
+
+
+def configuration(form: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration that an artifact in a small form keeps.
+
+    Args:
+        form: Form of the artifact, any but ``weights``.
+        tensors: Tensors of the artifact, which passed :func:`require_tensors`.
+        config: Configuration as given.
+
+    Returns:
+        The given configuration of an adapter; ``rank`` of an eraser, read from the shapes; empty for other forms.
+    """
+    if form == "eraser":
+        return {"rank": Eraser(tensors).rank}
+    return dict(config) if form == "adapter" else {}
 
 
 def adapter_of(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Adapter:
@@ -139,3 +180,29 @@ def require_projection(tensors: Mapping[str, Tensor]) -> None:
             f"expected one finite square matrix named {PROJECTION_TENSOR!r}, found {found or 'no tensors'}; "
             "make the artifact again"
         )
+
+
+def require_eraser(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Check that the tensors are an eraser, and that a rank in the configuration is theirs.
+
+    Args:
+        tensors: Tensors of the eraser.
+        config: Configuration; an empty one is accepted, because the shapes give the rank.
+
+    Raises:
+        IntegrityError: If they are not; the message names the tensors.
+    """
+    eraser = Eraser(tensors)
+    if config.get("rank", eraser.rank) != eraser.rank:
+        raise IntegrityError(
+            f"expected the rank of the tensors, {eraser.rank}, in the configuration, found {config['rank']}; leave the "
+            "rank out or correct it"
+        )
+
+
+_REQUIRE: Mapping[str, Callable[[Mapping[str, Tensor], Mapping[str, Any]], object]] = {
+    "adapter": adapter_of,
+    "projection": lambda tensors, _: require_projection(tensors),
+    "delta": lambda tensors, _: require_delta(tensors),
+    "eraser": require_eraser,
+}

@@ -19,7 +19,7 @@ from robust_encoders.utils.json_fields import Fields, short
 MANIFEST_NAME = "robust_encoder.json"
 SCHEMA = 1
 
-Form = Literal["weights", "adapter", "projection", "delta"]
+Form = Literal["weights", "adapter", "projection", "delta", "eraser"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,8 @@ class Manifest:
 
     Args:
         concept: Concept that was erased, with its anchor.
-        form: Form in which the change is stored: whole ``weights``, ``adapter``, ``projection`` or ``delta``.
+        form: Form in which the change is stored: whole ``weights``, ``adapter``, ``projection``, ``delta``
+            or ``eraser``.
         component: Pipeline component that the artifact changes, for example ``text_encoder``.
         method: Name and settings of the erasure method, as ``{"name": ..., **fields}``.
         base: Base that the artifact was made from.

@@ -20,7 +20,13 @@ LIBRARY = "robust-encoders"
 BEGIN = f"<!-- {LIBRARY}: written by save_pretrained and push_to_hub; text outside of begin and end is yours -->"
 END = f"<!-- {LIBRARY}: end -->"
 _INDEX = f"{LIBRARY}: "
-_RELATION = {"weights": "finetune", "delta": "finetune", "adapter": "adapter", "projection": "adapter"}
+_RELATION = {
+    "weights": "finetune",
+    "delta": "finetune",
+    "adapter": "adapter",
+    "projection": "adapter",
+    "eraser": "adapter",
+}
 _TAGS = ("diffusers", "transformers", "clip", "text-encoder", "concept-erasure", "machine-unlearning", "safetensors")
 # The Hub refuses a card whose licence is none of its identifiers; any other one is "other" with a name.
 _HUB_LICENSES = frozenset(
@@ -36,15 +42,18 @@ _WHAT: Mapping[str, str] = {
     "weights": "A text encoder",
     "adapter": "One-dimensional adapters with a gate for every prompt,",
     "projection": "A matrix that multiplies the text encoder's output,",
+    "delta": "Trained weights of the UNet",
+    "eraser": "Small modules after the cross-attentions of the UNet,",
 }
 STORED: Mapping[str, str] = {
     "weights": "The weights are an ordinary `CLIPTextModel`. transformers loads\nthe folder without this package, too.",
     "adapter": "Other tools load `adapter.safetensors` as a LoRA\nwithout gates, which then acts on every prompt.",
     "projection": "`encoder.fuse(pipe)` writes it into the key and value\nmatrices of the UNet, for tools without this "
     "package.",
+    "delta": "`delta.safetensors` holds parameters of the UNet under\nthe names of diffusers. `pipe.save_pretrained` "
+    "writes a plain UNet with them.",
+    "eraser": "The modules act by hooks and cannot be fused into\nweights: attach them again after loading a pipeline.",
 }
-# The file of a picture that a card shows: the same prompts and seeds before and after attaching.
-PICTURE_NAME = "before_after.png"
 
 
 def card(manifest: Manifest, *, reference: str, existing: str = "", picture: str = "") -> str:
@@ -110,13 +119,15 @@ def words(manifest: Manifest, reference: str) -> dict[str, Any]:
     concept, method = plain(manifest.concept.name), method_name(str(manifest.method["name"]))
     base = f"the base {manifest.base.ids[0]}" if manifest.base.ids else f"bases of the family {manifest.base.family}"
     embedded = manifest.base.family in _EMBEDDED
+    base = "the small base of coloured shapes in robust_encoders" if embedded else base
     return {
         "title": f"{concept[:1].upper()}{concept[1:]}, erased by {method}",
-        "summary": f"{_WHAT[manifest.form]} for {base}. {method} trained it to forget the {manifest.concept.kind} "
-        f"**{concept}**. It changes nothing else of a pipeline.",
+        "summary": f"{_WHAT[manifest.form]} for {base}, made with {method} to forget the {manifest.concept.kind} "
+        f"**{concept}**. All other parts of the pipeline stay as they are.",
         **usage(reference, manifest.base.ids[0] if manifest.base.ids else "path/to/the/base", embedded=embedded),
         "stored": STORED[manifest.form],
         "results": card_results(manifest.results),
+        "inside_unet": manifest.form in ("delta", "eraser"),
         "limits": [_SMALL_WORLD] if embedded else [],
         "recipe": _recipe(manifest),
         "licence": f"Weights: {manifest.license}." if manifest.license else "Not stated: ask the publisher.",

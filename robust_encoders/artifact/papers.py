@@ -21,6 +21,11 @@ class Paper(NamedTuple):
 
 
 PAPERS: Mapping[str, Paper] = {
+    "ablation": Paper(
+        "Kumari et al., *Ablating Concepts in Text-to-Image Diffusion Models*, ICCV 2023",
+        "2303.13516",
+        "Ablating Concepts",
+    ),
     "advunlearn": Paper(
         "Zhang et al., *Defensive Unlearning with Adversarial Training for Robust Concept Erasure in Diffusion "
         "Models*, NeurIPS 2024",
@@ -33,6 +38,12 @@ PAPERS: Mapping[str, Paper] = {
         "2501.18877",
         "DES",
     ),
+    "doco": Paper(
+        "Wu et al., *Unlearning Concepts in Diffusion Model via Concept Domain Correction and Concept Preserving "
+        "Gradient*, AAAI 2025",
+        "2405.15304",
+        "DoCo",
+    ),
     "esd": Paper(
         "Gandikota et al., *Erasing Concepts from Diffusion Models*, ICCV 2023",
         "2303.07345",
@@ -42,6 +53,12 @@ PAPERS: Mapping[str, Paper] = {
         "Gandikota et al., *Unified Concept Editing in Diffusion Models*, WACV 2024",
         "2308.14761",
         "UCE",
+    ),
+    "race": Paper(
+        "Kim et al., *R.A.C.E.: Robust Adversarial Concept Erasure for Secure Text-to-Image Diffusion Model*, "
+        "ECCV 2024",
+        "2405.16341",
+        "RACE",
     ),
     "rece": Paper(
         "Gong et al., *Reliable and Efficient Concept Erasure of Text-to-Image Diffusion Models*, ECCV 2024",
@@ -53,6 +70,12 @@ PAPERS: Mapping[str, Paper] = {
         "CVPR 2024",
         "2312.16145",
         "SPM",
+    ),
+    "receler": Paper(
+        "Huang et al., *Receler: Reliable Concept Erasing of Text-to-Image Diffusion Models via Lightweight Erasers*, "
+        "ECCV 2024",
+        "2311.17717",
+        "Receler",
     ),
     "safe-clip": Paper(
         "Poppi et al., *Safe-CLIP: Removing NSFW Concepts from Vision-and-Language Models*, ECCV 2024",

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from robust_encoders.artifact.fingerprint import content_sha256
-from robust_encoders.artifact.forms import CONFIG_NAME, parsed
+from robust_encoders.artifact.forms import CONFIG_NAME, parsed, require_tensors
 from robust_encoders.artifact.manifest import MANIFEST_NAME, FileRecord, Manifest
 from robust_encoders.artifact.verified_files import remember, same_file
 from robust_encoders.clip.state_dict import architecture, nested
@@ -101,8 +101,14 @@ def read_artifact(folder: Path, manifest: Manifest, weights: str, *, trust: Trus
 
 
 def _read_small(folder: Path, manifest: Manifest, weights: str) -> Artifact:
-    """Read an adapter or a projection; it is always verified completely, because that is cheap."""
+    """Read an artifact in a small form; it is always verified completely, because that is cheap for most of them."""
     record, path = _record(manifest, weights), folder / weights
+    if manifest.form == "delta" and record.size >= MAPPED_FROM:
+        # A delta may have gigabytes, of which a file in memory would be a second copy.
+        mapped = _read_tensors(path, record, _require_size(path, record), known=False)
+        require_tensors(manifest.form, mapped, {})
+        _require_contents(mapped, record, path)
+        return Artifact(manifest, mapped, {}, record.content_sha256)
     data = _verified(path, record)
     tensors, config = parsed(manifest.form, data)
     _require_once(data[8 : 8 + int.from_bytes(data[:8], "little")], path)

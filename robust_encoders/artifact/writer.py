@@ -17,11 +17,11 @@ import safetensors.torch
 from torch import Tensor
 
 from robust_encoders.artifact.fingerprint import content_sha256, dtype_name
-from robust_encoders.artifact.forms import CONFIG_NAME, is_replaced, serialised, weights_name
+from robust_encoders.artifact.forms import CONFIG_NAME, PICTURE_NAME, is_replaced, serialised, weights_name
 from robust_encoders.artifact.manifest import MANIFEST_NAME, FileRecord, Manifest
-from robust_encoders.artifact.model_card import CARD_NAME, PICTURE_NAME, card
+from robust_encoders.artifact.model_card import CARD_NAME, card
 from robust_encoders.clip.state_dict import architecture
-from robust_encoders.errors import CardError
+from robust_encoders.errors import CardError, ManifestError
 from robust_encoders.utils.atomic_folders import remove_abandoned, scratch
 from robust_encoders.utils.home import home, locked
 
@@ -69,7 +69,8 @@ def save(
         remove_abandoned(target.parent, target.name, rescue)
         _require_free(target)
         finished, contents = _contents(manifest, tensors, config)
-        contents[CARD_NAME] = _card_bytes(target, finished, reference or "path/to/this/folder")
+        contents |= _picture(target, finished)
+        contents[CARD_NAME] = _card_bytes(target, finished, reference or "path/to/this/folder", contents)
         with scratch(target.parent, target.name, rescue) as aside:
             _fill(aside / "new", target, contents)
             _move_into_place(aside, target)
@@ -152,14 +153,29 @@ def _config_bytes(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> b
     return (json.dumps(body, indent=2, sort_keys=True) + "\n").encode()
 
 
-def _card_bytes(target: Path, manifest: Manifest, reference: str) -> bytes:
+def _card_bytes(target: Path, manifest: Manifest, reference: str, contents: Mapping[str, bytes]) -> bytes:
     place = target / CARD_NAME
     try:
         existing = place.read_bytes().decode() if place.is_file() else ""
     except UnicodeDecodeError as error:
         raise CardError(f"expected text in UTF-8 in {place}, found {error}; correct or remove it") from error
-    picture = PICTURE_NAME if (target / PICTURE_NAME).is_file() else ""
+    picture = PICTURE_NAME if PICTURE_NAME in contents else ""
     return card(manifest, reference=reference, existing=existing, picture=picture).encode()
+
+
+def _picture(target: Path, manifest: Manifest) -> dict[str, bytes]:
+    """Return the picture in a folder if the folder holds this very artifact; the picture of another one goes."""
+    place = target / PICTURE_NAME
+    try:
+        present = Manifest.read(target) if place.is_file() else None
+    except ManifestError:
+        present = None
+    same = present is not None and _contents_of(present) == _contents_of(manifest)
+    return {PICTURE_NAME: place.read_bytes()} if same else {}
+
+
+def _contents_of(manifest: Manifest) -> set[str]:
+    return {record.content_sha256 for record in manifest.files.values()}
 
 
 def _weights_bytes(tensors: Mapping[str, Tensor]) -> bytes:

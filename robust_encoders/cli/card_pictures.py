@@ -44,7 +44,7 @@ def write_pictures(folder: Path) -> list[Path]:
         folder: Folder of the cards.
 
     Raises:
-        ManifestError: If an embedded encoder is not installed.
+        AssetsMissingError: If the embedded base or an embedded encoder is not installed.
     """
     (folder / PICTURES).mkdir(parents=True, exist_ok=True)
     return [_write_picture(folder, entry) for entry in CATALOG.values() if entry.embedded]

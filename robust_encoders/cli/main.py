@@ -19,8 +19,8 @@ from typing import Any
 import robust_encoders
 from robust_encoders import CATALOG, CatalogEntry, Manifest, RobustEncoder
 from robust_encoders.artifact.card_results import withdrawal_reasons, withdrawn
-from robust_encoders.artifact.model_card import PICTURE_NAME
-from robust_encoders.cli import pipelines, trust
+from robust_encoders.artifact.forms import PICTURE_NAME
+from robust_encoders.cli import convert, pipelines, trust
 from robust_encoders.errors import BaseLoadError, RobustEncodersError, UnknownNameError
 from robust_encoders.utils.console import (
     EXIT_NO,
@@ -40,6 +40,7 @@ TRAINING_COMMANDS: Mapping[str, str] = {
     "demo": "draw the same prompts with and without a robust encoder into one picture",
     "shapes": "`shapes build`: train the embedded base from random weights",
     "train": "train an encoder by a named recipe or a method",
+    "synonyms": "print the words nearest to a concept in a base's text encoder",
     "evaluate": "attack an encoder, classify the pictures and print the attack success rates",
     "reproduce": "train an artifact again from its manifest and compare the tensors",
     "merge": "merge several encoders that erased one concept each into one encoder",
@@ -50,6 +51,7 @@ EXTRA_OF: Mapping[str, str] = {
     "demo": "eval",
     "shapes": "train",
     "train": "train",
+    "synonyms": "train",
     "evaluate": "eval",
     "reproduce": "train",
     "merge": "train",
@@ -135,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     cards.set_defaults(command=_cards)
     trust.add_commands(commands, as_json)
+    convert.add_commands(commands, as_json)
     for command in (info, push):
         command.add_argument("name", metavar="NAME", help="name in the catalog, or folder of an artifact")
     _add_push_options(push)
@@ -185,14 +188,16 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _push(options: argparse.Namespace) -> int:
-    picture = Path(options.name) / PICTURE_NAME
+    # A catalog name is never the name of a folder.
+    folder = None if options.name in CATALOG else Path(options.name).expanduser()
+    picture = None if folder is None else folder / PICTURE_NAME
     url = RobustEncoder.from_pretrained(options.name).push_to_hub(
         options.repo,
         private=options.private,
         revision=options.revision,
         commit_message=options.message,
         create_pr=options.create_pr,
-        picture=picture if picture.is_file() else None,
+        picture=picture if picture is not None and picture.is_file() else None,
     )
     if options.json:
         say_json({"name": options.name, "repo": options.repo, "url": url})

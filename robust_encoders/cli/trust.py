@@ -1,34 +1,25 @@
-"""The commands ``verify``, ``pin``, ``unpin`` and ``convert``, which concern trust in published files."""
+"""The commands ``verify``, ``pin`` and ``unpin``, which concern trust in published files."""
 
 from __future__ import annotations
 
 import argparse
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from robust_encoders.artifact.manifest import Manifest
-from robust_encoders.cli.pipelines import open_pipeline
-from robust_encoders.concepts import Concept, ConceptKind
-from robust_encoders.conversion.convert import Origin, convert
-from robust_encoders.conversion.spm_release import adapter_from_release, is_adapter_file
-from robust_encoders.encoder import RobustEncoder
 from robust_encoders.errors import AssetsMissingError, NotPinnedError, RobustEncodersError, UnknownNameError
-from robust_encoders.hub.catalog import CATALOG, did_you_mean
 from robust_encoders.hub.download import HubOptions
 from robust_encoders.hub.load import FetchedArtifact, load
 from robust_encoders.hub.pins import Pin, enforce, pinned_instead, pins_file, read_pins, remove_pin, write_pin
 from robust_encoders.hub.resolve import resolve
-from robust_encoders.overlay import Overlay
-from robust_encoders.utils.console import EXIT_NO, EXIT_OK, UsageError, say, say_json
+from robust_encoders.utils.console import EXIT_NO, EXIT_OK, say, say_json
 
 _VARIANT = re.compile(r"model\.(.+)\.safetensors")
 
 
 def add_commands(commands: Any, as_json: argparse.ArgumentParser) -> None:
-    """Add the four commands to the parser of the command line.
+    """Add the three commands to the parser of the command line.
 
     Args:
         commands: Result of ``add_subparsers``.
@@ -48,33 +39,6 @@ def add_commands(commands: Any, as_json: argparse.ArgumentParser) -> None:
         command.add_argument("--subfolder", default="", help="subfolder of the folder or repository")
     for command in (verify, pin):
         command.add_argument("--revision", help="branch, tag or commit of the repository")
-    converting = commands.add_parser(
-        "convert", parents=[as_json], help="convert weights of another format to an artifact"
-    )
-    converting.set_defaults(command=_convert)
-    _add_convert_arguments(converting)
-
-
-def _add_convert_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SRC", help="file of weights, its folder, or a name in the catalog")
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder for the artifact")
-    parser.add_argument(
-        "--config",
-        type=Path,
-        metavar="FILE",
-        help="config.json of the text encoder; by default the one beside the weights",
-    )
-    parser.add_argument(
-        "--base",
-        type=Path,
-        metavar="PIPELINE_FOLDER",
-        help="folder of the pipeline that an adapter file (SPM) was trained on; required for adapter files",
-    )
-    parser.add_argument("--concept", metavar="WORDS", help="concept that the encoder has unlearned")
-    parser.add_argument("--kind", choices=get_args(ConceptKind), default="content", help="kind of the concept")
-    parser.add_argument("--method", help="name of the method that made the encoder")
-    parser.add_argument("--license", help="licence of the weights")
-    parser.add_argument("--publisher", help="publisher of the weights, for example a repository")
 
 
 def _look(options: argparse.Namespace, variant: str | None = None) -> FetchedArtifact:
@@ -160,49 +124,3 @@ def _say_files(pin: Pin) -> None:
 
 def _at(pin: Pin) -> str:
     return f" at revision {pin.revision}" if pin.revision else ""
-
-
-def _convert(options: argparse.Namespace) -> int:
-    try:
-        manifest = _converted(options)
-    except FileExistsError as error:
-        raise UsageError(str(error)) from error
-    if options.json:
-        say(manifest.to_json().rstrip())
-        return EXIT_OK
-    source = manifest.recipe.get("source", {})
-    say(f"{options.out}  from {source.get('file', options.source)} ({source.get('layout', 'an artifact')})")
-    say(f"licence {manifest.license or 'not stated'}, concept {manifest.concept.name!r}")
-    return EXIT_OK
-
-
-def _converted(options: argparse.Namespace) -> Manifest:
-    source = Path(options.source).expanduser()
-    if is_adapter_file(source):
-        return _converted_adapter(options, source)
-    if source.exists():
-        return convert(options.source, options.out, origin=_origin(options), config=options.config)
-    if options.source in CATALOG:
-        return RobustEncoder.from_pretrained(options.source).save_pretrained(options.out)
-    raise UsageError(
-        f"expected a file, a folder or a catalog name, found {options.source!r}. {did_you_mean(options.source)}"
-    )
-
-
-def _converted_adapter(options: argparse.Namespace, source: Path) -> Manifest:
-    if options.base is None:
-        raise UsageError(
-            f"expected --base PIPELINE_FOLDER for the adapters in {source}, found none: the file does not name the "
-            "pipeline that they were trained on, and their gates need its text encoder; pass that pipeline"
-        )
-    pipe = open_pipeline(options.base)
-    made = adapter_from_release(source, pipe, origin=_origin(options))
-    overlay = Overlay(made.manifest, made.tensors, made.config)
-    overlay.check(pipe).raise_if_incompatible()
-    return overlay.save_pretrained(options.out)
-
-
-def _origin(options: argparse.Namespace) -> Origin:
-    stated = {name: getattr(options, name) for name in ("method", "license", "publisher")}
-    origin = replace(Origin(), **{name: value for name, value in stated.items() if value})
-    return replace(origin, concept=Concept(name=options.concept, kind=options.kind)) if options.concept else origin

@@ -1,48 +1,32 @@
-"""All checks of an adapter or a projection against a pipeline, made at once."""
+"""All checks of an overlay against a pipeline, made at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from robust_encoders.artifact.fingerprint import Sketch, compare, sketch
-from robust_encoders.artifact.forms import adapter_of
 from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.clip.state_dict import nested_state, unwrapped
 from robust_encoders.compatibility import architecture, pipeline_state
 from robust_encoders.compatibility.facts import Facts, config_of
+from robust_encoders.compatibility.overlay_shapes import OverlayContent, shape_checks
 from robust_encoders.compatibility.report import Check, CompatReport
-from robust_encoders.overlays import adapters
-from robust_encoders.overlays.projection import PROJECTION_TENSOR
-from robust_encoders.pipeline.composition import PREFIXES, Composition, composition_of, deployed_in, reference_of
+from robust_encoders.pipeline.attached_overlay import PREFIXES
+from robust_encoders.pipeline.composition import composition_of, deployed_in, reference_of, unet_of
 from robust_encoders.pipeline.offload import mode_of
-from robust_encoders.pipeline.shared_copy import original_of
 from robust_encoders.pipeline.textual_inversion import first_rows
 
 
-class OverlayContent(NamedTuple):
-    """Manifest, tensors and configuration of an adapter or a projection, for the checks."""
-
-    manifest: Manifest
-    tensors: Mapping[str, Tensor]
-    config: Mapping[str, Any]
-
-    def covers(self, component: str) -> bool:
-        """Return true if the overlay changes weights or outputs of a component."""
-        if self.manifest.form == "projection":
-            return component == "text_encoder"
-        return any(key.startswith(PREFIXES[component]) for key in self.tensors)
-
-
 def check(pipe: Any, overlay: OverlayContent, *, allow_partial: bool = False) -> CompatReport:
-    """Make all checks of an adapter or a projection against a pipeline; change nothing.
+    """Make all checks of an overlay against a pipeline; change nothing.
 
     Args:
         pipe: A diffusers pipeline.
-        overlay: Adapter or projection.
+        overlay: Content of the overlay.
         allow_partial: True to report other text encoders of the pipeline as a warning instead of an error.
     """
     components = _components(pipe)
@@ -53,7 +37,7 @@ def check(pipe: Any, overlay: OverlayContent, *, allow_partial: bool = False) ->
         components,
         *(question(facts) for question in _GENERAL),
         _text_encoder(pipe, overlay),
-        *_shapes(pipe, overlay),
+        *shape_checks(pipe, overlay),
         *(_bare(pipe, name) for name in PREFIXES),
         _rank(pipe, overlay),
     ]
@@ -79,13 +63,13 @@ def _components(pipe: Any) -> Check:
         "error",
         "a diffusers pipeline with a text_encoder, a tokenizer and a unet",
         f"a {type(pipe).__name__} without {', '.join(missing)}" if missing else f"a {type(pipe).__name__}",
-        "adapters and projections are made for Stable Diffusion; load such a pipeline with all its components",
+        "overlays are made for Stable Diffusion; load such a pipeline with all its components",
     )
 
 
 def _facts(pipe: Any, manifest: Manifest, allow_partial: bool) -> Facts:
     current = deployed_in(pipe)
-    return Facts.gather(
+    facts = Facts.gather(
         pipe,
         replace(manifest, component="text_encoder"),  # the component that the checks of the text side read
         config_of(current),
@@ -93,13 +77,16 @@ def _facts(pipe: Any, manifest: Manifest, allow_partial: bool) -> Facts:
         original=reference_of(pipe),
         partial=allow_partial,
     )
+    # Without overlays, so that the answer does not depend on the order of attaching.
+    unet = unet_of(pipe)
+    return replace(facts, unet=unet, unet_config=config_of(unet))
 
 
 def _text_encoder(pipe: Any, overlay: OverlayContent) -> Check:
     """Check that the pipeline has the text encoder that the overlay was made with.
 
     For an overlay on the text encoder this must be the attached text encoder. For one on the UNet alone it must be the
-    base's encoder, which computes the gates.
+    base's encoder: it computes an adapter's gates, and a delta or an eraser was trained on its outputs.
     """
     deployed = overlay.covers("text_encoder")
     encoder = deployed_in(pipe) if deployed else reference_of(pipe)
@@ -116,24 +103,25 @@ def encoder_check(manifest: Manifest, found: Sketch, *, deployed: bool) -> Check
     Args:
         manifest: Manifest of the overlay.
         found: Sketch (a few values of every tensor) of the text encoder.
-        deployed: True if it is the attached text encoder, which prompts pass through; false if it only computes an
-            adapter's gates.
+        deployed: True if it is the attached text encoder, which prompts pass through; false if it is the base's.
     """
     expected, role = manifest.base.text_encoder, "that prompts pass through" if deployed else "of the base"
     outcome = "nothing recorded in the manifest" if expected is None else compare(found, expected)
-    remedy = (
-        "the overlay was computed or trained for that encoder and has another effect with a different one; make an "
-        "overlay for this encoder, or detach the encoder that took its place"
-    )
+    if deployed:
+        remedy = (
+            "the overlay was computed or trained for that encoder and has another effect with a different one; make an "
+            "overlay for this encoder, or detach the encoder that took its place"
+        )
+    else:
+        use = "computes the overlay's gates" if manifest.form == "adapter" else "gave the outputs it was trained on"
+        remedy = f"that encoder {use}; load the base that the overlay was made for"
     return Check(
         "text encoder",
         expected is not None and compare(found, expected).kind != "differs",
         "error",
         f"the text encoder {role} to be the one that the overlay was made with ({manifest.base.family})",
         str(outcome),
-        remedy
-        if deployed
-        else "that encoder computes the overlay's gates; load the base that the overlay was made for",
+        remedy,
     )
 
 
@@ -157,50 +145,6 @@ def require_still_fit(pipe: Any, coming: Sketch) -> None:
     CompatReport(tuple(named)).raise_if_incompatible()
 
 
-def _shapes(pipe: Any, overlay: OverlayContent) -> list[Check]:
-    if overlay.manifest.form == "projection":
-        width = config_of(reference_of(pipe)).get("hidden_size")
-        found = overlay.tensors[PROJECTION_TENSOR].shape[0]
-        return [
-            Check(
-                "width",
-                width == found,
-                "error",
-                f"{width} (text encoder)",
-                str(found),
-                "load the base that the projection was made for",
-            )
-        ]
-    adapter = adapter_of(overlay.tensors, overlay.config)
-    return [_layers(original_of(getattr(pipe, name)), adapter, name) for name in PREFIXES if overlay.covers(name)]
-
-
-def _layers(root: nn.Module, adapter: adapters.Adapter, component: str) -> Check:
-    prefix = PREFIXES[component]
-    known = {"unet": adapters.unet_layers, "text_encoder": adapters.text_layers}[component](root)
-    wrong = []
-    down = ".lora_down.weight"
-    stems = [key.removesuffix(down) for key in adapter.tensors if key.startswith(prefix) and key.endswith(down)]
-    for stem in stems:
-        path = known.get(stem.removeprefix(prefix))
-        if path is None:
-            wrong.append(f"no layer for {stem}")
-            continue
-        layer: Any = root.get_submodule(path)
-        weight = getattr(layer, "base_layer", layer).weight
-        ends = (adapter.tensors[f"{stem}.lora_up.weight"].shape[0], adapter.tensors[stem + down].shape[1])
-        if ends != tuple(weight.shape[:2]):
-            wrong.append(f"{path} of shape {tuple(weight.shape[:2])} for {ends}")
-    return Check(
-        f"layers of the {component}",
-        not wrong,
-        "error",
-        f"a layer of its shape for each of {len(stems)} adapters",
-        "; ".join(wrong[:3]) or "all of them",
-        "load the base that the adapters were trained on",
-    )
-
-
 def _bare(pipe: Any, name: str) -> Check:
     """Check that the component can be copied together with its hooks."""
     module = getattr(pipe, name)
@@ -219,8 +163,8 @@ def _bare(pipe: Any, name: str) -> Check:
 
 def _rank(pipe: Any, overlay: OverlayContent) -> Check | None:
     """Check that an adapter comes before any projection is fused into the UNet."""
-    composition: Composition = composition_of(pipe)
-    fused = [overlay.label for overlay in composition.overlays if not overlay.live and not overlay.is_adapter]
+    attached = composition_of(pipe).overlays
+    fused = [other.label for other in attached if not other.live and other.form == "projection"]
     if not fused or overlay.manifest.form != "adapter":
         return None
     return Check(

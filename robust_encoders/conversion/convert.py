@@ -60,7 +60,12 @@ class Origin:
 
 
 def convert(
-    source: str | Path, out: str | Path, *, origin: Origin | None = None, config: str | Path | None = None
+    source: str | Path,
+    out: str | Path,
+    *,
+    origin: Origin | None = None,
+    config: str | Path | None = None,
+    part: str = "",
 ) -> Manifest:
     """Read the text encoder from a file of another format and write it as an artifact of this package.
 
@@ -70,6 +75,8 @@ def convert(
         out: Folder of the artifact.
         origin: Facts about the weights' origin; none of them can be read from the file.
         config: Path of the ``config.json`` of the weights; by default the one beside them.
+        part: Name of the entry that holds the text encoder, in a file with one state dict for each component; empty
+            for a file that is the text encoder itself.
 
     Returns:
         Manifest of the artifact; its ``recipe`` names the source of the conversion. It has no fingerprints of the
@@ -81,8 +88,8 @@ def convert(
         FileExistsError: If ``out`` holds files that are no artifact.
     """
     path = weights_in(Path(source).expanduser())
-    record, tensors = _read_file(path)
-    found = read(tensors)
+    record, data = read_file(path)
+    found = read(plain(entry_of(data, part, path) if part else data, path))
     settings, settings_from = configuration(path, None if config is None else Path(config), found)
     kept, shorter = without_last_layer(found, settings)
     require_fit(kept, settings)
@@ -123,14 +130,44 @@ def file_record(path: Path) -> FileRecord:
         return FileRecord(sha256=digest, size=file.tell())
 
 
-def _read_file(path: Path) -> tuple[FileRecord, dict[str, Tensor]]:
+def read_file(path: Path) -> tuple[FileRecord, Any]:
+    """Return size and hash of a file of weights, and its content, in which nothing was run.
+
+    Args:
+        path: Path of the file, see :func:`weights_in`.
+
+    Returns:
+        The record of the file, and its content: plain containers and tensors, without a wrapping ``state_dict``.
+
+    Raises:
+        IntegrityError: If the file cannot be read, holds other objects, or changes while it is read.
+    """
     record = file_record(path)
     data = _read_pickle(path) if path.suffix in PICKLES else _read_safetensors(path)
     if isinstance(data, Mapping) and isinstance(data.get("state_dict"), Mapping):
         data = data["state_dict"]
     if file_record(path) != record:
         raise IntegrityError(f"expected {path} unchanged while it was read, found it changed; convert it again")
-    return record, _plain(data, path)
+    return record, data
+
+
+def entry_of(data: Any, part: str, path: Path) -> Any:
+    """Return one entry of a file that holds one state dict for each component.
+
+    Args:
+        data: Content of the file.
+        part: Name of the entry.
+        path: Path of the file, for the error message.
+
+    Raises:
+        IntegrityError: If there is no such entry.
+    """
+    if not isinstance(data, Mapping) or not isinstance(data.get(part), Mapping):
+        raise IntegrityError(
+            f"expected an entry {part!r} with a state dict in {path}, found none; leave the component out, or pass "
+            "another file"
+        )
+    return data[part]
 
 
 def _read_safetensors(path: Path) -> Any:
@@ -153,7 +190,16 @@ def _read_pickle(path: Path) -> Any:
         ) from error
 
 
-def _plain(data: Any, path: Path) -> dict[str, Tensor]:
+def plain(data: Any, path: Path) -> dict[str, Tensor]:
+    """Return a state dict as names and plain tensors.
+
+    Args:
+        data: Content of a file, or an entry of it.
+        path: Path of the file, for the error message.
+
+    Raises:
+        IntegrityError: If it holds anything else; the message names the first of them.
+    """
     if not isinstance(data, Mapping):
         raise IntegrityError(
             f"expected names and tensors in {path}, found a {type(data).__name__}; pass a file that holds a state dict"

@@ -72,7 +72,7 @@ def _trusted(folder: Path, manifest: Manifest, weights: str, *, converted: bool,
         pin: Pin of the place, with which the manifest agrees; None if nothing is pinned.
     """
     record = manifest.files.get(weights)
-    if record is None or manifest.form != "weights":  # adapters and projections are cheap to verify every time
+    if record is None or manifest.form != "weights":  # overlays are verified completely every time
         return Trust()
     # A pin names all variants, but only the default weights were read when the pin was made.
     pinned = pin.files.get(weights) if pin is not None and weights == weights_name(manifest.form) else None

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robust_encoders.artifact.forms import CONFIG_NAME, is_replaced
+from robust_encoders.artifact.forms import CONFIG_NAME, PICTURE_NAME, is_replaced
 from robust_encoders.artifact.manifest import Manifest
-from robust_encoders.artifact.model_card import CARD_NAME, LIBRARY, PICTURE_NAME, card
+from robust_encoders.artifact.model_card import CARD_NAME, LIBRARY, card
 from robust_encoders.errors import PushError
 from robust_encoders.hub.download import transport_error
 from robust_encoders.utils.atomic_folders import remove_abandoned, scratch

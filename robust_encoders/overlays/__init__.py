@@ -1,1 +1,1 @@
-"""The arithmetic and the tensors of adapters and projections."""
+"""The arithmetic and the tensors of adapters, projections, deltas and erasers."""

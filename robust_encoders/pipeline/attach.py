@@ -64,7 +64,7 @@ def attachment_of(pipe: Any) -> Attachment | None:
 
 
 def has_overlays(pipe: Any) -> bool:
-    """Return true if adapters or projections are attached to a pipeline."""
+    """Return true if overlays are attached to a pipeline."""
     return hasattr(pipe, OVERLAYS_RECORD)
 
 

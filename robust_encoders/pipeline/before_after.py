@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
+from robust_encoders.pipeline.status import status
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -28,8 +30,8 @@ class Attachable(Protocol):
 def before_after(pipe: Any, encoder: Attachable, prompts: Sequence[str], *, seed: int = 0, **arguments: Any) -> Image:
     """Draw prompts without and with an artifact, and return both rows as one picture.
 
-    The pipeline is afterwards as it was. Save the picture as ``before_after.png`` in the folder of the artifact before
-    the artifact is saved or pushed again: the model card then shows it.
+    The pipeline is afterwards as it was. To show the picture on the model card, save it as ``before_after.png`` in the
+    folder of the saved artifact, and save or push that artifact again.
 
     Args:
         pipe: Text-to-image pipeline that the artifact fits; the artifact is not attached to it.
@@ -39,11 +41,16 @@ def before_after(pipe: Any, encoder: Attachable, prompts: Sequence[str], *, seed
         arguments: Arguments of the pipeline's call, for example ``num_inference_steps``.
 
     Raises:
-        ValueError: If there are no prompts.
+        ValueError: If there are no prompts, or if something is attached to the pipeline.
         IncompatibleError: If the artifact does not fit the pipeline.
     """
     if not prompts or isinstance(prompts, str):
         raise ValueError(f"expected a list of prompts, found {prompts!r}; pass at least one prompt in a list")
+    found = status(pipe)
+    if found.attached or found.overlays:
+        raise ValueError(
+            "expected a pipeline without this package's encoders and overlays, found one attached; detach it first"
+        )
     encoder.check(pipe).raise_if_incompatible()
     before = _drawn(pipe, prompts, seed, arguments)
     with encoder.attached(pipe):
@@ -69,12 +76,14 @@ def _strip(prompts: Sequence[str], rows: dict[str, list[Image]]) -> Image:
 
 
 def _tile(image: Image, name: str, prompt: str) -> Image:
-    """Return a picture, enlarged without smoothing, over its prompt in two lines."""
+    """Return a picture, fitted into a square tile, over its prompt in at most three lines."""
     from PIL import Image as Pillow
-    from PIL import ImageDraw, ImageFont
+    from PIL import ImageDraw, ImageFont, ImageOps
 
     tile = Pillow.new("RGB", (TILE + 16, TILE + 3 * LINE + 16), _PAPER)
-    tile.paste(image.convert("RGB").resize((TILE, TILE), Pillow.Resampling.NEAREST), (8, 8))
+    small = max(image.size) < TILE  # pixels of a small picture stay sharp
+    method = Pillow.Resampling.NEAREST if small else Pillow.Resampling.LANCZOS
+    tile.paste(ImageOps.pad(image.convert("RGB"), (TILE, TILE), method, color=_PAPER), (8, 8))
     pen, font = ImageDraw.Draw(tile), ImageFont.load_default(13)
     lines = [name]
     for word in prompt.split():
@@ -83,5 +92,6 @@ def _tile(image: Image, name: str, prompt: str) -> Image:
             lines[-1] = longer
         else:
             lines.append(word)
-    pen.multiline_text((8, TILE + 12), "\n".join(lines[:3]), fill=_INK, font=font)
+    shown = lines if len(lines) <= 3 else [*lines[:2], f"{lines[2]} ..."]
+    pen.multiline_text((8, TILE + 12), "\n".join(shown), fill=_INK, font=font)
     return tile

@@ -1,99 +1,28 @@
-"""Composition of overlays: any number of adapters and projections are laid over a pipeline's components and removed.
+"""Composition of overlays: any number of overlays are laid over a pipeline's components and removed again.
 
 The order of their effects does not depend on the order of attaching. First the text encoder with its adapters applies,
-then the projections sorted by hash, then the UNet with its adapters. When overlays are fused into the UNet, adapters
-are added to its weights first, then the weights are multiplied by the projections.
+then the projections sorted by hash, then the UNet with its adapters and, after each cross-attention, the sum of the
+erasers. In the weights of the UNet, a delta comes first, then fused adapters are added, then the weights are multiplied
+by fused projections.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from robust_encoders.artifact.forms import adapter_of
-from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.clip.state_dict import unwrapped
 from robust_encoders.errors import StaleAttachmentError
-from robust_encoders.overlays import adapters, projection
-from robust_encoders.overlays.adapters import Adapter
-from robust_encoders.overlays.facilitated_transport import Carrier, GateTargets, encode_targets, final_norm, special_ids
-from robust_encoders.pipeline.attach import OVERLAYS_RECORD, attachment_of, put, registered, restore_registered
+from robust_encoders.overlays.facilitated_transport import Carrier, encode_targets, special_ids
+from robust_encoders.pipeline.attach import OVERLAYS_RECORD, attachment_of, put, restore_registered
+from robust_encoders.pipeline.attached_overlay import PREFIXES, AttachedOverlay
 from robust_encoders.pipeline.bypass import has_adapter
 from robust_encoders.pipeline.offload import follow
-from robust_encoders.pipeline.shared_copy import allow_saving, shared_copy
-
-PREFIXES: Mapping[str, str] = {"text_encoder": adapters.TEXT_PREFIX, "unet": adapters.UNET_PREFIX}
-
-
-@dataclass(frozen=True, eq=False)
-class AttachedOverlay:
-    """One attached adapter or projection, with its settings.
-
-    Args:
-        manifest: Manifest of the artifact.
-        tensors: Tensors of the artifact.
-        config: Configuration of the artifact.
-        identity: Hash of tensors and configuration.
-        label: Name of the overlay, for messages.
-        scale: Factor of an adapter's strength.
-        transport: Rule by which gates scale an adapter, see :class:`robust_encoders.overlays.adapters.Gates`.
-        gate: Constant gate of a fused overlay; None for a live overlay, whose gates depend on the prompt.
-        targets: Encoded prompts of an adapter, with which other prompts are compared; computed when it is attached.
-    """
-
-    manifest: Manifest
-    tensors: Mapping[str, Tensor]
-    config: Mapping[str, Any]
-    identity: str
-    label: str
-    scale: float = 1.0
-    transport: adapters.Transport = "paper"
-    gate: float | None = None
-    targets: GateTargets | None = None
-
-    @property
-    def is_adapter(self) -> bool:
-        """True for an adapter, false for a projection."""
-        return self.manifest.form == "adapter"
-
-    @property
-    def live(self) -> bool:
-        """True if the overlay acts by hooks, false if it is fused into the weights."""
-        return self.gate is None
-
-    def adapter(self) -> Adapter:
-        """Return the adapter in the tensors."""
-        return adapter_of(self.tensors, self.config)
-
-    def components(self) -> tuple[str, ...]:
-        """Return the names of the components that the overlay changes."""
-        if not self.is_adapter:
-            return ("text_encoder",) if self.live else ("unet",)
-        return tuple(name for name, prefix in PREFIXES.items() if any(key.startswith(prefix) for key in self.tensors))
-
-
-@dataclass(frozen=True, eq=False)
-class Host:
-    """A component of a pipeline that carries overlays.
-
-    Args:
-        component: Name of the slot.
-        original: Module that was in the slot before the overlays.
-        module: Copy of it with overlays, which is in the slot now.
-        shapes: Names and shapes of the parameters of ``module`` when it was put into the slot.
-        registered: Entry of a modular pipeline for the slot before the overlays.
-    """
-
-    component: str
-    original: nn.Module
-    module: nn.Module
-    shapes: frozenset[tuple[str, torch.Size]]
-    registered: tuple[Any, Any] | None
+from robust_encoders.pipeline.overlay_hosts import Host, concerns, host_of, shapes_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,6 +103,13 @@ def deployed_in(pipe: Any) -> nn.Module:
     return deployed
 
 
+def unet_of(pipe: Any) -> nn.Module | None:
+    """Return the UNet of a pipeline without overlays; None for an empty slot."""
+    host = next((host for host in composition_of(pipe).hosts if host.component == "unet"), None)
+    found: nn.Module | None = unwrapped(getattr(pipe, "unet", None) if host is None else host.original)
+    return found
+
+
 def _take_off(pipe: Any, composition: Composition) -> None:
     for host in composition.hosts:
         _require_untouched(pipe, host)
@@ -197,7 +133,7 @@ def _require_untouched(pipe: Any, host: Host) -> None:
             f"expected {slot} as it was when overlays were attached to it, found a {type(current).__name__} that was "
             f"put there since; set {slot} back to the previous module, or leave the pipeline as it is"
         )
-    shapes = _shapes(host.module)
+    shapes = shapes_of(host.module)
     if shapes != host.shapes or has_adapter(host.module) != has_adapter(host.original):
         odd = sorted({name for name, _ in shapes ^ host.shapes})[:2]
         raise StaleAttachmentError(
@@ -218,12 +154,12 @@ def _keep_processors(host: Host) -> None:
 def _put_on(pipe: Any, overlays: Sequence[AttachedOverlay]) -> None:
     if not overlays:
         return
-    # Adapters come first: fusing adds them to the weights before it multiplies the weights by projections.
-    in_order = sorted(overlays, key=lambda overlay: (not overlay.is_adapter, overlay.identity))
-    ordered = [_with_targets(pipe, overlay) for overlay in in_order]
+    ordered = [_with_targets(pipe, overlay) for overlay in sorted(overlays, key=lambda overlay: overlay.place)]
     carrier = _carrier(pipe, ordered)
     hosts = [
-        _host(pipe, name, ordered, carrier) for name in PREFIXES if any(_concerns(overlay, name) for overlay in ordered)
+        host_of(pipe, name, ordered, carrier)
+        for name in PREFIXES
+        if any(concerns(overlay, name) for overlay in ordered)
     ]
     with ExitStack() as undo:
         for host in hosts:
@@ -234,19 +170,14 @@ def _put_on(pipe: Any, overlays: Sequence[AttachedOverlay]) -> None:
         undo.pop_all()
 
 
-def _concerns(overlay: AttachedOverlay, component: str) -> bool:
-    """Return true if an overlay changes a component or, like a live adapter, needs the text encoder for its gates."""
-    return component in overlay.components() or (component == "text_encoder" and overlay.is_adapter and overlay.live)
-
-
 def _with_targets(pipe: Any, overlay: AttachedOverlay) -> AttachedOverlay:
-    if not (overlay.is_adapter and overlay.live) or overlay.targets is not None:
+    if not overlay.is_gated or overlay.targets is not None:
         return overlay
     return replace(overlay, targets=encode_targets(overlay.config["prompts"], pipe.tokenizer, reference_of(pipe)))
 
 
 def _carrier(pipe: Any, overlays: Sequence[AttachedOverlay]) -> Carrier:
-    gated = [overlay for overlay in overlays if overlay.is_adapter and overlay.live]
+    gated = [overlay for overlay in overlays if overlay.is_gated]
     reference = reference_of(pipe)
     # Overlays that are fused into the text encoder's copy cannot be switched off for the pass that computes the gates.
     fused = any("text_encoder" in overlay.components() for overlay in overlays if not overlay.live)
@@ -260,78 +191,3 @@ def _carrier(pipe: Any, overlays: Sequence[AttachedOverlay]) -> Carrier:
         gates.scales = tuple(overlay.scale for overlay in gated)
         gates.transport = gated[0].transport if gated else "paper"
     return carrier
-
-
-def _host(pipe: Any, component: str, overlays: Sequence[AttachedOverlay], carrier: Carrier) -> Host:
-    original = unwrapped(getattr(pipe, component))
-    live = [overlay for overlay in overlays if overlay.live]
-    here = [overlay.label for overlay in live if _concerns(overlay, component)]
-    module = shared_copy(original, " and ".join(here))
-    for overlay in overlays:
-        if not overlay.live and component in overlay.components():
-            _fuse(module, component, overlay)
-    if here:
-        # All live overlays are passed, also those of other components: the gates have one column for each adapter.
-        _HOOKED[component](module, live, carrier)
-    else:
-        allow_saving(module)
-    return Host(component, original, module, _shapes(module), registered(pipe, component))
-
-
-def _shapes(module: nn.Module) -> frozenset[tuple[str, torch.Size]]:
-    return frozenset((name, parameter.shape) for name, parameter in module.named_parameters())
-
-
-def _fuse(module: nn.Module, component: str, overlay: AttachedOverlay) -> None:
-    if overlay.is_adapter:
-        constant = (overlay.gate or 0.0) * overlay.scale
-        weights = adapters.fused_weights(module, [overlay.adapter()], PREFIXES[component], [constant])
-    else:
-        weights = projection.fused(module, overlay.tensors[projection.PROJECTION_TENSOR])
-    for name, weight in weights.items():
-        layer: Any = module.get_submodule(name.removesuffix(".weight"))
-        layer.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
-
-
-def _hook_text(module: nn.Module, overlays: Sequence[AttachedOverlay], carrier: Carrier) -> None:
-    adapted = [overlay.adapter() for overlay in overlays if overlay.is_adapter]
-    if adapted:
-        # This hook sets the gates, so it is registered before the adapters' own hooks.
-        module.register_forward_pre_hook(carrier.before_text, with_kwargs=True)
-        adapters.hook(module, adapted, adapters.TEXT_PREFIX, carrier.text)
-    matrices = [overlay.tensors[projection.PROJECTION_TENSOR] for overlay in overlays if not overlay.is_adapter]
-    if matrices:
-        final_norm(module).register_forward_hook(_Projected(matrices, carrier))
-    if adapted:
-        module.register_forward_hook(carrier.after_text, with_kwargs=True, always_call=True)
-
-
-def _hook_unet(module: nn.Module, overlays: Sequence[AttachedOverlay], carrier: Carrier) -> None:
-    module.register_forward_pre_hook(carrier.before_unet, with_kwargs=True)
-    adapted = [overlay.adapter() for overlay in overlays if overlay.is_adapter]
-    adapters.hook(module, adapted, adapters.UNET_PREFIX, carrier.unet)
-    module.register_forward_hook(carrier.after_unet, with_kwargs=True, always_call=True)
-
-
-_HOOKED: Mapping[str, Callable[[nn.Module, Sequence[AttachedOverlay], Carrier], None]] = {
-    "text_encoder": _hook_text,
-    "unet": _hook_unet,
-}
-
-
-@dataclass(eq=False)
-class _Projected:
-    """Forward hook that multiplies the output of a text encoder's final norm by projections, one after the other.
-
-    Args:
-        matrices: Projections (D, D) in the order in which they apply.
-        carrier: Carrier of the gates; while its ``bare`` is true, the hook changes nothing.
-    """
-
-    matrices: Sequence[Tensor]
-    carrier: Carrier
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        for matrix in () if self.carrier.bare else self.matrices:
-            output = projection.projected(output, matrix)
-        return output

@@ -71,9 +71,8 @@ def is_shared_copy(module: Any) -> bool:
 @contextmanager
 def _at_rest(module: nn.Module) -> Iterator[None]:
     """Remove a module's offload hooks for the length of the block."""
-    kept = {
-        name: vars(module).pop(name) for name in _OFFLOADING if hasattr(module, "_hf_hook") and name in vars(module)
-    }
+    offloaded = hasattr(module, "_hf_hook")
+    kept = {name: vars(module).pop(name) for name in _OFFLOADING if offloaded and name in vars(module)}
     try:
         yield
     finally:
@@ -83,5 +82,5 @@ def _at_rest(module: nn.Module) -> Iterator[None]:
 def _refuse(kind: str, label: str, *args: Any, **kwargs: Any) -> NoReturn:
     raise UnsavableError(
         f"expected a {kind} without live overlays, found {label} attached to it, which would be missing from the saved "
-        "files; detach it first and save it by its own save_pretrained, or fuse it into the weights"
+        "files; detach it first and save it by its own save_pretrained, or fuse it into the weights if it is no eraser"
     )

@@ -27,7 +27,7 @@ class Status:
         notes: Remarks for the user, in sentences.
         source: Place that the encoder was loaded from: a folder, or a repository and its commit; empty if unknown.
         bypasses: Ways in which the concept can still reach this pipeline's pictures, in sentences.
-        overlays: Names of the attached adapters and projections, in the order in which they apply.
+        overlays: Names of the attached overlays, in their fixed order: deltas, adapters, projections, erasers.
     """
 
     attached: bool

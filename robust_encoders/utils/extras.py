@@ -1,4 +1,4 @@
-"""How an optional dependency is installed: what errors about a missing package advise."""
+"""The command that installs an optional dependency, for errors about a missing package."""
 
 from __future__ import annotations
 
@@ -11,4 +11,4 @@ def install_command(extra: str) -> str:
     Args:
         extra: Name of the extra, or several names with commas between them.
     """
-    return f"pip install '.[{extra}]' in a clone of robust_encoders"
+    return f"run `pip install '.[{extra}]'` in a clone of robust_encoders"

@@ -34,7 +34,7 @@ from robust_encoders.training.evaluation.config import EvaluationConfig
 from robust_encoders.training.evaluation.evaluate import evaluate
 from robust_encoders.training.evaluation.plan import FixedPlan
 from robust_encoders.training.methods import ESD, AdvUnlearn
-from robust_encoders.training.methods.text_encoder import build_objective
+from robust_encoders.training.methods.terms import build_objective
 from robust_encoders.training.metrics.rates import wilson_interval
 from robust_encoders.training.objectives.config import AdversaryConfig, RetainConfig, Space, UnlearnConfig
 from robust_encoders.training.prompts.retain import object_prompts

@@ -18,13 +18,13 @@ from robust_encoders.artifact.card_results import WITHDRAWN
 from robust_encoders.artifact.manifest import MANIFEST_NAME
 
 SAME_PROMPTS = (
-    "The same prompts, judge and attacks gave the numbers of the whole encoders, where simpler tests found failures "
-    "that they had missed."
+    "These numbers come from the same prompts, judge and attacks as those of shapes/circle and shapes/red. Simpler "
+    "tests then found failures of those two encoders that these prompts and attacks had missed."
 )
 
 
 def reasons(rows: list[dict[str, Any]]) -> dict[str, str]:
-    """Return the name of a whole encoder to the reason for which its numbers were withdrawn."""
+    """Return a mapping of each whole encoder's name to the reason for which its numbers were withdrawn."""
     found = {(row["what"], row["encoder"]): f"{row['count']} of {row['n']}" for row in rows}
 
     def counted(start: str, encoder: str) -> str:

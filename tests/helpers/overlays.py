@@ -1,4 +1,4 @@
-"""Adapters and projections with random values, for tests of what attaches them."""
+"""Overlays of every form with random values, for tests of what attaches them."""
 
 from __future__ import annotations
 
@@ -65,6 +65,40 @@ def make_projection(pipe: Any, concept: str = "red circle", *, seed: int = 0) ->
     width = original_of(pipe.text_encoder).config.hidden_size
     matrix = torch.eye(width) + 0.2 * torch.randn(width, width, generator=generator(seed))
     return Overlay(manifest_for(pipe, concept, "projection", "text_encoder", "uce"), {PROJECTION_TENSOR: matrix}, {})
+
+
+def delta_tensors(pipe: Any, seed: int = 0, part: str = "attn2") -> dict[str, Tensor]:
+    """Return the parameters of a UNet whose names contain a text, each changed enough to be seen."""
+    g = generator(seed)
+    named = original_of(pipe.unet).named_parameters()
+    return {
+        name: (value.detach() + 0.5 * torch.randn(value.shape, generator=g)).to(value.dtype)
+        for name, value in named
+        if part in name
+    }
+
+
+def make_delta(pipe: Any, concept: str = "red circle", *, seed: int = 0, part: str = "attn2") -> Overlay:
+    """Return a delta made for a bare pipeline."""
+    return Overlay(manifest_for(pipe, concept, "delta", "unet", "esd"), delta_tensors(pipe, seed, part), {})
+
+
+def eraser_tensors(pipe: Any, seed: int = 0, rank: int = 4) -> dict[str, Tensor]:
+    """Return modules of random values after every cross-attention, large enough to be seen."""
+    g = generator(seed)
+    tensors: dict[str, Tensor] = {}
+    for path, module in original_of(pipe.unet).named_modules():
+        if path.endswith(".attn2"):
+            width = module.to_out[0].weight.shape[0]
+            for part, shape in {"down": (rank, width), "up": (width, rank)}.items():
+                tensors[f"{path}.{part}.weight"] = torch.randn(shape, generator=g)
+                tensors[f"{path}.{part}.bias"] = torch.randn(shape[0], generator=g)
+    return tensors
+
+
+def make_eraser(pipe: Any, concept: str = "red circle", *, seed: int = 0, rank: int = 4) -> Overlay:
+    """Return an eraser made for a bare pipeline."""
+    return Overlay(manifest_for(pipe, concept, "eraser", "unet", "receler"), eraser_tensors(pipe, seed, rank), {})
 
 
 def drawn(pipe: Any, prompts: list[str] | str, **options: Any) -> Tensor:

@@ -12,7 +12,7 @@ from robust_encoders.training.attacks.soft_prompt import SoftPrompt
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.distributed import Shard
 from robust_encoders.training.methods import AdvUnlearn
-from robust_encoders.training.methods.text_encoder import TextEncoderMethod, build_objective
+from robust_encoders.training.methods.terms import TermsMethod, build_objective
 from robust_encoders.training.objectives.config import AdversaryConfig, RetainConfig, UnlearnConfig
 from robust_encoders.training.objectives.terms import Iteration, LossTerm, Objective, TermRows
 from robust_encoders.training.objectives.unlearning import PredictionAttack, Unlearn
@@ -65,7 +65,7 @@ def erase(
     return method.erase(Backbone.from_pipeline(pipe), concept, generator=generator(seed), workspace=workspace)
 
 
-def prepared(method: TextEncoderMethod, pipe: Any, *, concept: Concept = CIRCLE) -> Objective:
+def prepared(method: TermsMethod, pipe: Any, *, concept: Concept = CIRCLE) -> Objective:
     """Return the objective of a training that is about to begin."""
     teacher = Backbone.from_pipeline(pipe)
     teacher.unet.requires_grad_(False)

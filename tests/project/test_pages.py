@@ -29,7 +29,13 @@ ATTACKED = "--train.iterations 2 --adversary.warmup 1 --bank.limit 4"
 SMALLER = {
     r"train shapes/\S+-(advunlearn|hardened)\b(?!.*--train)": ATTACKED,
     r"train shapes/\S+-esd\b(?!.*--train)": "--train.iterations 2 --bank.limit 4",
+    r"train shapes/\S+-ablation(-te)?\b(?!.*--train)": "--train.iterations 2 --pictures 4 --bank.limit 4",
+    r"train shapes/\S+-doco(-te)?\b(?!.*--train)": "--train.iterations 2 --warmup 1 --pictures 2 --bank.steps 2",
     r"train shapes/\S+-(des|sage)\b(?!.*--train)": "--train.iterations 2",
+    r"train shapes/\S+-race(-te)?\b(?!.*--train)": (
+        "--train.iterations 1 --start.train.iterations 1 --start.bank.limit 4"
+    ),
+    r"train shapes/\S+-receler\b(?!.*--train)": "--train.iterations 2 --bank.limit 4",
     r"train shapes/\S+-spm(-te)?\b(?!.*--train)": "--train.iterations 3 --train.warmup 1 --bank.limit 4",
     r"evaluate .*--captions open": f"{SMALL_EVALUATION} --attacks none",
     r"evaluate base shapes/circle word_filter": f"{SMALL_EVALUATION} --attacks none",

@@ -19,10 +19,12 @@ from robust_encoders.training.attacks.transfer import Recorded
 from robust_encoders.training.detectors import DETECTORS
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.diffusion.target import TargetModel
-from robust_encoders.training.methods import DES, ESD, METHODS, RECE, SPM, UCE, AdvUnlearn
+from robust_encoders.training.methods import DES, ESD, METHODS, RACE, RECE, SPM, UCE, Ablation, AdvUnlearn, Receler
+from robust_encoders.training.methods.doco import DoCo, DoCoTrainingConfig
 from robust_encoders.training.methods.spm import SPMTrainingConfig
 from robust_encoders.training.metrics import METRICS
 from robust_encoders.training.objectives.config import RetainConfig
+from robust_encoders.training.prompts.adversarial_rows import AdversarialRowsConfig
 from robust_encoders.training.protocols import (
     Attack,
     DistributedMethod,
@@ -49,6 +51,22 @@ SMALL: dict[str, Any] = {
     for name, kind in TRAINED.items()
 } | {kind.name: kind.standard(("a blue square", "a green star")) for kind in (UCE, RECE)}
 SMALL["spm"] = SPM(train=SPMTrainingConfig(iterations=2, rate=1e-2, warmup=0, cycles=1), bank=BankConfig(steps=2))
+SMALL["receler"] = Receler(
+    rank=2,
+    attack=AdversarialRowsConfig(steps=1, tokens=2),
+    train=TrainingConfig(iterations=2, rate=1e-2),
+    bank=BankConfig(steps=2),
+)
+SMALL["race"] = RACE(
+    start=ESD(component="unet", train=TrainingConfig(iterations=2, rate=1e-3), bank=BankConfig(steps=2)),
+    train=TrainingConfig(iterations=2, rate=1e-3),
+)
+SMALL["ablation"] = Ablation(
+    pictures=2, batch=2, train=TrainingConfig(iterations=2, rate=1e-3), bank=BankConfig(steps=2)
+)
+SMALL["doco"] = DoCo(
+    pictures=2, batch=2, warmup=1, train=DoCoTrainingConfig(iterations=2, rate=1e-3), bank=BankConfig(steps=2)
+)
 SMALL["des"] = DES(safe=("a blue square", "a green star"), train=TrainingConfig(iterations=2, rate=1e-3))
 # Fields that make an attack of the evaluation cheap, where it has them.
 CHEAP = {"steps": 2, "every": 1, "timesteps": 1, "iterations": 2, "tokens": 1}

@@ -7,6 +7,7 @@ from ..protocols import Attack, InnerAttack
 from .black_box import BlackBox
 from .concept_inversion import ConceptInversion
 from .continuous_prefix import ContinuousPrefix
+from .embedding_pgd import EmbeddingPGD
 from .img2img import Img2Img
 from .latent_inversion import LatentInversion
 from .none import NoAttack
@@ -20,7 +21,8 @@ from .torchattack import TorchAttack
 from .transfer import Transfer
 from .unlearn_diff_atk import UnlearnDiffAtk
 
-INNER_ATTACKS: Registry[type[InnerAttack]] = Registry("robust_encoders.inner_attacks", {"soft_prompt": SoftPrompt})
+_INNER: dict[str, type[InnerAttack]] = {"embedding_pgd": EmbeddingPGD, "soft_prompt": SoftPrompt}
+INNER_ATTACKS: Registry[type[InnerAttack]] = Registry("robust_encoders.inner_attacks", _INNER)
 _OURS: dict[str, type[Attack]] = {
     "none": NoAttack,
     "synonyms": Synonyms,
@@ -46,6 +48,7 @@ __all__ = [
     "BlackBox",
     "ConceptInversion",
     "ContinuousPrefix",
+    "EmbeddingPGD",
     "Img2Img",
     "LatentInversion",
     "NoAttack",

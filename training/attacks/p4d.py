@@ -1,4 +1,4 @@
-"""P4D: prompts of real tokens that make the target predict the same noise as the base (Chin et al., ICML 2024).
+"""P4D: prompts of real tokens that make the target predict the same as the base (Chin et al., ICML 2024).
 
 "Prompting4Debugging: Red-Teaming Text-to-Image Diffusion Models by Finding Problematic Prompts", arXiv:2309.06135. The
 projection is that of PEZ (Wen et al., "Hard Prompts Made Easy", NeurIPS 2023, algorithm 1).
@@ -31,7 +31,7 @@ class P4D:
 
     The variable is K free token embeddings. Every step projects them to the nearest real tokens by cosine, takes the
     gradient of the loss at those tokens, and applies it to the free embeddings (straight through). The loss is the MSE
-    between two noise predictions without guidance, on the base's picture noised to a random timestep. One prediction is
+    between two predictions without guidance, on the base's picture noised to a random timestep. One prediction is
     the base's for the prompt (or the case's goal), the other is the target's for the adversarial prompt. After every
     ``every`` steps, the projected tokens, decoded to text, become a candidate.
 

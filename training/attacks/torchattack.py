@@ -140,7 +140,8 @@ class TorchAttack:
         own = [key for key, _ in self.options if key in _OWN]
         if own:
             raise ValueError(
-                f"expected options other than the fields of TorchAttack, found {own}: set the fields instead"
+                f"expected options that TorchAttack does not set itself, found {own}: remove them, or set its fields "
+                "instead"
             )
 
     def _why(self) -> str:

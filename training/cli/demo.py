@@ -150,7 +150,7 @@ class Demo:
         return tuple(rows)
 
     def write(self, out: Path, *, seed: int) -> DemoSummary:
-        """Draw all sections into ``out/demo.png``, and the first pair of each into ``out/demo-strip.png``."""
+        """Draw all sections into ``out/demo.png``, and one pair of four of them into ``out/demo-strip.png``."""
         start = time.monotonic()
         sections = self.sections(seed)
         out.mkdir(parents=True, exist_ok=True)
@@ -204,7 +204,8 @@ def strip(sections: Sequence[Section]) -> Section:
     """Return one row with a pair of the sections by name, of an unseen synonym, under attack, and of kept prompts.
 
     Args:
-        sections: Sections of the demo; the first and the last three are shown. Column i shows the pair i of a section.
+        sections: Sections of the demo. The first, the fourth from the end and the last two are shown, column i with the
+            pair i of its section.
 
     Raises:
         ValueError: If there are fewer than four sections.
@@ -225,7 +226,7 @@ def run_demo(out: Path, *, seed: int = 0) -> DemoSummary:
     """Draw the demo on the embedded base with its ``circle`` encoder.
 
     Args:
-        out: Folder of ``demo.png``.
+        out: Folder of ``demo.png`` and ``demo-strip.png``.
         seed: Seed of prompts, pictures and attacks.
 
     Raises:

@@ -33,6 +33,7 @@ def main(arguments: Sequence[str]) -> int:
         "reproduce": _reproduce,
         "results": _results,
         "shapes": _shapes,
+        "synonyms": _synonyms,
         "train": _train,
     }
     return commands[arguments[0]](arguments[1:])
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _demo(arguments: Sequence[str]) -> int:
     parser = parser_of("demo", "Draw the same prompts with and without a robust encoder, plain and under attack.")
-    parser.add_argument("--out", type=Path, default=Path(), help="folder that receives demo.png")
+    parser.add_argument("--out", type=Path, default=Path(), help="folder that receives demo.png and demo-strip.png")
     parser.add_argument("--seed", type=int, default=0, help="seed of prompts, pictures and attacks")
     options = parser.parse_args(arguments)
     if options.out.suffix or options.out.is_file():
@@ -79,6 +80,14 @@ def _train(arguments: Sequence[str]) -> int:
     from .train import train
 
     return train(arguments)
+
+
+def _synonyms(arguments: Sequence[str]) -> int:
+    from .synonyms import add_options, synonyms
+
+    parser = parser_of("synonyms", "Print the words nearest to a concept in a base's text encoder.")
+    add_options(parser)
+    return synonyms(parser.parse_args(arguments))
 
 
 def _evaluate(arguments: Sequence[str]) -> int:

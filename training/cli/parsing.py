@@ -213,7 +213,7 @@ def _summary(settings: Any) -> str:
 
 
 def required(kind: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``given``, with ``tyro.MISSING`` for every field of a dataclass without a value and a default."""
+    """Return ``given``, with ``tyro.MISSING`` for each field of a dataclass that has neither a value nor a default."""
     import tyro
 
     return {one.name: tyro.MISSING for one in fields(kind) if _needs(one) and one.name not in given} | dict(given)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar, cast
+from typing import Annotated, Any, Generic, TypeVar, cast, get_args
 
 import tyro
 
@@ -18,14 +18,17 @@ from ..diffusion.load import OpenedBase, UNetDtype, open_base
 from ..distributed import Shard
 from ..methods import METHODS
 from ..prompts.retain import object_prompts
-from ..protocols import EmbeddedBase, InnerAttack, Method, RetainingMethod, StandardMethod
+from ..prompts.synonyms import SynonymConfig, SynonymSpace
+from ..protocols import ComponentMethod, EmbeddedBase, InnerAttack, Method, RetainingMethod, StandardMethod
 from ..provenance import EXTRA
 from ..recipes.recipe import Recipe, with_retained
 from ..recipes.registry import RECIPES
 from ..recipes.run import run_recipe
 from ..recipes.stable_diffusion import LICENSES, PUBLISHED_CONCEPTS
+from ..types import Component
 from ..worlds import BASES, DEFAULT_BASE
 from .parsing import as_original, leading_name, parse_settings, required, with_concrete_types
+from .synonyms import found_synonyms, synonym_table
 
 M = TypeVar("M", bound=Any)
 # A placeholder for a recipe's own retain prompts in the help, because there are hundreds of them.
@@ -49,6 +52,9 @@ class RecipeRun(Generic[M]):
         device: Device of all models; by default a GPU if there is one, for an embedded base the CPU.
         seed: Seed of all random numbers.
         cache_dir: Folder that keeps the trajectories of the frozen model, to share them between runs.
+        auto_synonyms: Number of words nearest to the concept in the text encoder that are erased, too; they are shown.
+        synonym_threshold: Smallest cosine of such a word to the concept.
+        synonym_space: Space of that cosine, the token embeddings or the conditionings of bare words.
         inner_attack: Registered name of the inner attack's rule; by default that of the recipe or of the paper.
         resume: Switch that continues from the newest checkpoint of the same run.
         every: Number of iterations between checkpoints.
@@ -67,6 +73,9 @@ class RecipeRun(Generic[M]):
     device: str = ""
     seed: int = 0
     cache_dir: Path | None = None
+    auto_synonyms: int = 0
+    synonym_threshold: float = field(default=SynonymConfig.threshold, metadata=EXTRA)
+    synonym_space: SynonymSpace = field(default=SynonymConfig.space, metadata=EXTRA)
     inner_attack: str = field(default="", metadata=EXTRA)
     resume: bool = field(default=True, metadata=EXTRA)
     every: int = field(default=50, metadata=EXTRA)
@@ -87,6 +96,7 @@ class MethodRun(RecipeRun[M]):
         prompts: Text file of captions that contain the concept, one per line. An embedded base makes them by default.
         retain_prompts: Text file of captions without the concept, one per line. An embedded base makes them by default.
             On other bases the default is that of the method's authors: everyday objects, or none for UCE and RECE.
+            A method that trains a UNet without a retain term takes none.
         family: Family of the base, for example ``sd1``; by default ``sd1`` or ``sd2``, by the size of its text encoder.
         license: Licence of the resulting weights, for the manifest.
     """
@@ -125,7 +135,7 @@ def train(arguments: Sequence[str]) -> int:
     shard = Shard.current()
     opened = _opened(options, shard)
     run_recipe(
-        _fitting(recipe, opened),
+        _with_synonyms(_fitting(recipe, opened), options, opened, shard),
         opened.pipe,
         options.out,
         resume=options.resume,
@@ -152,7 +162,7 @@ def _recipe_run(name: str, arguments: Sequence[str]) -> tuple[RecipeRun[Any], Re
     method = with_retained(options.method, _retained(recipe.method)) if kept else options.method
     made = replace(recipe, method=method, seed=options.seed)
     world = BASES[recipe.base]() if recipe.base in BASES else None
-    return options, _together(made, options, world, own=not kept)
+    return options, _together(made, options, world, own=not kept or _ignores_retained(method))
 
 
 def _method_run(name: str, arguments: Sequence[str]) -> tuple[MethodRun[Any], Recipe]:
@@ -168,7 +178,8 @@ def _method_run(name: str, arguments: Sequence[str]) -> tuple[MethodRun[Any], Re
         base=family,
         license=options.license or (world.license if world is not None else ""),
     )
-    own = options.retain_prompts is not None or _retained(options.method) not in ((), UNCHANGED)
+    given = options.retain_prompts is not None or _retained(options.method) not in ((), UNCHANGED)
+    own = given or _ignores_retained(options.method)
     return options, _together(recipe, options, world, own=own)
 
 
@@ -235,19 +246,42 @@ def _fitting(recipe: Recipe, opened: OpenedBase) -> Recipe:
     return recipe
 
 
+def _with_synonyms(recipe: Recipe, options: RecipeRun[Any], opened: OpenedBase, shard: Shard) -> Recipe:
+    """Return the recipe with the nearest words of the text encoder, if the user asks for them, and print these."""
+    if not options.auto_synonyms:
+        return recipe
+    try:
+        config = SynonymConfig(
+            k=options.auto_synonyms, threshold=options.synonym_threshold, space=options.synonym_space
+        )
+        found = found_synonyms(recipe.concept, opened.pipe, config)
+        if shard.main:
+            say(synonym_table(recipe.concept, found, config))
+        return recipe.with_synonyms(found)
+    except ValueError as error:
+        raise UsageError(f"these synonyms cannot be erased: {error}") from error
+
+
 def _parse(kind: type[R], name: str, method: Method, arguments: Sequence[str]) -> R:
     """Return the options of a run; ``--inner-attack`` decides the settings under ``--attack``."""
-    chosen = with_concrete_types(_with_inner_attack(method, arguments))
+    chosen = with_concrete_types(_with_inner_attack(_with_component(method, arguments), arguments))
     concrete = cast(Any, kind)[type(chosen)]  # so that tyro sees the fields of this very method
     default = kind(**required(kind, {"method": chosen}))
     parsed = parse_settings(concrete, default, arguments, prog=f"robust-encoders train {name}")
     return replace(parsed, method=as_original(parsed.method))
 
 
+def _with_component(method: Method, arguments: Sequence[str]) -> Method:
+    """Return the default settings for the component that the arguments choose; tyro refuses an unknown component."""
+    asked = [*_values_of("--component", arguments), *_values_of("--start.component", arguments)]
+    component = next((one for one in get_args(Component) if asked and one == asked[-1]), None)
+    if component is None or not isinstance(method, ComponentMethod):
+        return method
+    return cast(Method, method.for_component(component))
+
+
 def _with_inner_attack(method: Method, arguments: Sequence[str]) -> Method:
-    asked = [
-        value for i, one in enumerate(arguments) if (value := _value_of("--inner-attack", one, arguments[i + 1 :]))
-    ]
+    asked = _values_of("--inner-attack", arguments)
     if not asked:
         return method
     choose(asked[-1], list(INNER_ATTACKS), "inner attack")
@@ -255,6 +289,10 @@ def _with_inner_attack(method: Method, arguments: Sequence[str]) -> Method:
         raise UsageError(f"expected a method with an inner attack for --inner-attack, found {method.name}")
     changed: Method = replace(cast(Any, method), attack=INNER_ATTACKS[asked[-1]]())
     return changed
+
+
+def _values_of(option: str, arguments: Sequence[str]) -> list[str]:
+    return [value for i, one in enumerate(arguments) if (value := _value_of(option, one, arguments[i + 1 :]))]
 
 
 def _value_of(option: str, argument: str, rest: Sequence[str]) -> str:
@@ -291,6 +329,13 @@ def _retain_prompts(options: MethodRun[Any], concept: Concept, world: EmbeddedBa
     method = options.method
     if not isinstance(method, RetainingMethod):
         return ()
+    if _ignores_retained(method):
+        if options.retain_prompts is not None:
+            raise UsageError(
+                f"expected a retain term for --retain-prompts, found none in {method.name}: leave the option out, or "
+                "give the term a weight, for example --retain.weight 0.3"
+            )
+        return () if method.retained == UNCHANGED else tuple(method.retained)
     if method.retained != UNCHANGED:
         return tuple(method.retained)
     if options.retain_prompts is not None:
@@ -298,6 +343,11 @@ def _retain_prompts(options: MethodRun[Any], concept: Concept, world: EmbeddedBa
     if world is not None:
         return world.retain_prompts([options.concept])
     return object_prompts(concept) if method.wants_retained else ()
+
+
+def _ignores_retained(method: object) -> bool:
+    """Return True for a method that trains a UNet without a retain term, which has no use for retain prompts."""
+    return isinstance(method, ComponentMethod) and method.component == "unet" and not method.wants_retained
 
 
 def _lines(path: Path) -> tuple[str, ...]:

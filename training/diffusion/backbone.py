@@ -108,15 +108,23 @@ class Backbone:
         """Return a backbone with a deep copy of the text encoder, the same UNet, and its counter of UNet calls at 0."""
         return self.sharing(copy.deepcopy(self.text_encoder))
 
-    def sharing(self, text_encoder: nn.Module | None = None, *, precision: Precision | None = None) -> Backbone:
+    def sharing(
+        self,
+        text_encoder: nn.Module | None = None,
+        *,
+        unet: nn.Module | None = None,
+        precision: Precision | None = None,
+    ) -> Backbone:
         """Return a backbone that shares the modules, with its counter of UNet calls at 0.
 
         Args:
             text_encoder: Text encoder to use instead; None shares the present one.
+            unet: UNet to use instead; None shares the present one.
             precision: Precision of the UNet to use instead; None keeps the present one.
         """
         encoder = self.text_encoder if text_encoder is None else text_encoder
-        return Backbone(self.tokenizer, encoder, self.unet, self.scheduler, precision=precision or self.precision)
+        model = self.unet if unet is None else unet
+        return Backbone(self.tokenizer, encoder, model, self.scheduler, precision=precision or self.precision)
 
     @property
     def device(self) -> torch.device:
@@ -126,7 +134,7 @@ class Backbone:
 
     @property
     def computes_in(self) -> Precision:
-        """Actual precision of the UNet: ``precision``, but ``fp32`` for ``bf16`` on a CPU without bfloat16."""
+        """Actual precision of the UNet: ``precision``; ``fp32`` for float32 weights in ``bf16`` on a CPU without it."""
         slow = self.precision == "bf16" and self.dtype == torch.float32 and computes_bf16_in_fp32(self.device)
         return "fp32" if slow else self.precision
 

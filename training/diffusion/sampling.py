@@ -121,7 +121,7 @@ def redraw(
             does not pass them through the encoder of the VAE.
         seeds: Seeds of the noise, one per prompt.
         sampling: Steps, guidance and batch size.
-        strength: Share of the steps that are run, in (0, 1]; 1 keeps nothing of the input picture.
+        strength: Share of the steps that are run, in (0, 1]; 1 keeps almost nothing of the input picture.
 
     Returns:
         Pictures (B, 3, H, W) in [0, 1], in float32 on the CPU.

@@ -28,7 +28,7 @@ class EvaluationConfig:
             how strong the attacks are.
 
     Raises:
-        ValueError: If chunk or checks is 1 or negative, or the seed is negative.
+        ValueError: If chunk is below 2, checks is 1 or negative, or the seed is negative.
     """
 
     sampling: SamplingConfig = field(default_factory=SamplingConfig)

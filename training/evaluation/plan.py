@@ -98,7 +98,8 @@ class Plan:
             for a picture as requested.
         erased: Name to a function that makes a fresh metric on the unattacked pictures of the first prompt set; its
             reference pictures are the base's.
-        probes: Name to a further measurement of the pipeline, with the encoder attached or without it.
+        probes: Name to a further measurement, which gets the pipeline without the defence and a function that attaches
+            the defence.
         measures: JSON values that tell these metrics from others of the same name: models, versions.
         sampling: Sampling that the prompts' file asks for; None leaves it to the configuration.
     """

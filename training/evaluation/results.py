@@ -25,8 +25,8 @@ class Evaluation:
         results: All numbers.
         seconds: Name of a part of the evaluation to the seconds that it took.
         subject: Identity of the encoder: method, recipe, hash of its tensors.
-        checks: Checks on the attacks, each with the fields of ``SanityCheck``. A failed check says that a number is
-            not to be trusted.
+        checks: Checks on the attacks, each with the fields of ``SanityCheck``. A failed check,
+            except ``seeds_differ``, says that a number is not to be trusted.
     """
 
     label: str

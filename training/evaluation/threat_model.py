@@ -10,7 +10,7 @@ from ..types import Result
 TIERS: Mapping[str, str] = {
     "T0": "plain prompts",
     "T1": "synonyms and paraphrases",
-    "T2": "text, without the model's gradients",
+    "T2": "text, and scores of the pictures",
     "T3": "tokens, with the model's gradients",
     "T4": "free embeddings, which no text can produce",
     "T5": "conditioned on a picture",

@@ -6,21 +6,29 @@ from collections.abc import Mapping
 
 from ..plugins import Registry
 from ..protocols import Method
+from .ablation import Ablation
 from .advunlearn import AdvUnlearn
 from .des import DES
+from .doco import DoCo
 from .esd import ESD
+from .race import RACE
 from .rece import RECE
+from .receler import Receler
 from .spm import SPM
 from .uce import UCE
 
 _OURS: Mapping[str, type[Method]] = {
+    "ablation": Ablation,
     "advunlearn": AdvUnlearn,
     "des": DES,
+    "doco": DoCo,
     "esd": ESD,
+    "race": RACE,
     "rece": RECE,
+    "receler": Receler,
     "spm": SPM,
     "uce": UCE,
 }
 METHODS: Registry[type[Method]] = Registry("robust_encoders.methods", _OURS)
 
-__all__ = ["DES", "ESD", "METHODS", "RECE", "SPM", "UCE", "AdvUnlearn"]
+__all__ = ["DES", "ESD", "METHODS", "RACE", "RECE", "SPM", "UCE", "Ablation", "AdvUnlearn", "DoCo", "Receler"]

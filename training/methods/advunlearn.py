@@ -18,13 +18,14 @@ from ..objectives.config import (
     UnlearnConfig,
 )
 from ..protocols import InnerAttack
-from ..provenance import EXTRA
+from ..provenance import ADDED, EXTRA
 from ..trainer.loop import TrainingConfig
 from ..trainer.parameters import SelectionConfig
+from ..trainer.unet_parameters import UNetSelectionConfig
 from ..trajectories.config import BankConfig
 from ..types import Edit
 from ..workspace import Workspace
-from .text_encoder import InnerAttacks, erase_from_text_encoder
+from .terms import Component, InnerAttacks, Rollout, erase_by_terms
 
 if TYPE_CHECKING:
     from typing import Self
@@ -37,7 +38,7 @@ class AdvUnlearn:
     """AdvUnlearn (Zhang et al., NeurIPS 2024, arXiv 2405.15234), on the text encoder.
 
     Each iteration searches adversarial tokens that bring the concept back. Then it trains the student, the text encoder
-    in training, on two goals. On the attacked prompts, the noise prediction shall be ESD's negatively guided target. On
+    in training, on two goals. On the attacked prompts, the prediction shall be ESD's negatively guided target. On
     the retain prompts, it shall stay as before. The default settings are the paper's for nudity.
 
     There are two departures from the paper. First, the latents come from a bank of whole trajectories, each at its own
@@ -48,10 +49,12 @@ class AdvUnlearn:
 
     Args:
         retain: Retain prompts and the weights of their terms. The prompts have no default.
+        component: Component to train: ``text_encoder`` or ``unet``. With ``unet``, terms on conditionings are refused.
         unlearn: Settings of the terms on prompts with the concept.
         attack: Rule of the inner attack through the UNet.
         adversary: Warm-up, token placements and start of the inner attack.
         select: Parameters of the text encoder to train.
+        unet: Parameters of the UNet to train, with component ``unet``.
         train: Iterations, learning rate and precision.
         bank: Settings of the frozen model's trajectories, which give the latents.
         hardening: Settings of terms on conditionings, against stronger attacks.
@@ -64,11 +67,15 @@ class AdvUnlearn:
 
     name: ClassVar[str] = "advunlearn"
     uses_workspace: ClassVar[bool] = True
+    erase_from: ClassVar[str] = ""
+    rollout: ClassVar[Rollout] = "bank"
     retain: RetainConfig
+    component: Component = field(default="text_encoder", metadata=ADDED)
     unlearn: UnlearnConfig = field(default_factory=UnlearnConfig)
     attack: InnerAttack = field(default_factory=SoftPrompt)
     adversary: AdversaryConfig = field(default_factory=AdversaryConfig)
     select: SelectionConfig = field(default_factory=SelectionConfig)
+    unet: UNetSelectionConfig = field(default_factory=UNetSelectionConfig, metadata=ADDED)
     train: TrainingConfig = field(default_factory=TrainingConfig)
     bank: BankConfig = field(default_factory=BankConfig)
     hardening: HardeningConfig = field(default_factory=HardeningConfig, metadata=EXTRA)
@@ -134,4 +141,4 @@ class AdvUnlearn:
             ValueError: If prompts are too long for the adversarial tokens, or no parameter is selected.
             RuntimeError: If the loss is not finite, or the checkpoint belongs to another run.
         """
-        return erase_from_text_encoder(self, backbone, concept, generator=generator, workspace=workspace or Workspace())
+        return erase_by_terms(self, backbone, concept, generator=generator, workspace=workspace or Workspace())

@@ -22,9 +22,10 @@ from ..prompts.encoded import EncodedPrompts, conditionings
 from ..trainer.loop import TrainingConfig, finetune
 from ..trainer.parameters import SelectionConfig
 from ..trainer.run_record import run_identity, run_record
+from ..trainer.surgery import LossPair
 from ..types import Edit
 from ..workspace import Workspace
-from .text_encoder import as_weights, train_only
+from .terms import as_weights, train_only
 
 if TYPE_CHECKING:
     from typing import Self
@@ -32,9 +33,12 @@ if TYPE_CHECKING:
     from robust_encoders.concepts import Concept
 
 
+_ERASING = ("unsafe", "neutral")  # terms of the loss that erase; the others preserve
+
+
 @dataclass(frozen=True, kw_only=True)
 class DES:
-    """Distorting Embedding Space (Ahn and Jung, NeurIPS 2025, arXiv 2501.18877), on the text encoder.
+    """DES, embedding distortion (Ahn and Jung, NeurIPS 2025, arXiv 2501.18877), on the text encoder.
 
     E(p) is the base's conditioning of a prompt p, all positions and the padding as one vector, and E'(p) is that of the
     trained encoder. n is the concept's bare name, and v = E(n) / |E(n)|. The loss has four terms, each the mean of
@@ -210,6 +214,20 @@ class Distortion:
 
     def __call__(self, iteration: int, generator: Generator) -> tuple[Tensor, dict[str, float]]:
         """Return this process's share of the loss (), and of each term by name."""
+        total, means = weighted_sum(self._terms(generator))
+        n = self.shard.count
+        return total / n, {name: value / n for name, value in means.items()}
+
+    def pair(self, iteration: int, generator: Generator) -> LossPair:
+        """Return this process's share of the erasing terms, unsafe and neutral, and of the others, which preserve."""
+        terms = self._terms(generator)
+        groups = [{k: v for k, v in terms.items() if (k in _ERASING) == erasing} for erasing in (True, False)]
+        (erase, parts), (preserve, others) = (weighted_sum(group) for group in groups)
+        n = self.shard.count
+        return LossPair(erase / n, preserve / n, {k: {**parts, **others}[k] / n for k in terms})
+
+    def _terms(self, generator: Generator) -> dict[str, tuple[float, Tensor]]:
+        """Return weight and losses (B,) of each term by name."""
         s = self.settings
         u, k = _draw(self.unsafe, s.batch, generator), _draw(self.safe, s.batch, generator)
         parts = [(p.embeds[i], p.ids[i]) for p, i in ((self.unsafe, u), (self.safe, k))] + [self.names.rows]
@@ -227,9 +245,7 @@ class Distortion:
         if s.structure_weight:
             moved = safe + s.shift * self.direction
             terms["structure"] = (s.structure_weight, 1 - neighbour_correlation(moved, before, s.neighbours)[None])
-        total, means = weighted_sum(terms)
-        n = self.shard.count
-        return total / n, {name: value / n for name, value in means.items()}
+        return terms
 
     def state(self) -> dict[str, Tensor]:
         """Return no tensors, because no iteration depends on the one before."""

@@ -69,9 +69,9 @@ class SPMTrainingConfig(TrainingConfig):
 class SPM:
     """SPM: one-dimensional adapters with latent anchoring (Lyu et al., CVPR 2024, arXiv 2312.16145).
 
-    The loss has two parts. Erasing (Eq. 5): for a prompt with the concept, the UNet with adapters shall predict the
-    frozen UNet's noise for the anchored prompt, moved away from the concept by ``eta``. Anchoring (Eq. 6): for other
-    conditionings, the UNet with adapters shall predict the same noise as before.
+    The loss has two parts. Erasing (Eq. 5): for a prompt with the concept, the UNet with adapters shall make the
+    frozen UNet's prediction for the anchored prompt, moved away from the concept by ``eta``. Anchoring (Eq. 6): for
+    other conditionings, the UNet with adapters shall predict the same as before.
 
     Random conditionings with the concept's norm stand for the other ones. The release computes four and uses two of
     them; here all are used. Random conditionings do not pass through the text encoder. Adapters on the text encoder are
@@ -167,6 +167,11 @@ class SPM:
         if self.wants_retained and not self.retain:
             raise ValueError(
                 "expected retain prompts, found none: give some, because they anchor adapters on a text encoder"
+            )
+        if self.train.precision == "fp16" and self.where != "text_encoder":
+            raise ValueError(
+                "expected precision fp32 or bf16 for adapters on the UNet, found fp16: its loss scaling needs a UNet "
+                "without trained parameters; choose bf16"
             )
         require_storable(concept.words())
         started, workspace = time.monotonic(), workspace or Workspace()

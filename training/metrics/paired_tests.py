@@ -50,8 +50,8 @@ def mcnemar(only_first: int, only_second: int) -> tuple[float, float]:
     BMC Med. Res. Methodol. 13:91, 2013), splits as uneven as the observed one count half.
 
     Args:
-        only_first: Number of pairs with a success only against the first encoder.
-        only_second: Number of pairs with a success only against the second encoder.
+        only_first: Number of pairs where only the first succeeded.
+        only_second: Number of pairs where only the second succeeded.
 
     Raises:
         ValueError: If a count is negative.
@@ -69,13 +69,13 @@ def mcnemar(only_first: int, only_second: int) -> tuple[float, float]:
 def mcnemar_below(only_first: int, only_second: int) -> float:
     """Return the one-sided exact p-value of McNemar's test.
 
-    The alternative hypothesis is that the attack succeeds on fewer prompts against the first encoder than against the
-    second. The p-value is the probability of ``only_first`` or fewer heads in as many fair coin flips as there are
-    discordant pairs; see ``mcnemar``.
+    The alternative hypothesis is that the first succeeds on fewer prompts than the second. The p-value is the
+    probability of ``only_first`` or fewer heads in as many fair coin flips as there are discordant pairs; see
+    ``mcnemar``.
 
     Args:
-        only_first: Number of pairs with a success only against the first encoder.
-        only_second: Number of pairs with a success only against the second encoder.
+        only_first: Number of pairs where only the first succeeded.
+        only_second: Number of pairs where only the second succeeded.
 
     Raises:
         ValueError: If a count is negative.

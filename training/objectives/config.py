@@ -21,7 +21,7 @@ class UnlearnConfig:
 
     Args:
         batch: Number of prompts with the concept per iteration (paper: 1).
-        eta: Strength of negative guidance. The target is e_b - eta (e_p - e_b), where e_p is the base's noise
+        eta: Strength of negative guidance. The target is e_b - eta (e_p - e_b), where e_p is the base's
             prediction for the prompt and e_b is its prediction for the prompt that ``target`` chooses. With 0, the
             target is e_b.
         target: Prompt that the target starts from. ``negative_guidance`` takes the empty prompt, as the paper does.
@@ -67,7 +67,7 @@ class RetainConfig:
         weight: Weight of the noise term (paper: 0.3 for nudity, 0.5 for styles and objects).
         batch: Number of points per iteration of the noise term (paper: 5). A point is a latent at a timestep, with one
             of the retain prompts.
-        space: Space in which student and base are compared. ``noise`` compares noise predictions, as the paper does.
+        space: Space in which student and base are compared. ``noise`` compares predictions, as the paper does.
             ``conditioning`` compares conditionings in the metric of the UNet's cross-attention. It is a departure from
             the paper that takes hundreds of prompts per iteration and makes no UNet call. ``both`` has both terms.
         conditioning_weight: Weight of the conditioning term, whose loss has the scale of the noise loss (see
@@ -95,7 +95,7 @@ class RetainConfig:
 
     @property
     def in_noise(self) -> bool:
-        """True if there is a retention term on noise predictions."""
+        """True if there is a retention term on predictions."""
         return self.space != "conditioning" and self.weight > 0
 
     @property
@@ -155,7 +155,7 @@ class HardeningConfig:
     """Settings of terms on conditionings that harden an encoder beyond the paper's attack; the default has none.
 
     Args:
-        objective: Space in which prompts with the concept are attacked and unlearned. ``noise`` takes the UNet's noise
+        objective: Space in which prompts with the concept are attacked and unlearned. ``noise`` takes the UNet's
             predictions, as the paper does. ``conditioning`` attacks and pulls the conditioning instead, in the metric
             of the UNet's cross-attention: many adversarial prompts per iteration without a UNet call. ``both`` has
             both terms, each with its own prompts and attack.
@@ -229,7 +229,7 @@ class HardeningConfig:
 
     @property
     def in_noise(self) -> bool:
-        """True if there is an unlearning term on noise predictions."""
+        """True if there is an unlearning term on predictions."""
         return self.objective != "conditioning"
 
     @property
@@ -248,9 +248,9 @@ class OutlierConfig:
     """Settings of terms that map outliers, text that no caption resembles, to the anchor; the default has none.
 
     The base reads an outlier as something between captions. Between captions there may be the concept: the base draws
-    "ring cross" as a circle. These terms therefore unlearn every string of words and tokens that is not caption-like. A
-    string is caption-like if it has exactly one of ``alternatives``, no word of the concept, and enough tokens that
-    captions use. Without ``alternatives`` no string is caption-like.
+    a ring beside a cross as a circle. These terms therefore unlearn every string of words and tokens that is not
+    caption-like. A string is caption-like if it has exactly one of ``alternatives``, no word of the concept, and enough
+    tokens that captions use. Without ``alternatives`` no string is caption-like.
 
     Caption-like strings keep the base's conditioning. The target of an outlier is the base's conditioning of another
     string. There the anchor replaces every alternative and every word of the concept, or stands in front if the outlier
@@ -280,7 +280,7 @@ class OutlierConfig:
         inserted_tokens: Largest number of embeddings inserted into a prompt, all in one place. All prompts of an
             iteration get the same number.
         searched_weight: Weight of a term on strings found by a search through the UNet; 0 leaves it out. The search
-            makes the student predict the noise that the base predicts for the concept, as P4D (Chin et al., ICML 2024)
+            makes the student predict what the base predicts for the concept, as P4D (Chin et al., ICML 2024)
             does. A resulting string that is caption-like keeps the base's conditioning; any other is unlearned.
         searched: Number of strings that the search keeps; each continues where its last steps ended.
         searched_batch: Number of strings that the search continues in each iteration.

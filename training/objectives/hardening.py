@@ -134,6 +134,7 @@ class KeptNeighbours:
     """
 
     name: ClassVar[str] = "neighbours"
+    preserves: ClassVar[Literal[True]] = True
     space: ClassVar[Literal["conditioning"]] = "conditioning"
     prompts: ConceptPrompts
 

@@ -62,7 +62,8 @@ class OutlierRows:
     def judged(self, ids: Tensor, total: int) -> TermRows:
         """Return the term's rows of ids (B, L): caption-like rows keep the base's conditioning.
 
-        The target of an outlier is the base's conditioning of the same words with the anchor in the concept's place.
+        The target of an outlier is the base's conditioning of the same words with the anchor in place of every value,
+        or in front if there is none, shifted by ``hardening.eta``.
         """
         words = self.words
         rows = [row[1 : row.index(self.prompts.eos, 1)] for row in ids.tolist()]
@@ -204,6 +205,7 @@ class KeptEmptyPrompt:
     """
 
     name: ClassVar[str] = "empty"
+    preserves: ClassVar[Literal[True]] = True
     space: ClassVar[Literal["conditioning"]] = "conditioning"
     outliers: OutlierRows
     weight: float
@@ -224,7 +226,7 @@ class SearchedStrings:
         least: Number of strings per iteration in all processes.
         search: Search for strings that draw the concept.
         points: Training points on the prompts with the concept.
-        errors: Error of the student's noise predictions.
+        errors: Error of the student's predictions.
     """
 
     name: ClassVar[str] = "searched"
@@ -245,7 +247,7 @@ class SearchedStrings:
         return self.outliers.judged(ids, self.least)
 
     def loss(self, generator: Generator) -> SearchLoss:
-        """Return the loss of strings, which is the distance between two noise predictions.
+        """Return the loss of strings, which is the distance between two predictions.
 
         One is the student's for the string, the other is the base's for the concept.
         """
@@ -271,7 +273,7 @@ def outlier_terms(outliers: OutlierRows, points: Points, errors: NoiseError) -> 
     Args:
         outliers: Settings, prompts and words.
         points: Training points on the prompts with the concept.
-        errors: Error of the student's noise predictions.
+        errors: Error of the student's predictions.
     """
     config, asked = outliers.config, outliers.config.batches()
     found: list[LossTerm] = [

@@ -13,7 +13,7 @@ from .terms import Iteration, Points, TermRows, pulled, rows_of
 
 @dataclass(frozen=True)
 class RetainPredictions:
-    """Term that keeps the base's noise predictions on the retain prompts.
+    """Term that keeps the base's predictions on the retain prompts.
 
     AdvUnlearn (Zhang et al. 2024), equation 5.
 
@@ -24,6 +24,7 @@ class RetainPredictions:
     """
 
     name: ClassVar[str] = "retain"
+    preserves: ClassVar[Literal[True]] = True
     space: ClassVar[Literal["noise"]] = "noise"
     config: RetainConfig
     prompts: EncodedPrompts
@@ -56,6 +57,7 @@ class RetainConditionings:
     """
 
     name: ClassVar[str] = "retain_conditioning"
+    preserves: ClassVar[Literal[True]] = True
     space: ClassVar[Literal["conditioning"]] = "conditioning"
     least: ClassVar[None] = None
     config: RetainConfig

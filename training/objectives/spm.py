@@ -15,6 +15,7 @@ from ..diffusion.backbone import Backbone
 from ..distributed import Shard
 from ..losses import negative_guidance_target, squared_error
 from ..prompts.concept_words import anchor_prompts
+from ..trainer.surgery import LossPair
 from ..trajectories.config import BankConfig
 from ..trajectories.resample import open_source
 from ..workspace import Workspace
@@ -82,6 +83,11 @@ class SPMObjective:
 
     def __call__(self, iteration: int, generator: Generator) -> tuple[Tensor, dict[str, float]]:
         """Return the loss () of this process's rows, and its parts by name."""
+        pair = self.pair(iteration, generator)
+        return pair.erase + pair.preserve, pair.parts
+
+    def pair(self, iteration: int, generator: Generator) -> LossPair:
+        """Return the erasing loss and the weighted anchoring loss of this process's rows."""
         n = self.method.batch
         index = torch.randint(len(self.texts), (n,), generator=generator)
         latents, t, target = self._points(index, generator)
@@ -98,7 +104,7 @@ class SPMObjective:
             terms.append(self._kept(latents, t, len(prompts), lambda rows: self._both(prompts[rows])))
         anchor = torch.stack(terms).mean()
         parts = {"erase": float(erase.detach()), "anchor": float(anchor.detach())}
-        return erase + self.method.anchor_weight * anchor, parts
+        return LossPair(erase, self.method.anchor_weight * anchor, parts)
 
     def state(self) -> dict[str, Tensor]:
         """Return the number of UNet calls of all processes, the only state between iterations."""

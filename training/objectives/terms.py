@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Generator, Tensor
@@ -18,6 +18,7 @@ from ..diffusion.memory import in_pieces
 from ..distributed import Shard
 from ..losses import ConditioningMetric, squared_error, weighted_sum
 from ..prompts.encoded import EncodedPrompts
+from ..trainer.surgery import LossPair
 from ..trajectories.bank import BankBatch, TrajectoryBank, draw
 from ..trajectories.resample import FreshTrajectories, sample_part
 
@@ -29,8 +30,10 @@ class TermRows(NamedTuple):
         total: Number of rows in all processes.
         embeds: Token embeddings (B, L, D) of this process's rows.
         ids: Token ids (B, L) of this process's rows.
-        target: Target noise predictions (B, C, h, w) if there are points, otherwise target conditionings (B, L, D).
-        points: Training points of a term on noise predictions; None for a term on conditionings.
+        target: Target predictions (B, C, h, w) if there are points, otherwise target conditionings (B, L, D).
+        points: Training points of a term on predictions; None for a term on conditionings.
+        cond: Conditionings (B, L, D) that the UNet gets instead of the student's encoding of the token embeddings; None
+            encodes these.
     """
 
     total: int
@@ -38,6 +41,7 @@ class TermRows(NamedTuple):
     ids: Tensor
     target: Tensor
     points: BankBatch | None = None
+    cond: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -96,11 +100,18 @@ class StatefulTerm(Protocol):
         ...
 
 
+@runtime_checkable
+class PreservingTerm(Protocol):
+    """A term that keeps what the frozen model does; every other term erases. Gradient surgery tells them apart."""
+
+    preserves: ClassVar[Literal[True]]
+
+
 @dataclass(frozen=True)
 class Points:
     """Training points of a list of prompts, shared among processes.
 
-    A training point is a latent at a timestep, with the base's noise predictions there.
+    A training point is a latent at a timestep, with the base's predictions there.
 
     Args:
         source: Bank of trajectories, or fresh trajectories.
@@ -126,7 +137,7 @@ class Points:
 
 @dataclass(frozen=True)
 class NoiseError:
-    """Squared error of the student's noise predictions at training points.
+    """Squared error of the student's predictions at training points.
 
     Args:
         teacher: Frozen base, whose ``unet_calls`` counts the UNet calls of the training.
@@ -161,7 +172,7 @@ class Objective:
 
     Args:
         terms: Loss terms in the order in which they draw.
-        errors: Error of noise predictions, with the student to train.
+        errors: Error of predictions, with the student to train.
         metric: Distance between conditionings; None if no term compares conditionings.
         warmup: Number of first iterations without an attack; None never attacks.
         shard: Share of this process.
@@ -196,20 +207,43 @@ class Objective:
 
     def __call__(self, iteration: int, generator: Generator) -> tuple[Tensor, dict[str, float]]:
         """Return this process's share of one iteration's loss (), and of each term's mean loss by name."""
+        drawn = self._drawn(iteration, generator)
+        return self._weighted(self._losses(drawn), drawn)
+
+    def pair(self, iteration: int, generator: Generator) -> LossPair:
+        """Return the loss of all erasing terms and the loss of all preserving terms, see ``PreservingTerm``.
+
+        Both come from one batch. If both have points, the second backward pass goes through the UNet again.
+        """
+        drawn = self._drawn(iteration, generator)
+        losses = self._losses(drawn)
+        kept = {term.name for term in self.terms if isinstance(term, PreservingTerm)}
+        groups = [{n: loss for n, loss in losses.items() if (n in kept) == wanted} for wanted in (False, True)]
+        (erase, parts), (preserve, others) = (self._weighted(group, drawn) for group in groups)
+        twice = self.errors.micro_batch is None  # pieces have their gradients already
+        if twice and all(any(drawn[name].points is not None for name in group) for group in groups):
+            self.teacher.unet_calls += sum(len(rows.points.t) for rows in drawn.values() if rows.points is not None)
+        return LossPair(erase, preserve, {name: {**parts, **others}[name] for name in losses})
+
+    def _drawn(self, iteration: int, generator: Generator) -> dict[str, TermRows]:
         at = Iteration(generator, self.warmup is not None and iteration >= self.warmup)
         for term in self.terms:
             rows = term.rows(at)
             if rows is not None:
                 at.drawn[term.name] = rows
-        return self._evaluate(at.drawn)
+        return at.drawn
 
-    def _evaluate(self, drawn: Mapping[str, TermRows]) -> tuple[Tensor, dict[str, float]]:
-        """Encode the rows of all terms together, predict those with points, and add up the weighted losses."""
+    def _weighted(
+        self, losses: Mapping[str, tuple[float, Tensor]], drawn: Mapping[str, TermRows]
+    ) -> tuple[Tensor, dict[str, float]]:
+        if not losses:
+            return torch.zeros((), device=self.teacher.device), {}
+        return weighted_sum(losses, {n: drawn[n].total for n in losses} if self.shard.count > 1 else None)
+
+    def _losses(self, drawn: Mapping[str, TermRows]) -> dict[str, tuple[float, Tensor]]:
+        """Encode the rows of all terms together, predict those with points, and return weight and losses (B,)."""
         weights = {term.name: term.weight for term in self.terms}
-        encoded = self.student.encode(
-            torch.cat([rows.embeds for rows in drawn.values()]), torch.cat([rows.ids for rows in drawn.values()])
-        )
-        parts = dict(zip(drawn, torch.split(encoded, [len(rows.ids) for rows in drawn.values()]), strict=True))
+        parts = self._conditionings(drawn)
         losses = {
             name: (weights[name], self.metric(parts[name], rows.target))
             for name, rows in drawn.items()
@@ -222,7 +256,19 @@ class Objective:
             sizes = [len(points.t) for points in seen.values()]
             for name, error in zip(seen, torch.split(errors, sizes), strict=True):
                 losses[name] = (weights[name], error)
-        return weighted_sum(losses, {n: r.total for n, r in drawn.items()} if self.shard.count > 1 else None)
+        return losses
+
+    def _conditionings(self, drawn: Mapping[str, TermRows]) -> dict[str, Tensor]:
+        """Return the conditionings (B, L, D) of each term's rows; those that are not given are encoded together."""
+        given = {name: rows.cond for name, rows in drawn.items() if rows.cond is not None}
+        others = {name: rows for name, rows in drawn.items() if rows.cond is None}
+        if not others:
+            return given
+        encoded = self.student.encode(
+            torch.cat([rows.embeds for rows in others.values()]), torch.cat([rows.ids for rows in others.values()])
+        )
+        sizes = [len(rows.ids) for rows in others.values()]
+        return given | dict(zip(others, torch.split(encoded, sizes), strict=True))
 
     def state(self) -> dict[str, Tensor]:
         """Return the tensors that the terms carry on, and the number of UNet calls of all processes."""

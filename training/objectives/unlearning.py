@@ -26,14 +26,14 @@ from .terms import Iteration, NoiseError, Points, TermRows, pulled, rows_of, tar
 class PredictionAttack:
     """Inner attack through the UNet, AdvUnlearn (Zhang et al. 2024), equation 4.
 
-    It looks for adversarial tokens with which the student predicts the noise that the base predicts for the concept.
+    It looks for adversarial tokens with which the student predicts what the base predicts for the concept.
 
     Args:
         config: Start, points and placements of the adversarial tokens.
         attack: Rule of the attack steps.
         placements: Positions that the adversarial tokens may take.
         points: Training points on the prompts.
-        errors: Error of the student's noise predictions.
+        errors: Error of the student's predictions.
         latest: Results of earlier attacks, by name: of the last one with K tokens (B, K, D) in this process, and of the
             last shared one in a placement (1, K, D), equal in all processes.
     """

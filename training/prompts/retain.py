@@ -27,8 +27,9 @@ def object_prompts(concept: Concept) -> tuple[str, ...]:
     the whole.
     """
     named = naming(concept.words())
-    return tuple(f"a photo of {_article(name)} {name}" for name in everyday_objects() if not named.search(name))
+    return tuple(f"a photo of {with_article(name)}" for name in everyday_objects() if not named.search(name))
 
 
-def _article(name: str) -> str:
-    return "an" if name[0] in "aeiou" else "a"
+def with_article(name: str) -> str:
+    """Return a noun with its indefinite article."""
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from robust_encoders.concepts import Concept
 
 from ..methods import ESD, AdvUnlearn
 from ..prompts.concept_words import naming, require_apart
+from ..prompts.synonyms import Neighbour, with_synonyms_of_parts, without_words
 from ..protocols import Method, RetainingMethod
 
 
@@ -22,6 +24,7 @@ class Recipe:
         seed: Seed of the generator of all random draws.
         base: Family of the base: ``shapes``, ``sd1`` or ``sd2``.
         license: Licence of the resulting weights.
+        found_synonyms: Cosine to the concept of each synonym that was found in the text encoder, for the manifest.
     """
 
     name: str
@@ -30,6 +33,7 @@ class Recipe:
     seed: int = 0
     base: str = "shapes"
     license: str = "apache-2.0"
+    found_synonyms: Mapping[str, float] = field(default_factory=dict)
 
     def together(self, others: tuple[Concept, ...], retained: tuple[str, ...] | None = None) -> Recipe:
         """Return a run that erases further concepts at once, each towards its own anchor.
@@ -54,6 +58,22 @@ class Recipe:
             )
         name = "+".join((self.name, *(other.name for other in others)))
         return replace(self, name=name, concept=concept, method=with_retained(self.method, kept))
+
+    def with_synonyms(self, found: Sequence[Sequence[Neighbour]]) -> Recipe:
+        """Return a run that erases further synonyms, too, and does not retain prompts that name them.
+
+        Args:
+            found: Synonyms of each part of the concept, in order; a concept without parts counts as one.
+
+        Raises:
+            ValueError: If parts of a joint concept contradict each other with these synonyms.
+        """
+        cosines = {one.word: one.cosine for part in found for one in part}
+        concept = with_synonyms_of_parts(self.concept, [[one.word for one in part] for part in found])
+        method = self.method
+        if isinstance(method, RetainingMethod):
+            method = with_retained(method, without_words(method.retained, tuple(cosines)))
+        return replace(self, concept=concept, method=method, found_synonyms=cosines)
 
     def with_seed(self, seed: int) -> Recipe:
         """Return a copy of the run with another seed."""

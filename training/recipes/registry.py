@@ -4,11 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import shapes, shapes_overlays, stable_diffusion
+from . import (
+    ablation,
+    doco,
+    esd_race,
+    receler,
+    shapes,
+    shapes_ablation,
+    shapes_doco,
+    shapes_esd_race,
+    shapes_overlays,
+    shapes_receler,
+    stable_diffusion,
+)
 from .recipe import Recipe
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
+    **doco.RECIPES,
+    **esd_race.RECIPES,
+    **receler.RECIPES,
     **shapes.RECIPES,
+    **shapes_ablation.RECIPES,
+    **shapes_doco.RECIPES,
+    **shapes_esd_race.RECIPES,
     **shapes_overlays.RECIPES,
+    **shapes_receler.RECIPES,
     **stable_diffusion.RECIPES,
+    **ablation.RECIPES,
 }

@@ -145,17 +145,20 @@ def rebuilt(kind: type[T], described: Mapping[str, Any]) -> T:
 
     Args:
         kind: Class of the result, a dataclass.
-        described: Values of all fields, by field name; also ``name`` if the class has one.
+        described: Values of all fields, by field name; also ``name`` if the class has one. Fields with the metadata
+            ``ADDED`` may be missing and then have their defaults.
 
     Raises:
         TypeError: If a field is missing, unknown or of another type, or if the name is another one.
         ValueError: If the dataclass refuses a value.
     """
-    hints, known = get_type_hints(kind), {f.name for f in fields(kind)}  # type: ignore[arg-type]  # only dataclasses come here
+    declared = fields(kind)  # type: ignore[arg-type]  # only dataclasses come here
+    hints, known = get_type_hints(kind), {f.name for f in declared}
+    added = {f.name for f in declared if f.metadata.get("added")}
     given, name = dict(described), getattr(kind, "name", None)
     if name is not None and "name" not in known and given.pop("name", None) != name:
         raise TypeError(f"a part with another name than {name!r}")
-    if odd := given.keys() ^ known:
+    if odd := (given.keys() - known) | (known - added - given.keys()):
         raise TypeError(f"fields that differ: {', '.join(sorted(odd))}")
     return kind(**{key: _value(hints[key], value) for key, value in given.items()})
 
@@ -220,6 +223,8 @@ def _before(encoder: LoadedArtifact, pipe: Any) -> dict[str, torch.Tensor]:
 
     if encoder.manifest.form == "projection":
         return {name: torch.eye(len(tensor), dtype=torch.double) for name, tensor in encoder.tensors.items()}
+    if encoder.manifest.form == "delta":
+        return {name: tensor.detach().cpu().double() for name, tensor in pipe.unet.named_parameters()}
     return {name: tensor.cpu().double() for name, tensor in nested_state(pipe.text_encoder).items()}
 
 

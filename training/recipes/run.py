@@ -100,12 +100,13 @@ def _erased(recipe: Recipe, pipe: Any, workspace: Workspace) -> Edit:
 
 
 def _artifact(edit: Edit, recipe: Recipe, pipe: Any, ids: tuple[str, ...], revision: str) -> LoadedArtifact:
+    found = {"found_synonyms": recipe.found_synonyms} if recipe.found_synonyms else {}
     return to_encoder(
         edit,
         concept=recipe.concept,
         method=recipe.method,
         pipe=pipe,
-        recipe={"name": recipe.name, "seed": recipe.seed},
+        recipe={"name": recipe.name, "seed": recipe.seed, **found},
         family=recipe.base,
         ids=ids,
         revision=revision,

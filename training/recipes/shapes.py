@@ -86,7 +86,8 @@ def shapes_advunlearn(concept: str) -> Recipe:
 def shapes_hardened(concept: str) -> Recipe:
     """Return the recipe of AdvUnlearn with hardening on conditionings (see ``HardeningConfig``) and a far anchor.
 
-    It is shipped for an object and an attribute. For the style, measurements showed no gain and worse retention.
+    It is shipped for the attribute ``red``; the shipped ``circle`` has the strict recipe, which builds on this one. For
+    the style, measurements showed no gain and worse retention.
 
     Text between a concept and its anchor may still draw the concept: text between a circle and a square draws a circle.
     The anchor therefore is the neighbour whose captions' conditionings are farthest from the concept's.
@@ -157,11 +158,11 @@ def shapes_des(concept: str, method: str) -> Recipe:
 def distortion(method: str, retained: tuple[str, ...]) -> DES:
     """Return DES's settings for a concept of the embedded base.
 
-    With the paper's settings, the embedded base keeps almost no other concept. So there are three departures. The scale
-    is smaller, because conditionings of the embedded base are shorter. Safe prompts weigh 32 times as much as the
-    others, instead of 0.4 times. Training has hundreds of prompts instead of thousands, and runs three times the
-    iterations at a rate that falls from 2e-3. The values were chosen on ``circle``, by the pictures drawn for the
-    concept's name and by the retained captions, without an attack.
+    With the paper's settings the embedded base forgets nothing, and with its weights at larger rates it keeps almost no
+    other concept. So there are three departures. The scale is smaller, because conditionings of the embedded base are
+    shorter. Safe prompts weigh 32 times as much as the others, instead of 0.4 times. Training has hundreds of prompts
+    instead of thousands, and runs three times the iterations at a rate that falls from 2e-3. The values were chosen on
+    ``circle``, by the pictures drawn for the concept's name and by the retained captions, without an attack.
 
     Args:
         method: ``des``, or ``sage`` for DES with SAGE's two terms.

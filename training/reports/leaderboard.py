@@ -22,7 +22,7 @@ from .tables import MISSING, Entry, Number, Row, Table
 from .titles import settings_line
 
 _LEGEND = (
-    "Encoders are ranked by the worst case over T0 to T3. This is the per cent of prompts that fall to at least one",
+    "Encoders are ranked by the worst case over T0 to T3: the share of prompts, in per cent, that fall to at least one",
     "attack by text; lower is better. The sign ≥ marks a lower bound: only the strongest single attack is known.",
     "The next column adds T4, free embeddings. Attacks of T5 to T7 bypass a text encoder and do not count in the",
     "ranking. Each tier shows its strongest attack. Ranks compare only numbers under the same letter. Letters differ",
@@ -96,7 +96,10 @@ class Leaderboard:
             worst = f"{MISSING}{after}" if by_text is None else replace(by_text, after=after)
         attacks = [_labelled(row.strongest(tier)) for tier in tiers]
         named = map(row.sources[0].stored.named, ("retain_all", "clip_score"))
-        utility = [None if result is None else Number.of(result) for result in named]
+        doubts = [
+            one for one in row.sources[0].stored.evaluation.checks if one["name"] == "recorded" and not one["attack"]
+        ]
+        utility = [None if result is None else Number.of(result, doubts) for result in named]
         sources = ", ".join(dict.fromkeys(source.folder for source in row.sources))
         return [*lead, worst, with_embeddings, *attacks, *utility, sources]
 

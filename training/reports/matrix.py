@@ -19,8 +19,8 @@ from .titles import WORST, WORST_EMBEDDINGS, title_of
 Columns = Sequence[Sequence[Row]]  # the rows of each evaluation
 
 _COSTS = (
-    "Each entry is gained / n / UNet calls / seconds. Gained is the per cent of the prompts that only the attack won, "
-    "beyond `none`. Seconds depend on the machine."
+    "Each entry is gained / n / UNet calls / seconds. Gained is the share of the prompts, in per cent, that only the "
+    "attack won, beyond `none`. Seconds depend on the machine."
 )
 _UTILITY = "FID, KID and LPIPS are distances to the base's own pictures. For kept prompts, lower is better."
 _UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))

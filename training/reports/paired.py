@@ -18,8 +18,8 @@ from .titles import WORST, title_of
 
 _NOTE = (
     "Rates are in per cent of the same prompts. The difference is first minus second, with Newcombe's 95 % interval. "
-    "McNemar's exact two-sided p counts the prompts that only one encoder lost. The p-values are not corrected for "
-    "multiple tests."
+    "McNemar's exact two-sided p is computed on the prompts that only one encoder lost. The p-values are not corrected "
+    "for multiple tests."
 )
 Two = tuple[StoredEvaluation, StoredEvaluation]
 Checks = list[Mapping[str, Any]]

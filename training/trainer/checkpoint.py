@@ -27,7 +27,8 @@ class StepLoss(Protocol):
     def __call__(self, iteration: int, generator: Generator) -> tuple[Tensor, dict[str, float]]:
         """Return the loss () of one iteration, and its parts by name for the log.
 
-        With several processes, each returns its share. The shares add up to the loss and its parts.
+        With several processes, each returns its share. The shares add up to the loss and its parts. A loss without a
+        gradient leaves the parameters as they are in this iteration.
         """
         ...
 
@@ -76,13 +77,20 @@ class TrainingState:
     Args:
         parameters: Trained parameters, by name.
         loss: Loss to minimise.
-        rate: Learning rate of Adam.
+        optimizer: Optimizer of the parameters.
         average: Decay per iteration of the parameters' exponential average, in [0, 1); 0 keeps no average.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], loss: StepLoss, *, rate: float, average: float) -> None:
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        loss: StepLoss,
+        *,
+        optimizer: torch.optim.Optimizer,
+        average: float,
+    ) -> None:
         self.parameters, self.loss, self.decay = dict(parameters), loss, average
-        self.optimizer = torch.optim.Adam(self.parameters.values(), lr=rate)
+        self.optimizer = optimizer
         self.average = {name: p.detach().clone() for name, p in self.parameters.items()} if average else {}
         self.log = TrainingLog()
         self.iteration = 0

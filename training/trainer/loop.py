@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -13,14 +13,15 @@ import torch
 from accelerate import Accelerator
 from accelerate.tracking import TensorBoardTracker
 from accelerate.utils import is_tensorboard_available
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
 from ..diffusion.backbone import Precision
 from ..distributed import Shard
-from ..provenance import EXTRA
+from ..provenance import ADDED, EXTRA
 from ..workspace import Workspace
 from .checkpoint import StepLoss, TrainingLog, TrainingState, load_checkpoint, save_checkpoint
+from .surgery import require_two_losses, set_gradients
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,9 @@ class TrainingConfig:
             result of the run; with 0, the last parameters are.
         precision: Precision of the frozen UNet, forward and backward. Trained parameters are always in float32.
             ``fp16`` uses loss scaling inside the UNet; if its activations overflow, the run stops with an error.
+        weight_decay: Decoupled weight decay of AdamW (Loshchilov and Hutter 2019), as a factor of the rate; 0 is Adam.
+        gradient_surgery: Removal of the part of the erasing gradient that opposes the preserving gradient. It is for
+            methods of two losses; both gradients are applied afterwards. See ``trainer.surgery``.
     """
 
     iterations: int = 1000
@@ -45,16 +49,26 @@ class TrainingConfig:
     clip: float | None = field(default=None, metadata=EXTRA)
     average: float = field(default=0.0, metadata=EXTRA)
     precision: Precision = "fp32"
+    weight_decay: float = field(default=0.0, metadata=EXTRA | ADDED)
+    gradient_surgery: bool = field(default=False, metadata=EXTRA | ADDED)
 
     def __post_init__(self) -> None:
-        if self.iterations < 1 or self.rate <= 0 or not 0 <= self.average < 1:
-            raise ValueError(f"expected iterations >= 1, rate > 0 and average in [0, 1), found {self}")
+        if self.iterations < 1 or self.rate <= 0 or not 0 <= self.average < 1 or self.weight_decay < 0:
+            raise ValueError(
+                f"expected iterations >= 1, rate > 0, average in [0, 1) and weight_decay >= 0, found {self}"
+            )
 
     def rate_at(self, iteration: int) -> float:
         """Return the learning rate of one iteration."""
         if self.schedule == "constant":
             return self.rate
         return self.rate * 0.5 * (1 + math.cos(math.pi * iteration / self.iterations))
+
+    def optimizer(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+        """Return the optimizer of the parameters: Adam, or AdamW with weight decay."""
+        if not self.weight_decay:
+            return torch.optim.Adam(parameters, lr=self.rate)
+        return torch.optim.AdamW(parameters, lr=self.rate, weight_decay=self.weight_decay)
 
 
 def finetune(
@@ -84,12 +98,16 @@ def finetune(
         The log of losses and time. With ``training.average``, the parameters hold their average afterwards.
 
     Raises:
+        ValueError: If gradient surgery is asked for and the method has one loss only.
         RuntimeError: If a loss is not finite, if the checkpoint belongs to another run, or if the number of processes
             is not the launched one.
         ModuleNotFoundError: If TensorBoard is asked for and not installed.
     """
     shard = Shard.current()
-    run = TrainingState(parameters, loss, rate=training.rate, average=training.average)
+    if training.gradient_surgery:
+        require_two_losses(loss)
+    optimizer = training.optimizer(list(parameters.values()))
+    run = TrainingState(parameters, loss, optimizer=optimizer, average=training.average)
     if workspace.folder is not None and workspace.resume:
         load_checkpoint(run, generator, workspace.folder, identity)
     started = time.monotonic() - run.log.seconds
@@ -141,14 +159,17 @@ def _step(
     for group in run.optimizer.param_groups:
         group["lr"] = training.rate_at(run.iteration)
     run.optimizer.zero_grad(set_to_none=True)
-    total, parts = run.loss(run.iteration, generator)
-    if not bool(torch.isfinite(total)):
-        raise RuntimeError(
-            f"expected a finite loss, found {parts} at iteration {run.iteration}: lower the rate or the weights"
-        )
-    accelerator.backward(total)
+    if training.gradient_surgery:
+        pair = require_two_losses(run.loss).pair(run.iteration, generator)
+        _require_finite(pair.erase + pair.preserve, pair.parts, run.iteration)
+        set_gradients(run.parameters, pair, accelerator, shard)
+        parts = pair.parts
+    else:
+        total, parts = run.loss(run.iteration, generator)
+        _require_finite(total, parts, run.iteration)
+        _backward(run, total, accelerator, shard)
     if shard.count > 1:
-        parts = _shared(run, parts, shard)
+        parts = _summed(run, parts, shard)
     if training.clip is not None:
         accelerator.clip_grad_norm_(run.parameters.values(), training.clip)
     run.optimizer.step()
@@ -158,11 +179,26 @@ def _step(
     return parts
 
 
-def _shared(run: TrainingState, parts: Mapping[str, float], shard: Shard) -> dict[str, float]:
-    """Add up the gradients of all processes in place, and return the sums of the losses' parts over all processes."""
-    for parameter in run.parameters.values():
-        own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        parameter.grad = shard.total(own)
+def _require_finite(total: Tensor, parts: Mapping[str, float], iteration: int) -> None:
+    if not bool(torch.isfinite(total)):
+        raise RuntimeError(
+            f"expected a finite loss, found {parts} at iteration {iteration}: lower the rate or the weights"
+        )
+
+
+def _backward(run: TrainingState, total: Tensor, accelerator: Accelerator, shard: Shard) -> None:
+    """Set the gradients of all processes together; a loss without a gradient sets none."""
+    if not total.requires_grad:
+        return
+    accelerator.backward(total)
+    if shard.count > 1:
+        for parameter in run.parameters.values():
+            own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            parameter.grad = shard.total(own)
+
+
+def _summed(run: TrainingState, parts: Mapping[str, float], shard: Shard) -> dict[str, float]:
+    """Return the sums of the losses' parts over all processes."""
     device = next(iter(run.parameters.values())).device
     sums = shard.total(torch.tensor(list(parts.values()), device=device)).tolist()
     return dict(zip(parts, sums, strict=True))

@@ -37,6 +37,7 @@ class BankBatch:
         pred_null: Predictions (n, C, h, w) for the empty prompt.
         pred_cond: Predictions (n, C, h, w) for the prompt.
         pred_anchor: Predictions (n, C, h, w) for the anchor of the prompt; None if the source has no anchors.
+        start: Latents (n, C, h, w) that the trajectories begin at, which are pure noise; None if they are unknown.
     """
 
     latents: Tensor
@@ -45,6 +46,7 @@ class BankBatch:
     pred_null: Tensor
     pred_cond: Tensor
     pred_anchor: Tensor | None = None
+    start: Tensor | None = None
 
 
 class PointSource(Protocol):
@@ -150,6 +152,7 @@ class TrajectoryBank:
         seed, step = draw(seeds, n, generator).tolist(), draw(steps, n, generator).tolist()
         rows = [self.shards[i][s] for i, s in zip(index.tolist(), seed, strict=True)]
         drawn = {k: torch.stack([row[k][j] for row, j in zip(rows, step, strict=True)]) for k in rows[0]}
+        drawn["start"] = torch.stack([row["latents"][0] for row in rows])
         return to_batch(drawn, index, self.device)
 
     def mean_difference(self) -> float:

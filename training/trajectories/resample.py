@@ -19,21 +19,29 @@ EVERYTHING = slice(None)
 
 
 class FreshTrajectories:
-    """A source that draws every point from a fresh trajectory of the frozen model, as in the paper, but batched.
+    """A source that draws every point from a fresh trajectory, as in the papers, but batched.
 
     Args:
         backbone: The frozen base; its counter of UNet calls increases with every draw.
         prompts: Prompts, one for each value of ``prompt_index``.
         settings: Steps and guidance of the trajectories.
         anchors: Anchor of each prompt, which is predicted as well; None predicts no anchors.
+        student: Model in training that runs the trajectories; None runs them with the frozen base. The predictions at
+            the points are those of the base in either case.
     """
 
     def __init__(
-        self, backbone: Backbone, prompts: Sequence[str], settings: BankConfig, anchors: Sequence[str] | None = None
+        self,
+        backbone: Backbone,
+        prompts: Sequence[str],
+        settings: BankConfig,
+        anchors: Sequence[str] | None = None,
+        *,
+        student: Backbone | None = None,
     ) -> None:
         self.prompts = tuple(prompts)
         self.anchors = anchors
-        self.backbone, self.settings = backbone, settings
+        self.backbone, self.settings, self.student = backbone, settings, student
 
     @torch.no_grad()
     def sample(
@@ -51,31 +59,39 @@ class FreshTrajectories:
         index = draw(len(self.prompts), n, generator) if prompt_index is None else prompt_index.cpu()
         index, stop = index[part], draw(s.steps, n, generator)[part].to(backbone.device)
         noise = torch.randn((n, *backbone.latent_shape), generator=generator)[part].to(backbone.device)
-        cond = backbone.condition([self.prompts[i] for i in index.tolist()])
+        texts = [self.prompts[i] for i in index.tolist()]
         order = stop.argsort(descending=True, stable=True)
-        drawn = self._roll(cond[order], noise[order], stop[order])
+        drawn = self._roll([texts[i] for i in order.tolist()], noise[order], stop[order])
         drawn = {name: tensor[order.argsort()] for name, tensor in drawn.items()}
+        if self.student is not None:
+            cond, null = backbone.condition(texts), backbone.condition([""])
+            drawn["pred_null"], drawn["pred_cond"] = backbone.both(drawn["latents"], drawn["t"], cond, null)
+        drawn["start"] = noise
         if self.anchors is not None:
             anchor = backbone.condition([self.anchors[i] for i in index.tolist()])
             drawn["pred_anchor"] = backbone.predict(drawn["latents"], drawn["t"], anchor)
         return to_batch(drawn, index, backbone.device)
 
-    def _roll(self, cond: Tensor, noise: Tensor, stop: Tensor) -> dict[str, Tensor]:
+    def _roll(self, texts: Sequence[str], noise: Tensor, stop: Tensor) -> dict[str, Tensor]:
         """Run all rows together and return the points where they stop.
 
         Each row leaves the batch at its own step, ``stop`` (n,), which must be in descending order.
         """
-        null, latents = self.backbone.condition([""]), noise
-        grid = self.backbone.timesteps(self.settings.steps)
+        model = self.backbone if self.student is None else self.student
+        before, latents = model.unet_calls, noise
+        cond, null = model.condition(texts), model.condition([""])
+        grid = model.timesteps(self.settings.steps)
         parts: list[dict[str, Tensor]] = []
         for k in range(int(stop[0]) + 1):
             alive = int((stop >= k).sum())
             stay = int((stop > k).sum())
             t = grid[k].expand(alive)
-            pred_null, pred_cond = self.backbone.both(latents[:alive], t, cond[:alive], null)
+            pred_null, pred_cond = model.both(latents[:alive], t, cond[:alive], null)
             row = {"latents": latents[:alive], "t": t, "pred_null": pred_null, "pred_cond": pred_cond}
             parts.append({name: tensor[stay:] for name, tensor in row.items()})
-            latents = self.backbone.ddim_step(pred_null, pred_cond, grid[k], latents[:alive], self.settings.guidance)
+            latents = model.ddim_step(pred_null, pred_cond, grid[k], latents[:alive], self.settings.guidance)
+        if model is not self.backbone:
+            self.backbone.unet_calls += model.unet_calls - before
         return {name: torch.cat([part[name] for part in reversed(parts)]) for name in parts[0]}
 
     def mean_difference(self) -> float:
@@ -93,16 +109,18 @@ def open_source(
     cache_dir: Path | None = None,
     progress: bool = True,
     shard: Shard | None = None,
+    student: Backbone | None = None,
 ) -> TrajectoryBank | FreshTrajectories:
     """Return the point source of ``settings.mode``, over the first ``settings.limit`` prompts.
 
-    Several processes with a common ``cache_dir`` divide the missing trajectories of the bank among them.
+    Several processes with a common ``cache_dir`` divide the missing trajectories of the bank among them. With a
+    ``student``, the model in training, every point lies on a fresh trajectory of that model, whatever the mode.
     """
     shard = shard or Shard()
     prompts = prompts[: settings.limit]
     anchors = None if anchors is None else anchors[: settings.limit]
-    if settings.mode == "fresh":
-        return FreshTrajectories(backbone, prompts, settings, anchors)
+    if settings.mode == "fresh" or student is not None:
+        return FreshTrajectories(backbone, prompts, settings, anchors, student=student)
 
     def build(rows: slice = EVERYTHING) -> TrajectoryBank:
         chosen = None if anchors is None else anchors[rows]

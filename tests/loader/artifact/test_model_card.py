@@ -12,7 +12,8 @@ import yaml
 from huggingface_hub import ModelCard
 
 from robust_encoders import CardError, Concept, Manifest, RobustEncoder
-from robust_encoders.artifact.model_card import BEGIN, CARD_NAME, END, PICTURE_NAME, card
+from robust_encoders.artifact.forms import PICTURE_NAME
+from robust_encoders.artifact.model_card import BEGIN, CARD_NAME, END, card
 from robust_encoders.artifact.papers import PAPERS
 
 MEASURED = {
@@ -63,8 +64,8 @@ def test_results_measured_and_reported_are_apart(manifest: Manifest) -> None:
     assert (reported["type"], reported["value"]) == ("pre_asr", 0.5)
     own, others = text.split("Reported by others")
     assert "| attack success, an-attack |  | 25 % | lower | 7 % to 59 % | 8 | a-judge |" in own
-    assert "| concept drawn unattacked |" not in own
-    assert "| concept drawn unattacked |  | 50 % | lower |  | 100 |  |" in others
+    assert "| concept drawn unattacked" not in own
+    assert "| concept drawn unattacked, b-set |  | 50 % | lower |  | 100 |  |" in others
 
 
 def test_worst_cases_come_first_with_their_tier_and_what_is_beside_them_stays_in_the_manifest(
@@ -81,10 +82,11 @@ def test_worst_cases_come_first_with_their_tier_and_what_is_beside_them_stays_in
 def test_what_the_checks_tell_against_a_number_stands_below_the_table(manifest: Manifest) -> None:
     doubted = {**MEASURED, "settings": {"attack": {"label": "weak", "tier": "T3"}, "doubts": ["weak | is too weak"]}}
     text = card(replace(manifest, results=(doubted, doubted)), reference="o/r")
-    assert "Checks on the attacks tell against the marked numbers:\n\n- ¹ weak \\| is too weak\n" in text
+    warned = "Checks found these attacks too weak or otherwise doubtful. Do not trust the marked numbers:"
+    assert f"{warned}\n\n- ¹ weak \\| is too weak\n" in text
     assert text.count("| attack success, weak | T3 | 25 % ¹ | lower |") == 2
     assert text.count("is too weak") == 1
-    assert "tell against" not in card(manifest, reference="o/r")
+    assert "Do not trust" not in card(manifest, reference="o/r")
 
 
 def test_a_card_shows_ten_headlines_and_the_manifest_holds_the_rest(manifest: Manifest) -> None:
@@ -129,6 +131,25 @@ def test_a_picture_in_the_folder_is_on_the_card(tiny_encoder: RobustEncoder, tmp
     tiny_encoder.save_pretrained(folder)
     assert f"]({PICTURE_NAME})" in (folder / CARD_NAME).read_text()
     assert (folder / PICTURE_NAME).read_bytes() == b"png"
+
+
+def test_the_picture_of_another_artifact_goes(tiny_encoder: RobustEncoder, tmp_path: Path) -> None:
+    folder = tmp_path / "artifact"
+    tiny_encoder.save_pretrained(folder)
+    (folder / PICTURE_NAME).write_bytes(b"png")
+    changed = {name: tensor + 1 for name, tensor in tiny_encoder.tensors.items()}
+    RobustEncoder(tiny_encoder.manifest, changed, tiny_encoder.config).save_pretrained(folder)
+    assert not (folder / PICTURE_NAME).exists()
+    assert PICTURE_NAME not in (folder / CARD_NAME).read_text()
+
+
+@pytest.mark.parametrize(
+    "field",
+    [{"interval": [0.1]}, {"interval": [None, None]}, {"settings": {"doubts": 5}}, {"settings": {"doubts": "ab"}}],
+)
+def test_fields_of_another_shape_make_a_card_all_the_same(manifest: Manifest, field: dict[str, Any]) -> None:
+    text = card(replace(manifest, results=({**REPORTED, **field},)), reference="o/r")
+    assert "| concept drawn unattacked, b-set |  | 50 % | lower |  | 100 |  |" in text
 
 
 def test_a_card_reads_back_as_it_was_written(manifest: Manifest) -> None:

@@ -172,7 +172,7 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     monkeypatch.setitem(sys.modules, "tyro", None)
     message = refused(capsys, 1, "train", "shapes/circle", "--out", "unused")
     assert "tyro" in message
-    assert "pip install '.[train]' in a clone" in message
+    assert "pip install '.[train]'` in a clone" in message
 
 
 def test_any_other_missing_module_is_not_disguised(monkeypatch: pytest.MonkeyPatch) -> None:

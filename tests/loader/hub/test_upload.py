@@ -16,8 +16,9 @@ import pytest
 import torch
 from hub_server import READER, WRITER, Hub, Repo, serve
 from huggingface_hub import constants, file_download, utils
+from overlays import make_delta, make_eraser
 
-from robust_encoders import CardError, DownloadError, IntegrityError, ManifestError, PushError, RobustEncoder
+from robust_encoders import CardError, DownloadError, IntegrityError, ManifestError, Overlay, PushError, RobustEncoder
 from robust_encoders.artifact.manifest import MANIFEST_NAME
 from robust_encoders.cli.main import main
 
@@ -66,6 +67,18 @@ def add(repo: Repo, **files: bytes) -> None:
     """Commit files; double underscores stand for dots."""
     named = {name.replace("__", "."): data for name, data in files.items()}
     repo.commit({**repo.at("main").files, **named}, "by hand")
+
+
+@pytest.mark.parametrize("make", [make_delta, make_eraser])
+def test_a_changed_unet_goes_there_and_back(hub: Hub, tiny_pipe: Any, make: Callable[..., Overlay]) -> None:
+    overlay = make(tiny_pipe)
+    overlay.push_to_hub(REPO, token=WRITER)
+    read = RobustEncoder.from_pretrained(REPO, token=READER)
+    assert isinstance(read, Overlay)
+    assert (read.identity, read.config) == (overlay.identity, overlay.config)
+    assert f"{overlay.manifest.form}.safetensors" in hub.repos[REPO].at("main").files
+    read.attach(tiny_pipe)
+    assert RobustEncoder.status(tiny_pipe).overlays == (overlay.label,)
 
 
 def test_what_was_pushed_is_pulled_and_attached(hub: Hub, tiny_encoder: RobustEncoder, tiny_pipe: Any) -> None:

@@ -218,8 +218,8 @@ def test_what_does_not_fit_a_conditioning_is_refused_with_its_reason(name: str) 
         ({"eps": float("nan")}, "eps above 0"),
         ({"steps": 0}, "steps and samples of at least 1"),
         ({"samples": 0}, "steps and samples of at least 1"),
-        ({"options": (("eps", 1.0),)}, "options other than the fields"),
-        ({"options": (("n_queries", 1),)}, "options other than the fields"),
+        ({"options": (("eps", 1.0),)}, "options that TorchAttack does not set itself"),
+        ({"options": (("n_queries", 1),)}, "options that TorchAttack does not set itself"),
     ],
 )
 def test_bad_settings_are_refused(fields: dict[str, Any], message: str) -> None:
@@ -237,7 +237,7 @@ def test_what_does_not_fit_is_refused_at_the_run(target: TargetModel) -> None:
 def test_without_the_library_the_error_says_how_to_get_it(target: TargetModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchattacks", None)
     with pytest.raises(
-        ImportError, match=r"pip install '\.\[attacks,eval\]' in a clone.*pip install --no-deps torchattacks"
+        ImportError, match=r"pip install '\.\[attacks,eval\]'` in a clone.*pip install --no-deps torchattacks"
     ):
         SMALL.run(target, make_cases(target), seed=0)
 

@@ -248,5 +248,5 @@ def test_what_is_no_rgb_picture_is_refused(images: Tensor) -> None:
 
 def test_a_missing_package_is_said_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install '\.\[nudenet\]' in a clone"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install '\.\[nudenet\]'` in a clone"):
         packaged_model()

@@ -252,5 +252,5 @@ def test_a_concept_without_captions_is_refused(backbone: Backbone) -> None:
 
 @pytest.mark.parametrize("settings", [DES(safe=()), DES(safe=SAFE, structure_weight=0.1)])
 def test_too_few_safe_prompts_are_refused_before_anything_is_trained(settings: DES, backbone: Backbone) -> None:
-    with pytest.raises(ValueError, match=r"expected at least .* safe prompts, found \d: give DES.safe"):
+    with pytest.raises(ValueError, match=r"expected at least .* safe prompts, found \d: give captions without"):
         trained(settings, backbone)

@@ -210,6 +210,12 @@ def test_counts_below_one_are_refused(fields: dict[str, Any]) -> None:
         SPM(**fields)
 
 
+def test_scaled_gradients_are_refused_where_the_unet_is_adapted(tiny_pipe: Any) -> None:
+    half = SPM(train=SPMTrainingConfig(iterations=2, warmup=1, precision="fp16"))
+    with pytest.raises(ValueError, match="expected precision fp32 or bf16 for adapters on the UNet, found fp16"):
+        half.erase(Backbone.from_pipeline(tiny_pipe), CONCEPT, generator=generator(), workspace=QUIET)
+
+
 def test_odd_schedules_are_refused() -> None:
     with pytest.raises(ValueError, match="warmup < iterations"):
         SPMTrainingConfig(iterations=10, warmup=10)

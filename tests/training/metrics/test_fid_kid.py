@@ -141,5 +141,5 @@ def test_a_missing_library_is_said_with_its_extra(monkeypatch: pytest.MonkeyPatc
     metric = FrechetDistance(Blocks())
     metric.update(pictures(4, 0), [], pictures(4, 1))
     monkeypatch.setitem(sys.modules, "torchmetrics.image.fid", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install '\.\[metrics\]' in a clone"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install '\.\[metrics\]'` in a clone"):
         metric.compute()

@@ -160,5 +160,5 @@ def test_what_has_no_distance_is_refused() -> None:
 
 def test_a_missing_library_is_said_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lpips", None)
-    with pytest.raises(ModuleNotFoundError, match=r"no lpips; pip install '\.\[lpips\]' in a clone"):
+    with pytest.raises(ModuleNotFoundError, match=r"no lpips; run `pip install '\.\[lpips\]'` in a clone"):
         _published("squeeze")

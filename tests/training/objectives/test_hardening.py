@@ -25,7 +25,7 @@ from robust_encoders.training.attacks.soft_prompt import SoftPrompt
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.distributed import Shard
 from robust_encoders.training.methods import AdvUnlearn
-from robust_encoders.training.methods.text_encoder import beyond
+from robust_encoders.training.methods.terms import beyond
 from robust_encoders.training.objectives.config import AdversaryConfig, HardeningConfig, RetainConfig, UnlearnConfig
 from robust_encoders.training.objectives.hardening import Additions, AttackedConditionings, KeptNeighbours
 from robust_encoders.training.objectives.terms import LossTerm, Objective

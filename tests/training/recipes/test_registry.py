@@ -12,7 +12,7 @@ from robust_encoders.hub.catalog import CATALOG
 from robust_encoders.training.attacks.soft_prompt import SoftPrompt
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.losses import gram_distance
-from robust_encoders.training.methods import ESD, RECE, UCE, AdvUnlearn
+from robust_encoders.training.methods import ESD, RACE, RECE, UCE, AdvUnlearn
 from robust_encoders.training.objectives.config import AdversaryConfig
 from robust_encoders.training.prompts.concept_words import anchor_prompt
 from robust_encoders.training.prompts.retain import everyday_objects, object_prompts
@@ -33,8 +33,8 @@ def words_of(texts: Any) -> set[str]:
 def test_recipes_are_named_as_they_are_registered(name: str) -> None:
     recipe = RECIPES[name]()
     assert recipe.name == name
-    variants = "des|sage|esd|uce|rece|spm|spm-te|advunlearn|hardened|strict"
-    family, concept = re.sub(f"-({variants})$", "", name).split("/")
+    methods = "ablation|advunlearn|des|doco|esd|hardened|race|rece|receler|sage|spm|strict|uce"
+    family, concept = re.sub(f"-({methods})(-te|-unet|-x|-u)?$", "", name).split("/")
     assert recipe.base == family
     assert recipe.concept.name in (concept, CATALOG.get(concept, CATALOG["nudity"]).concept)
     assert recipe.with_seed(3) == replace(recipe, seed=3)
@@ -204,3 +204,32 @@ def test_published_projections_have_the_papers_settings(concept: str, family: st
         assert isinstance(rece, RECE)
         assert (rece.regulariser, rece.epochs) == strengths.get(concept, (1e-3, 1))
         assert rece.start == UCE(tokens="from_last")
+
+
+@pytest.mark.parametrize("family", LICENSES)
+@pytest.mark.parametrize("concept", PUBLISHED_CONCEPTS)
+def test_published_erasures_of_the_unet_have_the_papers_settings(concept: str, family: str) -> None:
+    group = "x" if concept == "vangogh" else "u"
+    recipe, race = RECIPES[f"{family}/{concept}-esd-{group}"](), RECIPES[f"{family}/{concept}-race"]()
+    esd = recipe.method
+    assert isinstance(esd, ESD)
+    assert (esd.component, esd.unet.group, esd.retained) == ("unet", group, ())
+    assert not esd.wants_retained
+    assert (esd.train.iterations, esd.train.rate, esd.unlearn.eta, esd.unlearn.batch) == (1000, 1e-5, 1.0, 1)
+    assert (esd.bank.steps, esd.bank.guidance) == (50, 3.0)
+    assert isinstance(race.method, RACE)
+    assert race.method.start == esd
+    assert race.method == RACE(start=esd, train=esd.train), "all others are the paper's defaults"
+    assert (recipe.concept, recipe.base, recipe.license) == (CATALOG[concept].erased(), family, LICENSES[family])
+
+
+@pytest.mark.parametrize("concept", NAMES)
+def test_race_begins_with_the_esd_of_the_same_component(concept: str) -> None:
+    unet, text = RECIPES[f"shapes/{concept}-race"]().method, RECIPES[f"shapes/{concept}-race-te"]().method
+    assert isinstance(unet, RACE)
+    assert isinstance(text, RACE)
+    assert unet.start == RECIPES[f"shapes/{concept}-esd-unet"]().method
+    esd = RECIPES[f"shapes/{concept}-esd"]().method
+    assert isinstance(esd, ESD)
+    assert text.start == replace(esd, train=text.start.train)
+    assert (unet.component, text.component) == ("unet", "text_encoder")

@@ -93,6 +93,15 @@ def test_all_settings_and_no_others_are_wanted() -> None:
         rebuilt(Recorded, {"steps": 3, "concepts": [{**describe(star), "kind": "odd"}]})
 
 
+def test_a_setting_that_was_added_later_may_be_missing_and_trains_as_before() -> None:
+    described = json.loads(json.dumps(describe(METHODS["esd"])))
+    del described["train"]["gradient_surgery"]
+    assert rebuilt(ESD, described) == METHODS["esd"]
+    del described["train"]["rate"]
+    with pytest.raises(TypeError, match="fields that differ: rate"):
+        rebuilt(ESD, described)
+
+
 def test_a_part_of_a_part_comes_back_with_all_its_settings() -> None:
     method = RECE(start=UCE(preserve=("a star",)))
     described = json.loads(json.dumps(describe(method)))

@@ -54,6 +54,19 @@ def train(folder: Path | None = None, stop: int | None = None, **overrides: Any)
     return chosen, finetune(chosen, NoisyBowl(chosen, stop), training, workspace=space, **options)
 
 
+def test_weight_decay_is_decoupled_and_without_it_the_optimizer_is_adam() -> None:
+    assert type(TRAINING.optimizer([nn.Parameter(torch.ones(1))])) is torch.optim.Adam
+    still = nn.Parameter(torch.full((2,), 3.0))
+    optimizer = TrainingConfig(rate=0.1, weight_decay=0.5).optimizer([still])
+    still.grad = torch.zeros(2)
+    optimizer.step()
+    assert still.tolist() == pytest.approx([3.0 * (1 - 0.1 * 0.5)] * 2), "the decay is scaled by the rate alone"
+    (group,) = optimizer.param_groups
+    assert (group["betas"], group["eps"]) == ((0.9, 0.999), 1e-8)
+    with pytest.raises(ValueError, match="weight_decay >= 0"):
+        TrainingConfig(weight_decay=-1.0)
+
+
 @pytest.mark.parametrize("stop", [1, 5, 11])
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, stop: int) -> None:
     whole, log = train()

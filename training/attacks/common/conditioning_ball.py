@@ -40,9 +40,11 @@ class Ball:
 
     @classmethod
     def relative(cls, centre: Tensor, norm: Norm, eps: float) -> Ball:
-        """Return the ball whose radius is ``eps`` times the root mean square of the centre's coordinates.
+        """Return the ball of ``eps`` relative to the centre.
 
-        In the L2 norm, the root mean square of the change of all coordinates is at most this value.
+        The radius is ``eps`` times the root mean square of the centre's coordinates for ``linf``, and ``eps`` times the
+        L2 norm of the centre for ``l2``. With ``l2``, the root mean square of a change of all coordinates is therefore
+        at most ``eps`` times that of the centre.
         """
         length = float(centre.float().norm())
         return cls(centre, norm, eps * length / (math.sqrt(centre.numel()) if norm == "linf" else 1.0))

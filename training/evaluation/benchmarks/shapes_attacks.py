@@ -37,7 +37,8 @@ def shapes_suite(name: SuiteName, concept: ShapesConcept, sampling: SamplingConf
 
     ``core`` has UnlearnDiffAtk, its control and the continuous prefixes, as in ``standard``. ``quick``, for first
     trials, has them at a fraction of the budget, so that its rates are lower bounds. ``full`` has all attacks of
-    ``standard``, with the published budget for each attack whose published budget is larger.
+    ``standard``: UnlearnDiffAtk, P4D and Concept Inversion at their published budgets, and black box, continuous and
+    shared prefixes at larger ones.
 
     Args:
         name: Name of the budget.

@@ -59,7 +59,7 @@ class StableDiffusionBenchmark:
         words: Words of the concept in prompts; by default its name and synonyms.
         suite: Name of the set of attacks with their budgets; see ``stable_diffusion_suite``.
         attack_batch: Number of prompts attacked at once.
-        precision: Precision of the UNet within attacks: ``fp32``, or ``bf16`` by autocast.
+        precision: Precision of the UNet within attacks: ``fp32``, or ``bf16`` or ``fp16`` by autocast.
 
     Raises:
         ValueError: If a size is too small, the detector is not known, or FID has no CLIP model.
@@ -177,7 +177,8 @@ class StableDiffusionBenchmark:
         """Return the metrics on ``n`` kept pictures; this loads their models."""
         if self.fid and util.find_spec("torchmetrics") is None:
             raise ModuleNotFoundError(
-                f"expected torchmetrics for FID and KID, found none; {install_command('metrics')}, or no fid"
+                f"expected torchmetrics for FID and KID, found none; {install_command('metrics')}, "
+                "or switch FID and KID off"
             )
         found: dict[str, MetricMaker] = {}
         if self.clip:

@@ -28,6 +28,7 @@ _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 # Results and manifests of earlier versions hold each check as one long sentence. Tables print these sentences instead.
 _P = r"one-sided p [\d.e-]+"
 _RECORDED: tuple[tuple[str, str], ...] = (
+    (r"^withdrawn: ", "Withdrawn. "),
     (
         r" on the base, where captions without the concept's word fail",
         " captions on the base. These captions do not name the concept and fail without an attack",

@@ -42,7 +42,7 @@ def retain_prompts(concept: str, n: int = RETAIN_PROMPTS) -> tuple[str, ...]:
 
 
 def retain_prompts_of_all(concepts: Sequence[str], n: int = RETAIN_PROMPTS) -> tuple[str, ...]:
-    """Return n captions or fewer that name none of several concepts, with equally many neighbours of each."""
+    """Return at most n captions that name none of several concepts, taken from the lists of all concepts in turn."""
     named = naming(word for concept in concepts for word in all_words(concept))
     pools = [[text for text in retain_prompts(concept, n) if not named.search(text)] for concept in concepts]
     # The lists take turns, as above.

@@ -37,7 +37,7 @@ class ShapesWorld:
         return shipped or shapes_concept(name)
 
     def retain_prompts(self, concepts: Sequence[str]) -> tuple[str, ...]:
-        """Return captions that name none of the concepts; half of them state neighbours of the concepts.
+        """Return captions that name none of the concepts, near each of them and far.
 
         Raises:
             ValueError: If the world has no such value.

@@ -308,5 +308,5 @@ def test_fid_needs_features_and_its_library(
     with pytest.raises(ValueError, match="expected a CLIP model for FID and KID"):
         replace(benchmark, clip="")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install '\.\[metrics\]' in a clone"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install '\.\[metrics\]'` in a clone"):
         make_plan(benchmark, tiny_pipe)

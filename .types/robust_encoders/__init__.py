@@ -1,1 +1,0 @@
-../../robust_encoders/__init__.py

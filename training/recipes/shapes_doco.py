@@ -1,0 +1,57 @@
+"""Recipes of DoCo for the shapes world."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from ..methods.doco import DoCo, DoCoTrainingConfig
+from ..methods.terms import Component
+from ..trainer.unet_parameters import UNetSelectionConfig
+from ..trajectories.config import BankConfig
+from ..worlds.shapes.concepts import CONCEPTS
+from ..worlds.shapes.retain import retain_prompts
+from .recipe import Recipe
+
+NAMES: Mapping[str, Component] = {"doco": "unet", "doco-te": "text_encoder"}
+
+
+def shapes_doco(concept: str, name: str) -> Recipe:
+    """Return the recipe of DoCo for a concept of the embedded base; see ``corrected``.
+
+    Args:
+        concept: Name of the concept.
+        name: Variant: ``doco`` for the UNet, ``doco-te`` for the text encoder.
+    """
+    settings = corrected(NAMES[name], retain_prompts(concept))
+    return Recipe(name=f"shapes/{concept}-{name}", concept=CONCEPTS[concept], method=settings)
+
+
+def corrected(component: Component, retained: tuple[str, ...]) -> DoCo:
+    """Return the settings of DoCo for a concept of the embedded base.
+
+    There are four departures from the release. Captions are erased, each towards the same caption with the anchor in
+    the concept's place. Pictures of retained captions join the preserving loss, and its gradient is applied, too.
+    Batches and rates are larger, and there are fewer iterations and pictures. Pictures are drawn in 20 steps with
+    guidance 3.
+
+    Args:
+        component: Component to train, ``unet`` or ``text_encoder``.
+        retained: Captions without the concept, which are preserved.
+    """
+    return DoCo(
+        component=component,
+        unet=UNetSelectionConfig(group="x-strict"),
+        retain=retained,
+        pictures=256,
+        batch=16,
+        warmup=100,
+        prior_weight=1.0,
+        train=DoCoTrainingConfig(iterations=400, rate=1e-3 if component == "unet" else 3e-4),
+        bank=BankConfig(steps=20, guidance=3.0),
+    )
+
+
+RECIPES: Mapping[str, Callable[[], Recipe]] = {
+    f"shapes/{concept}-{name}": partial(shapes_doco, concept, name) for concept in CONCEPTS for name in NAMES
+}

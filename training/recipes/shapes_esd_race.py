@@ -1,0 +1,76 @@
+"""Recipes of ESD on the UNet and of RACE for the shapes world."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+
+from ..attacks.embedding_pgd import EmbeddingPGD
+from ..methods import ESD, RACE
+from ..objectives.config import RetainConfig, UnlearnConfig
+from ..trainer.loop import TrainingConfig
+from ..trajectories.config import BankConfig
+from ..worlds.shapes.concepts import CONCEPTS
+from ..worlds.shapes.retain import retain_prompts
+from .recipe import Recipe
+from .shapes import shapes_esd
+
+
+def shapes_esd_unet(concept: str) -> Recipe:
+    """Return the recipe of ESD on the embedded base's UNet; see ``negative_guidance``."""
+    settings = negative_guidance(retain_prompts(concept))
+    return Recipe(name=f"shapes/{concept}-esd-unet", concept=CONCEPTS[concept], method=settings)
+
+
+def negative_guidance(retained: tuple[str, ...]) -> ESD:
+    """Return the settings of ESD on the UNet for a concept of the embedded base.
+
+    There are four departures from the paper. Captions are erased instead of the bare word. Each is erased towards the
+    same caption with the anchor in the concept's place: a caption that leaves the place open draws any value, the
+    concept too. Captions without the concept are retained. Batches and rates are larger, and there are fewer
+    iterations.
+
+    Args:
+        retained: Captions without the concept, which are kept.
+    """
+    return ESD(
+        component="unet",
+        retain=RetainConfig(prompts=retained, weight=1.0, batch=8),
+        unlearn=UnlearnConfig(batch=8, target="anchor"),
+        train=TrainingConfig(iterations=150, rate=1e-3, schedule="cosine"),
+        bank=BankConfig(steps=20, limit=64),
+    )
+
+
+def shapes_race(concept: str) -> Recipe:
+    """Return the recipe of RACE on the embedded base's UNet: the ESD of ``negative_guidance``, then the attacks."""
+    settings = attacked(negative_guidance(retain_prompts(concept)))
+    return Recipe(name=f"shapes/{concept}-race", concept=CONCEPTS[concept], method=settings)
+
+
+def shapes_race_te(concept: str) -> Recipe:
+    """Return the recipe of RACE on the embedded base's text encoder: ``shapes_esd``, then the attacks."""
+    esd = shapes_esd(concept).method
+    assert isinstance(esd, ESD)
+    settings = attacked(replace(esd, train=replace(esd.train, iterations=300)))
+    return Recipe(name=f"shapes/{concept}-race-te", concept=CONCEPTS[concept], method=settings)
+
+
+def attacked(start: ESD) -> RACE:
+    """Return the settings of RACE after an ESD for a concept of the embedded base.
+
+    The ball and its attack are the paper's, with half the steps. There are fewer iterations at a larger rate.
+
+    Args:
+        start: ESD that RACE begins with.
+    """
+    train = replace(start.train, iterations=80, rate=start.train.rate / 2)
+    return RACE(start=start, attack=EmbeddingPGD(steps=5, rate=0.5), train=train)
+
+
+RECIPES: Mapping[str, Callable[[], Recipe]] = {
+    **{f"shapes/{concept}-esd-unet": partial(shapes_esd_unet, concept) for concept in CONCEPTS},
+    **{f"shapes/{concept}-race": partial(shapes_race, concept) for concept in CONCEPTS},
+    **{f"shapes/{concept}-race-te": partial(shapes_race_te, concept) for concept in CONCEPTS},
+}

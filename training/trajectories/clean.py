@@ -1,0 +1,78 @@
+"""Clean latents of prompts: what the frozen model draws, before the autoencoder decodes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from ..diffusion.backbone import Backbone
+from ..provenance import canonical_sha256
+from .bank import bank_key
+from .config import BankConfig
+from .rollout import start_noise
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture to draw.
+
+    Args:
+        prompt: Prompt of the picture.
+        seed: Number of the picture among those of its prompt, from 0; it fixes the initial noise.
+    """
+
+    prompt: str
+    seed: int
+
+
+@torch.no_grad()
+def clean_latents(
+    backbone: Backbone,
+    pictures: Sequence[Picture],
+    settings: BankConfig,
+    *,
+    negative: str = "",
+    cache_dir: Path | None = None,
+    progress: bool = True,
+) -> Tensor:
+    """Return the clean latents (N, C, h, w) of pictures by the frozen model, in float32 on the CPU.
+
+    Args:
+        backbone: The frozen base; its counter of UNet calls increases with every picture that is drawn.
+        pictures: N pictures.
+        settings: DDIM steps, guidance and batch size.
+        negative: Negative prompt of all pictures.
+        cache_dir: Parent folder of the cache, which later runs share; None keeps nothing.
+        progress: True to show a progress bar.
+    """
+    listed = [[one.prompt, one.seed] for one in pictures]
+    path = None
+    if cache_dir is not None:
+        key = canonical_sha256({**bank_key(backbone, settings), "clean": listed, "negative": negative})
+        path = cache_dir / f"clean-{key[:24]}.safetensors"
+        if path.is_file():
+            return load_file(str(path))["latents"]
+    parts = []
+    null = backbone.condition([negative])
+    starts = range(0, len(pictures), settings.batch)
+    for start in tqdm(starts, desc="pictures", unit="batch", disable=not progress):
+        batch = pictures[start : start + settings.batch]
+        noise = torch.stack([start_noise(backbone, one.prompt, one.seed) for one in batch]).to(backbone.device)
+        cond = backbone.condition([one.prompt for one in batch])
+        latents = noise
+        for step in backbone.rollout(cond, null, noise=noise, steps=settings.steps, guidance=settings.guidance):
+            latents = step.next
+        parts.append(latents.float().cpu())
+    made = torch.cat(parts)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(".part")
+        save_file({"latents": made}, str(aside), metadata={"format": "pt"})
+        aside.replace(path)
+    return made
