@@ -40,8 +40,9 @@ $(OLDEST):
 	rm -f .venv-oldest/.ready-*
 	touch $@
 
+# One thread: the models are tiny, and a second one would only wait where the cores are busy.
 demo: env
-	$(BIN)/robust-encoders demo --out .
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/robust-encoders demo --out .
 
 lint: env types
 	$(BIN)/ruff check .
