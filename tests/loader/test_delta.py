@@ -58,7 +58,7 @@ def test_only_its_tensors_are_other_and_they_come_out_bit_for_bit(tiny_pipe: Any
 
 
 def test_it_equals_the_authors_way_of_loading(tiny_pipe: Any) -> None:
-    """ESD: ``unet.load_state_dict(file, strict=False)``."""
+    """The authors of ESD put the trained tensors over those of the UNet's state dict."""
     by_hand = copy.deepcopy(tiny_pipe)
     delta = make_delta(tiny_pipe)
     by_hand.unet.load_state_dict({**by_hand.unet.state_dict(), **delta.tensors})

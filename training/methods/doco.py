@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import Generator
 
 from ..diffusion.backbone import Backbone
-from ..diffusion.memory import activation_checkpointing
 from ..distributed import Shard
 from ..objectives.doco import DoCoLosses
 from ..provenance import EXTRA
-from ..trainer.loop import TrainingConfig, finetune
+from ..trainer.loop import TrainingConfig
 from ..trainer.parameters import SelectionConfig
-from ..trainer.run_record import run_identity, run_record
+from ..trainer.run_record import run_identity
 from ..trainer.unet_parameters import UNetSelectionConfig, as_delta, trainable_unet
 from ..trajectories.config import BankConfig
 from ..types import Edit
 from ..workspace import Workspace
-from .terms import Component, Student, as_weights, train_only
+from .student import Component, Run, Student, train_student
+from .terms import as_weights
 
 if TYPE_CHECKING:
     from typing import Self
@@ -166,21 +165,16 @@ class DoCo:
                 f"expected one process for DoCo, found {Shard.current().count}: start it without accelerate launch or "
                 "torchrun, because the discriminator's batch normalisation needs the whole batch"
             )
-        started, workspace = time.monotonic(), workspace or Workspace()
+        workspace = workspace or Workspace()
         teacher = backbone.sharing(precision=self.train.precision)
         student = self._student(teacher)
-        identity = run_identity(self, teacher, concept, generator)
-        frozen = teacher.unet if self.component == "text_encoder" else teacher.text_encoder
-        twice = (frozen, student.module) if workspace.gradient_checkpointing else ()
-        with teacher.frozen(), activation_checkpointing(*twice):
-            losses = DoCoLosses.prepare(
-                self, concept, (teacher, student.backbone), generator=generator, workspace=workspace
-            )
-            pictures, teacher.unet_calls = teacher.unet_calls, 0
-            trained = train_only(student.parameters, student.module)
-            log = finetune(trained, losses, self.train, generator=generator, workspace=workspace, identity=identity)
-        seconds = time.monotonic() - started
-        record = run_record(log, teacher.unet_calls, pictures, seconds=seconds, precision=teacher.computes_in)
+        run = Run(run_identity(self, teacher, concept, generator), generator, workspace)
+
+        def build() -> DoCoLosses:
+            both = (teacher, student.backbone)
+            return DoCoLosses.prepare(self, concept, both, generator=generator, workspace=workspace)
+
+        record = train_student(student, teacher, build, settings=self.train, run=run)
         if self.component == "unet":
             return as_delta(student.parameters, backbone, record)
         return as_weights(student.backbone, backbone, record)

@@ -84,12 +84,17 @@ def run_recipe(
     with _placed(pipe, shard):
         encoder = _artifact(_erased(recipe, pipe, workspace), recipe, pipe, base_ids, base_revision)
     if shard.main:
-        encoder.save_pretrained(out)
-        if work.exists():
-            shutil.rmtree(work)
-        logger.info("saved %s: %s", recipe.name, out)
+        _finish(encoder, recipe.name, out, work)
     shard.wait()
     return encoder
+
+
+def _finish(encoder: LoadedArtifact, name: str, out: Path, work: Path) -> None:
+    """Save the artifact, and remove the folder of its checkpoints."""
+    encoder.save_pretrained(out)
+    if work.exists():
+        shutil.rmtree(work)
+    logger.info("saved %s: %s", name, out)
 
 
 def _erased(recipe: Recipe, pipe: Any, workspace: Workspace) -> Edit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -32,16 +33,16 @@ def test_prompts_are_a_list(tiny_pipe: Any, tiny_encoder: RobustEncoder, prompts
 
 
 def test_a_pipeline_that_does_not_fit_is_refused_before_anything_is_drawn(
-    tiny_pipe: Any, tiny_encoder: RobustEncoder
+    make_pipe: Callable[..., Any], tiny_encoder: RobustEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Other:
-        text_encoder = None
-        calls = 0
-
-        def __call__(self, *_: Any, **__: Any) -> None:
-            self.calls += 1
-
-    other = Other()
-    with pytest.raises((IncompatibleError, TypeError, AttributeError)):
+    other, calls = make_pipe(width=32), list[int]()
+    monkeypatch.setattr(type(other), "__call__", lambda *_, **__: calls.append(1))
+    with pytest.raises(IncompatibleError, match="width"):
         before_after(other, tiny_encoder, ["a"])
-    assert other.calls == 0
+    assert calls == []
+
+
+def test_a_pipeline_with_something_attached_is_refused(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
+    tiny_encoder.attach(tiny_pipe)
+    with pytest.raises(ValueError, match="found one attached; detach it first"):
+        before_after(tiny_pipe, tiny_encoder, ["a"], **ONE_STEP)
