@@ -218,9 +218,14 @@ def compared(encoder: LoadedArtifact, again: LoadedArtifact, pipe: Any) -> Repro
 
 
 def _before(encoder: LoadedArtifact, pipe: Any) -> dict[str, torch.Tensor]:
-    """Return the tensors that an artifact would have if training had changed nothing."""
+    """Return the tensors that an artifact would have if training had changed nothing.
+
+    Adapters and erasers start at random numbers that no artifact records. Zeros stand for them: they change nothing.
+    """
     from robust_encoders.clip.state_dict import nested_state
 
+    if encoder.manifest.form in ("adapter", "eraser"):
+        return {name: torch.zeros_like(tensor, dtype=torch.double) for name, tensor in encoder.tensors.items()}
     if encoder.manifest.form == "projection":
         return {name: torch.eye(len(tensor), dtype=torch.double) for name, tensor in encoder.tensors.items()}
     if encoder.manifest.form == "delta":

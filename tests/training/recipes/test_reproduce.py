@@ -18,8 +18,10 @@ from robust_encoders.artifact.fingerprint import content_sha256
 from robust_encoders.cli.main import main
 from robust_encoders.training.attacks import INNER_ATTACKS
 from robust_encoders.training.attacks.soft_prompt import SoftPrompt
-from robust_encoders.training.methods import ESD, RECE, UCE, AdvUnlearn
+from robust_encoders.training.methods import ESD, RECE, SPM, UCE, AdvUnlearn, Receler
+from robust_encoders.training.methods.spm import SPMTrainingConfig
 from robust_encoders.training.objectives.config import AdversaryConfig, RetainConfig
+from robust_encoders.training.prompts.adversarial_rows import AdversarialRowsConfig
 from robust_encoders.training.protocols import Method
 from robust_encoders.training.provenance import describe
 from robust_encoders.training.recipes.recipe import Recipe
@@ -49,6 +51,12 @@ METHODS: dict[str, Method] = {
     ),
 }
 CIRCLE = Concept(name="circle", kind="object", prompts=("a red circle", "a circle"))
+# A method for every other form that is trained.
+FORMS: dict[str, Method] = {
+    "adapter": SPM(train=SPMTrainingConfig(iterations=2, warmup=1), rollout="bank", bank=BANK),
+    "delta": ESD(component="unet", retain=RetainConfig(weight=0), train=TRAIN, bank=BANK),
+    "eraser": Receler(rank=2, train=TRAIN, bank=BANK, attack=AdversarialRowsConfig(tokens=4, steps=1)),
+}
 
 
 def recipe(method: str = "esd") -> Recipe:
@@ -158,6 +166,17 @@ def test_a_second_run_gives_the_same_bits(tiny_pipe: Any, tmp_path: Path, method
     assert found.equal
     assert (found.largest, found.relative, found.versions) == (0, 0, {})
     assert encoder.content_sha256 in found.explain()
+
+
+@pytest.mark.parametrize("form", sorted(FORMS))
+def test_every_form_is_run_again_and_another_seed_told_apart(tiny_pipe: Any, tmp_path: Path, form: str) -> None:
+    made = Recipe(name="tiny/circle", concept=CIRCLE, method=FORMS[form], seed=4, base="tiny")
+    encoder = run_recipe(made, tiny_pipe, tmp_path / "made", progress=False)
+    assert encoder.manifest.form == form
+    assert reproduce(encoder, tiny_pipe, progress=False).equal
+    other = compared(encoder, run_recipe(made.with_seed(5), tiny_pipe, tmp_path / "other", progress=False), tiny_pipe)
+    assert not other.equal
+    assert 0 < other.relative < 10
 
 
 def test_another_seed_is_told_apart_and_measured(made: RobustEncoder, tiny_pipe: Any, tmp_path: Path) -> None:
