@@ -1,4 +1,4 @@
-"""Recipes of ESD on the UNet and of RACE for the shapes world."""
+"""Recipes of ESD and AdvUnlearn on the UNet and of RACE for the shapes world."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import replace
 from functools import partial
 
 from ..attacks.embedding_pgd import EmbeddingPGD
-from ..methods import ESD, RACE
-from ..objectives.config import RetainConfig, UnlearnConfig
+from ..attacks.soft_prompt import SoftPrompt
+from ..methods import ESD, RACE, AdvUnlearn
+from ..objectives.config import AdversaryConfig, RetainConfig, UnlearnConfig
 from ..trainer.loop import TrainingConfig
 from ..trajectories.config import BankConfig
 from ..worlds.shapes.concepts import CONCEPTS
@@ -43,6 +44,32 @@ def negative_guidance(retained: tuple[str, ...]) -> ESD:
     )
 
 
+def shapes_advunlearn_unet(concept: str) -> Recipe:
+    """Return the recipe of AdvUnlearn on the embedded base's UNet; see ``attacked_in_training``."""
+    settings = attacked_in_training(negative_guidance(retain_prompts(concept)))
+    return Recipe(name=f"shapes/{concept}-advunlearn-unet", concept=CONCEPTS[concept], method=settings)
+
+
+def attacked_in_training(esd: ESD) -> AdvUnlearn:
+    """Return the settings of AdvUnlearn on the UNet for a concept of the embedded base.
+
+    They are those of ESD with the paper's attack, on adversarial tokens, as in ``shapes_advunlearn``. Training is
+    slower: at the rate of ESD, the attack destroys what is retained.
+
+    Args:
+        esd: ESD without the attack.
+    """
+    return AdvUnlearn(
+        component=esd.component,
+        retain=esd.retain,
+        unlearn=esd.unlearn,
+        attack=SoftPrompt(steps=8, rate=2e-2),
+        adversary=AdversaryConfig(warmup=50, tokens=(1, 2, 3)),
+        train=replace(esd.train, iterations=200, rate=3e-4),
+        bank=esd.bank,
+    )
+
+
 def shapes_race(concept: str) -> Recipe:
     """Return the recipe of RACE on the embedded base's UNet: the ESD of ``negative_guidance``, then the attacks."""
     settings = attacked(negative_guidance(retain_prompts(concept)))
@@ -71,6 +98,7 @@ def attacked(start: ESD) -> RACE:
 
 RECIPES: Mapping[str, Callable[[], Recipe]] = {
     **{f"shapes/{concept}-esd-unet": partial(shapes_esd_unet, concept) for concept in CONCEPTS},
+    **{f"shapes/{concept}-advunlearn-unet": partial(shapes_advunlearn_unet, concept) for concept in CONCEPTS},
     **{f"shapes/{concept}-race": partial(shapes_race, concept) for concept in CONCEPTS},
     **{f"shapes/{concept}-race-te": partial(shapes_race_te, concept) for concept in CONCEPTS},
 }
