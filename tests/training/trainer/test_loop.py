@@ -67,12 +67,15 @@ def test_weight_decay_is_decoupled_and_without_it_the_optimizer_is_adam() -> Non
         TrainingConfig(weight_decay=-1.0)
 
 
+@pytest.mark.parametrize("moments", ["fp32", "bf16"])
 @pytest.mark.parametrize("stop", [1, 5, 11])
-def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, stop: int) -> None:
-    whole, log = train()
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, stop: int, moments: str) -> None:
+    training = {"moments": moments}
+    whole, log = train(training=training)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, stop)
-    resumed, resumed_log = train(tmp_path, generator=Generator().manual_seed(99 if stop > 2 else 5))
+        train(tmp_path, stop, training=training)
+    generator = Generator().manual_seed(99 if stop > 2 else 5)
+    resumed, resumed_log = train(tmp_path, generator=generator, training=training)
     for name in whole:
         assert torch.equal(whole[name], resumed[name])
     assert resumed_log.losses == log.losses
