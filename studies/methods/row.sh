@@ -17,4 +17,4 @@ if [ "$subject" != base ] && [ ! -e "$subject/robust_encoder.json" ]; then
     --cache-dir "$folder/banks"
 fi
 robust-encoders evaluate "$subject" --concept "$concept" --seed "$seed" --suite core --checks 0 --n 24 --n-kept 100 \
-  --n-probes 12 --n-renders 64 --source "$folder/$concept/source-$seed" --out "$out"
+  --n-probes 2 --n-renders 64 --source "$folder/$concept/source-$seed" --out "$out"

@@ -1,6 +1,6 @@
 """Two iterations of one method on random weights of a published size: full_size_methods.py ROW SIZE FOLDER.
 
-FOLDER receives ``found.json``. It is a process of its own, so that its peak of memory is that of the run.
+Attacks take one step, because more steps take time and no memory. FOLDER receives ``found.json``. It is a process of its own, so that its peak of memory is that of the run.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from robust_encoders.training.workspace import Workspace
 CONCEPT = Concept(name="church", kind="object", anchor="building", prompts=("a photo of a church",))
 ITERATIONS = 2
 _TRAIN = TrainingConfig(iterations=ITERATIONS, precision="bf16")
-_BANK = BankConfig(steps=2, batch=1)
+_BANK = BankConfig(steps=1, batch=1)
 
 
 def _training(group: UNetGroup) -> TrainingConfig:
@@ -49,13 +49,13 @@ def _esd(group: UNetGroup) -> ESD:
 def _race(group: UNetGroup) -> RACE:
     start = _esd(group)
     return RACE(
-        start=replace(start, train=replace(start.train, iterations=1)), attack=EmbeddingPGD(steps=2), train=start.train
+        start=replace(start, train=replace(start.train, iterations=1)), attack=EmbeddingPGD(steps=1), train=start.train
     )
 
 
 def _race_te() -> RACE:
     start = ESD(retain=RetainConfig(prompts=full_size.RETAINED), train=replace(_TRAIN, iterations=1), bank=_BANK)
-    return RACE(start=start, attack=EmbeddingPGD(steps=2), train=_TRAIN)
+    return RACE(start=start, attack=EmbeddingPGD(steps=1), train=_TRAIN)
 
 
 def _advunlearn(group: UNetGroup) -> AdvUnlearn:
@@ -63,7 +63,7 @@ def _advunlearn(group: UNetGroup) -> AdvUnlearn:
         component="unet",
         retain=RetainConfig(prompts=full_size.RETAINED),
         unet=UNetSelectionConfig(group=group),
-        attack=SoftPrompt(steps=2),
+        attack=SoftPrompt(steps=1),
         adversary=AdversaryConfig(warmup=0),
         train=_training(group),
         bank=_BANK,
@@ -72,12 +72,12 @@ def _advunlearn(group: UNetGroup) -> AdvUnlearn:
 
 def _receler() -> Receler:
     train = replace(_TRAIN, rate=3e-4)
-    return Receler(attack=AdversarialRowsConfig(steps=2), rollout="bank", train=train, bank=_BANK)
+    return Receler(attack=AdversarialRowsConfig(steps=1), rollout="bank", train=train, bank=_BANK)
 
 
 def _ablation(parameters: Any) -> Ablation:
     train = _training("all" if parameters == "full-weight" else "x")
-    return Ablation(parameters=parameters, pictures=1, batch=1, train=train, bank=replace(_BANK, steps=1))
+    return Ablation(parameters=parameters, pictures=1, batch=1, train=train, bank=_BANK)
 
 
 def _doco(component: Component, group: UNetGroup = "x-strict") -> DoCo:
@@ -89,7 +89,7 @@ def _doco(component: Component, group: UNetGroup = "x-strict") -> DoCo:
         batch=2,
         warmup=1,
         train=train,
-        bank=replace(_BANK, steps=1),
+        bank=_BANK,
     )
 
 
