@@ -17,6 +17,11 @@ HERE = Path(__file__).parent
 # Column to the labels in the records: the prompt set of a rate without attack, the attack's label, or the metric.
 NO_ATTACK = {"name": "name", "seen synonyms": "seen", "unseen synonym": "unseen"}
 ATTACKS = {"random": "random", "discrete": "discrete", "continuous": "continuous", "shared": "shared"}
+# Rows that other studies measured with the same suite.
+ELSEWHERE = (
+    *HERE.parent.glob("results/circle/*/results.json"),
+    HERE.parent / "overlays" / "circle-spm" / "results.json",
+)
 METRICS = {"T0-T3": "worst_case", "shape kept": "retain_shape", "all kept": "retain_all"}
 
 
@@ -28,20 +33,19 @@ def copy_records(folder: Path) -> None:
         shutil.copyfile(results, to / "results.json")
         manifest = results.parent / "encoder" / "robust_encoder.json"
         if manifest.exists():
-            (to / "training.json").write_text(json.dumps(training_of(json.loads(manifest.read_text())), indent=1) + "\n")
+            took = training_of(json.loads(manifest.read_text()))
+            (to / "training.json").write_text(json.dumps(took, indent=1) + "\n")
 
 
 def training_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a training took. ``unet_calls`` counts its start, ``bank_unet_calls`` only what it had to build."""
+    """Return the size of an artifact and what its training took, with the training that it started from."""
     run = manifest["recipe"]["run"]
     start = run.get("start", {})
-    calls = run.get("unet_calls", 0) + start.get("unet_calls", 0)
     return {
         "form": manifest["form"],
         "component": manifest["component"],
         "bytes": sum(file["size"] for file in manifest["files"].values()),
-        "unet_calls": calls,
-        "bank_unet_calls": run["bank_unet_calls"] + start.get("bank_unet_calls", 0) if "bank_unet_calls" in run else None,
+        "unet_calls": run["unet_calls"] + start.get("unet_calls", 0),
         "seconds": run.get("seconds", run["seconds_total"]) + start.get("seconds", 0),
     }
 
@@ -62,29 +66,30 @@ def numbers(records: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]
 
 
 def per_cent(record: Mapping[str, Any]) -> str:
+    """Return a rate and its interval in per cent."""
     low, high = record["interval"]
     return f"{100 * record['value']:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
 
 
 def line(cells: list[str]) -> str:
+    """Return one row of a table in Markdown."""
     return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
+    """Copy the records, if there is a folder, and print both tables."""
     if len(sys.argv) > 1:
         copy_records(Path(sys.argv[1]))
-    columns = [*NO_ATTACK, "random", "discrete", "T0-T3", "continuous", "shared", "shape kept", "all kept"]
+    columns = [*NO_ATTACK, *ATTACKS, *METRICS]
     rates, costs = [], []
-    for results in sorted(HERE.glob("*/*/results.json")):
-        name, training = results.parent.name, results.parent / "training.json"
+    for results in sorted([*HERE.glob("*/*/results.json"), *ELSEWHERE]):
         found = dict(numbers(json.loads(results.read_text())["results"]))
-        rates.append(line([name, *(per_cent(found[column]) for column in columns)]))
-        if training.exists():
-            took = json.loads(training.read_text())
-            size, calls = f"{took['bytes'] / 1000:,.0f} KB", f"{took['unet_calls']:,}"
-            bank = f"{took['bank_unet_calls']:,}" if took["bank_unet_calls"] else "shared"
-            costs.append(line([name, took["form"], took["component"], size, f"{took['seconds']:,.0f}", calls, bank]))
-    heads = ["row", *columns], ["row", "form", "component", "size", "seconds", "UNet calls", "UNet calls of the bank"]
+        rates.append(line([results.parent.name, *(per_cent(found[one]) if one in found else "–" for one in columns)]))
+    for training in sorted(HERE.glob("*/*/training.json")):
+        took = json.loads(training.read_text())
+        size, numbers_of = f"{took['bytes'] / 1000:,.0f} KB", (f"{took[key]:,.0f}" for key in ("seconds", "unet_calls"))
+        costs.append(line([training.parent.name, took["form"], took["component"], size, *numbers_of]))
+    heads = ["row", *columns], ["row", "form", "component", "size", "seconds", "UNet calls"]
     for head, rows in zip(heads, (rates, costs), strict=True):
         sys.stdout.write("\n".join([line(list(head)), line(["---"] * len(head)), *rows, "", ""]))
 

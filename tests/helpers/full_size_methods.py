@@ -1,6 +1,7 @@
 """Two iterations of one method on random weights of a published size: full_size_methods.py ROW SIZE FOLDER.
 
-Attacks take one step, because more steps take time and no memory. FOLDER receives ``found.json``. It is a process of its own, so that its peak of memory is that of the run.
+Attacks take one step, because more steps take time and no memory. FOLDER receives ``found.json``. It is a process of
+its own, so that its peak of memory is that of the run.
 """
 
 from __future__ import annotations
