@@ -84,7 +84,7 @@ def main() -> None:
     rates, costs = [], []
     for results in sorted([*HERE.glob("*/*/results.json"), *ELSEWHERE]):
         found = dict(numbers(json.loads(results.read_text())["results"]))
-        rates.append(line([results.parent.name, *(per_cent(found[one]) if one in found else "–" for one in columns)]))
+        rates.append(line([results.parent.name, *(per_cent(found[one]) if one in found else "-" for one in columns)]))
     for training in sorted(HERE.glob("*/*/training.json")):
         took = json.loads(training.read_text())
         size, numbers_of = f"{took['bytes'] / 1000:,.0f} KB", (f"{took[key]:,.0f}" for key in ("seconds", "unet_calls"))

@@ -224,6 +224,20 @@ def test_published_erasures_of_the_unet_have_the_papers_settings(concept: str, f
 
 
 @pytest.mark.parametrize("concept", NAMES)
+def test_advunlearn_on_the_unet_is_esd_with_an_attack_and_a_slower_training(concept: str) -> None:
+    attacked, esd = (RECIPES[f"shapes/{concept}-{name}"]().method for name in ("advunlearn-unet", "esd-unet"))
+    assert isinstance(attacked, AdvUnlearn)
+    assert isinstance(esd, ESD)
+    for part in ("component", "unet", "unlearn", "retain", "bank"):
+        assert getattr(attacked, part) == getattr(esd, part)
+    assert replace(attacked.train, iterations=esd.train.iterations, rate=esd.train.rate) == esd.train
+    assert attacked.train.rate < esd.train.rate
+    text = RECIPES[f"shapes/{concept}-advunlearn"]().method
+    assert isinstance(text, AdvUnlearn)
+    assert (attacked.attack, attacked.adversary) == (text.attack, text.adversary)
+
+
+@pytest.mark.parametrize("concept", NAMES)
 def test_race_begins_with_the_esd_of_the_same_component(concept: str) -> None:
     unet, text = RECIPES[f"shapes/{concept}-race"]().method, RECIPES[f"shapes/{concept}-race-te"]().method
     assert isinstance(unet, RACE)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from robust_encoders.training.evaluation.results import Evaluation
+from robust_encoders.training.recipes.registry import RECIPES
 from robust_encoders.training.recipes.shapes_variants import SHIPPED
-from robust_encoders.training.reports.titles import encoder_title
+from robust_encoders.training.recipes.variants import variant_of
+from robust_encoders.training.reports.titles import ENCODERS, encoder_title
 
 
 @pytest.mark.parametrize("concept", SHIPPED)
@@ -17,6 +19,12 @@ def test_a_shipped_encoder_is_called_what_its_recipe_makes(concept: str) -> None
     ]
     assert called[0] == called[1]
     assert called[2:] == ["AdvUnlearn, hardened", "AdvUnlearn", "AdvUnlearn, strict"]
+
+
+def test_every_variant_of_a_recipe_has_a_title_of_its_own() -> None:
+    variants = {variant_of(name, "circle") for name in RECIPES if name.startswith("shapes/circle")}
+    assert variants - ENCODERS.keys() == set()
+    assert len({ENCODERS[variant] for variant in variants}) == len(variants)
 
 
 @pytest.mark.parametrize(
