@@ -17,11 +17,16 @@ HERE = Path(__file__).parent
 # Column to the labels in the records: the prompt set of a rate without attack, the attack's label, or the metric.
 NO_ATTACK = {"name": "name", "seen synonyms": "seen", "unseen synonym": "unseen"}
 ATTACKS = {"random": "random", "discrete": "discrete", "continuous": "continuous", "shared": "shared"}
-# Rows that other studies measured with the same suite.
-ELSEWHERE = (
-    *HERE.parent.glob("results/circle/*/results.json"),
-    HERE.parent / "overlays" / "circle-spm" / "results.json",
-)
+# Rows that other studies measured with the same suite: component and results of each.
+_STUDIES = HERE.parent
+ELSEWHERE = {
+    **{
+        f"{method}-{seed}": ("text_encoder", _STUDIES / "results" / "circle" / f"{method}-{seed}" / "results.json")
+        for method in ("esd", "advunlearn")
+        for seed in (0, 1)
+    },
+    "spm-0": ("unet", _STUDIES / "overlays" / "circle-spm" / "results.json"),
+}
 METRICS = {"T0-T3": "worst_case", "shape kept": "retain_shape", "all kept": "retain_all"}
 
 
@@ -76,22 +81,38 @@ def line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def rows() -> list[tuple[str, str, Path]]:
+    """Return component, name and results of each row, by component."""
+    own = [
+        (component_of(results.parent / "training.json"), results.parent.name, results)
+        for results in HERE.glob("*/*/results.json")
+    ]
+    return sorted([*own, *((component, name, results) for name, (component, results) in ELSEWHERE.items())])
+
+
+def component_of(training: Path) -> str:
+    """Return the component that a row trained; the base has none."""
+    return str(json.loads(training.read_text())["component"]) if training.exists() else "base"
+
+
 def main() -> None:
     """Copy the records, if there is a folder, and print both tables."""
     if len(sys.argv) > 1:
         copy_records(Path(sys.argv[1]))
     columns = [*NO_ATTACK, *ATTACKS, *METRICS]
     rates, costs = [], []
-    for results in sorted([*HERE.glob("*/*/results.json"), *ELSEWHERE]):
+    for component, name, results in rows():
         found = dict(numbers(json.loads(results.read_text())["results"]))
-        rates.append(line([results.parent.name, *(per_cent(found[one]) if one in found else "-" for one in columns)]))
-    for training in sorted(HERE.glob("*/*/training.json")):
-        took = json.loads(training.read_text())
-        size, numbers_of = f"{took['bytes'] / 1000:,.0f} KB", (f"{took[key]:,.0f}" for key in ("seconds", "unet_calls"))
-        costs.append(line([training.parent.name, took["form"], took["component"], size, *numbers_of]))
-    heads = ["row", *columns], ["row", "form", "component", "size", "seconds", "UNet calls"]
-    for head, rows in zip(heads, (rates, costs), strict=True):
-        sys.stdout.write("\n".join([line(list(head)), line(["---"] * len(head)), *rows, "", ""]))
+        rates.append(line([component, name, *(per_cent(found[one]) if one in found else "-" for one in columns)]))
+        training = results.parent / "training.json"
+        if training.exists():
+            took = json.loads(training.read_text())
+            size = f"{took['bytes'] / 1000:,.0f} KB"
+            figures = (f"{took[key]:,.0f}" for key in ("seconds", "unet_calls"))
+            costs.append(line([component, name, took["form"], size, *figures]))
+    heads = ["component", "row", *columns], ["component", "row", "form", "size", "seconds", "UNet calls"]
+    for head, lines in zip(heads, (rates, costs), strict=True):
+        sys.stdout.write("\n".join([line(list(head)), line(["---"] * len(head)), *lines, "", ""]))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,9 @@ RUNS = {
     "matrix/row.sh": tuple(
         ("circle", subject, "OUT", "ENCODERS") for subject in ("open", "base", "esd", "hardened", "spm-te", "strict")
     ),
+    "methods/row.sh": tuple(
+        ("circle", method, "0", "OUT") for method in ("base", "esd-unet", "advunlearn+surgery", "advunlearn+synonyms")
+    ),
     "fresh_trajectories/compare.sh": (("OUT", "circle", "4", "2"),),
 }
 # Writes down its arguments, and leaves what a finished command leaves.
