@@ -9,11 +9,11 @@ from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import torch
-from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from .cross_attention import GramMatrix
 from .loss_scaling import with_scaled_gradients
+from .noise_schedule import ddim_of
 
 Precision = Literal["fp32", "bf16", "fp16"]
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -56,20 +56,24 @@ class Backbone:
         tokenizer: A CLIP tokenizer.
         text_encoder: A CLIP text model whose last hidden state conditions the UNet.
         unet: A ``UNet2DConditionModel``.
-        scheduler: Any diffusers scheduler; its configuration gives the noise schedule.
+        scheduler: Scheduler of diffusers with betas. Its noise schedule and its grid of timesteps become those of a
+            DDIM scheduler, see :func:`ddim_of`.
         precision: Precision of the UNet: ``fp32``, or ``bf16`` or ``fp16`` by autocast. The text encoder always keeps
             its own dtype. ``fp16`` scales gradients while they pass through the UNet. On a CPU without instructions for
             bfloat16, ``bf16`` computes in float32 if the weights are in float32, which is more exact and much faster
             there; see ``computes_in``.
 
     Attributes:
+        own_scheduler: The pipeline's own scheduler.
+        scheduler: DDIM scheduler of all runs.
         alphas_cumprod: Cumulative products (T,) of the noise schedule.
         latent_shape: Shape (C, h, w) of the latents that the UNet was trained on.
         unet_calls: Number of UNet forward passes on one latent so far; callers add their backward passes to
             activations.
 
     Raises:
-        ValueError: The scheduler predicts neither noise nor velocity, or the widths of UNet and text encoder differ.
+        ValueError: The scheduler has no betas, predicts neither noise nor velocity, or the widths of UNet and text
+            encoder differ.
     """
 
     def __init__(
@@ -78,12 +82,13 @@ class Backbone:
         self.tokenizer = tokenizer
         self.text_encoder: Any = text_encoder
         self.unet: Any = unet
-        ddim: Any = DDIMScheduler
-        self.scheduler: Any = ddim.from_config(scheduler.config)
+        self.own_scheduler: Any = scheduler
+        self.scheduler: Any = ddim_of(scheduler)
         self.alphas_cumprod: Tensor = self.scheduler.alphas_cumprod
         self.prediction_type: str = self.scheduler.config.prediction_type
         self.precision: Precision = precision
         self.unet_calls = 0
+        self.agrees = False
         self._refuse_unfit()
 
     def _refuse_unfit(self) -> None:
@@ -124,7 +129,7 @@ class Backbone:
         """
         encoder = self.text_encoder if text_encoder is None else text_encoder
         model = self.unet if unet is None else unet
-        return Backbone(self.tokenizer, encoder, model, self.scheduler, precision=precision or self.precision)
+        return Backbone(self.tokenizer, encoder, model, self.own_scheduler, precision=precision or self.precision)
 
     @property
     def device(self) -> torch.device:

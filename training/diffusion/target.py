@@ -19,7 +19,7 @@ class TargetModel(Backbone):
         tokenizer: A CLIP tokenizer.
         text_encoder: The hardened text encoder.
         unet: A ``UNet2DConditionModel``.
-        scheduler: Any diffusers scheduler; its configuration gives the noise schedule.
+        scheduler: Scheduler of diffusers with betas, which give the noise schedule.
         precision: Precision of the UNet, see ``Backbone``.
         base: The model before the erasure. It is public, so attackers of every tier may use it.
         query: Function that draws pictures with the target and returns their margins, see ``types.Query``. Only attacks

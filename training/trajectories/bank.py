@@ -14,16 +14,12 @@ from torch import Generator, Tensor
 from robust_encoders.artifact.fingerprint import content_sha256
 
 from ..diffusion.backbone import Backbone
+from ..diffusion.noise_schedule import SCHEDULE
 from .config import BankConfig
 from .rollout import Trajectory, fill, run_in_memory
 from .store import BankStore, StoredTrajectory
 
 FORMAT = 1
-# Settings that DDIM reads from its configuration in addition to the noise schedule itself.
-SCHEDULE = (
-    "num_train_timesteps", "prediction_type", "timestep_spacing", "steps_offset", "set_alpha_to_one", "clip_sample",
-    "clip_sample_range", "thresholding", "dynamic_thresholding_ratio", "sample_max_value",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ..diffusion.backbone import Backbone
 from ..provenance import canonical_sha256
+from .agreement import require_agreement
 from .bank import bank_key
 from .config import BankConfig
 from .rollout import start_noise
@@ -59,6 +60,7 @@ def clean_latents(
         if path.is_file():
             return load_file(str(path))["latents"]
     parts = []
+    require_agreement(backbone, pictures[0].prompt, settings.guidance)
     null = backbone.condition([negative])
     starts = range(0, len(pictures), settings.batch)
     for start in tqdm(starts, desc="pictures", unit="batch", disable=not progress):

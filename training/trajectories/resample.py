@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 
 from ..diffusion.backbone import Backbone
 from ..distributed import Shard
+from .agreement import require_agreement
 from .bank import BankBatch, TrajectoryBank, draw, to_batch
 from .config import BankConfig
 
@@ -120,6 +121,7 @@ def open_source(
     prompts = prompts[: settings.limit]
     anchors = None if anchors is None else anchors[: settings.limit]
     if settings.mode == "fresh" or student is not None:
+        require_agreement(backbone, prompts[0], settings.guidance)
         return FreshTrajectories(backbone, prompts, settings, anchors, student=student)
 
     def build(rows: slice = EVERYTHING) -> TrajectoryBank:

@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from tqdm import tqdm
 
 from ..diffusion.backbone import Backbone
+from .agreement import require_agreement
 from .store import BankError, BankStore, StoredTrajectory, digest
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def run_in_memory(
 ) -> dict[Trajectory, StoredTrajectory]:
     """Run every trajectory once, in batches, and return the results."""
     todo, made = list(dict.fromkeys(jobs)), dict[Trajectory, StoredTrajectory]()
+    require_agreement(backbone, todo[0].prompt, settings.guidance)
     roller = _Rollouts(backbone, settings)
     with _bar(len(todo), progress) as bar:
         for start in range(0, len(todo), settings.batch):
@@ -101,6 +103,7 @@ def fill(
     logger.info("trajectory bank %s: %d of %d trajectories to run", store.folder, len(todo), len(jobs))
     if not todo:
         return
+    require_agreement(backbone, next(iter(todo.values())).prompt, settings.guidance)
     roller = _Rollouts(backbone, settings)
     with _bar(len(todo), progress) as bar:
         while todo:

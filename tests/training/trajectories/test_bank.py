@@ -140,9 +140,9 @@ def test_what_a_trajectory_depends_on_is_in_the_key(
         bank_key(base, replace(SETTINGS, guidance=3.0)),
         bank_key(base, replace(SETTINGS, steps=5)),
     ]
-    clipped = make_pipe()
-    clipped.scheduler.register_to_config(clip_sample=True, clip_sample_range=2.5)
-    others.append(bank_key(Backbone.from_pipeline(clipped), SETTINGS))
+    spaced = make_pipe()
+    spaced.scheduler.register_to_config(timestep_spacing="trailing")
+    others.append(bank_key(Backbone.from_pipeline(spaced), SETTINGS))
     with torch.no_grad():
         next(iter(base.unet.parameters())).view(-1)[1] += 1e-3
     others.append(bank_key(base, SETTINGS))
