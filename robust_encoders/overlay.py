@@ -100,9 +100,10 @@ class Overlay(
             replace: Switch that removes every other overlay.
             scale: Factor of an adapter's strength: 0 switches it off, 1 is the strength of its training.
             transport: Rule by which a prompt's gate (the strength with which the prompt opens the adapter) scales the
-                adapter. ``paper`` adds gate times U D x. ``official`` scales both tensors by the gate, like the
-                released code: one adapter is then scaled by the gate squared, and several have cross terms. All
-                adapters of a pipeline share one rule.
+                adapter. ``paper`` adds gate times U D x, with one gate for each text. ``official`` draws what SPM's
+                released code draws: both tensors are scaled by the gate, and a negative prompt gets the gate of its
+                prompt. One adapter is then scaled by the gate squared, and several have cross terms. All adapters of a
+                pipeline share one rule.
 
         Returns:
             The same pipeline.

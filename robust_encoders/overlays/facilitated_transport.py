@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import warnings
 import weakref
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,14 +20,7 @@ from torch import Tensor, nn
 from robust_encoders.clip.state_dict import device_and_dtype
 from robust_encoders.errors import CompatibilityWarning
 from robust_encoders.overlays.adapters import Gates
-
-# Largest number of remembered conditioning rows with their gates. One row takes less than a kilobyte.
-_MOST_ROWS = 2**14
-# Number of newest text encoder calls whose gates keep their gradients.
-_ATTACHED_CALLS = 4
-# Number of values that identify a row. Later positions attend to earlier ones, so one different token changes them.
-_VALUES = 64
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+from robust_encoders.overlays.gate_memory import Row, Rows, is_guided
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +72,8 @@ def token_sets(ids: Tensor, special: frozenset[int]) -> tuple[frozenset[int], ..
 
 
 def _normalised(conditionings: Tensor) -> Tensor:
-    return nn.functional.normalize(conditionings.flatten(1).float(), dim=1)
+    flat = conditionings.flatten(1)
+    return nn.functional.normalize(flat.to(torch.promote_types(flat.dtype, torch.float32)), dim=1)
 
 
 def cosines(conditionings: Tensor, targets: Sequence[GateTargets]) -> Tensor:
@@ -106,7 +99,7 @@ def cosines(conditionings: Tensor, targets: Sequence[GateTargets]) -> Tensor:
             "they were not made by a text encoder of this base"
         )
     parts = _normalised(conditionings.reshape(-1, size, 1))  # (B * n, L * D)
-    columns = [(parts @ one.conditionings.to(parts.device).T).amax(dim=1) for one in targets]
+    columns = [(parts @ one.conditionings.to(parts).T).amax(dim=1) for one in targets]
     nearest: Tensor = torch.stack(columns, dim=1).reshape(len(conditionings), -1, len(targets)).amax(dim=1)
     return nearest
 
@@ -124,7 +117,8 @@ def overlaps(tokens: Sequence[frozenset[int]], targets: Sequence[GateTargets]) -
     Returns:
         Overlaps (B, K) in [0, 1], on the CPU.
     """
-    return torch.tensor([[max(len(row & of) / len(of) for of in one.tokens) for one in targets] for row in tokens])
+    shares = [[max(len(row & of) / len(of) for of in one.tokens) for one in targets] for row in tokens]
+    return torch.tensor(shares, dtype=torch.float64)
 
 
 def gates(conditionings: Tensor, ids: Tensor, targets: Sequence[GateTargets], special: frozenset[int]) -> Tensor:
@@ -141,58 +135,6 @@ def gates(conditionings: Tensor, ids: Tensor, targets: Sequence[GateTargets], sp
     """
     found = cosines(conditionings, targets)
     return torch.maximum(found, overlaps(token_sets(ids, special), targets).to(found))
-
-
-class Rows:
-    """Memory of the gates of every conditioning row that a text encoder returned.
-
-    A pipeline repeats, joins and casts conditionings on their way to the UNet. The values of each row stay the same, so
-    a row is recognised by its values in any batch.
-    """
-
-    def __init__(self) -> None:
-        self._gates: OrderedDict[bytes, Tensor] = OrderedDict()
-        self._attached: list[list[bytes]] = []  # keys of the newest calls, whose gates carry gradients
-
-    def add(self, layers: Sequence[Tensor], gates: Tensor) -> None:
-        """Remember the rows of one call, for each of several layers' outputs (B, L, D), and their gates (B, K)."""
-        added = []
-        for conditionings in layers:
-            for dtype in _DTYPES:
-                keys = _keys(conditionings.to(dtype))
-                self._gates.update(zip(keys, gates, strict=True))
-                added += keys
-        for key in added:
-            self._gates.move_to_end(key)
-        self._attached.append(added)
-        # Gates with gradients keep their whole autograd graph in memory, so only the gates of the newest calls keep
-        # them: enough for prompts and negative prompts.
-        while len(self._attached) > _ATTACHED_CALLS or (self._attached and not gates.requires_grad):
-            self._let_go(self._attached.pop(0))
-        while len(self._gates) > _MOST_ROWS * len(_DTYPES):
-            self._gates.popitem(last=False)
-
-    def _let_go(self, keys: Sequence[bytes]) -> None:
-        for key in keys:
-            if key in self._gates:
-                self._gates[key] = self._gates[key].detach()
-
-    def find(self, conditionings: Tensor) -> list[Tensor | None]:
-        """Return the gates (K,) of each row (B, L, D); None for a row that the text encoder did not return."""
-        keys = _keys(conditionings)
-        for key in keys:
-            if key in self._gates:
-                self._gates.move_to_end(key)
-        return [self._gates.get(key) for key in keys]
-
-
-def _keys(conditionings: Tensor) -> list[bytes]:
-    flat = conditionings.detach().flatten(1)
-    # Evenly spread over the flattened row, so over positions and channels.
-    index = torch.linspace(0, flat.shape[1] - 1, min(_VALUES, flat.shape[1]), device=flat.device).long()
-    picked = flat[:, index].float().cpu().numpy()
-    kind = str(conditionings.dtype).encode()
-    return [kind + row.tobytes() for row in picked]
 
 
 class Carrier:
@@ -264,7 +206,8 @@ class Carrier:
             found = gates(output[0], _argument(args, kwargs, 0, "input_ids"), self.targets, self.special)
         # With clip_skip a pipeline takes an earlier layer's output and applies the last norm to it.
         earlier = (getattr(output, "hidden_states", None) or ())[:-1]
-        self._rows.add([output[0], *(final_norm(module)(hidden) for hidden in earlier)], found)
+        empty = [not tokens for tokens in token_sets(_argument(args, kwargs, 0, "input_ids"), self.special)]
+        self._rows.add([output[0], *(final_norm(module)(hidden) for hidden in earlier)], found, empty)
 
     def before_unet(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Set the gates of the UNet's adapters for every row of the batch."""
@@ -281,16 +224,24 @@ class Carrier:
             tensor, version, known = self._last
             if tensor() is conditionings and version == conditionings._version:
                 return known
-        found = self._rows.find(conditionings)
-        if any(gate is None for gate in found):
-            self._warn()
-            nearest = cosines(conditionings, self.targets)
-            found = [nearest[i] if gate is None else gate for i, gate in enumerate(found)]
-        joined = torch.stack([gate.to(conditionings.device) for gate in found if gate is not None])
+        rows = self._rows.find(conditionings)
+        joined = self._joined(rows, conditionings)
+        if self.unet.transport == "official" and is_guided(rows):
+            joined = joined[len(joined) // 2 :].repeat(2, 1)
         # Tensors of inference mode have no version counter.
         known_by = None if conditionings.is_inference() else conditionings._version
         self._last = None if known_by is None else (weakref.ref(conditionings), known_by, joined)
         return joined
+
+    def _joined(self, rows: Sequence[Row | None], conditionings: Tensor) -> Tensor:
+        """Return each row's own gates (B, K); those of an unknown row come from its cosines alone."""
+        if all(row is not None for row in rows):
+            return torch.stack([row.gates.to(conditionings.device) for row in rows if row is not None])
+        self._warn()
+        nearest = cosines(conditionings, self.targets)
+        return torch.stack(
+            [near if row is None else row.gates.to(near) for row, near in zip(rows, nearest, strict=True)]
+        )
 
     def _warn(self) -> None:
         if not self._warned:

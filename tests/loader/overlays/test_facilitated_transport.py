@@ -15,13 +15,13 @@ from robust_encoders.overlays.adapters import TEXT_PREFIX, UNET_PREFIX
 from robust_encoders.overlays.facilitated_transport import (
     Carrier,
     GateTargets,
-    Rows,
     cosines,
     encode_targets,
     gates,
     overlaps,
     special_ids,
 )
+from robust_encoders.overlays.gate_memory import Rows
 from robust_encoders.pipeline.composition import composition_of
 
 PROMPTS = ["a red circle", "a star", "a red circle on a white background", ""]
@@ -102,27 +102,29 @@ def test_a_prompt_without_words_is_refused(tiny_pipe: Any) -> None:
 def test_rows_are_found_again_in_any_batch_and_precision() -> None:
     rows, g = Rows(), generator(1)
     conditionings, known = torch.randn(3, 5, 8, generator=g), torch.rand(3, 2, generator=g)
-    rows.add([conditionings], known)
+    rows.add([conditionings], known, [False] * 3)
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         found = rows.find(conditionings.to(dtype)[[2, 0, 0, 1]])
-        assert all(one is not None and torch.equal(one, known[i]) for one, i in zip(found, [2, 0, 0, 1], strict=True))
+        for one, i in zip(found, [2, 0, 0, 1], strict=True):
+            assert one is not None
+            assert torch.equal(one.gates, known[i])
     assert rows.find(conditionings + 1) == [None] * 3
 
 
 def test_rows_forget_the_oldest_and_keep_few_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("robust_encoders.overlays.facilitated_transport._MOST_ROWS", 4)
+    monkeypatch.setattr("robust_encoders.overlays.gate_memory._MOST_ROWS", 4)
     rows, g = Rows(), generator(2)
     calls = torch.randn(3, 1, 5, 8, generator=g)
     for call in calls:
-        rows.add([call, call + 1], torch.rand(1, 1, generator=g).requires_grad_() * 2)
+        rows.add([call, call + 1], torch.rand(1, 1, generator=g).requires_grad_() * 2, [False])
     assert rows.find(calls[0]) == [None]
     for found in (*rows.find(calls[1]), *rows.find(calls[2])):  # a prompt and its negative prompt
         assert found is not None
-        assert found.requires_grad
-    rows.add([torch.randn(1, 5, 8, generator=g)], torch.rand(1, 1, generator=g))
+        assert found.gates.requires_grad
+    rows.add([torch.randn(1, 5, 8, generator=g)], torch.rand(1, 1, generator=g), [False])
     (last,) = rows.find(calls[2])
     assert last is not None
-    assert not last.requires_grad
+    assert not last.gates.requires_grad
 
 
 def test_every_row_has_its_own_gate_under_guidance_and_with_several_pictures(tiny_pipe: Any) -> None:
