@@ -163,11 +163,11 @@ def changing(pipe: Any) -> Iterator[Scopes]:
 
 def _locked(pipe: Any) -> Scopes:
     """Return the record of a pipeline, with its lock held."""
-    attributes: Any = getattr(pipe, "__dict__", None)
-    if not isinstance(attributes, dict) or not type(pipe).__weakrefoffset__:  # no pipeline, as the checks will say
-        pipe, attributes = (alone := Scopes()), vars(alone)
+    if not isinstance(getattr(pipe, "__dict__", None), dict) or not type(pipe).__weakrefoffset__:
+        pipe = Scopes()  # the given object is no pipeline, as the checks will say
+    attributes: dict[str, Scopes] = vars(pipe)
     while True:
-        scopes: Scopes = attributes.setdefault(_RECORD, Scopes(pipe))  # setdefault is atomic
+        scopes = attributes.setdefault(_RECORD, Scopes(pipe))  # setdefault is atomic
         scopes.lock.acquire()
         # The record may have been removed by the thread that held the lock.
         if attributes.get(_RECORD) is scopes:
