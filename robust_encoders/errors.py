@@ -54,6 +54,10 @@ class AlreadyAttachedError(RobustEncodersError):
     """The pipeline already carries a robust encoder or an overlay that forbids the requested change."""
 
 
+class OpenScopeError(AlreadyAttachedError):
+    """Another thread has a scope open on the pipeline, whose pictures the requested change would alter."""
+
+
 class StaleAttachmentError(RobustEncodersError):
     """An attached component was changed by other code, so putting the original back would undo that change."""
 

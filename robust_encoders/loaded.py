@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -24,6 +23,7 @@ from robust_encoders.hub.catalog import announce
 from robust_encoders.hub.download import HubOptions
 from robust_encoders.hub.load import load
 from robust_encoders.hub.upload import PushOptions, publish, workplace
+from robust_encoders.pipeline.scopes import Scope
 from robust_encoders.pipeline.status import Status, status
 
 Pipeline = TypeVar("Pipeline")
@@ -180,6 +180,11 @@ class LoadedArtifact(ABC):
         return content_sha256(self.tensors)
 
     @property
+    def identity(self) -> str:
+        """Hash by which a pipeline recognises the artifact; equal artifacts have equal ones."""
+        return self.content_sha256
+
+    @property
     def provenance(self) -> dict[str, Any]:
         """Facts that an attached or saved text encoder carries as ``config.robust_encoders``."""
         return provenance(self.manifest, self.content_sha256)
@@ -213,6 +218,7 @@ class LoadedArtifact(ABC):
         Raises:
             IncompatibleError: If the artifact does not fit; the message names every reason.
             AlreadyAttachedError: If an attached artifact forbids it.
+            OpenScopeError: If another thread has a scope open on the pipeline, see :meth:`attached`.
             StaleAttachmentError: If an attached artifact was replaced or changed after it was attached.
         """
 
@@ -224,20 +230,49 @@ class LoadedArtifact(ABC):
             pipe: A diffusers pipeline.
 
         Raises:
+            OpenScopeError: If another thread has a scope open on the pipeline, see :meth:`attached`.
             StaleAttachmentError: If the attached artifact was replaced or changed after it was attached.
         """
 
-    @abstractmethod
-    def attached(
-        self, pipe: Pipeline, *, allow_partial: bool = False, replace: bool = False
-    ) -> AbstractContextManager[Pipeline]:
+    def attached(self, pipe: Pipeline, *, allow_partial: bool = False, replace: bool = False) -> Scope[Pipeline]:
         """Attach the artifact for the length of a ``with`` block, then restore the state before the block.
+
+        Scopes are counted on the pipeline: the artifact leaves when the last of its scopes ends. In one thread, scopes
+        of several artifacts may be open. They are undone in the reverse order of entering; one that ends earlier stays
+        attached until the later ones have ended. Several threads may have scopes of one artifact open. Each asyncio
+        task counts as a thread of its own.
+
+        An artifact that was attached before the block stays. Overlays that are attached inside the block stay, too.
 
         Args:
             pipe: A diffusers pipeline.
             allow_partial: True if the caller accepts that other text encoders stay as they are, see :meth:`attach`.
-            replace: Switch that replaces attached artifacts of the same kind, see :meth:`attach`.
+            replace: Switch that replaces attached artifacts of the same kind, see :meth:`attach`. After the block they
+                are back in place.
+
+        Returns:
+            A context manager whose block gets the same pipeline. It can be entered several times.
+
+        Raises:
+            IncompatibleError: On entering, if the artifact does not fit, see :meth:`attach`.
+            AlreadyAttachedError: On entering, if an attached artifact forbids it.
+            OpenScopeError: On entering, if another thread has a scope of another artifact open on the pipeline.
+            StaleAttachmentError: On entering or leaving, if an attached artifact was replaced or changed.
         """
+        return Scope(
+            pipe,
+            (self.identity, self.label),
+            settled=partial(self._is_settled, pipe, replace=replace),
+            attach=partial(self._attach_for_scope, pipe, allow_partial=allow_partial, replace=replace),
+        )
+
+    @abstractmethod
+    def _is_settled(self, pipe: Any, *, replace: bool) -> bool:
+        """Return true if the artifact is attached to a pipeline and ``attach`` would change nothing."""
+
+    @abstractmethod
+    def _attach_for_scope(self, pipe: Any, *, allow_partial: bool, replace: bool) -> Callable[[Any], None]:
+        """Attach the artifact; return a function of the pipeline that restores the state before."""
 
     @staticmethod
     def status(pipe: Any) -> Status:

@@ -175,13 +175,13 @@ def restore(pipe: Any, record: Attachment | None, to: nn.Module | None, then: At
     uninstall(pipe, current if current.identity == record.identity else record, to=to, then=then)
 
 
-def is_attached(pipe: Any, component: str, identity: str) -> bool:
+def is_attached(pipe: Any, identity: str, found: Any) -> bool:
     """Return true if an encoder is already attached to a pipeline, with unchanged weights.
 
     Args:
         pipe: The pipeline.
-        component: Name of the slot.
         identity: Hash of the encoder's tensors.
+        found: Object in the encoder's slot, without overlays and without a ``torch.compile`` wrapper.
 
     Raises:
         StaleAttachmentError: If the attached module was replaced, or its weights were changed.
@@ -189,13 +189,13 @@ def is_attached(pipe: Any, component: str, identity: str) -> bool:
     record = attachment_of(pipe)
     if record is None:
         return False
-    require_current(pipe, record)
+    _require_installed(record, found)
     if record.identity != identity:
         return False
     if not is_intact(record):
         raise StaleAttachmentError(
-            f"expected {record.label} in pipe.{component} as it was attached, found its weights changed since, perhaps "
-            "by a LoRA or by training; unload the LoRA, or detach the encoder and load it again"
+            f"expected {record.label} in pipe.{record.component} as it was attached, found its weights changed since, "
+            "perhaps by a LoRA or by training; unload the LoRA, or detach the encoder and load it again"
         )
     return True
 
@@ -233,7 +233,10 @@ def require_current(pipe: Any, record: Attachment) -> None:
     Raises:
         StaleAttachmentError: If the slot holds another object.
     """
-    found = unwrapped(getattr(pipe, record.component))
+    _require_installed(record, unwrapped(getattr(pipe, record.component)))
+
+
+def _require_installed(record: Attachment, found: Any) -> None:
     if found is not record.installed:
         raise StaleAttachmentError(
             f"expected {record.label} in pipe.{record.component}, found a {type(found).__name__} that was put there "

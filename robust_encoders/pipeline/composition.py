@@ -98,21 +98,55 @@ def reference_of(pipe: Any) -> nn.Module:
 
 def deployed_in(pipe: Any) -> nn.Module:
     """Return the attached text encoder, the one that prompts pass through, without overlays."""
-    host = next((host for host in composition_of(pipe).hosts if host.component == "text_encoder"), None)
-    deployed: nn.Module = unwrapped(pipe.text_encoder if host is None else host.original)
+    deployed: nn.Module = beneath(pipe, "text_encoder")
     return deployed
 
 
 def unet_of(pipe: Any) -> nn.Module | None:
     """Return the UNet of a pipeline without overlays; None for an empty slot."""
-    host = next((host for host in composition_of(pipe).hosts if host.component == "unet"), None)
-    found: nn.Module | None = unwrapped(getattr(pipe, "unet", None) if host is None else host.original)
+    found: nn.Module | None = beneath(pipe, "unet")
     return found
 
 
-def _take_off(pipe: Any, composition: Composition) -> None:
-    for host in composition.hosts:
+def beneath(pipe: Any, component: str) -> Any:
+    """Return what a slot holds without overlays and without a ``torch.compile`` wrapper.
+
+    Args:
+        pipe: The pipeline.
+        component: Name of the slot.
+    """
+    host = next((host for host in composition_of(pipe).hosts if host.component == component), None)
+    return unwrapped(getattr(pipe, component, None) if host is None else host.original)
+
+
+def require_in_place(pipe: Any) -> None:
+    """Check that every component that carries overlays is still in its slot.
+
+    Args:
+        pipe: The pipeline.
+
+    Raises:
+        StaleAttachmentError: If a component was replaced after overlays were attached to it.
+    """
+    for host in composition_of(pipe).hosts:
+        _require_in_place(pipe, host)
+
+
+def require_untouched(pipe: Any) -> None:
+    """Check that every component that carries overlays is still in its slot, and that nothing was loaded into it.
+
+    Args:
+        pipe: The pipeline.
+
+    Raises:
+        StaleAttachmentError: If a component was replaced or changed after overlays were attached to it.
+    """
+    for host in composition_of(pipe).hosts:
         _require_untouched(pipe, host)
+
+
+def _take_off(pipe: Any, composition: Composition) -> None:
+    require_untouched(pipe)
     with ExitStack() as undo:
         for host in composition.hosts:
             undo.callback(put, pipe, host.component, host.module)
@@ -125,7 +159,7 @@ def _take_off(pipe: Any, composition: Composition) -> None:
         delattr(pipe, OVERLAYS_RECORD)
 
 
-def _require_untouched(pipe: Any, host: Host) -> None:
+def _require_in_place(pipe: Any, host: Host) -> None:
     current = unwrapped(getattr(pipe, host.component))
     slot = f"pipe.{host.component}"
     if current is not host.module:
@@ -133,13 +167,18 @@ def _require_untouched(pipe: Any, host: Host) -> None:
             f"expected {slot} as it was when overlays were attached to it, found a {type(current).__name__} that was "
             f"put there since; set {slot} back to the previous module, or leave the pipeline as it is"
         )
+
+
+def _require_untouched(pipe: Any, host: Host) -> None:
+    _require_in_place(pipe, host)
     shapes = shapes_of(host.module)
     if shapes != host.shapes or has_adapter(host.module) != has_adapter(host.original):
         odd = sorted({name for name, _ in shapes ^ host.shapes})[:2]
         raise StaleAttachmentError(
-            f"expected {slot} as it was when overlays were attached to it, found weights loaded or unloaded since "
-            f"({', '.join(odd) or 'a LoRA'}, ...); undo that first, by pipe.unload_lora_weights(), "
-            "pipe.unload_textual_inversion() or pipe.unload_ip_adapter(), and load the weights again afterwards"
+            f"expected pipe.{host.component} as it was when overlays were attached to it, found weights "
+            f"loaded or unloaded since ({', '.join(odd) or 'a LoRA'}, ...); undo that first, by "
+            "pipe.unload_lora_weights(), pipe.unload_textual_inversion() or pipe.unload_ip_adapter(), and load the "
+            "weights again afterwards"
         )
 
 

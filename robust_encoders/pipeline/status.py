@@ -10,6 +10,7 @@ from robust_encoders.clip.state_dict import unwrapped
 from robust_encoders.pipeline.attach import attachment_of, is_intact
 from robust_encoders.pipeline.bypass import bypasses_in
 from robust_encoders.pipeline.composition import composition_of
+from robust_encoders.pipeline.scopes import changing
 from robust_encoders.pipeline.shared_copy import original_of
 
 
@@ -28,6 +29,7 @@ class Status:
         source: Place that the encoder was loaded from: a folder, or a repository and its commit; empty if unknown.
         bypasses: Ways in which the concept can still reach this pipeline's pictures, in sentences.
         overlays: Names of the attached overlays, in their fixed order: deltas, adapters, projections, erasers.
+        scopes: Number of open ``with`` blocks of ``attached``, in all threads. What they attached leaves with them.
     """
 
     attached: bool
@@ -39,6 +41,7 @@ class Status:
     source: str = ""
     bypasses: tuple[str, ...] = ()
     overlays: tuple[str, ...] = ()
+    scopes: int = 0
 
 
 def status(pipe: Any, component: str = "text_encoder") -> Status:
@@ -48,8 +51,9 @@ def status(pipe: Any, component: str = "text_encoder") -> Status:
         pipe: A diffusers pipeline.
         component: Name of the component that is examined if no encoder was attached by ``attach``.
     """
-    labels = tuple(overlay.label for overlay in composition_of(pipe).overlays)
-    return replace(_status_of_encoder(pipe, component), overlays=labels)
+    with changing(pipe) as scopes:  # no other thread changes the pipeline meanwhile
+        labels = tuple(overlay.label for overlay in composition_of(pipe).overlays)
+        return replace(_status_of_encoder(pipe, component), overlays=labels, scopes=scopes.open())
 
 
 def _status_of_encoder(pipe: Any, component: str) -> Status:
