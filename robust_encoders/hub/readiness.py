@@ -33,8 +33,8 @@ class Demand(NamedTuple):
     Args:
         name: Name of the demand.
         ok: True if the artifact meets it.
-        found: What was found, in words.
-        remedy: What to do if it is not met.
+        found: Finding, in words.
+        remedy: Remedy for a demand that is not met; empty or general for one that is.
     """
 
     name: str

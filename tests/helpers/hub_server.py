@@ -254,7 +254,7 @@ def create_branch(request: Handler, body: bytes, name: str, branch: str) -> None
 def model_info(request: Handler, body: bytes, name: str, revision: str | None) -> None:
     repo = request.hub.repo(name, request.token)
     commit = repo.at(revision or "main")
-    siblings = [{"rfilename": path} for path in sorted(commit.files)]
+    siblings = [{"rfilename": path, "size": len(data)} for path, data in sorted(commit.files.items())]
     request.send_json({"id": name, "sha": commit.sha, "private": repo.private, "siblings": siblings, "tags": []})
 
 

@@ -6,7 +6,6 @@ import logging
 import os
 import subprocess
 import sys
-import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,8 +14,9 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+from hub_client import connect
 from hub_server import READER, WRITER, Hub, serve
-from huggingface_hub import HfApi, constants, errors, file_download, utils
+from huggingface_hub import HfApi, constants, errors
 
 from robust_encoders import DownloadError, Overlay, PushError, RobustEncoder, RobustEncodersError, UnknownNameError
 from robust_encoders.errors import BaseLoadError
@@ -138,16 +138,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     """A Hub on loopback whose large files lie behind signed addresses."""
     with serve() as hub:
         hub.signature = SIGNATURE
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        getattr(utils, "reset_sessions", lambda: None)()
-        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-        for module in (constants, file_download):
-            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=module is constants)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(time, "sleep", lambda seconds: None)
-        monkeypatch.delenv("HF_TOKEN", raising=False)
+        connect(hub, monkeypatch, tmp_path)
         yield hub
 
 
@@ -209,7 +200,7 @@ def test_a_malformed_token_is_named_and_not_sent(hub: Hub, tiny_encoder: RobustE
 
 @pytest.mark.parametrize("token", [b"hf_bytes", 3, Path("token")])
 def test_a_token_of_another_type_is_named(hub: Hub, token: Any) -> None:
-    with pytest.raises(DownloadError, match="found a value of type (bytes|int|PosixPath)"):
+    with pytest.raises(DownloadError, match=r"found a value of type (bytes|int|PosixPath)"):
         RobustEncoder.from_pretrained(REPO, token=token)
     assert hub.requests == []
 

@@ -6,15 +6,15 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hub_client import connect, reset_sessions
 from hub_server import READER, WRITER, Hub, Repo, serve
-from huggingface_hub import constants, file_download, utils
+from huggingface_hub import constants
 from overlays import make_delta, make_eraser
 
 from robust_encoders import CardError, DownloadError, IntegrityError, ManifestError, Overlay, PushError, RobustEncoder
@@ -26,11 +26,6 @@ FILES = {".gitattributes", "README.md", "config.json", "model.safetensors", MANI
 Maker = Callable[..., RobustEncoder]
 
 
-def reset_sessions() -> None:
-    """Let older clients see whether they are offline, which they decide once for each session."""
-    getattr(utils, "reset_sessions", lambda: None)()
-
-
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     """A Hub that this process's client talks to, with a cache and without a token of its own.
@@ -38,16 +33,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     The client reads its environment once, at its first import; ``test_a_process_of_its_own`` goes that way.
     """
     with serve() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        reset_sessions()
-        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-        for module in (constants, file_download):  # older clients keep a copy of it where they download
-            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=module is constants)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between the client's tries
-        monkeypatch.delenv("HF_TOKEN", raising=False)
+        connect(hub, monkeypatch, tmp_path)
         yield hub
 
 
