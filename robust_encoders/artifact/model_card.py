@@ -234,7 +234,9 @@ def _with_our_part(text: str, fresh: str) -> str:
 
 def _merged_data(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     index = [entry for entry in _listed(old.get("model-index")) if not _is_ours(entry)] + new.get("model-index", [])
-    both = {**old, **new, "tags": list(dict.fromkeys([*_listed(old.get("tags")), *new.get("tags", [])]))}
+    # Earlier versions wrote this tag for an artifact that did not name its method.
+    kept = [tag for tag in _listed(old.get("tags")) if tag != "not stated"]
+    both = {**old, **new, "tags": list(dict.fromkeys([*kept, *new.get("tags", [])]))}
     if "license" in new and "license_name" not in new:
         both = {key: value for key, value in both.items() if key not in ("license_name", "license_link")}
     return {**{key: value for key, value in both.items() if key != "model-index"}, "model-index": index or None}

@@ -88,12 +88,16 @@ def asked(
 
 def _sent(token: str | bool | None) -> str:
     """Return the token that the client sends; empty if it sends none."""
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub import constants, get_token
 
     _require_token(token, "the token passed as token=")
-    sent = build_hf_headers(token=token).get("authorization", "").removeprefix("Bearer ")
-    _require_token(sent or None, "the stored token (HF_TOKEN, or that of `hf auth login`)")
-    return sent
+    if isinstance(token, str):
+        return token
+    if token is False or (token is None and constants.HF_HUB_DISABLE_IMPLICIT_TOKEN):
+        return ""
+    stored = get_token()
+    _require_token(stored, "the stored token (HF_TOKEN, or that of `hf auth login`)")
+    return stored or ""
 
 
 def _require_token(token: object, name: str) -> None:

@@ -119,6 +119,16 @@ def test_the_card_of_a_blank_encoder_states_nothing_false(weights: Path, tmp_pat
     assert "robust-encoders annotate FOLDER --license NAME" in text
 
 
+def test_the_tag_that_earlier_versions_wrote_goes(tiny_encoder: RobustEncoder, tmp_path: Path) -> None:
+    tiny_encoder.save_pretrained(tmp_path / "a")
+    card = tmp_path / "a" / "README.md"
+    card.write_text(card.read_text().replace("\n- test\n", "\n- not stated\n- none\n"))
+    assert "- not stated" in card.read_text()
+    tiny_encoder.save_pretrained(tmp_path / "a")
+    assert "- not stated" not in card.read_text()
+    assert all(f"\n- {tag}\n" in card.read_text() for tag in ("none", "test")), "the owner's tags stay"
+
+
 def test_convert_takes_all_facts_and_the_base(
     weights: Path, base: Path, tiny_pipe: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
