@@ -12,12 +12,16 @@ from typing import Any, ClassVar, Self, TypeVar
 import torch
 from torch import Tensor
 
+from robust_encoders.artifact.base import Base
 from robust_encoders.artifact.fingerprint import content_sha256, picked
 from robust_encoders.artifact.forms import COMPONENTS, PICTURE_NAME
 from robust_encoders.artifact.manifest import Manifest
+from robust_encoders.artifact.provenance import metadata, provenance
 from robust_encoders.artifact.reader import Artifact
-from robust_encoders.artifact.writer import provenance, save
+from robust_encoders.artifact.stated import annotated, require_stated
+from robust_encoders.artifact.writer import save
 from robust_encoders.compatibility.report import CompatReport
+from robust_encoders.concepts import Concept
 from robust_encoders.errors import IntegrityError, ManifestError
 from robust_encoders.hub.catalog import announce
 from robust_encoders.hub.download import HubOptions
@@ -309,6 +313,32 @@ class LoadedArtifact(ABC):
         self._require_unchanged()
         return save(directory, self.manifest, self.tensors, {**self.config, "robust_encoders": self.provenance})
 
+    @property
+    def metadata(self) -> dict[str, str]:
+        """Metadata for a file of these tensors under other names, so that the file says what was erased and how."""
+        return metadata(self.manifest, self.content_sha256)
+
+    def annotate(
+        self, *, concept: Concept | None = None, method: str = "", license: str = "", base: Base | None = None
+    ) -> Self:
+        """State facts in the manifest; the facts that are not passed stay. Save or push the artifact afterwards.
+
+        Args:
+            concept: Concept that was erased.
+            method: Name of the method.
+            license: SPDX or Hub identifier of the weights' licence.
+            base: Base that the artifact was made from, see :meth:`robust_encoders.Base.from_pipeline`.
+
+        Returns:
+            This artifact.
+
+        Raises:
+            ManifestError: If a passed fact states nothing, for example ``not stated``, or the manifest has fingerprints
+                of another base; the message names each of them, and nothing is changed.
+        """
+        self.manifest = annotated(self.manifest, concept=concept, method=method, license=license, base=base)
+        return self
+
     def push_to_hub(
         self,
         repo_id: str,
@@ -322,7 +352,8 @@ class LoadedArtifact(ABC):
     ) -> str:
         """Publish the artifact on the Hub: all its files and the model card in one commit.
 
-        In an existing model card, only the part and the metadata that this package writes change.
+        In an existing model card, only the part and the metadata that this package writes change. An artifact that does
+        not state its concept, method and licence is refused before anything is sent, see :meth:`annotate`.
 
         Args:
             repo_id: Repository as ``org/name``; it is created if it does not exist.
@@ -338,7 +369,8 @@ class LoadedArtifact(ABC):
             URL of the commit, or of the pull request.
 
         Raises:
-            PushError: If the Hub refuses the push, or the repository's visibility is not the requested one.
+            PushError: If facts are missing, the Hub refuses the push, or the repository's visibility is not the one
+                that was asked for.
             CardError: If the card on the Hub has metadata that cannot be read.
             ManifestError: If the manifest holds a value that JSON cannot represent.
             IntegrityError: If the tensors were changed in place after they were loaded.
@@ -347,6 +379,7 @@ class LoadedArtifact(ABC):
         options = PushOptions(
             private=private, token=token, revision=revision, commit_message=commit_message, create_pr=create_pr
         )
+        require_stated(self.manifest)
         with workplace() as folder:
             manifest = self._saved(folder / "artifact")
             if picture is not None:

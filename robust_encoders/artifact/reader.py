@@ -17,6 +17,7 @@ from torch import Tensor
 from robust_encoders.artifact.fingerprint import content_sha256
 from robust_encoders.artifact.forms import CONFIG_NAME, parsed, require_tensors
 from robust_encoders.artifact.manifest import MANIFEST_NAME, FileRecord, Manifest
+from robust_encoders.artifact.provenance import METADATA_KEY, embedded_provenance, require_agreement
 from robust_encoders.artifact.verified_files import remember, same_file
 from robust_encoders.clip.state_dict import architecture, nested
 from robust_encoders.clip.text_model import require_fit
@@ -82,11 +83,17 @@ def read_artifact(folder: Path, manifest: Manifest, weights: str, *, trust: Trus
 
     Raises:
         ManifestError: If the manifest does not list the files.
-        IntegrityError: If a file, a tensor or a value differs from what the manifest or the configuration says.
+        IntegrityError: If a file, a tensor or a value differs from what the manifest or the configuration says, or the
+            provenance inside the weights contradicts the manifest.
     """
-    if manifest.form != "weights":
-        return _read_small(folder, manifest, weights)
-    config = _read_config(_verified(folder / CONFIG_NAME, _record(manifest, CONFIG_NAME)))
+    whole = manifest.form == "weights"
+    artifact = _read_weights(folder, manifest, weights, trust) if whole else _read_small(folder, manifest, weights)
+    require_agreement(embedded_provenance(folder / weights), folder / weights, manifest)
+    return artifact
+
+
+def _read_weights(folder: Path, manifest: Manifest, weights: str, trust: Trust) -> Artifact:
+    config = _read_config(folder, manifest)
     record, path = _record(manifest, weights), folder / weights
     found, known = _require_size(path, record), trust.unchanged is not None
     looked_at = trust.unchanged or found
@@ -169,12 +176,15 @@ def _verified(path: Path, record: FileRecord) -> bytes:
     return data
 
 
-def _read_config(data: bytes) -> dict[str, Any]:
+def _read_config(folder: Path, manifest: Manifest) -> dict[str, Any]:
+    data = _verified(folder / CONFIG_NAME, _record(manifest, CONFIG_NAME))
     try:
         config = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise IntegrityError(f"expected JSON in {CONFIG_NAME}, found something else: {error}") from error
-    return architecture(config if isinstance(config, dict) else {})
+    body = config if isinstance(config, dict) else {}
+    require_agreement(body.get(METADATA_KEY), folder / CONFIG_NAME, manifest)
+    return architecture(body)
 
 
 def _read_tensors(path: Path, record: FileRecord, looked_at: os.stat_result, *, known: bool) -> dict[str, Tensor]:

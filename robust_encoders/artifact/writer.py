@@ -13,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 from torch import Tensor
 
 from robust_encoders.artifact.fingerprint import content_sha256, dtype_name
 from robust_encoders.artifact.forms import CONFIG_NAME, PICTURE_NAME, is_replaced, serialised, weights_name
 from robust_encoders.artifact.manifest import MANIFEST_NAME, FileRecord, Manifest
 from robust_encoders.artifact.model_card import CARD_NAME, card
+from robust_encoders.artifact.provenance import metadata
 from robust_encoders.clip.state_dict import architecture
 from robust_encoders.errors import CardError, ManifestError
 from robust_encoders.utils.atomic_folders import remove_abandoned, scratch
@@ -89,35 +89,17 @@ def _alone(target: Path) -> Iterator[None]:
 def _contents(
     manifest: Manifest, tensors: Mapping[str, Tensor], config: Mapping[str, Any]
 ) -> tuple[Manifest, dict[str, bytes]]:
-    name = weights_name(manifest.form)
+    name, content = weights_name(manifest.form), content_sha256(tensors)
+    contents = {name: serialised(manifest.form, tensors, config, metadata(manifest, content))}
     if manifest.form == "weights":
-        contents = {CONFIG_NAME: _config_bytes(tensors, config), name: _weights_bytes(tensors)}
-    else:
-        contents = {name: serialised(manifest.form, tensors, config)}
-    hashes = {name: content_sha256(tensors)}
+        contents = {CONFIG_NAME: _config_bytes(tensors, config), **contents}
+    hashes = {name: content}
     files = {
         name: FileRecord(sha256=hashlib.sha256(data).hexdigest(), size=len(data), content_sha256=hashes.get(name, ""))
         for name, data in contents.items()
     }
     finished = replace(manifest, files=files)
     return finished, {**contents, MANIFEST_NAME: finished.to_json().encode()}
-
-
-def provenance(manifest: Manifest, content: str) -> dict[str, Any]:
-    """Return the facts that an attached or saved text encoder carries as ``config.robust_encoders``.
-
-    Args:
-        manifest: Manifest of the artifact.
-        content: Hash of the tensors' contents.
-    """
-    return {
-        "concept": manifest.concept.name,
-        "kind": manifest.concept.kind,
-        "method": manifest.method["name"],
-        "base": manifest.base.family,
-        "license": manifest.license,
-        "content_sha256": content,
-    }
 
 
 def _require_movable(target: Path) -> None:
@@ -176,12 +158,6 @@ def _picture(target: Path, manifest: Manifest) -> dict[str, bytes]:
 
 def _contents_of(manifest: Manifest) -> set[str]:
     return {record.content_sha256 for record in manifest.files.values()}
-
-
-def _weights_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    # Only one metadata key: safetensors writes several keys in a random order, and the bytes would differ between runs.
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return safetensors.torch.save(contiguous, metadata={"format": "pt"})
 
 
 def _fill(folder: Path, target: Path, contents: Mapping[str, bytes]) -> None:

@@ -116,5 +116,6 @@ def unknown(name: str) -> Check:
         "warning",
         "a value recorded in the manifest",
         "none in the manifest",
-        "ask the publisher to record it",
+        "record the base: `robust-encoders annotate FOLDER --base PIPELINE_FOLDER`; if the encoder is not yours, ask "
+        "its publisher to run that",
     )

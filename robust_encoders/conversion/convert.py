@@ -23,7 +23,9 @@ from torch import Tensor
 from robust_encoders.artifact.base import Base
 from robust_encoders.artifact.fingerprint import content_sha256
 from robust_encoders.artifact.manifest import FileRecord, Manifest
-from robust_encoders.artifact.writer import provenance, save
+from robust_encoders.artifact.provenance import provenance
+from robust_encoders.artifact.reader import Artifact
+from robust_encoders.artifact.writer import save
 from robust_encoders.clip.text_model import require_fit
 from robust_encoders.concepts import Concept
 from robust_encoders.conversion.formats import Reading, read
@@ -48,6 +50,8 @@ class Origin:
         license: Licence of the weights.
         publisher: Publisher of the weights, for example a repository.
         revision: Commit of the repository that the weights come from.
+        base: Base with its fingerprints, see :meth:`robust_encoders.Base.from_pipeline`; None leaves them open, because
+            the file does not hold them.
     """
 
     concept: Concept = field(default_factory=lambda: Concept(name=NOT_STATED, kind="content"))
@@ -57,6 +61,7 @@ class Origin:
     license: str = ""
     publisher: str = NOT_STATED
     revision: str = ""
+    base: Base | None = None
 
 
 def convert(
@@ -79,13 +84,32 @@ def convert(
             for a file that is the text encoder itself.
 
     Returns:
-        Manifest of the artifact; its ``recipe`` names the source of the conversion. It has no fingerprints of the
-        base, because the file does not hold them.
+        Manifest of the artifact; its ``recipe`` names the source of the conversion. It has fingerprints of the base
+        only if ``origin`` gives them, because the file does not hold them.
 
     Raises:
         IntegrityError: If the file holds no text encoder, holds other objects than tensors, or holds a value that is
             not finite. Also if the configuration is neither given nor determined by the format.
         FileExistsError: If ``out`` holds files that are no artifact.
+    """
+    made = artifact_of(source, origin=origin, config=config, part=part)
+    facts = provenance(made.manifest, made.content_sha256)
+    return save(out, made.manifest, made.tensors, {**made.config, "robust_encoders": facts})
+
+
+def artifact_of(
+    source: str | Path, *, origin: Origin | None = None, config: str | Path | None = None, part: str = ""
+) -> Artifact:
+    """Return the artifact that :func:`convert` writes, in memory.
+
+    Args:
+        source: Path of the file or folder, see :func:`convert`.
+        origin: Facts about the weights' origin.
+        config: Path of the ``config.json`` of the weights; by default the one beside them.
+        part: Name of the entry that holds the text encoder; empty for a file that is the text encoder itself.
+
+    Raises:
+        IntegrityError: If the file holds no text encoder, see :func:`convert`.
     """
     path = weights_in(Path(source).expanduser())
     record, data = read_file(path)
@@ -95,7 +119,7 @@ def convert(
     require_fit(kept, settings)
     manifest = _manifest(origin or Origin(), settings, _recipe(path, record, found, settings_from, shorter))
     logger.info("converting %s (%s)", path, found.layout.name)
-    return save(out, manifest, kept, {**settings, "robust_encoders": provenance(manifest, content_sha256(kept))})
+    return Artifact(manifest, kept, settings, content_sha256(kept))
 
 
 def weights_in(source: Path) -> Path:
@@ -240,7 +264,7 @@ def _manifest(origin: Origin, settings: Mapping[str, Any], recipe: dict[str, Any
     return Manifest(
         concept=origin.concept,
         method={"name": origin.method},
-        base=Base(family=origin.family or family_of(settings), ids=origin.base_ids),
+        base=origin.base or Base(family=origin.family or family_of(settings), ids=origin.base_ids),
         recipe={**recipe, "source": {**recipe["source"], **taken}},
         versions={name: version(name) for name in ("robust-encoders", "safetensors", "torch")},
         license=origin.license,
