@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from safetensors import SafetensorError
 from torch import Tensor
 
+from robust_encoders.artifact import tensor_files
 from robust_encoders.errors import IntegrityError
 from robust_encoders.overlays.adapters import Adapter
 
@@ -28,10 +28,7 @@ def read(source: str | Path | bytes) -> Adapter:
             of another layout.
     """
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
-    try:
-        tensors = safetensors.torch.load(data)
-    except SafetensorError as error:
-        raise IntegrityError(f"expected safetensors, found something else: {str(error)[:300]}") from error
+    tensors = tensor_files.loads(data, "the adapter file" if isinstance(source, bytes) else str(source))
     metadata = _header(data).get("__metadata__", {})
     try:
         prompts = tuple(prompt.strip() for prompt in metadata["prompts"].split(","))

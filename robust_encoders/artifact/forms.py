@@ -12,10 +12,9 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from robust_encoders.artifact import adapter_file
+from robust_encoders.artifact import adapter_file, tensor_files
 from robust_encoders.errors import IntegrityError, ManifestError
 from robust_encoders.overlays.adapters import Adapter
 from robust_encoders.overlays.delta import require_delta
@@ -92,10 +91,7 @@ def parsed(form: str, data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if form == "adapter":
         adapter = adapter_file.read(data)
         return dict(adapter.tensors), adapter_config(adapter)
-    try:
-        tensors = safetensors.torch.load(data)
-    except SafetensorError as error:
-        raise IntegrityError(f"expected safetensors, found something else: {str(error)[:300]}") from error
+    tensors = tensor_files.loads(data, WEIGHTS_NAMES[form])
     require_tensors(form, tensors, {})
     return tensors, configuration(form, tensors, {})
 

@@ -14,10 +14,13 @@ from typing import Any, Literal, cast, get_args
 from robust_encoders.artifact.base import Base, read_base
 from robust_encoders.concepts import Concept
 from robust_encoders.errors import ManifestError
+from robust_encoders.utils.bounded_files import read_small
 from robust_encoders.utils.json_fields import Fields, short
 
 MANIFEST_NAME = "robust_encoder.json"
 SCHEMA = 1
+# Largest size in bytes of a manifest that is read; those of this package have 200 kB.
+MOST_MANIFEST = 2**24
 
 Form = Literal["weights", "adapter", "projection", "delta", "eraser"]
 
@@ -151,7 +154,7 @@ class Manifest:
         """
         path = Path(directory) / MANIFEST_NAME
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_small(path, MOST_MANIFEST).decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ManifestError(
                 f"expected a manifest at {path}, cannot read it: {error}; pass the folder of an artifact"

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -68,10 +68,11 @@ def save(
     with _alone(target):
         remove_abandoned(target.parent, target.name, rescue)
         _require_free(target)
-        finished, contents = _contents(manifest, tensors, config)
-        contents |= _picture(target, finished)
-        contents[CARD_NAME] = _card_bytes(target, finished, reference or "path/to/this/folder", contents)
+        manifest.to_json()  # raises before anything is written
         with scratch(target.parent, target.name, rescue) as aside:
+            finished, contents = _contents(manifest, tensors, config, aside)
+            contents |= _picture(target, finished)
+            contents[CARD_NAME] = _card_bytes(target, finished, reference or "path/to/this/folder", contents)
             _fill(aside / "new", target, contents)
             _move_into_place(aside, target)
     return finished
@@ -87,20 +88,26 @@ def _alone(target: Path) -> Iterator[None]:
 
 
 def _contents(
-    manifest: Manifest, tensors: Mapping[str, Tensor], config: Mapping[str, Any]
-) -> tuple[Manifest, dict[str, bytes]]:
+    manifest: Manifest, tensors: Mapping[str, Tensor], config: Mapping[str, Any], aside: Path
+) -> tuple[Manifest, dict[str, bytes | Path]]:
+    """Return the manifest with the files' hashes, and the files: their bytes, or a path in the folder ``aside``."""
     name = weights_name(manifest.form)
+    contents: dict[str, bytes | Path]
     if manifest.form == "weights":
-        contents = {CONFIG_NAME: _config_bytes(tensors, config), name: _weights_bytes(tensors)}
+        contents = {CONFIG_NAME: _config_bytes(tensors, config), name: _weights_file(tensors, aside / name)}
     else:
         contents = {name: serialised(manifest.form, tensors, config)}
     hashes = {name: content_sha256(tensors)}
-    files = {
-        name: FileRecord(sha256=hashlib.sha256(data).hexdigest(), size=len(data), content_sha256=hashes.get(name, ""))
-        for name, data in contents.items()
-    }
-    finished = replace(manifest, files=files)
+    finished = replace(manifest, files={name: _record(data, hashes.get(name, "")) for name, data in contents.items()})
     return finished, {**contents, MANIFEST_NAME: finished.to_json().encode()}
+
+
+def _record(data: bytes | Path, content: str) -> FileRecord:
+    if isinstance(data, bytes):
+        return FileRecord(sha256=hashlib.sha256(data).hexdigest(), size=len(data), content_sha256=content)
+    with data.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return FileRecord(sha256=digest, size=file.tell(), content_sha256=content)
 
 
 def provenance(manifest: Manifest, content: str) -> dict[str, Any]:
@@ -153,7 +160,7 @@ def _config_bytes(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> b
     return (json.dumps(body, indent=2, sort_keys=True) + "\n").encode()
 
 
-def _card_bytes(target: Path, manifest: Manifest, reference: str, contents: Mapping[str, bytes]) -> bytes:
+def _card_bytes(target: Path, manifest: Manifest, reference: str, contents: Collection[str]) -> bytes:
     place = target / CARD_NAME
     try:
         existing = place.read_bytes().decode() if place.is_file() else ""
@@ -163,7 +170,7 @@ def _card_bytes(target: Path, manifest: Manifest, reference: str, contents: Mapp
     return card(manifest, reference=reference, existing=existing, picture=picture).encode()
 
 
-def _picture(target: Path, manifest: Manifest) -> dict[str, bytes]:
+def _picture(target: Path, manifest: Manifest) -> dict[str, bytes | Path]:
     """Return the picture in a folder if the folder holds this very artifact; the picture of another one goes."""
     place = target / PICTURE_NAME
     try:
@@ -178,13 +185,15 @@ def _contents_of(manifest: Manifest) -> set[str]:
     return {record.content_sha256 for record in manifest.files.values()}
 
 
-def _weights_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+def _weights_file(tensors: Mapping[str, Tensor], path: Path) -> Path:
+    # Written from the tensors themselves: their bytes in memory would be a second and a third copy.
     # Only one metadata key: safetensors writes several keys in a random order, and the bytes would differ between runs.
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return safetensors.torch.save(contiguous, metadata={"format": "pt"})
+    safetensors.torch.save_file(contiguous, path, metadata={"format": "pt"})
+    return path
 
 
-def _fill(folder: Path, target: Path, contents: Mapping[str, bytes]) -> None:
+def _fill(folder: Path, target: Path, contents: Mapping[str, bytes | Path]) -> None:
     if target.is_dir():
         # Other files in the folder, for example a model card or a git folder, are kept.
         shutil.copytree(target, folder, symlinks=True)
@@ -194,7 +203,10 @@ def _fill(folder: Path, target: Path, contents: Mapping[str, bytes]) -> None:
         folder.mkdir()
     for name, data in contents.items():
         (folder / name).unlink(missing_ok=True)  # The name may be a link, whose target must not be overwritten.
-        (folder / name).write_bytes(data)
+        if isinstance(data, Path):
+            os.replace(data, folder / name)
+        else:
+            (folder / name).write_bytes(data)
 
 
 def _put_back(aside: Path, target: Path) -> bool:

@@ -12,6 +12,7 @@ from robust_encoders.artifact.reader import Artifact
 from robust_encoders.cli.pipelines import open_pipeline
 from robust_encoders.concepts import Concept, ConceptKind
 from robust_encoders.conversion.convert import Origin, convert
+from robust_encoders.conversion.precision import DTYPES
 from robust_encoders.conversion.spm_release import adapter_from_release, is_adapter_file
 from robust_encoders.conversion.unet_release import UNetRelease, find_unet_release, unet_artifact
 from robust_encoders.encoder import RobustEncoder
@@ -41,9 +42,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="OUT", type=Path, help="folder for the artifact")
     parser.add_argument(
         "--config",
-        type=Path,
-        metavar="FILE",
-        help="config.json of the text encoder; by default the one beside the weights",
+        metavar="FILE_OR_NAME",
+        help="config.json of the text encoder, or the name of a published one such as clip-vit-large-patch14; by "
+        "default the file beside the weights",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=tuple(DTYPES),
+        help="cast the text encoder to this dtype; by default it keeps that of the file",
     )
     parser.add_argument(
         "--base",
@@ -102,7 +108,9 @@ def _converted_file(options: argparse.Namespace, source: Path) -> Manifest:
             f"expected a changed UNet in {source}, found none; leave out --component, or pass another file"
         )
     part = TEXT_ENCODER if options.component == TEXT_ENCODER else ""
-    return convert(source, options.out, origin=_origin(options), config=options.config, part=part)
+    return convert(
+        source, options.out, origin=_origin(options), config=options.config, part=part, dtype=DTYPES.get(options.dtype)
+    )
 
 
 def _is_wanted(options: argparse.Namespace, found: UNetRelease) -> bool:
