@@ -124,6 +124,11 @@ def _is_wanted(options: argparse.Namespace, found: UNetRelease) -> bool:
 
 
 def _base_of(options: argparse.Namespace, source: Path, what: str, why: str) -> Any:
+    if options.dtype is not None:
+        raise UsageError(
+            f"expected no --dtype for the {what} in {source}, found {options.dtype}: only text encoders are cast; "
+            "leave it out"
+        )
     if options.base is None:
         raise UsageError(
             f"expected --base PIPELINE_FOLDER for the {what} in {source}, found none: the file does not name the "

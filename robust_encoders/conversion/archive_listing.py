@@ -11,7 +11,8 @@ import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
-from robust_encoders.conversion.pickle_listing import MOST_PICKLE, RefusedError
+from robust_encoders.conversion.pickle_calls import RefusedError
+from robust_encoders.conversion.pickle_machine import MOST_PICKLE
 
 MOST_MEMBERS = 2**14
 MOST_DIRECTORY = 2**22

@@ -17,9 +17,10 @@ from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.artifact.writer import provenance, save
 from robust_encoders.clip.text_model import require_fit
 from robust_encoders.concepts import Concept
-from robust_encoders.conversion.files import Content, entry_of, plain, read_file, require_no_more, weights_in
+from robust_encoders.conversion.files import Content, read_file, weights_in
 from robust_encoders.conversion.formats import Reading, read
 from robust_encoders.conversion.precision import cast_in_words, with_dtype
+from robust_encoders.conversion.state_dicts import entry_of, plain, require_no_more
 from robust_encoders.conversion.text_config import configuration, family_of, without_last_layer
 from robust_encoders.conversion.wrappers import text_encoder_entry
 
@@ -89,7 +90,7 @@ def convert(
     found = read(plain(data, path))
     settings, settings_from = configuration(path, config, found)
     kept, shorter = without_last_layer(found, settings)
-    require_no_more(kept, content, path)
+    require_no_more(kept, content.size, path)
     tensors = with_dtype(kept, dtype, path)
     require_fit(tensors, settings)
     recipe = {

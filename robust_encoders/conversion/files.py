@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from robust_encoders.artifact import tensor_files
 from robust_encoders.artifact.manifest import FileRecord
 from robust_encoders.conversion.pickles import read_pickle
-from robust_encoders.conversion.wrappers import unwrapped_entry, unwrapped_names
+from robust_encoders.conversion.state_dicts import plain
+from robust_encoders.conversion.wrappers import unwrapped_entry, unwrapped_name, unwrapped_names
 from robust_encoders.errors import IntegrityError
 from robust_encoders.utils.bounded_files import read_small, regular
 
@@ -130,9 +130,9 @@ def read_file(path: Path) -> Content:
     """
     _require_regular(path)
     try:
-        record = file_record(path)
         if path.name.endswith(INDEX):
-            return _read_shards(path, record)
+            return _read_shards(path)
+        record = file_record(path)
         data, entry = unwrapped_entry(_read(path), path)
         if file_record(path) != record:
             raise IntegrityError(f"expected {path} unchanged while it was read, found it changed; convert it again")
@@ -154,8 +154,9 @@ def _read_one(path: Path) -> Any:
     return read_pickle(path) if path.suffix in PICKLES else tensor_files.load(path)
 
 
-def _read_shards(path: Path, record: FileRecord) -> Content:
-    shards = _shards_of(path)
+def _read_shards(path: Path) -> Content:
+    index = read_small(path)
+    shards = _shards_of(index, path)
     tensors: dict[str, Tensor] = {}
     records: dict[str, FileRecord] = {}
     for name, expected in shards.items():
@@ -171,16 +172,17 @@ def _read_shards(path: Path, record: FileRecord) -> Content:
         tensors |= found
         if file_record(place) != records[name]:
             raise IntegrityError(f"expected {place} unchanged while it was read, found it changed; convert it again")
+    record = FileRecord(sha256=hashlib.sha256(index).hexdigest(), size=len(index))
     return Content(record, tensors, shards=records)
 
 
-def _shards_of(path: Path) -> dict[str, set[str]]:
+def _shards_of(index: bytes, path: Path) -> dict[str, set[str]]:
     """Return the names of the tensors in each file of an index; every file lies beside the index."""
     try:
-        found = json.loads(read_small(path))["weight_map"]
+        found = json.loads(index)["weight_map"]
         wanted: dict[str, set[str]] = {}
         for name, shard in found.items():
-            wanted.setdefault(shard, set()).add(name)
+            wanted.setdefault(shard, set()).add(unwrapped_name(name))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise IntegrityError(f"expected an index with a weight_map in {path}, found none; pass another file") from error
     problems = [fault for name in wanted if (fault := _shard_fault(path.parent, name))]
@@ -196,81 +198,6 @@ def _shard_fault(folder: Path, name: object) -> str:
     if not isinstance(name, str) or Path(name).suffix not in SUFFIXES or set("/\\") & set(name):
         return f"{str(name)[:80]!r} is no name of a file of weights in the same folder"
     return "" if (folder / name).is_file() else f"{name[:80]!r} is missing"
-
-
-def entry_of(data: Any, part: str, path: Path) -> Any:
-    """Return one entry of a file that holds one state dict for each component.
-
-    Args:
-        data: Content of the file.
-        part: Name of the entry.
-        path: Path of the file, for the error message.
-
-    Raises:
-        IntegrityError: If there is no such entry.
-    """
-    if not isinstance(data, Mapping) or not isinstance(data.get(part), Mapping):
-        raise IntegrityError(
-            f"expected an entry {part!r} with a state dict in {path}, found none; leave the component out, or pass "
-            "another file"
-        )
-    return data[part]
-
-
-def plain(data: Any, path: Path) -> dict[str, Tensor]:
-    """Return a state dict as names and plain tensors, without the names of wrappers such as ``module.``.
-
-    Args:
-        data: Content of a file, or an entry of it.
-        path: Path of the file, for the error message.
-
-    Raises:
-        IntegrityError: If it holds anything else; the message names the first of them.
-    """
-    if not isinstance(data, Mapping):
-        raise IntegrityError(
-            f"expected names and tensors in {path}, found a {type(data).__name__}; pass a file that holds a state dict"
-        )
-    wrong = [f"{str(name)[:80]!r}: {fault}" for name, value in data.items() if (fault := _fault(name, value))]
-    if wrong:
-        shown = "; ".join(wrong[:8]) + f"; and {len(wrong) - 8} more" * (len(wrong) > 8)
-        raise IntegrityError(
-            f"expected names and plain tensors in {path}, found {len(wrong)} others: {shown}; save the state dict alone"
-        )
-    return {name: tensor.detach() for name, tensor in unwrapped_names(data, path).items()}
-
-
-def _fault(name: object, value: object) -> str:
-    if not isinstance(name, str):
-        return f"a name of type {type(name).__name__}"
-    if not isinstance(value, Tensor):
-        return f"a {type(value).__name__}"
-    if value.layout != torch.strided or value.is_quantized or value.is_meta:
-        return "a sparse or quantised tensor, or one without values"
-    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-        return f"shape {tuple(value.shape)}, but {value.untyped_storage().nbytes()} bytes"
-    return ""
-
-
-def require_no_more(tensors: Mapping[str, Tensor], content: Content, path: Path) -> None:
-    """Check that the tensors together are not larger than their file.
-
-    A short pickle can give one large storage thousands of names, and each of them would be written by itself.
-
-    Args:
-        tensors: Mapping of names to tensors, each of which will be written.
-        content: Content of the file.
-        path: Path of the file, for the error message.
-
-    Raises:
-        IntegrityError: If they are larger.
-    """
-    total = sum(tensor.nbytes for tensor in tensors.values())
-    if total > content.size:
-        raise IntegrityError(
-            f"expected tensors of at most {content.size} bytes in {path}, the size of the file, found {total} bytes in "
-            f"{len(tensors)} tensors: several share their numbers; save a copy of each"
-        )
 
 
 def names_of(path: Path) -> Sequence[str]:

@@ -21,13 +21,9 @@ from robust_encoders.artifact.foreign_files import (
     safetensors_inside,
 )
 from robust_encoders.conversion.archive_listing import is_archive, members
-from robust_encoders.conversion.pickle_listing import (
-    MOST_PICKLE,
-    Listing,
-    RefusedError,
-    listing,
-    odd_entries,
-)
+from robust_encoders.conversion.pickle_calls import RefusedError
+from robust_encoders.conversion.pickle_listing import Listing, listing, odd_entries
+from robust_encoders.conversion.pickle_machine import MOST_PICKLE
 from robust_encoders.errors import IntegrityError
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001

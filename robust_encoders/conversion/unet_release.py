@@ -26,8 +26,9 @@ from robust_encoders.artifact.forms import configuration, require_tensors
 from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.artifact.reader import Artifact
 from robust_encoders.conversion.convert import NOT_STATED, Origin
-from robust_encoders.conversion.files import Content, entry_of, names_of, plain, read_file, require_no_more, weights_in
+from robust_encoders.conversion.files import Content, names_of, read_file, weights_in
 from robust_encoders.conversion.formats import LAYOUTS
+from robust_encoders.conversion.state_dicts import entry_of, plain, require_no_more
 from robust_encoders.conversion.text_config import family_of
 from robust_encoders.conversion.wrappers import unwrapped_name
 from robust_encoders.errors import IntegrityError
@@ -184,7 +185,7 @@ def _delta_tensors(found: UNetRelease) -> dict[str, Tensor]:
 
 def _owned(tensors: Mapping[str, Tensor], found: UNetRelease) -> dict[str, Tensor]:
     """Return tensors that own all of their storage, because safetensors refuses to write shared storage."""
-    require_no_more(tensors, found.content, found.path)
+    require_no_more(tensors, found.content.size, found.path)
     owned: dict[str, Tensor] = {}
     known: set[int] = set()
     for name, tensor in tensors.items():

@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-# Largest size in bytes of a configuration or an index of shards; existing ones have at most 400 kB.
+# Largest size in bytes of a configuration or an index of shards.
 MOST_JSON = 2**22
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
