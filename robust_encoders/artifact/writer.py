@@ -204,7 +204,7 @@ def _fill(folder: Path, target: Path, contents: Mapping[str, bytes | Path]) -> N
     for name, data in contents.items():
         (folder / name).unlink(missing_ok=True)  # The name may be a link, whose target must not be overwritten.
         if isinstance(data, Path):
-            os.replace(data, folder / name)
+            data.rename(folder / name)
         else:
             (folder / name).write_bytes(data)
 

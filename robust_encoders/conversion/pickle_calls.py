@@ -132,7 +132,8 @@ def _view(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> View:
     return View(storage, tuple(shape), storage.item)
 
 
-def _dtyped_view(storage: Any, offset: Any, shape: Any, stride: Any, _grad: Any, _hooks: Any, dtype: Any) -> View:
+def _dtyped_view(storage: Any, *arguments: Any) -> View:
+    offset, shape, stride, _, _, dtype, *_ = arguments
     kind = getattr(torch, dtype.name.rpartition(".")[2], None) if isinstance(dtype, Global) else None
     if not isinstance(kind, torch.dtype):
         raise RefusedError("one with a tensor of no dtype")

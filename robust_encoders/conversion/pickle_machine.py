@@ -7,8 +7,8 @@ from typing import Any
 
 from robust_encoders.conversion.pickle_calls import CALLS, SIZES, Global, RefusedError, Storage, is_type, require_key
 
-# OpenCLIP-G's text encoder has 516 tensors; its pickle has 66 kB and 15,500 opcodes. An opcode builds an object of about
-# 100 bytes at most.
+# OpenCLIP-G's text encoder has 516 tensors; its pickle has 66 kB and 15,500 opcodes. An opcode builds an object of
+# about 100 bytes at most.
 MOST_PICKLE = 2**22
 MOST_STEPS = 2**19
 

@@ -99,7 +99,7 @@ def test_changed_line_ends_of_a_pickle_are_named(tmp_path: Path, artifact: Path,
 
 
 def test_weights_under_the_suffix_of_another_format_are_named(tiny_encoder: RobustEncoder, tmp_path: Path) -> None:
-    safetensors.torch.save_file(tiny_encoder.tensors, tmp_path / "a.bin")
+    safetensors.torch.save_file(dict(tiny_encoder.tensors), tmp_path / "a.bin")
     torch.save(tiny_encoder.tensors, tmp_path / "a.safetensors")
     torch.save(tiny_encoder.tensors, tmp_path / "b.safetensors", _use_new_zipfile_serialization=False)
     for name, words in (

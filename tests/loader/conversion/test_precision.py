@@ -47,6 +47,7 @@ def test_several_dtypes_are_named_and_cast_on_request(
         convert(config_folder, config_folder / "out")
     assert main(["convert", str(config_folder), str(config_folder / "out"), "--dtype", "float32"]) == 0
     loaded = RobustEncoder.from_pretrained(config_folder / "out")
+    assert isinstance(loaded, RobustEncoder)
     assert loaded.manifest.recipe["cast"] == "float16, float32 to float32"
     assert content_sha256(loaded.tensors) == content_sha256({n: t.float() for n, t in mixed(state).items()})
     loaded.text_encoder()(torch.zeros(1, 5, dtype=torch.long))
