@@ -7,10 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-from safetensors import SafetensorError
-
-from robust_encoders.artifact.tensor_file import file_bytes
+from robust_encoders.artifact import tensor_files
 from robust_encoders.errors import IntegrityError
 from robust_encoders.overlays.adapters import Adapter
 
@@ -26,10 +23,7 @@ def read(source: str | Path | bytes) -> Adapter:
             of another layout.
     """
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
-    try:
-        tensors = safetensors.torch.load(data)
-    except SafetensorError as error:
-        raise IntegrityError(f"expected safetensors, found something else: {str(error)[:300]}") from error
+    tensors = tensor_files.loads(data, "the adapter file" if isinstance(source, bytes) else str(source))
     metadata = _header(data).get("__metadata__", {})
     try:
         prompts = tuple(prompt.strip() for prompt in metadata["prompts"].split(","))
@@ -56,7 +50,7 @@ def write_bytes(adapter: Adapter, more: Mapping[str, str] | None = None) -> byte
     require_storable(adapter.prompts)
     own = {"prompts": ",".join(adapter.prompts), "rank": str(adapter.rank), "alpha": str(float(adapter.alpha))}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter.tensors.items()}
-    return file_bytes(tensors, {**(more or {}), **own})
+    return tensor_files.file_bytes(tensors, {**(more or {}), **own})
 
 
 def require_storable(prompts: Sequence[str]) -> None:

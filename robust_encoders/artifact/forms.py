@@ -10,13 +10,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from robust_encoders.artifact import adapter_file
-from robust_encoders.artifact.tensor_file import file_bytes
+from robust_encoders.artifact import adapter_file, tensor_files
 from robust_encoders.errors import IntegrityError, ManifestError
 from robust_encoders.overlays.adapters import Adapter
 from robust_encoders.overlays.delta import require_delta
@@ -93,10 +90,7 @@ def parsed(form: str, data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if form == "adapter":
         adapter = adapter_file.read(data)
         return dict(adapter.tensors), adapter_config(adapter)
-    try:
-        tensors = safetensors.torch.load(data)
-    except SafetensorError as error:
-        raise IntegrityError(f"expected safetensors, found something else: {str(error)[:300]}") from error
+    tensors = tensor_files.loads(data, WEIGHTS_NAMES[form])
     require_tensors(form, tensors, {})
     return tensors, configuration(form, tensors, {})
 
@@ -115,7 +109,7 @@ def serialised(
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     if form == "adapter":
         return adapter_file.write_bytes(adapter_of(contiguous, config), metadata)
-    return file_bytes(contiguous, metadata)
+    return tensor_files.file_bytes(contiguous, metadata)
 
 
 def require_tensors(form: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:

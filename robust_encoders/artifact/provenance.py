@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from robust_encoders.artifact.manifest import Manifest
-from robust_encoders.artifact.tensor_file import metadata_of
+from robust_encoders.artifact.tensor_files import metadata_of
 from robust_encoders.errors import IntegrityError
 
 METADATA_KEY = "robust_encoders"

@@ -15,6 +15,7 @@ from robust_encoders.cli.facts import add_fact_options, base_ids, fingerprinted,
 from robust_encoders.concepts import Concept
 from robust_encoders.conversion.convert import Origin, artifact_of
 from robust_encoders.conversion.copied_file import carried_facts
+from robust_encoders.conversion.precision import DTYPES
 from robust_encoders.conversion.spm_release import adapter_from_release, is_adapter_file
 from robust_encoders.conversion.unet_release import UNetRelease, find_unet_release, unet_artifact
 from robust_encoders.encoder import RobustEncoder
@@ -45,9 +46,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="OUT", type=Path, help="folder for the artifact")
     parser.add_argument(
         "--config",
-        type=Path,
-        metavar="FILE",
-        help="config.json of the text encoder; by default the one beside the weights",
+        metavar="FILE_OR_NAME",
+        help="config.json of the text encoder, or the name of a published one such as clip-vit-large-patch14; by "
+        "default the file beside the weights",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=tuple(DTYPES),
+        help="cast the text encoder to this dtype; by default it keeps that of the file",
     )
     parser.add_argument(
         "--component",
@@ -95,7 +101,7 @@ def _converted(options: argparse.Namespace) -> Manifest:
 
 
 def _copied(options: argparse.Namespace) -> Manifest:
-    stated = ("config", "base", "base_id", "component", "concept", "kind", "method", "license", "publisher")
+    stated = ("config", "dtype", "base", "base_id", "component", "concept", "kind", "method", "license", "publisher")
     if given := [f"--{name.replace('_', '-')}" for name in stated if getattr(options, name) is not None]:
         raise UsageError(
             f"expected no {', '.join(given)} for {options.source}, whose facts the catalog states; leave it out, and "
@@ -121,7 +127,8 @@ def _converted_file(options: argparse.Namespace, source: Path) -> Manifest:
     origin = _origin(options, source, loaded)
     if loaded is not None:
         origin = replace(origin, base=fingerprinted(loaded, family=origin.family, with_unet=False))
-    return _saved(options, artifact_of(source, origin=origin, config=options.config, part=part), loaded)
+    dtype = DTYPES.get(options.dtype)
+    return _saved(options, artifact_of(source, origin=origin, config=options.config, part=part, dtype=dtype), loaded)
 
 
 def _is_wanted(options: argparse.Namespace, found: UNetRelease) -> bool:
@@ -135,6 +142,11 @@ def _is_wanted(options: argparse.Namespace, found: UNetRelease) -> bool:
 
 
 def _base_of(options: argparse.Namespace, source: Path, what: str, why: str) -> LoadedPipeline:
+    if options.dtype is not None:
+        raise UsageError(
+            f"expected no --dtype for the {what} in {source}, found {options.dtype}: only text encoders are cast; "
+            "leave it out"
+        )
     loaded = open_base(options)
     if loaded is None:
         raise UsageError(

@@ -6,9 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-import safetensors.torch
-from safetensors import SafetensorError
-
+from robust_encoders.artifact import tensor_files
 from robust_encoders.artifact.fingerprint import content_sha256
 from robust_encoders.artifact.provenance import embedded_provenance
 from robust_encoders.concepts import ConceptKind
@@ -81,10 +79,7 @@ def _is_fact(name: str, value: object) -> bool:
 
 
 def _is_unchanged(path: Path, facts: dict[str, Any]) -> bool:
-    try:
-        tensors = safetensors.torch.load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise IntegrityError(f"expected safetensors in {path}, found something else: {str(error)[:300]}") from error
+    tensors = tensor_files.load(path)
     expected = facts.get("content_sha256")
     if content_sha256(tensors) == expected:
         return True

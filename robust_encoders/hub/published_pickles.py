@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from robust_encoders.artifact.manifest import MANIFEST_NAME, FileRecord, Manifest
-from robust_encoders.conversion.convert import Origin, convert, file_record
+from robust_encoders.conversion.convert import Origin, convert
+from robust_encoders.conversion.files import file_record
 from robust_encoders.conversion.text_config import CONFIG_NAME
 from robust_encoders.errors import CompatibilityWarning
 from robust_encoders.hub.catalog import CatalogEntry

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from robust_encoders.artifact import tensor_files
 from robust_encoders.utils.home import write_atomically
 
 from ..provenance import canonical_sha256, write_json
@@ -70,6 +71,7 @@ class Cache:
         path = self.folder / f"{name}.safetensors"
         key = self._key(inputs)
         if path.exists():
+            tensor_files.header(path)
             with safe_open(path, "pt") as file:
                 stored = json.loads(file.metadata()["cell"])
                 if stored["key"] == key:

@@ -15,10 +15,11 @@ from secrets import token_hex
 from typing import Any
 
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from robust_encoders.artifact import tensor_files
+from robust_encoders.errors import IntegrityError
 from robust_encoders.utils.home import HOUR, remove_aged
 from robust_encoders.utils.home import write_atomically as write_bytes
 
@@ -104,8 +105,8 @@ class BankStore:
         """
         path = self._path(name)
         try:
-            shard = load_file(str(path))
-        except (SafetensorError, OSError) as error:
+            shard = tensor_files.load(path)
+        except (IntegrityError, OSError) as error:
             raise BankError(
                 f"expected a trajectory in {path}, cannot read it: {error}; delete it and run the command again"
             ) from error

@@ -24,7 +24,7 @@ from robust_encoders.artifact.fingerprint import content_sha256
 from robust_encoders.artifact.forms import weights_name
 from robust_encoders.artifact.manifest import FileRecord
 from robust_encoders.artifact.provenance import embedded_provenance, metadata
-from robust_encoders.artifact.tensor_file import file_bytes
+from robust_encoders.artifact.tensor_files import file_bytes
 from robust_encoders.cli.main import main
 from robust_encoders.conversion.copied_file import copied_file
 from robust_encoders.conversion.formats import A1111, COMFYUI, OPEN_CLIP, Layout, write

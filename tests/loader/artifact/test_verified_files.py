@@ -15,7 +15,7 @@ import torch
 from robust_encoders import FileRecord, IntegrityError, RobustEncoder
 from robust_encoders.artifact import reader
 from robust_encoders.artifact.verified_files import YOUNGEST_NS, remember, remembered
-from robust_encoders.conversion.convert import file_record
+from robust_encoders.conversion.files import file_record
 from robust_encoders.hub.pins import Pin, write_pin
 from robust_encoders.utils.home import home
 

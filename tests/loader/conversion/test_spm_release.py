@@ -11,7 +11,7 @@ from overlays import adapter_tensors
 
 from robust_encoders import IntegrityError, Overlay, RobustEncoder
 from robust_encoders.artifact.adapter_file import write_bytes
-from robust_encoders.artifact.tensor_file import metadata_of
+from robust_encoders.artifact.tensor_files import metadata_of
 from robust_encoders.cli.main import main
 from robust_encoders.conversion.spm_release import adapter_from_release, is_adapter_file
 from robust_encoders.overlays.adapters import Adapter

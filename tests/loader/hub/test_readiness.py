@@ -18,7 +18,7 @@ from overlays import make_delta
 from robust_encoders import CatalogEntry, Concept, Manifest, RobustEncoder
 from robust_encoders.artifact.manifest import FileRecord
 from robust_encoders.cli.main import main
-from robust_encoders.conversion.convert import file_record
+from robust_encoders.conversion.files import file_record
 from robust_encoders.hub.readiness import LARGEST_OTHER, readiness
 
 REPO = "org/circle"

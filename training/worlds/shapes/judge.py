@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from robust_encoders.artifact import tensor_files
 from robust_encoders.hub.embedded import shapes_folder
 
 from ..pretrain.networks import LabelNet
@@ -67,5 +67,5 @@ def load_judge(path: Path | None = None) -> Judge:
 @cache
 def _load(path: Path) -> Judge:
     network = JudgeNet()
-    network.load_state_dict(load_file(path))
+    network.load_state_dict(tensor_files.load(path))
     return Judge(network, hashlib.sha256(path.read_bytes()).hexdigest()[:12])
