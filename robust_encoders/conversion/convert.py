@@ -15,14 +15,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from robust_encoders.artifact.base import Base
 from robust_encoders.artifact.fingerprint import content_sha256
 from robust_encoders.artifact.manifest import FileRecord, Manifest
+from robust_encoders.artifact.owned_file import read_owned
 from robust_encoders.artifact.writer import provenance, save
 from robust_encoders.clip.text_model import require_fit
 from robust_encoders.concepts import Concept
@@ -142,12 +141,9 @@ def read_file(path: Path) -> tuple[FileRecord, Any]:
     Raises:
         IntegrityError: If the file cannot be read, holds other objects, or changes while it is read.
     """
-    record = file_record(path)
-    data = _read_pickle(path) if path.suffix in PICKLES else _read_safetensors(path)
+    record, data = _read_pickle(path) if path.suffix in PICKLES else _read_safetensors(path)
     if isinstance(data, Mapping) and isinstance(data.get("state_dict"), Mapping):
         data = data["state_dict"]
-    if file_record(path) != record:
-        raise IntegrityError(f"expected {path} unchanged while it was read, found it changed; convert it again")
     return record, data
 
 
@@ -170,16 +166,23 @@ def entry_of(data: Any, part: str, path: Path) -> Any:
     return data[part]
 
 
-def _read_safetensors(path: Path) -> Any:
-    try:
-        return safetensors.torch.load_file(path)
-    except SafetensorError as error:
-        raise IntegrityError(f"expected safetensors in {path}, found something else: {str(error)[:300]}") from error
+def _read_safetensors(path: Path) -> tuple[FileRecord, Any]:
+    file = read_owned(path)
+    return FileRecord(sha256=file.sha256(), size=file.size), file.tensors
 
 
-def _read_pickle(path: Path) -> Any:
+def _read_pickle(path: Path) -> tuple[FileRecord, Any]:
+    record = file_record(path)
+    data = _unpickled(path)
+    if file_record(path) != record:
+        raise IntegrityError(f"expected {path} unchanged while it was read, found it changed; convert it again")
+    return record, data
+
+
+def _unpickled(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # Never mapped, whatever the process has set as torch's default: the file may change later.
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=False)
     except Exception as error:
         # A hostile file can make the reader raise any error. The reader's own message would advise weights_only=False.
         named = re.search(r"GLOBAL (\S+)", str(error))

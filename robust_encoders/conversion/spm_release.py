@@ -13,6 +13,7 @@ from robust_encoders.artifact.base import Base
 from robust_encoders.artifact.fingerprint import content_sha256
 from robust_encoders.artifact.forms import adapter_config
 from robust_encoders.artifact.manifest import Manifest
+from robust_encoders.artifact.owned_file import tensor_names
 from robust_encoders.artifact.reader import Artifact
 from robust_encoders.concepts import Concept
 from robust_encoders.conversion.convert import NOT_STATED, Origin
@@ -23,15 +24,9 @@ from robust_encoders.overlays.adapters import UNET_PREFIX
 
 def is_adapter_file(path: Path) -> bool:
     """Return true if a file holds one-dimensional adapters; only the tensor names in its header are read."""
-    from safetensors import SafetensorError, safe_open
-
     if not path.is_file() or path.suffix != ".safetensors":
         return False
-    try:
-        with safe_open(path, framework="pt") as file:
-            return any(key.endswith(".lora_down.weight") for key in file.keys())  # noqa: SIM118
-    except (SafetensorError, OSError):
-        return False
+    return any(name.endswith(".lora_down.weight") for name in tensor_names(path))
 
 
 def adapter_from_release(source: str | Path, pipe: Any, *, origin: Origin | None = None) -> Artifact:

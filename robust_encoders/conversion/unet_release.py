@@ -18,13 +18,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from robust_encoders.artifact.base import Base
 from robust_encoders.artifact.fingerprint import content_sha256
 from robust_encoders.artifact.forms import configuration, require_tensors
 from robust_encoders.artifact.manifest import FileRecord, Manifest
+from robust_encoders.artifact.owned_file import tensor_names
 from robust_encoders.artifact.reader import Artifact
 from robust_encoders.conversion.convert import NOT_STATED, Origin, entry_of, plain, read_file, weights_in
 from robust_encoders.conversion.formats import LAYOUTS
@@ -76,19 +76,12 @@ def find_unet_release(source: Path) -> UNetRelease | None:
             exactly one file of weights.
     """
     path = weights_in(source)
-    if path.suffix == ".safetensors" and not any(map(_UNET.match, _header_names(path))):
+    # A file whose header cannot be read is left to the reader of text encoders, which says what is wrong.
+    if path.suffix == ".safetensors" and not any(map(_UNET.match, tensor_names(path))):
         return None
     record, data = read_file(path)
     kind = _kind_of(data)
     return None if kind is None else UNetRelease(path, record, kind, data, _has_text_encoder(data, kind))
-
-
-def _header_names(path: Path) -> list[str]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return list(file.keys())
-    except (SafetensorError, OSError):
-        return []  # the reader of text encoders says what is wrong
 
 
 def _kind_of(data: Any) -> Kind | None:
