@@ -192,16 +192,24 @@ class LoadedArtifact(ABC):
             )
 
     @abstractmethod
-    def check(self, pipe: Any, *, allow_partial: bool = False) -> CompatReport:
+    def check(self, pipe: Any, *, allow_partial: bool = False, allow_large_vectors: bool = False) -> CompatReport:
         """Check if the artifact fits a pipeline; change nothing.
 
         Args:
             pipe: A diffusers pipeline.
             allow_partial: True if the caller accepts that other text encoders of the pipeline stay as they are.
+            allow_large_vectors: True if the caller accepts learned vectors of large norm, see :meth:`attach`.
         """
 
     @abstractmethod
-    def attach(self, pipe: Pipeline, *, allow_partial: bool = False, replace: bool = False) -> Pipeline:
+    def attach(
+        self,
+        pipe: Pipeline,
+        *,
+        allow_partial: bool = False,
+        replace: bool = False,
+        allow_large_vectors: bool = False,
+    ) -> Pipeline:
         """Attach the artifact to a pipeline and return the same pipeline; if anything fails, nothing is changed.
 
         Args:
@@ -209,6 +217,8 @@ class LoadedArtifact(ABC):
             allow_partial: True if the caller accepts, with a warning, that other text encoders of the pipeline stay as
                 they are.
             replace: Switch that replaces attached artifacts of the same kind.
+            allow_large_vectors: True if the caller accepts, with a warning, learned vectors of more than ten times the
+                largest norm of the vocabulary; see :mod:`robust_encoders.pipeline.learned_vectors`.
 
         Raises:
             IncompatibleError: If the artifact does not fit; the message names every reason.
@@ -229,7 +239,12 @@ class LoadedArtifact(ABC):
 
     @abstractmethod
     def attached(
-        self, pipe: Pipeline, *, allow_partial: bool = False, replace: bool = False
+        self,
+        pipe: Pipeline,
+        *,
+        allow_partial: bool = False,
+        replace: bool = False,
+        allow_large_vectors: bool = False,
     ) -> AbstractContextManager[Pipeline]:
         """Attach the artifact for the length of a ``with`` block, then restore the state before the block.
 
@@ -237,6 +252,7 @@ class LoadedArtifact(ABC):
             pipe: A diffusers pipeline.
             allow_partial: True if the caller accepts that other text encoders stay as they are, see :meth:`attach`.
             replace: Switch that replaces attached artifacts of the same kind, see :meth:`attach`.
+            allow_large_vectors: True if the caller accepts learned vectors of large norm, see :meth:`attach`.
         """
 
     @staticmethod

@@ -74,10 +74,10 @@ class Overlay(
     def _refuse(self, expected: str, remedy: str) -> NoReturn:
         raise ManifestError(f"expected {expected}, found form {self.manifest.form!r} of {self.label}; {remedy}")
 
-    def check(self, pipe: Any, *, allow_partial: bool = False) -> CompatReport:
+    def check(self, pipe: Any, *, allow_partial: bool = False, allow_large_vectors: bool = False) -> CompatReport:
         """Check if the overlay fits a pipeline; change nothing. See :meth:`LoadedArtifact.check`."""
         content = OverlayContent(self.manifest, self.tensors, self.config)
-        return check(pipe, content, allow_partial=allow_partial)
+        return check(pipe, content, allow_partial=allow_partial, allow_large_vectors=allow_large_vectors)
 
     def attach(
         self,
@@ -85,6 +85,7 @@ class Overlay(
         *,
         allow_partial: bool = False,
         replace: bool = False,
+        allow_large_vectors: bool = False,
         scale: float = 1.0,
         transport: Transport = "paper",
     ) -> Pipeline:
@@ -98,6 +99,8 @@ class Overlay(
             allow_partial: True if the caller accepts, with a warning, that other text encoders of the pipeline stay as
                 they are.
             replace: Switch that removes every other overlay.
+            allow_large_vectors: True if the caller accepts, with a warning, learned vectors of more than ten times the
+                largest norm of the vocabulary; see :mod:`robust_encoders.pipeline.learned_vectors`.
             scale: Factor of an adapter's strength: 0 switches it off, 1 is the strength of its training.
             transport: Rule by which a prompt's gate (the strength with which the prompt opens the adapter) scales the
                 adapter. ``paper`` adds gate times U D x. ``official`` scales both tensors by the gate, like the
@@ -123,17 +126,17 @@ class Overlay(
         if replace:
             compose(pipe, ())
         try:
-            self._lay(pipe, overlay, allow_partial=allow_partial)
+            self._lay(pipe, overlay, allow_partial=allow_partial, allow_large_vectors=allow_large_vectors)
         except BaseException:
             if replace:
                 compose(pipe, before)
             raise
         return pipe
 
-    def _lay(self, pipe: Any, overlay: AttachedOverlay, *, allow_partial: bool) -> None:
+    def _lay(self, pipe: Any, overlay: AttachedOverlay, **allowed: bool) -> None:
         overlays = composition_of(pipe).overlays
         require_room(overlays, overlay)
-        report = self.check(pipe, allow_partial=allow_partial)
+        report = self.check(pipe, **allowed)
         report.raise_if_incompatible()
         if report.warnings:
             warnings.warn(report.explain(), CompatibilityWarning, stacklevel=3)
@@ -221,10 +224,17 @@ class Overlay(
         logger.info("detached %s", self.label)
 
     @contextmanager
-    def attached(self, pipe: Pipeline, *, allow_partial: bool = False, replace: bool = False) -> Iterator[Pipeline]:
+    def attached(
+        self,
+        pipe: Pipeline,
+        *,
+        allow_partial: bool = False,
+        replace: bool = False,
+        allow_large_vectors: bool = False,
+    ) -> Iterator[Pipeline]:
         """Attach the overlay for the length of a ``with`` block, then restore the overlays before the block."""
         before = composition_of(pipe).overlays
-        self.attach(pipe, allow_partial=allow_partial, replace=replace)
+        self.attach(pipe, allow_partial=allow_partial, replace=replace, allow_large_vectors=allow_large_vectors)
         try:
             yield pipe
         finally:
