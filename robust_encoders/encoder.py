@@ -25,7 +25,7 @@ from robust_encoders.pipeline import composition
 from robust_encoders.pipeline.attach import Attachment, attachment_of, has_overlays
 from robust_encoders.pipeline.scopes import changing
 from robust_encoders.pipeline.shared_copy import is_shared_copy, original_of
-from robust_encoders.pipeline.textual_inversion import first_rows
+from robust_encoders.pipeline.textual_inversion import EMBEDDING, first_rows
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel
@@ -67,16 +67,31 @@ class RobustEncoder(LoadedArtifact, forms=("weights",), expected="form 'weights'
         self._require_unchanged()
         return build(self.tensors, self.config, self.provenance)
 
-    def check(self, pipe: Any, *, allow_partial: bool = False) -> CompatReport:
+    def check(self, pipe: Any, *, allow_partial: bool = False, allow_large_vectors: bool = False) -> CompatReport:
         """Check if this encoder fits a pipeline; change nothing.
 
         Args:
             pipe: A diffusers pipeline.
             allow_partial: True if the caller accepts that other text encoders of the pipeline stay as they are.
+            allow_large_vectors: True if the caller accepts learned vectors of large norm, see :meth:`attach`.
         """
-        return check(pipe, self.manifest, self.config, allow_partial=allow_partial)
+        return check(
+            pipe,
+            self.manifest,
+            self.config,
+            allow_partial=allow_partial,
+            embeddings=self.tensors[EMBEDDING],
+            allow_large_vectors=allow_large_vectors,
+        )
 
-    def attach(self, pipe: Pipeline, *, allow_partial: bool = False, replace: bool = False) -> Pipeline:
+    def attach(
+        self,
+        pipe: Pipeline,
+        *,
+        allow_partial: bool = False,
+        replace: bool = False,
+        allow_large_vectors: bool = False,
+    ) -> Pipeline:
         """Put this encoder into a pipeline, on the device and in the precision of the encoder that it replaces.
 
         If anything fails, the pipeline stays as it was. Attaching an encoder that is already attached changes nothing.
@@ -89,6 +104,8 @@ class RobustEncoder(LoadedArtifact, forms=("weights",), expected="form 'weights'
                 they are.
             replace: Switch that replaces another attached robust encoder. ``detach`` then restores the encoder that
                 the pipeline had before any robust encoder.
+            allow_large_vectors: True if the caller accepts, with a warning, learned vectors of more than ten times the
+                largest norm of the vocabulary; see :mod:`robust_encoders.pipeline.learned_vectors`.
 
         Returns:
             The same pipeline.
@@ -104,7 +121,7 @@ class RobustEncoder(LoadedArtifact, forms=("weights",), expected="form 'weights'
             scopes.require_alone(f"attaching {self.label}")
             if not self._is_settled(pipe, replace=replace):
                 with _without_overlays(pipe, lambda: sketch(self.tensors)):
-                    self._attach(pipe, allow_partial=allow_partial, replace=replace)
+                    self._attach(pipe, replace, allow_partial=allow_partial, allow_large_vectors=allow_large_vectors)
         return pipe
 
     def _is_settled(self, pipe: Any, *, replace: bool) -> bool:
@@ -113,12 +130,12 @@ class RobustEncoder(LoadedArtifact, forms=("weights",), expected="form 'weights'
         composition.require_untouched(pipe)
         return attaching.is_attached(pipe, self.content_sha256, composition.beneath(pipe, self.manifest.component))
 
-    def _attach(self, pipe: Any, *, allow_partial: bool, replace: bool) -> None:
+    def _attach(self, pipe: Any, replace: bool, **allowed: bool) -> None:
         if not replace and (found := attaching.label_in(pipe, self.manifest.component, self.content_sha256)):
             raise AlreadyAttachedError(
                 f"expected a pipeline without a robust encoder, found {found}; detach it first, or pass replace=True"
             )
-        report = self.check(pipe, allow_partial=allow_partial)
+        report = self.check(pipe, **allowed)
         report.raise_if_incompatible()
         if report.warnings:
             warnings.warn(report.explain(), CompatibilityWarning, stacklevel=3)
@@ -158,11 +175,11 @@ class RobustEncoder(LoadedArtifact, forms=("weights",), expected="form 'weights'
                 attaching.uninstall(pipe, record, to=record.original, then=None)
         logger.info("detached %s", self.label)
 
-    def _attach_for_scope(self, pipe: Any, *, allow_partial: bool, replace: bool) -> Callable[[Any], None]:
+    def _attach_for_scope(self, pipe: Any, *, replace: bool, **allowed: bool) -> Callable[[Any], None]:
         before = attachment_of(pipe)
         slot = getattr(pipe, self.manifest.component, None)
         module = original_of(slot) if is_shared_copy(slot) else slot
-        self.attach(pipe, allow_partial=allow_partial, replace=replace)
+        self.attach(pipe, replace=replace, **allowed)
         return partial(self._undo, record=attachment_of(pipe), module=module, before=before)
 
     def _undo(

@@ -201,16 +201,24 @@ class LoadedArtifact(ABC):
             )
 
     @abstractmethod
-    def check(self, pipe: Any, *, allow_partial: bool = False) -> CompatReport:
+    def check(self, pipe: Any, *, allow_partial: bool = False, allow_large_vectors: bool = False) -> CompatReport:
         """Check if the artifact fits a pipeline; change nothing.
 
         Args:
             pipe: A diffusers pipeline.
             allow_partial: True if the caller accepts that other text encoders of the pipeline stay as they are.
+            allow_large_vectors: True if the caller accepts learned vectors of large norm, see :meth:`attach`.
         """
 
     @abstractmethod
-    def attach(self, pipe: Pipeline, *, allow_partial: bool = False, replace: bool = False) -> Pipeline:
+    def attach(
+        self,
+        pipe: Pipeline,
+        *,
+        allow_partial: bool = False,
+        replace: bool = False,
+        allow_large_vectors: bool = False,
+    ) -> Pipeline:
         """Attach the artifact to a pipeline and return the same pipeline; if anything fails, nothing is changed.
 
         Args:
@@ -218,6 +226,8 @@ class LoadedArtifact(ABC):
             allow_partial: True if the caller accepts, with a warning, that other text encoders of the pipeline stay as
                 they are.
             replace: Switch that replaces attached artifacts of the same kind.
+            allow_large_vectors: True if the caller accepts, with a warning, learned vectors of more than ten times the
+                largest norm of the vocabulary; see :mod:`robust_encoders.pipeline.learned_vectors`.
 
         Raises:
             IncompatibleError: If the artifact does not fit; the message names every reason.
@@ -238,7 +248,14 @@ class LoadedArtifact(ABC):
             StaleAttachmentError: If the attached artifact was replaced or changed after it was attached.
         """
 
-    def attached(self, pipe: Pipeline, *, allow_partial: bool = False, replace: bool = False) -> Scope[Pipeline]:
+    def attached(
+        self,
+        pipe: Pipeline,
+        *,
+        allow_partial: bool = False,
+        replace: bool = False,
+        allow_large_vectors: bool = False,
+    ) -> Scope[Pipeline]:
         """Attach the artifact for the length of a ``with`` block, then restore the state before the block.
 
         Scopes are counted on the pipeline: the artifact leaves when the last of its scopes ends. In one thread, scopes
@@ -253,6 +270,7 @@ class LoadedArtifact(ABC):
             allow_partial: True if the caller accepts that other text encoders stay as they are, see :meth:`attach`.
             replace: Switch that replaces attached artifacts of the same kind, see :meth:`attach`. After the block they
                 are back in place.
+            allow_large_vectors: True if the caller accepts learned vectors of large norm, see :meth:`attach`.
 
         Returns:
             A context manager whose block gets the same pipeline. It can be entered several times.
@@ -267,7 +285,13 @@ class LoadedArtifact(ABC):
             pipe,
             (self.identity, self.label),
             settled=partial(self._is_settled, pipe, replace=replace),
-            attach=partial(self._attach_for_scope, pipe, allow_partial=allow_partial, replace=replace),
+            attach=partial(
+                self._attach_for_scope,
+                pipe,
+                replace=replace,
+                allow_partial=allow_partial,
+                allow_large_vectors=allow_large_vectors,
+            ),
         )
 
     @abstractmethod
@@ -275,7 +299,7 @@ class LoadedArtifact(ABC):
         """Return true if the artifact is attached to a pipeline and ``attach`` would change nothing."""
 
     @abstractmethod
-    def _attach_for_scope(self, pipe: Any, *, allow_partial: bool, replace: bool) -> Callable[[Any], None]:
+    def _attach_for_scope(self, pipe: Any, *, replace: bool, **allowed: bool) -> Callable[[Any], None]:
         """Attach the artifact; return a function of the pipeline that restores the state before."""
 
     @staticmethod

@@ -75,10 +75,10 @@ class Overlay(
     def _refuse(self, expected: str, remedy: str) -> NoReturn:
         raise ManifestError(f"expected {expected}, found form {self.manifest.form!r} of {self.label}; {remedy}")
 
-    def check(self, pipe: Any, *, allow_partial: bool = False) -> CompatReport:
+    def check(self, pipe: Any, *, allow_partial: bool = False, allow_large_vectors: bool = False) -> CompatReport:
         """Check if the overlay fits a pipeline; change nothing. See :meth:`LoadedArtifact.check`."""
         content = OverlayContent(self.manifest, self.tensors, self.config)
-        return check(pipe, content, allow_partial=allow_partial)
+        return check(pipe, content, allow_partial=allow_partial, allow_large_vectors=allow_large_vectors)
 
     def attach(
         self,
@@ -86,6 +86,7 @@ class Overlay(
         *,
         allow_partial: bool = False,
         replace: bool = False,
+        allow_large_vectors: bool = False,
         scale: float = 1.0,
         transport: Transport = "paper",
     ) -> Pipeline:
@@ -99,6 +100,8 @@ class Overlay(
             allow_partial: True if the caller accepts, with a warning, that other text encoders of the pipeline stay as
                 they are.
             replace: Switch that removes every other overlay.
+            allow_large_vectors: True if the caller accepts, with a warning, learned vectors of more than ten times the
+                largest norm of the vocabulary; see :mod:`robust_encoders.pipeline.learned_vectors`.
             scale: Factor of an adapter's strength: 0 switches it off, 1 is the strength of its training.
             transport: Rule by which a prompt's gate (the strength with which the prompt opens the adapter) scales the
                 adapter. ``paper`` adds gate times U D x, with one gate for each text. ``official`` draws what SPM's
@@ -122,7 +125,9 @@ class Overlay(
         with changing(pipe) as scopes:
             scopes.require_alone(f"attaching {self.label}")
             if not self._is_there(pipe, asked, replace=replace):
-                self._attach(pipe, asked, allow_partial=allow_partial, replace=replace)
+                self._attach(
+                    pipe, asked, replace=replace, allow_partial=allow_partial, allow_large_vectors=allow_large_vectors
+                )
         return pipe
 
     def _is_settled(self, pipe: Any, *, replace: bool) -> bool:
@@ -138,21 +143,21 @@ class Overlay(
         require_in_place(pipe)
         return True
 
-    def _attach(self, pipe: Any, asked: AttachedOverlay, *, allow_partial: bool, replace: bool) -> None:
+    def _attach(self, pipe: Any, asked: AttachedOverlay, *, replace: bool, **allowed: bool) -> None:
         before = composition_of(pipe).overlays
         if replace:
             compose(pipe, ())
         try:
-            self._lay(pipe, asked, allow_partial=allow_partial)
+            self._lay(pipe, asked, **allowed)
         except BaseException:
             if replace:
                 compose(pipe, before)
             raise
 
-    def _lay(self, pipe: Any, overlay: AttachedOverlay, *, allow_partial: bool) -> None:
+    def _lay(self, pipe: Any, overlay: AttachedOverlay, **allowed: bool) -> None:
         overlays = composition_of(pipe).overlays
         require_room(overlays, overlay)
-        report = self.check(pipe, allow_partial=allow_partial)
+        report = self.check(pipe, **allowed)
         report.raise_if_incompatible()
         if report.warnings:
             warnings.warn(report.explain(), CompatibilityWarning, stacklevel=4)
@@ -248,9 +253,9 @@ class Overlay(
             compose(pipe, [overlay for overlay in composition.overlays if overlay.identity != self.identity])
         logger.info("detached %s", self.label)
 
-    def _attach_for_scope(self, pipe: Any, *, allow_partial: bool, replace: bool) -> Callable[[Any], None]:
+    def _attach_for_scope(self, pipe: Any, *, replace: bool, **allowed: bool) -> Callable[[Any], None]:
         before = composition_of(pipe).overlays
-        self.attach(pipe, allow_partial=allow_partial, replace=replace)
+        self.attach(pipe, replace=replace, **allowed)
         return partial(self._restore, before=before)
 
     def _restore(self, pipe: Any, *, before: Sequence[AttachedOverlay]) -> None:

@@ -11,21 +11,17 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from robust_encoders.artifact import tensor_files
 from robust_encoders.artifact.fingerprint import content_sha256
 from robust_encoders.artifact.foreign_files import LINE_ENDS, Foreign, foreign_file, is_pointer
 from robust_encoders.artifact.forms import CONFIG_NAME, parsed, require_tensors
 from robust_encoders.artifact.manifest import MANIFEST_NAME, FileRecord, Manifest
+from robust_encoders.artifact.owned_file import OwnedFile, read_owned, same_file
 from robust_encoders.artifact.provenance import METADATA_KEY, embedded_provenance, require_agreement
-from robust_encoders.artifact.verified_files import remember, same_file
+from robust_encoders.artifact.verified_files import remember, settle
 from robust_encoders.clip.state_dict import architecture, nested
 from robust_encoders.clip.text_model import require_fit
 from robust_encoders.errors import ConversionNeededError, IntegrityError, ManifestError
 from robust_encoders.utils.bounded_files import MOST_JSON, regular
-
-# Size in bytes from which a file is memory-mapped, which saves time and memory. A smaller file is copied into memory,
-# which is cheap; the copy cannot change while it is read.
-MAPPED_FROM = 2**24
 
 
 class Artifact(NamedTuple):
@@ -50,8 +46,8 @@ class Trust(NamedTuple):
     Args:
         contents: True if finite values and content hash were already verified for the file hash in the manifest. The
             bytes of the file are still hashed.
-        unchanged: State of the file when an earlier load verified it completely; None if unknown. While the file is in
-            that state, its bytes are not hashed again.
+        unchanged: State of the file when an earlier load verified it completely; None if unknown. Bytes that are read
+            from the file in that state are not hashed again.
     """
 
     contents: bool = False
@@ -95,30 +91,40 @@ def read_artifact(folder: Path, manifest: Manifest, weights: str, *, trust: Trus
 def _read_weights(folder: Path, manifest: Manifest, weights: str, trust: Trust) -> Artifact:
     config = _read_config(folder, manifest)
     record, path = _record(manifest, weights), folder / weights
-    found, known = _require_size(path, record), trust.unchanged is not None
-    looked_at = trust.unchanged or found
-    tensors = _read_tensors(path, record, looked_at, known=known)
-    if not (known or trust.contents) or not record.content_sha256:
-        _require_contents(tensors, record, path)
-    named = nested(tensors)
-    require_fit(named, config, finite=known or trust.contents)
+    _require_size(path, record)
+    if trust.unchanged is None:
+        settle(path)
+    file = read_owned(path)
+    known = trust.unchanged is not None and file.state is not None and same_file(file.state, trust.unchanged)
     if not known:
-        remember(path, record, looked_at)
+        _require_bytes(file, record, path)
+    if not (known or trust.contents) or not record.content_sha256:
+        _require_contents(file.tensors, record, path)
+    named = nested(file.tensors)
+    require_fit(named, config, finite=known or trust.contents)
+    if not known and file.state is not None:
+        remember(path, record, file.state)
     return Artifact(manifest, named, config, record.content_sha256)
 
 
 def _read_small(folder: Path, manifest: Manifest, weights: str) -> Artifact:
     """Read an artifact in a small form; it is always verified completely, because that is cheap for most of them."""
     record, path = _record(manifest, weights), folder / weights
-    if manifest.form == "delta" and record.size >= MAPPED_FROM:
-        # A delta may have gigabytes, of which a file in memory would be a second copy.
-        mapped = _read_tensors(path, record, _require_size(path, record), known=False)
-        require_tensors(manifest.form, mapped, {})
-        _require_contents(mapped, record, path)
-        return Artifact(manifest, mapped, {}, record.content_sha256)
+    if manifest.form == "delta":
+        # A delta may have gigabytes; bytes and tensors together would need twice as much memory.
+        return _read_delta(path, record, manifest)
     tensors, config = parsed(manifest.form, _verified(path, record))
     _require_contents(tensors, record, path)
     return Artifact(manifest, tensors, config, record.content_sha256)
+
+
+def _read_delta(path: Path, record: FileRecord, manifest: Manifest) -> Artifact:
+    _require_size(path, record)
+    file = read_owned(path)
+    _require_bytes(file, record, path)
+    require_tensors(manifest.form, file.tensors, {})
+    _require_contents(file.tensors, record, path)
+    return Artifact(manifest, file.tensors, {}, record.content_sha256)
 
 
 def _require_artifact(folder: Path) -> None:
@@ -146,7 +152,7 @@ def _record(manifest: Manifest, name: str) -> FileRecord:
     return record
 
 
-def _require_size(path: Path, record: FileRecord) -> os.stat_result:
+def _require_size(path: Path, record: FileRecord) -> None:
     try:
         state = regular(path)
         if state.st_size != record.size and (other := _foreign(path, record, state.st_size)) is not None:
@@ -155,7 +161,6 @@ def _require_size(path: Path, record: FileRecord) -> os.stat_result:
         raise IntegrityError(f"expected {path}, cannot read it: {error}; fetch the artifact again") from error
     if state.st_size != record.size:
         raise _changed(path, record, f"{state.st_size} bytes")
-    return state
 
 
 def _foreign(path: Path, record: FileRecord, size: int) -> Foreign | None:
@@ -202,24 +207,9 @@ def _read_config(folder: Path, manifest: Manifest) -> dict[str, Any]:
     return architecture(body)
 
 
-def _read_tensors(path: Path, record: FileRecord, looked_at: os.stat_result, *, known: bool) -> dict[str, Tensor]:
-    if record.size < MAPPED_FROM:
-        # The tensors are made from the bytes that were hashed, because the file may change in the meantime.
-        return tensor_files.loads(_verified(path, record), str(path))
-    tensors = tensor_files.load(path)
-    if not known:
-        _require_bytes(path, record)
-    # Checked even for a remembered file, because the mapped file may not be the one whose state was looked up.
-    if not same_file(_require_size(path, record), looked_at):
-        raise _changed(path, record, "that it was replaced while it was read")
-    return tensors
-
-
-def _require_bytes(path: Path, record: FileRecord) -> None:
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != record.sha256:
-        raise _changed(path, record, f"{record.size} bytes and {found}")
+def _require_bytes(file: OwnedFile, record: FileRecord, path: Path) -> None:
+    if (found := file.sha256()) != record.sha256:
+        raise _changed(path, record, f"{file.size} bytes and {found}")
 
 
 def _require_contents(tensors: Mapping[str, Tensor], record: FileRecord, path: Path) -> None:

@@ -18,7 +18,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from robust_encoders.artifact.foreign_files import SAMPLE, Foreign, foreign, foreign_file
+from robust_encoders.artifact.foreign_files import SAMPLE, Foreign, foreign
 from robust_encoders.errors import IntegrityError
 from robust_encoders.utils.bounded_files import NotReadableError, regular
 
@@ -26,25 +26,8 @@ from robust_encoders.utils.bounded_files import NotReadableError, regular
 # training holds five tensors for each of them.
 MOST_TENSORS = 2**14
 MOST_HEADER = 2**22
-_METADATA = "__metadata__"
+METADATA = "__metadata__"
 _ALIGNMENT = 8
-
-
-def load(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file, memory-mapped.
-
-    Args:
-        path: Path of the file.
-
-    Raises:
-        IntegrityError: If it is no safetensors file, or its header breaks the limits or names a tensor twice.
-        OSError: If the file cannot be read.
-    """
-    header(path)
-    try:
-        return safetensors.torch.load_file(path)
-    except SafetensorError as error:
-        raise _unreadable(str(path), foreign_file(path), error) from error
 
 
 def loads(data: bytes, where: str) -> dict[str, Tensor]:
@@ -55,9 +38,9 @@ def loads(data: bytes, where: str) -> dict[str, Tensor]:
         where: Name of the file for the error message.
 
     Raises:
-        IntegrityError: See :func:`load`.
+        IntegrityError: If it is no safetensors file, or its header breaks the limits or names a tensor twice.
     """
-    _parsed(data[: 8 + MOST_HEADER], len(data), where)
+    parsed(data[: 8 + MOST_HEADER], len(data), where)
     try:
         return safetensors.torch.load(data)
     except SafetensorError as error:
@@ -71,7 +54,7 @@ def header(path: Path) -> dict[str, Any]:
         path: Path of the file.
 
     Raises:
-        IntegrityError: See :func:`load`. The numbers in the header are not checked; the library does that.
+        IntegrityError: See :func:`loads`. The numbers in the header are not checked; the library does that.
         OSError: If the file cannot be read.
     """
     try:
@@ -79,7 +62,7 @@ def header(path: Path) -> dict[str, Any]:
     except NotReadableError as error:
         raise IntegrityError(f"expected safetensors in {path}, found that {error}; pass a file") from error
     with path.open("rb") as file:
-        return _parsed(_head(file), size, str(path))
+        return parsed(_head(file), size, str(path))
 
 
 def names(path: Path) -> list[str]:
@@ -88,7 +71,7 @@ def names(path: Path) -> list[str]:
     Args:
         path: Path of the file.
     """
-    return [name for name in header(path) if name != _METADATA]
+    return [name for name in header(path) if name != METADATA]
 
 
 def metadata_of(path: Path) -> dict[str, Any]:
@@ -97,7 +80,7 @@ def metadata_of(path: Path) -> dict[str, Any]:
     Args:
         path: Path of the file.
     """
-    found = header(path).get(_METADATA, {})
+    found = header(path).get(METADATA, {})
     if not isinstance(found, dict):
         raise _no_safetensors(str(path), "metadata that is no JSON object")
     return found
@@ -134,7 +117,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 
 def _with_metadata(text: bytes, metadata: Mapping[str, str]) -> bytes:
     """Return length and header of a file with sorted metadata; readers require a multiple of eight bytes."""
-    found = {_METADATA: dict(sorted(metadata.items())), **json.loads(text)}
+    found = {METADATA: dict(sorted(metadata.items())), **json.loads(text)}
     new = json.dumps(found, separators=(",", ":"), ensure_ascii=False).encode()
     new += b" " * (-len(new) % _ALIGNMENT)
     return len(new).to_bytes(8, "little") + new
@@ -146,7 +129,17 @@ def _head(file: BinaryIO) -> bytes:
     return start + file.read(length if length <= MOST_HEADER else SAMPLE)
 
 
-def _parsed(head: bytes, size: int, where: str) -> dict[str, Any]:
+def parsed(head: bytes, size: int, where: str) -> dict[str, Any]:
+    """Return the header in the first bytes of a file.
+
+    Args:
+        head: First bytes of the file: the length of its header and the header, or 8 bytes and a sample of a longer one.
+        size: Size of the file in bytes.
+        where: Name of the file for the error message.
+
+    Raises:
+        IntegrityError: See :func:`header`.
+    """
     length = int.from_bytes(head[:8], "little")
     if other := foreign(head[:SAMPLE], size):
         raise IntegrityError(f"expected safetensors in {where}, found {other.what}; {other.remedy}")

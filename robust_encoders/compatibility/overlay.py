@@ -11,7 +11,7 @@ from torch import nn
 from robust_encoders.artifact.fingerprint import Sketch, compare, sketch
 from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.clip.state_dict import nested_state, unwrapped
-from robust_encoders.compatibility import architecture, pipeline_state
+from robust_encoders.compatibility import architecture, learned_vectors, pipeline_state
 from robust_encoders.compatibility.facts import Facts, config_of
 from robust_encoders.compatibility.overlay_shapes import OverlayContent, shape_checks
 from robust_encoders.compatibility.report import Check, CompatReport
@@ -21,18 +21,21 @@ from robust_encoders.pipeline.offload import mode_of
 from robust_encoders.pipeline.textual_inversion import first_rows
 
 
-def check(pipe: Any, overlay: OverlayContent, *, allow_partial: bool = False) -> CompatReport:
+def check(
+    pipe: Any, overlay: OverlayContent, *, allow_partial: bool = False, allow_large_vectors: bool = False
+) -> CompatReport:
     """Make all checks of an overlay against a pipeline; change nothing.
 
     Args:
         pipe: A diffusers pipeline.
         overlay: Content of the overlay.
         allow_partial: True to report other text encoders of the pipeline as a warning instead of an error.
+        allow_large_vectors: True to report learned vectors of large norm as a warning instead of an error.
     """
     components = _components(pipe)
     if not components.ok:
         return CompatReport((components,))
-    facts = _facts(pipe, overlay.manifest, allow_partial)
+    facts = replace(_facts(pipe, overlay.manifest, allow_partial), allow_large_vectors=allow_large_vectors)
     answers: list[Check | None] = [
         components,
         *(question(facts) for question in _GENERAL),
@@ -51,6 +54,7 @@ _GENERAL: Sequence[Callable[[Facts], Check | None]] = (
     pipeline_state.unet_fingerprint,
     pipeline_state.precision,
     pipeline_state.versions,
+    learned_vectors.learned_vectors,
 )
 
 

@@ -6,8 +6,8 @@ import logging
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from robust_encoders.artifact import tensor_files
 from robust_encoders.artifact.fingerprint import content_sha256
+from robust_encoders.artifact.owned_file import read_owned
 from robust_encoders.artifact.provenance import embedded_provenance
 from robust_encoders.concepts import ConceptKind
 from robust_encoders.conversion.formats import read
@@ -79,7 +79,7 @@ def _is_fact(name: str, value: object) -> bool:
 
 
 def _is_unchanged(path: Path, facts: dict[str, Any]) -> bool:
-    tensors = tensor_files.load(path)
+    tensors = read_owned(path).tensors
     expected = facts.get("content_sha256")
     if content_sha256(tensors) == expected:
         return True

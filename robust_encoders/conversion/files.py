@@ -13,6 +13,7 @@ from torch import Tensor
 
 from robust_encoders.artifact import tensor_files
 from robust_encoders.artifact.manifest import FileRecord
+from robust_encoders.artifact.owned_file import read_owned
 from robust_encoders.conversion.pickles import read_pickle
 from robust_encoders.conversion.state_dicts import plain
 from robust_encoders.conversion.wrappers import unwrapped_entry, unwrapped_name, unwrapped_names
@@ -151,7 +152,7 @@ def _read(path: Path) -> Any:
 
 
 def _read_one(path: Path) -> Any:
-    return read_pickle(path) if path.suffix in PICKLES else tensor_files.load(path)
+    return read_pickle(path) if path.suffix in PICKLES else read_owned(path).tensors
 
 
 def _read_shards(path: Path) -> Content:

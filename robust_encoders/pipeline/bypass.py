@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from robust_encoders.clip.state_dict import unwrapped
+from robust_encoders.pipeline.learned_vectors import large_vectors
 from robust_encoders.pipeline.textual_inversion import added_tokens, highest_id, rows_of, tokens_without_vector
 
 
@@ -87,6 +88,7 @@ def _loaded(pipe: Any, component: str, module: nn.Module) -> Iterator[str]:
         yield f"other text encoders ({', '.join(others)}) are unchanged: the concept is reachable through them"
     if tokens := added_tokens(_tokenizer(pipe, component)):
         yield f"learned tokens ({', '.join(tokens)}): a vector found by textual inversion can bring the concept back"
+    yield from large_vectors(_tokenizer(pipe, component), module)
     if has_adapter(module):
         yield "a LoRA in the text encoder: it changes the robust weights, and the erasure was never measured with it"
     denoisers = [getattr(pipe, name, None) for name in ("unet", "transformer")]

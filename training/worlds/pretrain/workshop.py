@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from robust_encoders.artifact import tensor_files
+from robust_encoders.artifact.owned_file import read_owned
 
 from . import stages as parts
 from .corpus import Corpus, Pictures, cached_pictures
@@ -88,7 +88,7 @@ class Workshop:
 
     def restore(self, module: M, stage: str) -> M:
         """Load a finished stage's weights into ``module``, and return it frozen."""
-        module.load_state_dict(tensor_files.load(self.folder / stage / "final.safetensors"))
+        module.load_state_dict(read_owned(self.folder / stage / "final.safetensors").tensors)
         return module.eval().requires_grad_(False)
 
     def keep(self, stage: str, module: nn.Module, record: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from robust_encoders.artifact import tensor_files
+from robust_encoders.artifact.owned_file import read_owned
 from robust_encoders.hub.embedded import shapes_folder
 
 from ..pretrain.networks import ImageTower
@@ -52,7 +52,7 @@ def load_clip_scorer(folder: Path | None = None) -> ClipScorer:
 @cache
 def _load(folder: Path) -> ClipScorer:
     tower = ImageTower()
-    tower.load_state_dict(tensor_files.load(folder / "image_tower.safetensors"))
+    tower.load_state_dict(read_owned(folder / "image_tower.safetensors").tensors)
     base = folder / "base"
     text_encoder = CLIPTextModel.from_pretrained(base / "text_encoder")
     return ClipScorer(tower.eval(), CLIPTokenizer.from_pretrained(base / "tokenizer"), text_encoder.eval())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robust_encoders.artifact import tensor_files
+from robust_encoders.artifact.owned_file import read_owned
 from robust_encoders.hub.embedded import shapes_folder
 
 from ..pretrain.networks import LabelNet
@@ -66,6 +65,6 @@ def load_judge(path: Path | None = None) -> Judge:
 
 @cache
 def _load(path: Path) -> Judge:
-    network = JudgeNet()
-    network.load_state_dict(tensor_files.load(path))
-    return Judge(network, hashlib.sha256(path.read_bytes()).hexdigest()[:12])
+    network, file = JudgeNet(), read_owned(path)
+    network.load_state_dict(file.tensors)
+    return Judge(network, file.sha256()[:12])
