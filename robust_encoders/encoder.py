@@ -25,6 +25,7 @@ from robust_encoders.pipeline import composition
 from robust_encoders.pipeline.attach import Attachment, attachment_of, has_overlays
 from robust_encoders.pipeline.shared_copy import is_shared_copy, original_of
 from robust_encoders.pipeline.textual_inversion import first_rows
+from robust_encoders.utils.inference_mode import makes_normal_tensors
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel
@@ -54,6 +55,7 @@ class RobustEncoder(LoadedArtifact, forms=("weights",), expected="form 'weights'
     def _configured(manifest: Manifest, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Mapping[str, Any]:
         return architecture(config)
 
+    @makes_normal_tensors
     def text_encoder(self) -> CLIPTextModel:
         """Return a plain ``transformers.CLIPTextModel``, for ``from_pretrained(base, text_encoder=...)``.
 
