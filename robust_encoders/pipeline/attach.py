@@ -17,7 +17,14 @@ from robust_encoders.artifact.fingerprint import Sketch, compare, sketch
 from robust_encoders.clip.state_dict import nested_state, unwrapped
 from robust_encoders.errors import StaleAttachmentError
 from robust_encoders.pipeline.bypass import forget_embeddings, to_unload
-from robust_encoders.pipeline.module_settings import Settings, carry_changes, imitate, settings_of, warn_of_losses
+from robust_encoders.pipeline.module_settings import (
+    Settings,
+    carry_changes,
+    imitate,
+    settings_of,
+    settings_since,
+    warn_of_losses,
+)
 from robust_encoders.pipeline.offload import SUPPORTED, denoiser_of, follow, mode_of
 from robust_encoders.pipeline.textual_inversion import EMBEDDING, carry_over, first_rows
 from robust_encoders.utils.inference_mode import makes_normal_tensors
@@ -99,7 +106,8 @@ def install(
         follow(module, model)
     original = before.original if before else old
     entry = before.registered if before else registered(pipe, component)
-    record = Attachment(component, module, original, identity, label, weights, source, settings_of(module), entry)
+    settings = settings_since(before.settings, module) if before else settings_of(module)
+    record = Attachment(component, module, original, identity, label, weights, source, settings, entry)
     _swap(pipe, component, module, record)
     logger.info("attached %s", label)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import NoneType
 from typing import Any
 
@@ -22,8 +22,7 @@ from robust_encoders.pipeline.attentions import processor_of
 from robust_encoders.pipeline.foreign_code import foreign_hooks, replaced_forwards
 
 _PLAIN = (bool, int, float, str, torch.dtype, NoneType)
-# A function may be bound to the module whose attribute it is, so only one that is known not to be is a setting.
-_FUNCTIONS = ("_gradient_checkpointing_func",)
+_CHECKPOINTING = ("gradient_checkpointing", "_gradient_checkpointing_func")
 # Attributes of torch itself and of offloading, and those that bind a module to its own methods.
 _BOUND = frozenset(("_hf_hook", "_old_forward", "_compiled_call_impl", "forward", "save_pretrained"))
 _NO_SETTINGS = (frozenset(vars(nn.Module())) | _BOUND) - {"training"}
@@ -75,6 +74,24 @@ def settings_of(module: nn.Module) -> Settings:
     )
 
 
+def settings_since(before: Settings, module: nn.Module) -> Settings:
+    """Return the settings of a module with those values that :func:`imitate` copies taken from an earlier moment.
+
+    Changes since that moment, on a module that this one replaced, then count as changes of this one.
+
+    Args:
+        before: Settings at that moment of the module that was replaced.
+        module: Module that imitated it.
+    """
+    now, names = settings_of(module), ("training", *_CHECKPOINTING)
+    parts = {}
+    for name, kept in now.parts.items():
+        there = before.parts[name].values if name in before.parts else kept.values
+        own = {key: value for key, value in kept.values.items() if key not in names}
+        parts[name] = _Kept(kept.owner, own | {key: there[key] for key in names if key in there})
+    return replace(now, parts=parts, trainable=before.trainable, flags=before.flags)
+
+
 def _values(owner: Any) -> dict[str, Any]:
     found = getattr(owner, "__dict__", {})
     kept = {key: value for key, value in found.items() if key not in _NO_SETTINGS and _is_setting(key, value)}
@@ -84,11 +101,12 @@ def _values(owner: Any) -> dict[str, Any]:
 def _is_setting(key: str, value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return all(isinstance(one, _PLAIN) for one in value)
-    return isinstance(value, _PLAIN) or key in _FUNCTIONS
+    # Another function may be bound to the module whose attribute it is.
+    return isinstance(value, _PLAIN) or key in _CHECKPOINTING
 
 
 def _flags(module: Any) -> dict[str, Any]:
-    config = getattr(module, "config", None)
+    config: Any = getattr(module, "config", None)
     if not hasattr(module, "set_attn_implementation"):  # no module of transformers
         return {}
     found = {name: getattr(config, name) for name in _FLAGS if hasattr(config, name)}
@@ -125,7 +143,7 @@ def imitate(module: nn.Module, model: nn.Module) -> None:
         there = parts.get(name)
         part.training = (model if there is None else there).training
         if there is not None and hasattr(there, "gradient_checkpointing"):
-            _copy(("gradient_checkpointing", "_gradient_checkpointing_func"), there, part)
+            _copy(_CHECKPOINTING, there, part)
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(trainable.get(name, False))
     flags, own = _flags(model), _flags(module)

@@ -133,7 +133,7 @@ def _attributes(holder: Any, held: set[int]) -> str:
 def _traced(modules: Sequence[nn.Module]) -> Iterator[str]:
     """Yield the traced and scripted modules that use the memory of the replaced modules' parameters."""
     memory = {parameter.data_ptr() for module in modules for parameter in module.parameters()} - {0}
-    scripted: type = torch.jit.ScriptModule
+    scripted: Any = torch.jit.ScriptModule
     for one in gc.get_objects():
         if isinstance(one, scripted) and any(parameter.data_ptr() in memory for parameter in one.parameters()):
             yield f"an object of {type(one).__module__}.{type(one).__qualname__}"

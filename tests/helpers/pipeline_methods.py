@@ -177,9 +177,6 @@ CHANGES: dict[str, Change] = {
         lambda pipe: pipe.unet.to(memory_format=torch.channels_last),
         lambda pipe: pipe.unet.to(memory_format=torch.contiguous_format),
     ),
-    "forward chunking": Change(
-        lambda pipe: pipe.unet.enable_forward_chunking(1, 1), lambda pipe: pipe.unet.disable_forward_chunking()
-    ),
     "eager attention": Change(
         lambda pipe: pipe.text_encoder.set_attn_implementation("eager"),
         lambda pipe: pipe.text_encoder.set_attn_implementation("sdpa"),

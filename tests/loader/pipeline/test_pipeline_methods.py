@@ -17,8 +17,6 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from overlays import (
-    TEXT_PREFIX,
-    UNET_PREFIX,
     make_adapter,
     make_delta,
     make_eraser,
@@ -30,6 +28,7 @@ from tiny_models import make_text_encoder, make_tokenizer, make_unet, make_vae
 
 from robust_encoders import CompatibilityWarning, IncompatibleError, RobustEncoder, StaleAttachmentError
 from robust_encoders.clip.state_dict import nested_state, unwrapped
+from robust_encoders.overlays.adapters import TEXT_PREFIX, UNET_PREFIX
 
 FreshPipe = Callable[[], Any]
 FORMS = ("encoder", "adapter", "projection", "delta", "eraser")

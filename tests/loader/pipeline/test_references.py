@@ -13,11 +13,12 @@ import diffusers
 import pytest
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
-from overlays import TEXT_PREFIX, UNET_PREFIX, drawn, generator, make_adapter, make_delta, make_eraser, make_projection
+from overlays import drawn, generator, make_adapter, make_delta, make_eraser, make_projection
 from tiny_models import make_unet
 from torch import Tensor
 
 from robust_encoders import CompatibilityWarning, RobustEncoder
+from robust_encoders.overlays.adapters import TEXT_PREFIX, UNET_PREFIX
 
 MakePipe = Callable[..., Any]
 PROMPT = "a red circle"
@@ -92,7 +93,8 @@ class Kept:
 
 
 def traced(pipe: Any) -> Any:
-    return torch.jit.trace(pipe.text_encoder, (torch.zeros(1, 24, dtype=torch.long),), strict=False)
+    jit: Any = torch.jit
+    return jit.trace(pipe.text_encoder, (torch.zeros(1, 24, dtype=torch.long),), strict=False)
 
 
 HOLDS: dict[str, tuple[Callable[[Any], Any], str]] = {
