@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from types import BuiltinMethodType, CellType, FrameType, FunctionType, GeneratorType, MethodType, ModuleType
 from typing import Any
@@ -65,7 +65,7 @@ class _Search:
         for _ in range(_DEPTH):
             own = {id(self), id(vars(self)), id(step), id(self.targets)}
             found = [one for one in gc.get_referrers(*step) if id(one) not in own | seen]
-            found = [one for one in found if not isinstance(one, FrameType)]
+            found = [one for one in found if not _is(one, FrameType)]
             seen |= {id(one) for one in found}
             sources |= {id(one) for one in step}
             yield from (name for one in found if (name := _name_of(one, sources)))
@@ -74,48 +74,60 @@ class _Search:
                 return
 
 
+def _is(one: Any, kinds: type | tuple[type, ...]) -> bool:
+    # isinstance would ask proxies of other libraries for their class, and some refuse to answer.
+    return issubclass(type(one), kinds)
+
+
 def _passes(one: Any) -> bool:
-    if isinstance(one, FunctionType):  # torch.compile wraps the methods of a module into functions
-        return one.__module__.partition(".")[0] == "torch"
-    return (isinstance(one, _PASSING) and not _is_namespace(one)) or (
-        isinstance(one, nn.Module) and is_shared_copy(one)
-    )
+    if _is(one, FunctionType):  # torch.compile wraps the methods of a module into functions
+        return str(one.__module__).partition(".")[0] == "torch"
+    return (_is(one, _PASSING) and not _is_namespace(one)) or (_is(one, nn.Module) and is_shared_copy(one))
 
 
 def _name_of(holder: Any, held: set[int]) -> str:
     """Return a holder in words; empty for an object that only passes a reference on or does not count."""
-    if isinstance(holder, dict) and _is_namespace(holder):
+    if _is(holder, dict) and _is_namespace(holder):
         return _variables(holder, held)
-    kind = holder if isinstance(holder, type) else type(holder)
-    named = holder if isinstance(holder, (FunctionType, GeneratorType, type)) else kind
-    module = _module_of(holder) if isinstance(holder, (FunctionType, GeneratorType)) else kind.__module__
-    if _passes(holder) or isinstance(holder, ModuleType) or not _counts(holder, module):
+    kind = holder if _is(holder, type) else type(holder)
+    named = holder if _is(holder, (FunctionType, GeneratorType, type)) else kind
+    module = _module_of(holder) if _is(holder, (FunctionType, GeneratorType)) else kind.__module__
+    if _passes(holder) or _is(holder, ModuleType) or not _counts(holder, module):
         return ""
     return f"{_noun(holder)} {module}.{named.__qualname__}{_attributes(holder, held)}"
 
 
 def _module_of(one: Any) -> str:
-    if isinstance(one, FunctionType):
+    if _is(one, FunctionType):
         return str(one.__module__)
     return str(one.gi_frame.f_globals.get("__name__", "")) if one.gi_frame is not None else ""
 
 
 def _counts(holder: Any, module: str) -> bool:
-    attached = any(name.startswith(f"_{_PACKAGE}_") for name in getattr(holder, "__dict__", ()))
-    idle = isinstance(holder, torch.optim.Optimizer) or module in ("builtins", "weakref")
+    attached = any(name.startswith(f"_{_PACKAGE}_") for name in _attributes_of(holder))
+    idle = _is(holder, torch.optim.Optimizer) or module in ("builtins", "weakref")
     return not (attached or idle or module.partition(".")[0] == _PACKAGE)
 
 
+def _attributes_of(holder: Any) -> Mapping[str, Any]:
+    # Not by getattr, which other libraries override.
+    try:
+        found: Mapping[str, Any] = object.__getattribute__(holder, "__dict__")
+    except AttributeError:
+        return {}
+    return found
+
+
 def _noun(holder: Any) -> str:
-    if isinstance(holder, FunctionType):
+    if _is(holder, FunctionType):
         return "the function"
-    if isinstance(holder, GeneratorType):
+    if _is(holder, GeneratorType):
         return "the generator"
-    return "the class" if isinstance(holder, type) else "an object of"
+    return "the class" if _is(holder, type) else "an object of"
 
 
 def _is_namespace(one: Any) -> bool:
-    return isinstance(one, dict) and "__builtins__" in one
+    return _is(one, dict) and "__builtins__" in one
 
 
 def _variables(namespace: dict[str, Any], held: set[int]) -> str:
@@ -125,7 +137,7 @@ def _variables(namespace: dict[str, Any], held: set[int]) -> str:
 
 
 def _attributes(holder: Any, held: set[int]) -> str:
-    found = getattr(holder, "__dict__", {}).items()
+    found = _attributes_of(holder).items()
     names = sorted(name for name, value in found if id(value) in held and not name.startswith("__"))
     return f" ({', '.join(names)})" if names else ""
 
@@ -135,5 +147,5 @@ def _traced(modules: Sequence[nn.Module]) -> Iterator[str]:
     memory = {parameter.data_ptr() for module in modules for parameter in module.parameters()} - {0}
     scripted: Any = torch.jit.ScriptModule
     for one in gc.get_objects():
-        if isinstance(one, scripted) and any(parameter.data_ptr() in memory for parameter in one.parameters()):
+        if _is(one, scripted) and any(parameter.data_ptr() in memory for parameter in one.parameters()):
             yield f"an object of {type(one).__module__}.{type(one).__qualname__}"

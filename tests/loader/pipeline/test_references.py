@@ -185,6 +185,22 @@ def test_a_pipeline_with_an_encoder_of_its_own_is_no_alarm(
     assert held(other) == []
 
 
+class Shy:
+    """A proxy as of a web framework, which outside of a request refuses even to name its class."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError("working outside of a request")
+
+
+def test_objects_that_refuse_to_answer_do_no_harm(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
+    shy = Shy()
+    object.__getattribute__(shy, "__dict__")["encoder"] = tiny_pipe.text_encoder
+    tiny_encoder.attach(tiny_pipe)
+    (sentence,) = held(tiny_pipe)
+    assert sentence.startswith("an object of ")
+    assert "Shy (encoder) holds the text encoder" in sentence
+
+
 def test_a_variable_of_a_program_is_named(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
     program: dict[str, Any] = {"pipe": tiny_pipe, "__name__": "service"}
     exec("encoder = pipe.text_encoder", program)
