@@ -26,6 +26,8 @@ from robust_encoders.pipeline.attach import Attachment, attachment_of, has_overl
 from robust_encoders.pipeline.scopes import changing
 from robust_encoders.pipeline.shared_copy import is_shared_copy, original_of
 from robust_encoders.pipeline.textual_inversion import EMBEDDING, first_rows
+from robust_encoders.pipeline.untouched import require_untouched
+from robust_encoders.utils.inference_mode import makes_normal_tensors
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel
@@ -55,6 +57,7 @@ class RobustEncoder(LoadedArtifact, forms=("weights",), expected="form 'weights'
     def _configured(manifest: Manifest, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Mapping[str, Any]:
         return architecture(config)
 
+    @makes_normal_tensors
     def text_encoder(self) -> CLIPTextModel:
         """Return a plain ``transformers.CLIPTextModel``, for ``from_pretrained(base, text_encoder=...)``.
 
@@ -127,7 +130,7 @@ class RobustEncoder(LoadedArtifact, forms=("weights",), expected="form 'weights'
     def _is_settled(self, pipe: Any, *, replace: bool) -> bool:
         if attachment_of(pipe) is None:
             return False
-        composition.require_untouched(pipe)
+        require_untouched(pipe, composition.composition_of(pipe).hosts)
         return attaching.is_attached(pipe, self.content_sha256, composition.beneath(pipe, self.manifest.component))
 
     def _attach(self, pipe: Any, replace: bool, **allowed: bool) -> None:

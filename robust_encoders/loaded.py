@@ -29,6 +29,7 @@ from robust_encoders.hub.load import load
 from robust_encoders.hub.upload import PushOptions, publish, workplace
 from robust_encoders.pipeline.scopes import Scope
 from robust_encoders.pipeline.status import Status, status
+from robust_encoders.utils.inference_mode import as_normal, normal_tensors
 
 Pipeline = TypeVar("Pipeline")
 _CLASSES: dict[str, type[LoadedArtifact]] = {}
@@ -72,7 +73,7 @@ class LoadedArtifact(ABC):
 
     def _take(self, manifest: Manifest, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
         self.manifest = manifest
-        self.tensors: Mapping[str, Tensor] = {name: tensors[name].detach() for name in sorted(tensors)}
+        self.tensors: Mapping[str, Tensor] = {name: as_normal(tensors[name].detach()) for name in sorted(tensors)}
         self.config: Mapping[str, Any] = self._configured(manifest, self.tensors, config)
         self._taken = _state_of(self.tensors)
         self.source = ""
@@ -148,9 +149,10 @@ class LoadedArtifact(ABC):
             local_files_only=local_files_only,
             force_download=force_download,
         )
-        found = load(name_or_path, subfolder=subfolder, variant=variant, options=options)
-        loaded = class_of(found.artifact.manifest)._verified(found.artifact)
-        loaded = loaded if dtype is None else loaded._cast(dtype)
+        with normal_tensors():  # an encoder that a server loads in inference mode can be trained later
+            found = load(name_or_path, subfolder=subfolder, variant=variant, options=options)
+            loaded = class_of(found.artifact.manifest)._verified(found.artifact)
+            loaded = loaded if dtype is None else loaded._cast(dtype)
         loaded.source = found.source
         return loaded
 
@@ -303,13 +305,15 @@ class LoadedArtifact(ABC):
         """Attach the artifact; return a function of the pipeline that restores the state before."""
 
     @staticmethod
-    def status(pipe: Any) -> Status:
-        """Return which robust encoder and which overlays a pipeline carries.
+    def status(pipe: Any, *, references: bool = False) -> Status:
+        """Return which robust encoder and which overlays a pipeline carries, and what can go past them.
 
         Args:
             pipe: A diffusers pipeline.
+            references: Switch that searches the program for objects that hold a replaced component, such as tools for
+                prompt weighting; ``bypasses`` then begins with them. The search takes seconds in a large program.
         """
-        return status(pipe)
+        return status(pipe, references=references)
 
     def save_pretrained(self, directory: str | Path) -> Manifest:
         """Write the artifact to a folder: manifest, weights, their configuration if they need one, and model card.

@@ -22,9 +22,10 @@ from robust_encoders.errors import AlreadyAttachedError, CompatibilityWarning, M
 from robust_encoders.loaded import LoadedArtifact, Pipeline
 from robust_encoders.overlays.adapters import Transport
 from robust_encoders.pipeline.attached_overlay import AttachedOverlay
-from robust_encoders.pipeline.composition import compose, composition_of, require_in_place
+from robust_encoders.pipeline.composition import compose, composition_of
 from robust_encoders.pipeline.overlay_rules import require_finite, require_fusible, require_room, require_same
 from robust_encoders.pipeline.scopes import changing
+from robust_encoders.pipeline.untouched import require_in_place
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +141,7 @@ class Overlay(
         if there is None or (replace and len(composition.overlays) > 1):
             return False
         require_same(there, asked)
-        require_in_place(pipe)
+        require_in_place(pipe, composition.hosts)
         return True
 
     def _attach(self, pipe: Any, asked: AttachedOverlay, *, replace: bool, **allowed: bool) -> None:

@@ -34,6 +34,7 @@ QUESTIONS: tuple[Callable[[Facts], Check | None], ...] = (
     pipeline_state.versions,
     pipeline_state.offloading,
     pipeline_state.hooks,
+    pipeline_state.overlays_of_others,
     pipeline_state.adapters,
     pipeline_state.textual_inversion,
     learned_vectors.learned_vectors,
