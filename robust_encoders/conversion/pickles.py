@@ -47,7 +47,7 @@ def read_pickle(path: Path) -> Any:
         found = _listing_of(path)
         if odd := odd_entries(found.root):
             raise _others(path, odd)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=False)
     except RefusedError as error:
         raise IntegrityError(
             f"expected a pickle with tensors only in {path}, found {error}: refused, and nothing in it was run; "

@@ -231,8 +231,8 @@ def warn_of_losses(slot: str, before: Settings, current: nn.Module) -> None:
     lost = [*left_behind(before, module), *["a torch.compile wrapper"] * (module is not current)]
     if lost:
         warnings.warn(
-            f"{' and '.join(lost)} came to pipe.{slot} after attaching and stay on the module that is taken out; put "
-            "them on the new one, too",
+            f"pipe.{slot} got {' and '.join(lost)} after attaching, which will stay on the module that is taken out; "
+            "put the same on the new one",
             CompatibilityWarning,
             stacklevel=2,
         )

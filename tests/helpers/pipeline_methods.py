@@ -146,7 +146,7 @@ CHANGES: dict[str, Change] = {
     "lora off": Change(switch_lora_off, lambda pipe: pipe.unload_lora_weights()),
     "lora fused": Change(fuse_lora, unfuse_lora),
     "textual inversion": Change(
-        lambda pipe: pipe.load_textual_inversion({"<a>": torch.ones(16)}), lambda pipe: pipe.unload_textual_inversion()
+        lambda pipe: pipe.load_textual_inversion({"<a>": 0.01 * torch.ones(16)}), lambda pipe: pipe.unload_textual_inversion()
     ),
     "ip-adapter": Change(ip_adapter, lambda pipe: pipe.unload_ip_adapter()),
     "layerwise casting": Change(

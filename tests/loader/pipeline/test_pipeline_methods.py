@@ -328,7 +328,7 @@ def test_hooks_that_came_meanwhile_are_named(fresh: FreshPipe, artifacts: Mappin
     encoder.attach(pipe)
     eraser.attach(pipe)
     handles = [part.register_forward_hook(lambda *_: None) for part in (pipe.unet.conv_in, pipe.text_encoder)]
-    with pytest.warns(CompatibilityWarning, match="hooks on conv_in came to pipe.unet after attaching"):
+    with pytest.warns(CompatibilityWarning, match="pipe.unet got hooks on conv_in after attaching"):
         eraser.detach(pipe)
     with pytest.warns(CompatibilityWarning, match="hooks on the module itself came to pipe.text_encoder"):
         encoder.detach(pipe)
