@@ -178,7 +178,7 @@ class RobustEncoder(LoadedArtifact, forms=("weights",), expected="form 'weights'
                 attaching.uninstall(pipe, record, to=record.original, then=None)
         logger.info("detached %s", self.label)
 
-    def _attach_for_scope(self, pipe: Any, *, replace: bool, **allowed: bool) -> Callable[[Any], None]:
+    def _attach_for_scope(self, pipe: Any, *, replace: bool, allowed: Mapping[str, bool]) -> Callable[[Any], None]:
         before = attachment_of(pipe)
         slot = getattr(pipe, self.manifest.component, None)
         module = original_of(slot) if is_shared_copy(slot) else slot

@@ -291,8 +291,7 @@ class LoadedArtifact(ABC):
                 self._attach_for_scope,
                 pipe,
                 replace=replace,
-                allow_partial=allow_partial,
-                allow_large_vectors=allow_large_vectors,
+                allowed={"allow_partial": allow_partial, "allow_large_vectors": allow_large_vectors},
             ),
         )
 
@@ -301,7 +300,7 @@ class LoadedArtifact(ABC):
         """Return true if the artifact is attached to a pipeline and ``attach`` would change nothing."""
 
     @abstractmethod
-    def _attach_for_scope(self, pipe: Any, *, replace: bool, **allowed: bool) -> Callable[[Any], None]:
+    def _attach_for_scope(self, pipe: Any, *, replace: bool, allowed: Mapping[str, bool]) -> Callable[[Any], None]:
         """Attach the artifact; return a function of the pipeline that restores the state before."""
 
     @staticmethod

@@ -254,9 +254,14 @@ class Overlay(
             compose(pipe, [overlay for overlay in composition.overlays if overlay.identity != self.identity])
         logger.info("detached %s", self.label)
 
-    def _attach_for_scope(self, pipe: Any, *, replace: bool, **allowed: bool) -> Callable[[Any], None]:
+    def _attach_for_scope(self, pipe: Any, *, replace: bool, allowed: Mapping[str, bool]) -> Callable[[Any], None]:
         before = composition_of(pipe).overlays
-        self.attach(pipe, replace=replace, **allowed)
+        self.attach(
+            pipe,
+            replace=replace,
+            allow_partial=allowed["allow_partial"],
+            allow_large_vectors=allowed["allow_large_vectors"],
+        )
         return partial(self._restore, before=before)
 
     def _restore(self, pipe: Any, *, before: Sequence[AttachedOverlay]) -> None:

@@ -91,7 +91,7 @@ def is_guided(rows: Sequence[Row | None]) -> bool:
     prompt, or it was encoded later than the prompt of its row, as diffusers does.
 
     Args:
-        rows: What is known of each row; None for a row that the text encoder did not return.
+        rows: Remembered facts of each row; None for a row that the text encoder did not return.
     """
     half, odd = divmod(len(rows), 2)
     if odd or not half:

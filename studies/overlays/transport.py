@@ -67,6 +67,7 @@ def kept_as_asked(defence: Transported, benchmark: ShapesBenchmark, config: Eval
 def main(concept: str, folder: Path, n: int, n_kept: int) -> None:
     """Evaluate both transports, compare them prompt by prompt (the first is ``paper``), and write the comparison."""
     overlay = Overlay.from_pretrained(f"shapes/{concept}-spm")
+    assert isinstance(overlay, Overlay)
     benchmark = ShapesBenchmark(concept, n=n, n_kept=n_kept, n_probes=2, n_renders=64, suite="core")
     config = EvaluationConfig(checks=0, attacks=ATTACKS, source=folder / concept / "source")
     stored, kept = [], []

@@ -21,7 +21,7 @@ class BFloat16Adam(torch.optim.AdamW):
     two values of bfloat16, so the moment would stay where it is. Two runs from the same state draw the same rounding.
     """
 
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch annotates it with overloads
         """Change all parameters with a gradient, and return what the closure returns.
 
         Args:

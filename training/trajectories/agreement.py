@@ -49,8 +49,8 @@ def require_agreement(backbone: Backbone, prompt: str, guidance: float) -> None:
 def _require_equal(backbone: Backbone, prompt: str, guidance: float) -> None:
     steps, n = _EXACT
     noise = _noise(backbone, n)
-    ours = _ours(backbone, prompt, noise, steps, guidance)
-    theirs = _drawn(backbone, backbone.scheduler, prompt, noise, steps, guidance)
+    ours = _ours(backbone, prompt, noise, steps=steps, guidance=guidance)
+    theirs = _drawn(backbone, backbone.scheduler, prompt, noise, steps=steps, guidance=guidance)
     error = float((ours - theirs).norm() / theirs.norm())
     exact = backbone.dtype == torch.float32 and backbone.computes_in == "fp32"
     if not error <= _ROUNDING[exact]:
@@ -64,8 +64,8 @@ def _require_equal(backbone: Backbone, prompt: str, guidance: float) -> None:
 def _require_alike(backbone: Backbone, prompt: str, guidance: float) -> None:
     steps, n = _LARGEST
     noise = _noise(backbone, n)
-    ours = float(_ours(backbone, prompt, noise, steps, guidance).abs().max())
-    theirs = float(_drawn(backbone, backbone.own_scheduler, prompt, noise, steps, guidance).abs().max())
+    ours = float(_ours(backbone, prompt, noise, steps=steps, guidance=guidance).abs().max())
+    theirs = float(_drawn(backbone, backbone.own_scheduler, prompt, noise, steps=steps, guidance=guidance).abs().max())
     if not abs(ours / theirs - 1) <= _SPREAD:
         raise TrajectoryError(
             f"expected the largest latent of trajectories within {_SPREAD:.0%} of that of the pipeline's own "
@@ -85,13 +85,13 @@ def _noise(backbone: Backbone, n: int) -> Tensor:
     return noise.to(backbone.device)
 
 
-def _ours(backbone: Backbone, prompt: str, noise: Tensor, steps: int, guidance: float) -> Tensor:
+def _ours(backbone: Backbone, prompt: str, noise: Tensor, *, steps: int, guidance: float) -> Tensor:
     apart = backbone.sharing()  # it counts its own UNet calls
     cond = apart.condition([prompt]).expand(len(noise), -1, -1)
     return apart.sample(cond, noise=noise, steps=steps, guidance=guidance).float()
 
 
-def _drawn(backbone: Backbone, scheduler: Any, prompt: str, noise: Tensor, steps: int, guidance: float) -> Tensor:
+def _drawn(backbone: Backbone, scheduler: Any, prompt: str, noise: Tensor, *, steps: int, guidance: float) -> Tensor:
     """Return the final latents of the pipeline with a scheduler, from noise of unit variance."""
     made: Any = StableDiffusionPipeline
     pipe = made(

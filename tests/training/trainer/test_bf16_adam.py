@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Generator, nn
@@ -33,9 +35,10 @@ def steps(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], n: i
 
 
 def test_parameters_go_where_adam_brings_them() -> None:
-    def run(kind: type[torch.optim.Optimizer]) -> list[nn.Parameter]:
+    def run(kind: type[torch.optim.AdamW]) -> list[nn.Parameter]:
         chosen = [nn.Parameter(torch.linspace(-2, 2, 64)), nn.Parameter(torch.zeros(8, 8))]
-        steps(kind([{"params": chosen[:1]}, {"params": chosen[1:], "weight_decay": 0.1}], lr=0.01), chosen, 100)  # type: ignore[call-arg]
+        groups: list[dict[str, Any]] = [{"params": chosen[:1]}, {"params": chosen[1:], "weight_decay": 0.1}]
+        steps(kind(groups, lr=0.01), chosen, 100)
         return chosen
 
     starts = [torch.linspace(-2, 2, 64), torch.zeros(8, 8)]

@@ -106,9 +106,9 @@ def test_every_scheduler_on_the_embedded_base() -> None:
         backbone = Backbone.from_pipeline(exchanged(embedded_pipeline(), name))
         noise = agreement._noise(backbone, 4)
         with torch.no_grad():
-            ours = agreement._ours(backbone, "a red circle", noise, 20, 4.0)
+            ours = agreement._ours(backbone, "a red circle", noise, steps=20, guidance=4.0)
             same, own = (
-                agreement._drawn(backbone, one, "a red circle", noise, 20, 4.0)
+                agreement._drawn(backbone, one, "a red circle", noise, steps=20, guidance=4.0)
                 for one in (backbone.scheduler, backbone.own_scheduler)
             )
         error = float((ours - same).norm() / same.norm())
