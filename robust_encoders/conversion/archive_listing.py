@@ -41,6 +41,7 @@ def members(path: Path) -> dict[str, zipfile.ZipInfo]:
             end = _require_directory(file, size)
             with zipfile.ZipFile(file) as archive:
                 found = archive.infolist()
+            _require_no_program(found)
             _require_stored(found)
             _require_apart(file, found, end)
     except (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError, EOFError) as error:
@@ -68,6 +69,11 @@ def _require_directory(file: BinaryIO, size: int) -> int:
     if length > MOST_DIRECTORY or count > MOST_MEMBERS:
         raise RefusedError(f"a zip archive of {count} members, where {MOST_MEMBERS} are the most that is read")
     return int(start)
+
+
+def _require_no_program(found: list[zipfile.ZipInfo]) -> None:
+    if any(info.filename.endswith("/constants.pkl") or "/code/" in info.filename for info in found):
+        raise RefusedError("a program of TorchScript; load it by torch.jit.load and save its state_dict() alone")
 
 
 def _require_stored(found: list[zipfile.ZipInfo]) -> None:
@@ -103,8 +109,6 @@ def _raw_name(info: zipfile.ZipInfo) -> bytes:
 
 def _by_name(found: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
     names = [info.filename for info in found]
-    if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
-        raise RefusedError("a program of TorchScript; load it by torch.jit.load and save its state_dict() alone")
     folder = names[0].split("/")[0] + "/" if names else ""
     if f"{folder}data.pkl" not in names or not all(name.startswith(folder) for name in names):
         shown = ", ".join(name[:60] for name in names[:4])

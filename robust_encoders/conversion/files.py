@@ -22,7 +22,7 @@ from robust_encoders.utils.bounded_files import read_small, regular
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 SUFFIXES = (".safetensors", *PICKLES)
-INDEX = ".index.json"
+INDEX = re.compile(r".+\.(safetensors|bin)\.index(\.\w+)?\.json")
 MOST_SHARDS = 256
 # The names under which libraries write weights, in the order in which they prefer them themselves.
 _USUAL = (
@@ -77,6 +77,8 @@ def weights_in(source: Path) -> Path:
         return source
     folder = source / "text_encoder" if (source / "model_index.json").is_file() else source
     found = sorted(path for path in folder.glob("*") if _is_weights(path) and path.is_file())
+    if any(map(_is_index, found)):
+        found = [path for path in found if not _is_shard(path)]
     usual = [folder / name for name in _USUAL if folder / name in found]
     if len(found) == 1 or usual:
         return (usual or found)[0]
@@ -84,7 +86,7 @@ def weights_in(source: Path) -> Path:
         what = _ELSEWHERE.get(source.suffix.lower(), "a file of another kind")
     else:
         what = ", ".join(path.name for path in found[:8]) or "none"
-        what += f", parts of a model whose *{INDEX} is missing" if any(map(_is_shard, found)) else ""
+        what += ", parts of a model whose index (*.index.json) is missing" if any(map(_is_shard, found)) else ""
     raise IntegrityError(
         f"expected a file of weights ({', '.join(SUFFIXES)}) or a folder with exactly one at {source}, found {what}; "
         "name the file itself"
@@ -92,7 +94,11 @@ def weights_in(source: Path) -> Path:
 
 
 def _is_weights(path: Path) -> bool:
-    return path.suffix in SUFFIXES or path.name.endswith(tuple(suffix + INDEX for suffix in SUFFIXES))
+    return path.suffix in SUFFIXES or _is_index(path)
+
+
+def _is_index(path: Path) -> bool:
+    return INDEX.fullmatch(path.name) is not None
 
 
 def _is_shard(path: Path) -> bool:
@@ -131,7 +137,7 @@ def read_file(path: Path) -> Content:
     """
     _require_regular(path)
     try:
-        if path.name.endswith(INDEX):
+        if _is_index(path):
             return _read_shards(path)
         record = file_record(path)
         data, entry = unwrapped_entry(_read(path), path)
@@ -146,7 +152,7 @@ def _read(path: Path) -> Any:
     if shard := _SHARD.fullmatch(path.name):
         raise IntegrityError(
             f"expected all weights of a model in {path}, found part {int(shard[1])} of {int(shard[2])}; pass the file "
-            f"*{INDEX} beside it, which names all parts"
+            "*.index.json beside it, which names all parts"
         )
     return _read_one(path)
 

@@ -172,7 +172,7 @@ def _without_aliases(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if wrong:
         raise IntegrityError(
             f"expected every tensor under two names with equal values, found {len(wrong)} that differ or stand alone: "
-            + ", ".join(f"{name} (of {targets[name]})" for name in wrong)
+            + ", ".join(f"{name} (of {targets[name]})" for name in wrong)[:4000]
             + "; the file was edited or cut off: save it again from the trainer"
         )
     return {name: tensor for name, tensor in tensors.items() if name not in targets}

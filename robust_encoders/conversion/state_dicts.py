@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robust_encoders.conversion.lookalikes import what_else
 from robust_encoders.conversion.wrappers import unwrapped_names
 from robust_encoders.errors import IntegrityError
 
@@ -49,10 +50,16 @@ def plain(data: Any, path: Path) -> dict[str, Tensor]:
     wrong = [f"{str(name)[:80]!r}: {fault}" for name, value in data.items() if (fault := _fault(name, value))]
     if wrong:
         shown = "; ".join(wrong[:8]) + f"; and {len(wrong) - 8} more" * (len(wrong) > 8)
+        other = what_else(filter(_is_text, data))
         raise IntegrityError(
-            f"expected names and plain tensors in {path}, found {len(wrong)} others: {shown}; save the state dict alone"
+            f"expected names and plain tensors in {path}, found {len(wrong)} others: {shown}"
+            + (f": {other.what}; {other.remedy}" if other.what else "; save the state dict alone")
         )
     return {name: tensor.detach() for name, tensor in unwrapped_names(data, path).items()}
+
+
+def _is_text(name: object) -> bool:
+    return isinstance(name, str)
 
 
 def _fault(name: object, value: object) -> str:

@@ -26,6 +26,8 @@ CONFIG = {
     "max_position_embeddings": 77, "hidden_act": "quick_gelu", "model_type": "clip_text_model",
 }  # fmt: skip
 SECONDS = 60
+# Outcomes of a mutation that was not refused. A pickle has no hash, so other numbers in it are read as they stand.
+DONE = ("converted", "other values")
 BOMB = 2**31
 Members = list[tuple[str, bytes]]
 Mutation = Callable[[bytes, bytes, random.Random], bytes]
@@ -281,15 +283,18 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def attempt(path: Path, out: Path) -> dict[str, Any]:
-    """Convert a file; return what came of it, and the memory and the time that it took."""
+def attempt(path: Path, out: Path, expected: str) -> dict[str, Any]:
+    """Convert a file; return what came of it, and the memory and the time that it took.
+
+    ``expected`` is the hash of the tensors of the file without a mutation.
+    """
     from robust_encoders import IntegrityError
     from robust_encoders.conversion.convert import convert
 
     before, started = resident(), time.process_time()
     try:
-        convert(path, out, config=path.with_name("config.json"))
-        outcome = "converted"
+        manifest = convert(path, out, config=path.with_name("config.json"))
+        outcome = "converted" if manifest.files["model.safetensors"].content_sha256 == expected else "other values"
     except IntegrityError as error:
         outcome = "refused" if len(str(error)) < 10**5 else "an endless message"
     except BaseException as error:  # noqa: BLE001  # whatever it is, the study reports it
@@ -298,7 +303,7 @@ def attempt(path: Path, out: Path) -> dict[str, Any]:
     return {"outcome": outcome, "grown": max(peak - before, 0), "seconds": time.process_time() - started}
 
 
-def in_a_child(path: Path, out: Path) -> dict[str, Any]:
+def in_a_child(path: Path, out: Path, expected: str) -> dict[str, Any]:
     """Call :func:`attempt` in a copy of this process, whose peak begins at what it holds now."""
     reader, writer = os.pipe()
     child = os.fork()
@@ -306,7 +311,7 @@ def in_a_child(path: Path, out: Path) -> dict[str, Any]:
         os.close(reader)
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
         with os.fdopen(writer, "w") as pipe:
-            json.dump(attempt(path, out), pipe)
+            json.dump(attempt(path, out, expected), pipe)
             pipe.flush()
             os._exit(0)
     os.close(writer)
@@ -320,17 +325,20 @@ def in_a_child(path: Path, out: Path) -> dict[str, Any]:
 
 
 def main(folder: Path, first: int, count: int) -> None:
+    from robust_encoders.artifact.fingerprint import content_sha256
+
     new, old = saved(state(), new=True), saved(state(), new=False)
     (folder / "config.json").write_text(json.dumps(CONFIG))
     path, out = folder / "mutated.pt", folder / "out"
+    expected = content_sha256(state())
     path.write_bytes(new)
-    attempt(path, out)  # imports and caches
+    assert attempt(path, out, expected)["outcome"] == "converted"  # and imports and caches
     for seed in range(first, first + count):
         shutil.rmtree(out, ignore_errors=True)
         name, data = mutated(new, old, seed)
         path.write_bytes(data)
-        found = in_a_child(path, out)
-        left = out.exists() and found["outcome"] != "converted"
+        found = in_a_child(path, out, expected)
+        left = out.exists() and found["outcome"] not in DONE
         print(json.dumps({"seed": seed, "mutation": name, "size": len(data), "left": left, **found}), flush=True)  # noqa: T201
 
 

@@ -214,6 +214,16 @@ def test_a_stride_of_zero_makes_no_gigabytes(tmp_path: Path) -> None:
     refused(tmp_path, saved({"a": [torch.zeros(1).expand(10**9)]}), r"'a': shape \(1000000000,\)")
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_programs_and_embeddings_are_named(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "a.pt")
+    with pytest.raises(IntegrityError, match=r"a program of TorchScript; load it by torch\.jit\.load"):
+        convert(tmp_path / "a.pt", tmp_path / "out")
+    torch.save({"string_to_param": {"*": torch.zeros(1, 8)}, "name": "x"}, tmp_path / "b.pt")
+    with pytest.raises(IntegrityError, match="an embedding of a textual inversion; load it by"):
+        convert(tmp_path / "b.pt", tmp_path / "out")
+
+
 def test_a_plain_pickle_or_another_protocol_is_named(tmp_path: Path) -> None:
     refused(tmp_path, b"\x80\x02}q\0.", "damaged one|torch.save did not write")
     data = BytesIO()
