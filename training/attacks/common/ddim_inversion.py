@@ -39,16 +39,7 @@ def invert(
 
     Returns:
         Latents (B, C, h, w) at the noisiest timestep of the grid.
-
-    Raises:
-        ValueError: If the schedule clips its predictions, so that its steps cannot be inverted.
     """
-    config = backbone.scheduler.config
-    if config.clip_sample or config.thresholding:
-        raise ValueError(
-            "expected a schedule whose steps can be undone, found clip_sample or thresholding: "
-            "switch both off in the scheduler's configuration, as in Stable Diffusion"
-        )
     for t in backbone.timesteps(steps).flip(0):
         kept, added = _coefficients(backbone, t)
         batch_t, noisier = t.expand(latents.shape[0]), latents
