@@ -181,7 +181,7 @@ CHANGES: dict[str, Change] = {
         lambda pipe: pipe.text_encoder.set_attn_implementation("eager"),
         lambda pipe: pipe.text_encoder.set_attn_implementation("sdpa"),
     ),
-    "hidden states": Change(set_hidden(True), set_hidden(False)),
+    "hidden states": Change(set_hidden(True), set_hidden(False), pickled=False),  # hooks of transformers
     "components used again": Change(use_again),
 }
 if DIFFUSERS >= (0, 36):
