@@ -94,6 +94,8 @@ def settings_since(before: Settings, module: nn.Module) -> Settings:
 
 def _values(owner: Any) -> dict[str, Any]:
     found = getattr(owner, "__dict__", {})
+    if type(owner).__module__.partition(".")[0] != "diffusers":  # transformers notes there which hooks it installed
+        found = {key: value for key, value in found.items() if key in _CHECKPOINTING or not key.startswith("_")}
     kept = {key: value for key, value in found.items() if key not in _NO_SETTINGS and _is_setting(key, value)}
     return {key: list(value) if isinstance(value, list) else value for key, value in kept.items()}
 

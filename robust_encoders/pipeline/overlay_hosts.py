@@ -73,6 +73,7 @@ def host_of(pipe: Any, component: str, overlays: Sequence[AttachedOverlay], carr
     if here:
         # All live overlays are passed, also those of other components: the gates have one column for each adapter.
         _HOOKED[component](module, live, carrier)
+        _compile_anew(module)
     else:
         allow_saving(module)
     return Host(component, original, module, shapes_of(module), settings_of(module), registered(pipe, component))
@@ -152,6 +153,17 @@ class _Separate:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         require_separate(self.attentions, "unet")
+
+
+def _compile_anew(module: nn.Module) -> None:
+    """Keep ``torch.compile`` from using code that it made for a module of the same class without these hooks.
+
+    By default it does not look at hooks when it decides if compiled code fits a module, but it does look for a forward
+    of the object's own.
+    """
+    for part in module.modules():
+        if part._forward_hooks or part._forward_pre_hooks:
+            vars(part)["forward"] = part.forward
 
 
 _HOOKED: Mapping[str, Callable[[nn.Module, Sequence[AttachedOverlay], Carrier], None]] = {

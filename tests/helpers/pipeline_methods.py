@@ -90,10 +90,18 @@ def both(call: Callable[[Any], Any]) -> Callable[[Any], None]:
     return do
 
 
+def set_hidden(value: bool) -> Callable[[Any], None]:
+    return lambda pipe: setattr(pipe.text_encoder.config, "output_hidden_states", value)
+
+
 def offload_sequentially(pipe: Any) -> None:
     """What ``enable_sequential_cpu_offload`` does on an accelerator."""
     for part in (pipe.text_encoder, pipe.unet, pipe.vae):
         cpu_offload(part, CPU)
+
+
+def compile_unet(pipe: Any) -> None:
+    pipe.unet = torch.compile(pipe.unet, backend="eager")
 
 
 def tile(pipe: Any) -> None:
@@ -146,6 +154,10 @@ CHANGES: dict[str, Change] = {
         lambda pipe: pipe.unet.enable_layerwise_casting(storage_dtype=torch.bfloat16, compute_dtype=torch.float32),
         pickled=False,
     ),
+    "compiled unet": Change(compile_unet, lambda pipe: setattr(pipe, "unet", pipe.unet._orig_mod)),
+    "unet compiled in place": Change(
+        lambda pipe: pipe.unet.compile(backend="eager"), lambda pipe: setattr(pipe.unet, "_compiled_call_impl", None)
+    ),
     "model offload": Change(
         lambda pipe: pipe.enable_model_cpu_offload(device="cpu"), lambda p: p.remove_all_hooks(), pickled=False
     ),
@@ -166,6 +178,11 @@ CHANGES: dict[str, Change] = {
         lambda pipe: pipe.unet.to(memory_format=torch.channels_last),
         lambda pipe: pipe.unet.to(memory_format=torch.contiguous_format),
     ),
+    "eager attention": Change(
+        lambda pipe: pipe.text_encoder.set_attn_implementation("eager"),
+        lambda pipe: pipe.text_encoder.set_attn_implementation("sdpa"),
+    ),
+    "hidden states": Change(set_hidden(True), set_hidden(False), pickled=False),  # hooks of transformers
     "components used again": Change(use_again),
 }
 if DIFFUSERS >= (0, 36):

@@ -74,6 +74,23 @@ def test_settings_that_changed_meanwhile_are_those_of_the_old_encoder(
     assert [name.rpartition("embeddings.")[2] for name in trainable] == ["token_embedding.weight"]
 
 
+@pytest.mark.parametrize("overlay", [False, True])
+def test_hidden_states_are_returned_before_between_and_after(
+    tiny_pipe: Any, tiny_encoder: RobustEncoder, overlay: bool
+) -> None:
+    artifact = make_projection(tiny_pipe) if overlay else tiny_encoder
+
+    def returned() -> int:
+        return len(tiny_pipe.text_encoder(IDS, output_hidden_states=True).hidden_states)
+
+    artifact.attach(tiny_pipe)
+    assert returned() == 3
+    artifact.detach(tiny_pipe)
+    assert returned() == 3
+    artifact.attach(tiny_pipe)
+    assert returned() == 3
+
+
 def test_settings_that_nobody_touched_are_each_encoders_own(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
     old = tiny_pipe.text_encoder
     tiny_encoder.attach(tiny_pipe)
