@@ -54,9 +54,9 @@ class Rows:
         """
         self._calls += 1
         rows = [Row(gate, self._calls, none) for gate, none in zip(gates, empty, strict=True)]
-        added = []
+        added, dtypes = [], dict.fromkeys((*_DTYPES, layers[0].dtype))
         for conditionings in layers:
-            for dtype in {conditionings.dtype, *_DTYPES}:
+            for dtype in dtypes:
                 keys = _keys(conditionings.to(dtype))
                 self._rows.update(zip(keys, rows, strict=True))
                 added += keys
@@ -67,7 +67,7 @@ class Rows:
         # them: enough for prompts and negative prompts.
         while len(self._attached) > _ATTACHED_CALLS or (self._attached and not gates.requires_grad):
             self._let_go(self._attached.pop(0))
-        while len(self._rows) > _MOST_ROWS * (len(_DTYPES) + 1):
+        while len(self._rows) > _MOST_ROWS * len(dtypes):
             self._rows.popitem(last=False)
 
     def _let_go(self, keys: Sequence[bytes]) -> None:
