@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +23,11 @@ from robust_encoders.loaded import LoadedArtifact, Pipeline
 from robust_encoders.pipeline import attach as attaching
 from robust_encoders.pipeline import composition
 from robust_encoders.pipeline.attach import Attachment, attachment_of, has_overlays
+from robust_encoders.pipeline.scopes import changing
 from robust_encoders.pipeline.shared_copy import is_shared_copy, original_of
-from robust_encoders.pipeline.textual_inversion import first_rows
+from robust_encoders.pipeline.textual_inversion import EMBEDDING, first_rows
+from robust_encoders.pipeline.untouched import require_untouched
+from robust_encoders.utils.inference_mode import makes_normal_tensors
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel
@@ -54,6 +57,7 @@ class RobustEncoder(LoadedArtifact, forms=("weights",), expected="form 'weights'
     def _configured(manifest: Manifest, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Mapping[str, Any]:
         return architecture(config)
 
+    @makes_normal_tensors
     def text_encoder(self) -> CLIPTextModel:
         """Return a plain ``transformers.CLIPTextModel``, for ``from_pretrained(base, text_encoder=...)``.
 
@@ -66,21 +70,36 @@ class RobustEncoder(LoadedArtifact, forms=("weights",), expected="form 'weights'
         self._require_unchanged()
         return build(self.tensors, self.config, self.provenance)
 
-    def check(self, pipe: Any, *, allow_partial: bool = False) -> CompatReport:
+    def check(self, pipe: Any, *, allow_partial: bool = False, allow_large_vectors: bool = False) -> CompatReport:
         """Check if this encoder fits a pipeline; change nothing.
 
         Args:
             pipe: A diffusers pipeline.
             allow_partial: True if the caller accepts that other text encoders of the pipeline stay as they are.
+            allow_large_vectors: True if the caller accepts learned vectors of large norm, see :meth:`attach`.
         """
-        return check(pipe, self.manifest, self.config, allow_partial=allow_partial)
+        return check(
+            pipe,
+            self.manifest,
+            self.config,
+            allow_partial=allow_partial,
+            embeddings=self.tensors[EMBEDDING],
+            allow_large_vectors=allow_large_vectors,
+        )
 
-    def attach(self, pipe: Pipeline, *, allow_partial: bool = False, replace: bool = False) -> Pipeline:
+    def attach(
+        self,
+        pipe: Pipeline,
+        *,
+        allow_partial: bool = False,
+        replace: bool = False,
+        allow_large_vectors: bool = False,
+    ) -> Pipeline:
         """Put this encoder into a pipeline, on the device and in the precision of the encoder that it replaces.
 
         If anything fails, the pipeline stays as it was. Attaching an encoder that is already attached changes nothing.
-        Many threads may share one encoder. Two threads must not attach to, detach from or use one pipeline at the same
-        time.
+        Many threads may share one encoder. Threads that attach to one pipeline at the same time do so one after the
+        other. No thread may draw with a pipeline while another one attaches to it or detaches from it.
 
         Args:
             pipe: A diffusers pipeline.
@@ -88,6 +107,8 @@ class RobustEncoder(LoadedArtifact, forms=("weights",), expected="form 'weights'
                 they are.
             replace: Switch that replaces another attached robust encoder. ``detach`` then restores the encoder that
                 the pipeline had before any robust encoder.
+            allow_large_vectors: True if the caller accepts, with a warning, learned vectors of more than ten times the
+                largest norm of the vocabulary; see :mod:`robust_encoders.pipeline.learned_vectors`.
 
         Returns:
             The same pipeline.
@@ -95,20 +116,29 @@ class RobustEncoder(LoadedArtifact, forms=("weights",), expected="form 'weights'
         Raises:
             IncompatibleError: If the encoder does not fit; the message names every reason.
             AlreadyAttachedError: If another robust encoder is attached and ``replace`` is false.
+            OpenScopeError: If another thread has a scope open on the pipeline, see :meth:`attached`.
             StaleAttachmentError: If an attached encoder was replaced by something else, or if this encoder is already
                 attached and its weights were changed there.
         """
-        with _without_overlays(pipe, lambda: sketch(self.tensors)):
-            return self._attach(pipe, allow_partial=allow_partial, replace=replace)
+        with changing(pipe) as scopes:
+            scopes.require_alone(f"attaching {self.label}")
+            if not self._is_settled(pipe, replace=replace):
+                with _without_overlays(pipe, lambda: sketch(self.tensors)):
+                    self._attach(pipe, replace, allow_partial=allow_partial, allow_large_vectors=allow_large_vectors)
+        return pipe
 
-    def _attach(self, pipe: Pipeline, *, allow_partial: bool, replace: bool) -> Pipeline:
-        if attaching.is_attached(pipe, self.manifest.component, self.content_sha256):
-            return pipe
+    def _is_settled(self, pipe: Any, *, replace: bool) -> bool:
+        if attachment_of(pipe) is None:
+            return False
+        require_untouched(pipe, composition.composition_of(pipe).hosts)
+        return attaching.is_attached(pipe, self.content_sha256, composition.beneath(pipe, self.manifest.component))
+
+    def _attach(self, pipe: Any, replace: bool, **allowed: bool) -> None:
         if not replace and (found := attaching.label_in(pipe, self.manifest.component, self.content_sha256)):
             raise AlreadyAttachedError(
                 f"expected a pipeline without a robust encoder, found {found}; detach it first, or pass replace=True"
             )
-        report = self.check(pipe, allow_partial=allow_partial)
+        report = self.check(pipe, **allowed)
         report.raise_if_incompatible()
         if report.warnings:
             warnings.warn(report.explain(), CompatibilityWarning, stacklevel=3)
@@ -120,7 +150,6 @@ class RobustEncoder(LoadedArtifact, forms=("weights",), expected="form 'weights'
             label=self.label,
             source=self.source,
         )
-        return pipe
 
     def detach(self, pipe: Any) -> None:
         """Put the pipeline's original text encoder back: the same object as before.
@@ -134,52 +163,33 @@ class RobustEncoder(LoadedArtifact, forms=("weights",), expected="form 'weights'
         Raises:
             StaleAttachmentError: If the attached encoder was replaced, by another robust encoder or by hand.
             IncompatibleError: If an attached projection or adapter was made for this encoder.
+            OpenScopeError: If another thread has a scope open on the pipeline, see :meth:`attached`.
         """
-        record = attachment_of(pipe)
-        if record is None:
-            return
-        if record.identity != self.content_sha256:
-            raise StaleAttachmentError(
-                f"expected {self.label} in the pipeline, found {record.label}; call detach on that encoder"
-            )
-        with _without_overlays(pipe, lambda: self._sketch(record.original)):
-            attaching.uninstall(pipe, record, to=record.original, then=None)
+        with changing(pipe) as scopes:
+            record = attachment_of(pipe)
+            if record is None:
+                return
+            if record.identity != self.content_sha256:
+                raise StaleAttachmentError(
+                    f"expected {self.label} in the pipeline, found {record.label}; call detach on that encoder"
+                )
+            scopes.require_alone(f"detaching {self.label}")
+            with _without_overlays(pipe, lambda: self._sketch(record.original)):
+                attaching.uninstall(pipe, record, to=record.original, then=None)
         logger.info("detached %s", self.label)
 
-    @contextmanager
-    def attached(self, pipe: Pipeline, *, allow_partial: bool = False, replace: bool = False) -> Iterator[Pipeline]:
-        """Attach this encoder for the length of a ``with`` block, then restore the encoder before the block.
-
-        Args:
-            pipe: A diffusers pipeline.
-            allow_partial: True if the caller accepts that other text encoders stay as they are, see :meth:`attach`.
-            replace: Switch that replaces another robust encoder, see :meth:`attach`; after the block that other encoder
-                is back in place.
-
-        Yields:
-            The same pipeline.
-
-        Raises:
-            IncompatibleError: If the encoder does not fit, see :meth:`attach`.
-            AlreadyAttachedError: If another robust encoder is attached and ``replace`` is false.
-            StaleAttachmentError: If the encoder was replaced inside the block.
-        """
+    def _attach_for_scope(self, pipe: Any, *, replace: bool, allowed: Mapping[str, bool]) -> Callable[[Any], None]:
         before = attachment_of(pipe)
         slot = getattr(pipe, self.manifest.component, None)
         module = original_of(slot) if is_shared_copy(slot) else slot
-        self.attach(pipe, allow_partial=allow_partial, replace=replace)
-        undo = partial(self._undo, pipe, attachment_of(pipe), module, before)
-        try:
-            yield pipe
-        except BaseException:
-            try:
-                undo()
-            except StaleAttachmentError as error:  # the block's own error matters more
-                warnings.warn(f"{self.label} stays attached: {error}", CompatibilityWarning, stacklevel=3)
-            raise
-        undo()
+        self.attach(pipe, replace=replace, **allowed)
+        return partial(self._undo, record=attachment_of(pipe), module=module, before=before)
 
-    def _undo(self, pipe: Any, record: Attachment | None, module: nn.Module | None, before: Attachment | None) -> None:
+    def _undo(
+        self, pipe: Any, *, record: Attachment | None, module: nn.Module | None, before: Attachment | None
+    ) -> None:
+        if record is before:  # it was attached before the block
+            return
         with _without_overlays(pipe, lambda: self._sketch(module)):
             attaching.restore(pipe, record, module, before)
 

@@ -5,9 +5,18 @@
 
 from __future__ import annotations
 
+from robust_encoders.redaction import redacted
+
 
 class RobustEncodersError(Exception):
-    """Base class of all errors of this package."""
+    """Base class of all errors of this package; tokens and signed addresses in its texts are hidden.
+
+    Args:
+        args: Message of the error, and other values.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(redacted(value) if isinstance(value, str) else value for value in args))
 
 
 class ManifestError(RobustEncodersError):
@@ -31,11 +40,11 @@ class NotPinnedError(RobustEncodersError):
 
 
 class DownloadError(RobustEncodersError):
-    """The Hub did not deliver a file: no connection, a gated repository, a wrong revision, or no such file."""
+    """The Hub did not deliver a file: no connection, a wrong token, a gated repository, or no such revision or file."""
 
 
 class PushError(RobustEncodersError):
-    """The Hub refused a push: no connection, no permission, a conflicting change, or an interrupted upload."""
+    """An artifact was not pushed: facts are missing, or the Hub refused it, or the connection broke off."""
 
 
 class AssetsMissingError(RobustEncodersError, FileNotFoundError):
@@ -54,6 +63,10 @@ class AlreadyAttachedError(RobustEncodersError):
     """The pipeline already carries a robust encoder or an overlay that forbids the requested change."""
 
 
+class OpenScopeError(AlreadyAttachedError):
+    """Another thread has a scope open on the pipeline, whose pictures the requested change would alter."""
+
+
 class StaleAttachmentError(RobustEncodersError):
     """An attached component was changed by other code, so putting the original back would undo that change."""
 
@@ -63,4 +76,11 @@ class UnsavableError(RobustEncodersError):
 
 
 class CompatibilityWarning(UserWarning):
-    """An encoder fits a pipeline, but one property of the pair was never measured, or something will be lost."""
+    """An encoder fits a pipeline, but one property of the pair was never measured, or something will be lost.
+
+    Args:
+        args: Message of the warning, in which tokens and signed addresses are hidden.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(redacted(value) if isinstance(value, str) else value for value in args))

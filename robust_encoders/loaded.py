@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor
 
+from robust_encoders.artifact.base import Base
 from robust_encoders.artifact.fingerprint import content_sha256, picked
 from robust_encoders.artifact.forms import COMPONENTS, PICTURE_NAME
 from robust_encoders.artifact.manifest import Manifest
+from robust_encoders.artifact.provenance import metadata, provenance
 from robust_encoders.artifact.reader import Artifact
-from robust_encoders.artifact.writer import provenance, save
+from robust_encoders.artifact.stated import annotated, require_stated
+from robust_encoders.artifact.writer import save
 from robust_encoders.compatibility.report import CompatReport
+from robust_encoders.concepts import Concept
 from robust_encoders.errors import IntegrityError, ManifestError
 from robust_encoders.hub.catalog import announce
 from robust_encoders.hub.download import HubOptions
 from robust_encoders.hub.load import load
 from robust_encoders.hub.upload import PushOptions, publish, workplace
+from robust_encoders.pipeline.scopes import Scope
 from robust_encoders.pipeline.status import Status, status
+from robust_encoders.utils.inference_mode import as_normal, normal_tensors
 
 Pipeline = TypeVar("Pipeline")
 _CLASSES: dict[str, type[LoadedArtifact]] = {}
@@ -68,7 +73,7 @@ class LoadedArtifact(ABC):
 
     def _take(self, manifest: Manifest, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
         self.manifest = manifest
-        self.tensors: Mapping[str, Tensor] = {name: tensors[name].detach() for name in sorted(tensors)}
+        self.tensors: Mapping[str, Tensor] = {name: as_normal(tensors[name].detach()) for name in sorted(tensors)}
         self.config: Mapping[str, Any] = self._configured(manifest, self.tensors, config)
         self._taken = _state_of(self.tensors)
         self.source = ""
@@ -144,9 +149,10 @@ class LoadedArtifact(ABC):
             local_files_only=local_files_only,
             force_download=force_download,
         )
-        found = load(name_or_path, subfolder=subfolder, variant=variant, options=options)
-        loaded = class_of(found.artifact.manifest)._verified(found.artifact)
-        loaded = loaded if dtype is None else loaded._cast(dtype)
+        with normal_tensors():  # an encoder that a server loads in inference mode can be trained later
+            found = load(name_or_path, subfolder=subfolder, variant=variant, options=options)
+            loaded = class_of(found.artifact.manifest)._verified(found.artifact)
+            loaded = loaded if dtype is None else loaded._cast(dtype)
         loaded.source = found.source
         return loaded
 
@@ -180,6 +186,11 @@ class LoadedArtifact(ABC):
         return content_sha256(self.tensors)
 
     @property
+    def identity(self) -> str:
+        """Hash by which a pipeline recognises the artifact; equal artifacts have equal ones."""
+        return self.content_sha256
+
+    @property
     def provenance(self) -> dict[str, Any]:
         """Facts that an attached or saved text encoder carries as ``config.robust_encoders``."""
         return provenance(self.manifest, self.content_sha256)
@@ -192,16 +203,24 @@ class LoadedArtifact(ABC):
             )
 
     @abstractmethod
-    def check(self, pipe: Any, *, allow_partial: bool = False) -> CompatReport:
+    def check(self, pipe: Any, *, allow_partial: bool = False, allow_large_vectors: bool = False) -> CompatReport:
         """Check if the artifact fits a pipeline; change nothing.
 
         Args:
             pipe: A diffusers pipeline.
             allow_partial: True if the caller accepts that other text encoders of the pipeline stay as they are.
+            allow_large_vectors: True if the caller accepts learned vectors of large norm, see :meth:`attach`.
         """
 
     @abstractmethod
-    def attach(self, pipe: Pipeline, *, allow_partial: bool = False, replace: bool = False) -> Pipeline:
+    def attach(
+        self,
+        pipe: Pipeline,
+        *,
+        allow_partial: bool = False,
+        replace: bool = False,
+        allow_large_vectors: bool = False,
+    ) -> Pipeline:
         """Attach the artifact to a pipeline and return the same pipeline; if anything fails, nothing is changed.
 
         Args:
@@ -209,10 +228,13 @@ class LoadedArtifact(ABC):
             allow_partial: True if the caller accepts, with a warning, that other text encoders of the pipeline stay as
                 they are.
             replace: Switch that replaces attached artifacts of the same kind.
+            allow_large_vectors: True if the caller accepts, with a warning, learned vectors of more than ten times the
+                largest norm of the vocabulary; see :mod:`robust_encoders.pipeline.learned_vectors`.
 
         Raises:
             IncompatibleError: If the artifact does not fit; the message names every reason.
             AlreadyAttachedError: If an attached artifact forbids it.
+            OpenScopeError: If another thread has a scope open on the pipeline, see :meth:`attached`.
             StaleAttachmentError: If an attached artifact was replaced or changed after it was attached.
         """
 
@@ -224,29 +246,73 @@ class LoadedArtifact(ABC):
             pipe: A diffusers pipeline.
 
         Raises:
+            OpenScopeError: If another thread has a scope open on the pipeline, see :meth:`attached`.
             StaleAttachmentError: If the attached artifact was replaced or changed after it was attached.
         """
 
-    @abstractmethod
     def attached(
-        self, pipe: Pipeline, *, allow_partial: bool = False, replace: bool = False
-    ) -> AbstractContextManager[Pipeline]:
+        self,
+        pipe: Pipeline,
+        *,
+        allow_partial: bool = False,
+        replace: bool = False,
+        allow_large_vectors: bool = False,
+    ) -> Scope[Pipeline]:
         """Attach the artifact for the length of a ``with`` block, then restore the state before the block.
+
+        Scopes are counted on the pipeline: the artifact leaves when the last of its scopes ends. In one thread, scopes
+        of several artifacts may be open. They are undone in the reverse order of entering; one that ends earlier stays
+        attached until the later ones have ended. Several threads may have scopes of one artifact open. Each asyncio
+        task counts as a thread of its own.
+
+        An artifact that was attached before the block stays. Overlays that are attached inside the block stay, too.
 
         Args:
             pipe: A diffusers pipeline.
             allow_partial: True if the caller accepts that other text encoders stay as they are, see :meth:`attach`.
-            replace: Switch that replaces attached artifacts of the same kind, see :meth:`attach`.
+            replace: Switch that replaces attached artifacts of the same kind, see :meth:`attach`. After the block they
+                are back in place.
+            allow_large_vectors: True if the caller accepts learned vectors of large norm, see :meth:`attach`.
+
+        Returns:
+            A context manager whose block gets the same pipeline. It can be entered several times.
+
+        Raises:
+            IncompatibleError: On entering, if the artifact does not fit, see :meth:`attach`.
+            AlreadyAttachedError: On entering, if an attached artifact forbids it.
+            OpenScopeError: On entering, if another thread has a scope of another artifact open on the pipeline.
+            StaleAttachmentError: On entering or leaving, if an attached artifact was replaced or changed.
         """
+        return Scope(
+            pipe,
+            (self.identity, self.label),
+            settled=partial(self._is_settled, pipe, replace=replace),
+            attach=partial(
+                self._attach_for_scope,
+                pipe,
+                replace=replace,
+                allowed={"allow_partial": allow_partial, "allow_large_vectors": allow_large_vectors},
+            ),
+        )
+
+    @abstractmethod
+    def _is_settled(self, pipe: Any, *, replace: bool) -> bool:
+        """Return true if the artifact is attached to a pipeline and ``attach`` would change nothing."""
+
+    @abstractmethod
+    def _attach_for_scope(self, pipe: Any, *, replace: bool, allowed: Mapping[str, bool]) -> Callable[[Any], None]:
+        """Attach the artifact; return a function of the pipeline that restores the state before."""
 
     @staticmethod
-    def status(pipe: Any) -> Status:
-        """Return which robust encoder and which overlays a pipeline carries.
+    def status(pipe: Any, *, references: bool = False) -> Status:
+        """Return which robust encoder and which overlays a pipeline carries, and what can go past them.
 
         Args:
             pipe: A diffusers pipeline.
+            references: Switch that searches the program for objects that hold a replaced component, such as tools for
+                prompt weighting; ``bypasses`` then begins with them. The search takes seconds in a large program.
         """
-        return status(pipe)
+        return status(pipe, references=references)
 
     def save_pretrained(self, directory: str | Path) -> Manifest:
         """Write the artifact to a folder: manifest, weights, their configuration if they need one, and model card.
@@ -274,6 +340,32 @@ class LoadedArtifact(ABC):
         self._require_unchanged()
         return save(directory, self.manifest, self.tensors, {**self.config, "robust_encoders": self.provenance})
 
+    @property
+    def metadata(self) -> dict[str, str]:
+        """Metadata for a file of these tensors under other names, so that the file says what was erased and how."""
+        return metadata(self.manifest, self.content_sha256)
+
+    def annotate(
+        self, *, concept: Concept | None = None, method: str = "", license: str = "", base: Base | None = None
+    ) -> Self:
+        """State facts in the manifest; the facts that are not passed stay. Save or push the artifact afterwards.
+
+        Args:
+            concept: Concept that was erased.
+            method: Name of the method.
+            license: SPDX or Hub identifier of the weights' licence.
+            base: Base that the artifact was made from, see :meth:`robust_encoders.Base.from_pipeline`.
+
+        Returns:
+            This artifact.
+
+        Raises:
+            ManifestError: If a passed fact states nothing, for example ``not stated``, or the manifest has fingerprints
+                of another base; the message names each of them, and nothing is changed.
+        """
+        self.manifest = annotated(self.manifest, concept=concept, method=method, license=license, base=base)
+        return self
+
     def push_to_hub(
         self,
         repo_id: str,
@@ -287,7 +379,8 @@ class LoadedArtifact(ABC):
     ) -> str:
         """Publish the artifact on the Hub: all its files and the model card in one commit.
 
-        In an existing model card, only the part and the metadata that this package writes change.
+        In an existing model card, only the part and the metadata that this package writes change. An artifact that does
+        not state its concept, method and licence is refused before anything is sent, see :meth:`annotate`.
 
         Args:
             repo_id: Repository as ``org/name``; it is created if it does not exist.
@@ -303,7 +396,8 @@ class LoadedArtifact(ABC):
             URL of the commit, or of the pull request.
 
         Raises:
-            PushError: If the Hub refuses the push, or the repository's visibility is not the requested one.
+            PushError: If facts are missing, the Hub refuses the push, or the repository's visibility is not the one
+                that was asked for.
             CardError: If the card on the Hub has metadata that cannot be read.
             ManifestError: If the manifest holds a value that JSON cannot represent.
             IntegrityError: If the tensors were changed in place after they were loaded.
@@ -312,6 +406,7 @@ class LoadedArtifact(ABC):
         options = PushOptions(
             private=private, token=token, revision=revision, commit_message=commit_message, create_pr=create_pr
         )
+        require_stated(self.manifest)
         with workplace() as folder:
             manifest = self._saved(folder / "artifact")
             if picture is not None:

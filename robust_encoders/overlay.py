@@ -6,9 +6,9 @@ import hashlib
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace as replaced
+from functools import partial
 from typing import Any, NoReturn
 
 from torch import Tensor
@@ -18,12 +18,14 @@ from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.compatibility.overlay import check
 from robust_encoders.compatibility.overlay_shapes import OverlayContent
 from robust_encoders.compatibility.report import CompatReport
-from robust_encoders.errors import CompatibilityWarning, ManifestError, StaleAttachmentError
+from robust_encoders.errors import AlreadyAttachedError, CompatibilityWarning, ManifestError, StaleAttachmentError
 from robust_encoders.loaded import LoadedArtifact, Pipeline
 from robust_encoders.overlays.adapters import Transport
 from robust_encoders.pipeline.attached_overlay import AttachedOverlay
 from robust_encoders.pipeline.composition import compose, composition_of
 from robust_encoders.pipeline.overlay_rules import require_finite, require_fusible, require_room, require_same
+from robust_encoders.pipeline.scopes import changing
+from robust_encoders.pipeline.untouched import require_in_place
 
 logger = logging.getLogger(__name__)
 
@@ -74,10 +76,10 @@ class Overlay(
     def _refuse(self, expected: str, remedy: str) -> NoReturn:
         raise ManifestError(f"expected {expected}, found form {self.manifest.form!r} of {self.label}; {remedy}")
 
-    def check(self, pipe: Any, *, allow_partial: bool = False) -> CompatReport:
+    def check(self, pipe: Any, *, allow_partial: bool = False, allow_large_vectors: bool = False) -> CompatReport:
         """Check if the overlay fits a pipeline; change nothing. See :meth:`LoadedArtifact.check`."""
         content = OverlayContent(self.manifest, self.tensors, self.config)
-        return check(pipe, content, allow_partial=allow_partial)
+        return check(pipe, content, allow_partial=allow_partial, allow_large_vectors=allow_large_vectors)
 
     def attach(
         self,
@@ -85,6 +87,7 @@ class Overlay(
         *,
         allow_partial: bool = False,
         replace: bool = False,
+        allow_large_vectors: bool = False,
         scale: float = 1.0,
         transport: Transport = "paper",
     ) -> Pipeline:
@@ -98,6 +101,8 @@ class Overlay(
             allow_partial: True if the caller accepts, with a warning, that other text encoders of the pipeline stay as
                 they are.
             replace: Switch that removes every other overlay.
+            allow_large_vectors: True if the caller accepts, with a warning, learned vectors of more than ten times the
+                largest norm of the vocabulary; see :mod:`robust_encoders.pipeline.learned_vectors`.
             scale: Factor of an adapter's strength: 0 switches it off, 1 is the strength of its training.
             transport: Rule by which a prompt's gate (the strength with which the prompt opens the adapter) scales the
                 adapter. ``paper`` adds gate times U D x, with one gate for each text. ``official`` draws what SPM's
@@ -113,31 +118,50 @@ class Overlay(
             AlreadyAttachedError: If it is attached with another scale or transport, or other adapters have another
                 transport. Also if it is a delta and another delta is attached, unless ``replace`` is true.
             ManifestError: If a scale is given for another form than an adapter.
+            OpenScopeError: If another thread has a scope open on the pipeline, see :meth:`attached`.
             StaleAttachmentError: If a component was replaced, or something was loaded into it, after other overlays
                 were attached.
         """
+        asked = self._as_attached(scale, transport)
+        with changing(pipe) as scopes:
+            scopes.require_alone(f"attaching {self.label}")
+            if not self._is_there(pipe, asked, replace=replace):
+                self._attach(
+                    pipe, asked, replace=replace, allow_partial=allow_partial, allow_large_vectors=allow_large_vectors
+                )
+        return pipe
+
+    def _is_settled(self, pipe: Any, *, replace: bool) -> bool:
+        return self._is_there(pipe, self._as_attached(1.0, "paper"), replace=replace)
+
+    def _is_there(self, pipe: Any, asked: AttachedOverlay, *, replace: bool) -> bool:
         self._require_unchanged()
-        before, overlay = composition_of(pipe).overlays, self._as_attached(scale, transport)
-        if (there := composition_of(pipe).find(self.identity)) is not None and (len(before) == 1 or not replace):
-            require_same(there, overlay)
-            return pipe
+        composition = composition_of(pipe)
+        there = composition.find(self.identity)
+        if there is None or (replace and len(composition.overlays) > 1):
+            return False
+        require_same(there, asked)
+        require_in_place(pipe, composition.hosts)
+        return True
+
+    def _attach(self, pipe: Any, asked: AttachedOverlay, *, replace: bool, **allowed: bool) -> None:
+        before = composition_of(pipe).overlays
         if replace:
             compose(pipe, ())
         try:
-            self._lay(pipe, overlay, allow_partial=allow_partial)
+            self._lay(pipe, asked, **allowed)
         except BaseException:
             if replace:
                 compose(pipe, before)
             raise
-        return pipe
 
-    def _lay(self, pipe: Any, overlay: AttachedOverlay, *, allow_partial: bool) -> None:
+    def _lay(self, pipe: Any, overlay: AttachedOverlay, **allowed: bool) -> None:
         overlays = composition_of(pipe).overlays
         require_room(overlays, overlay)
-        report = self.check(pipe, allow_partial=allow_partial)
+        report = self.check(pipe, **allowed)
         report.raise_if_incompatible()
         if report.warnings:
-            warnings.warn(report.explain(), CompatibilityWarning, stacklevel=3)
+            warnings.warn(report.explain(), CompatibilityWarning, stacklevel=4)
         compose(pipe, [*overlays, overlay])
         logger.info("attached %s", self.label)
 
@@ -156,6 +180,7 @@ class Overlay(
 
         Raises:
             ManifestError: If this overlay is no adapter.
+            OpenScopeError: If another thread has a scope open on the pipeline, see :meth:`attached`.
             StaleAttachmentError: If it is not attached to that pipeline.
         """
         if not self.is_adapter:
@@ -180,20 +205,23 @@ class Overlay(
             AlreadyAttachedError: If it is a projection and adapters that are not fused are attached, which apply before
                 it. Also if it is an adapter with transport ``official``.
             ManifestError: If it is an eraser, which is not linear.
+            OpenScopeError: If another thread has a scope open on the pipeline, see :meth:`attached`.
             ValueError: If the gate is outside [0, 1].
         """
-        overlay = self._found(pipe)
-        require_fusible(composition_of(pipe).overlays, overlay, gate)
-        if overlay.form == "delta":
-            return
-        if self.is_adapter and overlay.live:
-            warnings.warn(
-                f"{self.label} loses its transport: from now on it acts with gate {gate:g} on every prompt, also on "
-                "prompts without the concept",
-                CompatibilityWarning,
-                stacklevel=2,
-            )
-        self._change(pipe, gate=float(gate))
+        with changing(pipe) as scopes:
+            overlay = self._found(pipe)
+            scopes.require_alone(f"fusing {self.label}")
+            require_fusible(composition_of(pipe).overlays, overlay, gate)
+            if overlay.form == "delta":
+                return
+            if self.is_adapter and overlay.live:
+                warnings.warn(
+                    f"{self.label} loses its transport: from now on it acts with gate {gate:g} on every prompt, also "
+                    "on prompts without the concept",
+                    CompatibilityWarning,
+                    stacklevel=2,
+                )
+            self._change(pipe, gate=float(gate))
 
     def _found(self, pipe: Any) -> AttachedOverlay:
         overlay = composition_of(pipe).find(self.identity)
@@ -204,29 +232,52 @@ class Overlay(
         return overlay
 
     def _change(self, pipe: Any, **fields: Any) -> None:
-        overlay = self._found(pipe)
-        others = [other for other in composition_of(pipe).overlays if other is not overlay]
-        compose(pipe, [*others, replaced(overlay, **fields)])
+        with changing(pipe) as scopes:
+            overlay = self._found(pipe)
+            scopes.require_alone(f"changing {self.label}")
+            others = [other for other in composition_of(pipe).overlays if other is not overlay]
+            compose(pipe, [*others, replaced(overlay, **fields)])
 
     def detach(self, pipe: Any) -> None:
         """Remove the overlay from a pipeline; other attached artifacts stay. Do nothing if it is not attached there.
 
         Raises:
+            OpenScopeError: If another thread has a scope open on the pipeline, see :meth:`attached`.
             StaleAttachmentError: If a component was replaced, or something was loaded into it, after the overlay was
                 attached.
         """
-        composition = composition_of(pipe)
-        if composition.find(self.identity) is None:
-            return
-        compose(pipe, [overlay for overlay in composition.overlays if overlay.identity != self.identity])
+        with changing(pipe) as scopes:
+            composition = composition_of(pipe)
+            if composition.find(self.identity) is None:
+                return
+            scopes.require_alone(f"detaching {self.label}")
+            compose(pipe, [overlay for overlay in composition.overlays if overlay.identity != self.identity])
         logger.info("detached %s", self.label)
 
-    @contextmanager
-    def attached(self, pipe: Pipeline, *, allow_partial: bool = False, replace: bool = False) -> Iterator[Pipeline]:
-        """Attach the overlay for the length of a ``with`` block, then restore the overlays before the block."""
+    def _attach_for_scope(self, pipe: Any, *, replace: bool, allowed: Mapping[str, bool]) -> Callable[[Any], None]:
         before = composition_of(pipe).overlays
-        self.attach(pipe, allow_partial=allow_partial, replace=replace)
-        try:
-            yield pipe
-        finally:
-            compose(pipe, before)
+        self.attach(
+            pipe,
+            replace=replace,
+            allow_partial=allowed["allow_partial"],
+            allow_large_vectors=allowed["allow_large_vectors"],
+        )
+        return partial(self._restore, before=before)
+
+    def _restore(self, pipe: Any, *, before: Sequence[AttachedOverlay]) -> None:
+        """Restore the overlays before a block; those that were attached inside it, apart from this one, stay."""
+        now = composition_of(pipe).overlays
+        if now is before:
+            return
+        known = {self.identity, *(overlay.identity for overlay in before)}
+        kept = list(before)
+        for overlay in (one for one in now if one.identity not in known):
+            try:
+                require_room(kept, overlay)
+            except AlreadyAttachedError as error:
+                raise StaleAttachmentError(
+                    f"expected room for the overlays before the block, found {overlay.label} attached inside it, and "
+                    f"left all as it is: {error}"
+                ) from error
+            kept.append(overlay)
+        compose(pipe, kept)

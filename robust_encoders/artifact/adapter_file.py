@@ -7,14 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-from safetensors import SafetensorError
-from torch import Tensor
-
+from robust_encoders.artifact import tensor_files
 from robust_encoders.errors import IntegrityError
 from robust_encoders.overlays.adapters import Adapter
-
-_ALIGNMENT = 8
 
 
 def read(source: str | Path | bytes) -> Adapter:
@@ -28,10 +23,7 @@ def read(source: str | Path | bytes) -> Adapter:
             of another layout.
     """
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
-    try:
-        tensors = safetensors.torch.load(data)
-    except SafetensorError as error:
-        raise IntegrityError(f"expected safetensors, found something else: {str(error)[:300]}") from error
+    tensors = tensor_files.loads(data, "the adapter file" if isinstance(source, bytes) else str(source))
     metadata = _header(data).get("__metadata__", {})
     try:
         prompts = tuple(prompt.strip() for prompt in metadata["prompts"].split(","))
@@ -45,19 +37,20 @@ def read(source: str | Path | bytes) -> Adapter:
     return Adapter(tensors, prompts, rank, alpha)
 
 
-def write_bytes(adapter: Adapter) -> bytes:
+def write_bytes(adapter: Adapter, more: Mapping[str, str] | None = None) -> bytes:
     """Return the bytes of an adapter file; equal adapters give equal bytes.
 
     Args:
         adapter: Adapter to write.
+        more: Further metadata of the file, beside prompts, rank and alpha.
 
     Raises:
         ValueError: If a prompt contains a comma, which separates prompts in the file, or has space around it.
     """
     require_storable(adapter.prompts)
-    metadata = {"prompts": ",".join(adapter.prompts), "rank": str(adapter.rank), "alpha": str(float(adapter.alpha))}
+    own = {"prompts": ",".join(adapter.prompts), "rank": str(adapter.rank), "alpha": str(float(adapter.alpha))}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter.tensors.items()}
-    return _with_metadata(tensors, metadata)
+    return tensor_files.file_bytes(tensors, {**(more or {}), **own})
 
 
 def require_storable(prompts: Sequence[str]) -> None:
@@ -76,13 +69,3 @@ def require_storable(prompts: Sequence[str]) -> None:
 def _header(data: bytes) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     return found
-
-
-def _with_metadata(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """Return safetensors bytes with sorted metadata; the library itself writes the keys in a random order."""
-    data = safetensors.torch.save(dict(tensors))
-    end = 8 + int.from_bytes(data[:8], "little")
-    header = {"__metadata__": dict(sorted(metadata.items())), **_header(data)}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % _ALIGNMENT)
-    return len(text).to_bytes(8, "little") + text + data[end:]

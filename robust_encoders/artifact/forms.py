@@ -10,12 +10,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from robust_encoders.artifact import adapter_file
+from robust_encoders.artifact import adapter_file, tensor_files
 from robust_encoders.errors import IntegrityError, ManifestError
 from robust_encoders.overlays.adapters import Adapter
 from robust_encoders.overlays.delta import require_delta
@@ -92,26 +90,26 @@ def parsed(form: str, data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if form == "adapter":
         adapter = adapter_file.read(data)
         return dict(adapter.tensors), adapter_config(adapter)
-    try:
-        tensors = safetensors.torch.load(data)
-    except SafetensorError as error:
-        raise IntegrityError(f"expected safetensors, found something else: {str(error)[:300]}") from error
+    tensors = tensor_files.loads(data, WEIGHTS_NAMES[form])
     require_tensors(form, tensors, {})
     return tensors, configuration(form, tensors, {})
 
 
-def serialised(form: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> bytes:
-    """Return the bytes of the file of an artifact in a small form; equal artifacts give equal bytes.
+def serialised(
+    form: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any], metadata: Mapping[str, str]
+) -> bytes:
+    """Return the bytes of the file with an artifact's tensors; equal artifacts give equal bytes.
 
     Args:
-        form: Form of the artifact, any but ``weights``.
+        form: Form of the artifact.
         tensors: Tensors of the artifact.
-        config: Configuration of an adapter: its prompts, rank and alpha. The other forms store none.
+        config: Configuration of an adapter: its prompts, rank and alpha. The files of the other forms store none.
+        metadata: Metadata of the file, see :func:`robust_encoders.artifact.provenance.metadata`.
     """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     if form == "adapter":
-        return adapter_file.write_bytes(adapter_of(contiguous, config))
-    return safetensors.torch.save(contiguous, metadata={"format": "pt"})
+        return adapter_file.write_bytes(adapter_of(contiguous, config), metadata)
+    return tensor_files.file_bytes(contiguous, metadata)
 
 
 def require_tensors(form: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:

@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from robust_encoders.artifact.base import Base, read_base
+from robust_encoders.artifact.foreign_files import LFS, foreign
 from robust_encoders.concepts import Concept
 from robust_encoders.errors import ManifestError
+from robust_encoders.utils.bounded_files import read_small
 from robust_encoders.utils.json_fields import Fields, short
 
 MANIFEST_NAME = "robust_encoder.json"
 SCHEMA = 1
+# Largest size in bytes of a manifest that is read; those of this package have up to 211 kB.
+MOST_MANIFEST = 2**24
 
 Form = Literal["weights", "adapter", "projection", "delta", "eraser"]
 
@@ -151,7 +155,10 @@ class Manifest:
         """
         path = Path(directory) / MANIFEST_NAME
         try:
-            text = path.read_text(encoding="utf-8")
+            data = read_small(path, MOST_MANIFEST)
+            if foreign(data, len(data)) is LFS:
+                raise ManifestError(f"expected a manifest at {path}, found {LFS.what}; {LFS.remedy}")
+            text = data.decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ManifestError(
                 f"expected a manifest at {path}, cannot read it: {error}; pass the folder of an artifact"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from robust_encoders.artifact.card_results import card_index, card_results, plain
 from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.artifact.papers import PAPERS, citation, method_name
+from robust_encoders.artifact.stated import is_blank
 from robust_encoders.errors import CardError
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ _WHAT: Mapping[str, str] = {
     "delta": "Trained weights of the UNet",
     "eraser": "Small modules after the cross-attentions of the UNet,",
 }
+_UNSTATED = "Not stated: whoever made these weights states it by `robust-encoders annotate FOLDER --license NAME`."
 STORED: Mapping[str, str] = {
     "weights": "The weights are an ordinary `CLIPTextModel`. transformers loads\nthe folder without this package, too.",
     "adapter": "Other tools load `adapter.safetensors` as a LoRA\nwithout gates, which then acts on every prompt.",
@@ -99,14 +101,17 @@ def tags(method: str, *, erased: bool = True) -> list[str]:
     """
     general = [tag for tag in _TAGS if erased or tag not in ("concept-erasure", "machine-unlearning")]
     paper = PAPERS.get(method)
-    return [*general, method, *([f"arxiv:{paper.arxiv}"] if paper else [])]
+    named = [] if is_blank(method) else [method]
+    return [*general, *named, *([f"arxiv:{paper.arxiv}"] if paper else [])]
 
 
 def licence_data(license: str) -> dict[str, Any]:
     """Return a licence as metadata of the Hub; empty if no licence is stated."""
+    if is_blank(license):
+        return {}
     if license.lower() in _HUB_LICENSES:
         return {"license": license.lower()}
-    return {"license": "other", "license_name": license} if license else {}
+    return {"license": "other", "license_name": license}
 
 
 def words(manifest: Manifest, reference: str) -> dict[str, Any]:
@@ -117,22 +122,35 @@ def words(manifest: Manifest, reference: str) -> dict[str, Any]:
         reference: Name or path for ``RobustEncoder.from_pretrained`` in the example.
     """
     concept, method = plain(manifest.concept.name), method_name(str(manifest.method["name"]))
-    base = f"the base {manifest.base.ids[0]}" if manifest.base.ids else f"bases of the family {manifest.base.family}"
+    family = (
+        "a base that is not stated" if is_blank(manifest.base.family) else f"bases of the family {manifest.base.family}"
+    )
+    base = f"the base {manifest.base.ids[0]}" if manifest.base.ids else family
     embedded = manifest.base.family in _EMBEDDED
     base = "the small base of coloured shapes in robust_encoders" if embedded else base
+    title, made = _made(manifest, concept, method)
     return {
-        "title": f"{concept[:1].upper()}{concept[1:]}, erased by {method}",
-        "summary": f"{_WHAT[manifest.form]} for {base}, made with {method} to forget the {manifest.concept.kind} "
-        f"**{concept}**. All other parts of the pipeline stay as they are.",
+        "title": title,
+        "summary": f"{_WHAT[manifest.form]} for {base}, {made}. All other parts of the pipeline stay as they are.",
         **usage(reference, manifest.base.ids[0] if manifest.base.ids else "path/to/the/base", embedded=embedded),
         "stored": STORED[manifest.form],
         "results": card_results(manifest.results),
         "inside_unet": manifest.form in ("delta", "eraser"),
         "limits": [_SMALL_WORLD] if embedded else [],
         "recipe": _recipe(manifest),
-        "licence": f"Weights: {manifest.license}." if manifest.license else "Not stated: ask the publisher.",
+        "licence": _UNSTATED if is_blank(manifest.license) else f"Weights: {manifest.license}.",
         "citation": citation(str(manifest.method["name"])),
     }
+
+
+def _made(manifest: Manifest, concept: str, method: str) -> tuple[str, str]:
+    """Return the title of a card, and the words that say how the artifact was made, as far as they are stated."""
+    by = "" if is_blank(method) else f" by {method}"
+    made = "made with a method that is not stated" if is_blank(method) else f"made with {method}"
+    if is_blank(concept):
+        return f"A concept that is not stated, erased{by}", f"{made} to forget a concept that is not stated"
+    title = f"{concept[:1].upper()}{concept[1:]}, erased{by}"
+    return title, f"{made} to forget the {manifest.concept.kind} **{concept}**"
 
 
 def usage(reference: str, base: str, *, embedded: bool) -> dict[str, Any]:
@@ -216,7 +234,9 @@ def _with_our_part(text: str, fresh: str) -> str:
 
 def _merged_data(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     index = [entry for entry in _listed(old.get("model-index")) if not _is_ours(entry)] + new.get("model-index", [])
-    both = {**old, **new, "tags": list(dict.fromkeys([*_listed(old.get("tags")), *new.get("tags", [])]))}
+    # Earlier versions wrote this tag for an artifact that did not name its method.
+    kept = [tag for tag in _listed(old.get("tags")) if tag != "not stated"]
+    both = {**old, **new, "tags": list(dict.fromkeys([*kept, *new.get("tags", [])]))}
     if "license" in new and "license_name" not in new:
         both = {key: value for key, value in both.items() if key not in ("license_name", "license_link")}
     return {**{key: value for key, value in both.items() if key != "model-index"}, "model-index": index or None}

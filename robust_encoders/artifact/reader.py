@@ -5,26 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import safetensors.torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from robust_encoders.artifact.fingerprint import content_sha256
+from robust_encoders.artifact.foreign_files import LINE_ENDS, Foreign, foreign_file, is_pointer
 from robust_encoders.artifact.forms import CONFIG_NAME, parsed, require_tensors
 from robust_encoders.artifact.manifest import MANIFEST_NAME, FileRecord, Manifest
-from robust_encoders.artifact.verified_files import remember, same_file
+from robust_encoders.artifact.owned_file import OwnedFile, read_owned, same_file
+from robust_encoders.artifact.provenance import METADATA_KEY, embedded_provenance, require_agreement
+from robust_encoders.artifact.verified_files import remember, settle
 from robust_encoders.clip.state_dict import architecture, nested
 from robust_encoders.clip.text_model import require_fit
 from robust_encoders.errors import ConversionNeededError, IntegrityError, ManifestError
-
-# Size in bytes from which a file is memory-mapped, which saves time and memory. A smaller file is copied into memory,
-# which is cheap; the copy cannot change while it is read.
-MAPPED_FROM = 2**24
+from robust_encoders.utils.bounded_files import MOST_JSON, regular
 
 
 class Artifact(NamedTuple):
@@ -49,8 +46,8 @@ class Trust(NamedTuple):
     Args:
         contents: True if finite values and content hash were already verified for the file hash in the manifest. The
             bytes of the file are still hashed.
-        unchanged: State of the file when an earlier load verified it completely; None if unknown. While the file is in
-            that state, its bytes are not hashed again.
+        unchanged: State of the file when an earlier load verified it completely; None if unknown. Bytes that are read
+            from the file in that state are not hashed again.
     """
 
     contents: bool = False
@@ -82,38 +79,52 @@ def read_artifact(folder: Path, manifest: Manifest, weights: str, *, trust: Trus
 
     Raises:
         ManifestError: If the manifest does not list the files.
-        IntegrityError: If a file, a tensor or a value differs from what the manifest or the configuration says.
+        IntegrityError: If a file, a tensor or a value differs from what the manifest or the configuration says, or the
+            provenance inside the weights contradicts the manifest.
     """
-    if manifest.form != "weights":
-        return _read_small(folder, manifest, weights)
-    config = _read_config(_verified(folder / CONFIG_NAME, _record(manifest, CONFIG_NAME)))
+    whole = manifest.form == "weights"
+    artifact = _read_weights(folder, manifest, weights, trust) if whole else _read_small(folder, manifest, weights)
+    require_agreement(embedded_provenance(folder / weights), folder / weights, manifest)
+    return artifact
+
+
+def _read_weights(folder: Path, manifest: Manifest, weights: str, trust: Trust) -> Artifact:
+    config = _read_config(folder, manifest)
     record, path = _record(manifest, weights), folder / weights
-    found, known = _require_size(path, record), trust.unchanged is not None
-    looked_at = trust.unchanged or found
-    tensors = _read_tensors(path, record, looked_at, known=known)
-    if not (known or trust.contents) or not record.content_sha256:
-        _require_contents(tensors, record, path)
-    named = nested(tensors)
-    require_fit(named, config, finite=known or trust.contents)
+    _require_size(path, record)
+    if trust.unchanged is None:
+        settle(path)
+    file = read_owned(path)
+    known = trust.unchanged is not None and file.state is not None and same_file(file.state, trust.unchanged)
     if not known:
-        remember(path, record, looked_at)
+        _require_bytes(file, record, path)
+    if not (known or trust.contents) or not record.content_sha256:
+        _require_contents(file.tensors, record, path)
+    named = nested(file.tensors)
+    require_fit(named, config, finite=known or trust.contents)
+    if not known and file.state is not None:
+        remember(path, record, file.state)
     return Artifact(manifest, named, config, record.content_sha256)
 
 
 def _read_small(folder: Path, manifest: Manifest, weights: str) -> Artifact:
     """Read an artifact in a small form; it is always verified completely, because that is cheap for most of them."""
     record, path = _record(manifest, weights), folder / weights
-    if manifest.form == "delta" and record.size >= MAPPED_FROM:
-        # A delta may have gigabytes, of which a file in memory would be a second copy.
-        mapped = _read_tensors(path, record, _require_size(path, record), known=False)
-        require_tensors(manifest.form, mapped, {})
-        _require_contents(mapped, record, path)
-        return Artifact(manifest, mapped, {}, record.content_sha256)
-    data = _verified(path, record)
-    tensors, config = parsed(manifest.form, data)
-    _require_once(data[8 : 8 + int.from_bytes(data[:8], "little")], path)
+    if manifest.form == "delta":
+        # A delta may have gigabytes; bytes and tensors together would need twice as much memory.
+        return _read_delta(path, record, manifest)
+    tensors, config = parsed(manifest.form, _verified(path, record))
     _require_contents(tensors, record, path)
     return Artifact(manifest, tensors, config, record.content_sha256)
+
+
+def _read_delta(path: Path, record: FileRecord, manifest: Manifest) -> Artifact:
+    _require_size(path, record)
+    file = read_owned(path)
+    _require_bytes(file, record, path)
+    require_tensors(manifest.form, file.tensors, {})
+    _require_contents(file.tensors, record, path)
+    return Artifact(manifest, file.tensors, {}, record.content_sha256)
 
 
 def _require_artifact(folder: Path) -> None:
@@ -141,14 +152,25 @@ def _record(manifest: Manifest, name: str) -> FileRecord:
     return record
 
 
-def _require_size(path: Path, record: FileRecord) -> os.stat_result:
+def _require_size(path: Path, record: FileRecord) -> None:
     try:
-        state = path.stat()
+        state = regular(path)
+        if state.st_size != record.size and (other := _foreign(path, record, state.st_size)) is not None:
+            raise IntegrityError(f"expected {path} with {record.size} bytes, found {other.what}; {other.remedy}")
     except OSError as error:
         raise IntegrityError(f"expected {path}, cannot read it: {error}; fetch the artifact again") from error
     if state.st_size != record.size:
         raise _changed(path, record, f"{state.st_size} bytes")
-    return state
+
+
+def _foreign(path: Path, record: FileRecord, size: int) -> Foreign | None:
+    """Return what git or a download made of a file whose size is not the recorded one; None if it cannot be told."""
+    if record.size < size <= MOST_JSON:
+        data = path.read_bytes()
+        if data.count(b"\n") == data.count(b"\r\n") == size - record.size:
+            return LINE_ENDS
+    # A configuration that was edited is a text, too, but no foreign file.
+    return foreign_file(path) if path.suffix == ".safetensors" or size == 0 or is_pointer(path) else None
 
 
 def _changed(path: Path, record: FileRecord, found: str) -> IntegrityError:
@@ -169,54 +191,25 @@ def _verified(path: Path, record: FileRecord) -> bytes:
     return data
 
 
-def _read_config(data: bytes) -> dict[str, Any]:
+def _read_config(folder: Path, manifest: Manifest) -> dict[str, Any]:
+    path, record = folder / CONFIG_NAME, _record(manifest, CONFIG_NAME)
+    if record.size > MOST_JSON:
+        raise IntegrityError(
+            f"expected a configuration of at most {MOST_JSON} bytes in {path}, the manifest says {record.size}; fetch "
+            "the artifact again"
+        )
     try:
-        config = json.loads(data)
+        config = json.loads(_verified(path, record))
     except (ValueError, RecursionError) as error:
         raise IntegrityError(f"expected JSON in {CONFIG_NAME}, found something else: {error}") from error
-    return architecture(config if isinstance(config, dict) else {})
+    body = config if isinstance(config, dict) else {}
+    require_agreement(body.get(METADATA_KEY), path, manifest)
+    return architecture(body)
 
 
-def _read_tensors(path: Path, record: FileRecord, looked_at: os.stat_result, *, known: bool) -> dict[str, Tensor]:
-    try:
-        if record.size < MAPPED_FROM:
-            # The tensors are made from the bytes that were hashed, because the file may change in the meantime.
-            data = _verified(path, record)
-            tensors = safetensors.torch.load(data)
-            _require_once(data[8 : 8 + int.from_bytes(data[:8], "little")], path)
-            return tensors
-        tensors = safetensors.torch.load_file(path)
-    except SafetensorError as error:
-        raise IntegrityError(f"expected safetensors in {path}, found something else: {str(error)[:300]}") from error
-    if not known:
-        _require_bytes(path, record)
-    # Checked even for a remembered file, because the mapped file may not be the one whose state was looked up.
-    if not same_file(_require_size(path, record), looked_at):
-        raise _changed(path, record, "that it was replaced while it was read")
-    return tensors
-
-
-def _require_bytes(path: Path, record: FileRecord) -> None:
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-        file.seek(0)
-        _require_once(file.read(int.from_bytes(file.read(8), "little")), path)
-    if found != record.sha256:
-        raise _changed(path, record, f"{record.size} bytes and {found}")
-
-
-def _require_once(header: bytes, path: Path) -> None:
-    """Refuse a header with a duplicate name, because readers disagree on which of the two entries is valid."""
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if twice := sorted(name for name, count in Counter(name for name, _ in pairs).items() if count > 1):
-            raise IntegrityError(
-                f"expected every name once in the header of {path}, found {', '.join(twice)[:200]} twice; "
-                "fetch the artifact again"
-            )
-        return dict(pairs)
-
-    json.loads(header, object_pairs_hook=once)
+def _require_bytes(file: OwnedFile, record: FileRecord, path: Path) -> None:
+    if (found := file.sha256()) != record.sha256:
+        raise _changed(path, record, f"{file.size} bytes and {found}")
 
 
 def _require_contents(tensors: Mapping[str, Tensor], record: FileRecord, path: Path) -> None:

@@ -12,24 +12,33 @@ import json
 import logging
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from robust_encoders.artifact.manifest import FileRecord
+from robust_encoders.artifact.owned_file import same_file, state_of
 from robust_encoders.utils.home import home, write_atomically
 
 logger = logging.getLogger(__name__)
 YOUNGEST_NS = 2_000_000_000
+# Windows keeps the time of creation instead. Because the time of modification can be set back, a change might not show.
+HAS_CHANGE_TIME = os.name != "nt"
 
 
-def same_file(one: os.stat_result, other: os.stat_result) -> bool:
-    """Return true if two states of a path belong to the same, unchanged file.
+def settle(path: Path) -> None:
+    """Write what other programs changed in a mapped file to disk, so that their next change shows in its times.
+
+    A program that maps a file can change a page again and again. Only the first change after the page was written to
+    disk sets the times of the file. In a file system that lies in memory, such as tmpfs, nothing is written to disk, so
+    there this function has no effect.
 
     Args:
-        one: Result of ``os.stat``.
-        other: Result of ``os.stat`` at another time.
+        path: Path of the file.
     """
-    return _state(one) == _state(other)
+    with suppress(OSError), path.open("rb") as file:  # some systems refuse this for a file that is open for reading
+        if not _is_young(os.fstat(file.fileno())):  # a young file is not remembered, and may take long to write
+            os.fsync(file.fileno())
 
 
 def remembered(path: Path, record: FileRecord) -> os.stat_result | None:
@@ -55,10 +64,9 @@ def remember(path: Path, record: FileRecord, looked_at: os.stat_result) -> None:
     Args:
         path: Path of the file.
         record: Size and hashes that the file was verified against.
-        looked_at: State of the file before it was read.
+        looked_at: State of the file while it was read.
     """
-    newest = max(looked_at.st_mtime_ns, looked_at.st_ctime_ns)
-    if not same_file(os.stat(path), looked_at) or time.time_ns() - newest < YOUNGEST_NS:
+    if not HAS_CHANGE_TIME or _is_young(looked_at) or not same_file(os.stat(path), looked_at):
         return
     facts = _facts(path, looked_at, record)
     try:
@@ -67,19 +75,13 @@ def remember(path: Path, record: FileRecord, looked_at: os.stat_result) -> None:
         logger.debug("cannot note that %s was verified: %s", path, error)
 
 
+def _is_young(state: os.stat_result) -> bool:
+    return time.time_ns() - max(state.st_mtime_ns, state.st_ctime_ns) < YOUNGEST_NS
+
+
 def _note_of(path: Path) -> Path:
     return home() / "verified" / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()}.json"
 
 
 def _facts(path: Path, state: os.stat_result, record: FileRecord) -> dict[str, Any]:
-    return {"path": str(path.resolve()), "expected": vars(record), **_state(state)}
-
-
-def _state(state: os.stat_result) -> dict[str, int]:
-    return {
-        "device": state.st_dev,
-        "inode": state.st_ino,
-        "size": state.st_size,
-        "mtime_ns": state.st_mtime_ns,
-        "ctime_ns": state.st_ctime_ns,
-    }
+    return {"path": str(path.resolve()), "expected": vars(record), **state_of(state)}

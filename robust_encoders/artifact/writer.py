@@ -7,19 +7,20 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 from torch import Tensor
 
+from robust_encoders.artifact import tensor_files
 from robust_encoders.artifact.fingerprint import content_sha256, dtype_name
 from robust_encoders.artifact.forms import CONFIG_NAME, PICTURE_NAME, is_replaced, serialised, weights_name
 from robust_encoders.artifact.manifest import MANIFEST_NAME, FileRecord, Manifest
 from robust_encoders.artifact.model_card import CARD_NAME, card
+from robust_encoders.artifact.provenance import metadata
 from robust_encoders.clip.state_dict import architecture
 from robust_encoders.errors import CardError, ManifestError
 from robust_encoders.utils.atomic_folders import remove_abandoned, scratch
@@ -68,10 +69,11 @@ def save(
     with _alone(target):
         remove_abandoned(target.parent, target.name, rescue)
         _require_free(target)
-        finished, contents = _contents(manifest, tensors, config)
-        contents |= _picture(target, finished)
-        contents[CARD_NAME] = _card_bytes(target, finished, reference or "path/to/this/folder", contents)
+        manifest.to_json()  # raises before anything is written
         with scratch(target.parent, target.name, rescue) as aside:
+            finished, contents = _contents(manifest, tensors, config, aside)
+            contents |= _picture(target, finished)
+            contents[CARD_NAME] = _card_bytes(target, finished, reference or "path/to/this/folder", contents)
             _fill(aside / "new", target, contents)
             _move_into_place(aside, target)
     return finished
@@ -87,37 +89,27 @@ def _alone(target: Path) -> Iterator[None]:
 
 
 def _contents(
-    manifest: Manifest, tensors: Mapping[str, Tensor], config: Mapping[str, Any]
-) -> tuple[Manifest, dict[str, bytes]]:
-    name = weights_name(manifest.form)
+    manifest: Manifest, tensors: Mapping[str, Tensor], config: Mapping[str, Any], aside: Path
+) -> tuple[Manifest, dict[str, bytes | Path]]:
+    """Return the manifest with the files' hashes, and the files: their bytes, or a path in the folder ``aside``."""
+    name, content = weights_name(manifest.form), content_sha256(tensors)
+    facts = metadata(manifest, content)
+    contents: dict[str, bytes | Path]
     if manifest.form == "weights":
-        contents = {CONFIG_NAME: _config_bytes(tensors, config), name: _weights_bytes(tensors)}
+        contents = {CONFIG_NAME: _config_bytes(tensors, config), name: _weights_file(tensors, facts, aside / name)}
     else:
-        contents = {name: serialised(manifest.form, tensors, config)}
-    hashes = {name: content_sha256(tensors)}
-    files = {
-        name: FileRecord(sha256=hashlib.sha256(data).hexdigest(), size=len(data), content_sha256=hashes.get(name, ""))
-        for name, data in contents.items()
-    }
-    finished = replace(manifest, files=files)
+        contents = {name: serialised(manifest.form, tensors, config, facts)}
+    hashes = {name: content}
+    finished = replace(manifest, files={name: _record(data, hashes.get(name, "")) for name, data in contents.items()})
     return finished, {**contents, MANIFEST_NAME: finished.to_json().encode()}
 
 
-def provenance(manifest: Manifest, content: str) -> dict[str, Any]:
-    """Return the facts that an attached or saved text encoder carries as ``config.robust_encoders``.
-
-    Args:
-        manifest: Manifest of the artifact.
-        content: Hash of the tensors' contents.
-    """
-    return {
-        "concept": manifest.concept.name,
-        "kind": manifest.concept.kind,
-        "method": manifest.method["name"],
-        "base": manifest.base.family,
-        "license": manifest.license,
-        "content_sha256": content,
-    }
+def _record(data: bytes | Path, content: str) -> FileRecord:
+    if isinstance(data, bytes):
+        return FileRecord(sha256=hashlib.sha256(data).hexdigest(), size=len(data), content_sha256=content)
+    with data.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return FileRecord(sha256=digest, size=file.tell(), content_sha256=content)
 
 
 def _require_movable(target: Path) -> None:
@@ -153,7 +145,7 @@ def _config_bytes(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> b
     return (json.dumps(body, indent=2, sort_keys=True) + "\n").encode()
 
 
-def _card_bytes(target: Path, manifest: Manifest, reference: str, contents: Mapping[str, bytes]) -> bytes:
+def _card_bytes(target: Path, manifest: Manifest, reference: str, contents: Collection[str]) -> bytes:
     place = target / CARD_NAME
     try:
         existing = place.read_bytes().decode() if place.is_file() else ""
@@ -163,7 +155,7 @@ def _card_bytes(target: Path, manifest: Manifest, reference: str, contents: Mapp
     return card(manifest, reference=reference, existing=existing, picture=picture).encode()
 
 
-def _picture(target: Path, manifest: Manifest) -> dict[str, bytes]:
+def _picture(target: Path, manifest: Manifest) -> dict[str, bytes | Path]:
     """Return the picture in a folder if the folder holds this very artifact; the picture of another one goes."""
     place = target / PICTURE_NAME
     try:
@@ -178,13 +170,14 @@ def _contents_of(manifest: Manifest) -> set[str]:
     return {record.content_sha256 for record in manifest.files.values()}
 
 
-def _weights_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    # Only one metadata key: safetensors writes several keys in a random order, and the bytes would differ between runs.
+def _weights_file(tensors: Mapping[str, Tensor], facts: Mapping[str, str], path: Path) -> Path:
+    # Written from the tensors themselves: their bytes in memory would be a second and a third copy.
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return safetensors.torch.save(contiguous, metadata={"format": "pt"})
+    tensor_files.write(path, contiguous, facts)
+    return path
 
 
-def _fill(folder: Path, target: Path, contents: Mapping[str, bytes]) -> None:
+def _fill(folder: Path, target: Path, contents: Mapping[str, bytes | Path]) -> None:
     if target.is_dir():
         # Other files in the folder, for example a model card or a git folder, are kept.
         shutil.copytree(target, folder, symlinks=True)
@@ -194,7 +187,10 @@ def _fill(folder: Path, target: Path, contents: Mapping[str, bytes]) -> None:
         folder.mkdir()
     for name, data in contents.items():
         (folder / name).unlink(missing_ok=True)  # The name may be a link, whose target must not be overwritten.
-        (folder / name).write_bytes(data)
+        if isinstance(data, Path):
+            data.rename(folder / name)
+        else:
+            (folder / name).write_bytes(data)
 
 
 def _put_back(aside: Path, target: Path) -> bool:

@@ -20,8 +20,10 @@ import robust_encoders
 from robust_encoders import CATALOG, CatalogEntry, Manifest, RobustEncoder
 from robust_encoders.artifact.card_results import withdrawal_reasons, withdrawn
 from robust_encoders.artifact.forms import PICTURE_NAME
-from robust_encoders.cli import convert, pipelines, trust
-from robust_encoders.errors import BaseLoadError, RobustEncodersError, UnknownNameError
+from robust_encoders.cli import annotate, convert, pipelines, ready, trust
+from robust_encoders.conversion.copied_file import copied_file
+from robust_encoders.errors import BaseLoadError, IntegrityError, RobustEncodersError, UnknownNameError
+from robust_encoders.redaction import RedactingFormatter
 from robust_encoders.utils.console import (
     EXIT_NO,
     EXIT_OK,
@@ -30,6 +32,7 @@ from robust_encoders.utils.console import (
     columns,
     fail,
     flush,
+    in_shell,
     say,
     say_fields,
     say_json,
@@ -73,8 +76,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: Exit code 0 after help, 2 for a command line that does not parse, 141 if the reader of stdout
             closed the pipe.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    if argv is None:
+        return in_shell(lambda: main(sys.argv[1:]))
+    arguments = list(argv)
+    handler = logging.StreamHandler(sys.stderr)
+    # The Hub's client logs every address that it asks for, signed ones too.
+    handler.setFormatter(RedactingFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     try:
         code = _run(arguments)
         flush()
@@ -138,8 +146,12 @@ def _parser() -> argparse.ArgumentParser:
     cards.set_defaults(command=_cards)
     trust.add_commands(commands, as_json)
     convert.add_commands(commands, as_json)
-    for command in (info, push):
-        command.add_argument("name", metavar="NAME", help="name in the catalog, or folder of an artifact")
+    annotate.add_commands(commands, as_json)
+    ready.add_commands(commands, as_json)
+    info.add_argument(
+        "name", metavar="NAME", help="name in the catalog, folder of an artifact, or a single file of its weights"
+    )
+    push.add_argument("name", metavar="NAME", help="name in the catalog, or folder of an artifact")
     _add_push_options(push)
     for name, text in TRAINING_COMMANDS.items():
         commands.add_parser(name, help=text)
@@ -173,6 +185,8 @@ def _list(options: argparse.Namespace) -> int:
 
 def _info(options: argparse.Namespace) -> int:
     entry = CATALOG.get(options.name)
+    if entry is None and Path(options.name).expanduser().is_file():
+        return _file_info(options, Path(options.name).expanduser())
     if entry is not None and entry.format != "safetensors":
         if options.json:
             say_json(_entry(entry))
@@ -184,6 +198,22 @@ def _info(options: argparse.Namespace) -> int:
         say(manifest.to_json().rstrip())
     else:
         _say_manifest(manifest)
+    return EXIT_OK
+
+
+def _file_info(options: argparse.Namespace, path: Path) -> int:
+    found = copied_file(path)
+    if found is None:
+        raise IntegrityError(
+            f"expected provenance inside {path}, found none: it is no copy of an artifact's weights, or a tool removed "
+            "it; pass the folder of the artifact"
+        )
+    if options.json:
+        say_json({**found.facts, "unchanged": found.unchanged})
+    else:
+        say_fields(
+            {**found.facts, "tensors": "unchanged" if found.unchanged else "changed since these facts were stated"}
+        )
     return EXIT_OK
 
 

@@ -37,11 +37,16 @@ def add_commands(commands: Any, as_json: argparse.ArgumentParser) -> None:
     check.add_argument(
         "pipeline", metavar="PIPELINE_FOLDER", type=Path, help="folder of a diffusers pipeline, with a model_index.json"
     )
+    check.add_argument(
+        "--allow-large-vectors",
+        action="store_true",
+        help="report learned vectors above ten times the largest norm of the vocabulary as a warning, not as an error",
+    )
 
 
 def _check(options: argparse.Namespace) -> int:
     pipe = open_pipeline(options.pipeline)
-    report = RobustEncoder.from_pretrained(options.name).check(pipe)
+    report = RobustEncoder.from_pretrained(options.name).check(pipe, allow_large_vectors=options.allow_large_vectors)
     if options.json:
         checks = [asdict(check) for check in report.checks]
         say_json({"name": options.name, "pipeline": str(options.pipeline), "ok": report.ok, "checks": checks})

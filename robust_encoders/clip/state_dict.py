@@ -42,8 +42,8 @@ def nested(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if len(renamed) < len(kept):
         twice = sorted(name for name in kept if not name.startswith(PREFIX) and nested_name(name) in kept)
         raise IntegrityError(
-            f"expected every tensor once, found {len(twice)} both with and without {PREFIX!r}: {', '.join(twice)}; "
-            "remove one of the two layouts from the file"
+            f"expected every tensor once, found {len(twice)} both with and without {PREFIX!r}: "
+            f"{', '.join(twice)[:4000]}; remove one of the two layouts from the file"
         )
     return renamed
 

@@ -22,6 +22,10 @@ _MOST = {
 }  # fmt: skip
 _FRACTIONS = ("layer_norm_eps", "attention_dropout", "initializer_range", "initializer_factor")
 _TOKENS = ("projection_dim", "pad_token_id", "bos_token_id", "eos_token_id")
+# The dtypes in which a text encoder computes; in float8 only a few kernels do, and none on a CPU.
+COMPUTING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# Number of problems that an error lists.
+_SHOWN = 400
 # transformers changes settings of the whole process while it loads a model, so only one thread loads at a time.
 _LOADING = Lock()
 
@@ -43,11 +47,11 @@ def require_fit(tensors: Mapping[str, Tensor], config: Mapping[str, Any], *, fin
     ]
     for name, tensor in sorted(tensors.items()):
         if name not in expected:
-            problems.append(f"{name}: expected no such tensor, found shape {tuple(tensor.shape)}")
+            problems.append(f"{name[:200]}: expected no such tensor, found shape {tuple(tensor.shape)}")
         elif tuple(tensor.shape) != expected[name]:
             problems.append(f"{name}: expected shape {expected[name]}, found {tuple(tensor.shape)}")
-        elif not tensor.is_floating_point():
-            problems.append(f"{name}: expected a floating dtype, found {tensor.dtype}")
+        elif tensor.dtype not in COMPUTING:
+            problems.append(f"{name}: expected a floating dtype of at least 16 bits, found {tensor.dtype}")
         elif not (finite or _is_finite(tensor)):
             problems.append(f"{name}: expected finite values, found NaN or infinity")
     if len(dtypes := {str(tensor.dtype) for tensor in tensors.values()}) > 1:
@@ -55,7 +59,8 @@ def require_fit(tensors: Mapping[str, Tensor], config: Mapping[str, Any], *, fin
     if problems:
         raise IntegrityError(
             f"these tensors are not a text encoder of that configuration ({len(problems)} problem(s)):\n  "
-            + "\n  ".join(problems)
+            + "\n  ".join(problems[:_SHOWN])
+            + f"\n  and {len(problems) - _SHOWN} more" * (len(problems) > _SHOWN)
             + "\nuse the weights and the config.json that were saved together"
         )
 

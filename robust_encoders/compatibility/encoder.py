@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from robust_encoders.artifact.manifest import Manifest
-from robust_encoders.compatibility import architecture, pipeline_state
+from robust_encoders.compatibility import architecture, learned_vectors, pipeline_state
 from robust_encoders.compatibility.facts import Facts
 from robust_encoders.compatibility.report import Check, CompatReport
 from robust_encoders.pipeline.attach import attachment_of
@@ -33,12 +34,23 @@ QUESTIONS: tuple[Callable[[Facts], Check | None], ...] = (
     pipeline_state.versions,
     pipeline_state.offloading,
     pipeline_state.hooks,
+    pipeline_state.overlays_of_others,
     pipeline_state.adapters,
     pipeline_state.textual_inversion,
+    learned_vectors.learned_vectors,
+    learned_vectors.own_vectors,
 )
 
 
-def check(pipe: Any, manifest: Manifest, config: Mapping[str, Any], *, allow_partial: bool = False) -> CompatReport:
+def check(
+    pipe: Any,
+    manifest: Manifest,
+    config: Mapping[str, Any],
+    *,
+    allow_partial: bool = False,
+    embeddings: Tensor | None = None,
+    allow_large_vectors: bool = False,
+) -> CompatReport:
     """Make all checks of an encoder against a pipeline; change nothing.
 
     Args:
@@ -46,6 +58,8 @@ def check(pipe: Any, manifest: Manifest, config: Mapping[str, Any], *, allow_par
         manifest: Manifest of the encoder.
         config: Configuration of the encoder.
         allow_partial: True to report other text encoders of the pipeline as a warning instead of an error.
+        embeddings: Token embeddings (V, D) of the encoder; None compares learned vectors with the replaced encoder's.
+        allow_large_vectors: True to report learned vectors of large norm as a warning instead of an error.
     """
     component = _component(pipe, manifest)
     if not component.ok:
@@ -53,6 +67,7 @@ def check(pipe: Any, manifest: Manifest, config: Mapping[str, Any], *, allow_par
     current, record = original_of(getattr(pipe, manifest.component)), attachment_of(pipe)
     original = original_of(record.original) if record else current
     facts = Facts.gather(pipe, manifest, config, current=current, original=original, partial=allow_partial)
+    facts = replace(facts, embeddings=embeddings, allow_large_vectors=allow_large_vectors)
     # The other checks need a torch module with weights in the slot.
     questions = QUESTIONS if all(map(_readable, (facts.current, facts.original))) else QUESTIONS[:2]
     answers = [question(facts) for question in questions]

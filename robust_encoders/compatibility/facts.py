@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from torch import Tensor
+
 from robust_encoders.artifact.fingerprint import Sketch, TokenizerFingerprint, sketch, tokenizer_fingerprint
 from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.clip.state_dict import nested_state
@@ -34,6 +36,8 @@ class Facts:
         unet_config: Configuration of the UNet; empty if it has none.
         slot_tokenizer: Object in the pipeline's tokenizer slot, or None.
         tokenizer: The same object if it is a tokenizer; None otherwise, for example for a processor.
+        embeddings: Token embeddings (V, D) of the encoder; None for an overlay.
+        allow_large_vectors: True if the caller accepts learned vectors of any finite norm.
     """
 
     pipe: Any
@@ -48,6 +52,8 @@ class Facts:
     unet_config: Mapping[str, Any]
     slot_tokenizer: Any
     tokenizer: Any
+    embeddings: Tensor | None = None
+    allow_large_vectors: bool = False
 
     @classmethod
     def gather(
@@ -116,5 +122,6 @@ def unknown(name: str) -> Check:
         "warning",
         "a value recorded in the manifest",
         "none in the manifest",
-        "ask the publisher to record it",
+        "record the base: `robust-encoders annotate FOLDER --base PIPELINE_FOLDER`; if the encoder is not yours, ask "
+        "its publisher to run that",
     )

@@ -11,34 +11,43 @@ from torch import nn
 from robust_encoders.artifact.fingerprint import Sketch, compare, sketch
 from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.clip.state_dict import nested_state, unwrapped
-from robust_encoders.compatibility import architecture, pipeline_state
+from robust_encoders.compatibility import architecture, learned_vectors, pipeline_state
 from robust_encoders.compatibility.facts import Facts, config_of
 from robust_encoders.compatibility.overlay_shapes import OverlayContent, shape_checks
+from robust_encoders.compatibility.pipeline_state import learned_tokens
 from robust_encoders.compatibility.report import Check, CompatReport
 from robust_encoders.pipeline.attached_overlay import PREFIXES
+from robust_encoders.pipeline.attentions import attentions_of, is_fused
 from robust_encoders.pipeline.composition import composition_of, deployed_in, reference_of, unet_of
+from robust_encoders.pipeline.foreign_code import foreign_hooks, replaced_forwards
 from robust_encoders.pipeline.offload import mode_of
-from robust_encoders.pipeline.textual_inversion import first_rows
+from robust_encoders.pipeline.textual_inversion import EMBEDDING, added_tokens, first_rows
 
 
-def check(pipe: Any, overlay: OverlayContent, *, allow_partial: bool = False) -> CompatReport:
+def check(
+    pipe: Any, overlay: OverlayContent, *, allow_partial: bool = False, allow_large_vectors: bool = False
+) -> CompatReport:
     """Make all checks of an overlay against a pipeline; change nothing.
 
     Args:
         pipe: A diffusers pipeline.
         overlay: Content of the overlay.
         allow_partial: True to report other text encoders of the pipeline as a warning instead of an error.
+        allow_large_vectors: True to report learned vectors of large norm as a warning instead of an error.
     """
     components = _components(pipe)
     if not components.ok:
         return CompatReport((components,))
-    facts = _facts(pipe, overlay.manifest, allow_partial)
+    facts = replace(_facts(pipe, overlay.manifest, allow_partial), allow_large_vectors=allow_large_vectors)
     answers: list[Check | None] = [
         components,
         *(question(facts) for question in _GENERAL),
         _text_encoder(pipe, overlay),
+        _learned_tokens(pipe),
         *shape_checks(pipe, overlay),
         *(_bare(pipe, name) for name in PREFIXES),
+        _separate(pipe, overlay),
+        *(_hooked(pipe, name) for name in PREFIXES),
         _rank(pipe, overlay),
     ]
     return CompatReport(tuple(answer for answer in answers if answer is not None))
@@ -51,6 +60,8 @@ _GENERAL: Sequence[Callable[[Facts], Check | None]] = (
     pipeline_state.unet_fingerprint,
     pipeline_state.precision,
     pipeline_state.versions,
+    learned_vectors.learned_vectors,
+    pipeline_state.adapters,
 )
 
 
@@ -90,11 +101,20 @@ def _text_encoder(pipe: Any, overlay: OverlayContent) -> Check:
     """
     deployed = overlay.covers("text_encoder")
     encoder = deployed_in(pipe) if deployed else reference_of(pipe)
-    return encoder_check(overlay.manifest, _sketch(encoder), deployed=deployed)
+    return encoder_check(overlay.manifest, _sketch(encoder, overlay.manifest), deployed=deployed)
 
 
-def _sketch(encoder: nn.Module) -> Sketch:
-    return sketch(first_rows(nested_state(encoder), int(config_of(encoder)["vocab_size"])))
+def _sketch(encoder: nn.Module, manifest: Manifest) -> Sketch:
+    """Return the sketch of a text encoder, without the vectors of a textual inversion."""
+    recorded = manifest.base.text_encoder or {}
+    vocabulary = recorded[EMBEDDING].shape[0] if EMBEDDING in recorded else int(config_of(encoder)["vocab_size"])
+    return sketch(first_rows(nested_state(encoder), vocabulary))
+
+
+def _learned_tokens(pipe: Any) -> Check | None:
+    """Warn if tokens of a textual inversion are loaded."""
+    tokens = added_tokens(pipe.tokenizer)
+    return learned_tokens(tokens) if tokens else None
 
 
 def encoder_check(manifest: Manifest, found: Sketch, *, deployed: bool) -> Check:
@@ -151,13 +171,45 @@ def _bare(pipe: Any, name: str) -> Check:
     found = [f"{mode_of(pipe, module)}"] if mode_of(pipe, module) not in ("none", "model offload") else []
     if unwrapped(module) is not module or getattr(module, "_compiled_call_impl", None) is not None:
         found.append("compiled")
+    if patched := replaced_forwards(unwrapped(module)):
+        found.append(f"a replaced forward of {', '.join(patched[:3])}")
     return Check(
         f"state of the {name}",
         not found,
         "error",
-        "neither compiled nor offloaded layer by layer",
+        "neither compiled nor patched nor offloaded layer by layer",
         " and ".join(found) or "neither",
-        "attach first, then compile or enable offloading",
+        "attach first, then compile, patch or enable offloading",
+    )
+
+
+def _separate(pipe: Any, overlay: OverlayContent) -> Check | None:
+    """Check that the UNet calls the layers that the overlay changes."""
+    if not overlay.covers("unet") or not any(map(is_fused, attentions_of(unwrapped(pipe.unet)))):
+        return None
+    return Check(
+        "projections",
+        False,
+        "error",
+        "separate projections for queries, keys and values in the unet",
+        "fused projections, beside which an overlay on the layers has no effect",
+        "call pipe.unfuse_qkv_projections() first",
+    )
+
+
+def _hooked(pipe: Any, name: str) -> Check | None:
+    """Check that the component has no hooks of other code, which will act on the copy, too."""
+    found = sorted({path or "the module itself" for path, *_ in foreign_hooks(unwrapped(getattr(pipe, name)))})
+    if not found:
+        return None
+    return Check(
+        f"hooks of the {name}",
+        False,
+        "warning",
+        "no hooks of other code",
+        f"hooks on {', '.join(found[:3])}",
+        "they act on the copy with the overlay, too, but their handles reach the original only: to be able to remove "
+        "them, register them after attaching",
     )
 
 

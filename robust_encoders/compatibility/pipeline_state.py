@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from importlib.metadata import version
 
-from torch import nn
-
 from robust_encoders.artifact.fingerprint import compare, sketch
 from robust_encoders.clip.state_dict import module_state
 from robust_encoders.compatibility.facts import Facts, unknown
 from robust_encoders.compatibility.report import Check
 from robust_encoders.pipeline import offload
+from robust_encoders.pipeline.attach import has_overlays
 from robust_encoders.pipeline.bypass import has_adapter
+from robust_encoders.pipeline.foreign_code import foreign_hooks, replaced_forwards
+from robust_encoders.pipeline.shared_copy import is_shared_copy
 
 # The oldest versions that the tests run on.
 MINIMUM = {"torch": "2.6", "transformers": "4.57", "diffusers": "0.35"}
@@ -116,28 +117,39 @@ def offloading(facts: Facts) -> Check:
 
 
 def hooks(facts: Facts) -> Check | None:
-    """Check that the replaced encoder has no hooks and no compiled wrapper, which the new encoder would lack."""
+    """Check that the replaced encoder has no hooks, patches or compiled wrapper, which the new encoder would lack."""
     if facts.current is None:
         return None
-    hooked = [name or "the module itself" for name, part in facts.current.named_modules() if _has_hooks(part)]
+    hooked = list(dict.fromkeys(name or "the module itself" for name, *_ in foreign_hooks(facts.current)))
+    patched = [name or "the module itself" for name in replaced_forwards(facts.current)]
     # torch.compile(module) wraps the module, module.compile() changes it in place.
     wrapped = hasattr(getattr(facts.pipe, facts.manifest.component), "_orig_mod")
     compiled = wrapped or getattr(facts.current, "_compiled_call_impl", None) is not None
     found = [f"hooks on {', '.join(hooked[:3])}"] * bool(hooked) + ["a torch.compile wrapper"] * compiled
+    found += [f"a replaced forward of {', '.join(patched[:3])}"] * bool(patched)
     return Check(
         "hooks",
         not found,
         "warning",
-        "no forward hooks and no compiled wrapper on the text encoder",
+        "no hooks, no replaced forward and no compiled wrapper on the text encoder",
         " and ".join(found) or "none",
-        "they stay on the replaced encoder; register hooks or compile again after attaching",
+        "they stay on the replaced encoder; register hooks, patch or compile again after attaching",
     )
 
 
-def _has_hooks(part: nn.Module) -> bool:
-    # transformers registers its own hooks when hidden states are requested, and does so again on the new encoder.
-    hooks = [*part._forward_hooks.values(), *part._forward_pre_hooks.values()]
-    return any(getattr(hook, "__module__", "").partition(".")[0] != "transformers" for hook in hooks)
+def overlays_of_others(facts: Facts) -> Check | None:
+    """Check that the text encoder carries no overlay of another pipeline, which would be lost."""
+    slot = getattr(facts.pipe, facts.manifest.component)
+    if not is_shared_copy(slot) or has_overlays(facts.pipe):
+        return None
+    return Check(
+        "overlays",
+        False,
+        "error",
+        "a text encoder without overlays, or with overlays that were attached to this pipeline",
+        "overlays that came with components of another pipeline",
+        "they would be lost; attach the encoder to that pipeline, then make this one from it",
+    )
 
 
 def adapters(facts: Facts) -> Check | None:
@@ -158,14 +170,21 @@ def adapters(facts: Facts) -> Check | None:
 
 def textual_inversion(facts: Facts) -> Check | None:
     """Warn if tokens of a textual inversion are loaded, which are carried over."""
-    if not facts.inversion_rows:
-        return None
+    return learned_tokens(facts.inversion_tokens) if facts.inversion_rows else None
+
+
+def learned_tokens(tokens: tuple[str, ...]) -> Check:
+    """Return the warning that tokens of a textual inversion are loaded.
+
+    Args:
+        tokens: Learned tokens.
+    """
     return Check(
         "learned tokens",
         False,
         "warning",
         "no token of a textual inversion",
-        ", ".join(facts.inversion_tokens),
+        ", ".join(tokens),
         "they are kept and work as before, but a learned vector can bring the concept back, and the erasure was never "
         "measured with them; call pipe.unload_textual_inversion() to remove them",
     )

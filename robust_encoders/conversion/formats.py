@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from robust_encoders.clip.state_dict import PREFIX
+from robust_encoders.conversion.lookalikes import is_lora, what_else
 from robust_encoders.conversion.open_clip import from_open_clip, to_open_clip
 from robust_encoders.errors import IntegrityError
 
@@ -66,10 +67,18 @@ COMFYUI_SHORT = Layout("ComfyUI, short", "clip_l.", "nested")
 COMFYUI_SINGLE = Layout("ComfyUI single file", "text_encoders.clip_l.transformer.", "nested", shared=True)
 OPEN_CLIP = Layout("open_clip", "", "open_clip")
 OPEN_CLIP_TOWER = Layout("open_clip, text tower apart", "text.", "open_clip")
+SDXL_L = Layout("single file of SDXL, CLIP-L", "conditioner.embedders.0.transformer.", "nested", shared=True)
+SDXL_G = Layout("single file of SDXL, OpenCLIP-G", "conditioner.embedders.1.model.", "open_clip", shared=True)
 LAYOUTS = (
     TRANSFORMERS, FLAT, AUTHORS, A1111, A1111_OLD, A1111_SD2, COMFYUI, COMFYUI_SHORT, COMFYUI_SINGLE, OPEN_CLIP,
-    OPEN_CLIP_TOWER,
+    OPEN_CLIP_TOWER, SDXL_L, SDXL_G,
 )  # fmt: skip
+# One tensor of every text encoder, by naming; text before it in a file is the prefix of all its names.
+_MARKS: Mapping[Naming, str] = {
+    "nested": PREFIX + "embeddings.token_embedding.weight",
+    "flat": "embeddings.token_embedding.weight",
+    "open_clip": "token_embedding.weight",
+}
 
 
 class Reading(NamedTuple):
@@ -121,9 +130,10 @@ def detect(names: Mapping[str, Tensor]) -> Layout:
     Raises:
         IntegrityError: If the file holds no text encoder, or more than one.
     """
-    found = [layout for layout in LAYOUTS if any(map(layout.holds, names))]
+    found = [] if is_lora(names) else [layout for layout in LAYOUTS if any(map(layout.holds, names))]
     if AUTHORS in found and FLAT in found:
         found.remove(FLAT)  # the trainer writes every tensor a second time under a flat name
+    found = found or _wrapped(names)
     if len(found) == 1:
         return found[0]
     if found:
@@ -131,12 +141,22 @@ def detect(names: Mapping[str, Tensor]) -> Layout:
             f"expected one text encoder in the file, found {len(found)}: {'; '.join(layout.name for layout in found)}; "
             "remove all but one from it"
         )
-    shown = ", ".join(sorted(names)[:4]) or "no tensors"
+    shown = ", ".join(sorted(name[:80] for name in names)[:4]) or "no tensors"
     known = "; ".join(layout.name for layout in LAYOUTS)
+    other = what_else(names)
     raise IntegrityError(
-        f"expected a CLIP text encoder in one of these layouts: {known}; found {shown}{', ...' * (len(names) > 4)}; "
-        "give a file with such an encoder"
+        f"expected a CLIP text encoder in one of these layouts: {known}; found "
+        f"{shown}{', ...' * (len(names) > 4)}{f': {other.what}' * bool(other.what)}; {other.remedy}"
     )
+
+
+def _wrapped(names: Mapping[str, Tensor]) -> list[Layout]:
+    """Return the layouts of text encoders that are attributes of another module, whose names all names begin with."""
+    for naming, mark in _MARKS.items():
+        # The naming comes first that the others are a part of: "text_model.embeddings." holds "embeddings.".
+        if prefixes := sorted(name.removesuffix(mark) for name in names if name.endswith("." + mark)):
+            return [Layout(f"names after {prefix[:80]!r}", prefix, naming) for prefix in prefixes]
+    return []
 
 
 def _is_no_part(name: str) -> bool:
@@ -152,7 +172,7 @@ def _without_aliases(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if wrong:
         raise IntegrityError(
             f"expected every tensor under two names with equal values, found {len(wrong)} that differ or stand alone: "
-            + ", ".join(f"{name} (of {targets[name]})" for name in wrong)
+            + ", ".join(f"{name} (of {targets[name]})" for name in wrong)[:4000]
             + "; the file was edited or cut off: save it again from the trainer"
         )
     return {name: tensor for name, tensor in tensors.items() if name not in targets}

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from robust_encoders.artifact import adapter_file
+from robust_encoders.artifact import adapter_file, tensor_files
 from robust_encoders.artifact.base import Base
 from robust_encoders.artifact.fingerprint import content_sha256
 from robust_encoders.artifact.forms import adapter_config
@@ -23,15 +23,12 @@ from robust_encoders.overlays.adapters import UNET_PREFIX
 
 def is_adapter_file(path: Path) -> bool:
     """Return true if a file holds one-dimensional adapters; only the tensor names in its header are read."""
-    from safetensors import SafetensorError, safe_open
-
     if not path.is_file() or path.suffix != ".safetensors":
         return False
     try:
-        with safe_open(path, framework="pt") as file:
-            return any(key.endswith(".lora_down.weight") for key in file.keys())  # noqa: SIM118
-    except (SafetensorError, OSError):
-        return False
+        return any(key.endswith(".lora_down.weight") for key in tensor_files.names(path))
+    except (IntegrityError, OSError):
+        return False  # the reader of text encoders says what is wrong
 
 
 def adapter_from_release(source: str | Path, pipe: Any, *, origin: Origin | None = None) -> Artifact:

@@ -18,20 +18,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from robust_encoders.artifact.base import Base
 from robust_encoders.artifact.fingerprint import content_sha256
 from robust_encoders.artifact.forms import configuration, require_tensors
-from robust_encoders.artifact.manifest import FileRecord, Manifest
+from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.artifact.reader import Artifact
-from robust_encoders.conversion.convert import NOT_STATED, Origin, entry_of, plain, read_file, weights_in
+from robust_encoders.conversion.convert import NOT_STATED, Origin
+from robust_encoders.conversion.files import Content, names_of, read_file, weights_in
 from robust_encoders.conversion.formats import LAYOUTS
+from robust_encoders.conversion.state_dicts import entry_of, plain, require_no_more
 from robust_encoders.conversion.text_config import family_of
+from robust_encoders.conversion.wrappers import unwrapped_name
 from robust_encoders.errors import IntegrityError
 from robust_encoders.overlays.eraser import cross_attentions
 from robust_encoders.overlays.values import shown
+from robust_encoders.utils.bounded_files import read_small
 
 logger = logging.getLogger(__name__)
 ERASER_CONFIG = "eraser_config.json"
@@ -52,17 +55,20 @@ class UNetRelease:
 
     Args:
         path: File that was read.
-        record: Size and hash of the file.
+        content: Content of the file.
         kind: Layout of the file.
-        data: Content of the file.
         text_encoder: True if the file also holds a changed text encoder.
     """
 
     path: Path
-    record: FileRecord
+    content: Content
     kind: Kind
-    data: Any
     text_encoder: bool
+
+    @property
+    def data(self) -> Any:
+        """Plain containers and tensors of the file."""
+        return self.content.data
 
 
 def find_unet_release(source: Path) -> UNetRelease | None:
@@ -76,19 +82,18 @@ def find_unet_release(source: Path) -> UNetRelease | None:
             exactly one file of weights.
     """
     path = weights_in(source)
-    if path.suffix == ".safetensors" and not any(map(_UNET.match, _header_names(path))):
+    if path.suffix == ".safetensors" and not _names_a_unet(path):
         return None
-    record, data = read_file(path)
-    kind = _kind_of(data)
-    return None if kind is None else UNetRelease(path, record, kind, data, _has_text_encoder(data, kind))
+    content = read_file(path)
+    kind = _kind_of(content.data)
+    return None if kind is None else UNetRelease(path, content, kind, _has_text_encoder(content.data, kind))
 
 
-def _header_names(path: Path) -> list[str]:
+def _names_a_unet(path: Path) -> bool:
     try:
-        with safe_open(path, framework="pt") as file:
-            return list(file.keys())
-    except (SafetensorError, OSError):
-        return []  # the reader of text encoders says what is wrong
+        return any(map(_UNET.match, names_of(path)))
+    except IntegrityError:
+        return False  # the reader of text encoders says what is wrong
 
 
 def _kind_of(data: Any) -> Kind | None:
@@ -98,13 +103,13 @@ def _kind_of(data: Any) -> Kind | None:
         return "parts"
     if any(_BLOCK.fullmatch(name) and isinstance(value, Mapping) for name, value in data.items()):
         return "eraser"
-    return "delta" if any(map(_UNET.match, data)) else None
+    return "delta" if any(map(_UNET.match, map(unwrapped_name, data))) else None
 
 
 def _has_text_encoder(data: Mapping[str, Any], kind: Kind) -> bool:
     if kind == "parts":
         return bool(data.get("text_encoder"))
-    return kind == "delta" and any(layout.holds(name) for layout in LAYOUTS for name in data)
+    return kind == "delta" and any(layout.holds(name) for layout in LAYOUTS for name in map(unwrapped_name, data))
 
 
 def unet_artifact(found: UNetRelease, pipe: Any, *, origin: Origin | None = None) -> Artifact:
@@ -147,8 +152,8 @@ def unet_artifact(found: UNetRelease, pipe: Any, *, origin: Origin | None = None
 def _recipe(found: UNetRelease, origin: Origin) -> dict[str, Any]:
     source = {
         "file": found.path.name,
-        "size": found.record.size,
-        "sha256": found.record.sha256,
+        "size": found.content.record.size,
+        "sha256": found.content.record.sha256,
         "layout": _LAYOUT_NAMES[found.kind],
         "publisher": origin.publisher,
         "revision": origin.revision or NOT_STATED,
@@ -169,17 +174,18 @@ def _delta_tensors(found: UNetRelease) -> dict[str, Tensor]:
             "save them in two files and convert each"
         )
     if found.kind == "delta":
-        return _owned(plain(found.data, found.path))
+        return _owned(plain(found.data, found.path), found)
     if other := sorted(name for name, value in found.data.items() if value and name not in ("unet", "text_encoder")):
         raise IntegrityError(
             f"expected entries for the unet and the text_encoder in {found.path}, found {', '.join(other)[:200]}, too; "
             "save the unet's entry alone"
         )
-    return _owned(plain(entry_of(found.data, "unet", found.path), found.path))
+    return _owned(plain(entry_of(found.data, "unet", found.path), found.path), found)
 
 
-def _owned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _owned(tensors: Mapping[str, Tensor], found: UNetRelease) -> dict[str, Tensor]:
     """Return tensors that own all of their storage, because safetensors refuses to write shared storage."""
+    require_no_more(tensors, found.content.size, found.path)
     owned: dict[str, Tensor] = {}
     known: set[int] = set()
     for name, tensor in tensors.items():
@@ -205,7 +211,7 @@ def _eraser_tensors(found: UNetRelease, unet: nn.Module) -> dict[str, Tensor]:
             f"expected one cross-attention of the UNet for each entry of {found.path}, found {shown(problems)}; pass "
             "the pipeline that the eraser was trained on as --base"
         )
-    tensors = _owned(tensors)
+    tensors = _owned(tensors, found)
     require_tensors("eraser", tensors, {})
     _require_config(found.path.parent / ERASER_CONFIG, configuration("eraser", tensors, {})["rank"])
     return tensors
@@ -216,7 +222,7 @@ def _require_config(path: Path, rank: int) -> None:
     if not path.is_file():
         return
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(read_small(path))
     except (OSError, ValueError, RecursionError) as error:
         raise IntegrityError(f"expected JSON in {path}, cannot read it: {error}; fetch the release again") from error
     wanted = {"eraser_type": "adapter", "eraser_rank": rank}

@@ -12,8 +12,9 @@ from typing import Literal
 
 from robust_encoders.concepts import Concept, ConceptKind
 from robust_encoders.errors import ConversionNeededError
+from robust_encoders.redaction import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 EMBEDDED = "shapes/"
 _SD14_IDS = (
     "CompVis/stable-diffusion-v1-4",

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
 
 from robust_encoders.artifact.manifest import MANIFEST_NAME
 from robust_encoders.errors import DownloadError, ManifestError
+from robust_encoders.hub.client import Failure, asked, cause_of_download, transport_error
+from robust_encoders.redaction import get_logger
 from robust_encoders.utils.home import HOUR, remove_aged
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 # Names of unfinished downloads of newer Hub clients. Each attempt uses a new name, so no attempt resumes an old file.
 _UNFINISHED = re.compile(r".+\.[0-9a-f]{8}\.incomplete")
 ABANDONED = 24 * HOUR
@@ -34,7 +34,7 @@ class HubOptions:
 
     revision: str | None = None
     cache_dir: str | Path | None = None
-    token: str | bool | None = None
+    token: str | bool | None = field(default=None, repr=False)
     local_files_only: bool = False
     force_download: bool = False
 
@@ -52,10 +52,11 @@ def fetch_file(repo: str, name: str, *, subfolder: str, options: HubOptions) -> 
         DownloadError: If the Hub does not deliver the file.
         ManifestError: If the repository exists, but holds no ``robust_encoder.json``.
     """
-    from huggingface_hub import errors, hf_hub_download
+    from huggingface_hub import hf_hub_download
 
-    try:
-        path = hf_hub_download(
+    where = f"{repo}/{subfolder}" if subfolder else repo
+    path = asked(
+        lambda: hf_hub_download(
             repo,
             name,
             subfolder=subfolder or None,
@@ -65,35 +66,27 @@ def fetch_file(repo: str, name: str, *, subfolder: str, options: HubOptions) -> 
             local_files_only=options.local_files_only,
             force_download=options.force_download,
             library_name="robust-encoders",
-        )
-    except (errors.EntryNotFoundError, transport_error(), OSError, ValueError) as error:
-        where = f"{repo}/{subfolder}" if subfolder else repo
-        raise _in_words(error, name, where, options.revision) from error
+        ),
+        lambda failure: _in_words(failure, name, where, options.revision),
+        token=options.token,
+        kind=DownloadError,
+        cause=cause_of_download,
+    )
     logger.info("using %s of %s from %s", name, repo, path)
     return Path(path)
 
 
-def transport_error() -> type[Exception]:
-    """Return the error type, besides OSError, that the installed Hub client raises if a connection breaks off.
-
-    It is the error of the HTTP library below: requests, httpx or httpx2, depending on the client's version. In each
-    version, that error is the base class of ``HfHubHTTPError``.
-    """
+def _in_words(failure: Failure, name: str, where: str, revision: str | None) -> DownloadError | ManifestError:
     from huggingface_hub import errors
 
-    return cast(type[Exception], errors.HfHubHTTPError.__bases__[0])
-
-
-def _in_words(error: Exception, name: str, where: str, revision: str | None) -> DownloadError | ManifestError:
-    from huggingface_hub import errors
-
-    if type(error) is ValueError and isinstance(error.__cause__, Exception):
-        error = error.__cause__  # with force_download, the client wraps the actual error
-    if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
+    absent = isinstance(failure.error, errors.EntryNotFoundError)
+    if absent and not isinstance(failure.error, errors.LocalEntryNotFoundError):
         return _absent(name, where)
     # Special error types come before general ones: GatedRepoError derives from RepositoryNotFoundError, and both are
     # HTTP errors.
-    texts = {
+    texts: dict[type[Exception], str] = {
+        errors.LocalTokenNotFoundError: f"expected a token for {where}, because token=True was passed, found none; run "
+        "`hf auth login`, set HF_TOKEN, or pass token=...",
         errors.GatedRepoError: f"{where} is gated: accept its terms on the Hub and pass token=...",
         errors.RepositoryNotFoundError: f"expected a repository at {where}, found none; check the spelling, or pass "
         "token=... if it is private",
@@ -104,14 +97,33 @@ def _in_words(error: Exception, name: str, where: str, revision: str | None) -> 
         errors.HFValidationError: f"expected a repository as org/name, found {where!r}",
         errors.OfflineModeIsEnabled: f"cannot fetch {name} of {where} again while offline; unset HF_HUB_OFFLINE, or "
         "leave out force_download",
-        errors.HfHubHTTPError: f"the Hub refused {name} of {where}; try again later",
+        errors.HfHubHTTPError: _refusal(failure, name, where),
+        transport_error(): _broken(name, where),
+        OSError: _broken(name, where),
         ValueError: f"the Hub's client refused to fetch {name} of {where}; if force_download and local_files_only are "
         "both set, leave one out",
-        Exception: f"the download of {name} of {where} broke off; check connection and disk space, then try again: "
-        "files that are already complete are kept",
+        Exception: f"the Hub's client failed to fetch {name} of {where}; see its error, and upgrade huggingface_hub if "
+        "it is old",
     }
-    text = next(text for kind, text in texts.items() if isinstance(error, kind))
-    return DownloadError(f"{text} ({error})")
+    return DownloadError(failure.chosen(texts))
+
+
+def _broken(name: str, where: str) -> str:
+    return (
+        f"the download of {name} of {where} broke off; check connection and disk space, then try again: files that are "
+        "already complete are kept"
+    )
+
+
+def _refusal(failure: Failure, name: str, where: str) -> str:
+    if failure.status == 401:
+        found = "one that is wrong, expired or revoked" if failure.token else "none"
+        return (
+            f"expected a token that the Hub accepts for {where}, found {found}; pass token=... or run `hf auth login`"
+        )
+    if failure.status == 403:
+        return f"the Hub forbids {name} of {where}; try again, or pass token=... of somebody who may read it"
+    return f"the Hub refused {name} of {where}; try again later"
 
 
 def _absent(name: str, where: str) -> DownloadError | ManifestError:

@@ -11,11 +11,13 @@ from typing import Any
 import torch
 
 from robust_encoders.errors import BaseLoadError
+from robust_encoders.hub.client import asked
 from robust_encoders.hub.embedded import embedded_pipeline
 
 INDEX_NAME = "model_index.json"
 _HUB = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_CACHED = re.compile(r"/models--(?P<org>[\w.-]+?)--(?P<name>[\w.-]+)/snapshots/(?P<commit>[0-9a-f]{40})/?$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,7 @@ class LoadedPipeline:
 
     Args:
         pipe: The diffusers pipeline.
-        ids: Hub ids of the pipeline; empty for a folder and for the embedded base.
+        ids: Hub ids of the pipeline; empty for the embedded base, and for a folder outside of the Hub's cache.
         revision: Commit of the first id; empty if unknown.
     """
 
@@ -77,7 +79,7 @@ def _located(name: str | Path, options: PipelineOptions) -> tuple[Path, tuple[st
     """Return the folder of a pipeline (downloaded if necessary), its Hub ids and its commit."""
     folder = Path(name).expanduser()
     if (folder / INDEX_NAME).is_file():
-        return folder, (), ""
+        return folder, *_cached(folder)
     if options.local:
         raise BaseLoadError(
             f"expected a folder with a diffusers pipeline, found no {INDEX_NAME} in {folder}; pass a folder that "
@@ -91,15 +93,21 @@ def _located(name: str | Path, options: PipelineOptions) -> tuple[Path, tuple[st
         )
     from diffusers import DiffusionPipeline
 
-    try:
-        fetched = DiffusionPipeline.download(found["repo"], revision=found["revision"], **_selection(options))
-    except (OSError, ValueError) as error:
-        raise BaseLoadError(
-            f"expected a diffusers pipeline as {name!r} on the Hub, cannot fetch it: {error}"
-        ) from error
+    fetched = asked(
+        lambda: DiffusionPipeline.download(found["repo"], revision=found["revision"], **_selection(options)),
+        lambda _: BaseLoadError(f"expected a diffusers pipeline as {name!r} on the Hub, cannot fetch it"),
+        token=None,
+        kind=BaseLoadError,
+    )
     # The Hub client keeps every commit in a folder named after it.
     commit = Path(fetched).name
     return Path(fetched), (found["repo"],), commit if _COMMIT.fullmatch(commit) else ""
+
+
+def _cached(folder: Path) -> tuple[tuple[str, ...], str]:
+    """Return the Hub ids and the commit of a folder in the Hub's cache; empty for any other folder."""
+    found = _CACHED.search(folder.resolve().as_posix())
+    return ((f"{found['org']}/{found['name']}",), found["commit"]) if found else ((), "")
 
 
 def _loaded(folder: Path, options: PipelineOptions) -> Any:

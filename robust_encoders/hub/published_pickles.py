@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import warnings
 from dataclasses import replace
 from pathlib import Path
 
 from robust_encoders.artifact.manifest import MANIFEST_NAME, FileRecord, Manifest
-from robust_encoders.conversion.convert import Origin, convert, file_record
+from robust_encoders.conversion.convert import Origin, convert
+from robust_encoders.conversion.files import file_record
 from robust_encoders.conversion.text_config import CONFIG_NAME
 from robust_encoders.errors import CompatibilityWarning
 from robust_encoders.hub.catalog import CatalogEntry
 from robust_encoders.hub.download import HubOptions, commit_of, fetch_artifact
 from robust_encoders.hub.pins import Pin, enforce
+from robust_encoders.redaction import get_logger
 from robust_encoders.utils.home import home, locked
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 PICKLE_NAME = "pytorch_model.bin"
 
 

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from robust_encoders.artifact.forms import CONFIG_NAME, PICTURE_NAME, is_replaced
 from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.artifact.model_card import CARD_NAME, LIBRARY, card
+from robust_encoders.artifact.stated import require_stated
 from robust_encoders.errors import PushError
-from robust_encoders.hub.download import transport_error
+from robust_encoders.hub.client import Failure, asked, blank_variable, transport_error
+from robust_encoders.redaction import get_logger, redacted
 from robust_encoders.utils.atomic_folders import remove_abandoned, scratch
 from robust_encoders.utils.home import home
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +41,7 @@ class PushOptions:
     """
 
     private: bool | None = None
-    token: str | bool | None = None
+    token: str | bool | None = field(default=None, repr=False)
     revision: str | None = None
     commit_message: str = ""
     create_pr: bool = False
@@ -82,27 +85,14 @@ def publish(artifact: Path, manifest: Manifest, repo: str, options: PushOptions)
         PushError: If the Hub refuses the push.
         CardError: If the card on the Hub has metadata that cannot be read.
     """
-    from importlib.metadata import version
-
-    from huggingface_hub import HfApi
-
-    api = HfApi(token=options.token, library_name=LIBRARY, library_version=version(LIBRARY))
-    with in_words(repo):
-        head = _head(api, repo, options)
-        there = _existing_card(api, repo, head, artifact.parent)
-        picture = PICTURE_NAME if (artifact / PICTURE_NAME).is_file() else ""
-        text = card(manifest, reference=repo, existing=there, picture=picture)
-        (artifact / CARD_NAME).write_bytes(text.encode())
-        commit = api.create_commit(
-            repo,
-            operations=[*_additions(artifact), *_removals(api, repo, head, artifact)],
-            commit_message=options.commit_message or _message(manifest),
-            revision=options.revision,
-            create_pr=options.create_pr,
-            # The Hub refuses the commit if the branch has moved since the merge, so no other person's commit is lost.
-            parent_commit=head,
-        )
-    url = str(commit.pr_url or commit.commit_url)
+    require_stated(manifest)
+    hub = _Repository(repo, options)
+    head = hub.head()
+    there = hub.existing_card(head, artifact.parent)
+    picture = PICTURE_NAME if (artifact / PICTURE_NAME).is_file() else ""
+    text = card(manifest, reference=repo, existing=there, picture=picture)
+    (artifact / CARD_NAME).write_bytes(text.encode())
+    url = redacted(hub.commit(artifact, head, options.commit_message or _message(manifest)))
     logger.info("published %s: %s", repo, url)
     return url
 
@@ -111,33 +101,82 @@ def _message(manifest: Manifest) -> str:
     return f"{manifest.concept.name} erased by {manifest.method['name']}"
 
 
-def _head(api: HfApi, repo: str, options: PushOptions) -> str:
-    """Return the parent commit of the push; make the repository and the branch if needed and check the visibility."""
-    if not options.create_pr:
-        api.create_repo(repo, private=options.private, exist_ok=True)
-        if options.revision is not None:
-            api.create_branch(repo, branch=options.revision, exist_ok=True)
-    info = api.model_info(repo, revision=options.revision)
-    if options.private is not None and bool(info.private) != options.private:
-        expected, found = ("private", "public") if options.private else ("public", "private")
-        raise PushError(
-            f"expected a {expected} repository at {repo}, found a {found} one; nothing was pushed. "
-            f"Change it in its settings on the Hub, or push without private={options.private}"
+@dataclass(frozen=True)
+class _Repository:
+    """A repository on the Hub that an artifact is pushed to."""
+
+    repo: str
+    options: PushOptions
+
+    @cached_property
+    def api(self) -> HfApi:
+        from importlib.metadata import version
+
+        from huggingface_hub import HfApi
+
+        return HfApi(token=self.options.token, library_name=LIBRARY, library_version=version(LIBRARY))
+
+    def ask(self, call: Callable[[], T]) -> T:
+        """Return the result of a call of the Hub's client; for its exceptions, raise a PushError in plain words."""
+        return asked(
+            call,
+            lambda failure: PushError(_words(failure, self.repo)),
+            token=self.options.token,
+            kind=PushError,
         )
-    return str(info.sha)
 
+    def head(self) -> str:
+        """Return the parent commit of the push; make the repository and branch if needed, and check the visibility."""
+        repo, options = self.repo, self.options
+        if not options.create_pr:
+            self.ask(lambda: self.api.create_repo(repo, private=options.private, exist_ok=True))
+        if (branch := options.revision) is not None and not options.create_pr:
+            self.ask(lambda: self.api.create_branch(repo, branch=branch, exist_ok=True))
+        info = self.ask(lambda: self.api.model_info(repo, revision=options.revision))
+        if options.private is not None and bool(info.private) != options.private:
+            expected, found = ("private", "public") if options.private else ("public", "private")
+            raise PushError(
+                f"expected a {expected} repository at {repo}, found a {found} one; nothing was pushed. "
+                f"Change it in its settings on the Hub, or push without private={options.private}"
+            )
+        return str(info.sha)
 
-def _existing_card(api: HfApi, repo: str, head: str, beside: Path) -> str:
-    from huggingface_hub import errors
+    def existing_card(self, head: str, beside: Path) -> str:
+        """Return the text of the card at a commit; empty if there is none."""
+        with tempfile.TemporaryDirectory(dir=beside) as cache:
+            path = self.ask(lambda: self._card_file(head, cache))
+            return path.read_bytes().decode(errors="replace") if path else ""
 
-    with tempfile.TemporaryDirectory(dir=beside) as cache:
+    def _card_file(self, head: str, cache: str) -> Path | None:
+        from huggingface_hub import errors
+
         try:
-            path = api.hf_hub_download(repo, CARD_NAME, revision=head, cache_dir=cache)
+            return Path(self.api.hf_hub_download(self.repo, CARD_NAME, revision=head, cache_dir=cache))
         except errors.LocalEntryNotFoundError:
             raise
         except errors.EntryNotFoundError:
-            return ""
-        return Path(path).read_bytes().decode(errors="replace")
+            return None
+
+    def commit(self, artifact: Path, head: str, message: str) -> str:
+        """Commit all files of a folder; return the URL of the commit, or of the pull request."""
+        names = self.ask(lambda: self.api.list_repo_files(self.repo, revision=head))
+        operations: list[CommitOperationAdd | CommitOperationDelete] = [
+            *_additions(artifact),
+            *_removals(names, artifact),
+        ]
+        commit = self.ask(
+            lambda: self.api.create_commit(
+                self.repo,
+                operations=operations,
+                commit_message=message,
+                revision=self.options.revision,
+                create_pr=self.options.create_pr,
+                # The Hub refuses the commit if the branch has moved since the merge, so that no other person's commit
+                # is lost.
+                parent_commit=head,
+            )
+        )
+        return str(commit.pr_url or commit.commit_url)
 
 
 def _additions(artifact: Path) -> list[CommitOperationAdd]:
@@ -147,34 +186,21 @@ def _additions(artifact: Path) -> list[CommitOperationAdd]:
     return [CommitOperationAdd(path_in_repo=path.name, path_or_fileobj=path) for path in files]
 
 
-def _removals(api: HfApi, repo: str, head: str, artifact: Path) -> list[CommitOperationDelete]:
+def _removals(there: list[str], artifact: Path) -> list[CommitOperationDelete]:
     """Return deletions of an earlier push's variants, which hold other weights and are not in the new manifest."""
     from huggingface_hub import CommitOperationDelete
 
     names = {path.name for path in artifact.iterdir()}
-    stale = [
-        name
-        for name in api.list_repo_files(repo, revision=head)
-        if is_replaced(name) and name != CONFIG_NAME and name not in names
-    ]
+    stale = [name for name in there if is_replaced(name) and name != CONFIG_NAME and name not in names]
     return [CommitOperationDelete(path_in_repo=name, is_folder=False) for name in stale]
 
 
-@contextmanager
-def in_words(repo: str) -> Iterator[None]:
-    """Turn every failure of the Hub's client inside the block into a PushError that says what to do."""
-    # The client raises RuntimeError for an upload that breaks off, and ValueError for a card that the Hub refuses.
-    try:
-        yield
-    except (transport_error(), OSError, ValueError, RuntimeError) as error:
-        raise PushError(f"{_words(error, repo)} ({' '.join(str(error).split())})") from error
-
-
-def _words(error: Any, repo: str) -> str:
+def _words(failure: Failure, repo: str) -> str:
     from huggingface_hub import errors
 
+    broken = f"the connection to {repo} failed or broke off; nothing was committed, push again"
     # Special error types come before general ones: most are HTTP errors, and some are also ValueError or OSError.
-    texts = {
+    texts: dict[type[Exception], str] = {
         errors.HFValidationError: f"expected a repository as org/name, found {repo!r}",
         errors.OfflineModeIsEnabled: f"cannot push to {repo} while offline; unset HF_HUB_OFFLINE",
         errors.LocalTokenNotFoundError: f"pushing to {repo} needs a token; run `hf auth login`, or pass token=...",
@@ -182,17 +208,32 @@ def _words(error: Any, repo: str) -> str:
         errors.RepositoryNotFoundError: f"expected a repository at {repo}, found none that this token can see; check "
         "the spelling, or pass a token with write permission",
         errors.RevisionNotFoundError: f"expected that revision of {repo}, found none; push to a branch",
-        errors.HfHubHTTPError: _refusal(error, repo),
+        errors.HfHubHTTPError: _refusal(failure, repo),
+        transport_error(): broken,
+        OSError: broken,
         ValueError: f"the Hub finds fault with the model card for {repo}; correct the metadata of the card there",
-        Exception: f"the connection to {repo} failed or broke off; nothing was committed, push again",
+        RuntimeError: broken,  # the client raises it for an upload that breaks off
+        Exception: f"the Hub's client failed to push to {repo}; nothing was committed. See its error, and upgrade "
+        "huggingface_hub if it is old",
     }
-    return next(text for kind, text in texts.items() if isinstance(error, kind))
+    return failure.chosen(texts)
 
 
-def _refusal(error: Any, repo: str) -> str:
-    status = getattr(getattr(error, "response", None), "status_code", 0)
-    if status in (401, 403):
+def _refusal(failure: Failure, repo: str) -> str:
+    if failure.status in (401, 403) and not failure.token:
+        blank = blank_variable()
+        why = f", and {blank} is set but empty" if blank else ""
+        return (
+            f"a push without a token may not write to {repo}; pass token=... with write permission, set HF_TOKEN, or "
+            f"run `hf auth login`: no token was found{why}"
+        )
+    if failure.status == 401:
+        return (
+            f"the Hub does not accept this token, which is wrong, expired or revoked, so it may not write to {repo}; "
+            "pass token=... with write permission, or log in with it"
+        )
+    if failure.status == 403:
         return f"this token may not write to {repo}; pass token=... with write permission, or log in with it"
-    if status in (409, 412):
+    if failure.status in (409, 412):
         return f"another commit changed {repo} during the push; nothing was pushed, push again"
     return f"the Hub refused the push to {repo}; see its answer"

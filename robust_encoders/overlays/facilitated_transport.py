@@ -162,10 +162,15 @@ class Carrier:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Carrier:
         """Return a carrier for copies of the same components; it has no remembered rows."""
-        made = type(self)(self.targets, self.special, reference=self.reference, apart=self.apart)
+        made = type(self)(self.targets, self.special, reference=None, apart=self.apart)
         memo[id(self)] = made
+        made.reference = copy.deepcopy(self.reference, memo)
         made.text, made.unet = copy.deepcopy(self.text, memo), copy.deepcopy(self.unet, memo)
         return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state to pickle, without remembered rows, which belong to tensors of this process."""
+        return {**vars(self), "_rows": Rows(), "_last": None, "_pending": None}
 
     def before_text(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Set the gates of the text encoder's own adapters, computed from its output without them."""

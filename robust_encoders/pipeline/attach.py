@@ -16,9 +16,18 @@ from torch import nn
 from robust_encoders.artifact.fingerprint import Sketch, compare, sketch
 from robust_encoders.clip.state_dict import nested_state, unwrapped
 from robust_encoders.errors import StaleAttachmentError
-from robust_encoders.pipeline.bypass import to_unload
-from robust_encoders.pipeline.offload import SUPPORTED, denoiser_of, follow, imitate, mode_of
+from robust_encoders.pipeline.bypass import forget_embeddings, to_unload
+from robust_encoders.pipeline.module_settings import (
+    Settings,
+    carry_changes,
+    imitate,
+    settings_of,
+    settings_since,
+    warn_of_losses,
+)
+from robust_encoders.pipeline.offload import SUPPORTED, denoiser_of, follow, mode_of
 from robust_encoders.pipeline.textual_inversion import EMBEDDING, carry_over, first_rows
+from robust_encoders.utils.inference_mode import makes_normal_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +49,7 @@ class Attachment:
         label: Name of the encoder, for messages.
         weights: Sketch (a few values of every tensor) of the installed module, without tokens of textual inversion.
         source: Place that the encoder was loaded from; empty for an encoder that was made in memory.
+        settings: Settings of the installed module when it was put into the slot.
         registered: Entry of a modular pipeline for the slot before any robust encoder.
     """
 
@@ -50,6 +60,7 @@ class Attachment:
     label: str
     weights: Sketch
     source: str
+    settings: Settings
     registered: tuple[Any, Any] | None = None
 
     @property
@@ -68,6 +79,7 @@ def has_overlays(pipe: Any) -> bool:
     return hasattr(pipe, OVERLAYS_RECORD)
 
 
+@makes_normal_tensors
 def install(
     pipe: Any, make: Callable[[], nn.Module], *, component: str, identity: str, label: str, source: str
 ) -> None:
@@ -94,7 +106,8 @@ def install(
         follow(module, model)
     original = before.original if before else old
     entry = before.registered if before else registered(pipe, component)
-    record = Attachment(component, module, original, identity, label, weights, source, entry)
+    settings = settings_since(before.settings, module) if before else settings_of(module)
+    record = Attachment(component, module, original, identity, label, weights, source, settings, entry)
     _swap(pipe, component, module, record)
     logger.info("attached %s", label)
 
@@ -121,6 +134,7 @@ def _settle(module: nn.Module, pipe: Any) -> None:
         follow(module, leader)
 
 
+@makes_normal_tensors
 def uninstall(pipe: Any, record: Attachment, *, to: nn.Module | None, then: Attachment | None) -> None:
     """Undo an attachment: put the previous object back into the slot.
 
@@ -147,8 +161,10 @@ def uninstall(pipe: Any, record: Attachment, *, to: nn.Module | None, then: Atta
             + " and ".join(needed)
             + " first, then detach"
         )
+    warn_of_losses(record.component, record.settings, current)
     if to is not None:
         follow(unwrapped(to), unwrapped(current))
+        carry_changes(record.settings, record.installed, unwrapped(to))
     _swap(pipe, record.component, to, then)
     if then is None:
         restore_registered(pipe, record.component, record.registered)
@@ -175,13 +191,13 @@ def restore(pipe: Any, record: Attachment | None, to: nn.Module | None, then: At
     uninstall(pipe, current if current.identity == record.identity else record, to=to, then=then)
 
 
-def is_attached(pipe: Any, component: str, identity: str) -> bool:
+def is_attached(pipe: Any, identity: str, found: Any) -> bool:
     """Return true if an encoder is already attached to a pipeline, with unchanged weights.
 
     Args:
         pipe: The pipeline.
-        component: Name of the slot.
         identity: Hash of the encoder's tensors.
+        found: Object in the encoder's slot, without overlays and without a ``torch.compile`` wrapper.
 
     Raises:
         StaleAttachmentError: If the attached module was replaced, or its weights were changed.
@@ -189,13 +205,13 @@ def is_attached(pipe: Any, component: str, identity: str) -> bool:
     record = attachment_of(pipe)
     if record is None:
         return False
-    require_current(pipe, record)
+    _require_installed(record, found)
     if record.identity != identity:
         return False
     if not is_intact(record):
         raise StaleAttachmentError(
-            f"expected {record.label} in pipe.{component} as it was attached, found its weights changed since, perhaps "
-            "by a LoRA or by training; unload the LoRA, or detach the encoder and load it again"
+            f"expected {record.label} in pipe.{record.component} as it was attached, found its weights changed since, "
+            "perhaps by a LoRA or by training; unload the LoRA, or detach the encoder and load it again"
         )
     return True
 
@@ -233,7 +249,10 @@ def require_current(pipe: Any, record: Attachment) -> None:
     Raises:
         StaleAttachmentError: If the slot holds another object.
     """
-    found = unwrapped(getattr(pipe, record.component))
+    _require_installed(record, unwrapped(getattr(pipe, record.component)))
+
+
+def _require_installed(record: Attachment, found: Any) -> None:
     if found is not record.installed:
         raise StaleAttachmentError(
             f"expected {record.label} in pipe.{record.component}, found a {type(found).__name__} that was put there "
@@ -254,6 +273,8 @@ def _swap(pipe: Any, component: str, module: nn.Module | None, record: Attachmen
 
 def put(pipe: Any, component: str, module: nn.Module | None) -> None:
     """Put a module into a slot of a pipeline by the pipeline's own method."""
+    if "text_encoder" in component:
+        forget_embeddings(pipe)
     if hasattr(pipe, "update_components"):  # a modular pipeline, which keeps a specification of each component
         pipe.update_components(**{component: module})
         return

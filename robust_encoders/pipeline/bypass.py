@@ -6,12 +6,13 @@ Also names the add-ons, such as a LoRA, that must be unloaded before the encoder
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from robust_encoders.clip.state_dict import unwrapped
+from robust_encoders.pipeline.learned_vectors import large_vectors
 from robust_encoders.pipeline.textual_inversion import added_tokens, highest_id, rows_of, tokens_without_vector
 
 
@@ -24,6 +25,15 @@ def has_adapter(module: nn.Module) -> bool:
     return bool(getattr(module, "_hf_peft_config_loaded", False)) or any(
         type(part).__module__.split(".")[0] == "peft" for part in module.modules()
     )
+
+
+def has_ip_adapter(module: Any) -> bool:
+    """Return true if an IP-Adapter is loaded into a denoiser.
+
+    Args:
+        module: UNet or transformer without a ``torch.compile`` wrapper, or another component, or None.
+    """
+    return getattr(getattr(module, "config", None), "encoder_hid_dim_type", None) == "ip_image_proj"
 
 
 def other_text_encoders(pipe: Any, component: str) -> tuple[str, ...]:
@@ -77,32 +87,95 @@ def bypasses_in(pipe: Any, component: str, module: nn.Module) -> tuple[str, ...]
     Args:
         pipe: The pipeline.
         component: Name of the slot.
-        module: Robust encoder in the slot, without a ``torch.compile`` wrapper.
+        module: Robust encoder in the slot, or text encoder with an overlay, without a ``torch.compile`` wrapper.
     """
-    return (*_loaded(pipe, component, module), *_arguments(pipe))
+    return (
+        *_of_the_text(pipe, component, module),
+        *_loaded(pipe),
+        *_arguments(pipe, {**_TEXT_ARGUMENTS, **_ALL_ARGUMENTS}),
+    )
 
 
-def _loaded(pipe: Any, component: str, module: nn.Module) -> Iterator[str]:
+def bypasses_of_the_unet(pipe: Any) -> tuple[str, ...]:
+    """Return sentences that name the ways past overlays that change the UNet alone.
+
+    Args:
+        pipe: The pipeline.
+    """
+    return (*_loaded(pipe), *_arguments(pipe, _ALL_ARGUMENTS))
+
+
+def _of_the_text(pipe: Any, component: str, module: nn.Module) -> Iterator[str]:
     if others := other_text_encoders(pipe, component):
         yield f"other text encoders ({', '.join(others)}) are unchanged: the concept is reachable through them"
+    for name in embeddings_kept_in(pipe, module):
+        yield (
+            f"pipe.{name}: a tensor as wide as the text encoder's outputs is kept in the pipeline; if another encoder "
+            "computed it, it is drawn unchanged, so compute it again after attaching"
+        )
     if tokens := added_tokens(_tokenizer(pipe, component)):
         yield f"learned tokens ({', '.join(tokens)}): a vector found by textual inversion can bring the concept back"
+    yield from large_vectors(_tokenizer(pipe, component), module)
     if has_adapter(module):
         yield "a LoRA in the text encoder: it changes the robust weights, and the erasure was never measured with it"
-    denoisers = [getattr(pipe, name, None) for name in ("unet", "transformer")]
-    if any(getattr(getattr(d, "config", None), "encoder_hid_dim_type", None) == "ip_image_proj" for d in denoisers):
-        yield "an IP-Adapter: image prompts do not pass through the text encoder"
 
 
-def _arguments(pipe: Any) -> Iterator[str]:
+def _loaded(pipe: Any) -> Iterator[str]:
+    for name in ("unet", "transformer"):
+        denoiser = unwrapped(getattr(pipe, name, None))
+        if isinstance(denoiser, nn.Module) and has_adapter(denoiser):
+            yield f"a LoRA in the {name}: it may have learned the concept, and the erasure was never measured with it"
+        if has_ip_adapter(denoiser):
+            yield "an IP-Adapter: image prompts do not pass through the text encoder"
+
+
+_TEXT_ARGUMENTS: Mapping[str, str] = {
+    "prompt_embeds": (
+        "embeddings from another text encoder are drawn unchanged; tools that took hold of the old encoder, such as "
+        "prompt weighting, traced encoders and caches of embeddings, pass such embeddings: build them after attaching "
+        "(status with references=True searches for them)"
+    ),
+    "clip_skip": "it reads an earlier layer, for which the erasure was neither trained nor measured",
+}
+_ALL_ARGUMENTS: Mapping[str, str] = {"image": "a concept that a starting picture already shows is not erased from it"}
+
+
+def _arguments(pipe: Any, ways: Mapping[str, str]) -> Iterator[str]:
     takes = set(inspect.signature(type(pipe).__call__).parameters)
     takes |= set(getattr(getattr(pipe, "blocks", None), "input_names", ()))
-    if "prompt_embeds" in takes:
-        yield (
-            "prompt_embeds: embeddings from another text encoder are drawn unchanged; prompt-weighting tools may pass "
-            "such embeddings, because they keep the encoder they were built with"
-        )
-    if "clip_skip" in takes:
-        yield "clip_skip: it reads an earlier layer, for which the erasure was neither trained nor measured"
-    if "image" in takes:
-        yield "image: a concept that a starting picture already shows is not erased from it"
+    for name, way in ways.items():
+        if name in takes:
+            yield f"{name}: {way}"
+
+
+def embeddings_kept_in(pipe: Any, module: nn.Module) -> tuple[str, ...]:
+    """Return the attributes of a pipeline that hold embeddings: tensors (B, L, D) as wide as an encoder's outputs.
+
+    Args:
+        pipe: The pipeline.
+        module: Text encoder, without a ``torch.compile`` wrapper.
+    """
+    width = getattr(getattr(module, "config", None), "hidden_size", None)
+    own = getattr(pipe, "__dict__", {}).items()
+    return tuple(sorted(name for name, value in own if any(one.shape[-1] == width for one in _embeddings(value))))
+
+
+def _embeddings(value: Any, depth: int = 3) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        if value.ndim == 3 and value.is_floating_point():
+            yield value
+    elif depth and type(value) in (dict, list, tuple):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _embeddings(one, depth - 1)
+
+
+def forget_embeddings(pipe: Any) -> None:
+    """Empty the places where a pipeline keeps an embedding that it computes again when it is missing.
+
+    Marigold keeps the embedding of the empty prompt, its only prompt.
+
+    Args:
+        pipe: A pipeline whose text encoder is exchanged.
+    """
+    if getattr(pipe, "empty_text_embedding", None) is not None:
+        pipe.empty_text_embedding = None

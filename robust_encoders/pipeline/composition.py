@@ -16,13 +16,14 @@ from typing import Any
 from torch import nn
 
 from robust_encoders.clip.state_dict import unwrapped
-from robust_encoders.errors import StaleAttachmentError
 from robust_encoders.overlays.facilitated_transport import Carrier, encode_targets, special_ids
 from robust_encoders.pipeline.attach import OVERLAYS_RECORD, attachment_of, put, restore_registered
 from robust_encoders.pipeline.attached_overlay import PREFIXES, AttachedOverlay
-from robust_encoders.pipeline.bypass import has_adapter
+from robust_encoders.pipeline.module_settings import carry_changes, warn_of_losses
 from robust_encoders.pipeline.offload import follow
-from robust_encoders.pipeline.overlay_hosts import Host, concerns, host_of, shapes_of
+from robust_encoders.pipeline.overlay_hosts import Host, concerns, host_of
+from robust_encoders.pipeline.untouched import require_untouched
+from robust_encoders.utils.inference_mode import makes_normal_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,26 +99,36 @@ def reference_of(pipe: Any) -> nn.Module:
 
 def deployed_in(pipe: Any) -> nn.Module:
     """Return the attached text encoder, the one that prompts pass through, without overlays."""
-    host = next((host for host in composition_of(pipe).hosts if host.component == "text_encoder"), None)
-    deployed: nn.Module = unwrapped(pipe.text_encoder if host is None else host.original)
+    deployed: nn.Module = beneath(pipe, "text_encoder")
     return deployed
 
 
 def unet_of(pipe: Any) -> nn.Module | None:
     """Return the UNet of a pipeline without overlays; None for an empty slot."""
-    host = next((host for host in composition_of(pipe).hosts if host.component == "unet"), None)
-    found: nn.Module | None = unwrapped(getattr(pipe, "unet", None) if host is None else host.original)
+    found: nn.Module | None = beneath(pipe, "unet")
     return found
 
 
+def beneath(pipe: Any, component: str) -> Any:
+    """Return what a slot holds without overlays and without a ``torch.compile`` wrapper.
+
+    Args:
+        pipe: The pipeline.
+        component: Name of the slot.
+    """
+    host = next((host for host in composition_of(pipe).hosts if host.component == component), None)
+    return unwrapped(getattr(pipe, component, None) if host is None else host.original)
+
+
+@makes_normal_tensors
 def _take_off(pipe: Any, composition: Composition) -> None:
-    for host in composition.hosts:
-        _require_untouched(pipe, host)
+    require_untouched(pipe, composition.hosts)
     with ExitStack() as undo:
         for host in composition.hosts:
             undo.callback(put, pipe, host.component, host.module)
+            warn_of_losses(host.component, host.settings, getattr(pipe, host.component))
             follow(host.original, host.module)
-            _keep_processors(host)
+            carry_changes(host.settings, host.module, host.original)
             put(pipe, host.component, host.original)
             restore_registered(pipe, host.component, host.registered)
         undo.pop_all()
@@ -125,32 +136,7 @@ def _take_off(pipe: Any, composition: Composition) -> None:
         delattr(pipe, OVERLAYS_RECORD)
 
 
-def _require_untouched(pipe: Any, host: Host) -> None:
-    current = unwrapped(getattr(pipe, host.component))
-    slot = f"pipe.{host.component}"
-    if current is not host.module:
-        raise StaleAttachmentError(
-            f"expected {slot} as it was when overlays were attached to it, found a {type(current).__name__} that was "
-            f"put there since; set {slot} back to the previous module, or leave the pipeline as it is"
-        )
-    shapes = shapes_of(host.module)
-    if shapes != host.shapes or has_adapter(host.module) != has_adapter(host.original):
-        odd = sorted({name for name, _ in shapes ^ host.shapes})[:2]
-        raise StaleAttachmentError(
-            f"expected {slot} as it was when overlays were attached to it, found weights loaded or unloaded since "
-            f"({', '.join(odd) or 'a LoRA'}, ...); undo that first, by pipe.unload_lora_weights(), "
-            "pipe.unload_textual_inversion() or pipe.unload_ip_adapter(), and load the weights again afterwards"
-        )
-
-
-def _keep_processors(host: Host) -> None:
-    """Keep the attention processors that the user chose while overlays were attached."""
-    original: Any = host.original
-    chosen, had = getattr(host.module, "attn_processors", {}), getattr(original, "attn_processors", {})
-    if {name: type(one) for name, one in chosen.items()} != {name: type(one) for name, one in had.items()}:
-        original.set_attn_processor(dict(chosen))
-
-
+@makes_normal_tensors
 def _put_on(pipe: Any, overlays: Sequence[AttachedOverlay]) -> None:
     if not overlays:
         return

@@ -63,22 +63,6 @@ def _aligns(hook: Any) -> bool:
     return any(isinstance(inner, AlignDevicesHook) for inner in getattr(hook, "hooks", [hook]))
 
 
-def imitate(module: nn.Module, model: nn.Module) -> None:
-    """Copy the training mode and the trainable flags of ``model`` to ``module``, name by name.
-
-    Args:
-        module: New component.
-        model: Component that it replaces, without a ``torch.compile`` wrapper. Both have the same class, so their
-            parameter names are the same.
-    """
-    training = {name: part.training for name, part in model.named_modules()}
-    trainable = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    for name, part in module.named_modules():
-        part.training = training.get(name, model.training)
-    for name, parameter in module.named_parameters():
-        parameter.requires_grad_(trainable.get(name, False))
-
-
 def follow(module: nn.Module, leader: nn.Module) -> None:
     """Move ``module`` to the device and dtype of ``leader``, or offload it sequentially in the same way.
 
@@ -95,6 +79,20 @@ def follow(module: nn.Module, leader: nn.Module) -> None:
         remove_hook_from_module(module, recurse=True)
     if device_and_dtype(module) != (place := device_and_dtype(leader)):
         module.to(*place)
+    _follow_by_name(module, leader)
+
+
+def _follow_by_name(module: nn.Module, leader: nn.Module) -> None:
+    """Follow a leader whose parameters have several dtypes or memory formats, name by name."""
+    own = dict(module.named_parameters())
+    for name, parameter in leader.named_parameters():
+        there = own.get(name)
+        if there is None or parameter.is_meta or there.shape != parameter.shape:
+            continue
+        strided = there.ndim == 4 and there.stride() != parameter.stride()
+        if strided or (there.device, there.dtype) != (parameter.device, parameter.dtype):
+            with torch.inference_mode(there.is_inference()), torch.no_grad():
+                there.data = torch.empty_like(parameter).copy_(there)
 
 
 def _offload_like(module: nn.Module, leader: nn.Module) -> None:

@@ -10,11 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from robust_encoders.clip.state_dict import unwrapped
+from robust_encoders.errors import StaleAttachmentError
 from robust_encoders.overlays import adapters, delta, eraser, projection
 from robust_encoders.overlays.facilitated_transport import Carrier, final_norm
 from robust_encoders.pipeline.attach import registered
 from robust_encoders.pipeline.attached_overlay import PREFIXES, AttachedOverlay
+from robust_encoders.pipeline.attentions import attentions_of, is_fused
+from robust_encoders.pipeline.module_settings import Settings, settings_of
 from robust_encoders.pipeline.shared_copy import allow_saving, shared_copy
+
+_FUSED = frozenset(("to_qkv", "to_kv", "to_added_qkv"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +31,7 @@ class Host:
         original: Module that was in the slot before the overlays.
         module: Copy of it with overlays, which is in the slot now.
         shapes: Names and shapes of the parameters of ``module`` when it was put into the slot.
+        settings: Settings of ``module`` when it was put into the slot.
         registered: Entry of a modular pipeline for the slot before the overlays.
     """
 
@@ -33,6 +39,7 @@ class Host:
     original: nn.Module
     module: nn.Module
     shapes: frozenset[tuple[str, torch.Size]]
+    settings: Settings
     registered: tuple[Any, Any] | None
 
 
@@ -56,6 +63,7 @@ def host_of(pipe: Any, component: str, overlays: Sequence[AttachedOverlay], carr
         carrier: Object that carries the adapters' gates from the text encoder to the UNet.
     """
     original = unwrapped(getattr(pipe, component))
+    require_separate(attentions_of(original), component)
     live = [overlay for overlay in overlays if overlay.live]
     here = [overlay.label for overlay in live if concerns(overlay, component)]
     module = shared_copy(original, " and ".join(here))
@@ -65,14 +73,34 @@ def host_of(pipe: Any, component: str, overlays: Sequence[AttachedOverlay], carr
     if here:
         # All live overlays are passed, also those of other components: the gates have one column for each adapter.
         _HOOKED[component](module, live, carrier)
+        _compile_anew(module)
     else:
         allow_saving(module)
-    return Host(component, original, module, shapes_of(module), registered(pipe, component))
+    return Host(component, original, module, shapes_of(module), settings_of(module), registered(pipe, component))
+
+
+def require_separate(attentions: Sequence[nn.Module], component: str) -> None:
+    """Check that the layers of attentions are used, on which overlays act.
+
+    Args:
+        attentions: Attentions of the component.
+        component: Name of the component, for the message.
+
+    Raises:
+        StaleAttachmentError: If an attention uses a fused matrix instead.
+    """
+    if any(map(is_fused, attentions)):
+        raise StaleAttachmentError(
+            f"expected pipe.{component} with separate projections for queries, keys and values, found them fused, so "
+            "that an overlay on their layers would have no effect; call pipe.unfuse_qkv_projections() first"
+        )
 
 
 def shapes_of(module: nn.Module) -> frozenset[tuple[str, torch.Size]]:
     """Return names and shapes of a module's parameters, which change when something is loaded into it."""
-    return frozenset((name, parameter.shape) for name, parameter in module.named_parameters())
+    named = ((name, parameter.shape) for name, parameter in module.named_parameters())
+    # unfuse_qkv_projections leaves the fused matrices in the module, where nothing reads them.
+    return frozenset((name, shape) for name, shape in named if not _FUSED.intersection(name.split(".")))
 
 
 def _write(module: nn.Module, component: str, overlay: AttachedOverlay) -> None:
@@ -106,10 +134,36 @@ def _hook_text(module: nn.Module, overlays: Sequence[AttachedOverlay], carrier: 
 def _hook_unet(module: nn.Module, overlays: Sequence[AttachedOverlay], carrier: Carrier) -> None:
     module.register_forward_pre_hook(carrier.before_unet, with_kwargs=True)
     adapted = [overlay.adapter() for overlay in overlays if overlay.is_adapter]
-    adapters.hook(module, adapted, adapters.UNET_PREFIX, carrier.unet)
+    if adapters.hook(module, adapted, adapters.UNET_PREFIX, carrier.unet):
+        module.register_forward_pre_hook(_Separate(attentions_of(module)))
     # An eraser reads the output of a whole cross-attention, so the adapters on the layers inside apply before it.
     eraser.hook(module, [overlay.eraser() for overlay in overlays if overlay.form == "eraser"])
     module.register_forward_hook(carrier.after_unet, with_kwargs=True, always_call=True)
+
+
+@dataclass(eq=False)
+class _Separate:
+    """Forward pre-hook of a UNet that refuses to draw where the layers with adapters are not called.
+
+    Args:
+        attentions: Attentions of the UNet.
+    """
+
+    attentions: Sequence[nn.Module]
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        require_separate(self.attentions, "unet")
+
+
+def _compile_anew(module: nn.Module) -> None:
+    """Keep ``torch.compile`` from using code that it made for a module of the same class without these hooks.
+
+    By default it does not look at hooks when it decides if compiled code fits a module, but it does look for a forward
+    of the object's own.
+    """
+    for part in module.modules():
+        if part._forward_hooks or part._forward_pre_hooks:
+            vars(part)["forward"] = part.forward
 
 
 _HOOKED: Mapping[str, Callable[[nn.Module, Sequence[AttachedOverlay], Carrier], None]] = {

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import nn
+
 from robust_encoders.clip.state_dict import unwrapped
 from robust_encoders.pipeline.attach import attachment_of, is_intact
-from robust_encoders.pipeline.bypass import bypasses_in
-from robust_encoders.pipeline.composition import composition_of
-from robust_encoders.pipeline.shared_copy import original_of
+from robust_encoders.pipeline.bypass import bypasses_in, bypasses_of_the_unet
+from robust_encoders.pipeline.composition import Composition, composition_of
+from robust_encoders.pipeline.references import holders_of
+from robust_encoders.pipeline.scopes import changing
+from robust_encoders.pipeline.shared_copy import is_shared_copy, original_of
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Status:
         source: Place that the encoder was loaded from: a folder, or a repository and its commit; empty if unknown.
         bypasses: Ways in which the concept can still reach this pipeline's pictures, in sentences.
         overlays: Names of the attached overlays, in their fixed order: deltas, adapters, projections, erasers.
+        scopes: Number of open ``with`` blocks of ``attached``, in all threads. What they attached leaves with them.
     """
 
     attached: bool
@@ -39,34 +44,80 @@ class Status:
     source: str = ""
     bypasses: tuple[str, ...] = ()
     overlays: tuple[str, ...] = ()
+    scopes: int = 0
 
 
-def status(pipe: Any, component: str = "text_encoder") -> Status:
+def status(pipe: Any, component: str = "text_encoder", *, references: bool = False) -> Status:
     """Return which robust encoder and which overlays a pipeline carries.
 
     Args:
         pipe: A diffusers pipeline.
         component: Name of the component that is examined if no encoder was attached by ``attach``.
+        references: Switch that searches the program for objects that hold a replaced component; ``bypasses`` then
+            begins with them. The search takes seconds in a large program.
     """
-    labels = tuple(overlay.label for overlay in composition_of(pipe).overlays)
-    return replace(_status_of_encoder(pipe, component), overlays=labels)
+    with changing(pipe) as scopes:  # no other thread changes the pipeline meanwhile
+        composition = composition_of(pipe)
+        found = _status_of_encoder(pipe, component)
+        slot = found.component or component
+        return replace(
+            found,
+            notes=(*found.notes, *_notes_on_overlays(pipe, composition)),
+            bypasses=(*(_held(pipe, composition) if references else ()), *_bypasses(pipe, slot, found.attached)),
+            overlays=tuple(overlay.label for overlay in composition.overlays),
+            scopes=scopes.open(),
+        )
 
 
 def _status_of_encoder(pipe: Any, component: str) -> Status:
     record = attachment_of(pipe)
     slot = record.component if record else component
-    top = unwrapped(getattr(pipe, slot, None))
-    module = original_of(top)
+    module = original_of(getattr(pipe, slot, None))
     provenance = getattr(getattr(module, "config", None), "robust_encoders", None)
     if record is not None and module is not record.installed:
         note = f"{record.label} was attached here, but another object has taken its place since"
         return Status(provenance is not None, component=slot, provenance=provenance, notes=(note,))
     if provenance is None:
         return Status(attached=False)
-    around = bypasses_in(pipe, slot, top)
     if record is None:
         note = "the encoder came with this pipeline or from another one, so detach has no other encoder to put back"
-        return Status(True, component=slot, provenance=provenance, notes=(note,), bypasses=around)
+        return Status(True, component=slot, provenance=provenance, notes=(note,))
     intact = is_intact(record)
     notes = () if intact else ("the attached weights were changed since, perhaps by a LoRA or by training",)
-    return Status(True, True, intact, slot, provenance, notes, record.source, around)
+    return Status(True, True, intact, slot, provenance, notes, record.source)
+
+
+def _bypasses(pipe: Any, slot: str, attached: bool) -> tuple[str, ...]:
+    """Return the ways past the encoder and past overlays, whether they were attached here or came along."""
+    text, unet = (unwrapped(getattr(pipe, name, None)) for name in (slot, "unet"))
+    if attached or is_shared_copy(text):
+        return bypasses_in(pipe, slot, text)
+    return bypasses_of_the_unet(pipe) if is_shared_copy(unet) else ()
+
+
+def _notes_on_overlays(pipe: Any, composition: Composition) -> Iterator[str]:
+    for host in composition.hosts:
+        if unwrapped(getattr(pipe, host.component)) is not host.module:
+            yield (
+                f"overlays were attached to pipe.{host.component}, but another object has taken its place since, so "
+                "they have no effect there"
+            )
+    known = {host.component for host in composition.hosts}
+    for name in ("text_encoder", "unet"):
+        if name not in known and is_shared_copy(getattr(pipe, name, None)):
+            yield f"pipe.{name} carries overlays that came from another pipeline, so detach works only there"
+
+
+def _held(pipe: Any, composition: Composition) -> Iterator[str]:
+    """Yield sentences on objects that hold a component that was replaced in a pipeline."""
+    replaced: dict[str, list[nn.Module]] = {host.component: [host.original] for host in composition.hosts}
+    if (record := attachment_of(pipe)) is not None and record.original is not None:
+        original = unwrapped(record.original)
+        wrapper = [] if original is record.original else [record.original]
+        replaced.setdefault(record.component, []).extend([original, *wrapper])
+    for component, modules in replaced.items():
+        for holder in holders_of(modules, pipe):
+            yield (
+                f"{holder} holds the {component.replace('_', ' ')} that was replaced: what it computes with it is as "
+                "before attaching; build it again after attaching"
+            )

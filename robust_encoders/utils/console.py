@@ -6,10 +6,13 @@ import difflib
 import json
 import os
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import traceback
+import warnings
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from robust_encoders.errors import RobustEncodersError
+from robust_encoders.redaction import redacted
 
 EXIT_OK, EXIT_NO, EXIT_USAGE = 0, 1, 2
 EXIT_PIPE = 141  # a shell's exit code for a program that SIGPIPE ended
@@ -44,6 +47,31 @@ def flush() -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         _hang_up()
+
+
+def in_shell(run: Callable[[], int]) -> int:
+    """Run a command for the shell; tokens and signed addresses in warnings and tracebacks are hidden.
+
+    Args:
+        run: Function that runs the command.
+
+    Returns:
+        Exit code of the command; 1 after an unexpected error, whose traceback is written to stderr.
+    """
+    with warnings.catch_warnings():
+        written = warnings.formatwarning
+        warnings.showwarning = lambda message, category, filename, lineno, file=None, line=None: _write_error(
+            written(message, category, filename, lineno, line)
+        )
+        try:
+            return run()
+        except Exception:  # noqa: BLE001 - the interpreter would print the same traceback, with the secrets in it
+            _write_error(traceback.format_exc())
+            return EXIT_NO
+
+
+def _write_error(text: str) -> None:
+    sys.stderr.write(redacted(text))
 
 
 def fail(message: str, code: int) -> int:

@@ -82,6 +82,8 @@ class Hub:
         cut_at: Send only so many bytes of a large file, then break the connection.
         reset: Break it by a reset instead of closing it.
         before: Called with method and path before every request.
+        faults: Pattern of method and path to the status that answers such requests instead.
+        signature: Query of the addresses of large files, as a store of another host signs them.
         pause: Seconds that every piece of a body takes, sent or received.
         busy: Threads that are answering a request.
         requests: Every method and path.
@@ -93,6 +95,8 @@ class Hub:
     cut_at: int | None = None
     reset: bool = False
     before: Callable[[str, str], None] = lambda method, path: None
+    faults: dict[str, int] = field(default_factory=dict)
+    signature: str = ""
     requests: list[tuple[str, str]] = field(default_factory=list)
     pause: float = 0.0
     busy: set[int] = field(default_factory=set)
@@ -167,13 +171,23 @@ class Handler(BaseHTTPRequestHandler):
         self.hub.requests.append((self.command, path))
         self.hub.before(self.command, path)
         try:
+            self.refuse(path)
             for method, pattern, answer in ROUTES:
                 if method == self.command and (match := re.fullmatch(pattern, path)):
                     answer(self, body, *match.groups())
                     return
             raise Refused(404, message=f"no route for {self.command} {path}")
         except Refused as refused:
-            self.send_json(refused.body, refused.status, {"X-Error-Code": refused.code} if refused.code else {})
+            told = {"X-Error-Code": refused.code, "X-Error-Message": str(refused)}
+            self.send_json(refused.body, refused.status, {name: value for name, value in told.items() if value})
+
+    def refuse(self, path: str) -> None:
+        """Refuse requests with a token that nobody has, and those that the test lets fail."""
+        for pattern, status in self.hub.faults.items():
+            if re.search(pattern, f"{self.command} {path}"):
+                raise Refused(status, message=f"refused, token {self.token}")
+        if self.token not in ("", WRITER, READER):
+            raise Refused(401, message="Invalid credentials in Authorization header")
 
     do_GET = do_HEAD = do_POST = do_PUT = handle_one
 
@@ -240,7 +254,7 @@ def create_branch(request: Handler, body: bytes, name: str, branch: str) -> None
 def model_info(request: Handler, body: bytes, name: str, revision: str | None) -> None:
     repo = request.hub.repo(name, request.token)
     commit = repo.at(revision or "main")
-    siblings = [{"rfilename": path} for path in sorted(commit.files)]
+    siblings = [{"rfilename": path, "size": len(data)} for path, data in sorted(commit.files.items())]
     request.send_json({"id": name, "sha": commit.sha, "private": repo.private, "siblings": siblings, "tags": []})
 
 
@@ -254,8 +268,8 @@ def tree(request: Handler, body: bytes, name: str, revision: str) -> None:
 def validate_yaml(request: Handler, body: bytes) -> None:
     found = re.match(r"\s*---\n(.*?)\n---", json.loads(body)["content"], re.DOTALL)
     data = yaml.safe_load(found[1]) if found else {}
-    licence = (data or {}).get("license", "")
-    errors = [] if isinstance(licence, str) else [{"message": '"license" must be a string'}]
+    values = {name: (data or {}).get(name, "") for name in ("license", "language")}
+    errors = [{"message": f'"{name}" must be a string'} for name, value in values.items() if not isinstance(value, str)]
     request.send_json({"errors": errors, "warnings": []}, 400 if errors else 200)
 
 
@@ -281,7 +295,7 @@ def lfs_batch(request: Handler, body: bytes, name: str) -> None:
     for item in objects:
         if item["oid"] not in request.hub.objects:
             item["actions"] = {
-                "upload": {"href": f"{request.hub.url}/lfs/{item['oid']}"},
+                "upload": {"href": f"{request.hub.url}/lfs/{item['oid']}{request.hub.signature}"},
                 "verify": {"href": f"{request.hub.url}/lfs/verify"},
             }
     request.send_json({"transfer": "basic", "objects": objects})
@@ -350,7 +364,7 @@ def resolve(request: Handler, body: bytes, name: str, revision: str, path: str) 
         return
     linked = {"X-Linked-ETag": f'"{etag(path, data)}"', "X-Linked-Size": str(len(data))}
     # Another host: the client must neither send its token there nor look for the repository's headers.
-    place = f"{request.hub.url.replace('127.0.0.1', 'localhost')}/cdn/{etag(path, data)}"
+    place = f"{request.hub.url.replace('127.0.0.1', 'localhost')}/cdn/{etag(path, data)}{request.hub.signature}"
     request.hub.objects.setdefault(etag(path, data), data)
     request.send_bytes(b"", 302, {**headers, **linked, "Location": place})
 

@@ -50,7 +50,7 @@ def push(given: Given) -> Operation:
 
 def convert(given: Given) -> Operation:
     def operation() -> str:
-        if code := cli.main(["convert", given["source"], given["target"]]):
+        if code := cli.main(["convert", given["source"], given["target"], "--force"]):
             raise RuntimeError(f"expected the command to succeed, found exit code {code}")
         return ""
 

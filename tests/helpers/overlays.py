@@ -41,7 +41,12 @@ def adapter_tensors(
 def manifest_for(pipe: Any, concept: str, form: Any, component: str = "unet", method: str = "spm") -> Manifest:
     base = Base.from_pipeline(pipe, family="tiny", with_unet=True)
     return Manifest(
-        concept=Concept(name=concept, kind="object"), form=form, component=component, method={"name": method}, base=base
+        concept=Concept(name=concept, kind="object"),
+        form=form,
+        component=component,
+        method={"name": method},
+        base=base,
+        license="apache-2.0",
     )
 
 

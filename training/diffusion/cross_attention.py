@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from robust_encoders.artifact.fingerprint import content_sha256
+from robust_encoders.artifact.owned_file import read_owned
+from robust_encoders.errors import IntegrityError
 from robust_encoders.overlays.projection import key_value_layers
 from robust_encoders.utils.home import write_atomically
 
@@ -76,8 +77,8 @@ def _read(path: Path, key: str, weights: dict[str, Tensor]) -> Tensor | None:
         return None
     width = next(iter(weights.values())).shape[1]
     try:
-        found = load_file(str(path))
-    except (SafetensorError, OSError) as error:
+        found = read_owned(path).tensors
+    except IntegrityError as error:
         logger.warning("cannot read %s (%s); computing the statistics again", path, error)
         return None
     gram = found.get("gram")

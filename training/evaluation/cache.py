@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from robust_encoders.artifact.owned_file import read_owned
 from robust_encoders.utils.home import write_atomically
 
 from ..provenance import canonical_sha256, write_json
@@ -70,12 +70,11 @@ class Cache:
         path = self.folder / f"{name}.safetensors"
         key = self._key(inputs)
         if path.exists():
-            with safe_open(path, "pt") as file:
-                stored = json.loads(file.metadata()["cell"])
-                if stored["key"] == key:
-                    self.seconds[name] = stored["seconds"]
-                    kept: Tensor = file.get_tensor("value")
-                    return kept
+            file = read_owned(path)
+            stored = json.loads(file.metadata["cell"])
+            if stored["key"] == key:
+                self.seconds[name] = stored["seconds"]
+                return file.tensors["value"]
             logger.warning("%s: made from other inputs (weights, prompts or settings), made again", path)
         start = time.monotonic()
         value = compute().contiguous()

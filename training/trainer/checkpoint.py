@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
+
+from robust_encoders.artifact.owned_file import read_owned
 
 from ..distributed import Shard
 
@@ -179,7 +181,7 @@ def load_checkpoint(state: TrainingState, generator: Generator, folder: Path, id
             f"expected a checkpoint of run {identity}, found one of run {record['identity']} in {found[-1]}: "
             "choose another folder, or start over with resume=False"
         )
-    state.load(load_file(str(found[-1] / "state.safetensors")), generator)
+    state.load(read_owned(found[-1] / "state.safetensors").tensors, generator)
     state.iteration = int(found[-1].name.rsplit("-", 1)[1])
     state.log = TrainingLog(record["losses"], record["seconds"])
     logger.info("resumed at iteration %d from %s", state.iteration, found[-1])

@@ -17,7 +17,7 @@ from ..diffusion.backbone import Backbone
 from ..diffusion.noise_schedule import SCHEDULE
 from .config import BankConfig
 from .rollout import Trajectory, fill, run_in_memory
-from .store import BankStore, StoredTrajectory
+from .store import BankStore, StoredTrajectory, in_memory
 
 FORMAT = 1
 
@@ -80,7 +80,7 @@ class TrajectoryBank:
     """Every step of many DDIM runs of the frozen model, with the model's predictions there, in half precision.
 
     If only the text encoder is trained, everything that AdvUnlearn samples depends on the frozen base alone. So the
-    bank computes it once. On disk, each prompt, anchor and seed has one memory-mapped file, in a folder named by a hash
+    bank computes it once. On disk, each prompt, anchor and seed has one file, in a folder named by a hash
     of ``bank_key``. Later runs on the same base reuse and extend the folder. An interrupted build continues where it
     stopped, and processes that build at the same time share the work.
 
@@ -96,6 +96,7 @@ class TrajectoryBank:
         self.prompts = tuple(prompts)
         self.shards = tuple(tuple(group) for group in shards)
         self.device = device
+        self._steps = len(self.shards[0][0]["t"])
 
     @classmethod
     @torch.no_grad()
@@ -144,16 +145,16 @@ class TrajectoryBank:
     def sample(self, n: int, generator: Generator, *, prompt_index: Tensor | None = None) -> BankBatch:
         """Draw n points uniformly over trajectories, steps and, unless ``prompt_index`` (n,) is given, prompts."""
         index = draw(len(self.prompts), n, generator) if prompt_index is None else prompt_index.cpu()
-        seeds, steps = len(self.shards[0]), len(self.shards[0][0]["t"])
-        seed, step = draw(seeds, n, generator).tolist(), draw(steps, n, generator).tolist()
-        rows = [self.shards[i][s] for i, s in zip(index.tolist(), seed, strict=True)]
+        seeds = len(self.shards[0])
+        seed, step = draw(seeds, n, generator).tolist(), draw(self._steps, n, generator).tolist()
+        rows = [in_memory(self.shards[i][s]) for i, s in zip(index.tolist(), seed, strict=True)]
         drawn = {k: torch.stack([row[k][j] for row, j in zip(rows, step, strict=True)]) for k in rows[0]}
         drawn["start"] = torch.stack([row["latents"][0] for row in rows])
         return to_batch(drawn, index, self.device)
 
     def mean_difference(self) -> float:
         """Return the mean squared difference between the predictions with and without the prompt."""
-        shards = [shard for group in self.shards for shard in group]
+        shards = (in_memory(shard) for group in self.shards for shard in group)
         means = [(s["pred_cond"].float() - s["pred_null"].float()).square().mean() for s in shards]
         return float(torch.stack(means).mean())
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
+
+from robust_encoders.artifact.owned_file import read_owned
 
 from ..diffusion.backbone import Backbone
 from ..provenance import canonical_sha256
@@ -58,7 +60,7 @@ def clean_latents(
         key = canonical_sha256({**bank_key(backbone, settings), "clean": listed, "negative": negative})
         path = cache_dir / f"clean-{key[:24]}.safetensors"
         if path.is_file():
-            return load_file(str(path))["latents"]
+            return read_owned(path).tensors["latents"]
     parts = []
     require_agreement(backbone, pictures[0].prompt, settings.guidance)
     null = backbone.condition([negative])

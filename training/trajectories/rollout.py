@@ -62,7 +62,7 @@ class _Rollouts:
         cond = backbone.condition([job.prompt for job in jobs])
         anchors = [job.anchor for job in jobs if job.anchor is not None]
         anchor = backbone.condition(anchors) if anchors else None
-        whole: StoredTrajectory = {}
+        whole: dict[str, Tensor] = {}
         run = backbone.rollout(cond, self.null, noise=noise.to(backbone.device), steps=s.steps, guidance=s.guidance)
         for k, step in enumerate(run):
             assert step.pred_null is not None

@@ -1,4 +1,4 @@
-"""Files of a trajectory bank: a folder per base and schedule, a memory-mapped file per trajectory."""
+"""Files of a trajectory bank: a folder per base and schedule, a file per trajectory."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from secrets import token_hex
 from typing import Any
 
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from robust_encoders.artifact.owned_file import read_owned, shapes_of
+from robust_encoders.errors import IntegrityError
 from robust_encoders.utils.home import HOUR, remove_aged
 from robust_encoders.utils.home import write_atomically as write_bytes
 
 logger = logging.getLogger(__name__)
 KEY_NAME = "key.json"
 _ASIDE = re.compile(r"\..+\.safetensors-[0-9a-f]{8}")
-StoredTrajectory = dict[str, Tensor]
+StoredTrajectory = Mapping[str, Tensor]
 
 
 class BankError(RuntimeError):
@@ -47,6 +48,59 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[s
         elif a != b:
             said.append(f"{name} {str(b)[:24]} instead of {str(a)[:24]}")
     return said
+
+
+class FileTrajectory(Mapping[str, Tensor]):
+    """A trajectory on disk; each access reads the file into memory, so a bank may be larger than memory.
+
+    A mapped file would show what another program writes into it, and would end the process if it were cut off.
+
+    Args:
+        path: File of the trajectory.
+        shapes: Mapping of the names of its tensors to their shapes.
+        state: State of the file when it was opened.
+    """
+
+    def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]], state: os.stat_result) -> None:
+        self.path, self.shapes, self._state = path, dict(shapes), state
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.read()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    def read(self) -> dict[str, Tensor]:
+        """Return all tensors; a file that another process moved into place is read like the first one.
+
+        Raises:
+            BankError: The file was removed, cut off or written to since it was opened.
+        """
+        try:
+            file = read_owned(self.path)
+        except IntegrityError as error:
+            raise self._changed(str(error)) from error
+        shapes = {name: tuple(tensor.shape) for name, tensor in file.tensors.items()}
+        if file.state is None or shapes != self.shapes or self._was_written(file.state):
+            raise self._changed("that it was written to")
+        return file.tensors
+
+    def _was_written(self, now: os.stat_result) -> bool:
+        return now.st_ino == self._state.st_ino and now.st_mtime_ns != self._state.st_mtime_ns
+
+    def _changed(self, found: str) -> BankError:
+        return BankError(
+            f"expected {self.path} unchanged while the bank is in use, found {found}; delete it and run the command "
+            "again: finished iterations of a run with checkpoints are kept"
+        )
+
+
+def in_memory(shard: StoredTrajectory) -> StoredTrajectory:
+    """Return the tensors of a trajectory in memory; the file of a trajectory on disk is read once for all of them."""
+    return shard.read() if isinstance(shard, FileTrajectory) else shard
 
 
 @dataclass(frozen=True)
@@ -96,27 +150,27 @@ class BankStore:
         """Write a trajectory to disk."""
         write_shard(shard, self._path(name))
 
-    def read(self, name: str) -> StoredTrajectory:
-        """Return a trajectory; its tensors are memory-mapped and read from disk on access.
+    def read(self, name: str) -> FileTrajectory:
+        """Return a trajectory whose tensors are read from disk on access.
 
         Raises:
             BankError: The file is damaged, or holds a trajectory with another number of steps or latent shape.
         """
         path = self._path(name)
         try:
-            shard = load_file(str(path))
-        except (SafetensorError, OSError) as error:
+            found, state = shapes_of(path), path.stat()
+        except (IntegrityError, OSError) as error:
             raise BankError(
                 f"expected a trajectory in {path}, cannot read it: {error}; delete it and run the command again"
             ) from error
-        shapes = {key: tuple(tensor.shape) for key, tensor in shard.items() if key != "t"}
+        shapes = {key: shape for key, shape in found.items() if key != "t"}
         wanted = (self.steps, *self.latent_shape)
         if not {"latents", "pred_null", "pred_cond"} <= set(shapes) or set(shapes.values()) != {wanted}:
             raise BankError(
                 f"expected latents and predictions of shape {wanted} in {path}, found {shapes}; "
                 "delete it and run the command again"
             )
-        return shard
+        return FileTrajectory(path, found, state)
 
     @contextmanager
     def claimed(self, names: Sequence[str], most: int) -> Iterator[list[str]]:

@@ -166,7 +166,7 @@ def test_nothing_is_claimed_that_the_manifest_does_not_say(manifest: Manifest) -
     assert data.keys() == {"library_name", "pipeline_tag", "tags"}
     assert not [tag for tag in data["tags"] if tag.startswith("arxiv")]
     assert "Nothing was measured by this package yet." in text
-    assert "Not stated: ask the publisher." in text
+    assert "Not stated: whoever made these weights states it by `robust-encoders annotate" in text
 
 
 def test_a_licence_that_the_hub_does_not_know_is_named(manifest: Manifest) -> None:

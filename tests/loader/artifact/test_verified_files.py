@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.torch
 import torch
+from changing_files import meanwhile, overwritten
 
 from robust_encoders import FileRecord, IntegrityError, RobustEncoder
-from robust_encoders.artifact import reader
-from robust_encoders.artifact.verified_files import YOUNGEST_NS, remember, remembered
-from robust_encoders.conversion.convert import file_record
+from robust_encoders.artifact import reader, verified_files
+from robust_encoders.artifact.verified_files import YOUNGEST_NS, remember, remembered, settle
+from robust_encoders.conversion.files import file_record
 from robust_encoders.hub.pins import Pin, write_pin
 from robust_encoders.utils.home import home
 
@@ -101,9 +103,8 @@ def test_a_home_that_cannot_be_written_costs_only_time(
 
 @pytest.fixture
 def work(monkeypatch: pytest.MonkeyPatch) -> Counted:
-    """Map files of any size, and write down what is verified."""
+    """Write down what is verified."""
     done: Counted = []
-    monkeypatch.setattr(reader, "MAPPED_FROM", 0)
 
     def spy(name: str) -> None:
         real = getattr(reader, name)
@@ -153,11 +154,7 @@ def test_a_pinned_artifact_is_only_hashed(artifact: Path, work: Counted) -> None
     assert work == ["_require_bytes", "require_fit{'finite': True}"]
 
 
-@pytest.mark.parametrize("mapped", [True, False])
-def test_a_file_damaged_after_it_was_verified_is_refused(
-    artifact: Path, old_enough: None, monkeypatch: pytest.MonkeyPatch, mapped: bool
-) -> None:
-    monkeypatch.setattr(reader, "MAPPED_FROM", 0 if mapped else 2**24)
+def test_a_file_damaged_after_it_was_verified_is_refused(artifact: Path, old_enough: None) -> None:
     RobustEncoder.from_pretrained(artifact)
     path = artifact / "model.safetensors"
     state, data = path.stat(), bytearray(path.read_bytes())
@@ -169,24 +166,63 @@ def test_a_file_damaged_after_it_was_verified_is_refused(
         RobustEncoder.from_pretrained(artifact)
 
 
-def test_a_file_that_is_replaced_while_it_is_read_is_refused(
-    artifact: Path, work: Counted, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real, path = safetensors.torch.load_file, artifact / "model.safetensors"
-
-    def replaced_meanwhile(name: Path) -> Any:
-        tensors = real(name)
+def put_in_its_place(other: Path) -> Callable[[Path], object]:
+    def put(path: Path) -> None:
         aside = path.with_name("aside")
-        aside.write_bytes(path.read_bytes())
+        shutil.copyfile(other, aside)
         aside.replace(path)
-        return tensors
 
-    monkeypatch.setattr(safetensors.torch, "load_file", replaced_meanwhile)
-    with pytest.raises(IntegrityError, match="replaced while it was read"):
+    return put
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_verified_as_it_was_read(
+    artifact: Path, work: Counted, tmp_path: Path, tiny_pipe: Any, make_encoder: Any, old_enough: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A replaced file stays readable where it is open, so the load succeeds; the new file is not remembered."""
+    make_encoder(tiny_pipe, seed=7).save_pretrained(tmp_path / "other")
+    expected = RobustEncoder.from_pretrained(artifact).content_sha256
+    meanwhile(monkeypatch, put_in_its_place(tmp_path / "other" / "model.safetensors"))
+    assert RobustEncoder.from_pretrained(artifact).content_sha256 == expected
+    with pytest.raises(IntegrityError, match="was changed or cut off"):
         RobustEncoder.from_pretrained(artifact)
 
 
-def test_training_a_mapped_encoder_never_reaches_the_file(artifact: Path, work: Counted) -> None:
+@pytest.mark.parametrize("known", [True, False])
+def test_a_file_that_is_overwritten_while_it_is_read_is_refused(
+    artifact: Path, work: Counted, old_enough: None, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    """Of the same size, with the same time of modification, and after the notes were looked up."""
+    if known:
+        RobustEncoder.from_pretrained(artifact)
+    work.clear()
+    time.sleep(TICK)
+    meanwhile(monkeypatch, overwritten)
+    with pytest.raises(IntegrityError, match="was changed or cut off"):
+        RobustEncoder.from_pretrained(artifact)
+    assert work == ["_require_bytes"]
+
+
+def test_a_known_file_that_is_replaced_before_it_is_read_is_refused(
+    artifact: Path, tmp_path: Path, tiny_pipe: Any, make_encoder: Any, old_enough: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_encoder(tiny_pipe, seed=7).save_pretrained(tmp_path / "other")
+    RobustEncoder.from_pretrained(artifact)
+    answers: list[os.stat_result | None] = []
+
+    def replaced_meanwhile(path: Path, record: FileRecord) -> os.stat_result | None:
+        answers.append(remembered(path, record))
+        (tmp_path / "other" / "model.safetensors").replace(path)
+        return answers[-1]
+
+    monkeypatch.setattr("robust_encoders.hub.load.remembered", replaced_meanwhile)
+    with pytest.raises(IntegrityError, match="was changed or cut off"):
+        RobustEncoder.from_pretrained(artifact)
+    assert len(answers) == 1
+    assert answers[0] is not None
+
+
+def test_training_an_encoder_never_reaches_the_file(artifact: Path) -> None:
     before = (artifact / "model.safetensors").read_bytes()
     encoder = RobustEncoder.from_pretrained(artifact)
     assert isinstance(encoder, RobustEncoder)
@@ -198,21 +234,34 @@ def test_training_a_mapped_encoder_never_reaches_the_file(artifact: Path, work: 
         encoder.text_encoder()
 
 
-def test_a_known_file_that_is_replaced_before_it_is_mapped_is_refused(
-    artifact: Path, tmp_path: Path, tiny_pipe: Any, make_encoder: Any, old_enough: None, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def flushed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Write down the inodes of files that are written to disk."""
+    found: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda file: found.append(os.fstat(file).st_ino))
+    return found
+
+
+def test_a_file_is_written_to_disk_before_it_is_verified_and_remembered(
+    artifact: Path, old_enough: None, flushed: list[int], work: Counted
 ) -> None:
-    monkeypatch.setattr(reader, "MAPPED_FROM", 0)
-    make_encoder(tiny_pipe, seed=7).save_pretrained(tmp_path / "other")
+    """Otherwise a program that has mapped it could change it again without a new time."""
+    path = artifact / "model.safetensors"
     RobustEncoder.from_pretrained(artifact)
-    answers: list[os.stat_result | None] = []
+    assert flushed[0] == path.stat().st_ino
+    flushed.clear()
+    RobustEncoder.from_pretrained(artifact)
+    assert not flushed, "a remembered file was written to disk before"
+    settle(path.with_name("missing"))
 
-    def replaced_meanwhile(path: Path, record: FileRecord) -> os.stat_result | None:
-        answers.append(remembered(path, record))
-        (tmp_path / "other" / "model.safetensors").replace(path)
-        return answers[-1]
 
-    monkeypatch.setattr("robust_encoders.hub.load.remembered", replaced_meanwhile)
-    with pytest.raises(IntegrityError, match="replaced while it was read"):
-        RobustEncoder.from_pretrained(artifact)
-    assert len(answers) == 1
-    assert answers[0] is not None
+def test_a_young_file_is_not_written_to_disk(artifact: Path, flushed: list[int]) -> None:
+    settle(artifact / "model.safetensors")
+    assert not flushed
+
+
+def test_nothing_is_remembered_where_files_have_no_time_of_change(
+    file: Path, old_enough: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verified_files, "HAS_CHANGE_TIME", False)
+    assert not remembered(file, noted(file))

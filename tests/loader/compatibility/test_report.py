@@ -18,7 +18,7 @@ MakePipe = Callable[..., Any]
 NAMES = (
     "component", "other text encoders", "class", "width", "layers", "heads", "feed-forward width", "activation",
     "tokenizer", "vocabulary", "positions", "special tokens", "tokenizer fingerprint", "base fingerprint",
-    "UNet fingerprint", "precision", "library versions", "offloading", "hooks", "adapters",
+    "UNet fingerprint", "precision", "library versions", "offloading", "hooks", "adapters", "token embeddings",
 )  # fmt: skip
 
 
@@ -36,7 +36,7 @@ def test_an_encoder_fits_the_pipeline_it_was_made_from(tiny_pipe: Any, tiny_enco
     assert tuple(check.name for check in report.checks) == NAMES
     assert report.ok
     assert failed(report) == {}
-    assert report.explain() == "the encoder fits this pipeline (20 checks)"
+    assert report.explain() == "the encoder fits this pipeline (21 checks)"
     assert str(report["width"]) == "width: ok (16)"
     report.raise_if_incompatible()
 
@@ -97,7 +97,7 @@ def test_a_fine_tuned_base_is_measured_not_refused(tiny_pipe: Any, tiny_encoder:
     report = tiny_encoder.check(tiny_pipe)
     assert report.ok
     assert report["base fingerprint"].found == "differs by 0.01 (relative)"
-    assert "but 1 of 20 checks failed" in report.explain()
+    assert "but 1 of 21 checks failed" in report.explain()
 
 
 def test_half_precision_is_the_same_base(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:

@@ -17,7 +17,8 @@ from torch import Tensor
 from robust_encoders import Concept, IntegrityError, RobustEncoder
 from robust_encoders.artifact.fingerprint import content_sha256
 from robust_encoders.clip.state_dict import nested, nested_state
-from robust_encoders.conversion.convert import Origin, convert, weights_in
+from robust_encoders.conversion.convert import Origin, convert
+from robust_encoders.conversion.files import weights_in
 from robust_encoders.conversion.formats import (
     A1111,
     A1111_SD2,

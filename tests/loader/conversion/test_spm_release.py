@@ -11,6 +11,7 @@ from overlays import adapter_tensors
 
 from robust_encoders import IntegrityError, Overlay, RobustEncoder
 from robust_encoders.artifact.adapter_file import write_bytes
+from robust_encoders.artifact.tensor_files import metadata_of
 from robust_encoders.cli.main import main
 from robust_encoders.conversion.spm_release import adapter_from_release, is_adapter_file
 from robust_encoders.overlays.adapters import Adapter
@@ -22,6 +23,10 @@ def published(pipe: Any, folder: Path) -> Path:
     return path
 
 
+def body_size(data: bytes) -> int:
+    return len(data) - 8 - int.from_bytes(data[:8], "little")
+
+
 def test_a_published_file_becomes_an_artifact(tiny_pipe: Any, tmp_path: Path) -> None:
     path = published(tiny_pipe, tmp_path)
     made = adapter_from_release(path, tiny_pipe)
@@ -30,8 +35,11 @@ def test_a_published_file_becomes_an_artifact(tiny_pipe: Any, tmp_path: Path) ->
     manifest = overlay.save_pretrained(tmp_path / "out")
     assert (manifest.concept.name, manifest.method["name"], manifest.component) == ("a star", "spm", "unet")
     assert manifest.recipe["source"]["file"] == path.name
-    # What is stored is the release's file itself.
-    assert (tmp_path / "out" / "adapter.safetensors").read_bytes() == path.read_bytes()
+    # What is stored is the release's file with the provenance in its metadata.
+    stored, release = tmp_path / "out" / "adapter.safetensors", path.read_bytes()
+    assert stored.read_bytes()[-body_size(release) :] == release[-body_size(release) :]
+    kept = {name: text for name, text in metadata_of(stored).items() if name not in ("format", "robust_encoders")}
+    assert kept == metadata_of(path)
     with RobustEncoder.from_pretrained(tmp_path / "out").attached(tiny_pipe):
         assert RobustEncoder.status(tiny_pipe).overlays == (overlay.label,)
 

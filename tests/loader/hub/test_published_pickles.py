@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,20 @@ def test_a_hostile_pickle_is_refused_and_leaves_nothing(hub: Hub, own_home: Path
     ):
         RobustEncoder.from_pretrained("nudity")
     assert not (tmp_path / "trace").exists()
+    assert not (own_home / "converted" / "nudity").exists()
+
+
+@pytest.mark.filterwarnings(OTHER_SIZE)
+def test_a_zip_bomb_under_a_catalog_name_is_refused_and_leaves_nothing(hub: Hub, own_home: Path) -> None:
+    path = hub.folder / "pytorch_model.bin"
+    with zipfile.ZipFile(path) as source:
+        members = [(info.filename, source.read(info)) for info in source.infolist()]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+        archive.writestr("archive/data/bomb", bytes(10**7))
+    with pytest.raises(IntegrityError, match="compressed member"):
+        RobustEncoder.from_pretrained("nudity")
     assert not (own_home / "converted" / "nudity").exists()
 
 

@@ -6,16 +6,15 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hub_client import connect, reset_sessions
 from hub_server import READER, WRITER, Hub, Repo, serve
-from huggingface_hub import constants, file_download, utils
+from huggingface_hub import constants
 from overlays import make_delta, make_eraser
 
 from robust_encoders import CardError, DownloadError, IntegrityError, ManifestError, Overlay, PushError, RobustEncoder
@@ -27,11 +26,6 @@ FILES = {".gitattributes", "README.md", "config.json", "model.safetensors", MANI
 Maker = Callable[..., RobustEncoder]
 
 
-def reset_sessions() -> None:
-    """Let older clients see whether they are offline, which they decide once for each session."""
-    getattr(utils, "reset_sessions", lambda: None)()
-
-
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     """A Hub that this process's client talks to, with a cache and without a token of its own.
@@ -39,16 +33,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     The client reads its environment once, at its first import; ``test_a_process_of_its_own`` goes that way.
     """
     with serve() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        reset_sessions()
-        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-        for module in (constants, file_download):  # older clients keep a copy of it where they download
-            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=module is constants)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between the client's tries
-        monkeypatch.delenv("HF_TOKEN", raising=False)
+        connect(hub, monkeypatch, tmp_path)
         yield hub
 
 
@@ -130,9 +115,10 @@ def test_a_card_that_cannot_be_merged_stops_the_push(pushed: Repo, tiny_encoder:
 
 def test_metadata_that_the_hub_refuses_stops_the_push(hub: Hub, pushed: Repo, tiny_encoder: RobustEncoder) -> None:
     add(pushed, README__md=b"---\nlicense: 3\n---\n")
-    unlicensed = RobustEncoder(replace(tiny_encoder.manifest, license=""), tiny_encoder.tensors, tiny_encoder.config)
-    with pytest.raises(PushError, match=r'finds fault with the model card for org/circle.*"license" must be a string'):
-        unlicensed.push_to_hub(REPO, token=WRITER)
+    tiny_encoder.push_to_hub(REPO, token=WRITER)  # the licence of the manifest takes the place of the wrong one
+    add(pushed, README__md=b"---\nlanguage: 3\n---\n")
+    with pytest.raises(PushError, match=r'finds fault with the model card for org/circle.*"language" must be a string'):
+        tiny_encoder.push_to_hub(REPO, token=WRITER)
 
 
 def test_variants_of_older_weights_are_removed_and_nothing_else(

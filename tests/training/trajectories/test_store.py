@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,12 +19,14 @@ from typing import Any
 
 import pytest
 import torch
+from changing_files import cut_off, deleted, emptied, overwritten
+from safetensors.torch import load_file
 
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.trajectories.bank import TrajectoryBank, bank_key
 from robust_encoders.training.trajectories.config import BankConfig
 from robust_encoders.training.trajectories.rollout import Trajectory, halved
-from robust_encoders.training.trajectories.store import KEY_NAME, BankError, BankStore, differences
+from robust_encoders.training.trajectories.store import KEY_NAME, BankError, BankStore, differences, in_memory
 
 PROMPTS = ["a red circle", "nudity", "a star"]
 SETTINGS = BankConfig(steps=4, guidance=2.0, seeds=2, batch=2)
@@ -105,12 +110,16 @@ def test_only_what_is_neither_there_nor_held_is_claimed(backbone: Backbone, tmp_
         assert rest == ["b", "c"]
 
 
-def test_trajectories_are_mapped_not_loaded(tmp_path: Path) -> None:
-    store = BankStore(tmp_path, 50, (4, 64, 64))
-    size = 3 * 50 * 4 * 64 * 64 * 2
+def full_size(folder: Path, count: int) -> BankStore:
+    store = BankStore(folder, 50, (4, 64, 64))
     shard = {name: torch.ones(50, 4, 64, 64).half() for name in ("latents", "pred_null", "pred_cond")}
-    for i in range(8):
+    for i in range(count):
         store.write(str(i), {**shard, "t": torch.arange(50)})
+    return store
+
+
+def test_open_trajectories_take_no_memory(tmp_path: Path) -> None:
+    store, size = full_size(tmp_path, 8), 3 * 50 * 4 * 64 * 64 * 2
 
     def private() -> int:
         (line,) = re.findall(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
@@ -118,8 +127,57 @@ def test_trajectories_are_mapped_not_loaded(tmp_path: Path) -> None:
 
     before = private()
     shards = [store.read(str(i)) for i in range(8)]
-    assert all(float(s["pred_cond"][49, 3, 63, 63]) == 1 for s in shards)
     assert private() - before < size  # of one of eight
+    assert all(float(s["pred_cond"][49, 3, 63, 63]) == 1 for s in shards)
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+
+
+@pytest.mark.parametrize("damage", [overwritten, cut_off, emptied, deleted])
+def test_a_trajectory_that_changes_while_it_is_in_use_is_refused(
+    backbone: Backbone, tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    bank = build(backbone, tmp_path)
+    time.sleep(0.05)
+    for path in tmp_path.rglob("*.safetensors"):
+        damage(path)
+        if path.exists():
+            os.utime(path)
+    with pytest.raises(BankError, match=r"unchanged while the bank is in use, found .*; delete it and run"):
+        bank.sample(4, torch.Generator().manual_seed(0))
+    with pytest.raises(BankError, match="unchanged while the bank is in use"):
+        bank.mean_difference()
+
+
+def test_a_trajectory_that_another_process_wrote_once_more_is_used(backbone: Backbone, tmp_path: Path) -> None:
+    bank = build(backbone, tmp_path)
+    expected = bank.sample(4, torch.Generator().manual_seed(0))
+    for path in tmp_path.rglob("*.safetensors"):
+        aside = path.with_name("aside")
+        shutil.copyfile(path, aside)
+        aside.replace(path)
+    assert torch.equal(bank.sample(4, torch.Generator().manual_seed(0)).latents, expected.latents)
+
+
+@pytest.mark.slow
+def test_reading_a_trajectory_of_full_size_costs_milliseconds(tmp_path: Path) -> None:
+    """Study: ``pytest -m slow -s tests/training/trajectories/test_store.py``."""
+    names, rounds = [str(i) for i in range(16)], 8
+    store = full_size(tmp_path, len(names))
+    owned = [store.read(name) for name in names]
+    mapped = [load_file(tmp_path / f"{name}.safetensors") for name in names]
+
+    def seconds(rows: list[Any]) -> float:
+        start = time.process_time()
+        for turn in range(rounds):
+            for row in rows:
+                read = in_memory(row)
+                torch.stack([read[name][turn] for name in ("latents", "pred_null", "pred_cond")])
+        return (time.process_time() - start) / (rounds * len(rows))
+
+    seconds(mapped)
+    found = {"mapped": seconds(mapped), "read": seconds(owned)}
+    sys.stderr.write(f"\none point of a trajectory of 4.9 MB, processor time: {found}\n")
+    assert found["read"] < 0.05
 
 
 def test_a_bank_of_another_key_in_its_place_is_refused_with_what_differs(backbone: Backbone, tmp_path: Path) -> None:

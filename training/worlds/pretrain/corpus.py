@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Generator, Tensor
+
+from robust_encoders.artifact.owned_file import read_owned
 
 from .networks import LabelNet
 
@@ -98,5 +100,5 @@ def cached_pictures(path: Path, make: Callable[[], Pictures]) -> Pictures:
         aside = path.with_suffix(".tmp")
         save_file({"images": made.images, "labels": made.labels}, aside)
         aside.replace(path)
-    stored = load_file(path)
+    stored = read_owned(path).tensors
     return Pictures(stored["images"], stored["labels"])

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
 from tqdm import tqdm
+
+from robust_encoders.artifact.owned_file import read_owned
 
 Loss = Callable[[Generator], Tensor]
 
@@ -97,7 +99,7 @@ class _State:
         if not record.exists():
             return state
         saved = json.loads(record.read_text())
-        tensors = load_file(folder / saved["file"])
+        tensors = read_owned(folder / saved["file"]).tensors
         with torch.no_grad():
             for name, parameter in state.named.items():
                 parameter.copy_(tensors[f"weights.{name}"])

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
+
+from robust_encoders.artifact.owned_file import read_owned
 
 from . import stages as parts
 from .corpus import Corpus, Pictures, cached_pictures
@@ -86,7 +88,7 @@ class Workshop:
 
     def restore(self, module: M, stage: str) -> M:
         """Load a finished stage's weights into ``module``, and return it frozen."""
-        module.load_state_dict(load_file(self.folder / stage / "final.safetensors"))
+        module.load_state_dict(read_owned(self.folder / stage / "final.safetensors").tensors)
         return module.eval().requires_grad_(False)
 
     def keep(self, stage: str, module: nn.Module, record: Mapping[str, Any]) -> None:

@@ -12,10 +12,10 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from robust_encoders.artifact.owned_file import read_owned
 from robust_encoders.hub.embedded import shapes_folder
 
 from ..pretrain.networks import ImageTower
@@ -52,7 +52,7 @@ def load_clip_scorer(folder: Path | None = None) -> ClipScorer:
 @cache
 def _load(folder: Path) -> ClipScorer:
     tower = ImageTower()
-    tower.load_state_dict(load_file(folder / "image_tower.safetensors"))
+    tower.load_state_dict(read_owned(folder / "image_tower.safetensors").tensors)
     base = folder / "base"
     text_encoder = CLIPTextModel.from_pretrained(base / "text_encoder")
     return ClipScorer(tower.eval(), CLIPTokenizer.from_pretrained(base / "tokenizer"), text_encoder.eval())

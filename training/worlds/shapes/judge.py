@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from robust_encoders.artifact.owned_file import read_owned
 from robust_encoders.hub.embedded import shapes_folder
 
 from ..pretrain.networks import LabelNet
@@ -66,6 +65,6 @@ def load_judge(path: Path | None = None) -> Judge:
 
 @cache
 def _load(path: Path) -> Judge:
-    network = JudgeNet()
-    network.load_state_dict(load_file(path))
-    return Judge(network, hashlib.sha256(path.read_bytes()).hexdigest()[:12])
+    network, file = JudgeNet(), read_owned(path)
+    network.load_state_dict(file.tensors)
+    return Judge(network, file.sha256()[:12])
