@@ -152,7 +152,7 @@ def cause_of_download(error: Exception) -> Exception:
     if not wraps:
         return error
     chain = list(_chain(error.__cause__))
-    answered = (one for one in chain if isinstance(one, errors.HfHubHTTPError) and Failure(one, token=False).status)
+    answered = (one for one in chain if Failure(one, token=False).status)
     inner = chain[0] if chain and type(error) is ValueError else error
     return next(answered, inner)
 

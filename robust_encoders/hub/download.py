@@ -98,7 +98,8 @@ def _in_words(failure: Failure, name: str, where: str, revision: str | None) -> 
         errors.OfflineModeIsEnabled: f"cannot fetch {name} of {where} again while offline; unset HF_HUB_OFFLINE, or "
         "leave out force_download",
         errors.HfHubHTTPError: _refusal(failure, name, where),
-        transport_error(): _broken(name, where),
+        # Clients of version 0.x pass an answer on as it is, after their last try.
+        transport_error(): _refusal(failure, name, where) if failure.status else _broken(name, where),
         OSError: _broken(name, where),
         ValueError: f"the Hub's client refused to fetch {name} of {where}; if force_download and local_files_only are "
         "both set, leave one out",

@@ -80,7 +80,8 @@ def test_no_exception_of_a_download_leaks(
 
 
 CALLS = ("create_repo", "create_branch", "model_info", "hf_hub_download", "list_repo_files", "create_commit")
-# A card that does not exist yet is no failure.
+# A card that does not exist yet is no failure. Clients of version 0.x have the general type alone.
+NO_SUCH_FILE: type[Exception] = getattr(errors, "RemoteEntryNotFoundError", errors.EntryNotFoundError)
 FAILURES = [
     (call, kind)
     for call in CALLS
@@ -101,7 +102,7 @@ def test_no_exception_of_a_push_leaks(
             if name == call:
                 raise made(kind)
             if name == "hf_hub_download":
-                raise made(errors.RemoteEntryNotFoundError)
+                raise made(NO_SUCH_FILE)
             return type("Info", (), {"sha": "f" * 40, "private": False})() if name == "model_info" else []
 
         return called
@@ -329,13 +330,17 @@ def test_a_command_that_succeeds_logs_no_signed_address(hub: Hub, tiny_encoder: 
     (tmp_path / ".netrc").write_text("machine 127.0.0.1 login user password c4relessly\n")
     environment = {
         **os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1",
-        "HF_TOKEN": READER, "NETRC": str(tmp_path / ".netrc"),
+        "HF_TOKEN": READER,
     }  # fmt: skip
+    # requests sends netrc's password in place of the token, and logs no address.
+    of_requests = transport_error().__module__.startswith("requests")
+    if not of_requests:
+        environment["NETRC"] = str(tmp_path / ".netrc")
     shell = "from robust_encoders.cli.main import main; raise SystemExit(main())"
     command = [sys.executable, "-c", shell, "verify", REPO]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "/cdn/" in done.stderr, "the client logs the address of the large file"
+    assert of_requests or "/cdn/" in done.stderr, "the client logs the address of the large file"
     assert [secret for secret in (*SECRETS, READER) if secret in done.stdout + done.stderr] == []
 
 
