@@ -51,6 +51,10 @@ class AssetsMissingError(RobustEncodersError, FileNotFoundError):
     """The package was installed without its embedded base pipeline, encoders or classifier."""
 
 
+class TrainingError(RobustEncodersError, RuntimeError):
+    """A training run cannot go on; the message names the way on."""
+
+
 class BaseLoadError(RobustEncodersError):
     """A base pipeline does not exist at the given place, or diffusers cannot load it."""
 

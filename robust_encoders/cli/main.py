@@ -21,6 +21,7 @@ from robust_encoders import CATALOG, CatalogEntry, Manifest, RobustEncoder
 from robust_encoders.artifact.card_results import withdrawal_reasons, withdrawn
 from robust_encoders.artifact.forms import PICTURE_NAME
 from robust_encoders.cli import annotate, convert, pipelines, ready, trust
+from robust_encoders.cli.interrupted import EXIT_INTERRUPTED, way_on
 from robust_encoders.conversion.copied_file import copied_file
 from robust_encoders.errors import BaseLoadError, IntegrityError, RobustEncodersError, UnknownNameError
 from robust_encoders.redaction import RedactingFormatter
@@ -87,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _run(arguments)
         flush()
         return code
+    except KeyboardInterrupt:
+        return fail(f"stopped; {way_on(arguments)}", EXIT_INTERRUPTED)
     except (BaseLoadError, UnknownNameError, UsageError) as error:
         return fail(str(error), EXIT_USAGE)
     except RobustEncodersError as error:

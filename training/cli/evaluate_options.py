@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, make_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -17,6 +17,8 @@ from ..evaluation.evaluate import defaults_of
 from ..evaluation.plan import Benchmark
 
 _DEFAULT, _BY_PROMPTS = "shapes", "stable_diffusion"
+# What --quick gives in place of a benchmark's own defaults.
+_QUICK: Mapping[str, Any] = {"suite": "quick", "n": 8, "n_kept": 16, "n_probes": 4, "n_renders": 16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,8 @@ class EvaluationRun:
         benchmark: Name of the benchmark; by default shapes, or stable_diffusion if --prompts is given.
         beside: Folders of further finished evaluations for the report's figures, for example that of the base.
         device: Device of the models; by default a GPU if there is one.
+        quick: Switch for a first look: the suite `quick` on few prompts, without checks. Options that you give yourself
+            win. The numbers are too few to mean anything.
         record: Switch that also writes the numbers into the encoder's manifest; the encoder must be given as a folder.
         config: Sampling, seed, checks, attacks and metrics of the run.
         settings: Options of the benchmark: prompts, sizes, detector, suite.
@@ -48,6 +52,7 @@ class EvaluationRun:
     benchmark: str = ""
     beside: tuple[Path, ...] = ()
     device: str = ""
+    quick: bool = False
     record: bool = False
     config: EvaluationConfig = field(default_factory=EvaluationConfig)
     settings: Any = None
@@ -65,10 +70,12 @@ def read_options(arguments: Sequence[str]) -> tuple[EvaluationRun, type[Benchmar
     name = _named(arguments)
     choose(name, BENCHMARKS, "benchmark")
     kind = BENCHMARKS[name]
-    settings = _settings_of(kind)
+    quick = "--quick" in arguments
+    settings, config = _settings_of(kind, _QUICK if quick else {}), defaults_of(kind)
+    config = replace(config, checks=0) if quick else config
     run = make_dataclass(
         "EvaluationRun",
-        [("config", EvaluationConfig, field(default=defaults_of(kind))), ("settings", settings, _default(settings))],
+        [("config", EvaluationConfig, field(default=config)), ("settings", settings, _default(settings))],
         bases=(EvaluationRun,),
         frozen=True,
         kw_only=True,
@@ -103,13 +110,22 @@ def _named(arguments: Sequence[str]) -> str:
     return _BY_PROMPTS if any(flag == "--prompts" for flag, _, _ in flags) else _DEFAULT
 
 
-def _settings_of(kind: type[Any]) -> type[Any]:
-    """Return a dataclass of a benchmark's options without the concept, which the command line sets itself."""
+def _settings_of(kind: type[Any], instead: Mapping[str, Any]) -> type[Any]:
+    """Return a dataclass of a benchmark's options without the concept, which the command line sets itself.
+
+    Args:
+        kind: Class of the benchmark.
+        instead: Defaults in place of the benchmark's own, by name of the option.
+    """
     if not is_dataclass(kind):
         raise UsageError(f"expected a dataclass as the benchmark, found {kind.__name__}: its fields are the options")
     # Some modules import the class Concept only for type checkers.
     hints = get_type_hints(kind, localns={"Concept": Concept})
-    made = [(one.name, hints[one.name], _copied(one)) for one in fields(kind) if one.name != "concept" and one.init]
+    made = [
+        (one.name, hints[one.name], field(default=instead[one.name]) if one.name in instead else _copied(one))
+        for one in fields(kind)
+        if one.name != "concept" and one.init
+    ]
     settings = make_dataclass(f"{kind.__name__}Options", made, frozen=True, kw_only=True)
     settings.__doc__ = kind.__doc__
     return settings

@@ -24,6 +24,7 @@ from ..provenance import EXTRA
 from ..recipes.recipe import Recipe, with_retained
 from ..recipes.registry import RECIPES
 from ..recipes.run import run_recipe
+from ..recipes.short import quick
 from ..recipes.stable_diffusion import LICENSES, PUBLISHED_CONCEPTS
 from ..types import Component
 from ..worlds import BASES, DEFAULT_BASE
@@ -56,6 +57,8 @@ class RecipeRun(Generic[M]):
         synonym_threshold: Smallest cosine of such a word to the concept.
         synonym_space: Space of that cosine, the token embeddings or the conditionings of bare words.
         inner_attack: Registered name of the inner attack's rule; by default that of the recipe or of the paper.
+        quick: Switch for a first look: a tenth of the iterations, trajectories and pictures. Options that you give
+            yourself win. The result is weak.
         resume: Switch that continues from the newest checkpoint of the same run.
         every: Number of iterations between checkpoints.
         micro_batch: Largest number of latents in the UNet at once while gradients are taken. A smaller number takes
@@ -73,6 +76,7 @@ class RecipeRun(Generic[M]):
     device: str = ""
     seed: int = 0
     cache_dir: Path | None = None
+    quick: bool = False
     auto_synonyms: int = 0
     synonym_threshold: float = field(default=SynonymConfig.threshold, metadata=EXTRA)
     synonym_space: SynonymSpace = field(default=SynonymConfig.space, metadata=EXTRA)
@@ -160,7 +164,7 @@ def _recipe_run(name: str, arguments: Sequence[str]) -> tuple[RecipeRun[Any], Re
         raise UsageError(f"{name} needs --base: a folder, or a Hub id such as {EXAMPLES[recipe.base]}")
     kept = _retained(options.method) == UNCHANGED
     method = with_retained(options.method, _retained(recipe.method)) if kept else options.method
-    made = replace(recipe, method=method, seed=options.seed)
+    made = replace(recipe, name=_named(name, options), method=method, seed=options.seed)
     world = BASES[recipe.base]() if recipe.base in BASES else None
     return options, _together(made, options, world, own=not kept or _ignores_retained(method))
 
@@ -171,7 +175,7 @@ def _method_run(name: str, arguments: Sequence[str]) -> tuple[MethodRun[Any], Re
     concept = _concept(options, world)
     family = options.family or (world.name if world is not None else "")
     recipe = Recipe(
-        name=f"{family}/{concept.name}-{name}",
+        name=_named(f"{family}/{concept.name}-{name}", options),
         concept=concept,
         method=with_retained(options.method, _retain_prompts(options, concept, world)),
         seed=options.seed,
@@ -181,6 +185,11 @@ def _method_run(name: str, arguments: Sequence[str]) -> tuple[MethodRun[Any], Re
     given = options.retain_prompts is not None or _retained(options.method) not in ((), UNCHANGED)
     own = given or _ignores_retained(options.method)
     return options, _together(recipe, options, world, own=own)
+
+
+def _named(name: str, options: RecipeRun[Any]) -> str:
+    """Return the name of a run, which says so if it is only for a first look."""
+    return f"{name}-quick" if options.quick else name
 
 
 def _standard(kind: type[Method]) -> Method:
@@ -265,6 +274,7 @@ def _with_synonyms(recipe: Recipe, options: RecipeRun[Any], opened: OpenedBase, 
 def _parse(kind: type[R], name: str, method: Method, arguments: Sequence[str]) -> R:
     """Return the options of a run; ``--inner-attack`` decides the settings under ``--attack``."""
     chosen = with_concrete_types(_with_inner_attack(_with_component(method, arguments), arguments))
+    chosen = quick(chosen) if "--quick" in arguments else chosen
     concrete = cast(Any, kind)[type(chosen)]  # so that tyro sees the fields of this very method
     default = kind(**required(kind, {"method": chosen}))
     parsed = parse_settings(concrete, default, arguments, prog=f"robust-encoders train {name}")

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robust_encoders.errors import TrainingError
+
 
 def with_scaled_gradients(run: Callable[[Tensor, Tensor], Tensor], latents: Tensor, cond: Tensor) -> Tensor:
     """Return ``run(latents, cond)``; its backward pass scales gradients to a range that float16 can represent.
@@ -24,7 +26,7 @@ def with_scaled_gradients(run: Callable[[Tensor, Tensor], Tensor], latents: Tens
         cond: Conditioning (B, L, D) in float32.
 
     Raises:
-        RuntimeError: If a gradient is not finite in spite of the scale; raised in the backward pass.
+        TrainingError: If a gradient is not finite in spite of the scale; raised in the backward pass.
     """
     scales: list[Tensor] = []
 
@@ -36,9 +38,10 @@ def with_scaled_gradients(run: Callable[[Tensor, Tensor], Tensor], latents: Tens
     def shrink(gradient: Tensor) -> Tensor:
         found = gradient / _over_rows(scales[0], gradient)
         if not bool(found.isfinite().all()):
-            raise RuntimeError(
-                "expected finite gradients from the UNet in fp16, found values that are not finite: train with "
-                "precision bf16 or fp32, since the activations of this UNet are too large for fp16"
+            raise TrainingError(
+                "expected finite gradients from the UNet in fp16, found values that are not finite, because its "
+                "activations are too large for fp16: run the command again with --train.precision bf16 or fp32, and "
+                "with --no-resume"
             )
         return found
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from tqdm import tqdm
 
 from robust_encoders.artifact.fingerprint import sketch, tokenizer_fingerprint
 
 from ..diffusion.backbone import computes_bf16_in_fp32
 from ..diffusion.sampling import draw
 from ..distributed import Shard
+from ..progress import ProgressBar
 from ..provenance import canonical_sha256, judging_versions
 from ..types import Case
 from .aggregate import Aggregation
@@ -113,9 +113,11 @@ def _hub_id(pipe: Any) -> str:
 
 def _make(title: str, jobs: Iterable[Job], shard: Shard) -> None:
     mine = [job for job in jobs if shard.takes(job.place)]
-    for job in (bar := tqdm(mine, desc=title, disable=None)):
-        bar.set_postfix_str(job.title)
-        job.make()
+    with ProgressBar(total=len(mine), desc=title, unit="part") as bar:
+        for job in mine:
+            bar.set_postfix_str(job.title)
+            job.make()
+            bar.update()
 
 
 def _models_sha256(pipe: Any) -> str:

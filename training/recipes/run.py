@@ -19,6 +19,7 @@ from ..protocols import DistributedMethod, WorkspaceMethod
 from ..types import Edit
 from ..workspace import Workspace
 from .recipe import Recipe
+from .short import with_fitting_banks
 
 if TYPE_CHECKING:
     from robust_encoders.loaded import LoadedArtifact
@@ -65,7 +66,7 @@ def run_recipe(
         base_revision: Commit of the first of ``base_ids``.
 
     Raises:
-        RuntimeError: If the checkpoint belongs to another run, or if the loss is not finite.
+        TrainingError: If the checkpoint belongs to another run, or if the loss is not finite.
     """
     out = Path(out)
     work = out.with_name(f"{out.name}.work")
@@ -99,9 +100,10 @@ def _finish(encoder: LoadedArtifact, name: str, out: Path, work: Path) -> None:
 
 def _erased(recipe: Recipe, pipe: Any, workspace: Workspace) -> Edit:
     backbone, generator = Backbone.from_pipeline(pipe), Generator().manual_seed(recipe.seed)
-    if isinstance(recipe.method, WorkspaceMethod):
-        return recipe.method.erase(backbone, recipe.concept, generator=generator, workspace=workspace)
-    return recipe.method.erase(backbone, recipe.concept, generator=generator)
+    method = with_fitting_banks(recipe.method, recipe.concept)
+    if isinstance(method, WorkspaceMethod):
+        return method.erase(backbone, recipe.concept, generator=generator, workspace=workspace)
+    return method.erase(backbone, recipe.concept, generator=generator)
 
 
 def _artifact(edit: Edit, recipe: Recipe, pipe: Any, ids: tuple[str, ...], revision: str) -> LoadedArtifact:

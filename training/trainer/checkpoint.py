@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
 
 from robust_encoders.artifact.owned_file import read_owned
+from robust_encoders.errors import TrainingError
 
 from ..distributed import Shard
 
@@ -170,16 +171,17 @@ def load_checkpoint(state: TrainingState, generator: Generator, folder: Path, id
     """Load the newest checkpoint in ``folder``, if there is one.
 
     Raises:
-        RuntimeError: If the checkpoint belongs to another run.
+        TrainingError: If the checkpoint belongs to another run.
     """
     found = _checkpoints(folder)
     if not found:
         return
     record: dict[str, Any] = json.loads((found[-1] / "state.json").read_text())
     if record["identity"] != identity:
-        raise RuntimeError(
-            f"expected a checkpoint of run {identity}, found one of run {record['identity']} in {found[-1]}: "
-            "choose another folder, or start over with resume=False"
+        raise TrainingError(
+            f"expected a checkpoint of this run ({identity}), found one of a run with other settings "
+            f"({record['identity']}) in {found[-1]}: start over with --no-resume (in Python resume=False), choose "
+            "another --out, or give the earlier settings to go on"
         )
     state.load(read_owned(found[-1] / "state.safetensors").tensors, generator)
     state.iteration = int(found[-1].name.rsplit("-", 1)[1])

@@ -14,10 +14,12 @@ from accelerate import Accelerator
 from accelerate.tracking import TensorBoardTracker
 from accelerate.utils import is_tensorboard_available
 from torch import Generator, Tensor, nn
-from tqdm import tqdm
+
+from robust_encoders.errors import TrainingError
 
 from ..diffusion.backbone import Precision
 from ..distributed import Shard
+from ..progress import ProgressBar
 from ..provenance import ADDED, EXTRA
 from ..workspace import Workspace
 from .bf16_adam import BFloat16Adam
@@ -105,7 +107,7 @@ def finetune(
 
     Raises:
         ValueError: If gradient surgery is asked for and the method has one loss only.
-        RuntimeError: If a loss is not finite, if the checkpoint belongs to another run, or if the number of processes
+        TrainingError: If a loss is not finite, if the checkpoint belongs to another run, or if the number of processes
             is not the launched one.
         ModuleNotFoundError: If TensorBoard is asked for and not installed.
     """
@@ -120,7 +122,7 @@ def finetune(
     silent = not (workspace.progress and shard.main)
     with (
         _accelerator(workspace, identity, shard) as accelerator,
-        tqdm(total=training.iterations, initial=run.iteration, desc="train", disable=silent, mininterval=1) as bar,
+        ProgressBar(total=training.iterations, initial=run.iteration, desc="train", disable=silent) as bar,
     ):
         while run.iteration < training.iterations:
             parts = _step(run, training, accelerator, generator, shard=shard)
@@ -146,7 +148,7 @@ def _accelerator(workspace: Workspace, identity: str, shard: Shard) -> Iterator[
         trackers.append(TensorBoardTracker(identity, workspace.tensorboard))
     accelerator = Accelerator(mixed_precision="no", log_with=trackers or None)
     if accelerator.num_processes != shard.count:
-        raise RuntimeError(
+        raise TrainingError(
             f"expected the {shard.count} processes of WORLD_SIZE, found {accelerator.num_processes}: "
             "start with accelerate launch or torchrun"
         )
@@ -167,12 +169,12 @@ def _step(
     run.optimizer.zero_grad(set_to_none=True)
     if training.gradient_surgery:
         pair = require_two_losses(run.loss).pair(run.iteration, generator)
-        _require_finite(pair.erase + pair.preserve, pair.parts, run.iteration)
+        _require_finite(pair.erase + pair.preserve, pair.parts, run.iteration, training.rate)
         set_gradients(run.parameters, pair, accelerator, shard)
         parts = pair.parts
     else:
         total, parts = run.loss(run.iteration, generator)
-        _require_finite(total, parts, run.iteration)
+        _require_finite(total, parts, run.iteration, training.rate)
         _backward(run, total, accelerator, shard)
     if shard.count > 1:
         parts = _summed(run, parts, shard)
@@ -185,10 +187,13 @@ def _step(
     return parts
 
 
-def _require_finite(total: Tensor, parts: Mapping[str, float], iteration: int) -> None:
+def _require_finite(total: Tensor, parts: Mapping[str, float], iteration: int, rate: float) -> None:
     if not bool(torch.isfinite(total)):
-        raise RuntimeError(
-            f"expected a finite loss, found {parts} at iteration {iteration}: lower the rate or the weights"
+        found = ", ".join(f"{name} {value:g}" for name, value in parts.items())
+        raise TrainingError(
+            f"expected a finite loss, found {found} at iteration {iteration}: run the command again with a lower "
+            f"learning rate, for example --train.rate {rate / 10:g} (now {rate:g}), or lower weights, and with "
+            "--no-resume; its trajectories are kept"
         )
 
 

@@ -9,6 +9,8 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from torch import Tensor
 
+from robust_encoders.errors import TrainingError
+
 from ..diffusion.backbone import AUTOCAST, Backbone
 from ..diffusion.noise_schedule import SCHEDULE
 
@@ -19,7 +21,7 @@ _SPREAD = 0.2  # largest relative difference of the largest latents
 _ROUNDING = {True: 1e-3, False: 0.3}  # relative difference of all latents, in float32 or not
 
 
-class TrajectoryError(RuntimeError):
+class TrajectoryError(TrainingError):
     """Trajectories differ from what the pipeline draws."""
 
 

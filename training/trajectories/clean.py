@@ -9,16 +9,16 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from robust_encoders.artifact.owned_file import read_owned
 
 from ..diffusion.backbone import Backbone
+from ..progress import ProgressBar, announce, duration
 from ..provenance import canonical_sha256
 from .agreement import require_agreement
 from .bank import bank_key
 from .config import BankConfig
-from .rollout import start_noise
+from .rollout import seconds_of_call, start_noise
 
 
 @dataclass(frozen=True)
@@ -64,15 +64,22 @@ def clean_latents(
     parts = []
     require_agreement(backbone, pictures[0].prompt, settings.guidance)
     null = backbone.condition([negative])
-    starts = range(0, len(pictures), settings.batch)
-    for start in tqdm(starts, desc="pictures", unit="batch", disable=not progress):
-        batch = pictures[start : start + settings.batch]
-        noise = torch.stack([start_noise(backbone, one.prompt, one.seed) for one in batch]).to(backbone.device)
-        cond = backbone.condition([one.prompt for one in batch])
-        latents = noise
-        for step in backbone.rollout(cond, null, noise=noise, steps=settings.steps, guidance=settings.guidance):
-            latents = step.next
-        parts.append(latents.float().cpu())
+    total = len(pictures) * settings.steps
+    if progress:
+        announce(
+            f"pictures: {len(pictures):,} of {settings.steps} steps, {2 * total:,} UNet calls, about "
+            f"{duration(2 * total * seconds_of_call(backbone))}"
+        )
+    with ProgressBar(total=total, desc="pictures", unit="step", disable=not progress) as bar:
+        for start in range(0, len(pictures), settings.batch):
+            batch = pictures[start : start + settings.batch]
+            noise = torch.stack([start_noise(backbone, one.prompt, one.seed) for one in batch]).to(backbone.device)
+            cond = backbone.condition([one.prompt for one in batch])
+            latents = noise
+            for step in backbone.rollout(cond, null, noise=noise, steps=settings.steps, guidance=settings.guidance):
+                latents = step.next
+                bar.update(len(batch))
+            parts.append(latents.float().cpu())
     made = torch.cat(parts)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -50,5 +50,26 @@ class BankConfig:
         """Return the settings with the number of trajectories per retain prompt."""
         return replace(self, seeds=self._both_seeds()[1])
 
+    def for_run(self, iterations: int, n_concept: int, n_retain: int) -> BankConfig:
+        """Return the settings of a run that draws from at most one trajectory per iteration, for each list of prompts.
+
+        Args:
+            iterations: Number of iterations of the run.
+            n_concept: Number of prompts of the concept.
+            n_retain: Number of retain prompts.
+        """
+        limit = self.limit if self.limit is not None and self.limit <= iterations else iterations
+        longest = max(n_concept, n_retain)
+        seeds = [
+            min(seeds, max(1, iterations // max(1, min(n, limit))))
+            for seeds, n in zip(self._both_seeds(), (n_concept, n_retain), strict=True)
+        ]
+        same = isinstance(self.seeds, int) and seeds[0] == seeds[1]
+        return replace(
+            self,
+            seeds=seeds[0] if same else (seeds[0], seeds[1]),
+            limit=self.limit if longest <= limit else limit,
+        )
+
     def _both_seeds(self) -> tuple[int, int]:
         return (self.seeds, self.seeds) if isinstance(self.seeds, int) else self.seeds

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Generator, Tensor
-from tqdm import tqdm
 
 from ..diffusion.backbone import Backbone
+from ..progress import ProgressBar, announce, duration, timed
 from .agreement import require_agreement
 from .store import BankError, BankStore, StoredTrajectory, digest
 
@@ -55,7 +55,8 @@ class _Rollouts:
         self.backbone, self.settings = backbone, settings
         self.null = backbone.condition([""])
 
-    def run(self, jobs: Sequence[Trajectory]) -> list[StoredTrajectory]:
+    def run(self, jobs: Sequence[Trajectory], after_step: Callable[[int], object]) -> list[StoredTrajectory]:
+        """Run trajectories together; after every step, their number is passed to ``after_step``."""
         backbone, s = self.backbone, self.settings
         # Latents are in float32 for every dtype of the UNet: the steps of a run are too small for bfloat16.
         noise = torch.stack([start_noise(backbone, job.prompt, job.seed) for job in jobs]).half().float()
@@ -74,6 +75,7 @@ class _Rollouts:
                 whole.setdefault(name, tensor.new_empty(len(jobs), s.steps, *tensor.shape[1:]))[:, k] = tensor
             # The run continues from the rounded latent, so that stored predictions belong exactly to stored latents.
             step.next.copy_(step.next.half())
+            after_step(len(jobs))
         return [{name: tensor[i] for name, tensor in whole.items()} for i in range(len(jobs))]
 
 
@@ -84,11 +86,10 @@ def run_in_memory(
     todo, made = list(dict.fromkeys(jobs)), dict[Trajectory, StoredTrajectory]()
     require_agreement(backbone, todo[0].prompt, settings.guidance)
     roller = _Rollouts(backbone, settings)
-    with _bar(len(todo), progress) as bar:
+    with _bar(backbone, todo, settings, progress) as bar:
         for start in range(0, len(todo), settings.batch):
             chunk = todo[start : start + settings.batch]
-            made.update(zip(chunk, roller.run(chunk), strict=True))
-            bar.update(len(chunk))
+            made.update(zip(chunk, roller.run(chunk, bar.update), strict=True))
     return made
 
 
@@ -100,26 +101,52 @@ def fill(
     Trajectories that another process is running are left to it, unless that process dies.
     """
     todo = {job.name: job for job in jobs if not store.has(job.name)}
+    total = len(todo)
     logger.info("trajectory bank %s: %d of %d trajectories to run", store.folder, len(todo), len(jobs))
     if not todo:
         return
     require_agreement(backbone, next(iter(todo.values())).prompt, settings.guidance)
     roller = _Rollouts(backbone, settings)
-    with _bar(len(todo), progress) as bar:
+    with _bar(backbone, list(todo.values()), settings, progress) as bar:
         while todo:
             with store.claimed(list(todo), settings.batch) as mine:
-                made = roller.run([todo[name] for name in mine]) if mine else []
+                made = roller.run([todo[name] for name in mine], bar.update) if mine else []
                 for name, shard in zip(mine, made, strict=True):
                     store.write(name, shard)
             if not mine:
                 store.wait_for(next(iter(todo)))
-            before = len(todo)
             todo = {name: job for name, job in todo.items() if not store.has(name)}
-            bar.update(before - len(todo))
+            bar.n = (total - len(todo)) * settings.steps  # with those of other processes
 
 
-def _bar(total: int, progress: bool) -> Any:
-    return tqdm(total=total, desc="bank", unit="trajectory", disable=not progress)
+def _bar(backbone: Backbone, jobs: Sequence[Trajectory], settings: BankConfig, progress: bool) -> ProgressBar:
+    """Announce a bank, and return its bar, whose unit is one step of one trajectory."""
+    steps = len(jobs) * settings.steps
+    if progress:
+        calls = sum(3 if job.anchor is not None else 2 for job in jobs) * settings.steps
+        announce(
+            f"bank: {len(jobs):,} trajectories of {settings.steps} steps, {calls:,} UNet calls, about "
+            f"{duration(calls * seconds_of_call(backbone))}"
+        )
+    return ProgressBar(total=steps, desc="bank", unit="step", disable=not progress)
+
+
+def seconds_of_call(backbone: Backbone, batch: int = 16) -> float:
+    """Return the seconds of one UNet call on one latent, measured on one latent and, if that is fast, on a batch.
+
+    Args:
+        backbone: The base; its counter of UNet calls stays as it is.
+        batch: Number of latents of the second measurement.
+    """
+    apart = backbone.sharing()  # it counts its own UNet calls
+
+    def call(n: int) -> None:
+        latents = torch.zeros((n, *apart.latent_shape), device=apart.device)
+        apart.predict(latents, apart.timesteps(1)[0].expand(n), apart.condition([""]).expand(n, -1, -1)).sum().item()
+
+    call(1)  # the first call makes buffers
+    alone = timed(lambda: call(1))
+    return alone if alone > 1 else timed(lambda: call(batch)) / batch
 
 
 def halved(tensor: Tensor) -> Tensor:

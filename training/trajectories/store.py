@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from robust_encoders.artifact.owned_file import read_owned, shapes_of
-from robust_encoders.errors import IntegrityError
+from robust_encoders.errors import IntegrityError, TrainingError
 from robust_encoders.utils.home import HOUR, remove_aged
 from robust_encoders.utils.home import write_atomically as write_bytes
 
@@ -29,7 +29,7 @@ _ASIDE = re.compile(r"\..+\.safetensors-[0-9a-f]{8}")
 StoredTrajectory = Mapping[str, Tensor]
 
 
-class BankError(RuntimeError):
+class BankError(TrainingError):
     """A bank on disk that belongs to another base or schedule, or has a damaged file, or a value that does not fit."""
 
 

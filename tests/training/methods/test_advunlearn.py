@@ -85,7 +85,7 @@ def test_a_killed_erasure_resumes_to_the_same_bits(
     assert content_sha256(whole.tensors) == content_sha256(resumed.tensors)
     assert whole.log["losses"] == resumed.log["losses"]
     assert whole.log["unet_calls"] == resumed.log["unet_calls"]
-    with pytest.raises(RuntimeError, match="choose another folder"):
+    with pytest.raises(RuntimeError, match="choose another --out"):
         erase(replace(method, select=SelectionConfig(layers=(0,))), tiny_pipe, space)
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
-from tqdm import tqdm
 
 from robust_encoders.artifact.owned_file import read_owned
+
+from ...progress import ProgressBar
 
 Loss = Callable[[Generator], Tensor]
 
@@ -62,20 +63,21 @@ def fit(module: nn.Module, loss: Loss, schedule: Schedule, folder: Path, *, seed
         label: Name of the run in the progress bar.
     """
     state = _State.load(module, schedule, folder)
-    bar = tqdm(range(state.step, schedule.steps), desc=label, initial=state.step, total=schedule.steps)
     module.train()
-    for step in bar:
-        for group in state.optimizer.param_groups:
-            group["lr"] = schedule.rate_at(step)
-        value = loss(Generator().manual_seed(seed * 1_000_003 + step))
-        state.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(value)
-        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        state.optimizer.step()
-        state.after(step, value.item(), schedule)
-        bar.set_postfix(loss=f"{state.recent():.4f}")
-        if state.step % schedule.every == 0:
-            state.save(folder)
+    with ProgressBar(desc=label, initial=state.step, total=schedule.steps) as bar:
+        for step in range(state.step, schedule.steps):
+            for group in state.optimizer.param_groups:
+                group["lr"] = schedule.rate_at(step)
+            value = loss(Generator().manual_seed(seed * 1_000_003 + step))
+            state.optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(value)
+            nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+            state.optimizer.step()
+            state.after(step, value.item(), schedule)
+            bar.update()
+            bar.set_postfix(loss=f"{state.recent():.4f}")
+            if state.step % schedule.every == 0:
+                state.save(folder)
     state.save(folder)
     module.load_state_dict({**module.state_dict(), **state.average})
     module.eval()
