@@ -74,10 +74,8 @@ def announce(text: str, *, shown: bool = True) -> None:
         tqdm.write(text, file=sys.stderr)
 
 
-def timed(work: Callable[[], Any]) -> float:
-    """Return the seconds that a call takes."""
-    start = time.monotonic()
-    work()
+def passed(start: float) -> float:
+    """Return the seconds since ``start``, a value of ``time.monotonic``."""
     return time.monotonic() - start
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from ..diffusion.sampling import SamplingConfig, draw, draw_candidates
 from ..diffusion.target import TargetModel
 from ..evaluation.benchmarks.shapes_demo import ShapesDemo
 from ..metrics.rates import detect
+from ..progress import ProgressBar, announce, duration, passed
 from ..protocols import Attack, Detector
 from ..reports.plots.picture_grid import Pair, Section, Tile, draw_grid
 from ..reports.tables import markdown
@@ -27,6 +28,8 @@ from ..types import Case
 
 CONCEPT = "circle"
 PICTURE_NAME, STRIP_NAME = "demo.png", "demo-strip.png"
+# Measured on one thread: an attack takes as long as this many rows of pictures.
+_ATTACK = 12
 _KEPT = "Everything else, to be kept"
 _HEADINGS = ("The concept by its name", "An unseen synonym", "Under attack", "Another concept")
 
@@ -130,13 +133,20 @@ class Demo:
             seed: Seed of prompts, pictures and attacks.
         """
         cases = self.world.named(self.n, seed=seed)
+        n_sections = len(cases) + 3  # two under attack, one of kept prompts
+        units = 1 + 2 * _ATTACK + 2 * n_sections
+        start = time.monotonic()
         plain = self._aimed(next(iter(cases.values())))
-        cases["Attacked: tokens found against the base"] = self._attacked(plain, seed)
-        with self.encoder.attached(self.pipe):
-            cases["Attacked: tokens found against the robust encoder"] = self._attacked(plain, seed)
-            cases[_KEPT] = self.world.kept(self.n, seed=seed)
-            after = {title: self._tiles(found, kept=title == _KEPT) for title, found in cases.items()}
-        before = {title: self._tiles(found, kept=title == _KEPT) for title, found in cases.items()}
+        announce(f"demo: {n_sections} rows of pictures and 2 attacks, about {duration(units * passed(start))}")
+        with ProgressBar(total=units, initial=1, desc="demo") as bar:
+            cases["Attacked: tokens found against the base"] = self._attacked(plain, seed)
+            bar.update(_ATTACK)
+            with self.encoder.attached(self.pipe):
+                cases["Attacked: tokens found against the robust encoder"] = self._attacked(plain, seed)
+                bar.update(_ATTACK)
+                cases[_KEPT] = self.world.kept(self.n, seed=seed)
+                after = self._all_tiles(cases, bar)
+            before = self._all_tiles(cases, bar)
         return [_section(title, found, before[title], after[title]) for title, found in cases.items()]
 
     def rows(self, sections: Sequence[Section]) -> tuple[DemoRow, ...]:
@@ -184,6 +194,13 @@ class Demo:
         ranked = sorted(zip(scores, tried, strict=True), key=lambda row: row[0])
         best = {case.index: str(candidate.value) for _, (case, candidate) in ranked}  # the highest score comes last
         return [replace(case, prompt=best[case.index]) for case in cases]
+
+    def _all_tiles(self, cases: Mapping[str, Sequence[Case]], bar: ProgressBar) -> dict[str, list[Tile]]:
+        tiles = {}
+        for title, found in cases.items():
+            tiles[title] = self._tiles(found, kept=title == _KEPT)
+            bar.update()
+        return tiles
 
     def _tiles(self, cases: Sequence[Case], *, kept: bool) -> list[Tile]:
         pictures = draw(self.pipe, [c.prompt for c in cases], [c.seed for c in cases], self.sampling)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..diffusion.backbone import Backbone
-from ..progress import ProgressBar, announce, duration, timed
+from ..progress import ProgressBar, announce, duration, passed
 from .agreement import require_agreement
 from .store import BankError, BankStore, StoredTrajectory, digest
 
@@ -144,9 +145,14 @@ def seconds_of_call(backbone: Backbone, batch: int = 16) -> float:
         latents = torch.zeros((n, *apart.latent_shape), device=apart.device)
         apart.predict(latents, apart.timesteps(1)[0].expand(n), apart.condition([""]).expand(n, -1, -1)).sum().item()
 
+    def seconds(n: int) -> float:
+        start = time.monotonic()
+        call(n)
+        return passed(start)
+
     call(1)  # the first call makes buffers
-    alone = timed(lambda: call(1))
-    return alone if alone > 1 else timed(lambda: call(batch)) / batch
+    alone = seconds(1)
+    return alone if alone > 1 else seconds(batch) / batch
 
 
 def halved(tensor: Tensor) -> Tensor:

@@ -55,7 +55,10 @@ def test_the_scale_itself_changes_no_bit() -> None:
 def test_gradients_that_are_not_finite_are_refused() -> None:
     cond = torch.zeros(2, 4, requires_grad=True)
     predicted = with_scaled_gradients(lambda latents, cond: cond.sqrt(), torch.zeros(2, 4), cond)
-    with pytest.raises(RuntimeError, match=r"expected finite gradients from the UNet in fp16.*precision bf16 or fp32, and with --no-resume"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"expected finite gradients from the UNet in fp16.*precision bf16 or fp32, and with --no-resume",
+    ):
         torch.autograd.backward(predicted.sum())
 
 

@@ -109,7 +109,9 @@ def test_starting_over_ignores_the_checkpoint(tmp_path: Path) -> None:
 
 def test_the_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     train(tmp_path)
-    with pytest.raises(RuntimeError, match="expected a checkpoint of this run .other., found one of a run with other settings .run."):
+    with pytest.raises(
+        RuntimeError, match=r"expected a checkpoint of this run .other., found one of a run with other settings .run."
+    ):
         train(tmp_path, identity="other")
 
 
@@ -152,7 +154,9 @@ def test_a_loss_that_is_not_finite_stops_the_run() -> None:
             return torch.tensor(math.nan), {"bowl": math.nan}
 
     space = Workspace(progress=False)
-    with pytest.raises(RuntimeError, match=r"expected a finite loss, found bowl nan at iteration 0.*--train.rate .*--no-resume"):
+    with pytest.raises(
+        RuntimeError, match=r"expected a finite loss, found bowl nan at iteration 0.*--train.rate .*--no-resume"
+    ):
         finetune(chosen, Broken(chosen), TRAINING, generator=Generator(), workspace=space, identity="run")
 
 
