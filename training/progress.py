@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 # Seconds between two signs of life.
 BEAT = 5.0
-_LINE = "{desc}: {n_fmt} of {total_fmt}, {elapsed} passed, {remaining} left {postfix}"
+_LINE = "{desc}: {n_fmt} of {total_fmt}, {elapsed} passed, {remaining} left{postfix}"
 
 
 class ProgressBar(tqdm):  # type: ignore[type-arg]  # tqdm is generic in its stubs alone
@@ -34,7 +34,7 @@ class ProgressBar(tqdm):  # type: ignore[type-arg]  # tqdm is generic in its stu
             kwargs = {"mininterval": beat, "bar_format": _LINE, **kwargs}
         super().__init__(*args, **kwargs)
         if not self.disable:
-            self._thread = Thread(target=self._live, args=(beat,), daemon=True)
+            self._thread = Thread(target=self._live, args=(beat,), name="progress", daemon=True)
             self._thread.start()
 
     def _live(self, beat: float) -> None:
