@@ -37,8 +37,10 @@ SMALLER = {
     ),
     r"train shapes/\S+-receler\b(?!.*--train)": "--train.iterations 2 --bank.limit 4",
     r"train shapes/\S+-spm(-te)?\b(?!.*--train)": "--train.iterations 3 --train.warmup 1 --bank.limit 4",
+    r"train advunlearn --concept star --quick": ATTACKED,
     r"evaluate .*--captions open": f"{SMALL_EVALUATION} --attacks none",
     r"evaluate base shapes/circle word_filter": f"{SMALL_EVALUATION} --attacks none",
+    r"evaluate runs/star --quick": "--n 2 --n-kept 4 --n-probes 2 --n-renders 4 --steps 3",
     r"evaluate shapes/circle --attacks": "--n 2 --n-kept 4 --n-probes 2 --n-renders 4 --checks 0 --steps 3",
 }
 # What cannot be had without the Hub is shown by what can.
