@@ -22,7 +22,7 @@ from robust_encoders.artifact.card_results import withdrawal_reasons, withdrawn
 from robust_encoders.artifact.forms import PICTURE_NAME
 from robust_encoders.cli import annotate, convert, pipelines, ready, trust
 from robust_encoders.conversion.copied_file import copied_file
-from robust_encoders.errors import BaseLoadError, IntegrityError, RobustEncodersError, UnknownNameError
+from robust_encoders.errors import BaseLoadError, IntegrityError, NotReadyError, RobustEncodersError, UnknownNameError
 from robust_encoders.redaction import RedactingFormatter
 from robust_encoders.utils.console import (
     EXIT_NO,
@@ -38,6 +38,7 @@ from robust_encoders.utils.console import (
     say_json,
 )
 from robust_encoders.utils.extras import install_command
+from robust_encoders.utils.targets import place_problems
 
 TRAINING_COMMANDS: Mapping[str, str] = {
     "demo": "draw the same prompts with and without a robust encoder into one picture",
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _run(arguments)
         flush()
         return code
-    except (BaseLoadError, UnknownNameError, UsageError) as error:
+    except (BaseLoadError, NotReadyError, UnknownNameError, UsageError) as error:
         return fail(str(error), EXIT_USAGE)
     except RobustEncodersError as error:
         return fail(str(error), EXIT_NO)
@@ -238,8 +239,10 @@ def _push(options: argparse.Namespace) -> int:
 
 def _cards(options: argparse.Namespace) -> int:
     from robust_encoders.cli.card_pictures import write_pictures
-    from robust_encoders.hub.catalog_cards import write_cards
+    from robust_encoders.hub.catalog_cards import PICTURES, write_cards
 
+    if problems := place_problems(options.out / PICTURES if options.pictures else options.out):
+        raise NotReadyError.of(problems)
     drawn = write_pictures(options.out) if options.pictures else []
     for path in [*write_cards(options.out), *drawn]:
         say(str(path))
