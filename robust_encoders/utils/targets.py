@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,9 +43,10 @@ def place_problems(folder: str | Path, *, name: str = "") -> list[str]:
         if not there.is_dir():
             found = "a file" if there == place else f"the file {there}"
             return [f"expected a folder that can be made at {place}, found {found}; choose another place"]
-        # A name that is too long raises OSError here, as it would at the end.
+        # A name that is too long, or holds a zero byte, raises an error here, as it would at the end.
         for part in (*place.parts[1:], name and f"{name}{_LONGER}"):
-            (there / part).exists()
+            with suppress(FileNotFoundError):
+                os.lstat(there / part)
         with tempfile.TemporaryFile(dir=there) as file:
             file.write(b"\0")
     except (OSError, RuntimeError, ValueError) as error:

@@ -75,7 +75,7 @@ def base_problems(name: str | Path | None, *, draws: bool = False) -> list[str]:
         require_place(name)
     except BaseLoadError as error:
         return [str(error)]
-    configs = configs_of(name)
+    configs = configs_of(name, draws=draws)
     return [] if configs is None else kind_problems(configs, draws=draws)
 
 

@@ -6,7 +6,7 @@ Other kinds have the same components and would fail hours later, or at once with
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from inspect import signature
@@ -54,17 +54,23 @@ class BaseConfigs:
         return cls._read(lambda name: folder / name)
 
     @classmethod
-    def of_hub(cls, repo: str, revision: str | None) -> BaseConfigs | None:
-        """Return the configurations of a pipeline on the Hub; None if they cannot be fetched."""
+    def of_hub(cls, repo: str, revision: str | None, *, without: Collection[str] = ()) -> BaseConfigs | None:
+        """Return the configurations of a pipeline on the Hub; None if they cannot be fetched.
+
+        Args:
+            repo: Repository as ``ORG/NAME``.
+            revision: Commit, branch or tag; None for the main branch.
+            without: Components whose configurations are not fetched.
+        """
         from huggingface_hub import hf_hub_download
 
         def fetched(name: str) -> Path:
             return Path(hf_hub_download(repo, name, revision=revision, library_name="robust-encoders"))
 
-        return cls._read(fetched)
+        return cls._read(fetched, without)
 
     @classmethod
-    def _read(cls, place: Callable[[str], Path]) -> BaseConfigs | None:
+    def _read(cls, place: Callable[[str], Path], without: Collection[str] = ()) -> BaseConfigs | None:
         def config(name: str) -> Config:
             found = None
             with suppress(Exception):  # whatever is wrong with a file, loading the pipeline tells it
@@ -76,7 +82,9 @@ class BaseConfigs:
             return None
         files = {"unet": "config.json", "text_encoder": "config.json", "vae": "config.json"}
         files["scheduler"] = "scheduler_config.json"
-        parts = {part: config(f"{part}/{file}") for part, file in files.items() if part in index}
+        parts = {
+            part: config(f"{part}/{file}") for part, file in files.items() if part in index and part not in without
+        }
         return cls(index, {part: one for part, one in parts.items() if one})
 
     @classmethod
@@ -116,17 +124,22 @@ class BaseConfigs:
         return channels, int(height), int(width)
 
 
-def configs_of(name: str | Path) -> BaseConfigs | None:
+def configs_of(name: str | Path, *, draws: bool = False) -> BaseConfigs | None:
     """Return the configurations of a base in a folder or on the Hub, without its weights; None if there is none.
 
     Args:
         name: Folder, or ``ORG/NAME`` or ``ORG/NAME@REVISION``.
+        draws: True if the pipeline itself shall draw pictures, which needs its autoencoder.
     """
     folder = Path(name).expanduser()
     if folder.exists():
         return BaseConfigs.of_folder(folder)
     found = None if isinstance(name, Path) else HUB_NAME.fullmatch(name)
-    return None if found is None else BaseConfigs.of_hub(found["repo"], found["revision"])
+    return (
+        None
+        if found is None
+        else BaseConfigs.of_hub(found["repo"], found["revision"], without=() if draws else ("vae",))
+    )
 
 
 def kind_problems(configs: BaseConfigs, *, draws: bool = False) -> list[str]:

@@ -72,6 +72,7 @@ def require_plan(pipe: Any, plan: Plan, config: EvaluationConfig, out: Path) -> 
     makers = {**plan.utility, **plan.erased}
     parts = [*plan.attacks.items(), *((name, _made_by(maker)) for name, maker in makers.items())]
     problems = package_problems([*parts, (plan.detector.name, plan.detector)])
+    problems += [text for name, attack in plan.attacks.items() for text in single_text_problems(attack, name)]
     if problems := [*problems, *disk_problems(picture_needs(pipe, plan, config, out))]:
         raise NotReadyError.of(problems)
 
