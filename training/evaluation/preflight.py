@@ -84,7 +84,7 @@ def run_problems(config: EvaluationConfig, out: Path) -> list[str]:
         config: Settings of the run.
         out: Folder of the results; it may hold an unfinished evaluation, and files of other names.
     """
-    problems = [*single_text_problems(config, "config"), *results_problems(out)]
+    problems = results_problems(out)
     if config.source is not None:
         problems += place_problems(config.source)
     if config.strength is not None and not (config.strength / RESULTS_NAME).is_file():
@@ -116,16 +116,13 @@ def benchmark_problems(benchmark: Benchmark, config: EvaluationConfig) -> list[s
         benchmark: Benchmark of the run.
         config: Settings of the run, with the names.
     """
-    problems = single_text_problems(benchmark, type(benchmark).__name__)
-    if isinstance(config.attacks, tuple) and isinstance(config.metrics, tuple):
-        problems += package_problems(_named(config))
+    if wrong := [*single_text_problems(benchmark, type(benchmark).__name__), *single_text_problems(config, "config")]:
+        return wrong  # the checks of the contents would stumble over wrong types
+    problems = package_problems(_named(config))
     detector = getattr(benchmark, "detector", "")
     if isinstance(detector, str) and detector in DETECTORS:
         problems += package_problems([(detector, DETECTORS[detector])])
-    # Wrong types are reported alone, because the checks of the contents would stumble over them.
-    if isinstance(benchmark, ChecksFirst) and not problems:
-        problems += benchmark.problems(config)
-    return problems
+    return [*problems, *(benchmark.problems(config) if isinstance(benchmark, ChecksFirst) else ())]
 
 
 def picture_needs(pipe: Any, plan: Plan, config: EvaluationConfig, out: Path) -> list[DiskNeed]:

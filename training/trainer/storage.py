@@ -85,7 +85,8 @@ class Stored:
         """Return the bytes of the artifact, without its small files."""
         if isinstance(self.select, SelectionConfig):
             return sum(one.numel() for one in pipe.text_encoder.parameters()) * _FLOAT
-        return 0 if self.select is None else self._values(pipe) * next(iter(pipe.unet.parameters())).element_size()
+        size: int = next(iter(pipe.unet.parameters())).element_size()
+        return self._values(pipe) * size
 
     def _values(self, pipe: Any) -> int:
         select = self.select

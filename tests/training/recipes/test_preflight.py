@@ -161,9 +161,10 @@ def test_the_estimate_is_what_a_run_takes(
     artifact = sum(path.stat().st_size for path in (tmp_path / "out").glob("*.safetensors"))
     files = len(list((tmp_path / "bank").rglob("*.safetensors")))
     assert needs["trajectories"] <= bank <= needs["trajectories"] + 1000 * files  # headers and timesteps
-    assert needs["artifact" if "artifact" in needs else "the artifact"] <= artifact
+    assert needs["the artifact"] <= artifact
     if needs["checkpoints"]:
-        assert 0.8 * measured["work"] <= needs["checkpoints"] <= measured["work"]
+        # The headers weigh much beside the few values of a tiny model.
+        assert needs["checkpoints"] <= measured["work"] <= needs["checkpoints"] + 50_000
     # What lies there already needs no further space.
     left = {need.what: need.size for need in disk_needs(made, tiny_pipe, places, 1)}
     assert left["trajectories"] == 0
@@ -173,7 +174,7 @@ def test_a_disk_that_is_too_small_is_told_with_the_sum(
     tiny_pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("robust_encoders.utils.targets.shutil.disk_usage", lambda place: Usage(10**6, 0, 1000))
-    said = refused(tiny_pipe, tmp_path / "out", recipe())
+    said = refused(tiny_pipe, tmp_path / "out", recipe(), every=1)
     assert "of free space on the disk" in said
     assert "for trajectories + " in said
     assert "for checkpoints + " in said
