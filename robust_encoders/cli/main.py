@@ -23,6 +23,7 @@ from robust_encoders.artifact.forms import PICTURE_NAME
 from robust_encoders.cli import annotate, convert, pipelines, ready, trust
 from robust_encoders.conversion.copied_file import copied_file
 from robust_encoders.errors import BaseLoadError, IntegrityError, NotReadyError, RobustEncodersError, UnknownNameError
+from robust_encoders.hub.client import sending_problems
 from robust_encoders.redaction import RedactingFormatter
 from robust_encoders.utils.console import (
     EXIT_NO,
@@ -221,6 +222,9 @@ def _file_info(options: argparse.Namespace, path: Path) -> int:
 def _push(options: argparse.Namespace) -> int:
     # A catalog name is never the name of a folder.
     folder = None if options.name in CATALOG else Path(options.name).expanduser()
+    # An encoder of the catalog may have to be fetched first; a folder is read soon, and its facts are checked first.
+    if problems := sending_problems(options.repo, token=folder is None):
+        raise NotReadyError.of(problems)
     picture = None if folder is None else folder / PICTURE_NAME
     url = RobustEncoder.from_pretrained(options.name).push_to_hub(
         options.repo,
