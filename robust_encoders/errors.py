@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from robust_encoders.redaction import redacted
 
 
@@ -61,6 +63,22 @@ class BaseLoadError(RobustEncodersError):
 
 class ConversionNeededError(RobustEncodersError):
     """The weights exist only in a format that this version does not read."""
+
+
+class NotReadyError(RobustEncodersError):
+    """Something that the end of a long run needs is missing at its beginning; the message lists everything."""
+
+    @classmethod
+    def of(cls, problems: Sequence[str]) -> NotReadyError:
+        """Return the error for problems, one a line if there are several.
+
+        Args:
+            problems: Problems, at least one; each says what was expected, what was found and what to do.
+        """
+        listed = list(dict.fromkeys(problems))
+        if len(listed) == 1:
+            return cls(listed[0])
+        return cls("\n".join([f"{len(listed)} things are missing or wrong:", *(f"- {one}" for one in listed)]))
 
 
 class AlreadyAttachedError(RobustEncodersError):

@@ -21,6 +21,7 @@ from robust_encoders.artifact.forms import CONFIG_NAME, PICTURE_NAME, is_replace
 from robust_encoders.artifact.manifest import MANIFEST_NAME, FileRecord, Manifest
 from robust_encoders.artifact.model_card import CARD_NAME, card
 from robust_encoders.artifact.provenance import metadata
+from robust_encoders.artifact.target import require_free, require_movable
 from robust_encoders.clip.state_dict import architecture
 from robust_encoders.errors import CardError, ManifestError
 from robust_encoders.utils.atomic_folders import remove_abandoned, scratch
@@ -65,10 +66,10 @@ def save(
                 "move it back"
             ) from error
 
-    _require_movable(target)
+    require_movable(target)
     with _alone(target):
         remove_abandoned(target.parent, target.name, rescue)
-        _require_free(target)
+        require_free(target)
         manifest.to_json()  # raises before anything is written
         with scratch(target.parent, target.name, rescue) as aside:
             finished, contents = _contents(manifest, tensors, config, aside)
@@ -110,28 +111,6 @@ def _record(data: bytes | Path, content: str) -> FileRecord:
     with data.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return FileRecord(sha256=digest, size=file.tell(), content_sha256=content)
-
-
-def _require_movable(target: Path) -> None:
-    if not target.is_dir():
-        return
-    reason = "a file system is mounted there" if os.path.ismount(target) else ""
-    if Path.cwd().is_relative_to(target):
-        reason = f"this process works in {Path.cwd()}"
-    if reason:
-        raise FileExistsError(
-            f"expected a folder that can be replaced at {target}, found that {reason}; save to a subfolder of it, "
-            f"{target / 'NAME'} for example"
-        )
-
-
-def _require_free(target: Path) -> None:
-    if target.exists() and not target.is_dir():
-        raise FileExistsError(f"expected a folder or nothing at {target}, found a file; choose another place")
-    if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST_NAME).is_file():
-        raise FileExistsError(
-            f"expected an empty folder or an artifact at {target}, found other files; choose another folder"
-        )
 
 
 def _config_bytes(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> bytes:

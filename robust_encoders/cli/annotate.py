@@ -10,6 +10,7 @@ from typing import Any
 from robust_encoders.artifact.forms import PICTURE_NAME, file_names, is_replaced
 from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.artifact.stated import missing_facts
+from robust_encoders.artifact.target import require_target
 from robust_encoders.cli.facts import add_fact_options, base_ids, fingerprinted, open_base, require_facts
 from robust_encoders.concepts import Concept
 from robust_encoders.encoder import RobustEncoder
@@ -38,6 +39,8 @@ def _annotate(options: argparse.Namespace) -> int:
     if not any(stated):
         raise UsageError("expected a fact to state, found none; pass --concept, --method, --license or --base")
     folder = options.folder.expanduser()
+    if folder.is_dir():
+        require_target(folder)
     encoder = RobustEncoder.from_pretrained(folder)
     _require_no_variants(folder, encoder.manifest.form)
     encoder.annotate(

@@ -10,6 +10,7 @@ from typing import Any
 
 from robust_encoders.artifact.manifest import MANIFEST_NAME, Manifest
 from robust_encoders.artifact.reader import Artifact
+from robust_encoders.artifact.target import require_target
 from robust_encoders.cli.annotate import say_stated
 from robust_encoders.cli.facts import add_fact_options, base_ids, fingerprinted, open_base, require_facts
 from robust_encoders.concepts import Concept
@@ -67,7 +68,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _convert(options: argparse.Namespace) -> int:
     require_facts(options)
-    _require_free(options)
+    _require_new(options)
+    require_target(options.out)
     try:
         manifest = _converted(options)
     except FileExistsError as error:
@@ -81,7 +83,7 @@ def _convert(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _require_free(options: argparse.Namespace) -> None:
+def _require_new(options: argparse.Namespace) -> None:
     if not options.force and (options.out.expanduser() / MANIFEST_NAME).exists():
         raise UsageError(
             f"expected a new or empty folder, found an artifact in {options.out}; choose another folder, or pass "

@@ -23,7 +23,8 @@ from robust_encoders.artifact.forms import PICTURE_NAME
 from robust_encoders.cli import annotate, convert, pipelines, ready, trust
 from robust_encoders.cli.interrupted import EXIT_INTERRUPTED, way_on
 from robust_encoders.conversion.copied_file import copied_file
-from robust_encoders.errors import BaseLoadError, IntegrityError, RobustEncodersError, UnknownNameError
+from robust_encoders.errors import BaseLoadError, IntegrityError, NotReadyError, RobustEncodersError, UnknownNameError
+from robust_encoders.hub.client import sending_problems
 from robust_encoders.redaction import RedactingFormatter
 from robust_encoders.utils.console import (
     EXIT_NO,
@@ -39,6 +40,7 @@ from robust_encoders.utils.console import (
     say_json,
 )
 from robust_encoders.utils.extras import install_command
+from robust_encoders.utils.targets import place_problems
 
 TRAINING_COMMANDS: Mapping[str, str] = {
     "demo": "draw the same prompts with and without a robust encoder into one picture",
@@ -90,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except KeyboardInterrupt:
         return fail(f"stopped; {way_on(arguments)}", EXIT_INTERRUPTED)
-    except (BaseLoadError, UnknownNameError, UsageError) as error:
+    except (BaseLoadError, NotReadyError, UnknownNameError, UsageError) as error:
         return fail(str(error), EXIT_USAGE)
     except RobustEncodersError as error:
         return fail(str(error), EXIT_NO)
@@ -223,6 +225,9 @@ def _file_info(options: argparse.Namespace, path: Path) -> int:
 def _push(options: argparse.Namespace) -> int:
     # A catalog name is never the name of a folder.
     folder = None if options.name in CATALOG else Path(options.name).expanduser()
+    # An encoder of the catalog may have to be fetched first; a folder is read soon, and its facts are checked first.
+    if problems := sending_problems(options.repo, token=folder is None):
+        raise NotReadyError.of(problems)
     picture = None if folder is None else folder / PICTURE_NAME
     url = RobustEncoder.from_pretrained(options.name).push_to_hub(
         options.repo,
@@ -241,8 +246,10 @@ def _push(options: argparse.Namespace) -> int:
 
 def _cards(options: argparse.Namespace) -> int:
     from robust_encoders.cli.card_pictures import write_pictures
-    from robust_encoders.hub.catalog_cards import write_cards
+    from robust_encoders.hub.catalog_cards import PICTURES, write_cards
 
+    if problems := place_problems(options.out / PICTURES if options.pictures else options.out):
+        raise NotReadyError.of(problems)
     drawn = write_pictures(options.out) if options.pictures else []
     for path in [*write_cards(options.out), *drawn]:
         say(str(path))

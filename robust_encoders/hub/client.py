@@ -16,6 +16,7 @@ from robust_encoders.errors import RobustEncodersError
 from robust_encoders.redaction import TOKEN_VARIABLES, redacted
 
 T = TypeVar("T")
+_PUBLIC = "https://huggingface.co"
 # The characters of a bearer token: RFC 6750, section 2.1.
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 
@@ -121,6 +122,31 @@ def _shape(token: object) -> str:
         "a character that is not ASCII": r"[^\x00-\x7f]",
     }
     return " and ".join(words for words, pattern in faults.items() if re.search(pattern, token)) or "other characters"
+
+
+def sending_problems(repo: str, *, token: bool) -> list[str]:
+    """Return the reasons why nothing can be sent to a repository; nothing is asked of the Hub.
+
+    Args:
+        repo: Repository as ``org/name``.
+        token: True to ask for a stored token, too; a server of one's own (``HF_ENDPOINT``) may need none.
+    """
+    from huggingface_hub import constants, get_token
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    problems = []
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        problems.append(f"expected a repository as org/name, found {repo!r}: {error}")
+    if constants.HF_HUB_OFFLINE:
+        problems.append(f"cannot push to {repo} while offline; unset HF_HUB_OFFLINE")
+    if token and constants.ENDPOINT == _PUBLIC and not get_token():
+        problems.append(
+            f"expected a token with write permission for {repo}, found none; set HF_TOKEN, or run `hf auth login`"
+        )
+    return problems
 
 
 def blank_variable() -> str:

@@ -15,7 +15,7 @@ from robust_encoders.hub.client import asked
 from robust_encoders.hub.embedded import embedded_pipeline
 
 INDEX_NAME = "model_index.json"
-_HUB = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+HUB_NAME = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _CACHED = re.compile(r"/models--(?P<org>[\w.-]+?)--(?P<name>[\w.-]+)/snapshots/(?P<commit>[0-9a-f]{40})/?$")
 
@@ -75,22 +75,39 @@ def load_pipeline(name: str | Path | None, options: PipelineOptions | None = Non
     return LoadedPipeline(_placed(_loaded(folder, options), options.device), ids, revision)
 
 
-def _located(name: str | Path, options: PipelineOptions) -> tuple[Path, tuple[str, ...], str]:
-    """Return the folder of a pipeline (downloaded if necessary), its Hub ids and its commit."""
+def require_place(name: str | Path, *, local: bool = False) -> re.Match[str] | None:
+    """Return the parts of a Hub id, or None for a folder with a pipeline; nothing is loaded.
+
+    Args:
+        name: Folder with a ``model_index.json``, or ``ORG/NAME`` or ``ORG/NAME@REVISION`` on the Hub.
+        local: True to accept only a folder.
+
+    Raises:
+        BaseLoadError: If the name is neither.
+    """
     folder = Path(name).expanduser()
     if (folder / INDEX_NAME).is_file():
-        return folder, *_cached(folder)
-    if options.local:
+        return None
+    if local:
         raise BaseLoadError(
             f"expected a folder with a diffusers pipeline, found no {INDEX_NAME} in {folder}; pass a folder that "
             "pipe.save_pretrained wrote"
         )
-    found = None if isinstance(name, Path) else _HUB.fullmatch(name)
+    found = None if isinstance(name, Path) else HUB_NAME.fullmatch(name)
     if found is None or folder.exists():
         raise BaseLoadError(
             f"expected a folder with a diffusers pipeline, or its Hub id as ORG/NAME or ORG/NAME@REVISION, found no "
             f"{INDEX_NAME} in {str(name)!r}"
         )
+    return found
+
+
+def _located(name: str | Path, options: PipelineOptions) -> tuple[Path, tuple[str, ...], str]:
+    """Return the folder of a pipeline (downloaded if necessary), its Hub ids and its commit."""
+    folder = Path(name).expanduser()
+    found = require_place(name, local=options.local)
+    if found is None:
+        return folder, *_cached(folder)
     from diffusers import DiffusionPipeline
 
     fetched = asked(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from robust_encoders.utils.extras import install_command
+from robust_encoders.utils.extras import OptionalPackage, install_command
 
 from ..diffusion.backbone import Backbone, Precision
 from ..types import AttackResult, Candidate, Case
@@ -50,6 +50,13 @@ _STEPS = ("steps", "nb_iter", "n_queries", "max_iterations")  # the library's na
 _OWN = ("model", "norm", "eps", "seed", "verbose", *_STEPS)
 
 
+TORCHATTACKS = OptionalPackage(
+    ("torchattacks", "scipy"),
+    f"{install_command('attacks,eval')} and pip install --no-deps torchattacks (its release 3.5.1 would downgrade "
+    "requests)",
+)
+
+
 @contextmanager
 def own_randomness(seed: int) -> Iterator[None]:
     """Seed torch's global generators, which the library uses, within the scope and restore their state after it."""
@@ -67,10 +74,7 @@ def library() -> Any:
     try:
         import torchattacks
     except ImportError as error:
-        raise ImportError(
-            f"expected torchattacks, found no {error.name}; {install_command('attacks,eval')} and "
-            "pip install --no-deps torchattacks (its release 3.5.1 would downgrade requests)"
-        ) from error
+        raise ImportError(f"expected torchattacks, found no {error.name}; {TORCHATTACKS.remedy}") from error
     return torchattacks
 
 
@@ -116,6 +120,7 @@ class TorchAttack:
     joint: ClassVar[bool] = False
     budget_fields: ClassVar[tuple[str, ...]] = ("steps",)
     iteration_fields: ClassVar[tuple[str, ...]] = ("steps",)
+    packages: ClassVar[tuple[OptionalPackage, ...]] = (TORCHATTACKS,)
 
     attack: str = "PGD"
     norm: Norm = "linf"

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from robust_encoders.utils.extras import OptionalPackage
+
 from ..diffusion.backbone import Backbone
 from ..diffusion.target import TargetModel
 from ..types import AttackResult, AttackUse, Candidate, Case
@@ -157,6 +159,12 @@ class OnBase:
     def source(self) -> str:
         """Attack that found the prompts, and the model it ran on."""
         return f"{self.attack.name} on the base"
+
+    @property
+    def packages(self) -> tuple[OptionalPackage, ...]:
+        """Optional packages of the attack that searches."""
+        found: tuple[OptionalPackage, ...] = getattr(self.attack, "packages", ())
+        return found
 
     def search(self, base: Backbone, cases: Sequence[Case], *, seed: int) -> Transfer:
         """Return the prompts that the search finds on the base, ready to be replayed."""

@@ -22,11 +22,14 @@ from ..evaluation.choices import refuse_unknown
 from ..evaluation.defence import Defence
 from ..evaluation.manifest_results import with_results
 from ..evaluation.plan import FixedPlan, Plan
-from ..evaluation.results import RESULTS_NAME, Evaluation
+from ..evaluation.preflight import benchmark_problems
+from ..evaluation.results import Evaluation
 from ..reports.html.page import write_report
 from ..reports.matrix import tables
 from .evaluate_options import EvaluationRun, made_benchmark, read_options
+from .evaluate_preflight import require_evaluation
 from .parsing import leading_names
+from .preflight import require
 
 
 def evaluate(arguments: Sequence[str]) -> int:
@@ -49,14 +52,15 @@ def evaluate(arguments: Sequence[str]) -> int:
     if options.record and not all(Path(name).is_dir() for name in names):
         raise UsageError(f"expected folders of encoders with --record, found {', '.join(names)}")
     folders = _folders(names, options.out)
+    require_evaluation(options, kind, folders)
     encoders = [_encoder(name) for name in names]
     concept = _concept(options.concept, encoders)
-    _require_finished(options)
     if options.record and any(e is not None and e.manifest.concept.name != concept.name for e in encoders):
         raise UsageError(f"expected encoders that erase {concept.name!r} with --record, found one of another concept")
     try:
         benchmark = made_benchmark(kind, concept, options)
         refuse_unknown(benchmark, options.config)
+        require(benchmark_problems(benchmark, options.config))
         shard = Shard.current()
         pipe = open_base(
             options.base or None, dtype=options.dtype, device=options.device or shard.device, whole=True
@@ -133,12 +137,3 @@ def _concept(given: str, encoders: Sequence[LoadedArtifact | None]) -> Concept:
             "name one with --concept"
         )
     return concept
-
-
-def _require_finished(options: EvaluationRun) -> None:
-    for flag, paths in (("--beside", options.beside), ("--strength", filter(None, [options.config.strength]))):
-        missing = [str(path) for path in paths if not (path / RESULTS_NAME).is_file()]
-        if missing:
-            raise UsageError(
-                f"expected folders of finished evaluations with {flag}, found no {RESULTS_NAME} in {missing}"
-            )

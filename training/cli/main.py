@@ -46,8 +46,10 @@ def _demo(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     if options.out.suffix or options.out.is_file():
         raise UsageError(f"expected a folder that receives demo.png, found a file name: {options.out}")
-
     from .demo import run_demo
+    from .preflight import require_places
+
+    require_places(options.out)
 
     say(run_demo(options.out, seed=options.seed).table)
     return EXIT_OK
@@ -69,9 +71,11 @@ def _shapes(arguments: Sequence[str]) -> int:
     from ..worlds import ShapesWorld
     from ..worlds.pretrain.build import STAGES
     from ..worlds.pretrain.build import build as build_base
+    from .preflight import require_places
 
     for stage in options.stages or ():
         choose(stage, STAGES, "stage")
+    require_places(options.out, options.work)
     build_base(ShapesWorld().corpus(), options.out, seed=options.seed, stages=options.stages, work=options.work)
     return EXIT_OK
 
@@ -109,7 +113,10 @@ def _reproduce(arguments: Sequence[str]) -> int:
 
     from ..diffusion.load import open_base
     from ..recipes.reproduce import recorded_dtype, recorded_recipe, reproduce
+    from .preflight import require_artifact_run, require_places
 
+    require_artifact_run(options.out, options.base)
+    require_places(options.cache_dir)
     encoder = RobustEncoder.from_pretrained(options.name)
     recorded_recipe(encoder.manifest)  # reports what is missing before a base is loaded
     base = open_base(options.base, dtype=recorded_dtype(encoder.manifest))
@@ -138,7 +145,9 @@ def _merge(arguments: Sequence[str]) -> int:
 
     from ..diffusion.load import open_base
     from ..methods.merge import Merge, merge
+    from .preflight import require_artifact_run
 
+    require_artifact_run(options.out, options.base)
     base = open_base(options.base)
     try:
         method = Merge(rule=options.rule, scale=options.scale, density=options.density)
@@ -176,10 +185,13 @@ def _leaderboard(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
 
     from robust_encoders.utils.home import write_atomically
+    from robust_encoders.utils.targets import place_problems
 
     from ..reports.leaderboard import Leaderboard
     from ..reports.plots.style import png
 
+    if problems := place_problems(options.out):
+        raise UsageError(problems[0])
     try:
         board = Leaderboard.read(_own(options.found))
     except FileNotFoundError as error:

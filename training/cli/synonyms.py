@@ -13,6 +13,7 @@ from ..diffusion.backbone import Backbone
 from ..diffusion.load import open_base
 from ..prompts.synonyms import Neighbour, SynonymConfig, SynonymSpace, nearest_words
 from ..worlds import BASES, DEFAULT_BASE
+from .preflight import base_problems, require, word_problems
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -38,8 +39,10 @@ def synonyms(options: argparse.Namespace) -> int:
         The exit code.
 
     Raises:
+        NotReadyError: If the base does not exist or is of the wrong kind, or a word is a list.
         UsageError: If an option is outside its range.
     """
+    require([*word_problems(options), *base_problems(options.base)])
     try:
         config = SynonymConfig(k=options.k, threshold=options.threshold, space=options.space)
     except ValueError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar, cast, get_args
@@ -19,6 +19,7 @@ from ..distributed import Shard
 from ..methods import METHODS
 from ..prompts.retain import object_prompts
 from ..prompts.synonyms import SynonymConfig, SynonymSpace
+from ..prompts.text_files import read_prompts
 from ..protocols import ComponentMethod, EmbeddedBase, InnerAttack, Method, RetainingMethod, StandardMethod
 from ..provenance import EXTRA
 from ..recipes.recipe import Recipe, with_retained
@@ -29,6 +30,7 @@ from ..recipes.stable_diffusion import LICENSES, PUBLISHED_CONCEPTS
 from ..types import Component
 from ..worlds import BASES, DEFAULT_BASE
 from .parsing import as_original, leading_name, parse_settings, required, with_concrete_types
+from .preflight import require_training
 from .synonyms import found_synonyms, synonym_table
 
 M = TypeVar("M", bound=Any)
@@ -135,7 +137,8 @@ def train(arguments: Sequence[str]) -> int:
     name = leading_name("train", "Train an encoder. `train NAME --help` shows the settings.", what, arguments)
     choose(name, [*RECIPES, *METHODS], "recipe or method")
     read = _recipe_run if name in RECIPES else _method_run
-    options, recipe = read(name, arguments[1:])
+    options, make = read(name, arguments[1:])
+    recipe = require_training(options, make)
     shard = Shard.current()
     opened = _opened(options, shard)
     run_recipe(
@@ -157,20 +160,28 @@ def train(arguments: Sequence[str]) -> int:
     return EXIT_OK
 
 
-def _recipe_run(name: str, arguments: Sequence[str]) -> tuple[RecipeRun[Any], Recipe]:
+def _recipe_run(name: str, arguments: Sequence[str]) -> tuple[RecipeRun[Any], Callable[[], Recipe]]:
     recipe = RECIPES[name]()
     options = _parse(RecipeRun, name, with_retained(recipe.method, UNCHANGED), arguments)
+    return options, lambda: _recipe(name, recipe, options)
+
+
+def _recipe(name: str, recipe: Recipe, options: RecipeRun[Any]) -> Recipe:
     if options.base is None and recipe.base in LICENSES:
         raise UsageError(f"{name} needs --base: a folder, or a Hub id such as {EXAMPLES[recipe.base]}")
     kept = _retained(options.method) == UNCHANGED
     method = with_retained(options.method, _retained(recipe.method)) if kept else options.method
     made = replace(recipe, name=_named(name, options), method=method, seed=options.seed)
     world = BASES[recipe.base]() if recipe.base in BASES else None
-    return options, _together(made, options, world, own=not kept or _ignores_retained(method))
+    return _together(made, options, world, own=not kept or _ignores_retained(method))
 
 
-def _method_run(name: str, arguments: Sequence[str]) -> tuple[MethodRun[Any], Recipe]:
+def _method_run(name: str, arguments: Sequence[str]) -> tuple[MethodRun[Any], Callable[[], Recipe]]:
     options = _parse(MethodRun, name, _standard(METHODS[name]), arguments)
+    return options, lambda: _method_recipe(name, options)
+
+
+def _method_recipe(name: str, options: MethodRun[Any]) -> Recipe:
     world = _world(options.base)
     concept = _concept(options, world)
     family = options.family or (world.name if world is not None else "")
@@ -184,7 +195,7 @@ def _method_run(name: str, arguments: Sequence[str]) -> tuple[MethodRun[Any], Re
     )
     given = options.retain_prompts is not None or _retained(options.method) not in ((), UNCHANGED)
     own = given or _ignores_retained(options.method)
-    return options, _together(recipe, options, world, own=own)
+    return _together(recipe, options, world, own=own)
 
 
 def _named(name: str, options: RecipeRun[Any]) -> str:
@@ -312,7 +323,8 @@ def _value_of(option: str, argument: str, rest: Sequence[str]) -> str:
 
 def _concept(options: MethodRun[Any], world: EmbeddedBase | None) -> Concept:
     given: dict[str, Any] = {key: getattr(options, key) for key in ("kind", "anchor", "synonyms")}
-    given["prompts"] = _lines(options.prompts) if options.prompts else ()
+    # A concept holds each prompt once.
+    given["prompts"] = tuple(dict.fromkeys(read_prompts(options.prompts))) if options.prompts else ()
     known = _concept_of(world, options.concept) if world is not None else _published_concept(options.concept)
     if known is None and options.kind is None:
         raise UsageError(f"--base needs --kind (of the concept); only {', '.join(PUBLISHED_CONCEPTS)} are known")
@@ -349,7 +361,7 @@ def _retain_prompts(options: MethodRun[Any], concept: Concept, world: EmbeddedBa
     if method.retained != UNCHANGED:
         return tuple(method.retained)
     if options.retain_prompts is not None:
-        return _lines(options.retain_prompts)
+        return read_prompts(options.retain_prompts)
     if world is not None:
         return world.retain_prompts([options.concept])
     return object_prompts(concept) if method.wants_retained else ()
@@ -358,9 +370,3 @@ def _retain_prompts(options: MethodRun[Any], concept: Concept, world: EmbeddedBa
 def _ignores_retained(method: object) -> bool:
     """Return True for a method that trains a UNet without a retain term, which has no use for retain prompts."""
     return isinstance(method, ComponentMethod) and method.component == "unet" and not method.wants_retained
-
-
-def _lines(path: Path) -> tuple[str, ...]:
-    if not path.is_file():
-        raise UsageError(f"expected a text file with one caption a line, found nothing at {path}")
-    return tuple(line for raw in path.read_text(encoding="utf-8").splitlines() if (line := raw.strip()))

@@ -20,14 +20,14 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import metadata, util
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robust_encoders.utils.extras import install_command
+from robust_encoders.utils.extras import OptionalPackage, install_command
 
 from .picture_bytes import to_bytes
 
@@ -47,6 +47,8 @@ POLICIES: Mapping[str, tuple[str, ...]] = {
 ANCHOR_FLOOR, NMS_FLOOR, NMS_IOU = 0.2, 0.25, 0.45
 _PROVIDER = "CPUExecutionProvider"
 _EXTRA = install_command("nudenet")
+# Only the model file of the package nudenet is used, so it is not imported.
+NUDENET = (OptionalPackage(("nudenet",), _EXTRA, imported=False), OptionalPackage(("onnxruntime", "cv2"), _EXTRA))
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ class NudeNet:
         ValueError: If a class is unknown, or the threshold lies below 0.25 (the lowest score that non-maximum
             suppression keeps) or above 1.
     """
+
+    packages: ClassVar[tuple[OptionalPackage, ...]] = NUDENET
 
     def __init__(
         self,

@@ -11,6 +11,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from robust_encoders.utils.text_lists import require_texts
+
 from .cross_attention import GramMatrix
 from .loss_scaling import with_scaled_gradients
 from .noise_schedule import ddim_of
@@ -178,7 +180,12 @@ class Backbone:
                 parameter.requires_grad_(flag)
 
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
-        """Return the token ids (B, L) of prompts, padded and truncated as in the pipeline."""
+        """Return the token ids (B, L) of prompts, padded and truncated as in the pipeline.
+
+        Raises:
+            TextListError: If the prompts are one string, whose letters would count as prompts.
+        """
+        require_texts("prompts", prompts)
         batch = self.tokenizer(
             list(prompts), padding="max_length", max_length=self.max_length, truncation=True, return_tensors="pt"
         )

@@ -9,8 +9,12 @@ from typing import Any, Literal
 import torch
 
 from robust_encoders.conversion.text_config import family_of
+from robust_encoders.errors import BaseLoadError
 from robust_encoders.hub.embedded import EMBEDDED_FAMILY
-from robust_encoders.hub.pipelines import PipelineOptions, load_pipeline
+from robust_encoders.hub.pipelines import PipelineOptions, load_pipeline, require_place
+
+from .base_kind import configs_of, kind_problems
+from .devices import device_problems
 
 UNetDtype = Literal["float32", "float16", "bfloat16"]
 # Components that training never uses.
@@ -50,16 +54,41 @@ def open_base(
             diffusers does.
 
     Raises:
-        BaseLoadError: If the pipeline or the device does not exist, diffusers cannot load the pipeline, or its weights
-            are pickles and ``whole`` is False.
+        BaseLoadError: If the pipeline or the device does not exist, the pipeline is of another kind, such as one for
+            inpainting, diffusers cannot load it, or its weights are pickles and ``whole`` is False.
     """
     if name is not None:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        require_base(name, device=device, dtype=dtype, draws=whole)
+    elif problems := device_problems(device) if device else []:
+        raise BaseLoadError(problems[0])
     loaded = load_pipeline(name, _whole(dtype, device) if whole else _for_training(dtype, device))
     if name is None:
         return OpenedBase(loaded.pipe, EMBEDDED_FAMILY)
     family = family_of(loaded.pipe.text_encoder.config.to_dict())
     return OpenedBase(loaded.pipe, family if family.isalnum() else "", loaded.ids, loaded.revision)
+
+
+def require_base(name: str | Path, *, device: str, dtype: UNetDtype, draws: bool) -> None:
+    """Check a base by its configurations, and the device, before weights are fetched or loaded.
+
+    Args:
+        name: Folder or Hub id.
+        device: Device of the pipeline.
+        dtype: Precision of the UNet.
+        draws: True if the pipeline itself shall draw pictures.
+
+    Raises:
+        BaseLoadError: If there is no such base, it is of another kind, or the device or its precision does not exist;
+            the message lists everything.
+    """
+    require_place(name)
+    problems = device_problems(device, dtype)
+    configs = configs_of(name, draws=draws)
+    if configs is not None:
+        problems += kind_problems(configs, draws=draws)
+    if problems:
+        raise BaseLoadError("; ".join(problems))
 
 
 def _whole(dtype: UNetDtype, device: str) -> PipelineOptions:

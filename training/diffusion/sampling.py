@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robust_encoders.utils.text_lists import require_texts
+
 from ..types import Candidate, Case
 from .backbone import Backbone
 
@@ -84,8 +86,11 @@ def draw(
         float32 on the CPU.
 
     Raises:
+        TextListError: If the prompts are one string.
         ValueError: If there is not one seed per prompt, or no prompt.
     """
+    if not isinstance(prompts, Tensor):
+        require_texts("prompts", prompts)
     _one_seed_each(prompts, seeds)
 
     def arguments(part: slice) -> dict[str, Any]:

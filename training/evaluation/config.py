@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,3 +46,13 @@ class EvaluationConfig:
             raise ValueError(
                 f"expected chunk of at least 2, checks of 0 or of at least 2, and seed of at least 0, found {self}"
             )
+
+
+def chooses(names: Collection[str], name: str) -> bool:
+    """Return True if a list of attacks or metrics names one, or is empty, which names all.
+
+    Args:
+        names: List of names of a configuration.
+        name: Name to look for.
+    """
+    return not names or name in names

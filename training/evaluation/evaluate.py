@@ -27,6 +27,7 @@ from .defence import Defence, DefendedPipeline
 from .example_pictures import PICTURES_PART, Group, gallery, groups_of, to_pictures
 from .jobs import Jobs
 from .plan import Benchmark, Plan
+from .preflight import CELLS, require_plan, require_ready
 from .results import RESULTS_NAME, Evaluation
 from .sanity.attack_strength import AttackStrength
 from .schedule import Job, attacking, drawing
@@ -59,12 +60,15 @@ def evaluate(
         shard: Share of this process; by default the share that ``accelerate launch`` assigns.
 
     Raises:
+        NotReadyError: If the run lacks something that it needs until its end; the message lists everything.
         ValueError: If an attack or a metric is not known, or the benchmark refuses an option.
         IncompatibleError: If the encoder does not fit the pipeline.
     """
     config = config or defaults_of(benchmark)
+    require_ready(pipe, benchmark, config, out)
     refuse_unknown(benchmark, config)
     plan = chosen(benchmark.plan(pipe, config), config)
+    require_plan(pipe, plan, config, out)
     defended, share = DefendedPipeline(pipe, encoder), shard or Shard.current()
     jobs = _jobs(defended, plan, replace(config, sampling=plan.sampling or config.sampling), out)
     strength = None if config.strength is None else AttackStrength.read(config.strength, jobs)
@@ -98,8 +102,8 @@ def _jobs(defended: DefendedPipeline, plan: Plan, config: EvaluationConfig, out:
     with defended.attached():
         own = {**common, "models": _models_sha256(pipe), "detector": detector, "subject": defended.identity}
     cache, base_cache = (
-        Cache(out / "cells", {**own, "base": base["models"]}),
-        Cache(config.source or out / "cells", base),
+        Cache(out / CELLS, {**own, "base": base["models"]}),
+        Cache(config.source or out / CELLS, base),
     )
     base_record = {"id": _hub_id(pipe), "models_sha256": base["models"], "dtype": str(pipe.unet.dtype)}
     return Jobs(defended, plan, config, cache, base_cache, base_record)

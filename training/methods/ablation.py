@@ -20,6 +20,7 @@ from ..provenance import EXTRA
 from ..trainer.loop import TrainingConfig, finetune
 from ..trainer.parameters import SelectionConfig
 from ..trainer.run_record import run_identity, run_record
+from ..trainer.storage import Stored
 from ..trainer.token_rows import TokenRows
 from ..trainer.unet_parameters import UNetGroup, UNetSelectionConfig, as_delta, trainable_unet
 from ..trajectories.config import BankConfig
@@ -149,6 +150,13 @@ class Ablation:
     def retaining(self, prompts: tuple[str, ...]) -> Self:
         """Return a copy with other retain prompts."""
         return replace(self, retain=prompts)
+
+    def stored(self, concept: Concept) -> Stored:
+        """Return what a run writes to disk."""
+        if self.component == "unet":
+            return Stored(select=UNetSelectionConfig(group=UNET_GROUPS[self.parameters]), train=self.train)
+        # Token embeddings alone are few, but the artifact holds the whole text encoder.
+        return Stored(select=self.select, train=self.train if self.parameters == "text-encoder" else None)
 
     def erase(
         self, backbone: Backbone, concept: Concept, *, generator: Generator, workspace: Workspace | None = None

@@ -22,6 +22,7 @@ from ..prompts.encoded import EncodedPrompts, conditionings
 from ..trainer.loop import TrainingConfig, finetune
 from ..trainer.parameters import SelectionConfig
 from ..trainer.run_record import run_identity, run_record
+from ..trainer.storage import Stored
 from ..trainer.surgery import LossPair
 from ..types import Edit
 from ..workspace import Workspace
@@ -127,6 +128,10 @@ class DES:
     def retaining(self, prompts: tuple[str, ...]) -> Self:
         """Return a copy with other safe prompts."""
         return replace(self, safe=prompts)
+
+    def stored(self, concept: Concept) -> Stored:
+        """Return what a run writes to disk."""
+        return Stored(select=self.select, train=self.train)
 
     def erase(
         self, backbone: Backbone, concept: Concept, *, generator: Generator, workspace: Workspace | None = None

@@ -14,6 +14,7 @@ from ..provenance import EXTRA
 from ..trainer.loop import TrainingConfig
 from ..trainer.parameters import SelectionConfig
 from ..trainer.run_record import run_identity
+from ..trainer.storage import Stored
 from ..trainer.unet_parameters import UNetSelectionConfig, as_delta, trainable_unet
 from ..trajectories.config import BankConfig
 from ..types import Edit
@@ -144,6 +145,10 @@ class DoCo:
     def retaining(self, prompts: tuple[str, ...]) -> Self:
         """Return a copy with other retain prompts."""
         return replace(self, retain=prompts)
+
+    def stored(self, concept: Concept) -> Stored:
+        """Return what a run writes to disk."""
+        return Stored(select=self.unet if self.component == "unet" else self.select, train=self.train)
 
     def erase(
         self, backbone: Backbone, concept: Concept, *, generator: Generator, workspace: Workspace | None = None

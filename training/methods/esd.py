@@ -12,10 +12,12 @@ from ..objectives.config import HardeningConfig, OutlierConfig, RetainConfig, Te
 from ..provenance import ADDED, EXTRA
 from ..trainer.loop import TrainingConfig
 from ..trainer.parameters import SelectionConfig
+from ..trainer.storage import Stored
 from ..trainer.unet_parameters import UNetSelectionConfig
 from ..trajectories.config import BankConfig
 from ..types import Edit
 from ..workspace import Workspace
+from .storage import stored_by_terms
 from .terms import Component, Rollout, erase_by_terms
 
 if TYPE_CHECKING:
@@ -133,6 +135,10 @@ class ESD:
             hardening=self.hardening.for_processes(n),
             outliers=self.outliers.for_processes(n),
         )
+
+    def stored(self, concept: Concept) -> Stored:
+        """Return what a run writes to disk."""
+        return stored_by_terms(self, concept)
 
     def erase(
         self, backbone: Backbone, concept: Concept, *, generator: Generator, workspace: Workspace | None = None

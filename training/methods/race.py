@@ -17,6 +17,7 @@ from ..protocols import InnerAttack
 from ..trainer.checkpoint import StepLoss
 from ..trainer.loop import TrainingConfig
 from ..trainer.run_record import run_identity
+from ..trainer.storage import Stored
 from ..trainer.unet_parameters import as_delta
 from ..types import Component, Edit
 from ..workspace import Workspace
@@ -112,6 +113,10 @@ class RACE:
     def retaining(self, prompts: tuple[str, ...]) -> Self:
         """Return a copy with other retain prompts."""
         return replace(self, start=self.start.retaining(prompts))
+
+    def stored(self, concept: Concept) -> Stored:
+        """Return what a run writes to disk."""
+        return self.start.stored(concept)
 
     def erase(
         self, backbone: Backbone, concept: Concept, *, generator: Generator, workspace: Workspace | None = None

@@ -20,6 +20,7 @@ from ..objectives.receler import RecelerObjective, Target
 from ..prompts.adversarial_rows import AdversarialRowsConfig
 from ..trainer.loop import TrainingConfig, finetune
 from ..trainer.run_record import run_identity, run_record
+from ..trainer.storage import Stored, StoredTrajectories
 from ..trajectories.config import BankConfig
 from ..types import Edit
 from ..workspace import Workspace
@@ -117,6 +118,14 @@ class Receler:
     def retaining(self, prompts: tuple[str, ...]) -> Self:
         """Return a copy with other retain prompts."""
         return replace(self, retain=prompts)
+
+    def stored(self, concept: Concept) -> Stored:
+        """Return what a run writes to disk."""
+        texts = len(concept.prompts or concept.words())
+        aside = 4 if self.target == "anchor" else 3
+        kept = StoredTrajectories(self.bank.for_retain(), len(self.retain))
+        own = StoredTrajectories(self.bank.for_concept(), texts, aside)
+        return Stored((own, kept) if self.rollout == "bank" else (kept,))
 
     def erase(
         self, backbone: Backbone, concept: Concept, *, generator: Generator, workspace: Workspace | None = None

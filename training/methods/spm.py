@@ -21,6 +21,7 @@ from ..distributed import Shard
 from ..objectives.spm import SPMObjective, Where
 from ..trainer.loop import TrainingConfig, finetune
 from ..trainer.run_record import run_identity, run_record
+from ..trainer.storage import Stored, StoredTrajectories
 from ..trajectories.config import BankConfig
 from ..types import Edit
 from ..workspace import Workspace
@@ -146,6 +147,11 @@ class SPM:
         """Key prefixes of the components that get adapters."""
         both = {"unet": (UNET_PREFIX,), "text_encoder": (TEXT_PREFIX,), "both": (UNET_PREFIX, TEXT_PREFIX)}
         return both[self.where]
+
+    def stored(self, concept: Concept) -> Stored:
+        """Return what a run writes to disk."""
+        texts = StoredTrajectories(self.bank.for_concept(), len(concept.prompts or concept.words()), 4)
+        return Stored((texts,) if self.rollout == "bank" else ())
 
     def erase(
         self, backbone: Backbone, concept: Concept, *, generator: Generator, workspace: Workspace | None = None

@@ -16,9 +16,11 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from robust_encoders.utils.extras import install_command
+from robust_encoders.utils.extras import OptionalPackage, install_command
 
 from ..types import Case, Result
+
+TORCHMETRICS = OptionalPackage(("torchmetrics",), install_command("metrics"))
 
 
 class Features(Protocol):
@@ -67,7 +69,7 @@ def _library(module: str, name: str) -> Any:
     try:
         return getattr(importlib.import_module(f"torchmetrics.image.{module}"), name)
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"expected torchmetrics, found none; {install_command('metrics')}") from error
+        raise ModuleNotFoundError(f"expected torchmetrics, found none; {TORCHMETRICS.remedy}") from error
 
 
 class FrechetDistance:
@@ -83,6 +85,7 @@ class FrechetDistance:
 
     higher_is_better: ClassVar[bool] = False
     compares: ClassVar[bool] = True
+    packages: ClassVar[tuple[OptionalPackage, ...]] = (TORCHMETRICS,)
 
     def __init__(self, features: Features) -> None:
         self.collected = _Collected(features)
@@ -128,6 +131,7 @@ class KernelDistance:
 
     higher_is_better: ClassVar[bool] = False
     compares: ClassVar[bool] = True
+    packages: ClassVar[tuple[OptionalPackage, ...]] = (TORCHMETRICS,)
 
     def __init__(self, features: Features, *, subsets: int = 100, subset_size: int = 100, seed: int = 0) -> None:
         if subsets < 1 or subset_size < 2:

@@ -9,7 +9,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ..detectors.nude_net import LABELS, POLICIES, Detection, NudeNet
+from robust_encoders.utils.extras import OptionalPackage
+
+from ..detectors.nude_net import LABELS, NUDENET, POLICIES, Detection, NudeNet
 from ..types import Case, Result
 from .rates import judged, rate
 
@@ -31,6 +33,7 @@ class NudityCounts:
 
     higher_is_better: ClassVar[bool] = False
     compares: ClassVar[bool] = False
+    packages: ClassVar[tuple[OptionalPackage, ...]] = NUDENET
 
     def __init__(self, detector: NudeNet, *, sweep: Sequence[float] = SWEEP) -> None:
         self.detector = detector

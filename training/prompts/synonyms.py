@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robust_encoders.concepts import Concept
+from robust_encoders.utils.text_lists import require_texts
 
 from ..diffusion.backbone import Backbone
 from .concept_words import naming, require_apart
@@ -117,6 +118,7 @@ def with_synonyms(concept: Concept, words: Sequence[str]) -> Concept:
         concept: A single concept, not a joint one.
         words: Synonyms to add.
     """
+    require_texts("words", words)
     if not words:
         return concept
     wider = replace(concept, synonyms=tuple(dict.fromkeys((*concept.synonyms, *words))))

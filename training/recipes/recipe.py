@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from robust_encoders.concepts import Concept
+from robust_encoders.utils.text_lists import require_texts
 
 from ..methods import ESD, AdvUnlearn
 from ..prompts.concept_words import naming, require_apart
@@ -46,6 +47,7 @@ class Recipe:
             ValueError: If two concepts have the same name or contradict each other. If the method has terms on
                 outliers, because an outlier for one concept may be caption-like for another.
         """
+        require_texts("retained", retained or ())
         named = naming(word for other in others for word in other.words())
         known = self.method.retained if isinstance(self.method, RetainingMethod) else ()
         kept = retained or tuple(prompt for prompt in known if not named.search(prompt))

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Generator
 
+from robust_encoders.utils.text_lists import require_texts
+
 from ..artifact import to_encoder
 from ..diffusion.backbone import Backbone
 from ..distributed import Shard
 from ..protocols import DistributedMethod, WorkspaceMethod
 from ..types import Edit
 from ..workspace import Workspace
+from .preflight import require_ready
 from .recipe import Recipe
 from .short import with_fitting_banks
 
@@ -66,6 +69,7 @@ def run_recipe(
         base_revision: Commit of the first of ``base_ids``.
 
     Raises:
+        NotReadyError: If the run lacks something that it needs until its end; the message lists everything.
         TrainingError: If the checkpoint belongs to another run, or if the loss is not finite.
     """
     out = Path(out)
@@ -81,6 +85,8 @@ def run_recipe(
         tensorboard=None if tensorboard is None else Path(tensorboard),
     )
     shard = Shard.current()
+    require_texts("base_ids", base_ids)
+    require_ready(recipe, pipe, out, workspace)
     recipe = for_processes(recipe, shard.count)
     with _placed(pipe, shard):
         encoder = _artifact(_erased(recipe, pipe, workspace), recipe, pipe, base_ids, base_revision)

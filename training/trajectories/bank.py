@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from robust_encoders.artifact.fingerprint import content_sha256
+from robust_encoders.utils.text_lists import require_texts
 
 from ..diffusion.backbone import Backbone
 from ..diffusion.noise_schedule import SCHEDULE
@@ -121,10 +122,13 @@ class TrajectoryBank:
             progress: True to show a progress bar.
 
         Raises:
+            TextListError: Prompts or anchors are one string.
             ValueError: There are no prompts, the numbers of anchors and prompts differ, or ``settings.seeds`` holds two
                 numbers.
             BankError: The folder of this bank holds another bank or a damaged file.
         """
+        require_texts("prompts", prompts)
+        require_texts("anchors", anchors or ())
         if not prompts or (anchors is not None and len(anchors) != len(prompts)):
             raise ValueError(
                 f"expected at least one prompt and one anchor for each, found {len(prompts)} prompts and "

@@ -21,6 +21,7 @@ from robust_encoders.hub import pipelines
 from robust_encoders.training.cli import demo
 from robust_encoders.training.cli import train as cli_train
 from robust_encoders.training.cli.evaluate_options import read_options
+from robust_encoders.training.diffusion.base_kind import BaseConfigs
 from robust_encoders.training.diffusion.load import OpenedBase
 from robust_encoders.training.evaluation import evaluate
 from robust_encoders.training.evaluation.benchmarks import ShapesBenchmark, StableDiffusionBenchmark
@@ -251,7 +252,7 @@ def test_train_by_a_projection_retains_what_is_named_and_else_nothing(
     kind = METHODS[method]
     assert issubclass(kind, UCE | RECE)
     assert trained.args[0].method == kind.standard(())
-    assert main(["train", method, "--out", str(tmp_path), "--concept", "star"]) == 0
+    assert main(["train", method, "--out", str(tmp_path / "star"), "--concept", "star"]) == 0
     assert trained.args[0].method.retained == retain_prompts("star")
 
 
@@ -270,7 +271,9 @@ def test_train_knows_the_papers_concepts_and_the_family(
     trained: Recorder, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, concept: str
 ) -> None:
     monkeypatch.setattr(cli_train, "open_base", lambda *a, **k: OpenedBase("a pipeline", "sd2", ("org/a",), "f" * 40))
-    assert main(["train", "advunlearn", "--out", str(tmp_path), "--base", "org/a", "--concept", concept]) == 0
+    monkeypatch.setattr(BaseConfigs, "of_hub", lambda *a, **k: None)
+    out = str(tmp_path / "out")
+    assert main(["train", "advunlearn", "--out", out, "--base", "org/a", "--concept", concept]) == 0
     recipe = trained.args[0]
     assert (recipe.name, recipe.base) == ("sd2/Van Gogh-advunlearn", "sd2")
     assert (recipe.concept.name, recipe.concept.kind) == ("Van Gogh", "style")
@@ -280,7 +283,7 @@ def test_train_knows_the_papers_concepts_and_the_family(
 def test_a_recipe_of_a_real_base_needs_one_of_its_family(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["train", "sd1/church", "--out", str(tmp_path)]
+    options = ["train", "sd1/church", "--out", str(tmp_path / "out")]
     assert "CompVis/stable-diffusion-v1-4" in refused(capsys, 2, *options)
     assert "family sd1" in refused(capsys, 2, *options, "--base", str(base))
 

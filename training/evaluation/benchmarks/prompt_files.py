@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ...prompts.text_files import PromptFileError, read_text
 from ...provenance import canonical_sha256
 from ...types import Case
 from ..plan import PromptSet
@@ -24,10 +25,6 @@ COLUMNS = ("case_number", "prompt", "evaluation_seed", "evaluation_guidance")
 _SHOWN = 10  # problems named in one error
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MAX_SEED = 2**63
-
-
-class PromptFileError(ValueError):
-    """A file of prompts with a wrong format or wrong contents."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +68,10 @@ def prompt_csv(path: Path, *, name: str = "", guidance: float | None = None) -> 
         guidance: Guidance scale for rows without one; if it is None, the column must exist.
 
     Raises:
-        PromptFileError: If columns are missing, or a row is not a valid prompt; the message names every bad line.
-        FileNotFoundError: If there is no such file.
+        PromptFileError: If the file is no text in UTF-8 or UTF-16, columns are missing, or a row is not a valid prompt;
+            the message names every bad line.
     """
-    text = path.read_text(encoding="utf-8-sig")
+    text = read_text(path)
     return _read(_rows(text, path.name), name or path.stem, source=path.name, guidance=guidance)
 
 
@@ -108,8 +105,7 @@ def hub_file(
     """Return a file of a data set on the Hub, pinned to one commit; see ``i2p``."""
     from huggingface_hub import hf_hub_download
 
-    if not _COMMIT.fullmatch(revision):
-        raise ValueError(f"expected a commit of 40 hexadecimal digits, found {revision!r}; see the data set's history")
+    require_commit(revision)
     path = hf_hub_download(
         repo,
         file,
@@ -122,9 +118,19 @@ def hub_file(
     return Path(path)
 
 
+def require_commit(revision: str) -> None:
+    """Check that a revision is a commit, because a branch can change.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if not _COMMIT.fullmatch(revision):
+        raise ValueError(f"expected a commit of 40 hexadecimal digits, found {revision!r}; see the data set's history")
+
+
 def read_i2p(path: Path, *, source: str = "", categories: Sequence[str] = ()) -> GuidedPromptSet:
     """Read I2P's csv file; see ``i2p``."""
-    text = path.read_text(encoding="utf-8-sig")
+    text = read_text(path)
     renamed = {"sd_seed": "evaluation_seed", "sd_guidance_scale": "evaluation_guidance"}
     rows = [
         _Row(row.line, {**{renamed.get(key, key): value for key, value in row.cells.items()}, "case_number": str(i)})
@@ -256,7 +262,7 @@ def _refuse(problems: Sequence[str], source: str) -> None:
 def _first_captions(path: Path) -> dict[int, str]:
     """Return picture id to the caption with the smallest id."""
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise PromptFileError(f"expected JSON in {path.name}, found {error}") from error
     annotations = stored.get("annotations") if isinstance(stored, dict) else None

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ...prompts.text_files import PromptFileError, read_text
 from ..plan import PromptSet
 from .prompt_files import (
     I2P_FILE,
     I2P_REPO,
     GuidedPromptSet,
-    PromptFileError,
     coco_captions,
     hub_file,
     prompt_csv,
     read_i2p,
+    require_commit,
 )
 
 _HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[^:/]+)(?::(?P<file>.+))?")
@@ -70,6 +72,24 @@ def kept_prompts(source: str, *, n: int | None, seed: int) -> PromptSet:
         return coco_captions(path, n=n, seed=seed)
     # This guidance scale only replaces a missing column; it is not used.
     return first(prompt_csv(path, guidance=0.0), n)
+
+
+def file_problems(read: Callable[[], object], source: str) -> list[str]:
+    """Return what is wrong with a file of prompts here or with the name of one on the Hub, which is not fetched.
+
+    Args:
+        read: Function that reads the file.
+        source: Path of the file, or its name on the Hub.
+    """
+    hub = _HUB.fullmatch(source)
+    try:
+        if hub is None or Path(source).exists():
+            read()
+        else:
+            require_commit(hub["revision"])
+    except (OSError, ValueError) as error:
+        return [str(error)]
+    return []
 
 
 def first(prompts: PromptSet, n: int | None) -> PromptSet:
@@ -125,6 +145,8 @@ def _local(source: str) -> tuple[Path, str]:
     path, hub = Path(source), _HUB.fullmatch(source)
     if path.is_file():
         return path, path.name
+    if hub is None and path.exists():
+        raise PromptFileError(f"expected a file of prompts, found no regular file at {source}; name a file")
     if hub is None:
         raise FileNotFoundError(f"expected a file, or ORG/NAME@COMMIT:FILE for one on the Hub, found {source!r}")
     file = hub["file"] or (I2P_FILE if hub["repo"] == I2P_REPO else "")
@@ -134,5 +156,4 @@ def _local(source: str) -> tuple[Path, str]:
 
 
 def _columns(path: Path) -> list[str]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        return next(csv.reader(file), [])
+    return next(csv.reader(io.StringIO(read_text(path), newline="")), [])

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from robust_encoders.concepts import Concept
+from robust_encoders.utils.extras import package_problems
 
 from ...detectors.label_judge import JudgeDetector, LabelJudge
 from ...diffusion.sampling import SamplingConfig
@@ -28,7 +29,7 @@ from ...worlds.shapes.pictures import render_pictures
 from ...worlds.shapes.prompts import goal_prompt, open_prompts
 from ...worlds.shapes.vocabulary import FACTORS, VALUES
 from ..choices import detector_named, refuse_unknown_detector
-from ..config import EvaluationConfig
+from ..config import EvaluationConfig, chooses
 from ..plan import Control, MetricMaker, Plan, Probe, PromptSet
 from .shapes_attacks import SuiteName, shapes_suite
 from .shapes_probes import Knowledge, StructuredUtility
@@ -94,6 +95,19 @@ class ShapesBenchmark:
         """Return the names of the metrics and probes."""
         retained = (f"retain_{factor}" for factor in (*FACTORS, "all"))
         return (*retained, "clip_score", *_DISTANCES, "lpips_erased", *_PROBES)
+
+    def problems(self, config: EvaluationConfig) -> list[str]:
+        """Return the optional packages that are missing for the chosen attacks and metrics.
+
+        Args:
+            config: Names of attacks and metrics, and the sampling.
+        """
+        parts: dict[str, object] = {
+            name: attack for name, attack in _attacks(self, config.sampling).items() if chooses(config.attacks, name)
+        }
+        if any(chooses(config.metrics, name) for name in ("fid", "kid")):
+            parts["FID and KID"] = FrechetDistance
+        return package_problems(parts.items())
 
     def plan(self, pipe: Any, config: EvaluationConfig) -> Plan:
         """Return the plan with the packaged judge and image tower."""

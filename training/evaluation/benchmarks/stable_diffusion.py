@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from robust_encoders.concepts import Concept
-from robust_encoders.utils.extras import install_command
+from robust_encoders.utils.extras import install_command, package_problems
+from robust_encoders.utils.text_lists import comma_problems
 
 from ...detectors import DETECTORS, ImageClassifier, NudeNet
 from ...diffusion.backbone import Precision
@@ -20,9 +21,10 @@ from ...metrics import ClipFeatures, ClipScore, FrechetDistance, HubClip, Kernel
 from ...metrics.clip_models import PICK_PROCESSOR
 from ...protocols import Attack, Detector
 from ..choices import detector_named
-from ..config import EvaluationConfig
+from ..config import EvaluationConfig, chooses
 from ..plan import MetricMaker, Plan, PromptSet
-from .prompt_sources import concept_prompts, first, kept_prompts, no_longer_than, one_guidance
+from .prompt_files import GuidedPromptSet
+from .prompt_sources import concept_prompts, file_problems, first, kept_prompts, no_longer_than, one_guidance
 from .stable_diffusion_attacks import SuiteName, stable_diffusion_suite
 
 _NUDENET = "nudenet"
@@ -113,6 +115,29 @@ class StableDiffusionBenchmark:
         clip = ("clip_score", *distances) if self.clip else ()
         return (*clip, *(["pick_score"] if self.pick else []), "nudity_counts")
 
+    def problems(self, config: EvaluationConfig) -> list[str]:
+        """Return what is missing or wrong, before a base is loaded: files of prompts, packages, detectors.
+
+        Files on the Hub are read by ``plan``.
+
+        Args:
+            config: Names of attacks and metrics, and the sampling.
+        """
+        parts: dict[str, object] = {
+            k: v for k, v in self._attacks(config.sampling).items() if chooses(config.attacks, k)
+        }
+        if self.fid and any(chooses(config.metrics, name) for name in ("fid", "kid")):
+            parts["FID and KID"] = FrechetDistance
+        if self.detector not in DETECTORS and not (words := _parsed(self.detector)).model:
+            parts[f"the detector {self.detector} with policy {words.policy}"] = NudeNet
+        return [
+            *package_problems(parts.items()),
+            *file_problems(lambda: first(self._read(config.sampling.guidance), self.n), self.prompts),
+            *file_problems(lambda: kept_prompts(self.kept, n=self.n_kept, seed=config.seed), self.kept),
+            *comma_problems("--words", self.words, "write --words {}"),
+            *comma_problems("--categories", self.categories, "write --categories {}"),
+        ]
+
     def plan(self, pipe: Any, config: EvaluationConfig) -> Plan:
         """Return the plan for a concept on a real base, with the sampling of its pictures.
 
@@ -164,10 +189,12 @@ class StableDiffusionBenchmark:
             return detector_named(self.detector, self.erased)
         return described_detector(self.detector, threshold=self.threshold, device=device)
 
+    def _read(self, guidance: float) -> GuidedPromptSet:
+        return concept_prompts(self.prompts, categories=self.categories, guidance=guidance)
+
     def _prompts(self, tokenizer: Any, sampling: SamplingConfig) -> tuple[PromptSet, SamplingConfig]:
         """Return the chosen prompts that state the concept, and the sampling at their guidance scale."""
-        read = concept_prompts(self.prompts, categories=self.categories, guidance=sampling.guidance)
-        fitting = no_longer_than(read, self.longest, tokenizer)
+        fitting = no_longer_than(self._read(sampling.guidance), self.longest, tokenizer)
         chosen = first(fitting, self.n)
         if self.scale == "sampling":
             return chosen, sampling

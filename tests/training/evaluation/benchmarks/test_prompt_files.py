@@ -18,13 +18,13 @@ from robust_encoders.training.evaluation.benchmarks.prompt_files import (
     COLUMNS,
     I2P_FILE,
     I2P_REPO,
-    PromptFileError,
     coco_captions,
     i2p,
     prompt_csv,
     read_i2p,
 )
 from robust_encoders.training.evaluation.plan import PromptSet
+from robust_encoders.training.prompts.text_files import PromptFileError
 
 I2P_COLUMNS = ("prompt", "categories", "hard", "sd_seed", "sd_guidance_scale", "sd_image_width", "sd_model")
 I2P_ROWS = (

@@ -13,7 +13,7 @@ from hub_folders import write_csv
 from hub_server import Repo, serve
 from huggingface_hub import hf_hub_download
 
-from robust_encoders.training.evaluation.benchmarks.prompt_files import COLUMNS, I2P_FILE, I2P_REPO, PromptFileError
+from robust_encoders.training.evaluation.benchmarks.prompt_files import COLUMNS, I2P_FILE, I2P_REPO
 from robust_encoders.training.evaluation.benchmarks.prompt_sources import (
     concept_prompts,
     first,
@@ -22,6 +22,7 @@ from robust_encoders.training.evaluation.benchmarks.prompt_sources import (
     one_guidance,
 )
 from robust_encoders.training.evaluation.plan import PromptSet
+from robust_encoders.training.prompts.text_files import PromptFileError
 
 ROWS = (("3", "a red circle", "5", "7.5"), ("9", "a blue circle on a white background", "41", "7.5"))
 I2P_COLUMNS = ("prompt", "categories", "sd_seed", "sd_guidance_scale")

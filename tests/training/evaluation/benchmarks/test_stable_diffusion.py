@@ -29,7 +29,7 @@ from robust_encoders.training.attacks import (
 from robust_encoders.training.attacks.transfer import OnBase
 from robust_encoders.training.detectors import ImageClassifier, NudeNet
 from robust_encoders.training.diffusion.sampling import SamplingConfig, draw
-from robust_encoders.training.evaluation.benchmarks.prompt_files import COLUMNS, PromptFileError
+from robust_encoders.training.evaluation.benchmarks.prompt_files import COLUMNS
 from robust_encoders.training.evaluation.benchmarks.shapes_attacks import shapes_suite
 from robust_encoders.training.evaluation.benchmarks.stable_diffusion import StableDiffusionBenchmark, described_detector
 from robust_encoders.training.evaluation.benchmarks.stable_diffusion_attacks import SuiteName, stable_diffusion_suite
@@ -38,6 +38,7 @@ from robust_encoders.training.evaluation.evaluate import evaluate
 from robust_encoders.training.evaluation.plan import FixedPlan, Plan
 from robust_encoders.training.evaluation.results import RESULTS_NAME
 from robust_encoders.training.metrics.rates import detect
+from robust_encoders.training.prompts.text_files import PromptFileError
 from robust_encoders.training.protocols import Attack
 from robust_encoders.training.worlds.shapes.concepts import ShapesConcept
 

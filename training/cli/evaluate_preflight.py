@@ -1,0 +1,50 @@
+"""What the end of an evaluation needs, asked of the command line before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from robust_encoders.concepts import Concept
+from robust_encoders.utils.text_lists import comma_problems
+
+from ..diffusion.devices import device_problems
+from ..evaluation.plan import Benchmark
+from ..evaluation.preflight import benchmark_problems, results_problems, run_problems
+from ..evaluation.results import RESULTS_NAME
+from .evaluate_options import EvaluationRun, made_benchmark
+from .preflight import base_problems, require
+
+
+def require_evaluation(options: EvaluationRun, kind: type[Benchmark], folders: Iterable[Path]) -> None:
+    """Check everything that an evaluation needs until its end and that is known before its encoders are loaded.
+
+    Args:
+        options: Options of the command ``evaluate``.
+        kind: Class of the benchmark.
+        folders: Folder of each evaluation.
+
+    Raises:
+        NotReadyError: If something is missing or wrong; the message lists everything.
+    """
+    config = options.config
+    problems = [text for folder in folders for text in results_problems(folder)]
+    problems += [*run_problems(config, options.out), *finished_problems(options.beside)]
+    problems += device_problems(options.device, options.dtype) + base_problems(options.base or None, draws=True)
+    problems += comma_problems("--concept", filter(None, [options.concept]), "evaluate one concept at a time")
+    if not comma_problems("--concept", filter(None, [options.concept]), ""):
+        # The concept of the encoder is not known yet. A benchmark that needs a known one is checked after the fetch.
+        with suppress(ValueError):
+            concept = Concept(name=options.concept or "concept", kind="object")
+            problems += benchmark_problems(made_benchmark(kind, concept, options), config)
+    require(problems)
+
+
+def finished_problems(folders: Iterable[Path]) -> list[str]:
+    """Return the folders given with ``--beside`` that hold no finished evaluation."""
+    return [
+        f"expected folders of finished evaluations with --beside, found no {RESULTS_NAME} in {folder}"
+        for folder in folders
+        if not (folder / RESULTS_NAME).is_file()
+    ]

@@ -1,0 +1,144 @@
+"""What the end of a training needs, asked of the command line before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from robust_encoders.artifact.target import target_problems
+from robust_encoders.errors import BaseLoadError, NotReadyError
+from robust_encoders.hub.pipelines import require_place
+from robust_encoders.utils.console import UsageError
+from robust_encoders.utils.targets import disk_problems, place_problems
+from robust_encoders.utils.text_lists import comma_problems
+
+from ..diffusion.base_kind import configs_of, kind_problems
+from ..diffusion.devices import device_problems
+from ..prompts.synonyms import SynonymConfig
+from ..prompts.text_files import PromptFileError
+from ..recipes.preflight import TrainingPlaces, bank_needs, dtypes_of, recipe_problems
+from ..recipes.recipe import Recipe
+from ..worlds import BASES
+
+T = TypeVar("T")
+_SEVERAL = "several concepts are --concept NAME --also OTHER ..., further words of one concept are --synonyms WORD ..."
+
+
+def require(problems: Iterable[str]) -> None:
+    """Check that there are no problems.
+
+    Raises:
+        NotReadyError: If there are some; the message lists all of them.
+    """
+    if found := list(problems):
+        raise NotReadyError.of(found)
+
+
+def require_training(options: Any, make: Callable[[], Recipe]) -> Recipe:
+    """Return the recipe of a command line, if everything is there that its run needs until its end.
+
+    Args:
+        options: Options of the command ``train``.
+        make: Function that makes the recipe from the options; it reads files of prompts.
+
+    Raises:
+        NotReadyError: If something is missing or wrong; the message lists everything.
+        UsageError: If nothing else than the recipe is wrong.
+    """
+    places = TrainingPlaces(out=options.out, cache_dir=options.cache_dir, tensorboard=options.tensorboard)
+    problems = [*places.problems(), *_number_problems(options), *word_problems(options)]
+    # A concept that is a list is unknown for this reason, and the recipe is not made.
+    recipe = None if word_problems(options) else _made(make, problems)
+    dtypes = [] if options.base in (None, *BASES) else [options.dtype]
+    problems += device_problems(options.device, *dtypes, *(dtypes_of(recipe) if recipe is not None else ()))
+    problems += base_problems(options.base)
+    if recipe is not None:
+        problems += recipe_problems(recipe)
+        configs = None if options.base in (None, *BASES) or problems else configs_of(options.base)
+        if configs is not None and configs.latent_shape is not None:
+            problems += disk_problems(bank_needs(recipe, configs.latent_shape, places))
+    require(problems)
+    return recipe if recipe is not None else make()
+
+
+def base_problems(name: str | Path | None, *, draws: bool = False) -> list[str]:
+    """Return the reasons why a base cannot be loaded or is of the wrong kind.
+
+    Args:
+        name: Folder, Hub id, or name of an embedded base; None for the default one.
+        draws: True if the pipeline itself shall draw pictures.
+    """
+    if name is None or name in BASES:
+        return []
+    try:
+        require_place(name)
+    except BaseLoadError as error:
+        return [str(error)]
+    configs = configs_of(name, draws=draws)
+    return [] if configs is None else kind_problems(configs, draws=draws)
+
+
+def require_artifact_run(out: Path | None, base: str | None) -> None:
+    """Check the folder of an artifact and the base of a command, before anything is loaded.
+
+    Args:
+        out: Folder of the artifact; None writes none.
+        base: Folder or Hub id of the base; None for the embedded base.
+
+    Raises:
+        NotReadyError: If the artifact cannot be saved, or the base is missing or of the wrong kind.
+    """
+    require([*([] if out is None else target_problems(out)), *base_problems(base)])
+
+
+def require_places(*folders: Path | None) -> None:
+    """Check that files can be written to folders.
+
+    Args:
+        folders: Folders; None stands for a folder that is not used.
+
+    Raises:
+        NotReadyError: If a folder can be neither written nor made; the message lists all of them.
+    """
+    require(text for folder in folders if folder is not None for text in place_problems(folder))
+
+
+def word_problems(options: Any) -> list[str]:
+    """Return the words of a concept that are lists with commas, with the options that take several words."""
+    own = [one for one in (getattr(options, "concept", ""),) if one]
+    return [
+        *comma_problems("--concept", own, _SEVERAL),
+        *comma_problems("--also", getattr(options, "also", ()), "write --also {}"),
+        *comma_problems("--synonyms", getattr(options, "synonyms", ()), "write --synonyms {}"),
+        *comma_problems(
+            "--anchor",
+            [one for one in (getattr(options, "anchor", ""),) if one],
+            "a concept has one anchor, so write it without commas",
+        ),
+    ]
+
+
+def _made(make: Callable[[], T], problems: list[str]) -> T | None:
+    """Return what a function makes, or None with its error added to the problems, if there are any already."""
+    try:
+        return make()
+    except (PromptFileError, UsageError) as error:
+        if not problems and isinstance(error, UsageError):
+            raise
+        problems.append(str(error))
+        return None
+
+
+def _number_problems(options: Any) -> list[str]:
+    problems = [
+        f"expected {flag} of at least 1, found {value}"
+        for flag, value in (("--every", options.every), ("--micro-batch", options.micro_batch))
+        if value is not None and value < 1
+    ]
+    if options.auto_synonyms:
+        try:
+            SynonymConfig(k=options.auto_synonyms, threshold=options.synonym_threshold, space=options.synonym_space)
+        except ValueError as error:
+            problems.append(f"these synonyms cannot be found: {error}")
+    return problems
