@@ -163,8 +163,8 @@ class Attack(Protocol):
     An attack that needs only the model under attack declares ``target: Backbone``. This also satisfies the Protocol,
     since ``TargetModel`` is a ``Backbone``. Name and tier are usually class variables. Further facts are optional class
     variables; ``types.AttackFacts`` documents them and their defaults. The command line builds an attack with its class
-    method ``for_concept(concept: Concept)`` if it has one, otherwise with the defaults of its fields. The class variable
-    ``packages``, also optional, names optional packages (``OptionalPackage``), which are asked for before a run.
+    method ``for_concept(concept: Concept)`` if it has one, otherwise with the defaults of its fields. The optional
+    class variable ``packages`` names optional packages (``OptionalPackage``), which are asked for before a run.
     Detectors, metrics and methods may have it, too.
     """
 

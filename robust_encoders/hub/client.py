@@ -133,7 +133,7 @@ def sending_problems(repo: str, *, token: bool) -> list[str]:
     """
     from huggingface_hub import constants, get_token
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but in no __all__
 
     problems = []
     try:

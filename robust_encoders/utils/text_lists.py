@@ -10,7 +10,10 @@ from typing import Any
 from robust_encoders.errors import RobustEncodersError
 
 # Annotations of a field that holds several texts or paths, but not a single one.
-_SEVERAL = re.compile(r"(?:tuple|list|set|frozenset|Sequence|Collection|Iterable)\[(?:str|Path)\b")
+_SEVERAL = re.compile(
+    r"(?:^|\|\s*)(?:[\w.]+\.)?(?:tuple|list|set|frozenset|Sequence|Collection|Iterable)"
+    r"\[(?:[\w.]+\.)?(?:str|Path)(?:,\s*\.\.\.)?\]"
+)
 _SHOWN = 60
 
 

@@ -84,7 +84,8 @@ class Stored:
     def artifact(self, pipe: Any) -> int:
         """Return the bytes of the artifact, without its small files."""
         if isinstance(self.select, SelectionConfig):
-            return sum(one.numel() for one in pipe.text_encoder.parameters()) * _FLOAT
+            values: int = sum(one.numel() for one in pipe.text_encoder.parameters())
+            return values * _FLOAT
         size: int = next(iter(pipe.unet.parameters())).element_size()
         return self._values(pipe) * size
 

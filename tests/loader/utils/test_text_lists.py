@@ -32,10 +32,12 @@ class Outer:
     folders: tuple[Path, ...] = ()
     names: Sequence[str] | None = None
     layers: tuple[int, ...] | None = None
+    pairs: tuple[tuple[str, str], ...] = ()
+    one_pair: tuple[str, str] = ("", "")
 
 
 def test_only_fields_of_several_texts_are_looked_at() -> None:
-    fit = Outer(Inner(("a", "b, c")), (Inner(),), (Path("x"),), ["n"], (1,))
+    fit = Outer(Inner(("a", "b, c")), (Inner(),), (Path("x"),), ["n"], (1,), (("a", "b"),))
     assert single_text_problems(fit, "config") == []
     assert single_text_problems("a, b", "config") == []
 
