@@ -22,9 +22,9 @@ from robust_encoders.artifact.manifest import MANIFEST_NAME, FileRecord, Manifes
 from robust_encoders.artifact.model_card import CARD_NAME, card
 from robust_encoders.artifact.provenance import metadata
 from robust_encoders.clip.state_dict import architecture
-from robust_encoders.errors import CardError, ManifestError
+from robust_encoders.errors import CardError, HomeError, ManifestError
 from robust_encoders.utils.atomic_folders import remove_abandoned, scratch
-from robust_encoders.utils.home import home, locked
+from robust_encoders.utils.home import expanded, home, locked
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def save(
         CardError: If the folder has a model card with metadata that cannot be read.
         ManifestError: If the manifest holds a value that JSON cannot represent.
     """
-    target = Path(directory).expanduser().resolve()
+    target = expanded(directory).resolve()
 
     def rescue(aside: Path) -> bool:
         try:
@@ -83,7 +83,7 @@ def save(
 def _alone(target: Path) -> Iterator[None]:
     """Let one process of this user at a time save to a folder; the lock file lies in the package's home folder."""
     with ExitStack() as stack:
-        with suppress(OSError, NotImplementedError):  # If the home folder is not writable, save without a lock.
+        with suppress(HomeError):  # If the home folder is not writable, save without a lock.
             stack.enter_context(locked(home() / "saving" / hashlib.sha256(os.fsencode(target)).hexdigest()))
         yield
 
@@ -116,8 +116,9 @@ def _require_movable(target: Path) -> None:
     if not target.is_dir():
         return
     reason = "a file system is mounted there" if os.path.ismount(target) else ""
-    if Path.cwd().is_relative_to(target):
-        reason = f"this process works in {Path.cwd()}"
+    with suppress(FileNotFoundError):  # the working folder was deleted
+        if Path.cwd().is_relative_to(target):
+            reason = f"this process works in {Path.cwd()}"
     if reason:
         raise FileExistsError(
             f"expected a folder that can be replaced at {target}, found that {reason}; save to a subfolder of it, "

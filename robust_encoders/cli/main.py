@@ -7,7 +7,6 @@ command line.
 from __future__ import annotations
 
 import argparse
-import logging
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -21,9 +20,9 @@ from robust_encoders import CATALOG, CatalogEntry, Manifest, RobustEncoder
 from robust_encoders.artifact.card_results import withdrawal_reasons, withdrawn
 from robust_encoders.artifact.forms import PICTURE_NAME
 from robust_encoders.cli import annotate, convert, pipelines, ready, trust
+from robust_encoders.cli.surroundings import configure_logs, fail_in_words, run_in_shell
 from robust_encoders.conversion.copied_file import copied_file
 from robust_encoders.errors import BaseLoadError, IntegrityError, RobustEncodersError, UnknownNameError
-from robust_encoders.redaction import RedactingFormatter
 from robust_encoders.utils.console import (
     EXIT_NO,
     EXIT_OK,
@@ -32,12 +31,12 @@ from robust_encoders.utils.console import (
     columns,
     fail,
     flush,
-    in_shell,
     say,
     say_fields,
     say_json,
 )
 from robust_encoders.utils.extras import install_command
+from robust_encoders.utils.home import expanded
 
 TRAINING_COMMANDS: Mapping[str, str] = {
     "demo": "draw the same prompts with and without a robust encoder into one picture",
@@ -77,12 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             closed the pipe.
     """
     if argv is None:
-        return in_shell(lambda: main(sys.argv[1:]))
+        return run_in_shell(lambda: main(sys.argv[1:]))
     arguments = list(argv)
-    handler = logging.StreamHandler(sys.stderr)
-    # The Hub's client logs every address that it asks for, signed ones too.
-    handler.setFormatter(RedactingFormatter("%(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    configure_logs()
     try:
         code = _run(arguments)
         flush()
@@ -97,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         remedy = install_command(extra)
         return fail(f"expected {error.name} for this command, found none; {remedy}", EXIT_NO)
+    except Exception as error:  # noqa: BLE001 - only failures of the machine are put into words, all others are raised
+        return fail_in_words(error)
 
 
 def _run(arguments: list[str]) -> int:
@@ -185,8 +183,8 @@ def _list(options: argparse.Namespace) -> int:
 
 def _info(options: argparse.Namespace) -> int:
     entry = CATALOG.get(options.name)
-    if entry is None and Path(options.name).expanduser().is_file():
-        return _file_info(options, Path(options.name).expanduser())
+    if entry is None and expanded(options.name).is_file():
+        return _file_info(options, expanded(options.name))
     if entry is not None and entry.format != "safetensors":
         if options.json:
             say_json(_entry(entry))
@@ -219,7 +217,7 @@ def _file_info(options: argparse.Namespace, path: Path) -> int:
 
 def _push(options: argparse.Namespace) -> int:
     # A catalog name is never the name of a folder.
-    folder = None if options.name in CATALOG else Path(options.name).expanduser()
+    folder = None if options.name in CATALOG else expanded(options.name)
     picture = None if folder is None else folder / PICTURE_NAME
     url = RobustEncoder.from_pretrained(options.name).push_to_hub(
         options.repo,

@@ -13,6 +13,8 @@ import torch
 from robust_encoders.errors import BaseLoadError
 from robust_encoders.hub.client import asked
 from robust_encoders.hub.embedded import embedded_pipeline
+from robust_encoders.utils.devices import require_device
+from robust_encoders.utils.home import expanded
 
 INDEX_NAME = "model_index.json"
 _HUB = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
@@ -68,6 +70,7 @@ def load_pipeline(name: str | Path | None, options: PipelineOptions | None = Non
         AssetsMissingError: If the package was installed without the embedded base.
     """
     options = options or PipelineOptions()
+    require_device(options.device)
     if name is None:
         single = options.dtype if isinstance(options.dtype, torch.dtype) else None
         return LoadedPipeline(_placed(embedded_pipeline(single), options.device))
@@ -77,7 +80,7 @@ def load_pipeline(name: str | Path | None, options: PipelineOptions | None = Non
 
 def _located(name: str | Path, options: PipelineOptions) -> tuple[Path, tuple[str, ...], str]:
     """Return the folder of a pipeline (downloaded if necessary), its Hub ids and its commit."""
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if (folder / INDEX_NAME).is_file():
         return folder, *_cached(folder)
     if options.local:
@@ -131,9 +134,4 @@ def _selection(options: PipelineOptions) -> dict[str, Any]:
 
 
 def _placed(pipe: Any, device: str) -> Any:
-    try:
-        return pipe.to(device) if device else pipe
-    except (RuntimeError, AssertionError) as error:  # torch raises these for a device that does not exist
-        raise BaseLoadError(
-            f"expected a device of this machine, such as cpu or cuda, found {device!r}: {error}"
-        ) from error
+    return pipe.to(device) if device else pipe

@@ -12,6 +12,7 @@ import tyro
 from robust_encoders.concepts import Concept, ConceptKind
 from robust_encoders.hub.catalog import CATALOG
 from robust_encoders.utils.console import EXIT_OK, UsageError, choose, say
+from robust_encoders.utils.devices import require_device
 
 from ..attacks import INNER_ATTACKS
 from ..diffusion.load import OpenedBase, UNetDtype, open_base
@@ -132,6 +133,7 @@ def train(arguments: Sequence[str]) -> int:
     choose(name, [*RECIPES, *METHODS], "recipe or method")
     read = _recipe_run if name in RECIPES else _method_run
     options, recipe = read(name, arguments[1:])
+    require_device(options.device)
     shard = Shard.current()
     opened = _opened(options, shard)
     run_recipe(
