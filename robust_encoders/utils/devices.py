@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import torch
 
 from robust_encoders.errors import DeviceError
@@ -23,7 +25,7 @@ def require_device(name: str) -> None:
             raise ValueError("its tensors hold no values")
         torch.zeros(1, device=name)
     except Exception as error:
-        why = str(error).strip().partition("\n")[0]
+        why = textwrap.shorten(str(error).strip().partition("\n")[0], 100, placeholder=" ...")
         raise DeviceError(
             f"expected a device of this machine, such as {' or '.join(devices())}, found {name!r}: {why}; choose "
             "another device, or install a torch that is built for it"
