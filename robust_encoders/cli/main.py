@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import robust_encoders
-from robust_encoders import CATALOG, CatalogEntry, Manifest, RobustEncoder
-from robust_encoders.artifact.card_results import withdrawal_reasons, withdrawn
+from robust_encoders import CATALOG, CatalogEntry, RobustEncoder
 from robust_encoders.artifact.forms import PICTURE_NAME
 from robust_encoders.cli import annotate, convert, pipelines, ready, trust
+from robust_encoders.cli.encoder_summary import say_manifest
 from robust_encoders.cli.surroundings import configure_logs, fail_in_words, run_in_shell
 from robust_encoders.conversion.copied_file import copied_file
 from robust_encoders.errors import BaseLoadError, IntegrityError, RobustEncodersError, UnknownNameError
@@ -195,7 +195,7 @@ def _info(options: argparse.Namespace) -> int:
     if options.json:
         say(manifest.to_json().rstrip())
     else:
-        _say_manifest(manifest)
+        say_manifest(manifest)
     return EXIT_OK
 
 
@@ -242,36 +242,6 @@ def _cards(options: argparse.Namespace) -> int:
     for path in [*write_cards(options.out), *drawn]:
         say(str(path))
     return EXIT_OK
-
-
-def _say_manifest(manifest: Manifest) -> None:
-    concept, base = manifest.concept, manifest.base
-    say_fields(
-        {
-            "erases": f"{concept.name} ({concept.kind})",
-            "synonyms": ", ".join(concept.synonyms) or "none",
-            "method": manifest.method["name"],
-            "base": ", ".join((base.family, *base.ids)),
-            "form": f"{manifest.form} of {manifest.component}",
-            "licence": manifest.license or "not stated",
-            "made with": ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),
-        }
-    )
-    say("results" if manifest.results else "results   none recorded")
-    for line in columns([_result(result) for result in manifest.results]):
-        say(f"  {line}")
-    for reason in withdrawal_reasons(manifest.results):
-        say(f"withdrawn  {reason}")
-
-
-def _result(result: Mapping[str, Any]) -> tuple[str, ...]:
-    interval = result.get("interval")
-    bounds = f"[{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
-    attack = result.get("settings", {}).get("attack") or {}
-    by = str(attack.get("label") or attack.get("name") or "") if isinstance(attack, Mapping) else str(attack)
-    where = str(result.get("prompt_set", ""))
-    count, origin = f"n={result['n']}", "withdrawn" if withdrawn(result) else str(result["origin"])
-    return (str(result["metric"]), by, f"{result['value']:.3f}", bounds, count, where, origin)
 
 
 def _entry(entry: CatalogEntry) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import os
 import sys
 
 
-def require_working_folder() -> None:
+def _require_working_folder() -> None:
     """Refuse to import torch in a folder that was deleted: some builds for Linux then end the program.
 
     Raises:
@@ -20,3 +20,6 @@ def require_working_folder() -> None:
         raise FileNotFoundError(
             "the working folder no longer exists, and torch cannot be imported in it; change to a folder that exists"
         ) from None
+
+
+_require_working_folder()
