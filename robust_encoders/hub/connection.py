@@ -80,10 +80,10 @@ def _asked(endpoint: str) -> str:
 
 
 def _request(endpoint: str, limits: tuple[float, float]) -> str:
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import get_session
 
-    session = get_session()
-    # Clients below version 1 use requests, which has (connect, read); httpx has (connect, read, write, pool).
+    session: Any = get_session()  # of requests or httpx, depending on the client's version
+    # requests has (connect, read), httpx has (connect, read, write, pool).
     old = transport_error().__module__.startswith("requests")
     timeout = limits if old else (*limits, limits[1], limits[1])
     try:

@@ -45,7 +45,7 @@ def test_a_withdrawn_number_is_not_shown() -> None:
 
 def test_without_results_nothing_is_measured() -> None:
     assert [number.value for number in key_numbers([])] == ["not measured"] * 3
-    odd = [{"metric": "pre_asr"}, {"value": 1}, {"metric": "worst_case", "value": "?"}, {}]
+    odd: list[dict[str, Any]] = [{"metric": "pre_asr"}, {"value": 1}, {"metric": "worst_case", "value": "?"}, {}]
     assert [number.value for number in key_numbers(odd)] == ["not measured"] * 3
 
 

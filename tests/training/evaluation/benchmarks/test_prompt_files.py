@@ -11,6 +11,7 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+from hub_client import connect
 from hub_server import Repo, serve
 from huggingface_hub import constants, hf_hub_download
 
@@ -151,7 +152,7 @@ def test_i2p_comes_from_the_cache_at_its_commit(tmp_path: Path) -> None:
 def test_i2p_comes_from_the_hub_at_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / I2P_FILE, I2P_COLUMNS, I2P_ROWS)
     with serve() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        connect(hub, monkeypatch, tmp_path)
         monkeypatch.setattr(huggingface_hub, "hf_hub_download", partial(hf_hub_download, endpoint=hub.url))
         repo = hub.repos[I2P_REPO] = Repo()
         pinned = repo.commit({I2P_FILE: path.read_bytes()}, "first").sha
