@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from robust_encoders.errors import HomeError
+from robust_encoders.errors import HomeError, IntegrityError
 from robust_encoders.hub.pins import Pin, read_pins, write_pin
 from robust_encoders.utils.home import expanded, home, home_or_none, write_atomically
 
@@ -78,3 +78,17 @@ def test_saving_and_loading_need_no_home(tiny_encoder: Any, tmp_path: Path, monk
     assert type(tiny_encoder).from_pretrained(tmp_path / "out").content_sha256 == tiny_encoder.content_sha256
     with pytest.raises(HomeError, match=r"expected a folder that can be written at .*below"):
         write_pin("a/b", Pin(files={}))
+
+
+def test_a_home_that_this_user_may_not_enter_holds_no_pins_for_him(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def forbidden(*_: Any, **__: Any) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", forbidden)
+    with pytest.raises(IntegrityError, match="cannot read them"):
+        read_pins()  # a file of pins that cannot be read, in a folder that can be entered, is a fault
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert read_pins() == {}
+    assert "no pins apply: this user may not enter" in caplog.text
