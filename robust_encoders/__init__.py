@@ -21,6 +21,7 @@ The rooms (subpackages and modules), from top to bottom. Each one imports only f
 
 from importlib.metadata import version
 
+import robust_encoders.utils.working_folder  # noqa: F401 - refuses a deleted folder before torch is imported there
 from robust_encoders.artifact.base import Base
 from robust_encoders.artifact.manifest import FileRecord, Manifest
 from robust_encoders.compatibility.report import Check, CompatReport, IncompatibleError

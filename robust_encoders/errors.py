@@ -61,6 +61,18 @@ class BaseLoadError(RobustEncodersError):
     """A base pipeline does not exist at the given place, or diffusers cannot load it."""
 
 
+class DeviceError(BaseLoadError):
+    """A device is not on this machine, or this build of torch cannot use it."""
+
+
+class BrokenLibraryError(RobustEncodersError):
+    """An installed library cannot be imported, for example a torchvision that was built for another torch."""
+
+
+class HomeError(RobustEncodersError):
+    """The user has no home directory, or the package's own folder cannot be written."""
+
+
 class ConversionNeededError(RobustEncodersError):
     """The weights exist only in a format that this version does not read."""
 

@@ -120,13 +120,19 @@ def headlines(results: Sequence[Mapping[str, Any]], origin: str) -> list[Mapping
 
 def withdrawn(result: Mapping[str, Any]) -> bool:
     """Return whether a doubt of a number says that the number was withdrawn."""
-    return any(doubt.startswith(WITHDRAWN) for doubt in _doubts(result))
+    return any(doubt.startswith(WITHDRAWN) for doubt in doubts_of(result))
 
 
 def withdrawal_reasons(results: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return the reasons for which numbers were withdrawn, each once."""
-    doubts = dict.fromkeys(doubt for result in results for doubt in _doubts(result))
+    doubts = dict.fromkeys(doubt for result in results for doubt in doubts_of(result))
     return [doubt.removeprefix(WITHDRAWN) for doubt in doubts if doubt.startswith(WITHDRAWN)]
+
+
+def doubts_of(result: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the reasons not to trust a number, in sentences."""
+    found = _settings(result).get("doubts")
+    return tuple(str(doubt) for doubt in found) if isinstance(found, (list, tuple)) else ()
 
 
 def attack_label(result: Mapping[str, Any], key: str = "label") -> str:
@@ -158,11 +164,6 @@ def _settings(result: Mapping[str, Any]) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _doubts(result: Mapping[str, Any]) -> list[str]:
-    found = _settings(result).get("doubts")
-    return [str(doubt) for doubt in found] if isinstance(found, (list, tuple)) else []
-
-
 def _withdrawn(results: Sequence[Mapping[str, Any]]) -> str:
     reasons = [plain(reason) for reason in withdrawal_reasons(results)]
     head = "**Numbers of this encoder were withdrawn**, for these reasons:"
@@ -177,7 +178,7 @@ class _Marks:
 
     def of(self, result: Mapping[str, Any]) -> str:
         """Return the marks of a number's doubts; empty without doubts."""
-        doubts = [plain(doubt) for doubt in _doubts(result)]
+        doubts = [plain(doubt) for doubt in doubts_of(result)]
         self.texts += [doubt for doubt in dict.fromkeys(doubts) if doubt not in self.texts]
         return " ".join(_mark(self.texts.index(doubt)) for doubt in dict.fromkeys(doubts))
 

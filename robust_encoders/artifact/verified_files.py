@@ -18,6 +18,7 @@ from typing import Any
 
 from robust_encoders.artifact.manifest import FileRecord
 from robust_encoders.artifact.owned_file import same_file, state_of
+from robust_encoders.errors import HomeError
 from robust_encoders.utils.home import home, write_atomically
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def remembered(path: Path, record: FileRecord) -> os.stat_result | None:
     """
     try:
         noted, state = json.loads(_note_of(path).read_bytes()), os.stat(path)
-    except (OSError, ValueError, RecursionError):
+    except (HomeError, OSError, ValueError, RecursionError):
         return None
     return state if noted == _facts(path, state, record) else None
 
@@ -71,7 +72,7 @@ def remember(path: Path, record: FileRecord, looked_at: os.stat_result) -> None:
     facts = _facts(path, looked_at, record)
     try:
         write_atomically(_note_of(path), json.dumps(facts).encode())
-    except OSError as error:
+    except (HomeError, OSError) as error:
         logger.debug("cannot note that %s was verified: %s", path, error)
 
 

@@ -23,9 +23,9 @@ from robust_encoders.artifact.model_card import CARD_NAME, card
 from robust_encoders.artifact.provenance import metadata
 from robust_encoders.artifact.target import require_free, require_movable
 from robust_encoders.clip.state_dict import architecture
-from robust_encoders.errors import CardError, ManifestError
+from robust_encoders.errors import CardError, HomeError, ManifestError
 from robust_encoders.utils.atomic_folders import remove_abandoned, scratch
-from robust_encoders.utils.home import home, locked
+from robust_encoders.utils.home import expanded, home, locked
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def save(
         CardError: If the folder has a model card with metadata that cannot be read.
         ManifestError: If the manifest holds a value that JSON cannot represent.
     """
-    target = Path(directory).expanduser().resolve()
+    target = expanded(directory).resolve()
 
     def rescue(aside: Path) -> bool:
         try:
@@ -84,7 +84,7 @@ def save(
 def _alone(target: Path) -> Iterator[None]:
     """Let one process of this user at a time save to a folder; the lock file lies in the package's home folder."""
     with ExitStack() as stack:
-        with suppress(OSError, NotImplementedError):  # If the home folder is not writable, save without a lock.
+        with suppress(HomeError):  # If the home folder is not writable, save without a lock.
             stack.enter_context(locked(home() / "saving" / hashlib.sha256(os.fsencode(target)).hexdigest()))
         yield
 

@@ -16,6 +16,7 @@ from robust_encoders.concepts import Concept
 from robust_encoders.encoder import RobustEncoder
 from robust_encoders.loaded import LoadedArtifact
 from robust_encoders.utils.console import EXIT_OK, UsageError, say
+from robust_encoders.utils.home import expanded
 
 
 def add_commands(commands: Any, as_json: argparse.ArgumentParser) -> None:
@@ -38,7 +39,7 @@ def _annotate(options: argparse.Namespace) -> int:
     stated = (options.concept, options.kind, options.method, options.license, options.base, options.base_id)
     if not any(stated):
         raise UsageError("expected a fact to state, found none; pass --concept, --method, --license or --base")
-    folder = options.folder.expanduser()
+    folder = expanded(options.folder)
     if folder.is_dir():
         require_target(folder)
     encoder = RobustEncoder.from_pretrained(folder)

@@ -24,6 +24,7 @@ from robust_encoders.hub.catalog import CATALOG, did_you_mean
 from robust_encoders.hub.pipelines import LoadedPipeline
 from robust_encoders.loaded import class_of
 from robust_encoders.utils.console import EXIT_OK, UsageError, say
+from robust_encoders.utils.home import expanded
 
 UNET, TEXT_ENCODER = "unet", "text_encoder"
 
@@ -84,7 +85,7 @@ def _convert(options: argparse.Namespace) -> int:
 
 
 def _require_new(options: argparse.Namespace) -> None:
-    if not options.force and (options.out.expanduser() / MANIFEST_NAME).exists():
+    if not options.force and (expanded(options.out) / MANIFEST_NAME).exists():
         raise UsageError(
             f"expected a new or empty folder, found an artifact in {options.out}; choose another folder, or pass "
             "--force to replace the artifact"
@@ -92,7 +93,7 @@ def _require_new(options: argparse.Namespace) -> None:
 
 
 def _converted(options: argparse.Namespace) -> Manifest:
-    source = Path(options.source).expanduser()
+    source = expanded(options.source)
     if source.exists():
         return _converted_file(options, source)
     if options.source in CATALOG:

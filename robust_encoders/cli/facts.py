@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, get_args
 
 from robust_encoders.artifact.base import Base
 from robust_encoders.artifact.stated import is_blank
 from robust_encoders.concepts import ConceptKind
 from robust_encoders.conversion.text_config import family_of
-from robust_encoders.hub.pipelines import LoadedPipeline, PipelineOptions, load_pipeline
+from robust_encoders.hub.pipelines import LoadedPipeline, load_pipeline
 from robust_encoders.utils.console import UsageError
 
 _ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -30,9 +29,9 @@ def add_fact_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--license", metavar="NAME", help="licence of the weights, as an SPDX or Hub identifier")
     parser.add_argument(
         "--base",
-        type=Path,
-        metavar="PIPELINE_FOLDER",
-        help="folder of the pipeline that the encoder was made from; its fingerprints are recorded. Required for "
+        metavar="PIPELINE",
+        help="folder of the pipeline that the encoder was made from, or its ORG/NAME or ORG/NAME@REVISION on the Hub; "
+        "its fingerprints are recorded. Required for "
         "adapters (SPM) and for a changed UNet (ESD, UCE, Receler, Ablating Concepts)",
     )
     parser.add_argument(
@@ -67,14 +66,14 @@ def base_ids(options: argparse.Namespace) -> tuple[str, ...]:
 
 
 def open_base(options: argparse.Namespace) -> LoadedPipeline | None:
-    """Load the pipeline that ``--base`` names, from a folder; None without that option.
+    """Load the pipeline that ``--base`` names, a folder or a Hub id; None without that option.
 
     Raises:
-        BaseLoadError: If the folder holds no pipeline, or diffusers cannot load it.
+        BaseLoadError: If there is no such pipeline, or diffusers cannot load it.
     """
     if options.base is None:
         return None
-    loaded = load_pipeline(options.base, PipelineOptions(local=True))
+    loaded = load_pipeline(options.base)
     stated = base_ids(options)
     return loaded if not stated or stated == loaded.ids else replace(loaded, ids=stated, revision="")
 

@@ -7,7 +7,6 @@ command line.
 from __future__ import annotations
 
 import argparse
-import logging
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import robust_encoders
-from robust_encoders import CATALOG, CatalogEntry, Manifest, RobustEncoder
-from robust_encoders.artifact.card_results import withdrawal_reasons, withdrawn
+from robust_encoders import CATALOG, CatalogEntry, RobustEncoder
 from robust_encoders.artifact.forms import PICTURE_NAME
 from robust_encoders.cli import annotate, convert, pipelines, ready, trust
+from robust_encoders.cli.encoder_summary import say_manifest
 from robust_encoders.cli.interrupted import EXIT_INTERRUPTED, way_on
+from robust_encoders.cli.surroundings import configure_logs, fail_in_words, run_in_shell
 from robust_encoders.conversion.copied_file import copied_file
 from robust_encoders.errors import BaseLoadError, IntegrityError, NotReadyError, RobustEncodersError, UnknownNameError
 from robust_encoders.hub.client import sending_problems
-from robust_encoders.redaction import RedactingFormatter
 from robust_encoders.utils.console import (
     EXIT_NO,
     EXIT_OK,
@@ -34,12 +33,12 @@ from robust_encoders.utils.console import (
     columns,
     fail,
     flush,
-    in_shell,
     say,
     say_fields,
     say_json,
 )
 from robust_encoders.utils.extras import install_command
+from robust_encoders.utils.home import expanded
 from robust_encoders.utils.targets import place_problems
 
 TRAINING_COMMANDS: Mapping[str, str] = {
@@ -80,12 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             closed the pipe.
     """
     if argv is None:
-        return in_shell(lambda: main(sys.argv[1:]))
+        return run_in_shell(lambda: main(sys.argv[1:]))
     arguments = list(argv)
-    handler = logging.StreamHandler(sys.stderr)
-    # The Hub's client logs every address that it asks for, signed ones too.
-    handler.setFormatter(RedactingFormatter("%(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    configure_logs()
     try:
         code = _run(arguments)
         flush()
@@ -102,6 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         remedy = install_command(extra)
         return fail(f"expected {error.name} for this command, found none; {remedy}", EXIT_NO)
+    except Exception as error:  # noqa: BLE001 - only failures of the machine are put into words, all others are raised
+        return fail_in_words(error)
 
 
 def _run(arguments: list[str]) -> int:
@@ -190,8 +188,8 @@ def _list(options: argparse.Namespace) -> int:
 
 def _info(options: argparse.Namespace) -> int:
     entry = CATALOG.get(options.name)
-    if entry is None and Path(options.name).expanduser().is_file():
-        return _file_info(options, Path(options.name).expanduser())
+    if entry is None and expanded(options.name).is_file():
+        return _file_info(options, expanded(options.name))
     if entry is not None and entry.format != "safetensors":
         if options.json:
             say_json(_entry(entry))
@@ -202,7 +200,7 @@ def _info(options: argparse.Namespace) -> int:
     if options.json:
         say(manifest.to_json().rstrip())
     else:
-        _say_manifest(manifest)
+        say_manifest(manifest)
     return EXIT_OK
 
 
@@ -224,7 +222,7 @@ def _file_info(options: argparse.Namespace, path: Path) -> int:
 
 def _push(options: argparse.Namespace) -> int:
     # A catalog name is never the name of a folder.
-    folder = None if options.name in CATALOG else Path(options.name).expanduser()
+    folder = None if options.name in CATALOG else expanded(options.name)
     # An encoder of the catalog may have to be fetched first; a folder is read soon, and its facts are checked first.
     if problems := sending_problems(options.repo, token=folder is None):
         raise NotReadyError.of(problems)
@@ -254,36 +252,6 @@ def _cards(options: argparse.Namespace) -> int:
     for path in [*write_cards(options.out), *drawn]:
         say(str(path))
     return EXIT_OK
-
-
-def _say_manifest(manifest: Manifest) -> None:
-    concept, base = manifest.concept, manifest.base
-    say_fields(
-        {
-            "erases": f"{concept.name} ({concept.kind})",
-            "synonyms": ", ".join(concept.synonyms) or "none",
-            "method": manifest.method["name"],
-            "base": ", ".join((base.family, *base.ids)),
-            "form": f"{manifest.form} of {manifest.component}",
-            "licence": manifest.license or "not stated",
-            "made with": ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),
-        }
-    )
-    say("results" if manifest.results else "results   none recorded")
-    for line in columns([_result(result) for result in manifest.results]):
-        say(f"  {line}")
-    for reason in withdrawal_reasons(manifest.results):
-        say(f"withdrawn  {reason}")
-
-
-def _result(result: Mapping[str, Any]) -> tuple[str, ...]:
-    interval = result.get("interval")
-    bounds = f"[{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
-    attack = result.get("settings", {}).get("attack") or {}
-    by = str(attack.get("label") or attack.get("name") or "") if isinstance(attack, Mapping) else str(attack)
-    where = str(result.get("prompt_set", ""))
-    count, origin = f"n={result['n']}", "withdrawn" if withdrawn(result) else str(result["origin"])
-    return (str(result["metric"]), by, f"{result['value']:.3f}", bounds, count, where, origin)
 
 
 def _entry(entry: CatalogEntry) -> dict[str, Any]:

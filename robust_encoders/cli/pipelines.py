@@ -1,27 +1,14 @@
-"""The command ``check``, and the function by which commands load a pipeline from a folder."""
+"""The command ``check``: does an encoder fit a pipeline?"""
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from robust_encoders import CompatReport, RobustEncoder
-from robust_encoders.hub.pipelines import PipelineOptions, load_pipeline
+from robust_encoders.hub.pipelines import load_pipeline
 from robust_encoders.utils.console import EXIT_NO, EXIT_OK, say, say_json
-
-
-def open_pipeline(folder: Path | None) -> Any:
-    """Load a diffusers pipeline from a folder, never from the Hub.
-
-    Args:
-        folder: Folder with a ``model_index.json``; None stands for the embedded base.
-
-    Raises:
-        BaseLoadError: If the folder holds no pipeline, or diffusers cannot load it.
-    """
-    return load_pipeline(folder, PipelineOptions(local=True)).pipe
 
 
 def add_commands(commands: Any, as_json: argparse.ArgumentParser) -> None:
@@ -35,7 +22,10 @@ def add_commands(commands: Any, as_json: argparse.ArgumentParser) -> None:
     check.set_defaults(command=_check)
     check.add_argument("name", metavar="NAME", help="name in the catalog, or folder of an artifact")
     check.add_argument(
-        "pipeline", metavar="PIPELINE_FOLDER", type=Path, help="folder of a diffusers pipeline, with a model_index.json"
+        "pipeline",
+        metavar="PIPELINE",
+        help="folder of a diffusers pipeline, with a model_index.json; or its ORG/NAME or ORG/NAME@REVISION on the "
+        "Hub; or shapes for the embedded base",
     )
     check.add_argument(
         "--allow-large-vectors",
@@ -45,7 +35,7 @@ def add_commands(commands: Any, as_json: argparse.ArgumentParser) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    pipe = open_pipeline(options.pipeline)
+    pipe = load_pipeline(options.pipeline).pipe
     report = RobustEncoder.from_pretrained(options.name).check(pipe, allow_large_vectors=options.allow_large_vectors)
     if options.json:
         checks = [asdict(check) for check in report.checks]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from robust_encoders.errors import AssetsMissingError, NotPinnedError, RobustEncodersError, UnknownNameError
@@ -14,6 +13,7 @@ from robust_encoders.hub.load import FetchedArtifact, load
 from robust_encoders.hub.pins import Pin, enforce, pinned_instead, pins_file, read_pins, remove_pin, write_pin
 from robust_encoders.hub.resolve import resolve
 from robust_encoders.utils.console import EXIT_NO, EXIT_OK, say, say_json
+from robust_encoders.utils.home import expanded
 
 _VARIANT = re.compile(r"model\.(.+)\.safetensors")
 
@@ -92,7 +92,7 @@ def _unpin(options: argparse.Namespace) -> int:
 
 def _pinned_place(name: str, subfolder: str) -> str:
     """Return the name of a place in the pins file; a folder that no longer exists is found, too."""
-    pins, folder = read_pins(), str((Path(name).expanduser() / subfolder).resolve())
+    pins, folder = read_pins(), str((expanded(name) / subfolder).resolve())
     if name in pins and not subfolder:
         return name
     try:

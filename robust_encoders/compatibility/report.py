@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 from typing import Literal
 
 from robust_encoders.errors import RobustEncodersError
 
+_WIDTH = 100  # characters of a line of the report
 Severity = Literal["error", "warning"]
 
 
@@ -61,6 +63,16 @@ class CompatReport:
         """Failed checks that do not forbid attaching."""
         return tuple(check for check in self.checks if not check.ok and check.severity == "warning")
 
+    def __str__(self) -> str:
+        """Return the verdict, each failed check with expected, found and remedy, and the names of those that passed."""
+        return "\n".join(
+            [
+                _verdict(self),
+                *(line for check in (*self.errors, *self.warnings) for line in _told(check)),
+                *_passed(self),
+            ]
+        )
+
     def __getitem__(self, name: str) -> Check:
         return next(check for check in self.checks if check.name == name)
 
@@ -80,6 +92,26 @@ class CompatReport:
         """
         if not self.ok:
             raise IncompatibleError(self)
+
+
+def _verdict(report: CompatReport) -> str:
+    found = {"error": len(report.errors), "warning": len(report.warnings)}
+    counts = [f"{n} {kind}{'s' if n > 1 else ''}" for kind, n in found.items() if n]
+    head = "The encoder fits this pipeline" if report.ok else "The encoder does not fit this pipeline"
+    return f"{head}: {', '.join(counts) or 'every check passed'} ({len(report.checks)} checks)."
+
+
+def _told(check: Check) -> list[str]:
+    parts = {"expected": check.expected, "found": check.found, "do this": check.remedy}
+    lines = [f"  {check.severity}: {check.name}"]
+    for name, text in parts.items():
+        lines += textwrap.wrap(text, _WIDTH, initial_indent=f"    {name:10}", subsequent_indent=" " * 14)
+    return lines
+
+
+def _passed(report: CompatReport) -> list[str]:
+    names = ", ".join(check.name for check in report.checks if check.ok)
+    return textwrap.wrap(names, _WIDTH, initial_indent="  passed: ", subsequent_indent=" " * 10) if names else []
 
 
 class IncompatibleError(RobustEncodersError):

@@ -25,6 +25,7 @@ from robust_encoders.conversion.precision import cast_in_words, with_dtype
 from robust_encoders.conversion.state_dicts import entry_of, plain, require_no_more
 from robust_encoders.conversion.text_config import configuration, family_of, without_last_layer
 from robust_encoders.conversion.wrappers import text_encoder_entry
+from robust_encoders.utils.home import expanded
 
 logger = logging.getLogger(__name__)
 NOT_STATED = "not stated"
@@ -114,7 +115,7 @@ def artifact_of(
     Raises:
         IntegrityError: If the file holds no text encoder, see :func:`convert`.
     """
-    path = weights_in(Path(source).expanduser())
+    path = weights_in(expanded(source))
     content = read_file(path)
     data, entry = (entry_of(content.data, part, path), part) if part else text_encoder_entry(content.data)
     found = read(plain(data, path))

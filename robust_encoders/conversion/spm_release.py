@@ -19,6 +19,7 @@ from robust_encoders.conversion.convert import NOT_STATED, Origin
 from robust_encoders.conversion.text_config import family_of
 from robust_encoders.errors import IntegrityError
 from robust_encoders.overlays.adapters import UNET_PREFIX
+from robust_encoders.utils.home import expanded
 
 
 def is_adapter_file(path: Path) -> bool:
@@ -43,7 +44,7 @@ def adapter_from_release(source: str | Path, pipe: Any, *, origin: Origin | None
     Raises:
         IntegrityError: If the file cannot be read or holds something else.
     """
-    path, origin = Path(source).expanduser(), origin or Origin()
+    path, origin = expanded(source), origin or Origin()
     try:
         data = path.read_bytes()
     except OSError as error:

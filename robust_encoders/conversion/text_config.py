@@ -26,6 +26,7 @@ from robust_encoders.conversion.formats import (
 )
 from robust_encoders.errors import IntegrityError
 from robust_encoders.utils.bounded_files import read_small
+from robust_encoders.utils.home import expanded
 
 CONFIG_NAME, OPEN_CLIP_CONFIG = "config.json", "open_clip_config.json"
 _TOKENS = {"bos_token_id": 49406, "eos_token_id": 49407, "layer_norm_eps": 1e-5}
@@ -101,7 +102,7 @@ def configuration(path: Path, given: str | Path | None, found: Reading) -> tuple
 
 
 def _given(given: str | Path, weights: Path) -> tuple[dict[str, Any], str]:
-    place = Path(given).expanduser()
+    place = expanded(given)
     if place.is_dir():
         place = place / CONFIG_NAME
     if place.exists():

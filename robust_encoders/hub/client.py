@@ -58,6 +58,7 @@ def asked(
     token: str | bool | None,
     kind: type[RobustEncodersError],
     cause: Callable[[Exception], Exception] = lambda error: error,
+    quoted: bool = True,
 ) -> T:
     """Return the result of a call of the Hub's client.
 
@@ -67,6 +68,7 @@ def asked(
         token: Token that is passed to the client.
         kind: Type of the error for a malformed token.
         cause: Function that returns the exception which tells why the call failed, of the one that the client raised.
+        quoted: Switch that adds the client's own text to the error.
 
     Raises:
         RobustEncodersError: The result of ``words``, with the redacted text of the client's exception; or an error of
@@ -82,7 +84,7 @@ def asked(
         found = cause(error)
         failure = words(Failure(found, token=bool(sent)))
         told = redacted(f"{type(found).__name__}: {' '.join(str(found).split())}", sent)
-        failure.args = (f"{redacted(str(failure), sent)} ({told})",)
+        failure.args = (redacted(str(failure), sent) + (f" ({told})" if quoted else ""),)
     # Raised outside of the except block, so that the client's exception is not the context of this one.
     raise failure
 
@@ -99,6 +101,19 @@ def _sent(token: str | bool | None) -> str:
     stored = get_token()
     _require_token(stored, "the stored token (HF_TOKEN, or that of `hf auth login`)")
     return stored or ""
+
+
+def is_malformed(token: str | bool | None) -> bool:
+    """Return true if a token, or the stored one that stands for it, cannot be sent.
+
+    Args:
+        token: Token that is passed to the client.
+    """
+    try:
+        _sent(token)
+    except _MalformedTokenError:
+        return True
+    return False
 
 
 def _require_token(token: object, name: str) -> None:

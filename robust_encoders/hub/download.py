@@ -9,7 +9,8 @@ from pathlib import Path
 
 from robust_encoders.artifact.manifest import MANIFEST_NAME
 from robust_encoders.errors import DownloadError, ManifestError
-from robust_encoders.hub.client import Failure, asked, cause_of_download, transport_error
+from robust_encoders.hub.client import Failure, asked, cause_of_download, is_malformed, transport_error
+from robust_encoders.hub.connection import unreachable
 from robust_encoders.redaction import get_logger
 from robust_encoders.utils.home import HOUR, remove_aged
 
@@ -17,6 +18,7 @@ logger = get_logger(__name__)
 # Names of unfinished downloads of newer Hub clients. Each attempt uses a new name, so no attempt resumes an old file.
 _UNFINISHED = re.compile(r".+\.[0-9a-f]{8}\.incomplete")
 ABANDONED = 24 * HOUR
+_FULL_COMMIT = re.compile(r"[0-9a-f]{40}")
 _COMMIT = re.compile(r"/snapshots/([0-9a-f]{40})(?:/|$)")
 
 
@@ -55,6 +57,9 @@ def fetch_file(repo: str, name: str, *, subfolder: str, options: HubOptions) -> 
     from huggingface_hub import hf_hub_download
 
     where = f"{repo}/{subfolder}" if subfolder else repo
+    why = "" if _needs_no_network(repo, name, subfolder, options) else offline(options.token)
+    if why and options.force_download:
+        raise DownloadError(f"cannot fetch {name} of {where} again: the Hub cannot be reached ({why}); connect first")
     path = asked(
         lambda: hf_hub_download(
             repo,
@@ -63,20 +68,44 @@ def fetch_file(repo: str, name: str, *, subfolder: str, options: HubOptions) -> 
             revision=options.revision,
             cache_dir=options.cache_dir,
             token=options.token,
-            local_files_only=options.local_files_only,
+            local_files_only=options.local_files_only or bool(why),
             force_download=options.force_download,
             library_name="robust-encoders",
         ),
-        lambda failure: _in_words(failure, name, where, options.revision),
+        lambda failure: _in_words(failure, name, where, options.revision, why),
         token=options.token,
         kind=DownloadError,
         cause=cause_of_download,
+        quoted=not why,
     )
+    if why:
+        logger.warning("the Hub cannot be reached (%s): %s of %s is the one in the cache", why, name, where)
     logger.info("using %s of %s from %s", name, repo, path)
     return Path(path)
 
 
-def _in_words(failure: Failure, name: str, where: str, revision: str | None) -> DownloadError | ManifestError:
+def offline(token: str | bool | None) -> str:
+    """Return why the Hub cannot be reached; empty if it can, or if a malformed token forbids to send anything."""
+    return "" if is_malformed(token) else unreachable()
+
+
+def _needs_no_network(repo: str, name: str, subfolder: str, options: HubOptions) -> bool:
+    """Return true if the client will not ask the Hub: for a file of a commit that is in the cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if options.local_files_only:
+        return True
+    if options.force_download or not _FULL_COMMIT.fullmatch(options.revision or ""):
+        return False
+    path = f"{subfolder}/{name}".strip("/")
+    try:
+        found = try_to_load_from_cache(repo, path, cache_dir=options.cache_dir, revision=options.revision)
+    except (OSError, ValueError):  # the client will say what is wrong with the cache or the name
+        return True
+    return isinstance(found, str)
+
+
+def _in_words(failure: Failure, name: str, where: str, revision: str | None, why: str) -> DownloadError | ManifestError:
     from huggingface_hub import errors
 
     absent = isinstance(failure.error, errors.EntryNotFoundError)
@@ -92,8 +121,9 @@ def _in_words(failure: Failure, name: str, where: str, revision: str | None) -> 
         "token=... if it is private",
         errors.RevisionNotFoundError: f"expected revision {revision!r} of {where}, found none; use a branch, a tag "
         "or a full commit id",
-        errors.LocalEntryNotFoundError: f"{name} of {where} is not in the cache and cannot be fetched: offline, or "
-        "local_files_only=True; connect once, or pass a local folder instead",
+        errors.LocalEntryNotFoundError: f"{name} of {where} is not in the cache and cannot be fetched: "
+        f"{f'the Hub cannot be reached ({why})' if why else 'offline, or local_files_only=True'}; connect once, or "
+        "pass a local folder instead",
         errors.HFValidationError: f"expected a repository as org/name, found {where!r}",
         errors.OfflineModeIsEnabled: f"cannot fetch {name} of {where} again while offline; unset HF_HUB_OFFLINE, or "
         "leave out force_download",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from robust_encoders.errors import AssetsMissingError
+from robust_encoders.utils.broken_libraries import broken_libraries_named
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -32,6 +33,7 @@ def embedded_pipeline(dtype: torch.dtype | None = None) -> StableDiffusionPipeli
 
     Raises:
         AssetsMissingError: If the package was installed without its assets.
+        BrokenLibraryError: If diffusers imports an installed library that fails.
     """
     folder = shapes_folder() / "base"
     if not (folder / "model_index.json").is_file():
@@ -39,9 +41,10 @@ def embedded_pipeline(dtype: torch.dtype | None = None) -> StableDiffusionPipeli
             f"expected the embedded base in {folder}, found no model_index.json there; "
             "reinstall robust-encoders from a wheel, or build it with `robust-encoders shapes build`"
         )
-    from diffusers import StableDiffusionPipeline
+    with broken_libraries_named():
+        from diffusers import StableDiffusionPipeline
 
-    # Without a dtype diffusers loads everything as float32, regardless of the stored dtype.
-    pipe: Any = StableDiffusionPipeline.from_pretrained(folder)
+        # Without a dtype diffusers loads everything as float32, regardless of the stored dtype.
+        pipe: Any = StableDiffusionPipeline.from_pretrained(folder)
     placed: StableDiffusionPipeline = pipe if dtype is None else pipe.to(dtype)
     return placed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,11 @@ from typing import Any
 
 from robust_encoders.artifact.manifest import FileRecord, read_files
 from robust_encoders.errors import IntegrityError, NotPinnedError
-from robust_encoders.utils.home import home, locked, write_atomically
+from robust_encoders.redaction import get_logger
+from robust_encoders.utils.home import home, home_or_none, locked, write_atomically
 from robust_encoders.utils.json_fields import Fields
+
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,17 +42,22 @@ def pins_file() -> Path:
 
 
 def read_pins() -> dict[str, Pin]:
-    """Return all pins as a mapping of places to pins.
+    """Return all pins as a mapping of places to pins; none for a user who has no home or may not enter it.
 
     Raises:
         IntegrityError: If the pins file exists but cannot be read; no artifact is loaded then.
     """
+    if home_or_none() is None:
+        return {}
     path = pins_file()
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, PermissionError) and not os.access(path.parent, os.X_OK):
+            logger.warning("no pins apply: this user may not enter %s; set ROBUST_ENCODERS_HOME", path.parent)
+            return {}
         raise IntegrityError(f"expected pins in {path}, cannot read them: {error}; {_REMEDY}") from error
     fields = Fields(data, "pins")
     pins = {place: _read_pin(fields.child(place)) for place in fields.names()}

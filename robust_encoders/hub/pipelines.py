@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from robust_encoders.errors import BaseLoadError
-from robust_encoders.hub.client import asked
-from robust_encoders.hub.embedded import embedded_pipeline
+from robust_encoders.hub.base_files import INDEX_NAME, files_of, read_index, variant_of
+from robust_encoders.hub.client import Failure, asked, cause_of_download
+from robust_encoders.hub.download import offline
+from robust_encoders.hub.embedded import EMBEDDED_FAMILY, embedded_pipeline
+from robust_encoders.redaction import get_logger
+from robust_encoders.utils.broken_libraries import broken_libraries_named
+from robust_encoders.utils.devices import require_device
+from robust_encoders.utils.home import expanded
 
-INDEX_NAME = "model_index.json"
+T = TypeVar("T")
+logger = get_logger(__name__)
 HUB_NAME = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _CACHED = re.compile(r"/models--(?P<org>[\w.-]+?)--(?P<name>[\w.-]+)/snapshots/(?P<commit>[0-9a-f]{40})/?$")
@@ -30,14 +37,12 @@ class PipelineOptions:
         device: Device of the models; empty leaves them on the CPU.
         without: Names of components that are neither downloaded nor loaded; their slots stay empty.
         safetensors: Switch that refuses weights stored as pickles.
-        local: Switch that accepts only a local folder.
     """
 
     dtype: torch.dtype | Mapping[str, torch.dtype] | None = None
     device: str = ""
     without: tuple[str, ...] = ()
     safetensors: bool = False
-    local: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,20 +64,24 @@ def load_pipeline(name: str | Path | None, options: PipelineOptions | None = Non
     """Load a diffusers pipeline.
 
     Args:
-        name: Folder with a ``model_index.json``, or ``ORG/NAME`` or ``ORG/NAME@REVISION`` on the Hub. None stands for
-            the embedded base, which always has all its components; of the dtypes, only a single one applies to it.
+        name: Folder with a ``model_index.json``, or ``ORG/NAME`` or ``ORG/NAME@REVISION`` on the Hub. None and
+            ``shapes`` stand for the embedded base, which always has all its components; of the dtypes, only a single
+            one applies to it.
         options: Precision, device and components of the pipeline.
 
     Raises:
         BaseLoadError: If the pipeline or the device does not exist, or diffusers cannot load the pipeline.
         AssetsMissingError: If the package was installed without the embedded base.
+        BrokenLibraryError: If diffusers imports an installed library that fails.
     """
     options = options or PipelineOptions()
-    if name is None:
+    require_device(options.device)
+    if name is None or (name == EMBEDDED_FAMILY and not Path(name).exists()):
         single = options.dtype if isinstance(options.dtype, torch.dtype) else None
         return LoadedPipeline(_placed(embedded_pipeline(single), options.device))
-    folder, ids, revision = _located(name, options)
-    return LoadedPipeline(_placed(_loaded(folder, options), options.device), ids, revision)
+    with broken_libraries_named():
+        folder, ids, revision = _located(name, options)
+        return LoadedPipeline(_placed(_loaded(folder, options), options.device), ids, revision)
 
 
 def require_place(name: str | Path, *, local: bool = False) -> re.Match[str] | None:
@@ -85,7 +94,7 @@ def require_place(name: str | Path, *, local: bool = False) -> re.Match[str] | N
     Raises:
         BaseLoadError: If the name is neither.
     """
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if (folder / INDEX_NAME).is_file():
         return None
     if local:
@@ -104,21 +113,64 @@ def require_place(name: str | Path, *, local: bool = False) -> re.Match[str] | N
 
 def _located(name: str | Path, options: PipelineOptions) -> tuple[Path, tuple[str, ...], str]:
     """Return the folder of a pipeline (downloaded if necessary), its Hub ids and its commit."""
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     found = require_place(name, local=options.local)
     if found is None:
         return folder, *_cached(folder)
-    from diffusers import DiffusionPipeline
-
-    fetched = asked(
-        lambda: DiffusionPipeline.download(found["repo"], revision=found["revision"], **_selection(options)),
-        lambda _: BaseLoadError(f"expected a diffusers pipeline as {name!r} on the Hub, cannot fetch it"),
-        token=None,
-        kind=BaseLoadError,
-    )
+    fetched = _fetched(found["repo"], found["revision"], options)
     # The Hub client keeps every commit in a folder named after it.
-    commit = Path(fetched).name
-    return Path(fetched), (found["repo"],), commit if _COMMIT.fullmatch(commit) else ""
+    return fetched, (found["repo"],), fetched.name if _COMMIT.fullmatch(fetched.name) else ""
+
+
+def _fetched(repo: str, revision: str | None, options: PipelineOptions) -> Path:
+    """Return the folder in the Hub's cache with the needed files of a pipeline; without a network, what is there."""
+    from diffusers import DiffusionPipeline
+    from huggingface_hub import HfApi, constants, hf_hub_download
+
+    name, why = f"{repo}@{revision}" if revision else repo, offline(None)
+    local = bool(why) or constants.HF_HUB_OFFLINE
+
+    def ask(call: Callable[[], T]) -> T:
+        return asked(
+            call,
+            lambda failure: _in_words(failure, name, why),
+            token=None,
+            kind=BaseLoadError,
+            cause=cause_of_download,
+            quoted=not why,
+        )
+
+    index = ask(lambda: Path(hf_hub_download(repo, INDEX_NAME, revision=revision, local_files_only=local)))
+    if local:
+        if why:
+            logger.warning("the Hub cannot be reached (%s): %s is the one in the cache", why, name)
+        return index.parent
+    commit = index.parent.name if _COMMIT.fullmatch(index.parent.name) else revision
+    listed = ask(lambda: HfApi().model_info(repo, revision=commit).siblings or [])
+    variant = _variant(index, [file.rfilename for file in listed], name, options)
+    return Path(ask(lambda: DiffusionPipeline.download(repo, revision=commit, variant=variant, **_selection(options))))
+
+
+def _variant(index: Path, names: list[str], where: str, options: PipelineOptions) -> str | None:
+    return variant_of(read_index(index), names, where, without=options.without, safe=options.safetensors)
+
+
+def _in_words(failure: Failure, name: str, why: str) -> BaseLoadError:
+    from huggingface_hub import errors
+
+    texts: dict[type[Exception], str] = {
+        errors.LocalEntryNotFoundError: f"it is not in the cache, and "
+        f"{f'the Hub cannot be reached ({why})' if why else 'the client is offline'}; connect once, or pass a folder",
+        errors.GatedRepoError: "it is gated: accept its terms on the Hub, and log in with `hf auth login`",
+        errors.RepositoryNotFoundError: "there is no such repository, or it is private; check the spelling, or log in "
+        "with `hf auth login`",
+        errors.RevisionNotFoundError: "it has no such revision; use a branch, a tag or a full commit id",
+        errors.EntryNotFoundError: f"it has no {INDEX_NAME}, so it is no pipeline of diffusers; name another one",
+        Exception: "see the client's error, and try again",
+    }
+    return BaseLoadError(
+        f"expected a diffusers pipeline as {name!r} on the Hub, cannot fetch it: {failure.chosen(texts)}"
+    )
 
 
 def _cached(folder: Path) -> tuple[tuple[str, ...], str]:
@@ -130,11 +182,12 @@ def _cached(folder: Path) -> tuple[tuple[str, ...], str]:
 def _loaded(folder: Path, options: PipelineOptions) -> Any:
     from diffusers import DiffusionPipeline
 
+    variant = _variant(folder / INDEX_NAME, files_of(folder), str(folder), options)
     dtype = {} if options.dtype is None else {"torch_dtype": options.dtype}
     checker = {"requires_safety_checker": False} if "safety_checker" in options.without else {}
     try:
         return DiffusionPipeline.from_pretrained(
-            folder, local_files_only=True, **dtype, **checker, **_selection(options)
+            folder, local_files_only=True, variant=variant, **dtype, **checker, **_selection(options)
         )
     except (OSError, ValueError) as error:
         complete = "a complete pipeline with safetensors" if options.safetensors else "a complete pipeline"
@@ -148,9 +201,4 @@ def _selection(options: PipelineOptions) -> dict[str, Any]:
 
 
 def _placed(pipe: Any, device: str) -> Any:
-    try:
-        return pipe.to(device) if device else pipe
-    except (RuntimeError, AssertionError) as error:  # torch raises these for a device that does not exist
-        raise BaseLoadError(
-            f"expected a device of this machine, such as cpu or cuda, found {device!r}: {error}"
-        ) from error
+    return pipe.to(device) if device else pipe

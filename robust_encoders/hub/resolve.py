@@ -11,6 +11,7 @@ from typing import NamedTuple
 from robust_encoders.errors import AssetsMissingError, CompatibilityWarning, UnknownNameError
 from robust_encoders.hub.catalog import CATALOG, EMBEDDED, CatalogEntry, did_you_mean, entry_at
 from robust_encoders.hub.embedded import shapes_folder
+from robust_encoders.utils.home import expanded
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -54,7 +55,7 @@ def resolve(name_or_path: str | Path, *, subfolder: str, revision: str | None) -
             return Location(_embedded(name) / subfolder)
         if name in CATALOG:
             return _catalogued(CATALOG[name], revision)
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if name and folder.is_dir():
         return Location(folder / subfolder)
     if not _REPOSITORY.fullmatch(name) or isinstance(name_or_path, Path) or name.startswith("."):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +16,9 @@ from robust_encoders.pipeline.composition import Composition, composition_of
 from robust_encoders.pipeline.references import holders_of
 from robust_encoders.pipeline.scopes import changing
 from robust_encoders.pipeline.shared_copy import is_shared_copy, original_of
+
+# Facts that an encoder carries, with the words before each.
+_CARRIED = {"method": "method ", "base": "base ", "license": "licence "}
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,43 @@ class Status:
     bypasses: tuple[str, ...] = ()
     overlays: tuple[str, ...] = ()
     scopes: int = 0
+
+    def __str__(self) -> str:
+        """Return the facts one to a line, then the notes and the open ways past the encoder."""
+        if not (self.attached or self.overlays or self.notes or self.bypasses):
+            return "No robust encoder and no overlays in this pipeline: nothing is erased."
+        facts = {"robust encoder": _encoder_of(self), **_facts_of(self)}
+        lines = [f"{name + ':':16}{text}" for name, text in facts.items()]
+        for head, sentences in {"notes": self.notes, "ways past it": self.bypasses}.items():
+            lines += [f"{head}:", *(line for one in sentences for line in _item(one))] if sentences else []
+        return "\n".join(lines)
+
+
+def _encoder_of(found: Status) -> str:
+    if not found.attached:
+        return "none"
+    carried = found.provenance or {}
+    kind = f" ({carried['kind']})" if carried.get("kind") else ""
+    parts = [f"erases {carried.get('concept', 'an unknown concept')}{kind}", f"in pipe.{found.component}"]
+    parts += [f"{words}{carried[key]}" for key, words in _CARRIED.items() if carried.get(key)]
+    return ", ".join(parts)
+
+
+def _facts_of(found: Status) -> dict[str, str]:
+    weights = {True: "unchanged since they were attached", False: "changed since they were attached", None: "unknown"}
+    facts = {"overlays": ", ".join(found.overlays) or "none"}
+    if found.attached:
+        undone = "attached here: detach puts the earlier encoder back"
+        facts |= {
+            "loaded from": found.source or "unknown",
+            "weights": weights[found.intact],
+            "detach": undone if found.tracked else "not attached here: detach has nothing to put back",
+        }
+    return {**facts, "open scopes": str(found.scopes)} if found.scopes else facts
+
+
+def _item(sentence: str) -> list[str]:
+    return textwrap.wrap(sentence, 100, initial_indent="  - ", subsequent_indent="    ")
 
 
 def status(pipe: Any, component: str = "text_encoder", *, references: bool = False) -> Status:

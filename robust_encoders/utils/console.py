@@ -9,6 +9,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from robust_encoders.errors import RobustEncodersError
@@ -27,7 +28,9 @@ def say(text: str) -> None:
     try:
         sys.stdout.write(text + "\n")
     except BrokenPipeError:  # for example head or a pager that has quit
-        _hang_up()
+        hang_up()
+    except OSError as error:
+        _lose(error)
 
 
 def say_json(value: Any) -> None:
@@ -42,11 +45,13 @@ def say_fields(fields: Mapping[str, Any]) -> None:
 
 
 def flush() -> None:
-    """Flush stdout; if the reader closed the pipe, exit as :func:`say` does."""
+    """Flush stdout; if the reader closed the pipe, exit as :func:`say` does; if the disk is full, say so."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        _hang_up()
+        hang_up()
+    except OSError as error:
+        _lose(error)
 
 
 def in_shell(run: Callable[[], int]) -> int:
@@ -65,24 +70,38 @@ def in_shell(run: Callable[[], int]) -> int:
         )
         try:
             return run()
+        except BrokenPipeError:
+            hang_up()
         except Exception:  # noqa: BLE001 - the interpreter would print the same traceback, with the secrets in it
             _write_error(traceback.format_exc())
             return EXIT_NO
 
 
 def _write_error(text: str) -> None:
-    sys.stderr.write(redacted(text))
+    with suppress(OSError):  # nobody reads it, or its disk is full
+        sys.stderr.write(redacted(text))
 
 
 def fail(message: str, code: int) -> int:
     """Write an error to stderr and return its exit code."""
-    sys.stderr.write(f"robust-encoders: {message}\n")
+    with suppress(OSError):  # nobody reads it, or its disk is full
+        sys.stderr.write(f"robust-encoders: {message}\n")
     return code
 
 
-def _hang_up() -> NoReturn:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python's flush at exit does not fail
+def hang_up() -> NoReturn:
+    """Exit as a program whose reader has gone."""
+    _discard_output()
     raise SystemExit(EXIT_PIPE)
+
+
+def _lose(error: OSError) -> NoReturn:
+    _discard_output()
+    raise SystemExit(fail(f"the answer cannot be written: {error.strerror}; write it to another place", EXIT_NO))
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python's flush at exit does not fail
 
 
 def columns(rows: Iterable[Sequence[str]]) -> list[str]:

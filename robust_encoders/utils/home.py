@@ -10,17 +10,54 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 
+from robust_encoders.errors import HomeError
 from robust_encoders.utils.atomic_folders import temporary_of
 
 HOUR = 3600.0
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path with ``~`` and ``~user`` replaced by the home directory.
+
+    Args:
+        path: Path that a user wrote.
+
+    Raises:
+        HomeError: If the path begins with ``~``, and the home directory is not known.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise HomeError(
+            f"expected a home directory for {str(path)!r}, found none: neither HOME nor the list of users names one; "
+            "pass the whole path, or set HOME"
+        ) from error
+
+
 def home() -> Path:
-    """Return ``$ROBUST_ENCODERS_HOME``, or else ``robust_encoders`` in the user's cache folder; it may not exist."""
+    """Return ``$ROBUST_ENCODERS_HOME``, or else ``robust_encoders`` in the user's cache folder; it may not exist.
+
+    Raises:
+        HomeError: If neither that variable nor a cache folder nor a home directory is known.
+    """
     if chosen := os.environ.get("ROBUST_ENCODERS_HOME"):
-        return Path(chosen).expanduser().absolute()
+        return expanded(chosen).absolute()
     cache = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
-    return Path(cache or "~/.cache").expanduser().absolute() / "robust_encoders"
+    try:
+        return expanded(cache or "~/.cache").absolute() / "robust_encoders"
+    except HomeError as error:
+        raise HomeError(
+            "expected a folder for what this package keeps, found none: this user has no home directory; set "
+            "ROBUST_ENCODERS_HOME to a folder that you can write"
+        ) from error
+
+
+def home_or_none() -> Path | None:
+    """Return :func:`home`, or None for a user without one, for whom nothing is kept."""
+    try:
+        return home()
+    except HomeError:
+        return None
 
 
 def remove_aged(folder: Path, pattern: re.Pattern[str], age: float) -> None:
@@ -44,12 +81,25 @@ def locked(path: Path) -> Iterator[None]:
 
     Args:
         path: File or folder, which may not exist; the lock file lies beside it.
+
+    Raises:
+        HomeError: If the folder of ``path`` cannot be written.
     """
     from filelock import FileLock
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        raise HomeError(
+            f"expected a folder that can be written at {path.parent}, found none: {error}; set ROBUST_ENCODERS_HOME to "
+            "another folder"
+        ) from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def write_atomically(path: Path, data: bytes) -> None:

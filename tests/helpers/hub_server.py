@@ -83,6 +83,7 @@ class Hub:
         reset: Break it by a reset instead of closing it.
         before: Called with method and path before every request.
         faults: Pattern of method and path to the status that answers such requests instead.
+        tokens: Further tokens of readers of public repositories.
         signature: Query of the addresses of large files, as a store of another host signs them.
         pause: Seconds that every piece of a body takes, sent or received.
         busy: Threads that are answering a request.
@@ -96,6 +97,7 @@ class Hub:
     reset: bool = False
     before: Callable[[str, str], None] = lambda method, path: None
     faults: dict[str, int] = field(default_factory=dict)
+    tokens: list[str] = field(default_factory=list)
     signature: str = ""
     requests: list[tuple[str, str]] = field(default_factory=list)
     pause: float = 0.0
@@ -186,7 +188,7 @@ class Handler(BaseHTTPRequestHandler):
         for pattern, status in self.hub.faults.items():
             if re.search(pattern, f"{self.command} {path}"):
                 raise Refused(status, message=f"refused, token {self.token}")
-        if self.token not in ("", WRITER, READER):
+        if self.token not in ("", WRITER, READER, *self.hub.tokens):
             raise Refused(401, message="Invalid credentials in Authorization header")
 
     do_GET = do_HEAD = do_POST = do_PUT = handle_one

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from robust_encoders.artifact.fingerprint import sketch
+from robust_encoders.hub.connection import unreachable
 
 from ..provenance import canonical_sha256
 from .picture_bytes import to_bytes
@@ -40,7 +41,9 @@ class Source:
 
     def load(self, kind: Any, **options: Any) -> Any:
         """Return the object that ``kind.from_pretrained`` loads from this source."""
-        pinned = {"revision": self.revision} if self.revision else {}
+        pinned: dict[str, Any] = {"revision": self.revision} if self.revision else {}
+        if not Path(self.place).is_dir() and unreachable():
+            pinned["local_files_only"] = True  # otherwise the client tries again and again
         return kind.from_pretrained(self.place, **pinned, **options)
 
     def processor(self) -> Any:

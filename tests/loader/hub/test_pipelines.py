@@ -42,11 +42,10 @@ def test_no_name_stands_for_the_embedded_base() -> None:
     assert dtypes(pipe.vae) == dtypes(pipe.unet) == {torch.bfloat16}
 
 
-@pytest.mark.parametrize("local", [True, False])
-def test_a_path_is_never_looked_for_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local: bool) -> None:
+def test_a_path_is_never_looked_for_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BaseLoadError, match=r"no model_index\.json in '?org/name"):
-        load_pipeline(Path("org/name"), PipelineOptions(local=local))
+        load_pipeline(Path("org/name"))
 
 
 def test_pickles_are_refused_where_safetensors_are_asked_for(folder: Path) -> None:
@@ -58,5 +57,5 @@ def test_pickles_are_refused_where_safetensors_are_asked_for(folder: Path) -> No
 
 
 def test_a_device_that_is_not_there_is_named(folder: Path) -> None:
-    with pytest.raises(BaseLoadError, match="expected a device of this machine, such as cpu or cuda, found 'nowhere'"):
+    with pytest.raises(BaseLoadError, match=r"expected a device of this machine, such as cpu.*, found 'nowhere'"):
         load_pipeline(folder, PipelineOptions(device="nowhere"))

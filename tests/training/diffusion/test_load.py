@@ -68,7 +68,7 @@ def test_the_embedded_base_is_opened_by_no_name() -> None:
 
 
 def test_a_device_that_is_not_there_is_refused(folder: Path) -> None:
-    with pytest.raises(BaseLoadError, match=r"expected a device of this machine, cpu.*, found 'nowhere'"):
+    with pytest.raises(BaseLoadError, match=r"expected a device of this machine, such as cpu.*, found 'nowhere'"):
         open_base(str(folder), device="nowhere")
 
 

@@ -15,6 +15,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from robust_encoders.errors import DownloadError
+from robust_encoders.hub.connection import unreachable
+
 from ...prompts.text_files import PromptFileError, read_text
 from ...provenance import canonical_sha256
 from ...types import Case
@@ -92,8 +95,8 @@ def i2p(
     Raises:
         ValueError: If the revision is not a commit.
         PromptFileError: If the file has a wrong format, or no prompt of these categories.
-        huggingface_hub.errors.HfHubHTTPError: If the Hub refuses. If it cannot be reached, the error is
-            LocalEntryNotFoundError.
+        DownloadError: If the file is not in the cache, and the Hub cannot be reached.
+        huggingface_hub.errors.HfHubHTTPError: If the Hub refuses.
     """
     path = hub_file(I2P_REPO, I2P_FILE, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
     return read_i2p(path, source=f"{I2P_REPO}@{revision}/{I2P_FILE}", categories=categories)
@@ -103,9 +106,15 @@ def hub_file(
     repo: str, file: str, *, revision: str, cache_dir: Path | None = None, local_files_only: bool = False
 ) -> Path:
     """Return a file of a data set on the Hub, pinned to one commit; see ``i2p``."""
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     require_commit(revision)
+    place = try_to_load_from_cache(repo, file, cache_dir=cache_dir, revision=revision, repo_type="dataset")
+    if not isinstance(place, str) and not local_files_only and (why := unreachable()):
+        raise DownloadError(
+            f"{file} of the data set {repo} is not in the cache, and the Hub cannot be reached ({why}); connect once, "
+            "or name a file of prompts on this machine"
+        )
     path = hf_hub_download(
         repo,
         file,

@@ -11,9 +11,11 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+from hub_client import connect
 from hub_server import Repo, serve
-from huggingface_hub import hf_hub_download
+from huggingface_hub import constants, hf_hub_download
 
+from robust_encoders.errors import DownloadError
 from robust_encoders.training.evaluation.benchmarks.prompt_files import (
     COLUMNS,
     I2P_FILE,
@@ -150,6 +152,7 @@ def test_i2p_comes_from_the_cache_at_its_commit(tmp_path: Path) -> None:
 def test_i2p_comes_from_the_hub_at_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / I2P_FILE, I2P_COLUMNS, I2P_ROWS)
     with serve() as hub:
+        connect(hub, monkeypatch, tmp_path)
         monkeypatch.setattr(huggingface_hub, "hf_hub_download", partial(hf_hub_download, endpoint=hub.url))
         repo = hub.repos[I2P_REPO] = Repo()
         pinned = repo.commit({I2P_FILE: path.read_bytes()}, "first").sha
@@ -159,6 +162,12 @@ def test_i2p_comes_from_the_hub_at_its_commit(tmp_path: Path, monkeypatch: pytes
         assert ("GET", f"/datasets/{I2P_REPO}/resolve/{pinned}/{I2P_FILE}") in hub.requests
         with pytest.raises(huggingface_hub.errors.RevisionNotFoundError):
             i2p(revision="c" * 40, cache_dir=tmp_path / "cache")
+
+
+def test_i2p_without_a_network_is_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(DownloadError, match=r"the Hub cannot be reached \(Connection refused"):
+        i2p(revision="d" * 40, cache_dir=tmp_path)
 
 
 @pytest.mark.parametrize("revision", ["main", "a" * 39, "A" * 40])

@@ -9,6 +9,7 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+from hub_client import connect
 from hub_folders import write_csv
 from hub_server import Repo, serve
 from huggingface_hub import hf_hub_download
@@ -69,6 +70,7 @@ def test_files_come_from_the_hub_at_their_commit(tmp_path: Path, monkeypatch: py
     table = write_csv(tmp_path / "circle.csv", COLUMNS, ROWS)
     i2p = write_csv(tmp_path / I2P_FILE, I2P_COLUMNS, I2P_ROWS)
     with serve() as hub:
+        connect(hub, monkeypatch, tmp_path)
         get = partial(hf_hub_download, endpoint=hub.url)
         monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *a, **k: get(*a, **{**k, "cache_dir": tmp_path}))
         commits = {}
