@@ -23,8 +23,9 @@ from ..protocols import ComponentMethod, EmbeddedBase, InnerAttack, Method, Reta
 from ..provenance import EXTRA
 from ..recipes.recipe import Recipe, with_retained
 from ..recipes.registry import RECIPES
-from ..recipes.run import run_recipe
+from ..recipes.run import run_name, run_recipe
 from ..recipes.stable_diffusion import LICENSES, PUBLISHED_CONCEPTS
+from ..trackers import Trackers, TrackingConfig
 from ..types import Component
 from ..worlds import BASES, DEFAULT_BASE
 from .parsing import as_original, leading_name, parse_settings, required, with_concrete_types
@@ -62,7 +63,9 @@ class RecipeRun(Generic[M]):
             less memory and changes the result only by rounding.
         gradient_checkpointing: Activation checkpointing: activations are computed twice instead of stored. This takes
             less memory and more time.
-        tensorboard: Folder for TensorBoard's files; by default none are written.
+        tracker: Experiment trackers of accelerate, for example tensorboard or wandb; each must be installed.
+        tracker_project: Name of the project at the tracker.
+        tracker_dir: Folder for trackers that write files, such as tensorboard; each run has a folder of its own in it.
     """
 
     out: Path
@@ -81,7 +84,9 @@ class RecipeRun(Generic[M]):
     every: int = field(default=50, metadata=EXTRA)
     micro_batch: int | None = field(default=None, metadata=EXTRA)
     gradient_checkpointing: bool = field(default=False, metadata=EXTRA)
-    tensorboard: Path | None = field(default=None, metadata=EXTRA)
+    tracker: tuple[str, ...] = field(default=(), metadata=EXTRA)
+    tracker_project: str = field(default=TrackingConfig.project, metadata=EXTRA)
+    tracker_dir: Path = field(default=TrackingConfig.folder, metadata=EXTRA)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +137,12 @@ def train(arguments: Sequence[str]) -> int:
     choose(name, [*RECIPES, *METHODS], "recipe or method")
     read = _recipe_run if name in RECIPES else _method_run
     options, recipe = read(name, arguments[1:])
+    tracking = TrackingConfig(trackers=options.tracker, project=options.tracker_project, folder=options.tracker_dir)
+    with tracking.started(run_name(options.out)) as trackers:  # a tracker that fails is said before the base is loaded
+        return _run(options, recipe, trackers)
+
+
+def _run(options: RecipeRun[Any], recipe: Recipe, trackers: Trackers) -> int:
     shard = Shard.current()
     opened = _opened(options, shard)
     run_recipe(
@@ -144,7 +155,7 @@ def train(arguments: Sequence[str]) -> int:
         progress=shard.main,
         micro_batch=options.micro_batch,
         gradient_checkpointing=options.gradient_checkpointing,
-        tensorboard=options.tensorboard,
+        trackers=trackers,
         base_ids=opened.ids,
         base_revision=opened.revision,
     )
