@@ -40,7 +40,12 @@ def test_every_number_has_a_row_with_what_it_depends_on(tmp_path: Path) -> None:
         "base": {"id": "org/base", "models_sha256": "d" * 64},
     }
     settings = {**ATTACK, "sampling": {"steps": 15, "guidance": 4.0}, "device": "cpu"}
-    judged = {"detector": "a-judge", "detector_version": "1", "threshold": 0.5, "versions": {"torch": "2", "a": "1"}}
+    judged: dict[str, Any] = {
+        "detector": "a-judge",
+        "detector_version": "1",
+        "threshold": 0.5,
+        "versions": {"torch": "2", "a": "1"},
+    }
     source = written(
         tmp_path,
         replace(NUMBER, settings=settings, unet_calls=12, **judged),
