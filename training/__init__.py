@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .recipes.registry import RECIPES
     from .recipes.reproduce import reproduce
     from .recipes.run import run_recipe
+    from .trackers import TrackingConfig
     from .types import AttackResult, Candidate, Case, Edit, Result
     from .workspace import Workspace
     from .worlds import BASES
@@ -71,6 +72,7 @@ _HOMES = {
     "Result": "types",
     "ShapesBenchmark": "evaluation.benchmarks",
     "StableDiffusionBenchmark": "evaluation.benchmarks",
+    "TrackingConfig": "trackers",
     "Workspace": "workspace",
     "evaluate": "evaluation.evaluate",
     "merge": "methods.merge",
@@ -104,6 +106,7 @@ __all__ = [
     "Result",
     "ShapesBenchmark",
     "StableDiffusionBenchmark",
+    "TrackingConfig",
     "Workspace",
     "evaluate",
     "merge",

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .trackers import Trackers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +27,7 @@ class Workspace:
             as many UNet calls per latent. None puts all latents of an iteration into one call.
         gradient_checkpointing: True for activation checkpointing: the blocks of UNet and student compute their
             activations a second time in the backward pass instead of storing them. This saves memory and takes longer.
-        tensorboard: Folder for TensorBoard files with losses and learning rates; None writes none.
+        trackers: Running experiment trackers, which get losses and learning rates; None tracks nothing.
 
     Raises:
         ValueError: ``every`` or ``micro_batch`` is below 1.
@@ -36,7 +40,7 @@ class Workspace:
     progress: bool = True
     micro_batch: int | None = None
     gradient_checkpointing: bool = False
-    tensorboard: Path | None = None
+    trackers: Trackers | None = None
 
     def __post_init__(self) -> None:
         if self.every < 1 or (self.micro_batch is not None and self.micro_batch < 1):

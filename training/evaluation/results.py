@@ -51,15 +51,23 @@ class Evaluation:
         """Read a ``results.json``, or the one in a folder.
 
         Raises:
-            ValueError: If the file has another schema.
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is no such JSON, or has another schema.
         """
         path = path / RESULTS_NAME if path.is_dir() else path
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if stored.get("schema") != SCHEMA:
-            raise ValueError(f"expected schema {SCHEMA} in {path}, found {stored.get('schema')}; evaluate again")
-        results = tuple(result_from_record(record) for record in stored["results"])
-        subject, checks = stored.get("subject", {}), tuple(stored.get("checks", ()))
-        return cls(stored["label"], stored["concept"], results, stored["seconds"], subject, checks)
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"expected the JSON of an evaluation in {path}, found something else: {error}") from error
+        schema = stored.get("schema") if isinstance(stored, dict) else None
+        if schema != SCHEMA:
+            raise ValueError(f"expected schema {SCHEMA} in {path}, found {schema}; evaluate again")
+        try:
+            results = tuple(result_from_record(record) for record in stored["results"])
+            subject, checks = stored.get("subject", {}), tuple(stored.get("checks", ()))
+            return cls(stored["label"], stored["concept"], results, stored["seconds"], subject, checks)
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise ValueError(f"expected all fields of an evaluation in {path}, found others: {error!r}") from error
 
 
 def result_from_record(record: Mapping[str, Any]) -> Result:

@@ -141,7 +141,7 @@ class RACE:
         begun = self._begun(backbone, concept, generator, space)
         teacher = backbone.sharing(precision=self.train.precision)
         student, kept = student_at(begun, self.start, teacher)
-        run = Run(run_identity(self, student.backbone, concept, generator), generator, space)
+        run = Run(run_identity(self, student.backbone, concept, generator), generator, self._second(space))
 
         def build() -> StepLoss:
             return self._loss(teacher, student, concept, space)
@@ -156,8 +156,15 @@ class RACE:
         if self.start_from:
             return StartWeights.read(self.start_from, self.component, backbone)
         folder = None if space.folder is None else space.folder / "start"
-        place = replace(space, folder=folder)
+        trackers = None if space.trackers is None else space.trackers.in_phase("start")
+        place = replace(space, folder=folder, trackers=trackers)
         return StartWeights.of(self.start.erase(backbone, concept, generator=generator, workspace=place))
+
+    def _second(self, space: Workspace) -> Workspace:
+        """Return the workspace of RACE's own iterations, which trackers count on from ESD's."""
+        if space.trackers is None or self.start_from:
+            return space
+        return replace(space, trackers=space.trackers.in_phase("train", done=self.start.train.iterations))
 
     def _loss(self, teacher: Backbone, student: Student, concept: Concept, space: Workspace) -> StepLoss:
         made = build_objective(self.start, teacher, student.backbone, concept=concept, workspace=space)

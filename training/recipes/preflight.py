@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.tracking import GeneralTracker
 
 from robust_encoders.artifact.target import target_problems
 from robust_encoders.errors import NotReadyError
-from robust_encoders.utils.extras import OptionalPackage, package_problems
+from robust_encoders.utils.extras import package_problems
 from robust_encoders.utils.targets import DiskNeed, disk_problems, place_problems
 from robust_encoders.utils.text_lists import listed, single_text_problems
 
 from ..diffusion.base_kind import BaseConfigs, kind_problems
 from ..diffusion.devices import device_problems
 from ..protocols import RetainingMethod
+from ..trackers import tracker_problems
 from ..trainer.storage import StoringMethod, present
 from ..workspace import Workspace
 from .recipe import Recipe
 
-TENSORBOARD = OptionalPackage(("tensorboard",), "pip install tensorboard")
 _AUTOCAST = {"bf16": "bfloat16", "fp16": "float16"}
 # The seeds that a torch.Generator takes.
 _SEEDS = range(-(2**63), 2**64)
@@ -36,12 +37,14 @@ class TrainingPlaces:
     Args:
         out: Folder of the artifact.
         cache_dir: Parent folder of trajectory banks; None keeps them in ``work``.
-        tensorboard: Folder for TensorBoard's files; None writes none.
+        tracker_dir: Folder of trackers that write files; None if there are no trackers.
+        trackers: Names or objects of trackers.
     """
 
     out: Path
     cache_dir: Path | None = None
-    tensorboard: Path | None = None
+    tracker_dir: Path | None = None
+    trackers: Sequence[str | GeneralTracker] = ()
 
     @property
     def work(self) -> Path:
@@ -57,11 +60,9 @@ class TrainingPlaces:
         """Return the reasons why the run cannot write its files."""
         found = target_problems(self.out)
         found += [] if found else place_problems(self.work)
-        for folder in filter(None, (self.cache_dir, self.tensorboard)):
+        for folder in filter(None, (self.cache_dir, self.tracker_dir)):
             found += place_problems(folder)
-        if self.tensorboard is not None:
-            found += filter(None, [TENSORBOARD.problem(f"the losses in {self.tensorboard}")])
-        return found
+        return [*found, *tracker_problems(self.trackers)]
 
 
 def require_ready(recipe: Recipe, pipe: Any, out: Path, workspace: Workspace) -> None:
@@ -76,7 +77,7 @@ def require_ready(recipe: Recipe, pipe: Any, out: Path, workspace: Workspace) ->
     Raises:
         NotReadyError: If something is missing or wrong; the message lists everything.
     """
-    places = TrainingPlaces(out=out, cache_dir=workspace.cache_dir, tensorboard=workspace.tensorboard)
+    places = TrainingPlaces(out=out, cache_dir=workspace.cache_dir)
     problems = [
         *places.problems(),
         *kind_problems(BaseConfigs.of_pipeline(pipe)),

@@ -116,6 +116,7 @@ def recorded_recipe(manifest: Manifest) -> Recipe:
         seed=recipe["seed"],
         base=manifest.base.family,
         license=manifest.license,
+        found_synonyms=dict(recipe.get("found_synonyms") or {}),
     )
 
 

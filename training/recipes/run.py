@@ -18,6 +18,7 @@ from ..artifact import to_encoder
 from ..diffusion.backbone import Backbone
 from ..distributed import Shard
 from ..protocols import DistributedMethod, WorkspaceMethod
+from ..trackers import Trackers, TrackingConfig
 from ..types import Edit
 from ..workspace import Workspace
 from .preflight import require_ready
@@ -41,7 +42,7 @@ def run_recipe(
     progress: bool = True,
     micro_batch: int | None = None,
     gradient_checkpointing: bool = False,
-    tensorboard: str | Path | None = None,
+    trackers: Trackers | TrackingConfig | None = None,
     base_ids: tuple[str, ...] = (),
     base_revision: str = "",
 ) -> LoadedArtifact:
@@ -64,13 +65,15 @@ def run_recipe(
         micro_batch: Largest number of latents in the UNet at once while gradients are computed; None takes all.
         gradient_checkpointing: Switch that computes activations twice instead of keeping them (activation
             checkpointing). It needs less memory and more time.
-        tensorboard: Folder for TensorBoard's files; None writes none.
+        trackers: Experiment trackers, which get the settings and the losses of every iteration. A ``TrackingConfig``
+            is started and closed here.
         base_ids: Hub ids of ``pipe``, for the manifest.
         base_revision: Commit of the first of ``base_ids``.
 
     Raises:
         NotReadyError: If the run lacks something that it needs until its end; the message lists everything.
         TrainingError: If the checkpoint belongs to another run, or if the loss is not finite.
+        TrackerError: If a tracker cannot be used or does not start.
     """
     out = Path(out)
     work = out.with_name(f"{out.name}.work")
@@ -82,18 +85,36 @@ def run_recipe(
         progress=progress,
         micro_batch=micro_batch,
         gradient_checkpointing=gradient_checkpointing,
-        tensorboard=None if tensorboard is None else Path(tensorboard),
     )
     shard = Shard.current()
     require_texts("base_ids", base_ids)
     require_ready(recipe, pipe, out, workspace)
     recipe = for_processes(recipe, shard.count)
-    with _placed(pipe, shard):
+    with _placed(pipe, shard), _tracked(trackers, recipe, out) as running:
+        workspace = replace(workspace, trackers=running)
         encoder = _artifact(_erased(recipe, pipe, workspace), recipe, pipe, base_ids, base_revision)
     if shard.main:
         _finish(encoder, recipe.name, out, work)
     shard.wait()
     return encoder
+
+
+@contextmanager
+def _tracked(trackers: Trackers | TrackingConfig | None, recipe: Recipe, out: Path) -> Iterator[Trackers]:
+    """Start trackers unless they run already, and log the recipe's settings."""
+    if isinstance(trackers, TrackingConfig):
+        with trackers.started(run_name(out)) as running:
+            running.settings(recipe)
+            yield running
+    else:
+        running = trackers or Trackers()
+        running.settings(recipe)
+        yield running
+
+
+def run_name(out: Path) -> str:
+    """Return the name of a run for trackers: that of its folder."""
+    return out.resolve().name or "run"
 
 
 def _finish(encoder: LoadedArtifact, name: str, out: Path, work: Path) -> None:

@@ -61,9 +61,7 @@ def row_sources_of(folder: Path) -> list[RowSource]:
         FileNotFoundError: If the folder is neither an evaluation nor an artifact.
         ValueError: If the folder holds no rate of success.
     """
-    stored = (
-        StoredEvaluation.read(folder) if (folder / RESULTS_NAME).is_file() or folder.is_file() else _artifact(folder)
-    )
+    stored = stored_in(folder)
     one = stored.evaluation
     sources = []
     for origin in ("measured", "reported"):
@@ -76,7 +74,19 @@ def row_sources_of(folder: Path) -> list[RowSource]:
     return sources
 
 
-def _artifact(folder: Path) -> StoredEvaluation:
+def stored_in(folder: Path) -> StoredEvaluation:
+    """Read all numbers of a folder: those of an evaluation, or else those in the manifest of an artifact.
+
+    Args:
+        folder: Folder of an evaluation or of an artifact, or a ``results.json``.
+
+    Raises:
+        FileNotFoundError: If the folder is neither an evaluation nor an artifact.
+        ValueError: If the results have another schema.
+        ManifestError: If the manifest is not valid.
+    """
+    if (folder / RESULTS_NAME).is_file() or folder.is_file():
+        return StoredEvaluation.read(folder)
     if not (folder / MANIFEST_NAME).is_file():
         raise FileNotFoundError(2, "no evaluation and no artifact", str(folder / RESULTS_NAME))
     manifest = Manifest.read(folder)
@@ -100,7 +110,7 @@ def _identity(folder: Path, evaluation: Evaluation) -> str:
         return canonical_sha256([evaluation.label, {**subject, "base": base_of(evaluation)}])
     for place in (folder, folder / "encoder"):
         if (place / MANIFEST_NAME).is_file():
-            return _contents(Manifest.read(place))
+            return contents_sha256(Manifest.read(place))
     return str(folder.resolve())
 
 
@@ -109,7 +119,7 @@ def base_of(evaluation: Evaluation) -> str:
     return str(evaluation.subject.get("base", {}).get("models_sha256", ""))
 
 
-def _contents(manifest: Manifest) -> str:
+def contents_sha256(manifest: Manifest) -> str:
     """Return the hash of an artifact's tensors, equal to that of an encoder in memory; several files have one hash."""
     found = {record.content_sha256 for record in manifest.files.values()} - {""}
     if len(found) == 1:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from accelerate import Accelerator
-from accelerate.tracking import TensorBoardTracker
-from accelerate.utils import is_tensorboard_available
 from torch import Generator, Tensor, nn
 
 from robust_encoders.errors import TrainingError
@@ -99,7 +96,7 @@ def finetune(
         training: Iterations, learning rates and averaging.
         generator: Generator of all random draws. Checkpoints contain its state, so a resumed run is bit-identical in
             float32.
-        workspace: Folder of checkpoints, and the progress switch.
+        workspace: Folder of checkpoints, the progress switch, and trackers.
         identity: Identity of the run, see :func:`run_identity`; a checkpoint of another run is refused.
 
     Returns:
@@ -109,7 +106,6 @@ def finetune(
         ValueError: If gradient surgery is asked for and the method has one loss only.
         TrainingError: If a loss is not finite, if the checkpoint belongs to another run, or if the number of processes
             is not the launched one.
-        ModuleNotFoundError: If TensorBoard is asked for and not installed.
     """
     shard = Shard.current()
     if training.gradient_surgery:
@@ -120,71 +116,65 @@ def finetune(
         load_checkpoint(run, generator, workspace.folder, identity)
     started = time.monotonic() - run.log.seconds
     silent = not (workspace.progress and shard.main)
-    with (
-        _accelerator(workspace, identity, shard) as accelerator,
-        ProgressBar(total=training.iterations, initial=run.iteration, desc="train", disable=silent) as bar,
-    ):
+    accelerator = _accelerator(shard)
+    with ProgressBar(total=training.iterations, initial=run.iteration, desc="train", disable=silent) as bar:
         while run.iteration < training.iterations:
-            parts = _step(run, training, accelerator, generator, shard=shard)
+            total, parts = _step(run, training, accelerator, generator, shard=shard)
             run.log.seconds = time.monotonic() - started
             bar.update()
             bar.set_postfix({name: f"{value:.4f}" for name, value in parts.items()}, refresh=False)
-            accelerator.log({**parts, "rate": training.rate_at(run.iteration - 1)}, step=run.iteration)
+            if workspace.trackers is not None:
+                rate = training.rate_at(run.iteration - 1)
+                workspace.trackers.log(_metrics(total, parts, rate), run.iteration)
             if workspace.folder is not None and run.iteration % workspace.every == 0:
                 save_checkpoint(run, generator, workspace.folder, identity, shard)
     run.take_average()
     return run.log
 
 
-@contextmanager
-def _accelerator(workspace: Workspace, identity: str, shard: Shard) -> Iterator[Accelerator]:
-    """Start accelerate on the launched processes, with its trackers, and close the trackers at the end."""
-    trackers = []
-    if workspace.tensorboard is not None:
-        if not is_tensorboard_available():
-            raise ModuleNotFoundError(
-                f"expected tensorboard, to write losses to {workspace.tensorboard}, found none: pip install tensorboard"
-            )
-        trackers.append(TensorBoardTracker(identity, workspace.tensorboard))
-    accelerator = Accelerator(mixed_precision="no", log_with=trackers or None)
+def _metrics(total: float, parts: Mapping[str, float], rate: float) -> dict[str, float]:
+    """Return the metrics of one iteration by the names that trackers show."""
+    return {"loss": total, **{f"loss_{name}": value for name, value in parts.items()}, "learning_rate": rate}
+
+
+def _accelerator(shard: Shard) -> Accelerator:
+    """Start accelerate on the launched processes."""
+    accelerator = Accelerator(mixed_precision="no")
     if accelerator.num_processes != shard.count:
         raise TrainingError(
             f"expected the {shard.count} processes of WORLD_SIZE, found {accelerator.num_processes}: "
             "start with accelerate launch or torchrun"
         )
-    accelerator.init_trackers(identity)
-    try:
-        yield accelerator
-    finally:
-        # ``end_training`` is not called, because it destroys the process group, which later code still needs.
-        for tracker in accelerator.trackers:
-            tracker.finish()
+    return accelerator
 
 
 def _step(
     run: TrainingState, training: TrainingConfig, accelerator: Accelerator, generator: Generator, *, shard: Shard
-) -> dict[str, float]:
+) -> tuple[float, dict[str, float]]:
+    """Take one optimizer step, and return the loss and its parts, over all processes."""
     for group in run.optimizer.param_groups:
         group["lr"] = training.rate_at(run.iteration)
     run.optimizer.zero_grad(set_to_none=True)
     if training.gradient_surgery:
         pair = require_two_losses(run.loss).pair(run.iteration, generator)
-        _require_finite(pair.erase + pair.preserve, pair.parts, run.iteration, training.rate)
+        total, parts = pair.erase + pair.preserve, pair.parts
+        _require_finite(total, parts, run.iteration, training.rate)
         set_gradients(run.parameters, pair, accelerator, shard)
-        parts = pair.parts
     else:
         total, parts = run.loss(run.iteration, generator)
         _require_finite(total, parts, run.iteration, training.rate)
         _backward(run, total, accelerator, shard)
+    whole = float(total.detach())
     if shard.count > 1:
-        parts = _summed(run, parts, shard)
+        whole, *values = _summed(run, [whole, *parts.values()], shard)
+        parts = dict(zip(parts, values, strict=True))
     if training.clip is not None:
         accelerator.clip_grad_norm_(run.parameters.values(), training.clip)
     run.optimizer.step()
     run.log.add(run.iteration, parts)
     run.update_average()
     run.iteration += 1
-    return parts
+    return whole, parts
 
 
 def _require_finite(total: Tensor, parts: Mapping[str, float], iteration: int, rate: float) -> None:
@@ -208,8 +198,8 @@ def _backward(run: TrainingState, total: Tensor, accelerator: Accelerator, shard
             parameter.grad = shard.total(own)
 
 
-def _summed(run: TrainingState, parts: Mapping[str, float], shard: Shard) -> dict[str, float]:
-    """Return the sums of the losses' parts over all processes."""
+def _summed(run: TrainingState, values: Sequence[float], shard: Shard) -> list[float]:
+    """Return the sums of values over all processes."""
     device = next(iter(run.parameters.values())).device
-    sums = shard.total(torch.tensor(list(parts.values()), device=device)).tolist()
-    return dict(zip(parts, sums, strict=True))
+    sums: list[float] = shard.total(torch.tensor(values, device=device)).tolist()
+    return sums

@@ -32,6 +32,7 @@ from robust_encoders.training.methods import METHODS, RECE, UCE, AdvUnlearn
 from robust_encoders.training.metrics.rates import rate
 from robust_encoders.training.prompts.retain import object_prompts
 from robust_encoders.training.recipes.registry import RECIPES
+from robust_encoders.training.trackers import Trackers
 from robust_encoders.training.worlds import ShapesWorld
 from robust_encoders.training.worlds.pretrain import build as shapes_build
 from robust_encoders.training.worlds.shapes.retain import retain_prompts
@@ -106,7 +107,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Recorder:
 def test_train_without_options_runs_the_recipe_as_it_is(trained: Recorder, tmp_path: Path) -> None:
     assert main(["train", "shapes/circle", "--out", str(tmp_path)]) == 0
     assert trained.args == (RECIPES["shapes/circle"](), "the embedded base", tmp_path)
-    memory = {"micro_batch": None, "gradient_checkpointing": False, "tensorboard": None}
+    memory = {"micro_batch": None, "gradient_checkpointing": False, "trackers": Trackers()}
     where = {"cache_dir": None, "base_ids": (), "base_revision": ""}
     assert trained.kwargs == {"resume": True, "every": 50, "progress": True, **memory, **where}
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import accelerate.utils
 import pytest
 import torch
 from commands import refused, save_artifact
@@ -68,12 +69,12 @@ def inpainting(tmp_path: Path) -> Path:
 def test_train_tells_everything_at_once(
     taken: Path, inpainting: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    monkeypatch.setattr(accelerate.utils, "is_tensorboard_available", lambda: False)
     prompts = taken / "prompts.txt"
     prompts.write_bytes("a red circle\na caf\u00e9 circle\n".encode("cp1252"))
     said = refused(
         capsys, 2, "train", "esd", "--concept", "circle", "--kind", "object", "--prompts", str(prompts),
-        "--out", str(taken), "--base", str(inpainting), "--device", "banana", "--tensorboard", str(taken / "tb"),
+        "--out", str(taken), "--base", str(inpainting), "--device", "banana", "--tracker", "tensorboard",
         "--every", "0", "--micro-batch", "0", "--cache-dir", str(prompts),
     )  # fmt: skip
     for text in (

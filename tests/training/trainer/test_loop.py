@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -49,8 +48,7 @@ def train(folder: Path | None = None, stop: int | None = None, **overrides: Any)
     chosen = parameters()
     training = replace(TRAINING, **overrides.pop("training", {}))
     options = {"identity": "run", "generator": Generator().manual_seed(5), **overrides}
-    resume, tensorboard = options.pop("resume", True), options.pop("tensorboard", None)
-    space = Workspace(folder=folder, every=2, progress=False, resume=resume, tensorboard=tensorboard)
+    space = Workspace(folder=folder, every=2, progress=False, resume=options.pop("resume", True))
     return chosen, finetune(chosen, NoisyBowl(chosen, stop), training, workspace=space, **options)
 
 
@@ -164,50 +162,6 @@ def test_other_processes_than_were_launched_are_refused(monkeypatch: pytest.Monk
     monkeypatch.setattr(module, "Accelerator", lambda **given: SimpleNamespace(num_processes=2))
     with pytest.raises(RuntimeError, match="expected the 1 processes of WORLD_SIZE, found 2: start with accelerate"):
         train()
-
-
-class Writer:
-    """Stands for TensorBoard's, which need not be installed."""
-
-    def __init__(self, folder: str) -> None:
-        self.folder, self.scalars, self.closed = folder, list[tuple[str, float, int]](), False
-        written.append(self)
-
-    def add_scalar(self, name: str, value: float, global_step: int) -> None:
-        self.scalars.append((name, value, global_step))
-
-    def flush(self) -> None:
-        pass
-
-    def close(self) -> None:
-        self.closed = True
-
-
-written: list[Writer] = []
-
-
-def test_losses_and_rates_go_to_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
-    monkeypatch.setattr("torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer), raising=False)
-    monkeypatch.setattr(module, "is_tensorboard_available", lambda: True)
-    written.clear()
-    plain, _ = train()
-    assert written == []
-    tracked, log = train(tensorboard=tmp_path)
-    (writer,) = written
-    assert torch.equal(plain["a"], tracked["a"])
-    assert (writer.folder, writer.closed) == (str(tmp_path / "run"), True)
-    losses = [(value, step) for name, value, step in writer.scalars if name == "bowl"]
-    assert losses == [(value, i + 1) for i, value in enumerate(log.losses["bowl"])]
-    rates = [value for name, value, _ in writer.scalars if name == "rate"]
-    assert rates == [TRAINING.rate_at(i) for i in range(12)]
-
-
-def test_a_missing_tensorboard_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "is_tensorboard_available", lambda: False)
-    with pytest.raises(ModuleNotFoundError, match=r"expected tensorboard.*pip install tensorboard"):
-        train(tensorboard=tmp_path)
-    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("fields", [{"every": 0}, {"micro_batch": 0}])

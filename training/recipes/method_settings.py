@@ -1,0 +1,80 @@
+"""Method and concept of a file of settings: what it states, over a recipe or over the method's standard settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, cast, get_args, get_type_hints
+
+from robust_encoders.concepts import Concept
+
+from ..protocols import ComponentMethod, Method, RetainingMethod, StandardMethod
+from ..types import Component
+from .recipe import with_retained
+from .settings import Problems, changed, converted
+
+# A placeholder for a recipe's own retain prompts in the help, because there are hundreds of them.
+UNCHANGED = ("unchanged",)
+
+
+def standard(kind: type[Method]) -> Method:
+    """Return a method's standard settings, with the placeholder ``UNCHANGED`` for its retain prompts."""
+    if issubclass(kind, StandardMethod):
+        return cast(Method, kind.standard(UNCHANGED))
+    return with_retained(kind(), UNCHANGED)
+
+
+def retained(method: Method) -> tuple[str, ...]:
+    """Return the retain prompts of a method; empty for a method without."""
+    return tuple(method.retained) if isinstance(method, RetainingMethod) else ()
+
+
+def stated_method(start: Method, table: Mapping[str, Any], problems: Problems) -> Method:
+    """Return a method with the settings that a file states.
+
+    A component that the file states also changes the defaults of the retain terms, as on the command line.
+
+    Args:
+        start: Settings that the others keep.
+        table: The file's table ``method``.
+        problems: Collection of problems.
+    """
+    begin = table.get("start")
+    component = table.get("component", begin.get("component") if isinstance(begin, Mapping) else None)
+    if isinstance(start, ComponentMethod) and component in get_args(Component):
+        start = cast(Method, start.for_component(component))
+    return changed(start, table, "method", problems)
+
+
+def stated_concept(table: Mapping[str, Any], where: str, problems: Problems) -> Concept | None:
+    """Return the concept that a file states in full; None with a problem.
+
+    Args:
+        table: The file's table ``concept``, or one of its ``parts``.
+        where: Place of the table, for the messages.
+        problems: Collection of problems.
+    """
+    hints, known = get_type_hints(Concept), [one.name for one in fields(Concept)]
+    before = len(problems.found)
+    for key in table.keys() - set(known):
+        problems.unknown(f"{where}.", str(key), known)
+    for key in ("name", "kind"):
+        if key not in table:
+            problems.found.append(f"{where}.{key}: expected this setting, found none")
+    parts = table.get("parts", [])
+    if not isinstance(parts, list) or not all(isinstance(part, Mapping) for part in parts):
+        problems.add(f"{where}.parts", "a list of tables", parts)
+        return None
+    single = tuple(stated_concept(part, f"{where}.parts[{i}]", problems) for i, part in enumerate(parts))
+    values = {
+        key: converted(hints[key], value, f"{where}.{key}", problems)
+        for key, value in table.items()
+        if key in known and key != "parts"
+    }
+    if len(problems.found) > before:
+        return None
+    try:
+        return Concept(**values, parts=cast(tuple[Concept, ...], single))
+    except ValueError as error:
+        problems.found.append(f"{where}: {error}")
+        return None
