@@ -18,18 +18,28 @@ def require_device(name: str) -> None:
     Raises:
         DeviceError: If no tensor can be made there; the message lists the devices that exist.
     """
-    if not name:
-        return
+    if problem := device_problem(name):
+        raise DeviceError(problem)
+
+
+def device_problem(name: str) -> str:
+    """Return why torch cannot use a device of this name, with what to do; empty if it can, or without a name.
+
+    Args:
+        name: Name of the device, for example ``cuda:1``.
+    """
     try:
-        if torch.device(name).type == "meta":
+        if name and torch.device(name).type == "meta":
             raise ValueError("its tensors hold no values")
-        torch.zeros(1, device=name)
-    except Exception as error:
+        if name:
+            torch.zeros(1, device=name)
+    except Exception as error:  # noqa: BLE001 - backends raise errors of any type
         why = textwrap.shorten(str(error).strip().partition("\n")[0], 100, placeholder=" ...")
-        raise DeviceError(
+        return (
             f"expected a device of this machine, such as {' or '.join(devices())}, found {name!r}: {why}; choose "
             "another device, or install a torch that is built for it"
-        ) from error
+        )
+    return ""
 
 
 def devices() -> tuple[str, ...]:

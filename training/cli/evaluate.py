@@ -13,7 +13,6 @@ from robust_encoders.encoder import RobustEncoder
 from robust_encoders.hub.catalog import CATALOG
 from robust_encoders.loaded import LoadedArtifact
 from robust_encoders.utils.console import EXIT_OK, UsageError, say
-from robust_encoders.utils.devices import require_device
 
 from ..diffusion.load import open_base
 from ..distributed import Shard
@@ -50,7 +49,6 @@ def evaluate(arguments: Sequence[str]) -> int:
     intro = "Attack encoders. `evaluate NAME --help` shows every setting."
     names, rest = leading_names("evaluate", intro, what, arguments)
     options, kind = read_options(rest)
-    require_device(options.device)
     if options.record and not all(Path(name).is_dir() for name in names):
         raise UsageError(f"expected folders of encoders with --record, found {', '.join(names)}")
     folders = _folders(names, options.out)

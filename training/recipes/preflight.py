@@ -24,6 +24,7 @@ from ..trackers import tracker_problems
 from ..trainer.storage import StoringMethod, present
 from ..workspace import Workspace
 from .recipe import Recipe
+from .short import with_fitting_banks
 
 _AUTOCAST = {"bf16": "bfloat16", "fp16": "float16"}
 # The seeds that a torch.Generator takes.
@@ -149,7 +150,8 @@ def bank_needs(recipe: Recipe, latent_shape: tuple[int, ...], places: TrainingPl
     """
     if not isinstance(recipe.method, StoringMethod):
         return []
-    size = recipe.method.stored(recipe.concept).bank(latent_shape) - present(places.bank)
+    method: Any = with_fitting_banks(recipe.method, recipe.concept)
+    size = method.stored(recipe.concept).bank(latent_shape) - present(places.bank)
     return [DiskNeed(places.bank, max(0, size), "trajectories")]
 
 

@@ -19,7 +19,7 @@ def test_the_default_and_the_cpu_compute_in_every_precision() -> None:
 def test_a_device_that_is_not_there_is_refused_with_those_that_are(device: str) -> None:
     (problem,) = device_problems(device)
     assert f"found {device!r}" in problem
-    assert "of this machine, cpu" in problem
+    assert "of this machine, such as cpu" in problem
     assert len(problem) < 300
 
 
@@ -32,8 +32,7 @@ def test_a_number_beyond_the_last_gpu_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     (problem,) = device_problems("cuda:2")
-    assert "there are 2 GPUs, numbered from 0" in problem
-    assert "cuda:0, cuda:1" in problem
+    assert "such as cpu or cuda:0 or cuda:1" in problem
 
 
 def test_a_precision_that_the_device_does_not_compute_in_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,7 @@ def test_everything_that_is_missing_is_told_at_once(tiny_pipe: Any, tmp_path: Pa
     )  # fmt: skip
     assert said.startswith("3 things are missing or wrong:")
     assert "found other files" in said
-    assert f"found the file {tmp_path / 'file'}" in said
+    assert f"{tmp_path / 'file'}" in said
     assert "expected a seed from" in said
 
 
