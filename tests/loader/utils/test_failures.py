@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from robust_encoders.cli import pipelines
 from robust_encoders.cli.main import main
-from robust_encoders.training.cli import main as training_cli
 from robust_encoders.utils.failures import failure_in_words
 
 
@@ -60,11 +60,11 @@ def test_any_command_says_it_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys
     def full(_: object) -> int:
         raise refusal(errno.ENOSPC, "/a/checkpoint")
 
-    monkeypatch.setattr(training_cli, "main", full)
-    assert main(["demo"]) == 1
+    monkeypatch.setattr(pipelines, "load_pipeline", full)
+    assert main(["check", "shapes/circle", "shapes"]) == 1
     assert capsys.readouterr().err.endswith(
         "robust-encoders: there is no space left on the disk of /a/checkpoint; free some, or choose another folder\n"
     )
     monkeypatch.setenv("ROBUST_ENCODERS_DEBUG", "1")
     with pytest.raises(OSError, match="No space left"):
-        main(["demo"])
+        main(["check", "shapes/circle", "shapes"])
