@@ -92,7 +92,7 @@ def _configured(values: Mapping[str, Any], name: str, kind: type, problems: Prob
     placed = stated_method(with_retained(start, UNCHANGED), table, problems)
     states_retained = retained(placed) != UNCHANGED
     kept = placed if states_retained else with_retained(placed, retained(start))
-    recipe = _recipe(values, recipe_name, known, kept, options, problems)
+    recipe = _recipe(values, recipe_name, known, kept, options=options, problems=problems)
     title = recipe_name or method_name if recipe is None else recipe.name
     return ConfiguredRun(name=title, method=kept, recipe=recipe, options=options, states_retained=states_retained)
 
@@ -174,6 +174,7 @@ def _recipe(
     name: str,
     known: Recipe | None,
     method: Method,
+    *,
     options: Mapping[str, Any],
     problems: Problems,
 ) -> Recipe | None:
