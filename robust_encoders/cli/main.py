@@ -22,9 +22,10 @@ from robust_encoders.artifact.card_results import withdrawal_reasons, withdrawn
 from robust_encoders.artifact.forms import PICTURE_NAME
 from robust_encoders.cli import annotate, convert, pipelines, ready, trust
 from robust_encoders.cli.interrupted import EXIT_INTERRUPTED, way_on
+from robust_encoders.cli.on_purpose import KINDS, on_purpose
 from robust_encoders.conversion.copied_file import copied_file
 from robust_encoders.errors import BaseLoadError, IntegrityError, RobustEncodersError, UnknownNameError
-from robust_encoders.redaction import RedactingFormatter
+from robust_encoders.redaction import RedactingFormatter, redacted
 from robust_encoders.utils.console import (
     EXIT_NO,
     EXIT_OK,
@@ -94,6 +95,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(str(error), EXIT_USAGE)
     except RobustEncodersError as error:
         return fail(str(error), EXIT_NO)
+    except KINDS as error:
+        if not on_purpose(error):
+            raise
+        return fail(redacted(str(error)), EXIT_USAGE if isinstance(error, ValueError) else EXIT_NO)
     except ModuleNotFoundError as error:
         extra = EXTRA_OF.get(arguments[0])
         if extra is None or not _installs(extra, error.name or ""):

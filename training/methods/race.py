@@ -21,6 +21,7 @@ from ..trainer.unet_parameters import as_delta
 from ..types import Component, Edit
 from ..workspace import Workspace
 from .esd import ESD
+from .option_names import options_under
 from .start_weights import StartWeights, student_at
 from .student import Run, Student, train_student
 from .terms import as_weights, build_objective, require_component
@@ -152,10 +153,12 @@ class RACE:
             return StartWeights.read(self.start_from, self.component, backbone)
         folder = None if space.folder is None else space.folder / "start"
         place = replace(space, folder=folder)
-        return StartWeights.of(self.start.erase(backbone, concept, generator=generator, workspace=place))
+        with options_under("start"):
+            return StartWeights.of(self.start.erase(backbone, concept, generator=generator, workspace=place))
 
     def _loss(self, teacher: Backbone, student: Student, concept: Concept, space: Workspace) -> StepLoss:
-        made = build_objective(self.start, teacher, student.backbone, concept=concept, workspace=space)
+        with options_under("start"):
+            made = build_objective(self.start, teacher, student.backbone, concept=concept, workspace=space)
 
         def attacked(term: LossTerm) -> LossTerm:
             if not isinstance(term, Unlearn):
