@@ -12,6 +12,7 @@ _T = "tests/project/test_remedies_training.py::"
 _E = "tests/project/test_remedies_evaluation.py::"
 _L = "tests/project/test_remedies_loader.py::"
 _S = "tests/project/test_remedies_settings.py::"
+_H = "tests/project/test_remedies_hub.py::"
 _C = "tests/project/test_remedies_conversion.py::"
 _CONTRADICT = f"{_S}test_settings_that_contradict_each_other"
 _FIT = f"{_S}test_settings_that_do_not_fit_the_run"
@@ -35,7 +36,6 @@ WALKED: Mapping[str, str] = {
     "expected captions with the concept in Concept.prompts": f"{_T}test_des_without_captions",
     "safe prompts, found": f"{_T}test_des_without_captions",
     "expected the base that the manifest records": f"{_T}test_reproduce_on_another_base",
-    "the folder of --out": f"{_T}test_a_run_that_was_stopped",
     "without --no-resume,": f"{_T}test_a_run_that_was_stopped",
     # settings
     "a term on conditionings that uses hardening.eta": _CONTRADICT,
@@ -115,7 +115,7 @@ WALKED: Mapping[str, str] = {
     "record the base: `robust-encoders annotate": "tests/loader/cli/test_facts.py::"
     "test_facts_and_base_are_recorded_later",
     "`robust-encoders annotate FOLDER --family NAME`": _FACTS,
-    "run `robust-encoders pin --replace` on it": "tests/loader/cli/test_trust.py::test_a_pin_is_kept_and_enforced",
+    "run `robust-encoders pin --replace` on it": f"{_H}test_a_pin_of_other_files",
     # pipelines
     "expected a pipeline without a robust encoder": f"{_L}test_an_encoder_in_the_place_of_another",
     "whose absolute values": f"{_L}test_a_delta_in_the_place_of_another",
@@ -140,29 +140,35 @@ WALKED: Mapping[str, str] = {
     "call pipe.unload_textual_inversion() to remove them": f"{_L}test_learned_tokens",
     "(status with references=True searches": f"{_L}test_a_search_for_references",
     "pass the encoder's own config.to_dict()": f"{_L}test_a_configuration_without_fields",
+    # the Hub, clones, device maps
+    "the stored token (HF_TOKEN": f"{_H}test_a_stored_token_that_is_none",
+    "Copy the token again from": f"{_H}test_a_stored_token_that_is_none",
+    "because token=True was passed": f"{_H}test_pulling_without_a_good_token",
+    "expected a token that the Hub accepts": f"{_H}test_pulling_without_a_good_token",
+    "is gated: accept its terms": "tests/loader/hub/test_upload.py::test_a_gated_repository_says_how_to_enter",
+    "or pass token=... if it is private": "tests/loader/hub/test_upload.py::test_a_private_repository_needs_a_token",
+    "offline, or local_files_only=True": "tests/loader/hub/test_upload.py::"
+    "test_offline_uses_the_cache_and_refuses_the_rest",
+    "unset HF_HUB_OFFLINE": f"{_H}test_offline",
+    "the Hub forbids {name}": f"{_H}test_what_the_hub_forbids",
+    "needs a token; run `hf auth login`": f"{_H}test_pushing_without_a_good_token",
+    "a push without a token may not write": f"{_H}test_pushing_without_a_good_token",
+    "the Hub does not accept this token": f"{_H}test_pushing_without_a_good_token",
+    "this token may not write to": f"{_H}test_pushing_without_a_good_token",
+    "or push without private=": f"{_H}test_a_repository_of_another_visibility",
+    "set ROBUST_ENCODERS_HOME to a writable folder": f"{_H}test_a_working_folder_that_is_a_file",
+    "core.autocrlf false": f"{_H}test_a_clone_with_other_line_ends",
+    "for example by `robust-encoders annotate`": f"{_H}test_weights_of_an_earlier_version",
+    "undo a device map by pipe.reset_device_map()": f"{_H}test_a_device_map",
+    "(pipe.reset_device_map() for a device map)": f"{_H}test_a_device_map",
+    "call pipe.reset_device_map()": f"{_H}test_a_device_map",
 }
 
 _HUB = "it needs an answer of the Hub: a repository, a token, a connection"
 _SOFTWARE = "it installs or upgrades another package in the environment of the tests"
-_DEVICES = "a device map needs accelerate and several devices, or one with too little memory"
 _PROCESSES = "it needs several processes; tests/training/trainer/test_several_processes.py starts them"
 _NONE = "it names nothing to do"
 NOT_WALKED: Mapping[str, str] = {
-    "the stored token (HF_TOKEN": _HUB,
-    "Copy the token again from": _HUB,
-    "because token=True was passed": _HUB,
-    "is gated: accept its terms": _HUB,
-    "or pass token=... if it is private": _HUB,
-    "offline, or local_files_only=True": _HUB,
-    "unset HF_HUB_OFFLINE": _HUB,
-    "expected a token that the Hub accepts": _HUB,
-    "the Hub forbids {name}": _HUB,
-    "needs a token; run `hf auth login`": _HUB,
-    "a push without a token may not write": _HUB,
-    "the Hub does not accept this token": _HUB,
-    "this token may not write to": _HUB,
-    "or push without private=": _HUB,
-    "set ROBUST_ENCODERS_HOME to a writable folder": _HUB,
     "load its text encoder with transformers.CLIPTextModel": _HUB,
     "pip install --upgrade": _SOFTWARE,
     "run `pip install '.[{extra}]'`": _SOFTWARE,
@@ -170,13 +176,9 @@ NOT_WALKED: Mapping[str, str] = {
     "pip install tensorboard": _SOFTWARE,
     "or pass model=PATH": _SOFTWARE,
     "`git lfs pull` in the clone": "it needs a clone of a repository with large files from its server",
-    "core.autocrlf false": "it needs a clone whose line ends git has changed",
     "or build it with `robust-encoders shapes build`": "the build takes hours",
-    "for example by `robust-encoders annotate`": "only weights of an earlier version lack what is written since",
-    "undo a device map by pipe.reset_device_map()": _DEVICES,
-    "(pipe.reset_device_map() for a device map)": _DEVICES,
-    "call pipe.reset_device_map()": _DEVICES,
     "processes of WORLD_SIZE": _PROCESSES,
+    "the folder of --out": "commands that keep something demand --out, so they end before they can be stopped",
     "writes it into the key and value": _NONE,
     "train the embedded base from random weights": _NONE,
     "base={self.manifest.base.family}": _NONE,

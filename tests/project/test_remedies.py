@@ -74,6 +74,7 @@ OWNERS: Mapping[str, tuple[Any, ...]] = {
 # Options of the programs of others, which have no place in this tree.
 FOREIGN = {"git lfs install", "git lfs pull", "git config core.autocrlf false", "hf auth login", "fuse_lora"}
 ENVIRONMENT = {"HF_TOKEN", "HF_HUB_OFFLINE", "ROBUST_ENCODERS_HOME", "WORLD_SIZE"}
+LEAST_QUOTED = 9
 ADD = (
     "it names a remedy that no test follows: add a test that ends in this error and does what it says, and its words "
     "to WALKED in tests/helpers/remedy_walks.py; or add its words to NOT_WALKED with the reason"
@@ -217,6 +218,20 @@ def test_the_tables_hold_nothing_else() -> None:
         assert re.search(rf"^def {name}\(", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE), node
 
 
+def test_the_tests_look_for_the_messages() -> None:
+    """A test that follows a remedy quotes a part of the message; otherwise it may end in another error."""
+    silent = []
+    for part, node in WALKED.items():
+        source = (ROOT / node.partition("::")[0]).read_text(encoding="utf-8").replace("\\", "")
+        quoting = re.sub(r'"\s*\n\s*r?f?"', "", source)  # texts in several lines
+        for one in (message for message in read() if part in message.text):
+            texts = [text for text in re.split(r"\{[^}]*\}|\n", one.text) if len(text) >= LEAST_QUOTED]
+            pieces = (text[i : i + 12] for text in texts for i in range(max(len(text) - 11, 1)))
+            if not any(piece in quoting for piece in pieces):
+                silent.append(f"{one}: {node} does not quote it")
+    assert not silent
+
+
 def test_how_many_are_followed(record_property: Callable[[str, object], None]) -> None:
     walked = [one for one in naming() if any(part in one.text for part in WALKED)]
     counts = {
@@ -228,4 +243,4 @@ def test_how_many_are_followed(record_property: Callable[[str, object], None]) -
     }
     for key, value in counts.items():
         record_property(key, value)
-    assert counts["errors walked"] >= 100
+    assert counts["errors walked"] >= 125

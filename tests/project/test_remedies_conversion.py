@@ -57,7 +57,7 @@ def test_annotate_without_facts(
 ) -> None:
     tiny_encoder.save_pretrained(tmp_path / "a")
     told = refused(capsys, 2, "annotate", str(tmp_path / "a"))
-    assert option in told.partition("pass ")[2]
+    assert option in told.partition("found none; pass ")[2]
     value = str(base) if option == "--base" else "gpl-3.0"
     assert main(["annotate", str(tmp_path / "a"), option, value]) == 0
 
@@ -79,7 +79,11 @@ def test_facts_that_publishing_needs(
     out, values = tmp_path / "out", {"WORDS": "circle", "NAME": "sd1", "ORG_NAME": "org/name", "PIPELINE_FOLDER": base}
     assert main(["convert", str(weights), str(out)]) == 0
     assert "Not stated: whoever made these weights states it by" in (out / "README.md").read_text()
-    for text in (capsys.readouterr().out, (out / "README.md").read_text(), _ready(out, capsys)):
+    told = capsys.readouterr().out
+    assert "annotate FOLDER --concept WORDS" in told
+    assert "annotate FOLDER --license NAME" in told
+    assert "annotate FOLDER --method NAME" in told
+    for text in (told, (out / "README.md").read_text(), _ready(out, capsys)):
         for command in commands(text):
             if command[0] == "annotate":
                 assert main(filled(command, FOLDER=out, **values)) == 0, command
@@ -137,14 +141,21 @@ def test_a_component_that_is_not_there(weights: Path, tmp_path: Path, capsys: py
 
 
 def test_a_changed_unet_needs_its_base_and_no_dtype(
-    tiny_pipe: Any, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_pipe: Any,
+    base: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     changed = {name: value + 0.1 for name, value in tiny_pipe.unet.state_dict().items() if "attn2.to_k" in name}
     changed |= {name: value + 0.1 for name, value in tiny_pipe.unet.state_dict().items() if "attn2.to_v" in name}
     command = ["convert", str(save(changed, tmp_path / "uce.safetensors")), str(tmp_path / "out")]
     assert "expected --base PIPELINE_FOLDER" in refused(capsys, 2, *command)
     assert "leave it out" in refused(capsys, 2, *command, "--base", str(base), "--dtype", "float16")
-    assert main([*command, "--base", str(base), "--method", "uce"]) == 0
+    with caplog.at_level("INFO"):
+        assert main([*command, "--base", str(base)]) == 0
+    assert "state it by --method NAME" in caplog.text
+    assert main([*command, "--base", str(base), "--method", "uce", "--force"]) == 0
     assert Manifest.read(tmp_path / "out").method["name"] == "uce"
 
 

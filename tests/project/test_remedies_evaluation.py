@@ -102,7 +102,7 @@ def test_strength_and_numbers_of_an_evaluation(tmp_path: Path, capsys: pytest.Ca
     other = write_evaluation(tmp_path, {"random": ("T2", [None, 1])})
     capsys.readouterr()
     main(["ready", folder])
-    assert "measured under attack" in capsys.readouterr().out
+    assert "`robust-encoders evaluate FOLDER --record`" in capsys.readouterr().out
     command = ["evaluate", folder, "--record", *LITTLE, "--out", str(out), "--strength"]
     told = refused(capsys, 2, *command, str(other))
     assert "evaluate base with --captions open and these settings" in told
