@@ -20,6 +20,7 @@ from remedy_walks import NOT_WALKED, WALKED
 from tree import ROOT
 
 from robust_encoders import Concept, RobustEncoder
+from robust_encoders.cli.main import EXTRA_OF
 from robust_encoders.overlay import Overlay
 from robust_encoders.training import METHODS
 from robust_encoders.training.detectors.image_classifier import ImageClassifier
@@ -131,7 +132,7 @@ def test_the_collection_finds_what_is_there() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("method", ["advunlearn", "uce"])
+@pytest.mark.parametrize("method", ["receler", "uce"])
 def test_the_collected_options_are_those_of_the_help(method: str) -> None:
     assert of_help(method) - {"--help"} == options()[f"train {method}"]
 
@@ -197,8 +198,9 @@ def test_variables_and_extras_exist() -> None:
     extras = re.search(r"\[project\.optional-dependencies\]\n(.*?)\n\[", (ROOT / "pyproject.toml").read_text(), re.S)
     assert extras is not None
     declared = set(re.findall(r"^([\w-]+) = ", extras[1], re.MULTILINE))
-    asked = {one for names_ in re.findall(r'install_command\("([\w,-]+)"\)', read_here) for one in names_.split(",")}
-    assert {"train"} <= asked <= declared
+    given = [*EXTRA_OF.values(), *re.findall(r"install_command\(['\"]([\w,-]+)['\"]\)", read_here)]
+    asked = {one for several in given for one in several.split(",")}
+    assert {"train", "metrics", "nudenet"} <= asked <= declared
 
 
 def tables_of(message: Message) -> list[str]:

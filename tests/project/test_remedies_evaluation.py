@@ -17,6 +17,8 @@ from tiny_training import TINY, prepared
 
 from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.cli.main import main
+from robust_encoders.hub import pipelines
+from robust_encoders.hub.embedded import embedded_pipeline
 from robust_encoders.training.attacks.unlearn_diff_atk import UnlearnDiffAtk
 from robust_encoders.training.detectors import image_classifier
 from robust_encoders.training.diffusion.backbone import Backbone
@@ -37,10 +39,16 @@ LITTLE = ["--attacks", "none", "--n", "2", "--n-kept", "2", "--n-probes", "2", "
 LITTLE += ["--checks", "0", "--metrics", "retain_all"]
 
 
+@pytest.fixture(scope="module")
+def embedded() -> Any:
+    return embedded_pipeline()
+
+
 @pytest.fixture
-def accepted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def accepted(monkeypatch: pytest.MonkeyPatch, embedded: Any) -> list[str]:
     """Concepts of the evaluations that the command line accepted; none is run."""
     concepts: list[str] = []
+    monkeypatch.setattr(pipelines, "embedded_pipeline", lambda *values, **named: embedded)
 
     def take(pipe: Any, defence: Any, plan: Any, **more: Any) -> Evaluation:
         concepts.append(plan.plan(pipe, more["config"]).concept.name)

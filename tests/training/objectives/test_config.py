@@ -99,7 +99,7 @@ def test_settings_of_hardening_that_cannot_be_are_refused() -> None:
     with pytest.raises(ValueError, match=r"for vocabulary and cut, found 1\.5"):
         HardeningConfig(vocabulary=1.5)
     for share in ({"vocabulary": 0.5}, {"cut": 0.5}):
-        with pytest.raises(ValueError, match="found none: give additions_weight"):
+        with pytest.raises(ValueError, match=r"found none: give hardening\.additions_weight"):
             HardeningConfig(**share)  # type: ignore[arg-type]
 
 
