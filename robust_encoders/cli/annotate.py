@@ -36,8 +36,8 @@ def add_commands(commands: Any, as_json: argparse.ArgumentParser) -> None:
 
 def _annotate(options: argparse.Namespace) -> int:
     require_facts(options)
-    stated = (options.concept, options.kind, options.method, options.license, options.base, options.base_id)
-    if not any(stated):
+    stated = ("concept", "kind", "method", "license", "base", "base_id", "family")
+    if not any(getattr(options, name) for name in stated):
         raise UsageError("expected a fact to state, found none; pass --concept, --method, --license or --base")
     folder = expanded(options.folder)
     if folder.is_dir():
@@ -69,10 +69,13 @@ def _concept(options: argparse.Namespace, present: Concept) -> Concept | None:
 def _record_base(options: argparse.Namespace, encoder: LoadedArtifact) -> None:
     manifest, loaded = encoder.manifest, open_base(options)
     if loaded is None:
-        encoder.annotate(base=replace(manifest.base, ids=base_ids(options)) if options.base_id else None)
+        stated = replace(
+            manifest.base, ids=base_ids(options) or manifest.base.ids, family=options.family or manifest.base.family
+        )
+        encoder.annotate(base=stated if stated != manifest.base else None)
         return
     encoder.check(loaded.pipe).raise_if_incompatible()
-    encoder.annotate(base=fingerprinted(loaded, with_unet=manifest.form != "weights"))
+    encoder.annotate(base=fingerprinted(loaded, family=options.family or "", with_unet=manifest.form != "weights"))
 
 
 def _require_no_variants(folder: Path, form: str) -> None:

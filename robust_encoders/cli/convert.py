@@ -104,7 +104,8 @@ def _converted(options: argparse.Namespace) -> Manifest:
 
 
 def _copied(options: argparse.Namespace) -> Manifest:
-    stated = ("config", "dtype", "base", "base_id", "component", "concept", "kind", "method", "license", "publisher")
+    stated = ("config", "dtype", "base", "base_id", "family", "component", "concept", "kind", "method", "license")
+    stated += ("publisher",)
     if given := [f"--{name.replace('_', '-')}" for name in stated if getattr(options, name) is not None]:
         raise UsageError(
             f"expected no {', '.join(given)} for {options.source}, whose facts the catalog states; leave it out, and "
@@ -176,7 +177,7 @@ def _origin(options: argparse.Namespace, source: Path, base: LoadedPipeline | No
     return replace(
         origin,
         concept=_concept(options, carried),
-        family=carried.get("base", ""),
+        family=options.family or carried.get("base", ""),
         base_ids=ids or tuple(carried.get("base_ids", ())),
     )
 

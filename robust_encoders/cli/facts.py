@@ -39,6 +39,9 @@ def add_fact_options(parser: argparse.ArgumentParser) -> None:
         metavar="ORG/NAME",
         help="Hub id of that pipeline; known without it for a folder of the Hub's cache",
     )
+    parser.add_argument(
+        "--family", metavar="NAME", help="family of that pipeline; by default sd1 or sd2, by the size of its encoder"
+    )
 
 
 def require_facts(options: argparse.Namespace) -> None:
@@ -50,7 +53,7 @@ def require_facts(options: argparse.Namespace) -> None:
     Raises:
         UsageError: If an option states nothing, for example ``--license unknown``; the message names all such options.
     """
-    stated = {f"--{name}": getattr(options, name) for name in ("concept", "method", "license")}
+    stated = {f"--{name}": getattr(options, name) for name in ("concept", "method", "license", "family")}
     wrong = [f"{option} {text!r}" for option, text in stated.items() if text is not None and is_blank(text)]
     if options.base_id is not None and not _ID.fullmatch(options.base_id):
         wrong.append(f"--base-id {options.base_id!r}, which is no ORG/NAME")

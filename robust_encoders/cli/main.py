@@ -21,10 +21,12 @@ from robust_encoders.artifact.forms import PICTURE_NAME
 from robust_encoders.cli import annotate, convert, pipelines, ready, trust
 from robust_encoders.cli.encoder_summary import say_manifest
 from robust_encoders.cli.interrupted import EXIT_INTERRUPTED, way_on
+from robust_encoders.cli.on_purpose import on_purpose
 from robust_encoders.cli.surroundings import configure_logs, fail_in_words, run_in_shell
 from robust_encoders.conversion.copied_file import copied_file
 from robust_encoders.errors import BaseLoadError, IntegrityError, NotReadyError, RobustEncodersError, UnknownNameError
 from robust_encoders.hub.client import sending_problems
+from robust_encoders.redaction import redacted
 from robust_encoders.utils.console import (
     EXIT_NO,
     EXIT_OK,
@@ -98,7 +100,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         remedy = install_command(extra)
         return fail(f"expected {error.name} for this command, found none; {remedy}", EXIT_NO)
-    except Exception as error:  # noqa: BLE001 - only failures of the machine are put into words, all others are raised
+    except Exception as error:  # noqa: BLE001 - ours and failures of the machine are put into words, others are raised
+        if on_purpose(error):
+            return fail(redacted(str(error)), EXIT_USAGE if isinstance(error, ValueError) else EXIT_NO)
         return fail_in_words(error)
 
 

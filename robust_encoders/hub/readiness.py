@@ -134,7 +134,9 @@ def _facts(manifest: Manifest) -> Iterator[Demand]:
 def _base(manifest: Manifest) -> Iterator[Demand]:
     base, remedy = manifest.base, "`robust-encoders annotate FOLDER --base PIPELINE_FOLDER --base-id ORG/NAME`"
     named = bool(base.ids) or base.family == EMBEDDED_FAMILY
-    yield Demand("base id", named and not is_blank(base.family), ", ".join((base.family, *base.ids)), remedy)
+    yield Demand("base id", named, ", ".join((base.family, *base.ids)), remedy)
+    if is_blank(base.family):
+        yield Demand("base family", False, "not stated", "`robust-encoders annotate FOLDER --family NAME`")
     needed = ("text_encoder", "tokenizer", *(("unet",) if manifest.form != "weights" else ()))
     lacking = [part for part in needed if getattr(base, part) is None]
     found = f"none of the {' and the '.join(lacking)}" if lacking else "all recorded"

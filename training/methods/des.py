@@ -158,7 +158,7 @@ class DES:
         if len(self.safe) < self.least:
             raise ValueError(
                 f"expected at least {self.least} safe prompts, found {len(self.safe)}: give captions without the "
-                "concept in DES.safe"
+                "concept in DES.safe (--retain-prompts)"
             )
         started, workspace = time.monotonic(), workspace or Workspace()
         teacher = backbone.sharing(precision=self.train.precision)

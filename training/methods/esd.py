@@ -90,8 +90,8 @@ class ESD:
         if self.erase_from and (terms.wants_anchors or not terms.hardening.in_noise):
             raise ValueError(
                 f"expected no terms on anchored prompts or conditionings beside erase_from {self.erase_from!r}, found "
-                "some: choose unlearn.target 'negative_guidance', and leave plain_weight, pull_weight, hardening and "
-                "outliers at their defaults"
+                "some: choose unlearn.target 'negative_guidance', and leave unlearn.plain_weight, "
+                "unlearn.pull_weight, hardening and outliers at their defaults"
             )
 
     @property

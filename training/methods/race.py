@@ -22,6 +22,7 @@ from ..trainer.unet_parameters import as_delta
 from ..types import Component, Edit
 from ..workspace import Workspace
 from .esd import ESD
+from .option_names import options_under
 from .start_weights import StartWeights, student_at
 from .student import Run, Student, train_student
 from .terms import as_weights, build_objective, require_component
@@ -158,7 +159,8 @@ class RACE:
         folder = None if space.folder is None else space.folder / "start"
         trackers = None if space.trackers is None else space.trackers.in_phase("start")
         place = replace(space, folder=folder, trackers=trackers)
-        return StartWeights.of(self.start.erase(backbone, concept, generator=generator, workspace=place))
+        with options_under("start"):
+            return StartWeights.of(self.start.erase(backbone, concept, generator=generator, workspace=place))
 
     def _second(self, space: Workspace) -> Workspace:
         """Return the workspace of RACE's own iterations, which trackers count on from ESD's."""
@@ -167,7 +169,8 @@ class RACE:
         return replace(space, trackers=space.trackers.in_phase("train", done=self.start.train.iterations))
 
     def _loss(self, teacher: Backbone, student: Student, concept: Concept, space: Workspace) -> StepLoss:
-        made = build_objective(self.start, teacher, student.backbone, concept=concept, workspace=space)
+        with options_under("start"):
+            made = build_objective(self.start, teacher, student.backbone, concept=concept, workspace=space)
 
         def attacked(term: LossTerm) -> LossTerm:
             if not isinstance(term, Unlearn):

@@ -87,7 +87,10 @@ class RetainConfig:
 
     def __post_init__(self) -> None:
         if not self.prompts and (self.in_noise or self.in_conditioning):
-            raise ValueError("expected retain prompts, found none: give retain.prompts, or set both weights to 0")
+            raise ValueError(
+                "expected retain prompts, found none: give retain.prompts, or set "
+                "retain.weight and retain.conditioning_weight to 0"
+            )
 
     def for_processes(self, n: int) -> RetainConfig:
         """Return a copy with n times the batch sizes, for n processes to share."""
@@ -213,7 +216,7 @@ class HardeningConfig:
         if max(self.vocabulary, self.cut) > 0 and self.additions_weight <= 0:
             raise ValueError(
                 f"expected additions for hardening.vocabulary {self.vocabulary} and hardening.cut {self.cut}, found "
-                "none: give additions_weight, or leave both at 0"
+                "none: give hardening.additions_weight, or leave both at 0"
             )
 
     def for_processes(self, n: int) -> HardeningConfig:
@@ -335,8 +338,9 @@ class OutlierConfig:
             )
         if self.caption_share > 0 and not (self.alternatives and max(self.strings_weight, self.searched_weight) > 0):
             raise ValueError(
-                f"expected alternatives, and a weight for strings or searched, beside caption_share "
-                f"{self.caption_share}, found {self}: give them, or leave caption_share at 0"
+                f"expected outliers.alternatives, and outliers.strings_weight or outliers.searched_weight, beside "
+                f"outliers.caption_share {self.caption_share}, found {self}: give them, or leave "
+                "outliers.caption_share at 0"
             )
 
     def for_processes(self, n: int) -> OutlierConfig:
@@ -396,14 +400,14 @@ class TermsConfig:
         if self.hardening.eta and not (self._eta_matters or self.unlearn.pulls_plain or self.unlearn.pull_weight > 0):
             raise ValueError(
                 f"expected a term on conditionings that uses hardening.eta {self.hardening.eta}, found none: set "
-                "hardening.objective, additions_weight, pull_weight, or plain_weight with plain_space='conditioning', "
-                "or leave hardening.eta at 0"
+                "hardening.objective, hardening.additions_weight, unlearn.pull_weight, or unlearn.plain_weight with "
+                "unlearn.plain_space 'conditioning', or leave hardening.eta at 0"
             )
         if self.unlearn.pull_weight > 0 and not self.hardening.in_noise:
             raise ValueError(
-                f"expected attacks through the UNet for pull_weight {self.unlearn.pull_weight}, found "
+                f"expected attacks through the UNet for unlearn.pull_weight {self.unlearn.pull_weight}, found "
                 f"hardening.objective {self.hardening.objective!r}, which has none: choose 'noise' or 'both', or leave "
-                "pull_weight at 0"
+                "unlearn.pull_weight at 0"
             )
         if self.adversary is None and self.outliers.searches:
             raise ValueError(
@@ -413,7 +417,8 @@ class TermsConfig:
         if self.adversary is not None and self.adversary.shared > 0 and not self.hardening.in_noise:
             raise ValueError(
                 f"expected attacks through the UNet for adversary.shared {self.adversary.shared}, found "
-                "hardening.objective 'conditioning', which has none: choose 'noise' or 'both', or leave shared at 0"
+                "hardening.objective 'conditioning', which has none: choose 'noise' or 'both', or leave "
+                "adversary.shared at 0"
             )
 
     @property

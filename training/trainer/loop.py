@@ -180,9 +180,10 @@ def _step(
 def _require_finite(total: Tensor, parts: Mapping[str, float], iteration: int, rate: float) -> None:
     if not bool(torch.isfinite(total)):
         found = ", ".join(f"{name} {value:g}" for name, value in parts.items())
+        lower = min(rate / 10, TrainingConfig.rate)
         raise TrainingError(
             f"expected a finite loss, found {found} at iteration {iteration}: run the command again with a lower "
-            f"learning rate, for example --train.rate {rate / 10:g} (now {rate:g}), or lower weights, and with "
+            f"learning rate, for example --train.rate {lower:g} (now {rate:g}), or lower weights, and with "
             "--no-resume; its trajectories are kept"
         )
 

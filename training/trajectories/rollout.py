@@ -166,6 +166,6 @@ def halved(tensor: Tensor) -> Tensor:
         largest = float(tensor.abs().max())
         raise BankError(
             f"expected values in the range of half precision (at most 65504), found {largest}: the base produces no "
-            "valid pictures with these settings; try --dtype float32, or a smaller guidance"
+            "valid pictures with these settings; try --dtype float32, or a smaller --bank.guidance"
         )
     return small

@@ -93,7 +93,7 @@ def test_each_fact_and_number_is_demanded(encoder: RobustEncoder, tmp_path: Path
     ("fields", "expected"),
     [
         ({"ids": ()}, "base id"),
-        ({"family": "not stated"}, "base id"),
+        ({"family": "not stated"}, "base family"),
         ({"text_encoder": None}, "base fingerprints"),
         ({"tokenizer": None}, "base fingerprints"),
     ],
