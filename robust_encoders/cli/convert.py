@@ -104,8 +104,10 @@ def _converted(options: argparse.Namespace) -> Manifest:
 
 
 def _copied(options: argparse.Namespace) -> Manifest:
-    stated = ("config", "dtype", "base", "base_id", "family", "component", "concept", "kind", "method", "license")
-    stated += ("publisher",)
+    stated = (
+        "config", "dtype", "base", "base_id", "family", "component",
+        "concept", "kind", "method", "license", "publisher",
+    )  # fmt: skip
     if given := [f"--{name.replace('_', '-')}" for name in stated if getattr(options, name) is not None]:
         raise UsageError(
             f"expected no {', '.join(given)} for {options.source}, whose facts the catalog states; leave it out, and "

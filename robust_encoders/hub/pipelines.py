@@ -84,12 +84,11 @@ def load_pipeline(name: str | Path | None, options: PipelineOptions | None = Non
         return LoadedPipeline(_placed(_loaded(folder, options), options.device), ids, revision)
 
 
-def require_place(name: str | Path, *, local: bool = False) -> re.Match[str] | None:
+def require_place(name: str | Path) -> re.Match[str] | None:
     """Return the parts of a Hub id, or None for a folder with a pipeline; nothing is loaded.
 
     Args:
         name: Folder with a ``model_index.json``, or ``ORG/NAME`` or ``ORG/NAME@REVISION`` on the Hub.
-        local: True to accept only a folder.
 
     Raises:
         BaseLoadError: If the name is neither.
@@ -97,11 +96,6 @@ def require_place(name: str | Path, *, local: bool = False) -> re.Match[str] | N
     folder = expanded(name)
     if (folder / INDEX_NAME).is_file():
         return None
-    if local:
-        raise BaseLoadError(
-            f"expected a folder with a diffusers pipeline, found no {INDEX_NAME} in {folder}; pass a folder that "
-            "pipe.save_pretrained wrote"
-        )
     found = None if isinstance(name, Path) else HUB_NAME.fullmatch(name)
     if found is None or folder.exists():
         raise BaseLoadError(
@@ -114,7 +108,7 @@ def require_place(name: str | Path, *, local: bool = False) -> re.Match[str] | N
 def _located(name: str | Path, options: PipelineOptions) -> tuple[Path, tuple[str, ...], str]:
     """Return the folder of a pipeline (downloaded if necessary), its Hub ids and its commit."""
     folder = expanded(name)
-    found = require_place(name, local=options.local)
+    found = require_place(name)
     if found is None:
         return folder, *_cached(folder)
     fetched = _fetched(found["repo"], found["revision"], options)

@@ -13,7 +13,8 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from robust_encoders.hub.pipelines import HUB_NAME, INDEX_NAME
+from robust_encoders.hub.base_files import INDEX_NAME
+from robust_encoders.hub.pipelines import HUB_NAME
 
 _NEEDED = ("tokenizer", "text_encoder", "unet", "scheduler")
 # Numbers of input channels beyond the 4 of a latent, and the kinds of bases that have them.
