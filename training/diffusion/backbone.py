@@ -140,8 +140,11 @@ class Backbone:
     @property
     def computes_in(self) -> Precision:
         """Actual precision of the UNet: ``precision``; ``fp32`` for float32 weights in ``bf16`` on a CPU without it."""
-        slow = self.precision == "bf16" and self.dtype == torch.float32 and computes_bf16_in_fp32(self.device)
-        return "fp32" if slow else self.precision
+        if self.precision != "bf16" or not computes_bf16_in_fp32(self.device):
+            return self.precision
+        # A UNet in training may have float32 parameters among frozen ones in bfloat16, which only autocast joins.
+        whole = all(p.dtype == torch.float32 for p in self.unet.parameters() if p.is_floating_point())
+        return "fp32" if whole else "bf16"
 
     @property
     def dtype(self) -> torch.dtype:

@@ -122,6 +122,10 @@ def test_weights_in_bf16_compute_as_they_are(make_pipe: Callable[..., Any], monk
     pipe = make_pipe()
     pipe.unet.to(torch.bfloat16)
     assert Backbone.from_pipeline(pipe, precision="bf16").computes_in == "bf16"
+    pipe.unet.conv_in.float()  # in training, among frozen ones
+    mixed = Backbone.from_pipeline(pipe, precision="bf16")
+    assert (mixed.dtype, mixed.computes_in) == (torch.float32, "bf16")
+    assert mixed.predict(noise_for(mixed), torch.tensor([1, 2]), mixed.condition(PROMPTS)).dtype == torch.float32
 
 
 @pytest.mark.parametrize(
