@@ -15,7 +15,7 @@ BEAT = 5.0
 _LINE = "{desc}: {n_fmt} of {total_fmt}, {elapsed} passed, {remaining} left{postfix}"
 
 
-class ProgressBar(tqdm):  # type: ignore[type-arg]  # tqdm is generic in its stubs alone
+class ProgressBar(tqdm):  # type: ignore[misc]  # tqdm has no types
     """A bar of tqdm that shows the passed time every few seconds, also while one step takes minutes.
 
     In a log file, every sign of life is a line. Use it in a ``with`` block, which ends its thread.
@@ -53,7 +53,8 @@ class ProgressBar(tqdm):  # type: ignore[type-arg]  # tqdm is generic in its stu
     def status_printer(file: TextIO) -> Callable[[str], None]:
         """Return the function that shows a state of the bar: it overwrites a terminal's line, and adds one to a log."""
         if _is_terminal(file):
-            return tqdm.status_printer(file)
+            shown: Callable[[str], None] = tqdm.status_printer(file)
+            return shown
 
         def add(state: str) -> None:
             if state.strip():

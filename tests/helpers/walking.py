@@ -13,7 +13,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from tiny_models import make_text_encoder, make_tokenizer, make_unet, make_vae
 
 from robust_encoders.cli.main import main
-from robust_encoders.training.trainer import loop
+from robust_encoders.training.trainer import checkpoint, loop
 
 # As little as each method can do; methods without a setting leave it out.
 TINY = {
@@ -63,7 +63,7 @@ class Walk:
         """Folder of the artifact."""
         return self.folder / "trained"
 
-    def training(self, method: str, *, tiny: bool = True, **others: str) -> list[str]:
+    def training(self, method: str, *, tiny: bool = True, **others: Any) -> list[str]:
         """Return a command that trains on the base, as little as the method can."""
         (self.folder / "with.txt").write_text("a red circle\na circle\n")
         (self.folder / "without.txt").write_text("a blue square\na green star\n")
@@ -103,5 +103,5 @@ class Walk:
             saved(*values, **named)
             raise KeyboardInterrupt
 
-        saved = loop.save_checkpoint
+        saved = checkpoint.save_checkpoint
         patch.setattr(loop, "save_checkpoint", stop)

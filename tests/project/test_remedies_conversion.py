@@ -111,7 +111,8 @@ def test_facts_in_python(weights: Path, tmp_path: Path) -> None:
     for one in missing_facts(encoder.manifest):
         keyword = re.search(r"encoder\.annotate\((\w+)=", one.remedy)
         assert keyword is not None
-        encoder.annotate(**{keyword[1]: Concept(name="circle", kind="object") if keyword[1] == "concept" else "mit"})
+        fact: dict[str, Any] = {keyword[1]: Concept(name="circle", kind="object") if keyword[1] == "concept" else "mit"}
+        encoder.annotate(**fact)
     assert not missing_facts(encoder.manifest)
 
 
@@ -197,7 +198,8 @@ def test_a_program_of_torchscript(
     torch.jit.save(torch.jit.script(module), str(config_folder / "a.pt"))
     told = refused(capsys, 1, "convert", str(config_folder / "a.pt"), out)
     assert "load it by torch.jit.load and save its state_dict() alone" in told
-    torch.save(dict(torch.jit.load(str(config_folder / "a.pt")).state_dict()), config_folder / "a.pt")
+    load: Any = torch.jit.load
+    torch.save(dict(load(str(config_folder / "a.pt")).state_dict()), config_folder / "a.pt")
     assert main(["convert", str(config_folder / "a.pt"), out]) == 0
 
 

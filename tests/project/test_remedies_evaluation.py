@@ -20,11 +20,12 @@ from robust_encoders.cli.main import main
 from robust_encoders.hub import pipelines
 from robust_encoders.hub.embedded import embedded_pipeline
 from robust_encoders.training.attacks.unlearn_diff_atk import UnlearnDiffAtk
-from robust_encoders.training.detectors import image_classifier
+from robust_encoders.training.detectors import hub_models, image_classifier
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.diffusion.target import TargetModel
 from robust_encoders.training.evaluation import evaluate, reruns
 from robust_encoders.training.evaluation.results import Evaluation
+from robust_encoders.training.evaluation.sanity import checks
 from robust_encoders.training.methods import ESD
 from robust_encoders.training.metrics.clip_score import ClipScore
 from robust_encoders.training.metrics.fid_kid import FrechetDistance, KernelDistance
@@ -130,7 +131,7 @@ def test_an_attack_without_a_budget() -> None:
     with pytest.raises(ValueError, match=r"name one of checkable\(\)"):
         reruns.again(jobs, "none")
     assert reruns.checkable(jobs) == ["diff"]
-    assert reruns.halved(jobs.plan.attacks["diff"]) is not None
+    assert checks.halved(jobs.plan.attacks["diff"]) is not None
 
 
 def test_a_target_without_what_an_attack_uses(tiny_pipe: Any) -> None:
@@ -169,7 +170,7 @@ def test_a_rule_of_a_classifier(one: dict[str, Any], monkeypatch: pytest.MonkeyP
     def stop(*values: Any, **more: Any) -> Any:
         raise Reached
 
-    monkeypatch.setattr(image_classifier.Source, "parse", stop)
+    monkeypatch.setattr(hub_models.Source, "parse", stop)
     with pytest.raises(ValueError, match="expected top or threshold"):
         image_classifier.ImageClassifier("org/name", "church", top=1, threshold=0.5)
     with pytest.raises(Reached):

@@ -69,11 +69,11 @@ def test_fused_projections_and_overlays(tiny_pipe: Any) -> None:
     call(tiny_pipe, str(refusal.value))
     overlay.attach(tiny_pipe)
     tiny_pipe.fuse_qkv_projections(vae=False)
-    with pytest.raises(StaleAttachmentError, match=r"call pipe\.unfuse_qkv_projections\(\)") as refusal:
+    with pytest.raises(StaleAttachmentError, match=r"call pipe\.unfuse_qkv_projections\(\)"):
         overlay.detach(tiny_pipe)
-    with pytest.raises(StaleAttachmentError, match="found them fused, so that an overlay") as refusal:
+    with pytest.raises(StaleAttachmentError, match="found them fused, so that an overlay") as stale:
         drawn(tiny_pipe, "a red circle")
-    call(tiny_pipe, str(refusal.value))
+    call(tiny_pipe, str(stale.value))
     overlay.detach(tiny_pipe)
 
 

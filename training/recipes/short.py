@@ -27,7 +27,8 @@ def quick(method: M) -> M:
     Args:
         method: Method with the settings of a whole run.
     """
-    return _changed(method, _tenth)
+    shorter: M = _changed(method, _tenth)
+    return shorter
 
 
 def with_fitting_banks(method: M, concept: Concept) -> M:
@@ -50,7 +51,8 @@ def with_fitting_banks(method: M, concept: Concept) -> M:
         n_retain = len(part.retained) if isinstance(part, RetainingMethod) else 0
         return {"bank": bank.for_run(training.iterations, n_concept, n_retain)}
 
-    return _changed(method, fitting)
+    fitted: M = _changed(method, fitting)
+    return fitted
 
 
 def _tenth(part: Any) -> Mapping[str, Any]:
