@@ -14,6 +14,7 @@ _L = "tests/project/test_remedies_loader.py::"
 _S = "tests/project/test_remedies_settings.py::"
 _H = "tests/project/test_remedies_hub.py::"
 _C = "tests/project/test_remedies_conversion.py::"
+_B = "tests/project/test_remedies_beginning.py::"
 _CONTRADICT = f"{_S}test_settings_that_contradict_each_other"
 _FIT = f"{_S}test_settings_that_do_not_fit_the_run"
 _FACTS = f"{_C}test_facts_that_publishing_needs"
@@ -21,6 +22,27 @@ _FUSED = f"{_L}test_fused_projections_and_overlays"
 _OF_EVALUATION = f"{_E}test_options_of_an_evaluation"
 
 WALKED: Mapping[str, str] = {
+    # what is asked at the beginning
+    "P.from_pretrained({where}).save_pretrained": f"{_B}test_a_base_with_pickles",
+    "found pickles alone for": f"{_B}test_a_base_with_pickles",
+    "expected weights of one variant": f"{_B}test_a_base_of_several_variants",
+    "expected a token with write permission": f"{_B}test_a_push_without_a_token",
+    "no pins apply": f"{_B}test_a_folder_of_pins_that_may_not_be_entered",
+    "this user has no home directory": f"{_B}test_a_user_without_a_folder_of_his_own",
+    "expected a folder that can be written": f"{_B}test_a_user_without_a_folder_of_his_own",
+    "expected folders of finished evaluations with --beside": f"{_B}test_a_report_beside_an_unfinished_evaluation",
+    "several concepts are --concept": f"{_B}test_several_concepts_in_one_word",
+    "write --also {}": f"{_B}test_several_words_in_one_value",
+    "write --synonyms {}": f"{_B}test_several_words_in_one_value",
+    "write --words {}": f"{_B}test_lists_of_a_benchmark_in_one_value",
+    "write --categories {}": f"{_B}test_lists_of_a_benchmark_in_one_value",
+    "expected a file name after --csv": f"{_B}test_a_folder_in_place_of_a_table",
+    "expected one --config": f"{_B}test_files_of_settings",
+    "expected a file after --config": f"{_B}test_files_of_settings",
+    "expected another file than that of --config": f"{_B}test_files_of_settings",
+    "train NAME --write-config FILE writes one": f"{_B}test_files_of_settings",
+    "expected UTF-8 in {path}, found byte": f"{_B}test_captions_of_windows",
+    "which reads like a list": f"{_B}test_a_concept_that_reads_like_a_list",
     # commands of training
     "expected a finite loss": f"{_T}test_a_run_that_diverged",
     "expected a checkpoint of this run": f"{_T}test_a_checkpoint_of_other_settings",
@@ -147,8 +169,6 @@ WALKED: Mapping[str, str] = {
     "expected a token that the Hub accepts": f"{_H}test_pulling_without_a_good_token",
     "is gated: accept its terms": "tests/loader/hub/test_upload.py::test_a_gated_repository_says_how_to_enter",
     "or pass token=... if it is private": "tests/loader/hub/test_upload.py::test_a_private_repository_needs_a_token",
-    "offline, or local_files_only=True": "tests/loader/hub/test_upload.py::"
-    "test_offline_uses_the_cache_and_refuses_the_rest",
     "unset HF_HUB_OFFLINE": f"{_H}test_offline",
     "the Hub forbids {name}": f"{_H}test_what_the_hub_forbids",
     "needs a token; run `hf auth login`": f"{_H}test_pushing_without_a_good_token",
@@ -173,7 +193,10 @@ NOT_WALKED: Mapping[str, str] = {
     "pip install --upgrade": _SOFTWARE,
     "run `pip install '.[{extra}]'`": _SOFTWARE,
     "pip install --no-deps torchattacks": _SOFTWARE,
-    "pip install tensorboard": _SOFTWARE,
+    "expected the package of the tracker": _SOFTWARE,
+    "that can be imported, found one that fails": _SOFTWARE,
+    "too many files are open": "it changes the limits of the shell that runs the tests",
+    "or it is private; check the spelling, or log in": _HUB,
     "or pass model=PATH": _SOFTWARE,
     "`git lfs pull` in the clone": "it needs a clone of a repository with large files from its server",
     "or build it with `robust-encoders shapes build`": "the build takes hours",

@@ -63,8 +63,9 @@ class Walk:
         """Folder of the artifact."""
         return self.folder / "trained"
 
-    def training(self, method: str, *, tiny: bool = True, **others: Any) -> list[str]:
-        """Return a command that trains on the base, as little as the method can."""
+    def training(self, method: str, **others: Any) -> list[str]:
+        """Return a command that trains on the base, as little as the method can; ``tiny=False`` leaves that out."""
+        tiny = others.pop("tiny", True)
         (self.folder / "with.txt").write_text("a red circle\na circle\n")
         (self.folder / "without.txt").write_text("a blue square\na green star\n")
         options = {

@@ -41,6 +41,7 @@ COMMANDS: Mapping[str, str] = {
     "robust_encoders/conversion/": "convert",
     "robust_encoders/hub/pins.py": "pin",
     "training/cli/evaluate": "evaluate",
+    "training/cli/results.py": "results",
     "training/cli/train.py": "train",
     "training/evaluation/": "evaluate",
     "training/recipes/reproduce.py": "reproduce",
@@ -73,7 +74,18 @@ OWNERS: Mapping[str, tuple[Any, ...]] = {
     "CLIPTextModel": (transformers.CLIPTextModel,),
 }
 # Options of the programs of others, which have no place in this tree.
-FOREIGN = {"git lfs install", "git lfs pull", "git config core.autocrlf false", "hf auth login", "fuse_lora"}
+FOREIGN = {
+    "iconv -f WINDOWS-1252 -t UTF-8 {} > utf8.txt",
+    "pip install {}",
+    "pip uninstall {}",
+    'python -c "{}"',
+    "ulimit -n",
+    "git lfs install",
+    "git lfs pull",
+    "git config core.autocrlf false",
+    "hf auth login",
+    "fuse_lora",
+}
 ENVIRONMENT = {"HF_TOKEN", "HF_HUB_OFFLINE", "ROBUST_ENCODERS_HOME", "WORLD_SIZE"}
 LEAST_QUOTED = 9
 ADD = (

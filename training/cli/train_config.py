@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,7 @@ def joined(option: str, arguments: Sequence[str]) -> list[str]:
 
 
 def _values(option: str, arguments: Sequence[str]) -> list[str]:
-    following = [*arguments[1:], ""]
-    pairs = zip(arguments, following, strict=True)
+    pairs = zip_longest(arguments, arguments[1:], fillvalue="")
     return [
         one.partition("=")[2] or ("" if "=" in one else after)
         for one, after in pairs

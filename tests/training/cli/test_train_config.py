@@ -113,7 +113,7 @@ def test_the_command_line_wins_over_the_file(trained: Trained, tmp_path: Path) -
 def test_a_trained_encoder_is_a_file_of_settings(trained: Trained, tmp_path: Path, name: str) -> None:
     manifest = Manifest.read(SHIPPED / name)
     for place in (SHIPPED / name, SHIPPED / name / MANIFEST_NAME):
-        recipe, _, _ = trained("--config", str(place), "--out", str(tmp_path))
+        recipe, _, _ = trained("--config", str(place), "--out", str(tmp_path / "out"))
         assert (recipe.name, recipe.seed) == (manifest.recipe["name"], manifest.recipe["seed"])
         assert recipe.concept == manifest.concept
         assert (recipe.base, recipe.license) == (manifest.base.family, manifest.license)
@@ -142,7 +142,7 @@ def test_an_encoder_of_a_real_base_names_it_again(
     monkeypatch.setattr(cli_train, "open_base", opened)
     options = ["train", "sd1/church", "--base", "org/a@main", "--dtype", "bfloat16"]
     assert main([*options, "--write-config", str(tmp_path / "run.json")]) == 0
-    recipe, _, _ = trained("--config", str(tmp_path / "run.json"), "--out", str(tmp_path))
+    recipe, _, _ = trained("--config", str(tmp_path / "run.json"), "--out", str(tmp_path / "out"))
     assert recipe == RECIPES["sd1/church"]()
     assert asked == [("org/a@main", "bfloat16")]
     values = json.loads((tmp_path / "run.json").read_text())
@@ -159,32 +159,34 @@ def test_a_base_whose_family_is_not_known_yet_is_written_without_one(
 ) -> None:
     monkeypatch.setattr(cli_train, "open_base", lambda *a, **k: OpenedBase("a pipeline", "sd2", ("org/a",), "f" * 40))
     options = ["esd", "--concept", "a balloon", "--kind", "object", "--base", "org/a"]
-    plain = trained(*options, "--out", str(tmp_path))
+    plain = trained(*options, "--out", str(tmp_path / "out"))
     assert main(["train", *options, "--write-config", str(tmp_path / "run.json")]) == 0
     assert "recipe" not in json.loads((tmp_path / "run.json").read_text())
-    assert trained("--config", str(tmp_path / "run.json"), "--out", str(tmp_path)) == plain
+    assert trained("--config", str(tmp_path / "run.json"), "--out", str(tmp_path / "out")) == plain
     assert plain[0].name == "sd2/a balloon-esd"
 
 
 def test_a_file_of_a_method_leaves_the_concept_to_the_command_line(trained: Trained, tmp_path: Path) -> None:
     file = written(tmp_path / "esd.toml", '[method]\nname = "esd"\n[method.train]\niterations = 5\n')
     for concept in ("star", "ring"):
-        found = trained("--config", file, "--concept", concept, "--out", str(tmp_path))
-        assert found == trained("esd", "--concept", concept, "--train.iterations", "5", "--out", str(tmp_path))
+        found = trained("--config", file, "--concept", concept, "--out", str(tmp_path / "out"))
+        assert found == trained("esd", "--concept", concept, "--train.iterations", "5", "--out", str(tmp_path / "out"))
     unnamed = written(
         tmp_path / "short.toml", 'concept = "star"\nsynonyms = ["asterisk"]\nmethod.train = {iterations = 5}\n'
     )
-    found = trained("esd", "--config", unnamed, "--out", str(tmp_path))
+    found = trained("esd", "--config", unnamed, "--out", str(tmp_path / "out"))
     line = ["--concept", "star", "--synonyms", "asterisk", "--train.iterations", "5"]
-    assert found == trained("esd", *line, "--out", str(tmp_path))
+    assert found == trained("esd", *line, "--out", str(tmp_path / "out"))
 
 
 def test_a_concept_of_ones_own_gets_the_usual_retain_prompts(
     trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = '[concept]\nname = "{}"\nkind = "object"\nprompts = ["a star"]\n[method]\nname = "uce"\n'
-    recipe, _, _ = trained("--config", written(tmp_path / "a.toml", text.format("star")), "--out", str(tmp_path))
-    plain, _, _ = trained("uce", "--concept", "star", "--out", str(tmp_path))
+    recipe, _, _ = trained(
+        "--config", written(tmp_path / "a.toml", text.format("star")), "--out", str(tmp_path / "out")
+    )
+    plain, _, _ = trained("uce", "--concept", "star", "--out", str(tmp_path / "out"))
     assert recipe == replace(plain, concept=replace(plain.concept, prompts=("a star",), synonyms=(), anchor=""))
     capsys.readouterr()
     file = written(tmp_path / "b.toml", text.format("dog"))
@@ -194,7 +196,7 @@ def test_a_concept_of_ones_own_gets_the_usual_retain_prompts(
 def test_further_concepts_are_not_retained(trained: Trained, tmp_path: Path) -> None:
     file = str(tmp_path / "run.json")
     assert main(["train", "shapes/circle-esd", "--write-config", file]) == 0
-    recipe, _, _ = trained("--config", file, "--also", "red", "--out", str(tmp_path))
+    recipe, _, _ = trained("--config", file, "--also", "red", "--out", str(tmp_path / "out"))
     assert [part.name for part in recipe.concept.parts] == ["circle", "red"]
     method: Any = recipe.method
     assert method.retained
@@ -303,7 +305,7 @@ def test_the_trackers_of_the_command_line_replace_those_of_the_file(
 ) -> None:
     file = written(tmp_path / "a.toml", 'recipe = "shapes/circle-esd"\ntracker = ["one"]\n')
     options = ["train", "--config", file, "--out", str(tmp_path / "out")]
-    assert "found 'one'" in refused(capsys, 1, *options)
-    assert "found 'two'" in refused(capsys, 1, *options, "--tracker", "two", "--tracker", "three")
+    assert "found 'one'" in refused(capsys, 2, *options)
+    assert "found 'two'" in refused(capsys, 2, *options, "--tracker", "two", "--tracker", "three")
     wrong = ["train", "shapes/circle-esd", "--out", str(tmp_path / "out"), "--tracker"]
-    assert "did you mean 'wandb'" in refused(capsys, 1, *wrong, "wndb")
+    assert "did you mean 'wandb'" in refused(capsys, 2, *wrong, "wndb")
