@@ -136,6 +136,7 @@ def test_files_of_settings(trained: list[Recipe], tmp_path: Path, capsys: pytest
     file, out = str(tmp_path / "run.json"), ["--out", str(tmp_path / "out")]
     assert "train NAME --write-config FILE writes one" in refused(capsys, 2, "train", "--config", file, *out)
     assert main(["train", "shapes/circle-esd", "--write-config", file]) == 0
+    capsys.readouterr()
     assert "expected one --config" in refused(capsys, 2, "train", "--config", file, "--config", file, *out)
     assert "expected a file after --config, found none" in refused(capsys, 2, "train", *out, "--config")
     told = refused(capsys, 2, "train", "--config", file, "--write-config", file, *out)
