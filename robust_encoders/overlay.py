@@ -20,7 +20,7 @@ from robust_encoders.compatibility.overlay_shapes import OverlayContent
 from robust_encoders.compatibility.report import CompatReport
 from robust_encoders.errors import AlreadyAttachedError, CompatibilityWarning, ManifestError, StaleAttachmentError
 from robust_encoders.loaded import LoadedArtifact, Pipeline
-from robust_encoders.overlays.adapters import Transport
+from robust_encoders.overlays.adapters import DEFAULT_TRANSPORT, Transport
 from robust_encoders.pipeline.attached_overlay import AttachedOverlay
 from robust_encoders.pipeline.composition import compose, composition_of
 from robust_encoders.pipeline.overlay_rules import require_finite, require_fusible, require_room, require_same
@@ -89,7 +89,7 @@ class Overlay(
         replace: bool = False,
         allow_large_vectors: bool = False,
         scale: float = 1.0,
-        transport: Transport = "paper",
+        transport: Transport = DEFAULT_TRANSPORT,
     ) -> Pipeline:
         """Lay the overlay over a pipeline; if anything fails, nothing is changed.
 
@@ -132,7 +132,7 @@ class Overlay(
         return pipe
 
     def _is_settled(self, pipe: Any, *, replace: bool) -> bool:
-        return self._is_there(pipe, self._as_attached(1.0, "paper"), replace=replace)
+        return self._is_there(pipe, self._as_attached(1.0, DEFAULT_TRANSPORT), replace=replace)
 
     def _is_there(self, pipe: Any, asked: AttachedOverlay, *, replace: bool) -> bool:
         self._require_unchanged()

@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from robust_encoders.errors import IntegrityError
 
 Transport = Literal["paper", "official"]
+DEFAULT_TRANSPORT: Transport = "official"
 UNET_PREFIX = "lora_unet_"
 TEXT_PREFIX = "lora_te_text_model_"
 DOWN, UP, ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"

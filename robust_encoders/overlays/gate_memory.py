@@ -23,12 +23,16 @@ class Row(NamedTuple):
 
     Args:
         gates: Gates (K,) of its prompt.
-        call: Number of the newest call of the text encoder that returned it.
+        calls: Numbers of the newest two calls of the text encoder that returned it, the newest last.
+        place: Its place in the newest of them; equal rows of a call share the first one's.
+        order: Places of all rows of that call.
         empty: True for a prompt without tokens, other than special ones.
     """
 
     gates: Tensor
-    call: int
+    calls: tuple[int, ...]
+    place: int
+    order: tuple[int, ...]
     empty: bool
 
 
@@ -53,7 +57,11 @@ class Rows:
             empty: True for each row of a prompt without tokens.
         """
         self._calls += 1
-        rows = [Row(gate, self._calls, none) for gate, none in zip(gates, empty, strict=True)]
+        own = _keys(layers[0])
+        order = tuple(own.index(key) for key in own)
+        # Every layer and dtype of a row has been returned by the same calls.
+        calls = [(*(self._rows[key].calls[-1:] if key in self._rows else ()), self._calls) for key in own]
+        rows = [Row(*row) for row in zip(gates, calls, order, [order] * len(order), empty, strict=True)]
         added, dtypes = [], dict.fromkeys((*_DTYPES, layers[0].dtype))
         for conditionings in layers:
             for dtype in dtypes:
@@ -88,18 +96,32 @@ def is_guided(rows: Sequence[Row | None]) -> bool:
     """Return true if the first half of a batch is unconditional: its negative prompts, with their prompts behind.
 
     Pipelines of diffusers order a batch under classifier-free guidance like this. A negative prompt is the empty
-    prompt, or it was encoded later than the prompt of its row, as diffusers does.
+    prompt, or it was encoded later than the prompt of its row, as diffusers does. A text may be among both.
 
     Args:
         rows: Remembered facts of each row; None for a row that the text encoder did not return.
     """
     half, odd = divmod(len(rows), 2)
-    if odd or not half:
+    if odd or not half or _is_one_call(rows):
         return False
     return all(
-        negative is not None and (negative.empty or prompt is None or negative.call > prompt.call)
+        negative is not None and (negative.empty or prompt is None or _is_later(negative, prompt))
         for negative, prompt in zip(rows[:half], rows[half:], strict=True)
     )
+
+
+def _is_later(negative: Row, prompt: Row) -> bool:
+    """Return true if a row was returned after another; a text that is prompt and negative prompt was returned twice."""
+    return negative.calls[-1] >= prompt.calls[-1] and negative.calls[-1] > prompt.calls[0]
+
+
+def _is_one_call(rows: Sequence[Row | None]) -> bool:
+    """Return true if a batch is what the newest call returned, each row once or several times in a row."""
+    known = [row for row in rows if row is not None]
+    if len(known) < len(rows) or len({row.calls[-1] for row in known}) > 1 or len(rows) % len(known[0].order):
+        return False
+    times = len(rows) // len(known[0].order)
+    return [row.place for row in known] == [place for place in known[0].order for _ in range(times)]
 
 
 def _keys(conditionings: Tensor) -> list[bytes]:

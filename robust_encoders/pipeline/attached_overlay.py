@@ -40,7 +40,7 @@ class AttachedOverlay:
     identity: str
     label: str
     scale: float = 1.0
-    transport: adapters.Transport = "paper"
+    transport: adapters.Transport = adapters.DEFAULT_TRANSPORT
     gate: float | None = None
     targets: GateTargets | None = None
 

@@ -151,7 +151,7 @@ def test_in_the_weights_it_comes_first_then_adapters_then_projections(tiny_pipe:
     delta, adapter, matrix = make_delta(tiny_pipe), make_adapter(tiny_pipe), make_projection(tiny_pipe)
     original = state(tiny_pipe.unet)
     matrix.attach(tiny_pipe)
-    adapter.attach(tiny_pipe)
+    adapter.attach(tiny_pipe, transport="paper")
     with pytest.warns(CompatibilityWarning, match="loses"):
         adapter.fuse(tiny_pipe)
     matrix.fuse(tiny_pipe)

@@ -237,7 +237,7 @@ def test_adapters_inside_the_attention_apply_before_it(tiny_pipe: Any) -> None:
     """A fused adapter is the live one at gate 1; the eraser reads the same o of both."""
     adapter, eraser = make_adapter(tiny_pipe, PROMPT), make_eraser(tiny_pipe)
     eraser.attach(tiny_pipe)
-    live = drawn(adapter.attach(tiny_pipe), PROMPT, guidance_scale=1.0)
+    live = drawn(adapter.attach(tiny_pipe, transport="paper"), PROMPT, guidance_scale=1.0)
     with pytest.warns(CompatibilityWarning, match="loses"):
         adapter.fuse(tiny_pipe)
     assert torch.allclose(drawn(tiny_pipe, PROMPT, guidance_scale=1.0), live, atol=1e-4)
@@ -375,7 +375,7 @@ def test_it_is_attached_once(tiny_pipe: Any) -> None:
     unet = overlay.attach(tiny_pipe).unet
     assert make_eraser(tiny_pipe).attach(tiny_pipe).unet is unet
     with pytest.raises(AlreadyAttachedError, match="transport"):
-        make_eraser(tiny_pipe).attach(tiny_pipe, transport="official")
+        make_eraser(tiny_pipe).attach(tiny_pipe, transport="paper")
     other = make_eraser(tiny_pipe, "a star", seed=2)
     other.attach(tiny_pipe, replace=True)
     assert RobustEncoder.status(tiny_pipe).overlays == (other.label,)

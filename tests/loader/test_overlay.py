@@ -113,8 +113,8 @@ def test_attaching_twice_changes_nothing_and_other_settings_are_refused(tiny_pip
     assert again.attach(tiny_pipe).unet is overlay
     with pytest.raises(AlreadyAttachedError, match="set_scale"):
         again.attach(tiny_pipe, scale=0.5)
-    with pytest.raises(AlreadyAttachedError, match="transport 'official'"):
-        make_adapter(tiny_pipe, "a star", seed=5).attach(tiny_pipe, transport="official")
+    with pytest.raises(AlreadyAttachedError, match="transport 'paper'"):
+        make_adapter(tiny_pipe, "a star", seed=5).attach(tiny_pipe, transport="paper")
     with pytest.raises(ValueError, match="expected transport"):
         make_adapter(tiny_pipe, "a star", seed=5).attach(tiny_pipe, transport="other")  # type: ignore[arg-type]
 
@@ -366,7 +366,7 @@ def test_a_fused_projection_draws_what_the_live_one_does(tiny_pipe: Any, tmp_pat
 def test_a_fused_adapter_is_a_constant_gate_and_says_what_it_loses(tiny_pipe: Any) -> None:
     plain = drawn(tiny_pipe, PROMPT)
     overlay = make_adapter(tiny_pipe, prefixes=EVERYWHERE)
-    overlay.attach(tiny_pipe)
+    overlay.attach(tiny_pipe, transport="paper")
     with pytest.warns(CompatibilityWarning, match="loses its transport"):
         overlay.fuse(tiny_pipe, gate=1.0)
     other = drawn(tiny_pipe, "a purple cross")
@@ -377,7 +377,7 @@ def test_a_fused_adapter_is_a_constant_gate_and_says_what_it_loses(tiny_pipe: An
         live = drawn(tiny_pipe, "a purple cross", negative_prompt="a purple cross", guidance_scale=1.0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        overlay.attach(tiny_pipe)
+        overlay.attach(tiny_pipe, transport="paper")
         overlay.fuse(tiny_pipe)
     assert torch.allclose(drawn(tiny_pipe, "a purple cross", guidance_scale=1.0), live, atol=1e-4)
     assert not torch.allclose(other, plain, atol=1e-3)
@@ -385,7 +385,7 @@ def test_a_fused_adapter_is_a_constant_gate_and_says_what_it_loses(tiny_pipe: An
 
 def test_fused_ones_keep_their_order(tiny_pipe: Any) -> None:
     made = overlays(tiny_pipe)
-    made["adapter"].attach(tiny_pipe)
+    made["adapter"].attach(tiny_pipe, transport="paper")
     made["projection"].attach(tiny_pipe)
     with pytest.raises(AlreadyAttachedError, match="fuse or detach them first"):
         made["projection"].fuse(tiny_pipe)
@@ -395,14 +395,14 @@ def test_fused_ones_keep_their_order(tiny_pipe: Any) -> None:
     made["projection"].fuse(tiny_pipe)
     assert torch.allclose(drawn(tiny_pipe, PROMPT), live, atol=1e-4)
     with pytest.raises(IncompatibleError, match="no projection fused into the UNet"):
-        make_adapter(tiny_pipe, "a star", seed=9).attach(tiny_pipe)
+        make_adapter(tiny_pipe, "a star", seed=9).attach(tiny_pipe, transport="paper")
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_what_is_fused_is_in_order_whatever_the_hashes(tiny_pipe: Any, seed: int) -> None:
     adapter, matrix = make_adapter(tiny_pipe, seed=seed), make_projection(tiny_pipe, seed=seed)
     matrix.attach(tiny_pipe)
-    adapter.attach(tiny_pipe)
+    adapter.attach(tiny_pipe, transport="paper")
     with pytest.warns(CompatibilityWarning, match="loses"):
         adapter.fuse(tiny_pipe)
     live = drawn(tiny_pipe, PROMPT)

@@ -135,7 +135,7 @@ def test_every_row_has_its_own_gate_under_guidance_and_with_several_pictures(tin
     rows = [negative[0], negative[0], negative[1], negative[1], prompts[0], prompts[0], prompts[1], prompts[1]]
     expected = torch.tensor([[naive_gate(tiny_pipe, row, name) for name in names] for row in rows])
     for overlay in overlays:
-        overlay.attach(tiny_pipe)
+        overlay.attach(tiny_pipe, transport="paper")
     spy = Spy(tiny_pipe)
     drawn(tiny_pipe, prompts, negative_prompt=negative, num_images_per_prompt=2, guidance_scale=3.0)
     assert len(spy.seen) == 2
@@ -222,7 +222,7 @@ def test_official_transport_scales_one_adapter_by_its_gate_squared(tiny_pipe: An
     gate = naive_gate(tiny_pipe, PROMPTS[0], "a star")
     official = drawn(overlay.attach(tiny_pipe, transport="official"), PROMPTS[0], guidance_scale=1.0)
     overlay.detach(tiny_pipe)
-    paper = drawn(overlay.attach(tiny_pipe, scale=gate), PROMPTS[0], guidance_scale=1.0)
+    paper = drawn(overlay.attach(tiny_pipe, scale=gate, transport="paper"), PROMPTS[0], guidance_scale=1.0)
     assert torch.allclose(official, paper, atol=1e-5)
 
 
@@ -273,8 +273,8 @@ def test_a_copy_of_a_pipeline_has_gates_of_its_own(tiny_pipe: Any) -> None:
 def test_gates_do_not_see_what_is_fused_into_the_text_encoder(tiny_pipe: Any) -> None:
     expected = torch.tensor([[naive_gate(tiny_pipe, prompt, "a star")] for prompt in PROMPTS])
     fused = make_adapter(tiny_pipe, "church", seed=3, prefixes=(TEXT_PREFIX,))
-    make_adapter(tiny_pipe, "a star").attach(tiny_pipe)
-    fused.attach(tiny_pipe)
+    make_adapter(tiny_pipe, "a star").attach(tiny_pipe, transport="paper")
+    fused.attach(tiny_pipe, transport="paper")
     with pytest.warns(CompatibilityWarning, match="loses its transport"):
         fused.fuse(tiny_pipe)
     spy = Spy(tiny_pipe)

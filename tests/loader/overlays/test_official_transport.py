@@ -146,8 +146,13 @@ def test_a_closed_gate_leaves_a_guided_picture_bit_for_bit(tiny_pipe: Any, monke
     assert not torch.equal(drawn(tiny_pipe, "a star", negative_prompt=["church"]), plain)
 
 
-def row(call: int, *, empty: bool = False) -> Row:
-    return Row(torch.ones(1), call, empty)
+def row(*calls: int, place: int = 0, order: tuple[int, ...] = (0,), empty: bool = False) -> Row:
+    return Row(torch.ones(1), calls, place, order, empty)
+
+
+def batch(*calls: int, n: int = 2) -> list[Row]:
+    """The rows of a call of n different texts."""
+    return [row(*calls, place=place, order=tuple(range(n))) for place in range(n)]
 
 
 @pytest.mark.parametrize(
@@ -155,7 +160,15 @@ def row(call: int, *, empty: bool = False) -> Row:
     [
         ([row(2), row(1)], True),
         ([row(1), row(2)], False),  # two prompts, encoded one after the other, without guidance
-        ([row(1), row(1)], False),  # two prompts of one call
+        (batch(1), False),  # two prompts of one call
+        (batch(1, 2), False),  # and again
+        (batch(1, 2, n=4), False),
+        ([batch(1, 2)[0]] * 2 + [batch(1, 2)[1]] * 2, False),  # two pictures of each
+        ([*reversed(batch(1, 2)), *batch(1, 2)], True),  # each of two texts is the other one's negative prompt
+        ([*batch(1, 2), *reversed(batch(1, 2))], True),
+        ([*batch(1, 2), *batch(1, 2)], True),  # each beside itself
+        ([*batch(1, 3), *batch(2, 4)], False),  # four prompts of two calls, and again
+        ([*batch(2, 4), *batch(1, 3)], True),
         ([row(1, empty=True), row(2)], True),  # the empty prompt, encoded once for many prompts
         ([row(2), None], True),  # embeddings of elsewhere beside a negative prompt
         ([None, row(1)], False),
