@@ -46,8 +46,10 @@ def test_python_dash_m_is_the_command_line() -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1:strict", "utf-8", "utf-16"])
-@pytest.mark.parametrize("flags", [[], ["--json"]])
+@pytest.mark.parametrize(
+    ("encoding", "flags"),
+    [("ascii", []), ("cp1252", ["--json"]), ("latin-1:strict", []), ("utf-8", ["--json"]), ("utf-16", [])],
+)
 def test_a_terminal_of_any_encoding_gets_every_character(encoding: str, flags: list[str]) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
     code = ANSWER.format(text=TEXT, flags=flags)

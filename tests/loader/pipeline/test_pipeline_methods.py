@@ -10,7 +10,7 @@ import copy
 import pickle
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytest
@@ -81,6 +81,25 @@ OTHER_ORDER = {("lora fused", "delta")}
 # The same holds for the type, where the encoder's version rounds elsewhere: one unit of bfloat16 below 2.
 ROUNDED = {("eager attention", "adapter"): 1e-4, ("to dtype", "adapter"): 2**-7}
 UNDOABLE = tuple(name for name, change in CHANGES.items() if change.undo is not None)
+PICKLED = tuple(name for name, change in CHANGES.items() if change.pickled)
+LISTED = {
+    *REFUSED_BEFORE,
+    *REFUSED_TO_DETACH,
+    *REFUSED_WHERE_UNDONE_MEANWHILE,
+    *REFUSED_TO_DRAW,
+    *OTHER_ORDER,
+    *ROUNDED,
+}
+
+
+def of_every_form(changes: Iterable[str]) -> pytest.MarkDecorator:
+    """Every change with every form; those that are in no table and are neither encoder nor adapter are slow tests."""
+    pairs = [
+        pytest.param(change, form, marks=() if form in FORMS[:2] or (change, form) in LISTED else pytest.mark.slow)
+        for change in changes
+        for form in FORMS
+    ]
+    return pytest.mark.parametrize(("change", "form"), pairs)
 
 
 @pytest.fixture(autouse=True)
@@ -187,8 +206,7 @@ def refusal(table: Refusals, kind: type[Exception], change: str, form: str) -> A
     return pytest.raises(kind, match=table[change, form])
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("change", CHANGES)
+@of_every_form(CHANGES)
 def test_before(fresh: FreshPipe, attachable: Any, change: str, form: str) -> None:
     pipe, plain = fresh(), fresh()
     for one in (pipe, plain):
@@ -204,8 +222,7 @@ def test_before(fresh: FreshPipe, attachable: Any, change: str, form: str) -> No
     require_as(pipe, plain)
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("change", CHANGES)
+@of_every_form(CHANGES)
 def test_between(fresh: FreshPipe, attachable: Any, change: str, form: str) -> None:
     pipe, plain = fresh(), fresh()
     original = pipe.unet, pipe.text_encoder
@@ -235,8 +252,7 @@ def test_between(fresh: FreshPipe, attachable: Any, change: str, form: str) -> N
         require_as(pipe, plain, *original)
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("change", UNDOABLE)
+@of_every_form(UNDOABLE)
 def test_undone_again(fresh: FreshPipe, attachable: Any, change: str, form: str) -> None:
     pipe, plain = fresh(), fresh()
     original = pipe.unet, pipe.text_encoder
@@ -257,8 +273,7 @@ def undo(change: str, pipe: Any) -> None:
     call(pipe)
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("change", UNDOABLE)
+@of_every_form(UNDOABLE)
 def test_before_and_undone_meanwhile(fresh: FreshPipe, attachable: Any, change: str, form: str) -> None:
     if (change, form) in REFUSED_BEFORE:
         return
@@ -279,8 +294,7 @@ def test_before_and_undone_meanwhile(fresh: FreshPipe, attachable: Any, change: 
         require_as(pipe, plain)
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("change", [name for name, change in CHANGES.items() if change.pickled])
+@of_every_form(PICKLED)
 def test_pickled_and_copied(fresh: FreshPipe, attachable: Any, change: str, form: str) -> None:
     pipe = attachable.attach(fresh())
     CHANGES[change].do(pipe)
