@@ -83,8 +83,6 @@ ROUNDED = {("eager attention", "adapter"): 1e-4, ("to dtype", "adapter"): 2**-7}
 UNDOABLE = tuple(name for name, change in CHANGES.items() if change.undo is not None)
 PICKLED = tuple(name for name, change in CHANGES.items() if change.pickled)
 LISTED = {
-    *REFUSED_BEFORE, *REFUSED_TO_DETACH, *REFUSED_WHERE_UNDONE_MEANWHILE, *REFUSED_TO_DRAW, *OTHER_ORDER, *ROUNDED,
-}  # fmt: skip
     *REFUSED_BEFORE,
     *REFUSED_TO_DETACH,
     *REFUSED_WHERE_UNDONE_MEANWHILE,
