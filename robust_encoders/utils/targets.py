@@ -22,7 +22,7 @@ class DiskNeed:
     Args:
         place: Folder that they are written to; it need not exist.
         size: Number of bytes.
-        what: What they are, in words, for example "trajectories".
+        what: Description of the files, for example "trajectories".
     """
 
     place: Path

@@ -87,7 +87,7 @@ def comma_problems(option: str, words: Iterable[str], remedy: str) -> list[str]:
     Args:
         option: Name of the option.
         words: Words and phrases that were given with it.
-        remedy: What to write instead; ``{}`` stands for the parts with spaces between them.
+        remedy: Text to write instead; ``{}`` stands for the parts with spaces between them.
     """
     return [
         f"expected one word or phrase at a time with {option}, found the list {word!r}; "
