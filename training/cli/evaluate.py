@@ -29,7 +29,7 @@ from ..reports.matrix import tables
 from .evaluate_options import EvaluationRun, made_benchmark, read_options
 from .evaluate_preflight import require_evaluation
 from .parsing import leading_names
-from .preflight import require
+from .requirements import require
 
 
 def evaluate(arguments: Sequence[str]) -> int:

@@ -14,7 +14,7 @@ from ..evaluation.plan import Benchmark
 from ..evaluation.preflight import benchmark_problems, results_problems, run_problems
 from ..evaluation.results import RESULTS_NAME
 from .evaluate_options import EvaluationRun, made_benchmark
-from .preflight import base_problems, require
+from .requirements import base_problems, require
 
 
 def require_evaluation(options: EvaluationRun, kind: type[Benchmark], folders: Iterable[Path]) -> None:

@@ -47,7 +47,7 @@ def _demo(arguments: Sequence[str]) -> int:
     if options.out.suffix or options.out.is_file():
         raise UsageError(f"expected a folder that receives demo.png, found a file name: {options.out}")
     from .demo import run_demo
-    from .preflight import require_places
+    from .requirements import require_places
 
     require_places(options.out)
 
@@ -71,7 +71,7 @@ def _shapes(arguments: Sequence[str]) -> int:
     from ..worlds import ShapesWorld
     from ..worlds.pretrain.build import STAGES
     from ..worlds.pretrain.build import build as build_base
-    from .preflight import require_places
+    from .requirements import require_places
 
     for stage in options.stages or ():
         choose(stage, STAGES, "stage")
@@ -113,7 +113,7 @@ def _reproduce(arguments: Sequence[str]) -> int:
 
     from ..diffusion.load import open_base
     from ..recipes.reproduce import recorded_dtype, recorded_recipe, reproduce
-    from .preflight import require_artifact_run, require_places
+    from .requirements import require_artifact_run, require_places
 
     require_artifact_run(options.out, options.base)
     require_places(options.cache_dir)
@@ -145,7 +145,7 @@ def _merge(arguments: Sequence[str]) -> int:
 
     from ..diffusion.load import open_base
     from ..methods.merge import Merge, merge
-    from .preflight import require_artifact_run
+    from .requirements import require_artifact_run
 
     require_artifact_run(options.out, options.base)
     base = open_base(options.base)

@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, TypeVar
 
-from robust_encoders.artifact.target import target_problems
-from robust_encoders.errors import BaseLoadError, NotReadyError
-from robust_encoders.hub.pipelines import require_place
 from robust_encoders.utils.console import UsageError
-from robust_encoders.utils.targets import disk_problems, place_problems
+from robust_encoders.utils.targets import disk_problems
 from robust_encoders.utils.text_lists import comma_problems
 
-from ..diffusion.base_kind import configs_of, kind_problems
+from ..diffusion.base_kind import configs_of
 from ..diffusion.devices import device_problems
 from ..prompts.synonyms import SynonymConfig
 from ..prompts.text_files import PromptFileError
 from ..recipes.preflight import TrainingPlaces, bank_needs, dtypes_of, recipe_problems
 from ..recipes.recipe import Recipe
 from ..worlds import BASES
+from .requirements import base_problems, require
 
 T = TypeVar("T")
 _SEVERAL = "several concepts are --concept NAME --also OTHER ..., further words of one concept are --synonyms WORD ..."
-
-
-def require(problems: Iterable[str]) -> None:
-    """Check that there are no problems.
-
-    Raises:
-        NotReadyError: If there are some; the message lists all of them.
-    """
-    if found := list(problems):
-        raise NotReadyError.of(found)
 
 
 def require_training(options: Any, make: Callable[[], Recipe]) -> Recipe:
@@ -65,48 +52,6 @@ def require_training(options: Any, make: Callable[[], Recipe]) -> Recipe:
             problems += disk_problems(bank_needs(recipe, configs.latent_shape, places))
     require(problems)
     return recipe if recipe is not None else make()
-
-
-def base_problems(name: str | Path | None, *, draws: bool = False) -> list[str]:
-    """Return the reasons why a base cannot be loaded or is of the wrong kind.
-
-    Args:
-        name: Folder, Hub id, or name of an embedded base; None for the default one.
-        draws: True if the pipeline itself shall draw pictures.
-    """
-    if name is None or name in BASES:
-        return []
-    try:
-        require_place(name)
-    except BaseLoadError as error:
-        return [str(error)]
-    configs = configs_of(name, draws=draws)
-    return [] if configs is None else kind_problems(configs, draws=draws)
-
-
-def require_artifact_run(out: Path | None, base: str | None) -> None:
-    """Check the folder of an artifact and the base of a command, before anything is loaded.
-
-    Args:
-        out: Folder of the artifact; None writes none.
-        base: Folder or Hub id of the base; None for the embedded base.
-
-    Raises:
-        NotReadyError: If the artifact cannot be saved, or the base is missing or of the wrong kind.
-    """
-    require([*([] if out is None else target_problems(out)), *base_problems(base)])
-
-
-def require_places(*folders: Path | None) -> None:
-    """Check that files can be written to folders.
-
-    Args:
-        folders: Folders; None stands for a folder that is not used.
-
-    Raises:
-        NotReadyError: If a folder can be neither written nor made; the message lists all of them.
-    """
-    require(text for folder in folders if folder is not None for text in place_problems(folder))
 
 
 def word_problems(options: Any) -> list[str]:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from ..trajectories.config import BankConfig
-from .loop import TrainingConfig
 from .parameters import SelectionConfig
 from .unet_parameters import UNetSelectionConfig
 
 if TYPE_CHECKING:
     from robust_encoders.concepts import Concept
+
+    from .loop import TrainingConfig  # it imports accelerate, which an evaluation does not need
 
 _HALF, _FLOAT = 2, 4  # bytes of a value
 _MOMENTS = 2  # of Adam

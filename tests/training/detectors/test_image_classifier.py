@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from robust_encoders.training import protocols
-from robust_encoders.training.detectors import DETECTORS
+from robust_encoders.training.detectors import DETECTORS, hub_models
 from robust_encoders.training.detectors.hub_models import Source
 from robust_encoders.training.detectors.image_classifier import ImageClassifier, find_class
 from robust_encoders.training.metrics.rates import detect
@@ -133,7 +133,8 @@ def test_pictures_outside_the_unit_range_are_refused(folder: Path) -> None:
         ImageClassifier(str(folder), "church")(pictures(2) * 255)
 
 
-def test_sources_name_a_revision_unless_they_are_folders(tmp_path: Path) -> None:
+def test_sources_name_a_revision_unless_they_are_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_models, "unreachable", lambda: "")
     assert Source.parse("org/name") == Source("org/name")
     assert Source.parse("org/name@abc") == Source("org/name", "abc")
     folder = tmp_path / "a@b"

@@ -1,0 +1,66 @@
+"""Folders and bases that any training command needs, asked for before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from robust_encoders.artifact.target import target_problems
+from robust_encoders.errors import BaseLoadError, NotReadyError
+from robust_encoders.hub.pipelines import require_place
+from robust_encoders.utils.targets import place_problems
+
+from ..diffusion.base_kind import configs_of, kind_problems
+from ..worlds import BASES
+
+
+def require(problems: Iterable[str]) -> None:
+    """Check that there are no problems.
+
+    Raises:
+        NotReadyError: If there are some; the message lists all of them.
+    """
+    if found := list(problems):
+        raise NotReadyError.of(found)
+
+
+def base_problems(name: str | Path | None, *, draws: bool = False) -> list[str]:
+    """Return the reasons why a base cannot be loaded or is of the wrong kind.
+
+    Args:
+        name: Folder, Hub id, or name of an embedded base; None for the default one.
+        draws: True if the pipeline itself shall draw pictures.
+    """
+    if name is None or name in BASES:
+        return []
+    try:
+        require_place(name)
+    except BaseLoadError as error:
+        return [str(error)]
+    configs = configs_of(name, draws=draws)
+    return [] if configs is None else kind_problems(configs, draws=draws)
+
+
+def require_artifact_run(out: Path | None, base: str | None) -> None:
+    """Check the folder of an artifact and the base of a command, before anything is loaded.
+
+    Args:
+        out: Folder of the artifact; None writes none.
+        base: Folder or Hub id of the base; None for the embedded base.
+
+    Raises:
+        NotReadyError: If the artifact cannot be saved, or the base is missing or of the wrong kind.
+    """
+    require([*([] if out is None else target_problems(out)), *base_problems(base)])
+
+
+def require_places(*folders: Path | None) -> None:
+    """Check that files can be written to folders.
+
+    Args:
+        folders: Folders; None stands for a folder that is not used.
+
+    Raises:
+        NotReadyError: If a folder can be neither written nor made; the message lists all of them.
+    """
+    require(text for folder in folders if folder is not None for text in place_problems(folder))
