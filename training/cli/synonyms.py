@@ -13,7 +13,8 @@ from ..diffusion.backbone import Backbone
 from ..diffusion.load import open_base
 from ..prompts.synonyms import Neighbour, SynonymConfig, SynonymSpace, nearest_words
 from ..worlds import BASES, DEFAULT_BASE
-from .preflight import base_problems, require, word_problems
+from .preflight import word_problems
+from .requirements import base_problems, require
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
