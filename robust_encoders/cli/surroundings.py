@@ -9,13 +9,13 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
+from robust_encoders.cli.interrupted import EXIT_INTERRUPTED
 from robust_encoders.redaction import RedactingFormatter, redacted
 from robust_encoders.utils.broken_libraries import broken_library
 from robust_encoders.utils.console import EXIT_NO, fail, flush, in_shell
 from robust_encoders.utils.failures import failure_in_words
 
 DEBUG = ("ROBUST_ENCODERS_DEBUG", "HF_DEBUG")
-EXIT_INTERRUPTED = 130  # a shell's exit code for a program that Ctrl-C ended
 _OURS = "robust_encoders"
 _ESCAPES = "robust_encoders.escapes"
 # Error handlers that stop at a character, or write bytes that are no text in the terminal's encoding.

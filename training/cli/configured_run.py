@@ -24,7 +24,7 @@ from ..recipes.settings import Problems, converted, places
 from ..worlds import BASES, DEFAULT_BASE
 
 # Options that are no settings of a run, or that the method's settings state.
-NO_KEYS = ("config", "inner_attack", "method", "write_config")
+NO_KEYS = ("config", "inner_attack", "method", "quick", "write_config")
 # Options of a method, which a whole recipe states in its own way.
 OF_METHODS = ("concept", "kind", "anchor", "synonyms", "prompts", "retain_prompts", "family", "license")
 

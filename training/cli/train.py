@@ -239,7 +239,7 @@ def _method_recipe(name: str, options: MethodRun[Any]) -> Recipe:
 
 def _named(name: str, options: RecipeRun[Any]) -> str:
     """Return the name of a run, which says so if it is only for a first look."""
-    return f"{name}-quick" if options.quick else name
+    return f"{name}-quick" if options.quick and not name.endswith("-quick") else name
 
 
 def _retained(method: Method) -> tuple[str, ...]:

@@ -76,7 +76,7 @@ def run_recipe(
         TrackerError: If a tracker cannot be used or does not start.
     """
     out = Path(out)
-    work = out.with_name(f"{out.name}.work")
+    work = _work_of(out)
     workspace = Workspace(
         folder=work / "checkpoints",
         cache_dir=Path(cache_dir) if cache_dir is not None else work / "bank",
@@ -86,15 +86,22 @@ def run_recipe(
         micro_batch=micro_batch,
         gradient_checkpointing=gradient_checkpointing,
     )
-    shard = Shard.current()
     require_texts("base_ids", base_ids)
     require_ready(recipe, pipe, out, workspace)
-    recipe = for_processes(recipe, shard.count)
-    with _placed(pipe, shard), _tracked(trackers, recipe, out) as running:
-        workspace = replace(workspace, trackers=running)
-        encoder = _artifact(_erased(recipe, pipe, workspace), recipe, pipe, base_ids, base_revision)
+    recipe = for_processes(recipe, Shard.current().count)
+    with _tracked(trackers, recipe, out) as running:
+        return _carried_out(recipe, pipe, out, replace(workspace, trackers=running), (base_ids, base_revision))
+
+
+def _carried_out(
+    recipe: Recipe, pipe: Any, out: Path, workspace: Workspace, origin: tuple[tuple[str, ...], str]
+) -> LoadedArtifact:
+    """Erase the concept, and let the main process save the artifact; ``origin`` is ids and commit of the base."""
+    shard = Shard.current()
+    with _placed(pipe, shard):
+        encoder = _artifact(_erased(recipe, pipe, workspace), recipe, pipe, *origin)
     if shard.main:
-        _finish(encoder, recipe.name, out, work)
+        _finish(encoder, recipe.name, out)
     shard.wait()
     return encoder
 
@@ -117,10 +124,15 @@ def run_name(out: Path) -> str:
     return out.resolve().name or "run"
 
 
-def _finish(encoder: LoadedArtifact, name: str, out: Path, work: Path) -> None:
+def _work_of(out: Path) -> Path:
+    """Return the folder of checkpoints beside the folder of the artifact."""
+    return out.with_name(f"{out.name}.work")
+
+
+def _finish(encoder: LoadedArtifact, name: str, out: Path) -> None:
     """Save the artifact, and remove the folder of its checkpoints."""
     encoder.save_pretrained(out)
-    if work.exists():
+    if (work := _work_of(out)).exists():
         shutil.rmtree(work)
     logger.info("saved %s: %s", name, out)
 

@@ -69,6 +69,16 @@ def test_options_beside_quick_win(trained: list[Recipe], tmp_path: Path) -> None
     assert method.bank.limit == 16
 
 
+def test_a_quick_run_of_a_file_of_settings_is_the_same_run(trained: list[Recipe], tmp_path: Path) -> None:
+    file, out = str(tmp_path / "run.json"), ["--out", str(tmp_path / "out")]
+    main(["train", "shapes/circle-esd", "--quick", "--write-config", file])
+    main(["train", "shapes/circle-esd", "--quick", *out])
+    main(["train", "--config", file, *out])
+    assert trained[0] == trained[1]
+    main(["train", "--config", file, "--quick", *out])
+    assert trained[2].name == "shapes/circle-esd-quick"
+
+
 def test_a_quick_evaluation_is_small_and_options_win() -> None:
     options, _ = read_options(["--quick", "--out", "out", "--n", "12"])
     settings = options.settings
