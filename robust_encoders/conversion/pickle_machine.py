@@ -10,7 +10,7 @@ from robust_encoders.conversion.pickle_calls import CALLS, SIZES, Global, Refuse
 # OpenCLIP-G's text encoder has 516 tensors; its pickle has 66 kB and 15,500 opcodes. An opcode builds an object of
 # about 100 bytes at most.
 MOST_PICKLE = 2**22
-MOST_STEPS = 2**19
+MOST_STEPS = 2**18
 
 
 class Machine:
