@@ -507,4 +507,4 @@ def test_latents_of_any_batch(tiny_pipe: Any) -> None:
             prompt, negative_prompt=other, guidance_scale=5.0, num_inference_steps=2, output_type="pt",
             generator=generator(i),
         ).images  # fmt: skip
-        assert torch.allclose(together[i], one[0], atol=1e-5)
+        assert torch.allclose(together[i], one[0], atol=1e-4)

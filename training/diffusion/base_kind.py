@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from robust_encoders.hub.base_files import INDEX_NAME
+from robust_encoders.hub.connection import unreachable
 from robust_encoders.hub.pipelines import HUB_NAME
 
 _NEEDED = ("tokenizer", "text_encoder", "unet", "scheduler")
@@ -65,8 +66,13 @@ class BaseConfigs:
         """
         from huggingface_hub import hf_hub_download
 
+        cached_only = bool(unreachable())  # otherwise the client tries for 23 seconds a file
+
         def fetched(name: str) -> Path:
-            return Path(hf_hub_download(repo, name, revision=revision, library_name="robust-encoders"))
+            found = hf_hub_download(
+                repo, name, revision=revision, library_name="robust-encoders", local_files_only=cached_only
+            )
+            return Path(found)
 
         return cls._read(fetched, without)
 
