@@ -159,13 +159,15 @@ def _weights_file(tensors: Mapping[str, Tensor], facts: Mapping[str, str], path:
 def _fill(folder: Path, target: Path, contents: Mapping[str, bytes | Path]) -> None:
     if target.is_dir():
         # Other files in the folder, for example a model card or a git folder, are kept.
-        shutil.copytree(target, folder, symlinks=True)
-        for stale in [path for path in folder.iterdir() if is_replaced(path.name)]:
-            stale.unlink()
+        def written_anew(where: str, names: list[str]) -> set[str]:
+            files = names if Path(where) == target else []
+            files = [name for name in files if (target / name).is_symlink() or not (target / name).is_dir()]
+            return {name for name in files if is_replaced(name) or name in contents}
+
+        shutil.copytree(target, folder, symlinks=True, ignore=written_anew)
     else:
         folder.mkdir()
     for name, data in contents.items():
-        (folder / name).unlink(missing_ok=True)  # The name may be a link, whose target must not be overwritten.
         if isinstance(data, Path):
             data.rename(folder / name)
         else:
