@@ -22,7 +22,7 @@ from ..evaluation.choices import refuse_unknown
 from ..evaluation.defence import Defence
 from ..evaluation.manifest_results import with_results
 from ..evaluation.plan import FixedPlan, Plan
-from ..evaluation.preflight import benchmark_problems
+from ..evaluation.preflight import SOURCE, benchmark_problems
 from ..evaluation.results import Evaluation
 from ..reports.html.page import write_report
 from ..reports.matrix import tables
@@ -96,11 +96,10 @@ class _Evaluations:
 
     def _one(self, defence: Defence | None, folder: Path) -> Evaluation:
         own = folder == self.options.out
-        source = self.options.config.source or (None if own else self.options.out / ".source")
+        source = self.options.config.source or (None if own else self.options.out / SOURCE)
         config = replace(self.options.config, source=source)
-        return evaluation.evaluate(
-            self.pipe, defence, FixedPlan(self.plan), out=folder, config=config, shard=self.shard
-        )
+        plan = FixedPlan(self.plan, self.options.benchmark)
+        return evaluation.evaluate(self.pipe, defence, plan, out=folder, config=config, shard=self.shard)
 
 
 def _encoder(name: str) -> LoadedArtifact | None:
