@@ -54,7 +54,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     folders = _folders(names, options.out)
     require_evaluation(options, kind, folders)
     encoders = [_encoder(name) for name in names]
-    concept = _concept(options.concept, encoders)
+    concept = concept_of(options.concept, encoders)
     if options.record and any(e is not None and e.manifest.concept.name != concept.name for e in encoders):
         raise UsageError(f"expected encoders that erase {concept.name!r} with --record, found one of another concept")
     try:
@@ -116,7 +116,16 @@ def _folders(names: Sequence[str], out: Path) -> list[Path]:
     return [out / slug for slug in slugs]
 
 
-def _concept(given: str, encoders: Sequence[LoadedArtifact | None]) -> Concept:
+def concept_of(given: str, encoders: Sequence[LoadedArtifact | None] = ()) -> Concept:
+    """Return the concept that a command is about: the named one, or else the one that all encoders erased.
+
+    Args:
+        given: Name of the concept; empty for that of the encoders.
+        encoders: Encoders of the command; None stands for the base or a baseline.
+
+    Raises:
+        UsageError: If no concept is known, or several are.
+    """
     erased = {e.manifest.concept.name: e.manifest.concept for e in encoders if e is not None}
     if not given and not erased:
         raise UsageError("expected a concept to look for in the pictures of the base, found none; add --concept")

@@ -27,8 +27,8 @@ from .defence import Defence, DefendedPipeline
 from .example_pictures import PICTURES_PART, Group, gallery, groups_of, to_pictures
 from .jobs import Jobs
 from .plan import Benchmark, Plan
-from .preflight import CELLS, SOURCE, require_plan, require_ready
-from .results import RESULTS_NAME, Evaluation
+from .preflight import SOURCE, require_plan, require_ready
+from .results import CELLS, RESULTS_NAME, Evaluation
 from .sanity.attack_strength import AttackStrength
 from .schedule import Job, attacking, drawing
 from .suite import SUITE_KEY, SUITE_VERSION

@@ -13,6 +13,7 @@ import os
 import zlib
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from secrets import token_hex
 from types import TracebackType
@@ -137,22 +138,50 @@ def read_pictures(chunks: Path, pictures: Sequence[JudgedPicture]) -> Tensor:
     Raises:
         IntegrityError: If a picture is missing, or is another one than was judged; the message counts all of them.
     """
-    missing: list[str] = []
-    changed: list[str] = []
-    found: list[Tensor] = []
-    with ExitStack() as stack:
-        archives = {name: _opened(stack, chunks / f"{name}.zip") for name in {_parts(one)[0] for one in pictures}}
-        for one in pictures:
-            archive, name = _parts(one)
-            pixels = _pixels(archives[archive], name)
-            if pixels is None:
-                missing.append(one.picture)
-            elif (sha := pixels_sha256(pixels)) != one.sha256:
-                changed.append(f"{one.picture} with hash {sha} instead of {one.sha256}")
-            else:
-                found.append(pixels)
-    require_pictures(chunks, missing, changed)
-    return unpacked(torch.stack(found))
+    reader = PictureReader(chunks)
+    found = reader.read(pictures)
+    reader.require()
+    return found
+
+
+@dataclass
+class PictureReader:
+    """Reader of many groups of pictures, which collects what is missing or changed.
+
+    Args:
+        chunks: Folder of the archives.
+        missing: References of pictures that are missing; filled by use.
+        changed: Pictures that are others than were judged; filled by use.
+    """
+
+    chunks: Path
+    missing: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+
+    def read(self, pictures: Sequence[JudgedPicture]) -> Tensor:
+        """Return the sound ones of some pictures of one size as a tensor (N, 3, H, W) in [0, 1]."""
+        found: list[Tensor] = []
+        with ExitStack() as stack:
+            names = {_parts(one)[0] for one in pictures}
+            archives = {name: _opened(stack, self.chunks / f"{name}.zip") for name in names}
+            for one in pictures:
+                archive, name = _parts(one)
+                pixels = _pixels(archives[archive], name)
+                if pixels is None:
+                    self.missing.append(one.picture)
+                elif (sha := pixels_sha256(pixels)) != one.sha256:
+                    self.changed.append(f"{one.picture} with hash {sha} instead of {one.sha256}")
+                else:
+                    found.append(pixels)
+        return unpacked(torch.stack(found)) if found else torch.zeros(0, 3, 1, 1)
+
+    def require(self) -> None:
+        """Check that no picture was missing or changed.
+
+        Raises:
+            IntegrityError: If there are some.
+        """
+        require_pictures(self.chunks, self.missing, self.changed)
 
 
 def _parts(picture: JudgedPicture) -> tuple[str, str]:

@@ -19,10 +19,9 @@ from ..metrics import METRICS
 from ..trainer.storage import present
 from .config import EvaluationConfig
 from .plan import Benchmark, Plan
-from .results import RESULTS_NAME, Evaluation
+from .results import CELLS, RESULTS_NAME, Evaluation
 from .suite import SUITE_VERSION, version_problems
 
-CELLS = "cells"
 SOURCE = ".source"  # the parts that evaluations side by side share, in the folder above theirs
 # Names that an evaluation writes in its folder, and whether each is a folder.
 _WRITTEN = {CELLS: True, RESULTS_NAME: False, "report.html": False}

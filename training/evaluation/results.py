@@ -12,6 +12,7 @@ from ..provenance import write_json
 from ..types import Result
 
 RESULTS_NAME = "results.json"
+CELLS = "cells"  # the folder of an evaluation's parts
 SCHEMA = 1
 
 
