@@ -50,4 +50,4 @@ def finished_problems(folders: Sequence[Path]) -> list[str]:
         if not (folder / RESULTS_NAME).is_file()
     ]
     read = [(str(folder), Evaluation.read(folder)) for folder in folders if (folder / RESULTS_NAME).is_file()]
-    return [*unfinished, *version_problems(read, SUITE_VERSION, "with --beside")]
+    return [*unfinished, *version_problems(read, SUITE_VERSION, "beside this one")]

@@ -57,7 +57,7 @@ class SecondJudgement:
             FileExistsError: If the folder holds results already.
         """
         if (out / RESULTS_NAME).exists():
-            raise FileExistsError(f"expected a folder without {RESULTS_NAME}, found one in {out}; choose another --out")
+            raise FileExistsError(f"expected a folder without {RESULTS_NAME}, found one in {out}; choose another one")
         records = self.after.records()
         for label, verdicts in self.verdicts.items():
             results = [r for r in records if r["settings"].get("attack", {}).get("label") == label]

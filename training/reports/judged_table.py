@@ -34,7 +34,7 @@ def judged_text(found: SecondJudgement, folder: Path) -> str:
     old, new = (next((r.detector for r in rows), "") for rows in (found.before.results, results))
     version = max(map(version_of, results), default=1)
     title = suite_title(f"{found.after.concept}, {short_title(found.before)}: judged again by {new}", version)
-    head = ["prompts or attack", "tier", "n", f"by {old}", f"by {new}", "not drawn"]
+    head = ["prompts or attack", "tier", "n", f"recorded, by {old}", f"now, by {new}", "not drawn"]
     table = Table(title, head, {"": list(_rows(found, results))})
     said = f"Judged {found.pictures:,} pictures of {folder} in {found.seconds:.1f} seconds, without drawing any."
     return "\n".join(

@@ -145,7 +145,7 @@ def test_the_same_detector_says_the_same_to_the_last_digit(finished: tuple[Path,
     stored = StoredEvaluation.read(tmp_path / "again")
     assert set(stored.verdicts) == {"random", "asks"}
     assert stored.worst_case == StoredEvaluation.read(folder).worst_case
-    with pytest.raises(FileExistsError, match="choose another --out"):
+    with pytest.raises(FileExistsError, match="choose another one"):
         again.write(tmp_path / "again")
 
 
