@@ -27,7 +27,7 @@ def judged_text(found: SecondJudgement, folder: Path) -> str:
     """Return Markdown of a second judgement.
 
     Args:
-        found: What the other detector found.
+        found: Second judgement of the evaluation.
         folder: Folder of the evaluation, as the user named it.
     """
     results = [result for result in found.after.results if result.metric in _SHOWN]

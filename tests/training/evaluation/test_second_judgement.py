@@ -27,6 +27,7 @@ from robust_encoders.training.evaluation.winners import keep_winners
 from robust_encoders.training.evaluation.worst_case import union
 from robust_encoders.training.metrics.paired_tests import paired_verdicts
 from robust_encoders.training.metrics.rates import detect
+from robust_encoders.training.protocols import Attack
 from robust_encoders.training.reports.paired import paired_tables
 from robust_encoders.training.reports.stored_evaluation import StoredEvaluation
 from robust_encoders.training.types import AttackResult, AttackUse, Candidate, Case, Verdict
@@ -67,7 +68,7 @@ def plan_of(pipe: Any) -> Any:
     """Return a plan with two judges, of which either finds the concept in about half of the pictures."""
     plan = make_plan(pipe)
     detector = Agreement([plan.detector, Contrast(0.0)])
-    attacks = {"random": RandomPrefix(tokens=1, candidates=4), "asks": Asks()}
+    attacks: dict[str, Attack] = {"random": RandomPrefix(tokens=1, candidates=4), "asks": Asks()}
     name = prompt_set("circle/name", ["a red circle", "circle", "a blue circle", "a circle on black"])
     return replace(plan, plain=(name, plan.plain[1]), detector=detector, attacks=attacks, control=None)
 
