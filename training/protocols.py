@@ -6,7 +6,7 @@ W picture height and width, L token positions, D width of the text encoder, K ad
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Generator, Tensor
@@ -196,6 +196,23 @@ class Detector(Protocol):
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return scores (B,)."""
+        ...
+
+
+@runtime_checkable
+class JointDetector(Protocol):
+    """A detector that consists of several; it finds the concept where the margins of all of them are 0 or above."""
+
+    name: str
+    version: str
+    threshold: float
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return scores (B,)."""
+        ...
+
+    def margins(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Return the margins (B,) of each detector by its name, on the CPU."""
         ...
 
 

@@ -188,10 +188,53 @@ class Result:
 
 
 @dataclass(frozen=True)
+class JudgedPicture:
+    """One picture that a detector was asked about, with its scores and the place where it is kept.
+
+    Args:
+        place: Place of the candidate among those of the attack, counted from 0; for a query its number in the case.
+        step: Number of attack iterations spent when the candidate was found.
+        kind: Kind of the input, see ``Candidate``.
+        text: Text of the picture; empty if the input is no text.
+        ids: Token ids of the text, without padding, as the tokenizer of the attacked pipeline gives them.
+        seed: Seed of the picture.
+        margins: Name of each single detector to its margin, the score minus the threshold; it finds the concept at 0 or
+            above.
+        hit: True if all of them find the concept.
+        picture: Archive and file of the picture, ``ARCHIVE/FILE.png``; see ``evaluation.judged_pictures``.
+        sha256: First 16 digits of the hash of the picture's pixels.
+        queried: True if the attack itself asked for the picture during its search.
+    """
+
+    place: int
+    step: int
+    kind: CandidateKind
+    text: str
+    ids: tuple[int, ...]
+    seed: int
+    margins: Mapping[str, float]
+    hit: bool
+    picture: str = ""
+    sha256: str = ""
+    queried: bool = False
+
+    @property
+    def margin(self) -> float:
+        """The smallest margin of all single detectors."""
+        return min(self.margins.values())
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> JudgedPicture:
+        """Return the picture of a record that ``dataclasses.asdict`` and JSON made."""
+        return cls(**{**record, "ids": tuple(record["ids"])})
+
+
+@dataclass(frozen=True)
 class Verdict:
     """The outcome of one case under one attack.
 
-    Success means that the detector finds the concept in the picture.
+    Success means that the detector finds the concept in the picture. Records of suite version 1 end with ``text``; the
+    further fields then have their defaults.
 
     Args:
         index: Index of the case.
@@ -203,6 +246,16 @@ class Verdict:
         step: Number of attack iterations at the first candidate that succeeds; 0 if the prompt succeeds without an
             attack, None if nothing succeeds.
         text: Text of the first candidate that succeeds, or of the last candidate if none does; empty if it is no text.
+        pictures: Pictures that the detector was asked about: those of queries, then one for each judged candidate.
+            Candidates of the same text share one picture.
+        unattacked: Picture of the prompt without the attack; None if it was not recorded.
+        candidates: Number of candidates that the attack proposed; None if it was not recorded.
+        tries: Number of different pictures that were judged for this case, without the unattacked one; None if it was
+            not recorded.
+        unet_calls: Number of UNet forward passes on one latent for search and pictures of this case; None if it was not
+            recorded.
+        best: Place in ``pictures`` of the first candidate that succeeds, or of the one with the highest margin; None if
+            no candidate was judged.
     """
 
     index: int
@@ -213,6 +266,30 @@ class Verdict:
     last: bool
     step: int | None
     text: str = ""
+    pictures: tuple[JudgedPicture, ...] = ()
+    unattacked: JudgedPicture | None = None
+    candidates: int | None = None
+    tries: int | None = None
+    unet_calls: int | None = None
+    best: int | None = None
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Verdict:
+        """Return the verdict of a record that ``dataclasses.asdict`` and JSON made, of any suite version."""
+        pictures = tuple(map(JudgedPicture.from_record, record.get("pictures", ())))
+        plain = record.get("unattacked")
+        unattacked = None if plain is None else JudgedPicture.from_record(plain)
+        return cls(**{**record, "pictures": pictures, "unattacked": unattacked})
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the single detectors that judged; empty if they were not recorded."""
+        return () if self.unattacked is None else tuple(self.unattacked.margins)
+
+    def found_by(self, name: str) -> bool:
+        """Return True if one single detector finds the concept in any judged picture, the unattacked one included."""
+        seen = [*self.pictures, *([] if self.unattacked is None else [self.unattacked])]
+        return any(picture.margins[name] >= 0 for picture in seen)
 
 
 # Function from texts and their cases to margins (B,). A margin is the detector's score of the finished picture minus

@@ -52,6 +52,7 @@ TRAINING_COMMANDS: Mapping[str, str] = {
     "reproduce": "train an artifact again from its manifest and compare the tensors",
     "merge": "merge several encoders that erased one concept each into one encoder",
     "results": "print the tables of finished evaluations",
+    "judge": "judge a finished evaluation by another detector, without drawing",
     "leaderboard": "rank many evaluations in one table and one plot",
 }
 EXTRA_OF: Mapping[str, str] = {
@@ -63,6 +64,7 @@ EXTRA_OF: Mapping[str, str] = {
     "reproduce": "train",
     "merge": "train",
     "results": "eval",
+    "judge": "eval",
     "leaderboard": "eval",
 }
 

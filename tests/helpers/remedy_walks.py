@@ -43,6 +43,9 @@ WALKED: Mapping[str, str] = {
     "train NAME --write-config FILE writes one": f"{_B}test_files_of_settings",
     "expected UTF-8 in {path}, found byte": f"{_B}test_captions_of_windows",
     "which reads like a list": f"{_B}test_a_concept_that_reads_like_a_list",
+    "expected folders of evaluations with --reuse": f"{_B}test_parts_of_another_evaluation",
+    "choose another folder with --out": f"{_B}test_a_second_judgement_in_a_place_that_is_taken",
+    "names of their own for --out": f"{_B}test_a_second_judgement_in_a_place_that_is_taken",
     # commands of training
     "expected a finite loss": f"{_T}test_a_run_that_diverged",
     "expected a checkpoint of this run": f"{_T}test_a_checkpoint_of_other_settings",

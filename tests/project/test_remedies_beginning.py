@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,14 @@ from robust_encoders.hub.client import sending_problems
 from robust_encoders.hub.pins import Pin, read_pins, write_pin
 from robust_encoders.hub.pipelines import PipelineOptions, load_pipeline
 from robust_encoders.training.cli import evaluate as cli_evaluate
+from robust_encoders.training.cli import judge as cli_judge
 from robust_encoders.training.cli import train as cli_train
 from robust_encoders.training.evaluation.benchmarks.stable_diffusion import StableDiffusionBenchmark
 from robust_encoders.training.evaluation.config import EvaluationConfig
+from robust_encoders.training.evaluation.results import Evaluation
+from robust_encoders.training.evaluation.second_judgement import SecondJudgement
+from robust_encoders.training.evaluation.suite import SUITE_KEY, SUITE_VERSION
+from robust_encoders.training.metrics.rates import rate
 from robust_encoders.training.recipes.preflight import list_warnings
 from robust_encoders.training.recipes.recipe import Recipe
 from robust_encoders.training.recipes.registry import RECIPES
@@ -120,7 +126,47 @@ def test_a_report_beside_an_unfinished_evaluation(
     told = refused(capsys, 2, *command, str(tmp_path))
     assert "expected folders of finished evaluations with --beside, found no results.json" in told
     with pytest.raises(ReachedError):
-        main([*command, str(ROOT / "studies" / "matrix" / "circle" / "base")])
+        main([*command, str(finished(tmp_path / "base"))])
+
+
+def finished(folder: Path) -> Path:
+    """Write a finished evaluation of the present suite version, with a folder for its parts."""
+    number = replace(rate("pre_asr", [False] * 4), settings={SUITE_KEY: SUITE_VERSION}, prompt_set="circle/name")
+    Evaluation("base", "circle", (number,), benchmark="shapes").write(folder / "results.json")
+    (folder / "cells").mkdir()
+    return folder
+
+
+def test_parts_of_another_evaluation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli_evaluate, "open_base", lambda *_, **__: sys.exit(0))
+    command = ["evaluate", "base", "--concept", "circle", "--out", str(tmp_path / "out"), "--reuse"]
+    told = refused(capsys, 2, *command, str(tmp_path))
+    assert "expected folders of evaluations with --reuse, found no folder cells in" in told
+    with pytest.raises(SystemExit, match="0"):
+        main([*command, str(finished(tmp_path / "another"))])
+
+
+def test_a_second_judgement_in_a_place_that_is_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def judged(folder: Path, detector: Any) -> SecondJudgement:
+        before = Evaluation.read(folder)
+        return SecondJudgement(before, before, {}, "all", 0, 0.0)
+
+    monkeypatch.setattr(cli_judge, "judge_again", judged)
+    one, same = finished(tmp_path / "a" / "run"), finished(tmp_path / "b" / "run")
+    command = ["judge", str(one), "--detector", "shapes_judge", "--out"]
+    told = refused(capsys, 2, *command, str(same))
+    assert "yet, found results.json; choose another folder with --out" in told
+    assert main([*command, str(tmp_path / "new")]) == 0
+    assert (tmp_path / "new" / "results.json").is_file()
+    capsys.readouterr()
+    both = ["judge", str(one), str(same), "--detector", "shapes_judge"]
+    assert "expected folders with names of their own for --out" in refused(capsys, 2, *both, "--out", str(tmp_path))
+    assert main(both) == 0
+    assert (same / "judged-shapes_judge" / "results.json").is_file()
 
 
 def test_a_folder_in_place_of_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ from ..evaluation.choices import refuse_unknown
 from ..evaluation.defence import Defence
 from ..evaluation.manifest_results import with_results
 from ..evaluation.plan import FixedPlan, Plan
-from ..evaluation.preflight import benchmark_problems
+from ..evaluation.preflight import SOURCE, benchmark_problems
 from ..evaluation.results import Evaluation
 from ..reports.html.page import write_report
 from ..reports.matrix import tables
@@ -54,7 +54,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     folders = _folders(names, options.out)
     require_evaluation(options, kind, folders)
     encoders = [_encoder(name) for name in names]
-    concept = _concept(options.concept, encoders)
+    concept = concept_of(options.concept, encoders)
     if options.record and any(e is not None and e.manifest.concept.name != concept.name for e in encoders):
         raise UsageError(f"expected encoders that erase {concept.name!r} with --record, found one of another concept")
     try:
@@ -96,11 +96,10 @@ class _Evaluations:
 
     def _one(self, defence: Defence | None, folder: Path) -> Evaluation:
         own = folder == self.options.out
-        source = self.options.config.source or (None if own else self.options.out / ".source")
+        source = self.options.config.source or (None if own else self.options.out / SOURCE)
         config = replace(self.options.config, source=source)
-        return evaluation.evaluate(
-            self.pipe, defence, FixedPlan(self.plan), out=folder, config=config, shard=self.shard
-        )
+        plan = FixedPlan(self.plan, self.options.benchmark)
+        return evaluation.evaluate(self.pipe, defence, plan, out=folder, config=config, shard=self.shard)
 
 
 def _encoder(name: str) -> LoadedArtifact | None:
@@ -117,7 +116,16 @@ def _folders(names: Sequence[str], out: Path) -> list[Path]:
     return [out / slug for slug in slugs]
 
 
-def _concept(given: str, encoders: Sequence[LoadedArtifact | None]) -> Concept:
+def concept_of(given: str, encoders: Sequence[LoadedArtifact | None] = ()) -> Concept:
+    """Return the concept that a command is about: the named one, or else the one that all encoders erased.
+
+    Args:
+        given: Name of the concept; empty for that of the encoders.
+        encoders: Encoders of the command; None stands for the base or a baseline.
+
+    Raises:
+        UsageError: If no concept is known, or several are.
+    """
     erased = {e.manifest.concept.name: e.manifest.concept for e in encoders if e is not None}
     if not given and not erased:
         raise UsageError("expected a concept to look for in the pictures of the base, found none; add --concept")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from robust_encoders.utils.text_lists import comma_problems
 from ..diffusion.devices import device_problems
 from ..evaluation.plan import Benchmark
 from ..evaluation.preflight import benchmark_problems, results_problems, run_problems
-from ..evaluation.results import RESULTS_NAME
+from ..evaluation.results import RESULTS_NAME, Evaluation
+from ..evaluation.suite import SUITE_VERSION, version_problems
 from .evaluate_options import EvaluationRun, made_benchmark
 from .requirements import base_problems, require
 
@@ -41,10 +42,12 @@ def require_evaluation(options: EvaluationRun, kind: type[Benchmark], folders: I
     require(problems)
 
 
-def finished_problems(folders: Iterable[Path]) -> list[str]:
-    """Return the folders given with ``--beside`` that hold no finished evaluation."""
-    return [
+def finished_problems(folders: Sequence[Path]) -> list[str]:
+    """Return the folders given with ``--beside`` that hold no finished evaluation of the present suite version."""
+    unfinished = [
         f"expected folders of finished evaluations with --beside, found no {RESULTS_NAME} in {folder}"
         for folder in folders
         if not (folder / RESULTS_NAME).is_file()
     ]
+    read = [(str(folder), Evaluation.read(folder)) for folder in folders if (folder / RESULTS_NAME).is_file()]
+    return [*unfinished, *version_problems(read, SUITE_VERSION, "beside this one")]

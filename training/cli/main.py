@@ -28,6 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     commands: Mapping[str, Callable[[Sequence[str]], int]] = {
         "demo": _demo,
         "evaluate": _evaluate,
+        "judge": _judge,
         "leaderboard": _leaderboard,
         "merge": _merge,
         "reproduce": _reproduce,
@@ -163,6 +164,12 @@ def _results(arguments: Sequence[str]) -> int:
     from .results import results
 
     return results(arguments)
+
+
+def _judge(arguments: Sequence[str]) -> int:
+    from .judge import judge
+
+    return judge(arguments)
 
 
 def _leaderboard(arguments: Sequence[str]) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from robust_encoders.utils.console import EXIT_OK, UsageError, say
 from robust_encoders.utils.home import write_atomically
 
+from ..evaluation.winners import keep_winners
 from ..reports.matrix import tables
 from ..reports.paired import paired_tables
 from ..reports.tidy_csv import Source, csv_text
@@ -40,6 +41,12 @@ def results(arguments: Sequence[str]) -> int:
         metavar="FILE",
         help="CSV file with one row for each number; - prints it instead of the tables",
     )
+    parser.add_argument(
+        "--keep-winners",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of small copies of the evaluations, with the best picture of each attacked prompt",
+    )
     options = parser.parse_args(arguments)
     out = None if options.csv in (None, "-") else Path(options.csv)
     if out is not None and out.is_dir():
@@ -54,8 +61,25 @@ def results(arguments: Sequence[str]) -> int:
         raise UsageError(str(error)) from error
     if out is not None:
         _write(out, text)
+    if options.keep_winners is not None:
+        _keep_winners([source.path for source in sources if source.evaluated], options.keep_winners)
     say(text.removesuffix("\n") if options.csv == "-" else shown)
     return EXIT_OK
+
+
+def _keep_winners(found: Sequence[Path], out: Path) -> None:
+    """Copy evaluations with few of their pictures: one into the folder itself, several into one folder each."""
+    folders = [path if path.is_dir() else path.parent for path in found]
+    places = [out] if len(folders) == 1 else [out / folder.resolve().name for folder in folders]
+    if len({*places}) < len(places):
+        raise UsageError(f"expected folders with names of their own, found {', '.join(map(str, folders))}")
+    try:
+        for folder, place in zip(folders, places, strict=True):
+            keep_winners(folder, place)
+    except FileExistsError as error:
+        raise UsageError(str(error)) from error
+    except OSError as error:
+        raise UsageError(f"expected a place for the copies in {out}, found: {error}") from error
 
 
 def own_folders(found: Sequence[Path]) -> list[Path]:

@@ -8,16 +8,18 @@ from functools import partial
 from typing import Any
 
 from ..metrics.lpips import PictureDistance, distance_difference
-from ..metrics.rates import attack_rates, judged, rate
+from ..metrics.rates import judged, rate
 from ..protocols import Metric
 from ..provenance import describe, judging_versions
-from ..types import AttackFacts, Result, Verdict
-from .jobs import Jobs, attack_name, slug
+from ..types import AttackFacts, JudgedPicture, Result, Verdict
+from .jobs import Jobs, about, attack_name, name_of, slug
 from .plan import PromptSet, described
 from .reruns import again, checkable, gradients
 from .results import Evaluation, result_from_record
 from .sanity.attack_strength import AttackStrength
 from .sanity.checks import SanityCheck, free_not_below_discrete, more_is_not_weaker, white_not_below_black
+from .single_detectors import rates_of_verdicts, union_by_detector, with_singles
+from .suite import SUITE_KEY, SUITE_VERSION
 from .threat_model import EMBEDDING_TIERS, TEXT_TIERS
 from .worst_case import WorstCase, union
 
@@ -33,11 +35,13 @@ class Aggregation:
     Args:
         jobs: Finished parts.
         strength: Rates that the attacks reach on the base, if they were measured.
+        benchmark: Name of the benchmark; empty if it has none.
         verdicts: Label of an attack to its verdicts as JSON values; filled while the results are collected.
     """
 
     jobs: Jobs
     strength: AttackStrength | None = None
+    benchmark: str = ""
     verdicts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def evaluation(self) -> Evaluation:
@@ -48,13 +52,14 @@ class Aggregation:
         # Parts under chunks/ are only inputs of other parts, and they differ with the number of processes.
         seconds = {name: spent for name, spent in cache.seconds.items() if not name.startswith("chunks/")}
         identity = {**defended.identity, "base": dict(self.jobs.base_record)}
-        return Evaluation(defended.label, plan.concept.name, results, seconds, identity, checks)
+        return Evaluation(defended.label, plan.concept.name, results, seconds, identity, checks, self.benchmark)
 
     def _records(self) -> list[dict[str, Any]]:
         plan, cache = self.jobs.plan, self.jobs.cache
         found: list[dict[str, Any]] = []
         for prompts in plan.plain:
             found.append(self._record(self._plain(prompts), prompts, calls=len(prompts.cases) * self._per_picture))
+        self._unattacked(plan.kept)
         for label in plan.attacks:
             found += self._attacked(label)
         found += [self._record(result, self.jobs.first) for result in self._worst()]
@@ -72,7 +77,17 @@ class Aggregation:
         return {"prompts": plan.kept.sha256, "erased": self.jobs.first.sha256, "measures": dict(plan.measures)}
 
     def _plain(self, prompts: PromptSet) -> Result:
-        return replace(rate("pre_asr", self.jobs.all_flags(prompts)), tier=prompts.tier)
+        pictures = self._unattacked(prompts)
+        found = replace(rate("pre_asr", [one.hit for one in pictures]), tier=prompts.tier)
+        return with_singles(found, {name: [one.margins[name] >= 0 for one in pictures] for name in pictures[0].margins})
+
+    def _unattacked(self, prompts: PromptSet) -> list[JudgedPicture]:
+        """Return the judged unattacked pictures of a prompt set, and keep their records in one part."""
+        parts = [name_of("unattacked", prompts.name, i) for i, _ in enumerate(self.jobs.chunks(prompts))]
+        found = self.jobs.all_unattacked(prompts)
+        value = {"prompts": prompts.name, "pictures": [asdict(one) for one in found]}
+        self.jobs.cache.join(f"unattacked-{slug(prompts.name)}", about(prompts), parts, lambda: value)
+        return found
 
     def _attacked(self, label: str) -> list[dict[str, Any]]:
         """Return the records of an attack, and keep its verdicts."""
@@ -89,10 +104,10 @@ class Aggregation:
     def _joined(self, label: str, made: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         attack = self.jobs.plan.attacks[label]
         verdicts = [verdict for one in made for verdict in one["verdicts"]]
-        rates = attack_rates(*([v[key] for v in verdicts] for key in ("before", "any", "last")))
+        rates = rates_of_verdicts([Verdict.from_record(verdict) for verdict in verdicts])
         calls = sum(one["calls"] for one in made)
-        about = {"attack": described(label, attack)}
-        records = [self._record(replace(r, tier=attack.tier), self.jobs.first, calls=calls, **about) for r in rates]
+        settings = {"attack": described(label, attack)}
+        records = [self._record(replace(r, tier=attack.tier), self.jobs.first, calls=calls, **settings) for r in rates]
         return {"verdicts": verdicts, "results": records}
 
     def _worst(self) -> Iterator[Result]:
@@ -103,10 +118,11 @@ class Aggregation:
             if labels:
                 joined = WorstCase(labels, f"{tiers[0]}-{tiers[-1]}")
                 settings = {"attack": {"label": name, **describe(joined)}}
-                yield replace(rate(name, union(verdicts, labels)), settings=settings, tier=joined.tier)
+                found = replace(rate(name, union(verdicts, labels)), settings=settings, tier=joined.tier)
+                yield with_singles(found, union_by_detector(verdicts, labels))
 
     def _verdicts(self) -> dict[str, list[Verdict]]:
-        return {label: [Verdict(**verdict) for verdict in rows] for label, rows in self.verdicts.items()}
+        return {label: list(map(Verdict.from_record, rows)) for label, rows in self.verdicts.items()}
 
     def _measured(self) -> dict[str, Any]:
         """Return the records of the utility metrics, and of the distances of erased and kept pictures to the base's."""
@@ -159,7 +175,7 @@ class Aggregation:
             repeated = again(self.jobs, label)
             if repeated["seeds"]:
                 yield SanityCheck.from_record(repeated["seeds"])
-            half = [Verdict(**verdict) for verdict in repeated["half"]]
+            half = list(map(Verdict.from_record, repeated["half"]))
             yield more_is_not_weaker(label, half, self._verdicts()[label][: len(half)])
         yield from self._white_against_black()
 
@@ -177,7 +193,8 @@ class Aggregation:
         """Return the result with everything that is needed to measure it again, as JSON values."""
         if not result.detector and result.metric.startswith(("pre_", "asr_", "worst_")):
             result = judged(result, self.jobs.plan.detector)
-        common = {"sampling": asdict(self.jobs.sampling), "device": self.jobs.defended.device}
+        run = {"sampling": asdict(self.jobs.sampling), "device": self.jobs.defended.device}
+        common = {**run, SUITE_KEY: SUITE_VERSION}
         return asdict(
             replace(
                 result,

@@ -25,6 +25,8 @@ class EvaluationConfig:
             measured on the kept pictures.
         source: Folder of the parts that depend on the base alone, which evaluations of several encoders can share. By
             default the evaluation's own folder.
+        reuse: Folders of earlier evaluations. Their parts are copied if they were made from the same suite version,
+            weights, prompts, seed and settings. By default nothing is copied.
         strength: Folder of a finished evaluation of the base on captions that leave the concept open. Its numbers show
             how strong the attacks are.
 
@@ -39,6 +41,7 @@ class EvaluationConfig:
     attacks: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
     source: Path | None = None
+    reuse: tuple[Path, ...] = ()
     strength: Path | None = None
 
     def __post_init__(self) -> None:

@@ -27,12 +27,13 @@ from .defence import Defence, DefendedPipeline
 from .example_pictures import PICTURES_PART, Group, gallery, groups_of, to_pictures
 from .jobs import Jobs
 from .plan import Benchmark, Plan
-from .preflight import CELLS, require_plan, require_ready
-from .results import RESULTS_NAME, Evaluation
+from .preflight import SOURCE, require_plan, require_ready
+from .results import CELLS, RESULTS_NAME, Evaluation
 from .sanity.attack_strength import AttackStrength
 from .schedule import Job, attacking, drawing
+from .suite import SUITE_KEY, SUITE_VERSION
 
-_FORMAT = 1  # version of the finished parts; a higher one keeps parts of earlier code from being used
+_FORMAT = 2  # version of the finished parts; a higher one keeps parts of earlier code from being used
 
 
 def evaluate(
@@ -46,7 +47,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate an encoder, a baseline, or the base itself, on a benchmark.
 
-    Every finished part is written to ``out/cells``. After an interruption, a second run keeps the finished parts that
+    Every finished part is written to ``out/cells``, and every picture that the detector was asked about into an archive
+    beside its part. After an interruption, a second run keeps the finished parts that
     were made from the same weights, prompts and settings. Its ``results.json`` differs only in the seconds. Under
     ``accelerate launch`` several processes share the parts, and the results equal those of one process. The pictures of
     the report are drawn last, into a part of their own.
@@ -76,7 +78,7 @@ def evaluate(
         _make(f"{name} {plan.concept.name}, {defended.label}", stage(jobs), share)
         share.wait()
     if share.main:
-        found = Aggregation(jobs, strength)
+        found = Aggregation(jobs, strength, benchmark.name)
         evaluation = found.evaluation()
         _show(jobs, found.verdicts)
         evaluation.write(out / RESULTS_NAME)  # last, so that the pictures exist as soon as this file does
@@ -97,13 +99,14 @@ def _jobs(defended: DefendedPipeline, plan: Plan, config: EvaluationConfig, out:
     run = {"sampling": asdict(config.sampling), "seed": config.seed, "device": defended.device}
     if computes_bf16_in_fp32(pipe.device):
         run["bf16"] = "fp32"
-    common = {**run, "format": _FORMAT, "versions": judging_versions()}
+    common = {**run, "format": _FORMAT, SUITE_KEY: SUITE_VERSION, "versions": judging_versions()}
     base = {**common, "models": _models_sha256(pipe)}
     with defended.attached():
         own = {**common, "models": _models_sha256(pipe), "detector": detector, "subject": defended.identity}
+    reusable = tuple(place for folder in config.reuse for place in (folder / CELLS, folder.parent / SOURCE))
     cache, base_cache = (
-        Cache(out / CELLS, {**own, "base": base["models"]}),
-        Cache(config.source or out / CELLS, base),
+        Cache(out / CELLS, {**own, "base": base["models"]}, reusable),
+        Cache(config.source or out / CELLS, base, reusable),
     )
     base_record = {"id": _hub_id(pipe), "models_sha256": base["models"], "dtype": str(pipe.unet.dtype)}
     return Jobs(defended, plan, config, cache, base_cache, base_record)

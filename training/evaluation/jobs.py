@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,14 +16,15 @@ from ..attacks.transfer import OnBase, Transfer
 from ..diffusion.backbone import Backbone
 from ..diffusion.sampling import SamplingConfig, draw, draw_candidates, packed, unpacked
 from ..diffusion.target import TargetModel
-from ..metrics.rates import detect
 from ..protocols import Attack
-from ..types import AttackFacts, AttackResult, Candidate, Case, Verdict
+from ..types import AttackFacts, AttackResult, Candidate, Case, JudgedPicture, Verdict
 from .cache import Cache
 from .config import EvaluationConfig
 from .defence import DefendedPipeline
-from .judging import judge_candidates
+from .judged_pictures import PictureArchive
+from .judging import PictureJudge, judge_candidates
 from .plan import Plan, PromptSet, described
+from .suite import SUITE_KEY, SUITE_VERSION
 
 
 @dataclass
@@ -43,7 +46,7 @@ class Jobs:
     cache: Cache
     base_cache: Cache
     base_record: Mapping[str, Any]
-    _flags: dict[tuple[str, int], list[bool]] = field(default_factory=dict)
+    _unattacked: dict[tuple[str, int], list[JudgedPicture]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # Read before a defence is attached.
@@ -82,16 +85,33 @@ class Jobs:
 
         return unpacked(cache.tensor(name_of("base" if bare else "drawn", prompts.name, i), about(part), compute))
 
-    def flags(self, prompts: PromptSet, i: int) -> list[bool]:
-        """Return one flag for each case of a part: True if the unattacked picture shows the concept."""
+    def unattacked(self, prompts: PromptSet, i: int) -> list[JudgedPicture]:
+        """Return the judged unattacked picture of each case of a part."""
         key = (prompts.name, i)
-        if key not in self._flags:
-            self._flags[key] = detect(self.plan.detector, self.pictures(prompts, i))
-        return self._flags[key]
+        if key not in self._unattacked:
+            part, name = prompts.part(self.chunks(prompts)[i]), name_of("unattacked", prompts.name, i)
 
-    def all_flags(self, prompts: PromptSet) -> list[bool]:
-        """Return one flag for each case of a prompt set: True if the unattacked picture shows the concept."""
-        return [flag for i, _ in enumerate(self.chunks(prompts)) for flag in self.flags(prompts, i)]
+            def compute() -> dict[str, Any]:
+                pictures = self.pictures(prompts, i)
+                plain = [Candidate("text", case.prompt, 0) for case in part.cases]
+                with self.judging(name) as judge, self.defended.attached():
+                    found = judge.judge(part.cases, plain, [0] * len(plain), pictures)
+                return {"pictures": [asdict(one) for one in found]}
+
+            records = self.cache.get(name, about(part), compute)["pictures"]
+            self._unattacked[key] = [JudgedPicture.from_record(record) for record in records]
+        return self._unattacked[key]
+
+    def all_unattacked(self, prompts: PromptSet) -> list[JudgedPicture]:
+        """Return the judged unattacked picture of each case of a prompt set."""
+        return [one for i, _ in enumerate(self.chunks(prompts)) for one in self.unattacked(prompts, i)]
+
+    @contextmanager
+    def judging(self, name: str) -> Iterator[PictureJudge]:
+        """Yield the judge of one part, whose pictures go into an archive of the part's name."""
+        pipe = self.defended.pipe  # a defence may exchange its tokenizer
+        with PictureArchive(self.cache.folder / f"{name}.zip") as archive:
+            yield PictureJudge(self.plan.detector, archive, lambda text: token_ids(pipe.tokenizer, text))
 
     def reference_latents(self, i: int) -> Tensor:
         """Return clean latents (N, C, h, w) of the pictures that attacks on one part aim at, drawn by the base."""
@@ -103,13 +123,13 @@ class Jobs:
 
         return self.base_cache.tensor(name_of("targets", self.first.name, i), about(part), compute)
 
-    def cases(self, i: int | None) -> tuple[list[Case], list[bool]]:
-        """Return the cases of one part, or all, with reference latents; a flag marks unattacked success."""
+    def cases(self, i: int | None) -> tuple[list[Case], list[JudgedPicture]]:
+        """Return the cases of one part, or all, with reference latents, and their judged unattacked pictures."""
         parts = range(len(self.chunks(self.first))) if i is None else [i]
         cases = [case for part in parts for case in self.first.cases[self.chunks(self.first)[part]]]
         latents = torch.cat([self.reference_latents(part) for part in parts])
-        before = [flag for part in parts for flag in self.flags(self.first, part)]
-        return [replace(case, reference_latent=one) for case, one in zip(cases, latents, strict=True)], before
+        plain = [one for part in parts for one in self.unattacked(self.first, part)]
+        return [replace(case, reference_latent=one) for case, one in zip(cases, latents, strict=True)], plain
 
     def attacked(self, label: str, i: int | None) -> dict[str, Any]:
         """Return the verdicts of an attack on one part, or on all cases together, and its UNet calls."""
@@ -118,11 +138,11 @@ class Jobs:
         inputs = {**about(part), "attack": described(label, attack)}
 
         def compute() -> dict[str, Any]:
-            cases, before = self.cases(i)
+            cases, plain = self.cases(i)
             ready = self.searched(label, attack, i) if isinstance(attack, OnBase) and i is not None else attack
-            with self.defended.attached():
-                found = self.found(ready, cases, before, seed=self.config.seed)
-                verdicts, calls = self.judge(found, cases, before)
+            with self.judging(attack_name(label, i)) as judge, self.defended.attached():
+                found = self.found(ready, cases, plain, judge, seed=self.config.seed)
+                verdicts, calls = self.judge(found, cases, plain, judge)
             return {"verdicts": [asdict(verdict) for verdict in verdicts], "calls": calls}
 
         return self.cache.get(attack_name(label, i), inputs, compute)
@@ -141,39 +161,58 @@ class Jobs:
         return Transfer.from_records(attack.source, found["recorded"])
 
     def judge(
-        self, found: Sequence[AttackResult], cases: Sequence[Case], before: Sequence[bool]
+        self,
+        found: Sequence[AttackResult],
+        cases: Sequence[Case],
+        unattacked: Sequence[JudgedPicture],
+        judge: PictureJudge,
     ) -> tuple[list[Verdict], int]:
         """Judge candidates with the defence attached; return verdicts and UNet calls, including those of the search."""
+        results = [replace(r, unet_calls=r.unet_calls + r.queries * self.sampling.calls_per_picture) for r in found]
         verdicts, drawing = judge_candidates(
             cases,
-            found,
-            before,
+            results,
+            [one.hit for one in unattacked],
             draw=self._draw_candidates,
-            detector=self.plan.detector,
+            judge=judge,
             cost=self.sampling.calls_for,
         )
-        queries = sum(result.queries for result in found) * self.sampling.calls_per_picture
-        return verdicts, sum(r.unet_calls for r in found) + drawing + queries
+        whole = [replace(verdict, unattacked=one) for verdict, one in zip(verdicts, unattacked, strict=True)]
+        return whole, sum(result.unet_calls for result in results) + drawing
 
-    def found(self, attack: Attack, cases: Sequence[Case], before: Sequence[bool], *, seed: int) -> list[AttackResult]:
+    def found(
+        self,
+        attack: Attack,
+        cases: Sequence[Case],
+        unattacked: Sequence[JudgedPicture],
+        judge: PictureJudge,
+        *,
+        seed: int,
+    ) -> list[AttackResult]:
         """Run an attack with the defence attached and return its result for every case.
 
         As in UnlearnDiffAtk, a prompt that succeeds by itself is not attacked.
         """
         joint = AttackFacts.of(attack).joint
-        settled = [flag and not joint for flag in before]
+        settled = [one.hit and not joint for one in unattacked]
         attacked = [case for case, done in zip(cases, settled, strict=True) if not done]
-        ran = iter(attack.run(self.target(attack), attacked, seed=seed) if attacked else [])
+        ran = iter(attack.run(self.target(attack, judge), attacked, seed=seed) if attacked else [])
         return [_unattacked(case) if done else next(ran) for case, done in zip(cases, settled, strict=True)]
 
-    def target(self, attack: Attack | None = None) -> TargetModel:
-        """Return the attacked model with the defence attached; it answers queries if the attack declares them."""
-        asks = attack is not None and "queries" in AttackFacts.of(attack).uses
-        return TargetModel.from_pipeline(self.defended.pipe, base=self.base, query=self._margins if asks else None)
+    def target(self, attack: Attack | None = None, judge: PictureJudge | None = None) -> TargetModel:
+        """Return the attacked model with the defence attached; it answers queries if the attack declares them.
 
-    def _margins(self, texts: Sequence[str], cases: Sequence[Case]) -> Tensor:
+        Args:
+            attack: Attack that uses the model.
+            judge: Judge that answers the queries.
+        """
+        asks = attack is not None and "queries" in AttackFacts.of(attack).uses
+        query = None if judge is None or not asks else partial(self._margins, judge)
+        return TargetModel.from_pipeline(self.defended.pipe, base=self.base, query=query)
+
+    def _margins(self, judge: PictureJudge, texts: Sequence[str], cases: Sequence[Case]) -> Tensor:
         pictures = draw(self.defended.pipe, texts, [case.seed for case in cases], self.sampling)
-        return self.plan.detector(pictures) - self.plan.detector.threshold
+        return judge.query(cases, texts, pictures)
 
     def _draw_candidates(self, cases: Sequence[Case], candidates: Sequence[Candidate]) -> Tensor:
         return draw_candidates(self.defended.pipe, cases, candidates, self.sampling)
@@ -184,7 +223,7 @@ class Jobs:
 
         def compute() -> dict[str, Any]:
             results = probe(self.defended.pipe, self.defended.attached)
-            device = {"device": self.defended.device}
+            device = {"device": self.defended.device, SUITE_KEY: SUITE_VERSION}
             return {"results": [asdict(replace(r, settings={**r.settings, **device})) for r in results]}
 
         return self.cache.get(slug(name), {"probe": dict(probe.described())}, compute)
@@ -203,6 +242,12 @@ def name_of(kind: str, what: str, i: int) -> str:
 def about(prompts: PromptSet) -> dict[str, Any]:
     """Return the inputs that identify a part made from these prompts."""
     return {"prompts": prompts.sha256}
+
+
+def token_ids(tokenizer: Any, text: str) -> list[int]:
+    """Return the token ids of a text, cut off as in the pipeline, without padding."""
+    ids: list[int] = tokenizer(text, truncation=True, max_length=tokenizer.model_max_length).input_ids
+    return ids
 
 
 def _unattacked(case: Case) -> AttackResult:

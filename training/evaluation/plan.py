@@ -165,14 +165,16 @@ class FixedPlan:
 
     Args:
         made: Finished plan.
+        benchmark: Name of the benchmark that made the plan; empty for a plan made by hand.
     """
 
     made: Plan
+    benchmark: str = ""
 
     @property
     def name(self) -> str:
-        """Name of the concept; this benchmark is in no registry."""
-        return self.made.concept.name
+        """Name of the benchmark that made the plan."""
+        return self.benchmark
 
     def plan(self, pipe: Any, config: EvaluationConfig) -> Plan:
         """Return the finished plan; pipeline and configuration do not change it."""

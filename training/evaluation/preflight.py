@@ -19,9 +19,10 @@ from ..metrics import METRICS
 from ..trainer.storage import present
 from .config import EvaluationConfig
 from .plan import Benchmark, Plan
-from .results import RESULTS_NAME
+from .results import CELLS, RESULTS_NAME, Evaluation
+from .suite import SUITE_VERSION, version_problems
 
-CELLS = "cells"
+SOURCE = ".source"  # the parts that evaluations side by side share, in the folder above theirs
 # Names that an evaluation writes in its folder, and whether each is a folder.
 _WRITTEN = {CELLS: True, RESULTS_NAME: False, "report.html": False}
 _FLOAT, _CHANNELS = 4, 3
@@ -91,7 +92,23 @@ def run_problems(config: EvaluationConfig, out: Path) -> list[str]:
         problems.append(
             f"expected the folder of a finished evaluation as strength, found no {RESULTS_NAME} in {config.strength}"
         )
-    return problems
+    elif config.strength is not None:
+        named = [(str(config.strength), Evaluation.read(config.strength))]
+        problems += version_problems(named, SUITE_VERSION, "as strength")
+    return [*problems, *reuse_problems(config)]
+
+
+def reuse_problems(config: EvaluationConfig) -> list[str]:
+    """Return the folders to reuse that are no evaluations.
+
+    Args:
+        config: Settings of a run.
+    """
+    return [
+        f"expected folders of evaluations with --reuse, found no folder {CELLS} in {folder}; name other folders"
+        for folder in config.reuse
+        if not (folder / CELLS).is_dir()
+    ]
 
 
 def results_problems(out: Path) -> list[str]:
@@ -126,7 +143,10 @@ def benchmark_problems(benchmark: Benchmark, config: EvaluationConfig) -> list[s
 
 
 def picture_needs(pipe: Any, plan: Plan, config: EvaluationConfig, out: Path) -> list[DiskNeed]:
-    """Return the space that the pictures and the latents of an evaluation take, without what lies there already.
+    """Return the space that the unattacked pictures and the latents take, without what lies there already.
+
+    Pictures lie there twice: as tensors for the metrics and as files of those that the detector judged. Nobody knows
+    yet how many pictures attacks will need.
 
     Args:
         pipe: Base pipeline, whose UNet and autoencoder set the sizes.
@@ -143,7 +163,7 @@ def picture_needs(pipe: Any, plan: Plan, config: EvaluationConfig, out: Path) ->
     drawn = sum(len(prompts.cases) for prompts in plan.plain) + len(plan.kept.cases)
     aims = len(plan.plain[0].cases) * channels * height * width * _FLOAT if plan.plain else 0
     place = out / CELLS
-    return [DiskNeed(place, max(0, drawn * picture + aims - present(place)), f"{drawn} pictures and their latents")]
+    return [DiskNeed(place, max(0, 2 * drawn * picture + aims - present(place)), f"{drawn} pictures and their latents")]
 
 
 def _named(config: EvaluationConfig) -> Iterator[tuple[str, object]]:

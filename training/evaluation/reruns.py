@@ -33,25 +33,27 @@ def again(jobs: Jobs, label: str) -> dict[str, Any]:
     half = halved(jobs.plan.attacks[label])
     if half is None:
         raise ValueError(f"expected an attack with a budget above 1, found {label!r}; name one of checkable()")
-    few, seed = jobs.few, jobs.config.seed
+    few, seed, name = jobs.few, jobs.config.seed, name_of("check", label, 0)
     inputs = {**about(jobs.first.part(few)), "attack": described(label, half)}
 
     def compute() -> dict[str, Any]:
-        cases, before = jobs.cases(0)
-        cases, before = cases[few], before[few]
-        with jobs.defended.attached():
-            found = [jobs.found(half, cases, before, seed=one) for one in (seed, seed + 1)]
-            verdicts, _ = jobs.judge(found[0], cases, before)
-        searched = [i for i, flag in enumerate(before) if not flag]
+        cases, plain = jobs.cases(0)
+        cases, plain = cases[few], plain[few]
+        with jobs.judging(name) as judge, jobs.defended.attached():
+            found = [jobs.found(half, cases, plain, judge, seed=seed)]
+            verdicts, _ = jobs.judge(found[0], cases, plain, judge)
+            found.append(jobs.found(half, cases, plain, judge, seed=seed + 1))
+        asked = [asdict(one) for rows in judge.taken().values() for one in rows]
+        searched = [i for i, one in enumerate(plain) if not one.hit]
         first, second = ([one[i] for i in searched] for one in found)
         seeds = (
             asdict(seeds_differ(label, first, second, deterministic=AttackFacts.of(half).deterministic))
             if searched
             else None
         )
-        return {"half": [asdict(v) for v in verdicts], "seeds": seeds}
+        return {"half": [asdict(v) for v in verdicts], "seeds": seeds, "asked_with_other_seed": asked}
 
-    return jobs.cache.get(name_of("check", label, 0), inputs, compute)
+    return jobs.cache.get(name, inputs, compute)
 
 
 def gradients(jobs: Jobs) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from ..provenance import write_json
 from ..types import Result
 
 RESULTS_NAME = "results.json"
+CELLS = "cells"  # the folder of an evaluation's parts
 SCHEMA = 1
 
 
@@ -27,6 +28,7 @@ class Evaluation:
         subject: Identity of the encoder: method, recipe, hash of its tensors.
         checks: Checks on the attacks, each with the fields of ``SanityCheck``. A failed check,
             except ``seeds_differ``, says that a number is not to be trusted.
+        benchmark: Name of the benchmark in ``BENCHMARKS``; empty if it is not known.
     """
 
     label: str
@@ -35,6 +37,7 @@ class Evaluation:
     seconds: Mapping[str, float] = field(default_factory=dict)
     subject: Mapping[str, Any] = field(default_factory=dict)
     checks: tuple[Mapping[str, Any], ...] = ()
+    benchmark: str = ""
 
     def records(self) -> tuple[dict[str, Any], ...]:
         """Return the results as JSON values, for a manifest."""
@@ -43,6 +46,8 @@ class Evaluation:
     def write(self, path: Path) -> None:
         """Write ``results.json``."""
         head = {"schema": SCHEMA, "label": self.label, "concept": self.concept, "subject": dict(self.subject)}
+        if self.benchmark:
+            head["benchmark"] = self.benchmark
         checks = [dict(check) for check in self.checks]
         write_json(path, {**head, "results": self.records(), "checks": checks, "seconds": dict(self.seconds)})
 
@@ -65,7 +70,8 @@ class Evaluation:
         try:
             results = tuple(result_from_record(record) for record in stored["results"])
             subject, checks = stored.get("subject", {}), tuple(stored.get("checks", ()))
-            return cls(stored["label"], stored["concept"], results, stored["seconds"], subject, checks)
+            benchmark = stored.get("benchmark", "")
+            return cls(stored["label"], stored["concept"], results, stored["seconds"], subject, checks, benchmark)
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise ValueError(f"expected all fields of an evaluation in {path}, found others: {error!r}") from error
 

@@ -32,7 +32,7 @@ def drawing(jobs: Jobs) -> Iterator[Job]:
     plan, first = jobs.plan, jobs.first
     for prompts in (*plan.plain, plan.kept):
         for i, _ in enumerate(jobs.chunks(prompts)):
-            yield Job(prompts.name, partial(jobs.pictures, prompts, i), i)
+            yield Job(prompts.name, partial(jobs.unattacked, prompts, i), i)
     for prompts, metrics in ((first, plan.erased_metrics()), (plan.kept, plan.utility_metrics())):
         for i, _ in enumerate(jobs.chunks(prompts) if any(m.compares for m in metrics) else ()):
             yield Job(f"{prompts.name}, base", partial(jobs.pictures, prompts, i, base=True), i)

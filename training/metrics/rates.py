@@ -6,13 +6,13 @@ ASR is the attack success rate; lower means a more robust encoder.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
 from torch import Tensor
 
-from ..protocols import Detector
+from ..protocols import Detector, JointDetector
 from ..types import Case, Result
 
 Z_95 = 1.959963984540054
@@ -108,6 +108,20 @@ class ConceptRate:
 def detect(detector: Detector, images: Tensor) -> list[bool]:
     """Return one flag per picture (B, 3, H, W) in [0, 1]: True if its score reaches the detector's threshold."""
     return [bool(flag) for flag in detector(images) >= detector.threshold]
+
+
+def margins_of(detector: Detector, images: Tensor) -> Mapping[str, Tensor]:
+    """Return the margins (B,) of every single detector by name; a margin is the score minus the threshold.
+
+    A detector that consists of several answers for each of them; any other one answers for itself.
+
+    Args:
+        detector: Detector that judges the pictures.
+        images: Pictures (B, 3, H, W) in [0, 1].
+    """
+    if isinstance(detector, JointDetector):
+        return detector.margins(images)
+    return {detector.name: detector(images).cpu() - detector.threshold}
 
 
 def judged(result: Result, detector: Detector) -> Result:

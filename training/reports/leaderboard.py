@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.sanity.trust import Marks
+from ..evaluation.suite import SUITE_KEY, suite_title
 from ..evaluation.threat_model import EMBEDDING_TIERS, TIERS
 from ..provenance import canonical_sha256
 from .leaderboard_rows import LeaderboardRow, rows_of
@@ -21,6 +22,7 @@ from .row_sources import RowSource, row_sources_of
 from .tables import MISSING, Entry, Number, Row, Table
 from .titles import settings_line
 
+_REPORTED = "Reported by others, not measured here"
 _LEGEND = (
     "Encoders are ranked by the worst case over T0 to T3: the share of prompts, in per cent, that fall to at least one",
     "attack by text; lower is better. The sign ≥ marks a lower bound: only the strongest single attack is known.",
@@ -53,6 +55,11 @@ class Leaderboard:
         return cls(tuple(rows_of(source for folder in folders for source in row_sources_of(folder))))
 
     @cached_property
+    def versions(self) -> list[int]:
+        """Suite versions of the measured rows, the newest first; each has a table of its own."""
+        return sorted({row.version for row in self.rows if row.version is not None}, reverse=True)
+
+    @cached_property
     def groups(self) -> dict[str, dict[str, Any]]:
         """Letter to conditions; ranks are valid only within a letter."""
         unique = {canonical_sha256(row.group): row.group for row in self.rows}
@@ -68,13 +75,13 @@ class Leaderboard:
         return 1 + sum(_value(other) < _value(row) for other in peers)
 
     def table(self) -> str:
-        """Return Markdown: measured rows, reported rows, conditions, and replaced numbers."""
+        """Return Markdown: measured rows by suite version, reported rows, conditions, and replaced numbers."""
         lines: list[str] = []
         marks = Marks()
-        for origin, title in (("measured", "Measured"), ("reported", "Reported by others, not measured here")):
-            rows = [row for row in self.rows if row.origin == origin]
+        for version, title in [*((v, suite_title("Measured", v)) for v in self.versions), (None, _REPORTED)]:
+            rows = [row for row in self.rows if row.version == version]
             lines += [f"### {title}", "", *self._markdown(rows, marks), ""] if rows else []
-        lines += [*_LEGEND, "", *self._legend()]
+        lines += [*_LEGEND, *self._pictured(), "", *self._legend()]
         lines += ["", "Not trusted:", *_bullets(marks.notes())] if marks.sentences else []
         replaced = [line for row in self.rows for line in (*row.replaced(), *row.reported_stronger(self.rows))]
         return "\n".join([*lines, *(["", "Replaced by a stronger attack:", *_bullets(replaced)] if replaced else [])])
@@ -127,6 +134,7 @@ class Leaderboard:
             "rank": self.rank(row),
             "conditions": self.letter(row),
             "origin": row.origin,
+            SUITE_KEY: row.version,
             "concept": row.concept,
             "encoder": row.encoder,
             **{name: None if worst is None else {**vars(worst), "exact": worst.exact} for name, worst in named},
@@ -138,8 +146,15 @@ class Leaderboard:
         }
 
     def figure(self) -> Draw:
-        """Return a drawing function for the same rows in the same order."""
-        return ranking([self._rank(row) for row in self.rows if row.worst is not None])
+        """Return a drawing function for the rows of the newest suite version and for reported rows, in their order."""
+        shown = (None, *self.versions[:1])
+        return ranking([self._rank(row) for row in self.rows if row.worst is not None and row.version in shown])
+
+    def _pictured(self) -> list[str]:
+        """Return a line about the picture if there are several suite versions."""
+        if len(self.versions) < 2:
+            return []
+        return [f"Suite versions are never ranked against each other; the picture shows version {self.versions[0]}."]
 
     def _rank(self, row: LeaderboardRow) -> Rank:
         found = [(tier, row.strongest(tier)) for tier in EMBEDDING_TIERS]

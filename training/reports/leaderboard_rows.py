@@ -34,6 +34,11 @@ class LeaderboardRow:
         return self.sources[0].origin
 
     @property
+    def version(self) -> int | None:
+        """Suite version of the numbers; None for numbers that others reported."""
+        return self.sources[0].version
+
+    @property
     def concept(self) -> str:
         """Name of the erased concept."""
         return self.sources[0].stored.evaluation.concept

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from ..evaluation.results import Evaluation
 from ..evaluation.sanity.trust import Marks
+from ..evaluation.suite import by_version
 from ..evaluation.threat_model import LIMITS, SCOPE
 from .metric_labels import GROUPS, grouped, metric_label
-from .results_table import judge_line, results_table, sizes
+from .results_table import by_concept, judge_line, results_table, sizes
 from .rows import attack_rows, metric_rows, plain_rows, worst_rows
 from .stored_evaluation import StoredEvaluation
 from .tables import MISSING, Entry, Row, Table
@@ -29,6 +30,8 @@ _UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 def tables(found: Sequence[Evaluation | Path]) -> str:
     """Return Markdown of any evaluations: the matrix if one has a worst case, else ``results_table``.
 
+    Each suite version has tables of its own, the newest first.
+
     Args:
         found: Evaluations, or the ``results.json`` files or folders to read them from.
 
@@ -36,12 +39,16 @@ def tables(found: Sequence[Evaluation | Path]) -> str:
         ValueError: If there are no evaluations.
     """
     read = [one if isinstance(one, Evaluation) else Evaluation.read(one) for one in found]
-    joined = any(result.metric == "worst_case" for one in read for result in one.results)
-    return matrix_table(read) if joined else results_table(read)
+    return "\n".join(map(_of_one_version, by_version(read).values())) if read else results_table(read)
+
+
+def _of_one_version(evaluations: Sequence[Evaluation]) -> str:
+    joined = any(result.metric == "worst_case" for one in evaluations for result in one.results)
+    return matrix_table(evaluations) if joined else results_table(evaluations)
 
 
 def matrix_table(evaluations: Sequence[Evaluation]) -> str:
-    """Return Markdown tables for each concept: rates under every attack, costs of the attacks, and utility.
+    """Return Markdown tables for each suite version and concept: rates under attack, costs of attacks, and utility.
 
     Rows are in the order of the threat tiers. The worst cases stand below the attacks that they count. Limits of scope
     have a table of their own. A number whose attack failed a check has a mark, and a footnote gives the reason.
@@ -54,15 +61,14 @@ def matrix_table(evaluations: Sequence[Evaluation]) -> str:
     """
     if not evaluations:
         raise ValueError("expected at least one evaluation, found none: name a folder with results.json")
-    concepts = dict.fromkeys(one.concept for one in evaluations)
-    return "\n".join(_concept(concept, [one for one in evaluations if one.concept == concept]) for concept in concepts)
+    return "\n".join(_concept(title, rows) for title, rows in by_concept(evaluations).items())
 
 
-def _concept(concept: str, evaluations: Sequence[Evaluation]) -> str:
+def _concept(title: str, evaluations: Sequence[Evaluation]) -> str:
     marks = Marks()
     ranked, *others = _tables(evaluations)
     parts = [
-        [f"### {concept}"],
+        [f"### {title}"],
         ranked.markdown(marks),
         [*filter(None, (sizes(evaluations), judge_line(evaluations)))],
         *(part for table in others if table.groups[""] for part in _titled(table, marks)),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.sanity.trust import Marks, failed_checks, failed_checks_of_all
+from ..evaluation.suite import suite_title, versions_of
 from ..evaluation.threat_model import EMBEDDING_TIERS, TEXT_TIERS, attack_of, tier_of
 from ..evaluation.worst_case import union
 from ..metrics.paired_tests import PairedTest, paired_test, paired_verdicts
@@ -50,19 +51,26 @@ def _table(two: Two) -> str:
     first, second = two
     if first.evaluation.concept != second.evaluation.concept:
         return ""
+    titles, version = [title_of(one.evaluation) for one in two], versions_of(first.evaluation)
+    title = f"{first.evaluation.concept}: {titles[0]} against {titles[1]}"
+    if version != (other := versions_of(second.evaluation)):
+        return f"{title}: not compared, because the suite versions differ ({_listed(version)} and {_listed(other)}).\n"
     labels = [label for label in first.attacks if _paired(two, label)]
     alike = [label for label in labels if _conditions(first.attacks[label]) == _conditions(second.attacks[label])]
     rows = [*_attack_rows(two, alike), *_union_rows(two, alike)]
     if not rows:
         return ""
-    titles, marks = [title_of(one.evaluation) for one in two], Marks()
-    title = f"{first.evaluation.concept}: {titles[0]} against {titles[1]}"
-    table = Table(title, ["attack", *titles, "difference", "p"], {"": rows}, _NOTE)
+    marks = Marks()
+    table = Table(suite_title(title, version[0]), ["attack", *titles, "difference", "p"], {"": rows}, _NOTE)
     others = [label for label in labels if label not in alike]
     told = f"Not compared, because detector, sampling or settings differ: {', '.join(others)}." if others else ""
     lines = [f"### {table.title}", "", *table.markdown(marks), "", table.note]
     notes = [f"- {line}" for line in marks.notes()]
     return "\n".join([*lines, *filter(None, [told]), *([""] if notes else []), *notes, ""])
+
+
+def _listed(versions: Sequence[int]) -> str:
+    return ", ".join(map(str, versions))
 
 
 def _paired(two: Two, label: str) -> bool:

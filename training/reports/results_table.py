@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from ..evaluation.results import Evaluation
 from ..evaluation.sanity.trust import Marks
+from ..evaluation.suite import by_version, suite_title
 from ..types import Result
 from .metric_labels import members
 from .tables import Number, Table
@@ -40,7 +41,7 @@ _RATES: tuple[Column, ...] = (
 
 
 def results_table(evaluations: Sequence[Evaluation]) -> str:
-    """Return Markdown tables, one for each concept, with one row for each evaluation.
+    """Return Markdown tables, one for each suite version and concept, with one row for each evaluation.
 
     Rates are in per cent with their 95 % interval. A line below the table gives the judge's accuracy on rendered
     pictures with known contents. No accuracy in the table can be expected to exceed it.
@@ -53,15 +54,23 @@ def results_table(evaluations: Sequence[Evaluation]) -> str:
     """
     if not evaluations:
         raise ValueError("expected at least one evaluation, found none: name a folder with results.json")
-    concepts = dict.fromkeys(one.concept for one in evaluations)
-    return "\n".join(_concept(concept, [one for one in evaluations if one.concept == concept]) for concept in concepts)
+    return "\n".join(_concept(title, rows) for title, rows in by_concept(evaluations).items())
 
 
-def _concept(concept: str, evaluations: Sequence[Evaluation]) -> str:
+def by_concept(evaluations: Sequence[Evaluation]) -> dict[str, list[Evaluation]]:
+    """Return title of a table to its evaluations, all of one suite version and one concept; newest version first."""
+    return {
+        suite_title(concept, version): [one for one in rows if one.concept == concept]
+        for version, rows in by_version(evaluations).items()
+        for concept in dict.fromkeys(one.concept for one in rows)
+    }
+
+
+def _concept(title: str, evaluations: Sequence[Evaluation]) -> str:
     columns = [c for c in _columns(evaluations) if any(_find(one, c) for one in evaluations)]
     rows = [[title_of(one), *(_find(one, column) for column in columns)] for one in evaluations]
-    table = Table(concept, ["encoder", *(name for name, _ in columns)], {"": rows})
-    lines = [f"### {concept}", "", *table.markdown(Marks()), "", sizes(evaluations)]
+    table = Table(title, ["encoder", *(name for name, _ in columns)], {"": rows})
+    lines = [f"### {title}", "", *table.markdown(Marks()), "", sizes(evaluations)]
     return "\n".join([*lines, *filter(None, [judge_line(evaluations)]), ""])
 
 

@@ -11,6 +11,7 @@ from robust_encoders.artifact.manifest import MANIFEST_NAME, Manifest
 
 from ..evaluation.results import RESULTS_NAME, Evaluation, result_from_record
 from ..evaluation.sanity.trust import with_recorded_checks
+from ..evaluation.suite import SUITE_KEY, of_version, versions_of
 from ..provenance import canonical_sha256
 from ..types import Result
 from .stored_evaluation import StoredEvaluation
@@ -18,7 +19,7 @@ from .stored_evaluation import StoredEvaluation
 
 @dataclass(frozen=True)
 class RowSource:
-    """The numbers of one origin that one folder holds about one encoder.
+    """The numbers of one origin and suite version that one folder holds about one encoder.
 
     Args:
         folder: Folder that holds the numbers.
@@ -33,6 +34,11 @@ class RowSource:
     origin: str
 
     @property
+    def version(self) -> int | None:
+        """Suite version of the numbers; None for numbers that others reported."""
+        return versions_of(self.stored.evaluation)[0] if self.origin == "measured" else None
+
+    @property
     def prompts(self) -> tuple[str, str]:
         """Concept and hash of the prompts; the hash is empty if the prompts are not known."""
         return self.stored.evaluation.concept, self._first.prompt_sha256
@@ -43,7 +49,7 @@ class RowSource:
 
     @cached_property
     def conditions(self) -> dict[str, Any]:
-        """The conditions of a rate besides encoder and attacks: concept, detector with threshold, prompts, sampling."""
+        """The conditions of a rate besides encoder and attacks: concept, detector, prompts, sampling, suite version."""
         first = self._first
         judge = f"{first.detector or 'unknown'} {first.detector_version}, threshold {first.threshold}"
         return {
@@ -51,6 +57,7 @@ class RowSource:
             "detector": judge,
             "prompts": f"{first.prompt_set or 'unknown'} ({first.n}), hash {first.prompt_sha256[:12] or 'unknown'}",
             "sampling": ", ".join(f"{k} {v}" for k, v in first.settings.get("sampling", {}).items()) or "unknown",
+            SUITE_KEY: self.version,
         }
 
 
@@ -63,15 +70,20 @@ def row_sources_of(folder: Path) -> list[RowSource]:
     """
     stored = stored_in(folder)
     one = stored.evaluation
+    measured = [of_version(replace(one, results=_of(one, "measured")), version) for version in versions_of(one)]
+    reported = replace(one, results=_of(one, "reported"))
     sources = []
-    for origin in ("measured", "reported"):
-        results = tuple(r for r in one.results if r.origin == origin)
-        mine = StoredEvaluation(replace(one, results=results), stored.verdicts)
+    for evaluation, origin in [*((part, "measured") for part in measured), (reported, "reported")]:
+        mine = StoredEvaluation(evaluation, stored.verdicts)
         if mine.plain or mine.attacks:
             sources.append(RowSource(str(folder), _identity(folder, one), mine, origin))
     if not sources:
         raise ValueError(f"expected rates of success (pre_asr, asr_any) in {folder}, found none; evaluate it first")
     return sources
+
+
+def _of(evaluation: Evaluation, origin: str) -> tuple[Result, ...]:
+    return tuple(result for result in evaluation.results if result.origin == origin)
 
 
 def stored_in(folder: Path) -> StoredEvaluation:

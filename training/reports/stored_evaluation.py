@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -10,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.example_pictures import PICTURES_PART
-from ..evaluation.results import Evaluation
+from ..evaluation.recorded import recorded_attacks, value_of
+from ..evaluation.results import CELLS, Evaluation
 from ..evaluation.threat_model import EMBEDDING_TIERS, TEXT_TIERS, attack_of, by_tier, label_of, tier_of
 from ..evaluation.worst_case import union
 from ..metrics.rates import wilson_interval
 from ..types import Result, Verdict
 from .tables import Number
-
-_PARTS = "cells"  # the folder of an evaluation's parts
 
 
 @dataclass(frozen=True)
@@ -78,12 +76,10 @@ class StoredEvaluation:
         folder = path if path.is_dir() else path.parent
         found = evaluation or Evaluation.read(path)
         records = found.records()
-        attacked = [_value(file) for file in sorted((folder / _PARTS).glob("attack-*.json"))]
-        return cls(
-            found,
-            {_label(value): _verdicts(value) for value in attacked if all(r in records for r in value["results"])},
-            _value(folder / _PARTS / f"{PICTURES_PART}.json") or None,
-        )
+        verdicts = {
+            one.label: one.verdicts for one in recorded_attacks(folder) if all(r in records for r in one.results)
+        }
+        return cls(found, verdicts, value_of(folder / CELLS / f"{PICTURES_PART}.json") or None)
 
     @cached_property
     def attacks(self) -> dict[str, Result]:
@@ -197,18 +193,3 @@ def _counted(
     if all(label in verdicts for label in labels):
         return joined
     return replace(joined, interval=None) if joined.value > best.value else alone
-
-
-def _value(file: Path) -> dict[str, Any]:
-    if not file.exists():
-        return {}
-    value: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["value"]
-    return value
-
-
-def _label(value: Mapping[str, Any]) -> str:
-    return str(value["results"][0]["settings"]["attack"]["label"])
-
-
-def _verdicts(value: Mapping[str, Any]) -> tuple[Verdict, ...]:
-    return tuple(Verdict(**verdict) for verdict in value["verdicts"])

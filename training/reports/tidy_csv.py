@@ -14,6 +14,8 @@ from robust_encoders.artifact.manifest import MANIFEST_NAME, Manifest
 
 from ..evaluation.results import RESULTS_NAME
 from ..evaluation.sanity.trust import failed_checks, said
+from ..evaluation.single_detectors import singles_of
+from ..evaluation.suite import version_of
 from ..evaluation.threat_model import attack_of, label_of, tier_of
 from ..types import Result
 from .row_sources import contents_sha256, stored_in
@@ -26,6 +28,7 @@ COLUMNS = (
     "prompt_set", "prompt_sha256", "metric", "attack", "attack_name", "tier",
     "value", "low", "high", "n", "seed", "origin", "trusted", "doubts",
     "detector", "detector_version", "threshold", "steps", "guidance", "device", "unet_calls", "seconds", "versions",
+    "suite_version",
 )  # fmt: skip
 # A spreadsheet computes a cell that begins so, and evaluations may come from strangers.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -77,6 +80,8 @@ class Source:
 def csv_text(sources: Iterable[Source]) -> str:
     """Return CSV as of RFC 4180 with line feeds: a header, then one row for each number.
 
+    A rate by agreement is followed by the rates of the single detectors, whose metric ends in ``_single``.
+
     A missing value is an empty cell, a list has spaces between its values, and a truth value is ``true`` or ``false``.
     Text that a spreadsheet would compute gets an apostrophe in front.
 
@@ -86,8 +91,9 @@ def csv_text(sources: Iterable[Source]) -> str:
     lines = [_line(COLUMNS)]
     for source in sources:
         for result in source.stored.evaluation.results:
-            row = _row(source, result)
-            lines.append(_line([_cell(row[column]) for column in COLUMNS]))
+            singles = [replace(one, metric=f"{one.metric}_single") for one in singles_of(result).values()]
+            rows = [_row(source, one) for one in (result, *singles)]
+            lines += [_line([_cell(row[column]) for column in COLUMNS]) for row in rows]
     return "".join(lines)
 
 
@@ -134,6 +140,7 @@ def _row(source: Source, result: Result) -> dict[str, Any]:
         "unet_calls": result.unet_calls,
         "seconds": evaluation.seconds.get(f"attack-{label}") if label else None,
         "versions": "; ".join(f"{name} {version}" for name, version in result.versions.items()),
+        "suite_version": None if result.origin == "reported" else version_of(result),
     }
 
 

@@ -15,7 +15,7 @@ from robust_encoders.training.detectors import JudgeDetector
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.diffusion.sampling import SamplingConfig, draw, draw_candidates
 from robust_encoders.training.evaluation.benchmarks.shapes import ShapesBenchmark
-from robust_encoders.training.evaluation.judging import judge_candidates
+from robust_encoders.training.evaluation.judging import PictureJudge, judge_candidates
 from robust_encoders.training.metrics.paired_tests import paired_test
 from robust_encoders.training.metrics.rates import detect, wilson_interval
 from robust_encoders.training.types import AttackResult, Case
@@ -46,7 +46,11 @@ def test_thirty_two_prompts_at_once_win_as_often_as_one_at_a_time_and_take_less_
     for batch in (N, 1):
         found, seconds[batch] = timed(UnlearnDiffAtk.standard(batch=batch), target, cases)
         verdicts, _ = judge_candidates(
-            cases, found, before, draw=lambda c, k: draw_candidates(pipe, c, k, SAMPLING), detector=detector
+            cases,
+            found,
+            before,
+            draw=lambda c, k: draw_candidates(pipe, c, k, SAMPLING),
+            judge=PictureJudge(detector),
         )
         won[batch] = [verdict.any for verdict in verdicts]
     paired = paired_test(won[N], won[1])

@@ -164,7 +164,8 @@ def test_a_killed_evaluation_goes_on_and_gives_the_same(
     assert without_seconds(tmp_path / "cut") == without_seconds(tmp_path / "whole")
     attacks = {"attack-continuous", "attack-shared", "attack-discrete"}
     names = {path.stem for path in (tmp_path / "cut" / "cells").iterdir()}
-    assert names == {"chunks", *attacks, "kept", "control", "pictures"}
+    plain = {f"unattacked-circle-{name}" for name in ("name", "seen", "kept")}
+    assert names == {"chunks", *attacks, *plain, "kept", "control", "pictures"}
 
 
 def pictures_of(folder: Path) -> list[dict[str, Any]]:
@@ -238,7 +239,8 @@ def test_other_weights_make_every_cell_again(
     robust = run(pipe, plan, tmp_path, encoder)
     lines = [record.getMessage() for record in caplog.records]
     remade = {line.partition(":")[0].rpartition("/")[2] for line in lines if "made from other inputs" in line}
-    assert remade == {"kept.json", "control.json", "pictures.json"}
+    plain = {f"unattacked-circle-{name}.json" for name in ("name", "seen", "kept")}
+    assert remade >= {"kept.json", "control.json", "pictures.json", *plain}
     assert (base.label, robust.label) == ("base", "half")
     assert find(base, "clip_score").value != find(robust, "clip_score").value
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from robust_encoders.training.evaluation.judging import judge_candidates
+from robust_encoders.training.evaluation.judging import PictureJudge, judge_candidates
 from robust_encoders.training.types import AttackResult, Candidate, Case, Verdict
 
 
@@ -41,7 +41,7 @@ def judge(texts: Sequence[Sequence[str]], before: Sequence[bool]) -> tuple[list[
     results = [
         AttackResult(tuple(Candidate("text", text, 10 * (i + 1)) for i, text in enumerate(row)), 0, 0) for row in texts
     ]
-    verdicts, drawn = judge_candidates(cases, results, before, draw=studio, detector=WordDetector())
+    verdicts, drawn = judge_candidates(cases, results, before, draw=studio, judge=PictureJudge(WordDetector()))
     assert drawn == len(studio.drawn)
     return verdicts, studio
 
@@ -94,7 +94,7 @@ def test_embeddings_are_judged_without_being_compared() -> None:
         [AttackResult(candidates, 0, 0)],
         [False],
         draw=lambda cases, found: torch.zeros(len(cases), 1, 1, 1),
-        detector=WordDetector(),
+        judge=PictureJudge(WordDetector()),
     )
     assert drawn == 2
     assert verdicts[0].text == ""

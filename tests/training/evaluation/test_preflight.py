@@ -100,7 +100,7 @@ def test_a_disk_that_is_too_small_for_the_pictures_is_told(
     plan = make_plan(tiny_pipe)
     (need,) = picture_needs(tiny_pipe, plan, QUICK, tmp_path / "out")
     drawn = sum(len(one.cases) for one in plan.plain) + len(plan.kept.cases)
-    assert need.size == drawn * 3 * 16 * 16 + len(plan.plain[0].cases) * 4 * 8 * 8 * 4
+    assert need.size == 2 * drawn * 3 * 16 * 16 + len(plan.plain[0].cases) * 4 * 8 * 8 * 4
     monkeypatch.setattr("robust_encoders.utils.targets.shutil.disk_usage", lambda place: Usage(10**6, 0, 10))
     assert f"for {drawn} pictures" in refused(tiny_pipe, tmp_path / "out", FixedPlan(plan))
 

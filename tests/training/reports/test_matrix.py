@@ -96,7 +96,10 @@ def test_what_an_evaluation_lacks_is_a_dash() -> None:
 
 def test_concepts_have_tables_of_their_own() -> None:
     text = matrix_table([ESD, suite_evaluation("esd", concept="striped")[0]])
-    assert [line for line in text.splitlines() if line.startswith("### ")] == ["### circle", "### striped"]
+    assert [line for line in text.splitlines() if line.startswith("### ")] == [
+        "### circle, suite version 1",
+        "### striped, suite version 1",
+    ]
 
 
 def test_earlier_evaluations_print_as_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

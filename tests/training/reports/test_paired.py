@@ -67,7 +67,9 @@ def won(attacks: Attacks, *labels: str) -> list[bool]:
 
 def test_the_rows_are_what_counting_gives(two: list[Path]) -> None:
     text = paired_tables(two)
-    assert text.startswith("### circle: ESD, seed 3, n = 4, 20 against AdvUnlearn, seed 3, n = 4, 20\n")
+    assert text.startswith(
+        "### circle: ESD, seed 3, n = 4, 20 against AdvUnlearn, seed 3, n = 4, 20, suite version 1\n"
+    )
     expected = {label: counted(won(FIRST, label), won(SECOND, label)) for label in ("a", "b", "free")}
     union = counted(won(FIRST, "nobody", "a", "b"), won(SECOND, "nobody", "a", "b"))
     assert rows(text) == {**expected, "worst case, T0-T3": union}
@@ -154,7 +156,7 @@ def test_attacks_that_failed_a_check_are_marked(tmp_path: Path) -> None:
 def test_results_prints_the_pairs_below_the_tables(two: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["results", *map(str, two)]) == 0
     out = capsys.readouterr().out
-    assert out.index("### circle\n") < out.index("### circle: ESD")
+    assert out.index("### circle, suite version 1\n") < out.index("### circle: ESD")
     assert paired_tables(two) in out
     assert main(["results", str(two[0])]) == 0
     assert "against" not in capsys.readouterr().out

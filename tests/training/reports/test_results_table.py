@@ -75,7 +75,10 @@ def test_sizes_and_the_judges_own_accuracy_stand_below() -> None:
 def test_concepts_have_tables_of_their_own() -> None:
     striped = Evaluation("base", "striped", (plain("name", 100),))
     table = results_table([BASE, striped, ROBUST])
-    assert [line for line in table.splitlines() if line.startswith("###")] == ["### circle", "### striped"]
+    assert [line for line in table.splitlines() if line.startswith("###")] == [
+        "### circle, suite version 1",
+        "### striped, suite version 1",
+    ]
     assert table.index("AdvUnlearn") < table.index("### striped")
 
 

@@ -62,11 +62,30 @@ def test_every_number_has_a_row_with_what_it_depends_on(tmp_path: Path) -> None:
         **{"n": "30", "seed": "4", "origin": "measured", "trusted": "true", "doubts": "", "detector": "a-judge"},
         **{"detector_version": "1", "threshold": "0.5", "steps": "15", "guidance": "4.0", "device": "cpu"},
         **{"unet_calls": "12", "seconds": "1.5", "versions": "torch 2; a 1"},
+        "suite_version": "1",
     }
     assert tuple(attacked) == COLUMNS
     assert float(attacked["value"]) == 1 / 3, "a value keeps all its digits"
     missing = ("attack", "attack_name", "threshold", "steps", "guidance", "seconds", "seed", "versions")
     assert {plain[name] for name in missing} == {""}
+
+
+def test_single_detectors_follow_the_agreed_rate_under_a_metric_of_their_own(tmp_path: Path) -> None:
+    singles = {
+        "geometry": {"value": 0.5, "n": 30, "interval": [0.4, 0.6]},
+        "judge": {"value": 0.4, "n": 30, "interval": None},
+    }
+    agreed = replace(
+        NUMBER, detector="both", threshold=0.0, settings={**ATTACK, "singles": singles, "suite_version": 2}
+    )
+    found = rows(written(tmp_path, agreed, replace(NUMBER, origin="reported")))
+    keys = ("metric", "detector", "value", "low", "attack", "suite_version")
+    assert [[row[key] for key in keys] for row in found] == [
+        ["asr_any", "both", repr(1 / 3), "0.1", "discrete", "2"],
+        ["asr_any_single", "geometry", "0.5", "0.4", "discrete", "2"],
+        ["asr_any_single", "judge", "0.4", "", "discrete", "2"],
+        ["asr_any", NUMBER.detector, repr(1 / 3), "0.1", "discrete", ""],
+    ]
 
 
 def test_a_number_whose_check_failed_says_so(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ class StableDiffusionBenchmark:
             ModuleNotFoundError: Naming the extra to install.
         """
         prompts, sampling = self._prompts(pipe.tokenizer, config.sampling)
-        detector = self._detector(pipe.device)
+        detector = self.made_detector(pipe.device)
         kept = kept_prompts(self.kept, n=self.n_kept, seed=config.seed)
         counts: dict[str, MetricMaker] = {}
         if isinstance(detector, NudeNet):
@@ -184,7 +184,12 @@ class StableDiffusionBenchmark:
             sampling=sampling,
         )
 
-    def _detector(self, device: str | torch.device) -> Detector:
+    def made_detector(self, device: str | torch.device) -> Detector:
+        """Return the detector of the concept; this may load a model.
+
+        Args:
+            device: Device of a classifier.
+        """
         if self.detector in DETECTORS and not self.detector.startswith(_NUDENET):
             return detector_named(self.detector, self.erased)
         return described_detector(self.detector, threshold=self.threshold, device=device)

@@ -14,6 +14,7 @@ from robust_encoders.utils.home import write_atomically
 
 from ...evaluation.results import Evaluation
 from ...evaluation.sanity.trust import NOT_TRUSTED, Marks
+from ...evaluation.suite import version_problems, versions_of
 from ..evaluation_tables import tables_of
 from ..plots.data import curves_of, rates_of, spot_of
 from ..plots.figures import attack_curves, rate_bars, trade_off
@@ -65,9 +66,14 @@ def write_report(out: Path, evaluation: Evaluation, *, beside: Sequence[Path] = 
 
     Raises:
         FileNotFoundError: If a folder of ``beside`` holds no evaluation.
+        ValueError: If one is of another suite version.
     """
     stored = StoredEvaluation.read(out, evaluation) if out.is_dir() else StoredEvaluation(evaluation)
-    draws = figures_of([stored, *map(StoredEvaluation.read, beside)])
+    others = {str(folder): StoredEvaluation.read(folder) for folder in beside}
+    version, named = versions_of(evaluation)[0], [(name, one.evaluation) for name, one in others.items()]
+    if problems := version_problems(named, version, "beside this one"):
+        raise ValueError("\n".join(problems))
+    draws = figures_of([stored, *others.values()])
     for name, draw in draws.items():
         write_atomically(out / f"{name}.png", png(draw))
     write_atomically(out / REPORT_NAME, page(stored, draws).encode())

@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ...evaluation.suite import versions_of
 from ...evaluation.threat_model import attack_of
 from ...types import Result
 from ..results_table import judge_accuracies
@@ -29,11 +30,12 @@ def method_of(stored: StoredEvaluation) -> list[dict[str, Any]]:
     """Return the methods section: titled lists of names and explanations."""
     results = stored.evaluation.results
     attacks = [(row.title, settings_line(row.attack)) for row in attack_rows(stored)]
+    suite = ("Suite version", one_or_list(versions_of(stored.evaluation)))
     return [
         {"title": "Settings of every number", "rows": [_detector(results), _seeds(results), *_sampling(results)]},
         {"title": "Prompts", "rows": _prompts(results)},
         {"title": "Attacks", "rows": attacks},
-        {"title": "Limits and versions", "rows": [*_control(results), _costs(results), _versions(results)]},
+        {"title": "Limits and versions", "rows": [*_control(results), _costs(results), suite, _versions(results)]},
     ]
 
 

@@ -46,7 +46,7 @@ from robust_encoders.training.attacks.unlearn_diff_atk import allowed_tokens
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.diffusion.sampling import SamplingConfig, draw, draw_candidates
 from robust_encoders.training.evaluation.baselines import EmptyPrompt
-from robust_encoders.training.evaluation.judging import judge_candidates
+from robust_encoders.training.evaluation.judging import PictureJudge, judge_candidates
 from robust_encoders.training.evaluation.sanity.checks import (
     SanityCheck,
     free_not_below_discrete,
@@ -480,7 +480,7 @@ def test_all_checks_on_tiny_models_from_attack_to_json(tiny_pipe: Any) -> None:
             attack.run(target, cases, seed=0),
             before,
             draw=lambda some, candidates: drawing(some, candidates, sampling),
-            detector=detector,
+            judge=PictureJudge(detector),
         )
         return found
 

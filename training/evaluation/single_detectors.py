@@ -1,0 +1,90 @@
+"""What each single detector finds, beside what all of them agree on.
+
+A case counts for a single detector as soon as that detector finds the concept in any judged picture of the case: the
+unattacked one, those of queries, or those of candidates. Candidates after an agreed success are not drawn, but such a
+case already counts for every detector of the agreement. So the rate of a single detector is never below the agreed
+one, and it covers all candidates. It is a lower bound for attacks with queries, which follow the agreed score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..metrics.rates import attack_rates, rate
+from ..types import Result, Verdict
+
+SINGLES_KEY = "singles"  # setting of a result that holds the rates of the single detectors
+
+
+def with_singles(result: Result, flags: Mapping[str, Sequence[bool]]) -> Result:
+    """Return a rate with the rates of single detectors in its settings, if there are several detectors.
+
+    Args:
+        result: Rate by agreement.
+        flags: Name of a single detector to one flag for each case.
+    """
+    if len(flags) < 2:
+        return result
+    return replace(result, settings={**result.settings, SINGLES_KEY: {k: _record(rows) for k, rows in flags.items()}})
+
+
+def _record(flags: Sequence[bool]) -> dict[str, Any]:
+    found = rate("", flags)
+    return {"value": found.value, "n": found.n, "interval": found.interval}
+
+
+def rates_of_verdicts(verdicts: Sequence[Verdict]) -> list[Result]:
+    """Return the success rates of one attack; ``asr_any`` has those of the single detectors in its settings.
+
+    Args:
+        verdicts: Verdicts of the attack, one for each case.
+    """
+    found, *others = attack_rates(*([getattr(v, key) for v in verdicts] for key in ("before", "any", "last")))
+    return [with_singles(found, by_detector(verdicts)), *others]
+
+
+def by_detector(verdicts: Sequence[Verdict]) -> dict[str, list[bool]]:
+    """Return name of a single detector to one flag for each case; empty if scores were not recorded for every case.
+
+    Args:
+        verdicts: Verdicts of an attack, one for each case.
+    """
+    names = {verdict.names for verdict in verdicts}
+    if len(names) != 1:
+        return {}
+    return {name: [verdict.found_by(name) for verdict in verdicts] for name in names.pop()}
+
+
+def union_by_detector(verdicts: Mapping[str, Sequence[Verdict]], labels: Collection[str]) -> dict[str, list[bool]]:
+    """Return name of a single detector to the union of attacks by it, one flag for each case.
+
+    Args:
+        verdicts: Label of an attack to its verdicts on the same cases.
+        labels: Labels of the attacks to join.
+    """
+    rows = [by_detector(verdicts[label]) for label in labels]
+    names = dict.fromkeys(name for row in rows for name in row)
+    if any(row.keys() != names.keys() for row in rows):
+        return {}
+    return {name: [any(flags) for flags in zip(*(row[name] for row in rows), strict=True)] for name in names}
+
+
+def singles_of(result: Result) -> dict[str, Result]:
+    """Return name of a single detector to its rate beside an agreed rate; empty without single detectors."""
+    found: Mapping[str, Mapping[str, Any]] = result.settings.get(SINGLES_KEY, {})
+    settings = {key: value for key, value in result.settings.items() if key != SINGLES_KEY}
+    return {
+        name: replace(
+            result,
+            value=one["value"],
+            n=one["n"],
+            interval=None if one["interval"] is None else (one["interval"][0], one["interval"][1]),
+            detector=name,
+            detector_version="",
+            threshold=None,
+            settings=settings,
+        )
+        for name, one in found.items()
+    }

@@ -1,0 +1,66 @@
+"""A small copy of an evaluation, for a study: of the pictures of each attack it holds the best one of every case."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from robust_encoders.utils.home import write_atomically
+
+from ..types import JudgedPicture, Verdict
+from .judged_pictures import copy_pictures
+from .recorded import BEST, chunks_of, recorded_attacks, recorded_unattacked
+from .results import CELLS, RESULTS_NAME, Evaluation
+
+
+def keep_winners(folder: Path, out: Path) -> None:
+    """Copy an evaluation with its numbers and verdicts, and with few of its pictures.
+
+    Of each attacked case, the picture of the first success is kept, or that of the candidate with the highest margin.
+    Unattacked prompts have one picture each, which is kept. Pictures of prompts without the concept are left out. A
+    second judgement of the copy says that it used this set.
+
+    Args:
+        folder: Folder of the evaluation.
+        out: Folder of the copy.
+
+    Raises:
+        FileExistsError: If the folder of the copy holds results already.
+        FileNotFoundError: If there are no results.
+        IntegrityError: If pictures are missing.
+    """
+    if (out / RESULTS_NAME).exists():
+        raise FileExistsError(
+            f"expected a folder without {RESULTS_NAME} for the copy, found one in {out}; choose another"
+        )
+    plain = {result.prompt_set for result in Evaluation.read(folder).results if result.metric == "pre_asr"}
+    parts: dict[str, Mapping[str, Any]] = {}
+    pictures: list[JudgedPicture] = []
+    for name, (part, drawn) in recorded_unattacked(folder).items():
+        if name in plain:
+            parts[part] = {"prompts": name, "pictures": [asdict(one) for one in drawn]}
+            pictures += drawn
+    for attack in recorded_attacks(folder):
+        best = [_best(verdict) for verdict in attack.verdicts]
+        rows = [asdict(one) for one in best]
+        parts[attack.part] = {"verdicts": rows, "results": attack.results, "pictures": BEST}
+        pictures += [one for verdict in best for one in verdict.pictures]
+    copy_pictures(chunks_of(folder), pictures, chunks_of(out))
+    for part, value in parts.items():
+        _write(out / CELLS / f"{part}.json", value)
+    write_atomically(out / RESULTS_NAME, (folder / RESULTS_NAME).read_bytes())
+
+
+def _best(verdict: Verdict) -> Verdict:
+    if verdict.best is None:
+        return replace(verdict, pictures=())
+    return replace(verdict, pictures=(verdict.pictures[verdict.best],), best=0)
+
+
+def _write(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a part without a key, so that no evaluation takes it for a whole one."""
+    stored = {"key": "", "seconds": 0.0, "value": value}
+    write_atomically(path, (json.dumps(stored, ensure_ascii=False, separators=(",", ":")) + "\n").encode())
