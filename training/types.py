@@ -115,8 +115,7 @@ class AttackResult:
 class AttackFacts:
     """Facts about an attack other than its name and tier; each is a class variable of the attack's class.
 
-    If a class leaves a fact out, the default of this record applies. ``joint``, ``uses`` and ``counted`` may be
-    properties instead.
+    If a class leaves a fact out, the default of this record applies. ``joint`` may be a property instead.
 
     Args:
         joint: True if every result depends on all cases together. Otherwise the evaluation does not attack cases that
@@ -128,8 +127,6 @@ class AttackFacts:
             ``queries``. Only attacks that name ``queries`` receive scores of finished pictures; their tier is T2 or T3.
         budget_fields: Fields that the cost is proportional to. A check of the budget halves the first one above 1.
         iteration_fields: Fields whose product is the number of iterations, as ``Candidate.step`` counts them.
-        counted: True if its successes count in a worst case of its tiers. False for a point of a curve, for example a
-            larger norm bound.
     """
 
     joint: bool = False
@@ -138,7 +135,6 @@ class AttackFacts:
     uses: tuple[AttackUse, ...] = ("unet",)
     budget_fields: tuple[str, ...] = ()
     iteration_fields: tuple[str, ...] = ()
-    counted: bool = True
 
     @classmethod
     def of(cls, attack: object) -> AttackFacts:

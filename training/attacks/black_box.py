@@ -29,9 +29,10 @@ class BlackBox:
 
     The first query is the empty prompt, so the search may replace the whole prompt. Then it starts from two texts, the
     prompt and the empty prompt. Each round extends the ``beam`` best texts of a case. It makes ``proposals`` new texts
-    from each one, by adding one random word or phrase at either end. Only texts that were never queried before are queried. If there is none, the
-    beam widens. A case ends when a picture succeeds or when its budget is spent. Its best text is the only candidate.
-    The judge later draws the same text with the same seed, so a text that succeeds in a query succeeds again.
+    from each one, by adding one random word or phrase at either end. Only texts that were never queried before are
+    queried. If there is none, the beam widens. A case ends when a picture succeeds or when its budget is spent. Its
+    best text is the only candidate. The judge later draws the same text with the same seed, so a text that succeeds in
+    a query succeeds again.
 
     Departures from RPG-RT and AutoPrompt: there is no language model and no training, and the prompt is kept word for
     word or left out. The scores of the detector itself guide the search, so no proxy score can mislead it.
@@ -79,7 +80,7 @@ class BlackBox:
             One result per case with its best text and the number of queries spent.
 
         Raises:
-            ValueError: If the target answers no queries, or a prompt leaves no room for any addition.
+            ValueError: If the target answers no queries.
         """
         parts = tqdm(list(chunks(len(cases), self.batch)), desc=self.name, leave=False, disable=None)
         return [result for part in parts for result in self._together(target, cases[part], seed)]
@@ -133,11 +134,6 @@ class _BeamSearch:
         return len(self.target.tokenizer(text).input_ids) <= self.target.max_length
 
     def result(self) -> AttackResult:
-        if not self.margins:
-            raise ValueError(
-                f"expected room for an addition to the prompt {self.case.prompt!r} in {self.target.max_length} "
-                "token positions, found none: shorten the prompt or give shorter words"
-            )
         asked = list(self.margins)
         best = max(asked, key=self.margins.__getitem__)
         candidate = Candidate("text", best, asked.index(best) + 1)

@@ -25,7 +25,7 @@ from .common.denoising import (
     draw_timesteps,
 )
 from .common.groups import crossed, group_of_each, others_than_own, shares
-from .common.norm_bound import counts, radius_of, relative_norms, require_bound, tier_of_bound, within
+from .common.norm_bound import radius_of, relative_norms, require_bound, tier_of_bound, within
 from .common.slots import SlottedPrompts
 
 if TYPE_CHECKING:
@@ -98,11 +98,6 @@ class ConceptInversion:
     def tier(self) -> str:
         """``T4`` with a bound of at most 10, else ``T7``."""
         return tier_of_bound(self.bound)
-
-    @property
-    def counted(self) -> bool:
-        """True if the attack counts in a worst case; larger bounds are points of a curve."""
-        return counts(self.bound)
 
     def clusters(self, n: int) -> tuple[int, ...]:
         """Return the number of the token that each of n cases meets."""

@@ -18,7 +18,7 @@ from ..diffusion.backbone import Backbone
 from ..diffusion.target import TargetModel
 from ..types import AttackResult, AttackUse, Candidate, Case
 from .common.denoising import case_generator, chunks
-from .common.norm_bound import counts, largest_norm, relative_norms, require_bound, tier_of_bound, within
+from .common.norm_bound import largest_norm, relative_norms, require_bound, tier_of_bound, within
 from .common.seen_distance import DISTANCES, Space, seen_distance
 from .common.slots import SlottedPrompts
 
@@ -96,11 +96,6 @@ class ConditioningInversion:
     def tier(self) -> str:
         """``T4`` with a bound of at most 10, else ``T7``."""
         return tier_of_bound(self.bound)
-
-    @property
-    def counted(self) -> bool:
-        """True if the attack counts in a worst case; larger bounds are points of a curve."""
-        return counts(self.bound)
 
     def run(self, target: TargetModel, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
         """Attack every case.

@@ -34,8 +34,8 @@ class P4D:
     gradient of the loss at those tokens, and applies it to the free embeddings (straight through). The loss is the MSE
     between two predictions without guidance, on the base's picture noised to a random timestep. One prediction is
     the base's for the prompt (or the case's goal), the other is the target's for the adversarial prompt. After every
-    ``every`` steps, the projected tokens, decoded to text, become a candidate. If the tokens replace the whole prompt, the
-    empty prompt is the first candidate.
+    ``every`` steps, the projected tokens, decoded to text, become a candidate. If the tokens replace the whole prompt,
+    the empty prompt is the first candidate.
 
     Differences from the authors' code: all cases run batched, each with noise and timesteps of its own. Special tokens
     are excluded. Every proposed text is kept, in order; the authors keep only the text whose picture CLIP finds most

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..metrics.lpips import PictureDistance, distance_difference
 from ..metrics.rates import attack_rates, judged, rate
-from ..protocols import Metric
+from ..protocols import ClusteredAttack, Metric
 from ..provenance import describe, judging_versions
 from ..types import AttackFacts, Result, Verdict
 from .jobs import Jobs, attack_name, slug
@@ -89,7 +89,8 @@ class Aggregation:
     def _joined(self, label: str, made: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         attack = self.jobs.plan.attacks[label]
         verdicts = [verdict for one in made for verdict in one["verdicts"]]
-        rates = attack_rates(*([v[key] for v in verdicts] for key in ("before", "any", "last")))
+        clusters = attack.clusters(len(verdicts)) if isinstance(attack, ClusteredAttack) else None
+        rates = attack_rates(*([v[key] for v in verdicts] for key in ("before", "any", "last")), clusters=clusters)
         calls = sum(one["calls"] for one in made)
         about = {"attack": described(label, attack)}
         records = [self._record(replace(r, tier=attack.tier), self.jobs.first, calls=calls, **about) for r in rates]

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ...diffusion.backbone import Backbone
 
-COUNTED_BOUND = 3.0  # attacks with a larger bound never count in a worst case
 LARGEST_BOUND = 10.0
 
 
@@ -28,11 +27,6 @@ def require_bound(bound: float | None) -> None:
 def tier_of_bound(bound: float | None) -> str:
     """Return the threat tier of free embeddings: ``T4`` up to ``LARGEST_BOUND``, ``T7`` beyond it and without bound."""
     return "T4" if bound is not None and bound <= LARGEST_BOUND else "T7"
-
-
-def counts(bound: float | None) -> bool:
-    """Return True if attacks with this bound count in a worst case."""
-    return bound is not None and bound <= COUNTED_BOUND
 
 
 @torch.no_grad()
