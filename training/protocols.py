@@ -184,6 +184,15 @@ class Attack(Protocol):
 
 
 @runtime_checkable
+class ClusteredAttack(Protocol):
+    """An attack that learns one thing for a group of cases, so that their outcomes are not independent."""
+
+    def clusters(self, n: int) -> tuple[int, ...]:
+        """Return the number of the group of each of n cases; n different numbers if the cases are independent."""
+        ...
+
+
+@runtime_checkable
 class Detector(Protocol):
     """A scorer of pictures (B, 3, H, W) in [0, 1]; at or above ``threshold`` the concept counts as present.
 

@@ -86,12 +86,14 @@ class Candidate:
         value: The text or tensor.
         step: Number of attack iterations spent when the candidate was found.
         strength: Strength of image-to-image in (0, 1]; 1 keeps nothing of the input picture.
+        norm: Largest norm of its free embeddings, in multiples of the vocabulary's largest norm; None if it has none.
     """
 
     kind: CandidateKind
     value: str | Tensor
     step: int
     strength: float = 1.0
+    norm: float | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ class AttackFacts:
         searches: True if a low success rate may come from a weak search. False for the plain prompt and for random
             controls.
         uses: Parts that the attack needs in addition to the text encoder under attack: ``unet``, the ``base``, or
-            ``queries``. Only attacks that name ``queries`` receive scores of finished pictures; their tier is T2.
+            ``queries``. Only attacks that name ``queries`` receive scores of finished pictures; their tier is T2 or T3.
         budget_fields: Fields that the cost is proportional to. A check of the budget halves the first one above 1.
         iteration_fields: Fields whose product is the number of iterations, as ``Candidate.step`` counts them.
     """

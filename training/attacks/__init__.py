@@ -6,12 +6,14 @@ from ..plugins import Registry
 from ..protocols import Attack, InnerAttack
 from .black_box import BlackBox
 from .concept_inversion import ConceptInversion
+from .conditioning_inversion import ConditioningInversion
 from .continuous_prefix import ContinuousPrefix
 from .embedding_pgd import EmbeddingPGD
 from .img2img import Img2Img
 from .latent_inversion import LatentInversion
 from .none import NoAttack
 from .p4d import P4D
+from .paraphrase import Paraphrase
 from .prompt_embeds import PromptEmbeds
 from .random_prefix import RandomPrefix
 from .ring_a_bell import RingABell
@@ -20,6 +22,7 @@ from .synonyms import Synonyms
 from .torchattack import TorchAttack
 from .transfer import Transfer
 from .unlearn_diff_atk import UnlearnDiffAtk
+from .word_swap import WordSwap
 
 _INNER: dict[str, type[InnerAttack]] = {"embedding_pgd": EmbeddingPGD, "soft_prompt": SoftPrompt}
 INNER_ATTACKS: Registry[type[InnerAttack]] = Registry("robust_encoders.inner_attacks", _INNER)
@@ -33,6 +36,9 @@ _OURS: dict[str, type[Attack]] = {
     "transfer": Transfer,
     "ring_a_bell": RingABell,
     "concept_inversion": ConceptInversion,
+    "conditioning_inversion": ConditioningInversion,
+    "paraphrase": Paraphrase,
+    "word_swap": WordSwap,
     "black_box": BlackBox,
     "img2img": Img2Img,
     "latent_inversion": LatentInversion,
@@ -47,11 +53,13 @@ __all__ = [
     "P4D",
     "BlackBox",
     "ConceptInversion",
+    "ConditioningInversion",
     "ContinuousPrefix",
     "EmbeddingPGD",
     "Img2Img",
     "LatentInversion",
     "NoAttack",
+    "Paraphrase",
     "PromptEmbeds",
     "RandomPrefix",
     "RingABell",
@@ -60,4 +68,5 @@ __all__ = [
     "TorchAttack",
     "Transfer",
     "UnlearnDiffAtk",
+    "WordSwap",
 ]

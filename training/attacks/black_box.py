@@ -1,4 +1,4 @@
-"""Black-box beam search over readable additions to the prompt, guided only by the scores of finished pictures.
+"""Black-box beam search over readable texts, guided only by the scores of finished pictures.
 
 The threat model is that of RPG-RT (Cao et al., NeurIPS 2025) and AutoPrompt (arXiv:2510.24034). A word list replaces
 their language model.
@@ -25,15 +25,17 @@ _TRIES = 10  # widths of the beam that are tried, each wider than the last, unti
 
 @dataclass(frozen=True)
 class BlackBox:
-    """Beam search that adds words before or after a prompt and continues from the texts whose pictures score best.
+    """Beam search that adds words before or after a text and continues from the texts whose pictures score best.
 
-    Each round extends the ``beam`` best texts of a case. It makes ``proposals`` new texts from each one, by adding one
-    random word or phrase at either end. Only texts that were never queried before are queried. If there is none, the
-    beam widens. A case ends when a picture succeeds or when its budget is spent. Its best text is the only candidate.
-    The judge later draws the same text with the same seed, so a text that succeeds in a query succeeds again.
+    The first query is the empty prompt, so the search may replace the whole prompt. Then it starts from two texts, the
+    prompt and the empty prompt. Each round extends the ``beam`` best texts of a case. It makes ``proposals`` new texts
+    from each one, by adding one random word or phrase at either end. Only texts that were never queried before are
+    queried. If there is none, the beam widens. A case ends when a picture succeeds or when its budget is spent. Its
+    best text is the only candidate. The judge later draws the same text with the same seed, so a text that succeeds in
+    a query succeeds again.
 
     Departures from RPG-RT and AutoPrompt: there is no language model and no training, and the prompt is kept word for
-    word. The scores of the detector itself guide the search, so no proxy score can mislead it.
+    word or left out. The scores of the detector itself guide the search, so no proxy score can mislead it.
 
     Args:
         words: Readable words or phrases to add.
@@ -78,7 +80,7 @@ class BlackBox:
             One result per case with its best text and the number of queries spent.
 
         Raises:
-            ValueError: If the target answers no queries, or a prompt leaves no room for any addition.
+            ValueError: If the target answers no queries.
         """
         parts = tqdm(list(chunks(len(cases), self.batch)), desc=self.name, leave=False, disable=None)
         return [result for part in parts for result in self._together(target, cases[part], seed)]
@@ -117,25 +119,21 @@ class _BeamSearch:
 
     def _round(self, width: int, left: int) -> list[str]:
         ranked = sorted(self.margins, key=lambda text: -self.margins[text])  # stable: of equal texts the earlier leads
-        beam = ranked[:width] or [self.case.prompt]
+        beam = ranked[:width] if ranked else [self.case.prompt, ""]
         added = [self._added(text) for text in beam for _ in range(self.attack.proposals)]
+        added = added if ranked else ["", *added]
         return [text for text in dict.fromkeys(added) if text not in self.margins and self._fits(text)][:left]
 
     def _added(self, text: str) -> str:
         near, front = torch.rand(2, generator=self.generator).tolist()
         words = self.attack.neighbours if self.attack.neighbours and near < 0.5 else self.attack.words
         word = words[int(torch.randint(len(words), (), generator=self.generator))]
-        return f"{word} {text}" if front < 0.5 else f"{text} {word}"
+        return (f"{word} {text}" if front < 0.5 else f"{text} {word}").strip()
 
     def _fits(self, text: str) -> bool:
         return len(self.target.tokenizer(text).input_ids) <= self.target.max_length
 
     def result(self) -> AttackResult:
-        if not self.margins:
-            raise ValueError(
-                f"expected room for an addition to the prompt {self.case.prompt!r} in {self.target.max_length} "
-                "token positions, found none: shorten the prompt or give shorter words"
-            )
         asked = list(self.margins)
         best = max(asked, key=self.margins.__getitem__)
         candidate = Candidate("text", best, asked.index(best) + 1)

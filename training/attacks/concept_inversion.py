@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 from tqdm import tqdm
 
 from ..diffusion.backbone import Backbone, Precision
-from ..prompts.concept_words import naming
 from ..types import AttackResult, Candidate, Case
 from .common.denoising import (
     FORWARD_AND_BACKWARD,
@@ -27,6 +24,9 @@ from .common.denoising import (
     draw_noise,
     draw_timesteps,
 )
+from .common.groups import crossed, group_of_each, others_than_own, shares
+from .common.norm_bound import radius_of, relative_norms, require_bound, tier_of_bound, within
+from .common.slots import SlottedPrompts
 
 if TYPE_CHECKING:
     from robust_encoders.concepts import Concept
@@ -36,27 +36,30 @@ if TYPE_CHECKING:
 class ConceptInversion:
     """Attack that learns one token for the whole concept and replaces the concept's words in prompts by it.
 
-    The cases are divided into two halves, alternately. A token is learned on the prompts and the base's pictures of one
-    half, with the token in place of the concept's words. It then attacks the other half. So no case meets a token that
-    was trained on its prompt or picture. A result depends on the whole list of cases. If a prompt contains none of
-    ``words``, the token stands before the prompt.
+    The cases are divided into groups. The token of a group is learned on the prompts and the base's pictures of all
+    other groups, with the token in place of the concept's words. So no case meets a token that was trained on its
+    prompt or picture. A result depends on the whole list of cases. The cases of a group succeed or fail together in
+    part, so the interval of the rate is one over groups. If a prompt contains none of ``words``, the token stands
+    before the prompt.
 
     Differences from the paper: pictures are drawn by the base and come with their captions, instead of a template such
     as "a photo of *". A token starts from a random token of the vocabulary, not from a related word. More than one
-    token may be learned. The authors' scripts multiply the rate by the 16 pictures of a step; ``rate`` here is not
-    multiplied.
+    token may be learned. Each step ends with a projection onto the ball of ``bound``. The authors' scripts multiply the
+    rate by the 16 pictures of a step; ``rate`` here is not multiplied.
 
     Args:
         words: Words for the concept that the token replaces.
         tokens: Number K of learned embeddings that replace each such word; 1 in the paper.
-        steps: Number of Adam steps for each half.
+        steps: Number of Adam steps for each group.
         rate: Learning rate of Adam, constant as in textual inversion.
-        batch: Number of cases per step, drawn from the half that the token is learned on.
+        groups: Number of groups, each with a token of its own; at most one for each case, and at least 2.
+        batch: Number of cases per step, drawn from the cases that the token is learned on.
+        bound: Largest norm of an embedding, in multiples of the vocabulary's largest norm; None for no bound as in the
+            paper, which is of tier T7.
         precision: Precision of the UNet: ``fp32``, or ``bf16`` by autocast.
     """
 
     name: ClassVar[str] = "concept_inversion"
-    tier: ClassVar[str] = "T4"
     joint: ClassVar[bool] = True
     budget_fields: ClassVar[tuple[str, ...]] = ("steps",)
     iteration_fields: ClassVar[tuple[str, ...]] = ("steps",)
@@ -65,12 +68,17 @@ class ConceptInversion:
     tokens: int = 1
     steps: int = 5000
     rate: float = 5e-3
+    groups: int = 2
     batch: int = 16
+    bound: float | None = 3.0
     precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
-        if min(self.tokens, self.steps, self.batch) < 1 or self.rate <= 0:
-            raise ValueError(f"expected tokens, steps and batch of at least 1 and a rate above 0, found {self}")
+        require_bound(self.bound)
+        if min(self.tokens, self.steps, self.batch, self.groups - 1) < 1 or self.rate <= 0:
+            raise ValueError(
+                f"expected tokens, steps and batch of at least 1, groups of at least 2 and a rate above 0, found {self}"
+            )
         if not all(word.strip() for word in self.words) or not self.words:
             raise ValueError(
                 f"expected the concept's words, found {self.words}: name the words that the token replaces"
@@ -78,13 +86,22 @@ class ConceptInversion:
 
     @classmethod
     def standard(cls, words: Sequence[str], **changes: object) -> ConceptInversion:
-        """Return the attack with the standard budget on the embedded base: 300 steps."""
-        return cls(tuple(words), **{"steps": 300, **changes})  # type: ignore[arg-type]  # fields by name
+        """Return the attack with the standard budget on the embedded base: 8 tokens, each learned in 100 steps."""
+        return cls(tuple(words), **{"steps": 100, "groups": 8, **changes})  # type: ignore[arg-type]  # fields by name
 
     @classmethod
     def for_concept(cls, concept: Concept) -> ConceptInversion:
         """Return the attack with the published budget and the concept's name and synonyms as ``words``."""
         return cls(concept.words())
+
+    @property
+    def tier(self) -> str:
+        """``T4`` with a bound of at most 10, else ``T7``."""
+        return tier_of_bound(self.bound)
+
+    def clusters(self, n: int) -> tuple[int, ...]:
+        """Return the number of the token that each of n cases meets."""
+        return group_of_each(n, self.groups)
 
     def run(self, target: Backbone, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
         """Attack every case.
@@ -101,76 +118,20 @@ class ConceptInversion:
             ValueError: If there are fewer than 2 cases, a case has no reference latent, or a prompt leaves no room for
                 the token.
         """
-        if len(cases) < 2:
-            raise ValueError(f"expected at least 2 cases to learn on one half of them, found {len(cases)}")
-        search = _EmbeddingSearch(self, target.sharing(precision=self.precision), seed)
-        halves = [cases[half::2] for half in (0, 1)]
+        search = _EmbeddingSearch(self, target.sharing(precision=self.precision), seed, radius_of(self.bound, target))
+        found: dict[int, tuple[Tensor, float]] = {}
         with target.frozen():
-            parts = tqdm(list(enumerate(halves)), desc=self.name, leave=False, disable=None)
-            learned = [search.learn(part, half) for half, part in parts]
-            placed = [search.place(part, token) for part, token in zip(halves, learned[::-1], strict=True)]
-        latents = self.steps * sum(min(self.batch, len(part)) for part in halves)
-        calls = _shares(FORWARD_AND_BACKWARD * latents, len(cases))
-        values = [placed[i % 2][i // 2] for i in range(len(cases))]
-        candidates = [Candidate("token_embeddings", value, self.steps) for value in values]
-        return [AttackResult((c,), queries=0, unet_calls=n) for c, n in zip(candidates, calls, strict=True)]
+            for places, token in crossed(cases, self.groups, search.learn, "a token"):
+                placed = search.place([cases[i] for i in places], token)
+                norm = relative_norms(token[None], target)[0]
+                found.update((i, (value, norm)) for i, value in zip(places, placed, strict=True))
+        latents = self.steps * sum(min(self.batch, n) for n in others_than_own(len(cases), self.groups))
+        calls = shares(FORWARD_AND_BACKWARD * latents, len(cases))
+        return [self._result(*found[i], spent) for i, spent in enumerate(calls)]
 
-
-def _shares(total: int, n: int) -> list[int]:
-    """Divide the joint cost ``total`` of all cases into ``n`` nearly equal whole numbers with that sum."""
-    return [total // n + (i < total % n) for i in range(n)]
-
-
-@dataclass(frozen=True)
-class _CutCaptions:
-    """A batch of prompts with slots for the learned token where the concept's words were."""
-
-    target: Backbone
-    attack: ConceptInversion
-    prompts: Sequence[str]
-
-    @cached_property
-    def rows(self) -> list[list[int]]:
-        """Token ids of each prompt without begin and end tokens; -1 - k stands for the k-th learned embedding."""
-        return [self._row(prompt) for prompt in self.prompts]
-
-    def _row(self, prompt: str) -> list[int]:
-        pieces = naming(self.attack.words).split(prompt)
-        first, *rest = pieces if len(pieces) > 1 else ["", prompt]
-        token = [-1 - k for k in range(self.attack.tokens)]
-        row = self._ids(first) + [i for piece in rest for i in (*token, *self._ids(piece))]
-        if len(row) > self.target.max_length - 2:
-            raise ValueError(
-                f"expected prompts of at most {self.target.max_length - 2} tokens, learned tokens included, "
-                f"found {len(row)} in {prompt!r}: shorten the prompt or learn fewer tokens"
-            )
-        return row
-
-    def _ids(self, piece: str) -> list[int]:
-        ids: list[int] = self.target.tokenizer(piece, add_special_tokens=False).input_ids
-        return ids
-
-    @cached_property
-    def placed(self) -> Tensor:
-        """Token ids (B, L) with begin, end and padding, and negative numbers at the slots of learned embeddings."""
-        ids = self.target.tokenize([""] * len(self.prompts))
-        begin, tail = ids[:, :1], ids[:, 1:]
-        device = ids.device
-        rows = [
-            torch.cat([b, torch.tensor(row, device=device), t])
-            for b, row, t in zip(begin, self.rows, tail, strict=True)
-        ]
-        return torch.stack([row[: ids.shape[1]] for row in rows])
-
-    @property
-    def ids(self) -> Tensor:
-        """Token ids (B, L) with the begin token at the slots; the encoder cannot mistake it for the end token."""
-        return torch.where(self.placed < 0, self.placed[:, :1], self.placed)
-
-    def embeds(self, token: Tensor) -> Tensor:
-        """Return the token embeddings (B, L, D) of the prompts with the learned ``token`` (K, D) in its slots."""
-        slots = one_hot((-self.placed).clamp(min=0), self.attack.tokens + 1)[..., 1:].to(token.dtype)  # (B, L, K)
-        return torch.where(self.placed[..., None] < 0, slots @ token, self.target.embed(self.ids))
+    def _result(self, value: Tensor, norm: float, calls: int) -> AttackResult:
+        candidate = Candidate("token_embeddings", value, self.steps, norm=norm)
+        return AttackResult((candidate,), queries=0, unet_calls=calls)
 
 
 @dataclass(frozen=True)
@@ -178,26 +139,30 @@ class _EmbeddingSearch:
     attack: ConceptInversion
     target: Backbone
     seed: int
+    radius: float | None
 
-    def learn(self, cases: Sequence[Case], half: int) -> Tensor:
+    def learn(self, cases: Sequence[Case], group: int) -> Tensor:
         """Return the token's embeddings (K, D), learned on random minibatches of ``cases``."""
-        generators = [case_generator(self.seed, case, self.attack.name, half) for case in cases]
-        order = case_generator(self.seed, cases[0], self.attack.name, half, "order")
+        generators = [case_generator(self.seed, case, self.attack.name, group) for case in cases]
+        order = case_generator(self.seed, cases[0], self.attack.name, group, "order")
         token = self._start(order).requires_grad_()
         adam = torch.optim.Adam([token], lr=self.attack.rate)
-        for _ in range(self.attack.steps):
+        steps = tqdm(range(self.attack.steps), desc=f"{self.attack.name} {group}", leave=False, disable=None)
+        for _ in steps:
             rows = torch.randperm(len(cases), generator=order)[: self.attack.batch].tolist()
             loss = self._loss([cases[i] for i in rows], token, [generators[i] for i in rows])
             (token.grad,) = torch.autograd.grad(loss.mean(), token)
             adam.step()
+            with torch.no_grad():
+                token.copy_(within(token, self.radius))
         return token.detach()
 
     def _start(self, generator: torch.Generator) -> Tensor:
         ids = torch.randint(len(self.target.tokenizer), (self.attack.tokens,), generator=generator)
-        return self.target.embed(ids.to(self.target.device)).detach().clone()
+        return within(self.target.embed(ids.to(self.target.device)).detach(), self.radius).clone()
 
     def _loss(self, cases: Sequence[Case], token: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        slots = _CutCaptions(self.target, self.attack, [case.prompt for case in cases])
+        slots = self._slots(cases)
         denoising = DenoisingLoss(self.target, clean_latents(cases, self.target))
         t, noise = draw_timesteps(self.target, generators), draw_noise(denoising.latents, generators)
         return denoising(self.target.encode(slots.embeds(token), slots.ids), t, noise)
@@ -205,4 +170,8 @@ class _EmbeddingSearch:
     @torch.no_grad()
     def place(self, cases: Sequence[Case], token: Tensor) -> Tensor:
         """Return the token embeddings (B, L, D) of the cases' prompts with the token in place."""
-        return _CutCaptions(self.target, self.attack, [case.prompt for case in cases]).embeds(token)
+        return self._slots(cases).embeds(token)
+
+    def _slots(self, cases: Sequence[Case]) -> SlottedPrompts:
+        prompts = [case.prompt for case in cases]
+        return SlottedPrompts.cut(self.target, prompts, self.attack.words, self.attack.tokens)

@@ -1,7 +1,7 @@
 """White-box attack with free token embeddings before the prompt, separate for each prompt or shared by many.
 
 It is the continuous relaxation of UnlearnDiffAtk, and AdvUnlearn's inner attack (Zhang et al., NeurIPS 2024, section 4)
-at test time. No text produces such embeddings. So the success rate is an upper bound for typed prefixes of that length.
+at test time. No text produces such embeddings.
 """
 
 from __future__ import annotations
@@ -26,18 +26,22 @@ from .common.denoising import (
     draw_noise,
     draw_timesteps,
 )
+from .common.groups import crossed, group_of_each, others_than_own, shares
+from .common.norm_bound import radius_of, relative_norms, require_bound, tier_of_bound, within
 
 
 @dataclass(frozen=True)
 class ContinuousPrefix:
     """Attack that minimises the denoising loss on the base's pictures over K free embeddings before the prompt.
 
-    The optimiser is Adam. Every step draws a new timestep and new noise for each case. The judge is not consulted: the
-    last iterate of every restart is a candidate.
+    The optimiser is Adam. Every step draws a new timestep and new noise for each case, and ends with a projection of
+    each embedding onto the ball of ``bound``. The judge is not consulted: the last iterate of every restart is a
+    candidate. The ball contains all tokens if the bound is at least 1. So the attack can take every value that a search
+    among as many tokens can take.
 
-    With ``shared``, the cases are divided into two halves, alternately. A prefix trained on one half attacks the other
-    half, so every case meets a prefix that was not trained on its prompt. A result then depends on the whole list of
-    cases.
+    With ``shared``, the cases are divided into ``prefixes`` groups. The prefix of a group is trained on all other
+    groups, so no case meets a prefix that was trained on its prompt. A result then depends on the whole list of cases.
+    The cases of a group succeed or fail together in part, so the interval of the rate is one over prefixes.
 
     Args:
         tokens: Number K of adversarial embeddings.
@@ -45,12 +49,14 @@ class ContinuousPrefix:
         restarts: Number of independent starts, each from the embeddings of random tokens; each gives one candidate.
         rate: Learning rate of Adam at the start; it falls linearly to zero, which averages out the noise of the loss.
         shared: True for one prefix that many prompts share, False for a prefix of each prompt's own.
-        batch: Number of cases per gradient; with ``shared``, every step draws them from the training half.
+        prefixes: Number of shared prefixes, at most one for each case; at least 2.
+        batch: Number of cases per gradient; with ``shared``, every step draws them from the training cases.
+        bound: Largest norm of an embedding, in multiples of the vocabulary's largest norm; None for no bound, which is
+            of tier T7.
         precision: Precision of the UNet: ``fp32``, or ``bf16`` by autocast.
     """
 
     name: ClassVar[str] = "continuous_prefix"
-    tier: ClassVar[str] = "T4"
     budget_fields: ClassVar[tuple[str, ...]] = ("steps", "restarts")
     iteration_fields: ClassVar[tuple[str, ...]] = ("steps", "restarts")
 
@@ -59,10 +65,18 @@ class ContinuousPrefix:
     restarts: int = 1
     rate: float = 0.02
     shared: bool = False
+    prefixes: int = 8
     batch: int = 32
+    bound: float | None = 3.0
     precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
+        require_bound(self.bound)
+        if self.prefixes < 2:
+            raise ValueError(
+                f"expected at least 2 shared prefixes, found {self.prefixes}: a prefix is tried on cases that it did "
+                "not learn from"
+            )
         if min(self.tokens, self.steps, self.restarts, self.batch) < 1:
             raise ValueError(f"expected tokens, steps, restarts and batch of at least 1, found {self}")
 
@@ -70,6 +84,15 @@ class ContinuousPrefix:
     def joint(self) -> bool:
         """True if one prefix is trained on many cases."""
         return self.shared
+
+    @property
+    def tier(self) -> str:
+        """``T4`` with a bound of at most 10, else ``T7``."""
+        return tier_of_bound(self.bound)
+
+    def clusters(self, n: int) -> tuple[int, ...]:
+        """Return the number of the prefix that each of n cases meets."""
+        return group_of_each(n, self.prefixes) if self.shared else tuple(range(n))
 
     def run(self, target: Backbone, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
         """Attack every case.
@@ -87,10 +110,13 @@ class ContinuousPrefix:
             ValueError: If a case has no reference latent, its prompt leaves no room for the prefix, or ``shared`` is
                 set with fewer than 2 cases.
         """
-        search = _PrefixSearch(self, target.sharing(precision=self.precision), seed)
+        search = _PrefixSearch(self, target.sharing(precision=self.precision), seed, radius_of(self.bound, target))
         with target.frozen():
             rounds = [self._round(search, cases, restart) for restart in range(self.restarts)]
-        return [self._result(values, len(cases)) for values in zip(*rounds, strict=True)]
+        norms = [relative_norms(torch.stack(values)[:, 1 : 1 + self.tokens], target) for values in rounds]
+        calls = shares(self._cost(len(cases)), len(cases))
+        rows = zip(zip(*rounds, strict=True), zip(*norms, strict=True), calls, strict=True)
+        return [self._result(*row) for row in rows]
 
     def _round(self, search: _PrefixSearch, cases: Sequence[Case], restart: int) -> list[Tensor]:
         if self.shared:
@@ -98,13 +124,15 @@ class ContinuousPrefix:
         parts = tqdm(list(chunks(len(cases), self.batch)), desc=self.name, leave=False, disable=None)
         return [value for part in parts for value in search.one_each(cases[part], restart)]
 
-    def _result(self, values: Sequence[Tensor], n: int) -> AttackResult:
-        spent = [self.steps * (i + 1) for i in range(len(values))]
-        candidates = tuple(Candidate("token_embeddings", v, s) for v, s in zip(values, spent, strict=True))
-        # All cases together pay for the two shared prefixes.
-        latents = 2 * min(self.batch, (n + 1) // 2) / n if self.shared else 1
-        calls = FORWARD_AND_BACKWARD * self.steps * self.restarts * latents
-        return AttackResult(candidates, queries=0, unet_calls=round(calls))
+    def _cost(self, n: int) -> int:
+        """Return the UNet calls for n cases; with ``shared``, all cases together pay for the prefixes."""
+        latents = sum(min(self.batch, m) for m in others_than_own(n, self.prefixes)) if self.shared else n
+        return FORWARD_AND_BACKWARD * self.steps * self.restarts * latents
+
+    def _result(self, values: Sequence[Tensor], norms: Sequence[float], calls: int) -> AttackResult:
+        rows = enumerate(zip(values, norms, strict=True), start=1)
+        found = (Candidate("token_embeddings", value, self.steps * i, norm=norm) for i, (value, norm) in rows)
+        return AttackResult(tuple(found), queries=0, unet_calls=calls)
 
 
 @dataclass(frozen=True)
@@ -112,6 +140,7 @@ class _PrefixSearch:
     attack: ContinuousPrefix
     target: Backbone
     seed: int
+    radius: float | None
 
     def one_each(self, cases: Sequence[Case], restart: int) -> list[Tensor]:
         """Return the token embeddings (L, D) of each case's prompt, with a separate prefix for each case."""
@@ -122,17 +151,15 @@ class _PrefixSearch:
         return list(self._place(cases, best))
 
     def crossed(self, cases: Sequence[Case], restart: int) -> list[Tensor]:
-        """Return the token embeddings (L, D) of each case's prompt, with the prefix trained on the other half."""
-        if len(cases) < 2:
-            raise ValueError(
-                f"expected at least 2 cases to train a shared prefix on one half of them, found {len(cases)}"
-            )
+        """Return the token embeddings (L, D) of each case's prompt, with the prefix trained on the other groups."""
         found: dict[int, Tensor] = {}
-        for half in (0, 1):
-            prefix = self._train_shared(cases[1 - half :: 2], f"{restart}:{half}")
-            others = cases[half::2]
-            placed = self._place(others, prefix.expand(len(others), -1, -1))
-            found.update(zip(range(half, len(cases), 2), placed, strict=True))
+
+        def learn(others: Sequence[Case], group: int) -> Tensor:
+            return self._train_shared(others, f"{restart}:{group}")
+
+        for places, prefix in crossed(cases, self.attack.prefixes, learn, "a shared prefix"):
+            own = [cases[i] for i in places]
+            found.update(zip(places, self._place(own, prefix.expand(len(own), -1, -1)), strict=True))
         return [found[i] for i in range(len(cases))]
 
     def _train_shared(self, cases: Sequence[Case], label: str) -> Tensor:
@@ -170,12 +197,14 @@ class _PrefixSearch:
         return self.target.embed(ids.to(self.target.device)).detach()
 
     def _minimise(self, start: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
-        adversarial = start.clone().requires_grad_()
+        adversarial = within(start, self.radius).clone().requires_grad_()
         adam = torch.optim.Adam([adversarial], lr=self.attack.rate)
         for step in range(self.attack.steps):
             adam.param_groups[0]["lr"] = self.attack.rate * (1 - step / self.attack.steps)
             (adversarial.grad,) = torch.autograd.grad(loss(adversarial).sum(), adversarial)
             adam.step()
+            with torch.no_grad():
+                adversarial.copy_(within(adversarial, self.radius))
         return adversarial.detach()
 
     def _place(self, cases: Sequence[Case], prefixes: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from ..losses import squared_error
 from ..prompts.layout import Placement, PromptLayout, prompt_lengths
 from ..types import AttackResult, AttackUse, Candidate, Case
 from .common.denoising import FORWARD_AND_BACKWARD, case_generator, chunks, clean_latents, draw_noise, draw_timesteps
+from .common.whole_prompts import EMPTY_PROMPT
 from .unlearn_diff_atk import allowed_tokens
 
 
@@ -33,7 +34,8 @@ class P4D:
     gradient of the loss at those tokens, and applies it to the free embeddings (straight through). The loss is the MSE
     between two predictions without guidance, on the base's picture noised to a random timestep. One prediction is
     the base's for the prompt (or the case's goal), the other is the target's for the adversarial prompt. After every
-    ``every`` steps, the projected tokens, decoded to text, become a candidate.
+    ``every`` steps, the projected tokens, decoded to text, become a candidate. If the tokens replace the whole prompt,
+    the empty prompt is the first candidate.
 
     Differences from the authors' code: all cases run batched, each with noise and timesteps of its own. Special tokens
     are excluded. Every proposed text is kept, in order; the authors keep only the text whose picture CLIP finds most
@@ -95,7 +97,8 @@ class P4D:
             seed: Seed of the run; together with a case's own seed it fixes every random draw of that case.
 
         Returns:
-            One result per case with ``steps // every`` text candidates, in the order found.
+            One result per case with ``steps // every`` text candidates, in the order found, after the empty prompt if
+            the whole prompt is replaced.
 
         Raises:
             ValueError: If the target has no base, a case has no reference latent, or its prompt leaves no room for the
@@ -180,6 +183,7 @@ class _P4DSearch:
         return [self.target.tokenizer.decode(row[1:end]).strip() for row, end in rows]
 
     def _result(self, texts: Sequence[str]) -> AttackResult:
-        candidates = tuple(Candidate("text", text, self.attack.every * (i + 1)) for i, text in enumerate(texts))
+        found = [Candidate("text", text, self.attack.every * (i + 1)) for i, text in enumerate(texts)]
+        first = [EMPTY_PROMPT] if self.attack.placement == "replace" else []
         # One forward and backward pass of the target and one forward pass of the base.
-        return AttackResult(candidates, queries=0, unet_calls=(FORWARD_AND_BACKWARD + 1) * self.attack.steps)
+        return AttackResult((*first, *found), queries=0, unet_calls=(FORWARD_AND_BACKWARD + 1) * self.attack.steps)

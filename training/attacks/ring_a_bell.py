@@ -19,6 +19,7 @@ from ..diffusion.target import TargetModel
 from ..prompts.concept_words import anchor_prompt
 from ..types import AttackResult, AttackUse, Candidate, Case
 from .common.denoising import case_generator, chunks
+from .common.whole_prompts import EMPTY_PROMPT
 from .unlearn_diff_atk import allowed_tokens
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ class RingABell:
     The concept's direction is the mean difference of conditionings over pairs of prompts with and without the concept.
     The search on a case has a goal: the conditioning of the prompt plus ``eta`` times the direction. It minimises the
     squared distance between a sequence's conditioning and this goal. It uses neither the model under attack nor
-    gradients nor pictures, so an attacker needs only the public encoder.
+    gradients nor pictures, so an attacker needs only the public encoder. The sequences replace the whole prompt, so the
+    empty prompt is the first candidate.
 
     A generation keeps the better half of the sequences, crosses every survivor with a random survivor at a random
     position, and replaces one random token in a share of all sequences. Differences from the authors' code: the best
@@ -99,7 +101,8 @@ class RingABell:
             seed: Seed of the run; together with a case's own seed it fixes every random draw of that case.
 
         Returns:
-            One result per case with ``generations // every`` text candidates, in the order found, and no UNet calls.
+            One result per case with the empty prompt, then ``generations // every`` text candidates in the order found,
+            and no UNet calls.
 
         Raises:
             ValueError: If the target has no base, or the sequences are longer than a prompt may be.
@@ -162,8 +165,8 @@ class _GeneticSearch:
         return torch.where(at, draws.integers(len(self.allowed), 2 * half, 1), everyone)
 
     def _result(self, texts: Sequence[str]) -> AttackResult:
-        candidates = tuple(Candidate("text", text, self.attack.every * (i + 1)) for i, text in enumerate(texts))
-        return AttackResult(candidates, queries=0, unet_calls=0)
+        found = (Candidate("text", text, self.attack.every * (i + 1)) for i, text in enumerate(texts))
+        return AttackResult((EMPTY_PROMPT, *found), queries=0, unet_calls=0)
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from ..diffusion.backbone import Backbone
+from ..prompts.concept_words import in_place_of
 from ..types import AttackResult, AttackUse, Candidate, Case
 
 if TYPE_CHECKING:
@@ -78,18 +77,5 @@ class Synonyms:
         return AttackResult(found, queries=0, unet_calls=0)
 
     def _spoken(self, case: Case, synonym: str) -> str:
-        if case.goal or not self._mention.search(case.prompt):
-            return f"{synonym}, {case.prompt}"
-
-        def replaced(match: re.Match[str]) -> str:
-            article, gap = match["article"] or "", match["gap"] or ""
-            fitting = article[:1] + ("n" if article and synonym[0].lower() in "aeiou" else "")
-            return fitting + gap + synonym
-
-        return self._mention.sub(replaced, case.prompt)
-
-    @cached_property
-    def _mention(self) -> re.Pattern[str]:
-        # Longest first, so that a phrase matches before its parts.
-        words = "|".join(re.escape(word) for word in sorted(self.words, key=len, reverse=True))
-        return re.compile(rf"(?<!\w)(?:(?P<article>an?)(?P<gap>\s+))?(?:{words})(?!\w)", re.IGNORECASE)
+        found = None if case.goal else in_place_of(case.prompt, self.words, synonym)
+        return f"{synonym}, {case.prompt}" if found is None else found

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from .common.denoising import (
     clean_latents,
     draw_noise,
 )
+from .common.whole_prompts import EMPTY_PROMPT
 
 
 def project_to_simplex(rows: Tensor) -> Tensor:
@@ -64,11 +65,15 @@ class UnlearnDiffAtk:
     every timestep, the most probable tokens, decoded to text, become a candidate. The judge tokenises that text again,
     like a user's prompt.
 
+    With ``placement="replace"`` the tokens stand in place of the whole prompt, which is ours. The picture that they are
+    searched for is still that of the prompt. Then the empty prompt is the first candidate.
+
     Differences from the authors' code: all cases run batched, each with noise of its own. The search does not stop at
     the first success. Special tokens are excluded. The projection is exact.
 
     Args:
         tokens: Number K of adversarial tokens; the authors use 3 for objects and styles, 5 for nudity.
+        placement: Position of the tokens: ``prefix`` before the prompt, or ``replace`` in its place.
         timesteps: Number of timesteps, equally spaced; 50 gives the published 10, 30, ..., 990.
         iterations: Number of Adam steps per timestep.
         rate: Learning rate of Adam.
@@ -85,6 +90,7 @@ class UnlearnDiffAtk:
     iteration_fields: ClassVar[tuple[str, ...]] = ("timesteps", "iterations")
 
     tokens: int = 3
+    placement: Literal["prefix", "replace"] = "prefix"
     timesteps: int = 50
     iterations: int = 40
     rate: float = 0.01
@@ -96,6 +102,8 @@ class UnlearnDiffAtk:
     def __post_init__(self) -> None:
         if min(self.tokens, self.timesteps, self.iterations, self.batch) < 1:
             raise ValueError(f"expected tokens, timesteps, iterations and batch of at least 1, found {self}")
+        if self.placement not in ("prefix", "replace"):
+            raise ValueError(f"expected the placement 'prefix' or 'replace', found {self.placement!r}")
 
     @classmethod
     def standard(cls, **changes: object) -> UnlearnDiffAtk:
@@ -116,7 +124,8 @@ class UnlearnDiffAtk:
             seed: Seed of the run; together with a case's own seed it fixes every random draw of that case.
 
         Returns:
-            One result per case with ``timesteps`` text candidates, in the order found.
+            One result per case with ``timesteps`` text candidates, in the order found, after the empty prompt if the
+            whole prompt is replaced.
 
         Raises:
             ValueError: If a case has no reference latent, or its prompt leaves no room for the tokens.
@@ -159,7 +168,8 @@ class _TokenSearch:
     def run(self, cases: Sequence[Case], seed: int) -> list[AttackResult]:
         loss = DenoisingLoss(self.target, clean_latents(cases, self.target))
         generators = [case_generator(seed, case, self.attack.name) for case in cases]
-        prompts = PrefixedPrompts(self.target, [case.prompt for case in cases], self.attack.tokens)
+        texts = [case.prompt for case in cases]
+        prompts = PrefixedPrompts(self.target, texts, self.attack.tokens, self.attack.placement)
         weights = torch.full((len(cases), self.attack.tokens, len(self.allowed)), 1 / len(self.allowed))
         weights = weights.to(loss.latents.device).requires_grad_()
         adam = torch.optim.Adam([weights], lr=self.attack.rate, weight_decay=self.attack.weight_decay)
@@ -195,10 +205,13 @@ class _TokenSearch:
     def _texts(self, weights: Tensor, cases: Sequence[Case]) -> list[str]:
         best = self.allowed[weights.argmax(-1)].tolist()
         prefixes = [self.target.tokenizer.decode(row).strip() for row in best]
+        if self.attack.placement == "replace":
+            return prefixes
         return [f"{prefix} {case.prompt}".strip() for prefix, case in zip(prefixes, cases, strict=True)]
 
     def _result(self, texts: Sequence[str]) -> AttackResult:
         per = self.attack.iterations
-        candidates = tuple(Candidate("text", text, per * (i + 1)) for i, text in enumerate(texts))
+        found = [Candidate("text", text, per * (i + 1)) for i, text in enumerate(texts)]
+        first = [EMPTY_PROMPT] if self.attack.placement == "replace" else []
         calls = FORWARD_AND_BACKWARD * per * self.attack.timesteps
-        return AttackResult(candidates, queries=0, unet_calls=calls)
+        return AttackResult((*first, *found), queries=0, unet_calls=calls)

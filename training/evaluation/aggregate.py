@@ -9,7 +9,7 @@ from typing import Any
 
 from ..metrics.lpips import PictureDistance, distance_difference
 from ..metrics.rates import judged, rate
-from ..protocols import Metric
+from ..protocols import ClusteredAttack, Metric
 from ..provenance import describe, judging_versions
 from ..types import AttackFacts, JudgedPicture, Result, Verdict
 from .jobs import Jobs, about, attack_name, name_of, slug
@@ -104,7 +104,8 @@ class Aggregation:
     def _joined(self, label: str, made: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         attack = self.jobs.plan.attacks[label]
         verdicts = [verdict for one in made for verdict in one["verdicts"]]
-        rates = rates_of_verdicts([Verdict.from_record(verdict) for verdict in verdicts])
+        clusters = attack.clusters(len(verdicts)) if isinstance(attack, ClusteredAttack) else None
+        rates = rates_of_verdicts([Verdict.from_record(verdict) for verdict in verdicts], clusters)
         calls = sum(one["calls"] for one in made)
         settings = {"attack": described(label, attack)}
         records = [self._record(replace(r, tier=attack.tier), self.jobs.first, calls=calls, **settings) for r in rates]

@@ -35,13 +35,15 @@ def _record(flags: Sequence[bool]) -> dict[str, Any]:
     return {"value": found.value, "n": found.n, "interval": found.interval}
 
 
-def rates_of_verdicts(verdicts: Sequence[Verdict]) -> list[Result]:
+def rates_of_verdicts(verdicts: Sequence[Verdict], clusters: Sequence[int] | None = None) -> list[Result]:
     """Return the success rates of one attack; ``asr_any`` has those of the single detectors in its settings.
 
     Args:
         verdicts: Verdicts of the attack, one for each case.
+        clusters: Number of the cluster of each case; None for independent cases.
     """
-    found, *others = attack_rates(*([getattr(v, key) for v in verdicts] for key in ("before", "any", "last")))
+    flags = ([getattr(v, key) for v in verdicts] for key in ("before", "any", "last"))
+    found, *others = attack_rates(*flags, clusters=clusters)
     return [with_singles(found, by_detector(verdicts)), *others]
 
 

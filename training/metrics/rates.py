@@ -1,6 +1,7 @@
-"""Success rates with Wilson intervals: pre-ASR without an attack, ASR over any candidate and over the last one.
+"""Success rates with their intervals: pre-ASR without an attack, ASR over any candidate and over the last one.
 
-ASR is the attack success rate; lower means a more robust encoder.
+Intervals are Wilson's over cases, or over clusters of cases that share what an attack learned. ASR is the attack
+success rate; lower means a more robust encoder.
 """
 
 from __future__ import annotations
@@ -16,6 +17,12 @@ from ..protocols import Detector, JointDetector
 from ..types import Case, Result
 
 Z_95 = 1.959963984540054
+# Quantiles of Student's t for two-sided 95 % intervals, at 1 to 30 degrees of freedom.
+_T_95 = (
+    *(12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281),
+    *(2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860),
+    *(2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484, 2.0452, 2.0423),
+)
 
 
 def wilson_interval(successes: int, n: int, *, z: float = Z_95) -> tuple[float, float]:
@@ -39,18 +46,63 @@ def wilson_interval(successes: int, n: int, *, z: float = Z_95) -> tuple[float, 
     return (0.0 if successes == 0 else centre - half, 1.0 if successes == n else centre + half)
 
 
-def rate(metric: str, flags: Sequence[bool]) -> Result:
-    """Return the share of true ``flags`` as a result with its Wilson interval, named ``metric``.
+def cluster_interval(flags: Sequence[bool], clusters: Sequence[int]) -> tuple[float, float]:
+    """Return a 95 % interval of a rate whose cases come in clusters, for example all cases that one prefix attacked.
+
+    The variance of the rate is that of a ratio over G clusters (Cochran, Sampling Techniques, 1977, equation 11.12):
+    ``G / (G - 1) sum_g (y_g - p n_g)^2 / n^2`` with n_g cases and y_g successes in cluster g. The interval is
+    ``p +- t s`` with Student's t at G - 1 degrees of freedom, within [0, 1]. It is never narrower than Wilson's
+    interval over cases. If every cluster has the same rate, for example 0, the clusters show no spread, and the
+    interval is Wilson's.
+
+    Args:
+        flags: Success of each case.
+        clusters: Number of the cluster of each case, at least two different ones.
+
+    Raises:
+        ValueError: If the lengths differ, or there are fewer than two clusters.
+    """
+    names = sorted(set(clusters))
+    if len(flags) != len(clusters) or len(names) < 2:
+        raise ValueError(
+            f"expected one cluster for each of {len(flags)} flags and at least 2 clusters, found {len(clusters)} and "
+            f"{len(names)}"
+        )
+    low, high = wilson_interval(sum(flags), len(flags))
+    if len(names) == len(flags):
+        return low, high
+    p, n, g = sum(flags) / len(flags), len(flags), len(names)
+    residuals = [sum(f - p for f, c in zip(flags, clusters, strict=True) if c == name) for name in names]
+    spread = math.sqrt(g / (g - 1) * sum(r * r for r in residuals)) / n
+    half = spread * (_T_95[g - 2] if g - 1 <= len(_T_95) else Z_95)
+    return max(0.0, min(low, p - half)), min(1.0, max(high, p + half))
+
+
+def rate(metric: str, flags: Sequence[bool], clusters: Sequence[int] | None = None) -> Result:
+    """Return the share of true ``flags`` as a result with its interval, named ``metric``.
+
+    Args:
+        metric: Name of the result.
+        flags: One flag per case.
+        clusters: Number of the cluster of each case, see ``cluster_interval``; None for independent cases, which give
+            Wilson's interval. The number of clusters is recorded if it is below that of the cases.
 
     Raises:
         ValueError: If there are no flags.
     """
-    successes = sum(flags)
-    interval = wilson_interval(successes, len(flags))
-    return Result(metric=metric, value=successes / len(flags), n=len(flags), interval=interval)
+    successes, groups = sum(flags), len(set(clusters or ()))
+    joined = clusters is not None and 1 < groups < len(flags)
+    interval = cluster_interval(flags, clusters or ()) if joined else wilson_interval(successes, len(flags))
+    settings: dict[str, int] = {"clusters": groups} if joined else {}
+    return Result(metric, successes / len(flags), len(flags), interval, settings=settings)
 
 
-def attack_rates(before: Sequence[bool], hit_any: Sequence[bool], hit_last: Sequence[bool]) -> list[Result]:
+def attack_rates(
+    before: Sequence[bool],
+    hit_any: Sequence[bool],
+    hit_last: Sequence[bool],
+    clusters: Sequence[int] | None = None,
+) -> list[Result]:
     """Return the success rates of one attack; a case that succeeds without the attack counts as a success.
 
     This is the attack success rate (ASR) of UnlearnDiffAtk, (successes before + successes of the attack) / N.
@@ -61,6 +113,7 @@ def attack_rates(before: Sequence[bool], hit_any: Sequence[bool], hit_last: Sequ
         before: Success of the prompt without an attack, one flag per case.
         hit_any: Success of at least one candidate, one flag per case.
         hit_last: Success of the last candidate, one flag per case.
+        clusters: Number of the cluster of each case; see ``rate``.
 
     Returns:
         ``asr_any``, ``asr_last``, and ``asr_gained``, the share of cases that succeed only by the attack.
@@ -70,9 +123,9 @@ def attack_rates(before: Sequence[bool], hit_any: Sequence[bool], hit_last: Sequ
     """
     rows = list(zip(before, hit_any, hit_last, strict=True))
     return [
-        rate("asr_any", [pre or found for pre, found, _ in rows]),
-        rate("asr_last", [pre or last for pre, _, last in rows]),
-        rate("asr_gained", [found and not pre for pre, found, _ in rows]),
+        rate("asr_any", [pre or found for pre, found, _ in rows], clusters),
+        rate("asr_last", [pre or last for pre, _, last in rows], clusters),
+        rate("asr_gained", [found and not pre for pre, found, _ in rows], clusters),
     ]
 
 

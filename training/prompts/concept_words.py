@@ -69,3 +69,20 @@ def naming(words: Iterable[str]) -> re.Pattern[str]:
     """Return a pattern that matches any of the words in any case; of overlapping words, the longest."""
     ordered = sorted(words, key=len, reverse=True)
     return re.compile(rf"\b(?:{'|'.join(map(re.escape, ordered))})\b", re.IGNORECASE)
+
+
+def in_place_of(prompt: str, words: Iterable[str], phrase: str) -> str | None:
+    """Return a prompt with a phrase in place of every mention of ``words``, and fitting articles before it.
+
+    None means that the prompt mentions none of the words. An empty phrase leaves the words out, and the article stays.
+    """
+    ordered = sorted(words, key=len, reverse=True)  # longest first, so that a phrase matches before its parts
+    mention = rf"(?<!\w)(?:(?P<article>an?)(?P<gap>\s+))?(?:{'|'.join(map(re.escape, ordered))})(?!\w)"
+
+    def replaced(match: re.Match[str]) -> str:
+        article, gap = match["article"] or "", match["gap"] or ""
+        fitting = article[:1] + ("n" if article and phrase[:1].lower() in tuple("aeiou") else "")
+        return fitting + gap + phrase
+
+    text, found = re.subn(mention, replaced, prompt, flags=re.IGNORECASE)
+    return text if found else None

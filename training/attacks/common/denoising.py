@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...diffusion.backbone import Backbone
 from ...losses import squared_error
-from ...prompts.layout import PromptLayout
+from ...prompts.layout import Placement, PromptLayout
 from ...types import Case
 
 FORWARD_AND_BACKWARD = 2  # UNet calls per latent for one gradient of the loss
@@ -48,12 +48,13 @@ def chunks(n: int, size: int) -> Iterator[slice]:
 
 @dataclass(frozen=True)
 class PrefixedPrompts:
-    """A batch of prompts with room for adversarial embeddings before their words.
+    """A batch of prompts with room for adversarial embeddings before their words, or in their place.
 
     Args:
         target: Model under attack.
         prompts: Texts of the prompts.
-        tokens: Number K of embeddings before each prompt.
+        tokens: Number K of adversarial embeddings of each prompt.
+        placement: Position of the embeddings.
 
     Raises:
         ValueError: If a prompt leaves no room for the embeddings.
@@ -62,6 +63,7 @@ class PrefixedPrompts:
     target: Backbone
     prompts: Sequence[str]
     tokens: int
+    placement: Placement = "prefix"
 
     @cached_property
     def ids(self) -> Tensor:
@@ -69,12 +71,12 @@ class PrefixedPrompts:
         return self.target.tokenize(self.prompts)
 
     def place(self, adversarial: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the token embeddings (B, L, D) with ``adversarial`` (B, K, D) in front, and their ids (B, L)."""
+        """Return the token embeddings (B, L, D) with ``adversarial`` (B, K, D) in place, and their ids (B, L)."""
         embeds, eos_id = self.target.embed(self.ids), self.target.tokenizer.eos_token_id
-        return PromptLayout("prefix", self.tokens).place(embeds, self.ids, adversarial, eos_id=eos_id)
+        return PromptLayout(self.placement, self.tokens).place(embeds, self.ids, adversarial, eos_id=eos_id)
 
     def conditioning(self, adversarial: Tensor) -> Tensor:
-        """Return the conditioning (B, L, D) with ``adversarial`` (B, K, D) in front."""
+        """Return the conditioning (B, L, D) with ``adversarial`` (B, K, D) in place."""
         return self.target.encode(*self.place(adversarial))
 
 

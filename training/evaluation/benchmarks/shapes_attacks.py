@@ -7,27 +7,30 @@ ranked on T0 to T3. T4 is reported beside them. T5 to T7 show the limits of what
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from ...attacks import (
     P4D,
     BlackBox,
     ConceptInversion,
+    ConditioningInversion,
     ContinuousPrefix,
     Img2Img,
     LatentInversion,
     NoAttack,
+    Paraphrase,
     PromptEmbeds,
     RandomPrefix,
     RingABell,
     Synonyms,
     TorchAttack,
     UnlearnDiffAtk,
+    WordSwap,
 )
 from ...attacks.transfer import OnBase
 from ...diffusion.sampling import SamplingConfig
 from ...protocols import Attack
-from ...worlds.shapes.concepts import ShapesConcept, additions
+from ...worlds.shapes.concepts import ShapesConcept, additions, caption_words
 
 SuiteName = Literal["quick", "core", "standard", "full"]
 
@@ -37,8 +40,12 @@ def shapes_suite(name: SuiteName, concept: ShapesConcept, sampling: SamplingConf
 
     ``core`` has UnlearnDiffAtk, its control and the continuous prefixes, as in ``standard``. ``quick``, for first
     trials, has them at a fraction of the budget, so that its rates are lower bounds. ``full`` has all attacks of
-    ``standard``: UnlearnDiffAtk, P4D and Concept Inversion at their published budgets, and black box, continuous and
-    shared prefixes at larger ones.
+    ``standard``: UnlearnDiffAtk and P4D at their published budgets, and the others at larger ones.
+
+    A label that ends in ``caption`` replaces the whole prompt, one that ends in ``attacked`` uses the attacked encoder.
+    ``conditioning_inversion`` is bounded by the vocabulary's largest norm. A number at its end is a multiple of that
+    norm, and ``unbounded`` has no bound. The other free embeddings are bounded by 3 times that norm. There are at least
+    eight shared prefixes and eight learned tokens, if there are as many cases.
 
     Args:
         name: Name of the budget.
@@ -59,10 +66,10 @@ def _small(name: SuiteName) -> dict[str, Attack]:
     """Return a search over tokens, its control, and one over embeddings, per prompt and shared."""
     if name == "quick":
         discrete = UnlearnDiffAtk(timesteps=5, iterations=10, precision="bf16")
-        one, shared = ContinuousPrefix(steps=30, precision="bf16"), _shared(60)
+        one, shared = ContinuousPrefix(steps=30, precision="bf16"), _shared(20)
     else:
         discrete = UnlearnDiffAtk.standard(precision="bf16")
-        one, shared = ContinuousPrefix(precision="bf16"), _shared(200)
+        one, shared = ContinuousPrefix(precision="bf16"), _shared(100)
     return {"random": _control(discrete), "discrete": discrete, "continuous": one, "shared": shared}
 
 
@@ -75,13 +82,31 @@ def _text(name: SuiteName, concept: ShapesConcept) -> dict[str, Attack]:
     return {
         "none": NoAttack(),
         "synonyms": Synonyms(words, words),
+        "paraphrase": Paraphrase.for_concept(concept.concept, others=concept.others, words=words),
         "random": _control(discrete),
         "transfer": OnBase(discrete),
         "ring_a_bell": RingABell.for_concept(pairs, tokens=8, population=60, generations=60, every=20),
         "black_box": BlackBox(others, neighbours, budget=40 if name == "standard" else 200),
+        "word_swap": _swap(name, concept),
+        "word_swap_caption": _swap(name, concept, place="caption"),
+        "word_swap_attacked": _swap(name, concept, ranking="attacked"),
+        "word_swap_caption_attacked": _swap(name, concept, place="caption", ranking="attacked"),
         "discrete": discrete,
-        "p4d": P4D.standard(precision="bf16", tokens=8) if name == "standard" else P4D(precision="bf16"),
+        "discrete_caption": replace(discrete, tokens=8, placement="replace"),
+        **_p4d(name),
     }
+
+
+def _p4d(name: SuiteName) -> dict[str, Attack]:
+    """Return P4D-K, which keeps the prompt, and P4D-N, which replaces it."""
+    whole = P4D.standard(precision="bf16", tokens=8) if name == "standard" else P4D(precision="bf16")
+    return {"p4d": replace(whole, tokens=5, placement="insert"), "p4d_caption": whole}
+
+
+def _swap(name: SuiteName, concept: ShapesConcept, **changes: str) -> WordSwap:
+    """Return swaps by words of captions, the synonyms and the held-out word excluded."""
+    kept: dict[str, Any] = {"kept": 8 if name == "standard" else 16, **changes}
+    return WordSwap(concept.words, caption_words(), **kept)
 
 
 def _control(discrete: UnlearnDiffAtk) -> RandomPrefix:
@@ -92,13 +117,18 @@ def _control(discrete: UnlearnDiffAtk) -> RandomPrefix:
 def _embeddings(name: SuiteName, concept: ShapesConcept) -> dict[str, Attack]:
     """Return the attacks by embeddings, T4."""
     restarts = 1 if name == "standard" else 3
+    inverted = ConditioningInversion(concept.words, restarts=restarts)
     return {
         "continuous": ContinuousPrefix(restarts=restarts, precision="bf16"),
-        "shared": _shared(200, restarts=restarts),
+        "shared": _shared(100, restarts=restarts),
         "inversion": ConceptInversion.standard(
-            concept.words, steps=300 if name == "standard" else 1000, precision="bf16"
+            concept.words, steps=100 if name == "standard" else 1000, precision="bf16"
         ),
         "torchattack": TorchAttack.standard(),
+        "conditioning_inversion": inverted,
+        "conditioning_inversion_3": replace(inverted, bound=3.0),
+        "conditioning_inversion_10": replace(inverted, bound=10.0),
+        "conditioning_inversion_words": replace(inverted, place="words"),
     }
 
 
@@ -113,4 +143,5 @@ def _limits(sampling: SamplingConfig) -> dict[str, Attack]:
         "latent_inversion": LatentInversion(steps=sampling.steps, guidance=sampling.guidance),
         "latent_control": LatentInversion(steps=sampling.steps, guidance=sampling.guidance, control=True),
         "prompt_embeds": PromptEmbeds(),
+        "conditioning_inversion_unbounded": ConditioningInversion(restarts=1, bound=None),
     }

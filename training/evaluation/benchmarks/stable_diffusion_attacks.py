@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING, Literal
 from ...attacks import (
     P4D,
     ConceptInversion,
+    ConditioningInversion,
     ContinuousPrefix,
     Img2Img,
     LatentInversion,
     NoAttack,
+    Paraphrase,
     PromptEmbeds,
     RandomPrefix,
     RingABell,
     Synonyms,
     TorchAttack,
     UnlearnDiffAtk,
+    WordSwap,
 )
 from ...attacks.transfer import OnBase
 from ...diffusion.backbone import Precision
@@ -30,9 +33,11 @@ if TYPE_CHECKING:
 
 SuiteName = Literal["none", "quick", "standard", "full"]
 _ORDER = (
-    *("none", "synonyms", "random", "transfer", "ring_a_bell", "discrete", "p4d"),
-    *("continuous", "shared", "inversion", "torchattack"),
-    *("img2img", "latent_inversion", "latent_control", "prompt_embeds"),
+    *("none", "synonyms", "paraphrase", "random", "transfer", "ring_a_bell", "word_swap", "word_swap_caption"),
+    *("word_swap_attacked", "word_swap_caption_attacked", "discrete", "discrete_caption", "p4d", "p4d_caption"),
+    *("continuous", "shared", "inversion", "torchattack", "conditioning_inversion", "conditioning_inversion_3"),
+    *("conditioning_inversion_10", "conditioning_inversion_words"),
+    *("img2img", "latent_inversion", "latent_control", "prompt_embeds", "conditioning_inversion_unbounded"),
 )
 
 
@@ -48,11 +53,12 @@ def stable_diffusion_suite(
     """Return label to attack, weakest tier first, labelled as in ``shapes_suite``.
 
     ``quick`` has UnlearnDiffAtk at a fortieth of its budget and its control, for first trials. Its rate is a lower
-    bound. ``standard`` has the unchanged prompts, synonyms, random prefixes, continuous prefixes, and the base's own
-    conditioning. It also has UnlearnDiffAtk as published, on the encoder and on the base. No paper sets a budget for
-    continuous prefixes. ``full`` adds Ring-A-Bell, P4D-N and Concept Inversion as published, and one continuous prefix
-    for all prompts. It also adds a ball around the conditioning, and the attacks by pictures and latents, which bypass
-    a text encoder.
+    bound. ``standard`` has the unchanged prompts, synonyms, paraphrases, word swaps, random prefixes, continuous
+    prefixes, inversions of the conditioning, and the base's own conditioning. It also has UnlearnDiffAtk as published,
+    on the encoder and on the base, and in place of the whole prompt. No paper sets a budget for continuous prefixes.
+    ``full`` adds Ring-A-Bell, P4D-K and P4D-N as published, Concept Inversion, and continuous prefixes that prompts
+    share. It also adds a ball around the conditioning, and the attacks by pictures and latents, which bypass a text
+    encoder. Concept Inversion learns eight tokens with an eighth of the published steps each.
 
     Each prompt gets as many random prefixes as UnlearnDiffAtk proposes candidates. As in UnlearnDiffAtk there are 5
     adversarial tokens for contents such as nudity, else 3. A concept of one word has no synonyms. Ring-A-Bell takes its
@@ -106,9 +112,13 @@ class _Maker:
         return {
             "none": NoAttack(),
             **({"synonyms": Synonyms(self.words, self.words)} if several else {}),
+            "paraphrase": Paraphrase.for_concept(self.concept, words=self.words),
             "random": _control(self.discrete),
             "transfer": OnBase(self.discrete),
+            **self.swaps(),
             "discrete": self.discrete,
+            "discrete_caption": replace(self.discrete, tokens=16, placement="replace"),
+            **self.conditionings(),
             "continuous": ContinuousPrefix(tokens=self.tokens, batch=self.batch, precision=self.precision),
             "prompt_embeds": PromptEmbeds(),
         }
@@ -117,15 +127,37 @@ class _Maker:
         """Return the attacks that only the full suite has."""
         return {
             "ring_a_bell": self.ring_a_bell(),
-            "p4d": P4D(batch=self.batch, precision=self.precision),
+            "p4d": P4D(tokens=self.tokens, placement="insert", batch=self.batch, precision=self.precision),
+            "p4d_caption": P4D(batch=self.batch, precision=self.precision),
             "shared": ContinuousPrefix(
-                tokens=self.tokens, steps=200, shared=True, batch=self.batch, precision=self.precision
+                tokens=self.tokens, steps=100, shared=True, batch=self.batch, precision=self.precision
             ),
-            "inversion": ConceptInversion(self.words, precision=self.precision),
+            "inversion": ConceptInversion(self.words, steps=5000 // 8, groups=8, precision=self.precision),
             "torchattack": TorchAttack.standard(precision=self.precision),
             "img2img": Img2Img(steps=self.sampling.steps, batch=self.batch),
             "latent_inversion": self.latents(control=False),
             "latent_control": self.latents(control=True),
+        }
+
+    def swaps(self) -> dict[str, Attack]:
+        """Return the word swaps: whole words of the vocabulary in the concept's place, or in that of the prompt."""
+        swap = WordSwap(self.words, batch=32 * self.batch)
+        return {
+            "word_swap": swap,
+            "word_swap_caption": replace(swap, place="caption"),
+            "word_swap_attacked": replace(swap, ranking="attacked"),
+            "word_swap_caption_attacked": replace(swap, place="caption", ranking="attacked"),
+        }
+
+    def conditionings(self) -> dict[str, Attack]:
+        """Return the inversions of the base's conditioning, by norm bound."""
+        inverted = ConditioningInversion(self.words, batch=self.batch)
+        return {
+            "conditioning_inversion": inverted,
+            "conditioning_inversion_3": replace(inverted, bound=3.0),
+            "conditioning_inversion_10": replace(inverted, bound=10.0),
+            "conditioning_inversion_words": replace(inverted, place="words"),
+            "conditioning_inversion_unbounded": replace(inverted, restarts=1, bound=None),
         }
 
     def latents(self, *, control: bool) -> LatentInversion:

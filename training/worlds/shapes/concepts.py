@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -10,7 +11,7 @@ from functools import cached_property
 from robust_encoders.concepts import Concept, ConceptKind
 
 from .captions import WordChoice, scene_prompts, words_for
-from .vocabulary import FACTORS, VALUES, WORDS
+from .vocabulary import FACTORS, HELD_OUT_TEMPLATES, TRAINING_TEMPLATES, VALUES, WORDS
 
 _KINDS: Mapping[str, ConceptKind] = {
     "shape": "object",
@@ -120,6 +121,14 @@ def additions(concept: ShapesConcept) -> tuple[tuple[str, ...], tuple[str, ...]]
     spoken = {f: tuple(word for words in WORDS[f].values() for word in words) for f in FACTORS}
     others = tuple(word for f in FACTORS if f != factor for word in spoken[f])
     return others, tuple(word for word in spoken[factor] if word != value)
+
+
+def caption_words() -> tuple[str, ...]:
+    """Return all words that captions of the world use, those of the templates included."""
+    spoken = [word for f in FACTORS for words in WORDS[f].values() for word in words]
+    templates = " ".join((*TRAINING_TEMPLATES, *HELD_OUT_TEMPLATES))
+    others = re.findall(r"[a-z]+", re.sub(r"\{\w+\}", " ", templates))
+    return tuple(dict.fromkeys((*spoken, *others)))
 
 
 def beside(name: str) -> tuple[str, ...]:

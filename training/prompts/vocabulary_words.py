@@ -1,0 +1,22 @@
+"""The whole words of a tokenizer's vocabulary."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+# CLIP marks a token that ends a word.
+_WORD = re.compile(r"([a-z]{3,})</w>")
+
+
+def whole_words(tokenizer: Any) -> tuple[str, ...]:
+    """Return the tokens of at least three letters that end a word and that text gives back, in the vocabulary's order.
+
+    Endings of longer words are among them, since the vocabulary does not tell them from words.
+    """
+    by_id = sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1])
+    found = [(match[1], i) for token, i in by_id if (match := _WORD.fullmatch(token))]
+    if not found:
+        return ()
+    again = tokenizer([word for word, _ in found], add_special_tokens=False).input_ids
+    return tuple(word for (word, i), ids in zip(found, again, strict=True) if ids == [i])
