@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from plans import SAMPLING, find, make_plan, prompt_set, run
 
 from robust_encoders.training.diffusion.sampling import SamplingConfig, draw
 from robust_encoders.training.diffusion.swapping import scheduled
@@ -18,7 +19,6 @@ from robust_encoders.training.evaluation.config import EvaluationConfig
 from robust_encoders.training.evaluation.plan import PictureSource, PromptSet
 from robust_encoders.training.evaluation.preflight import picture_needs
 from robust_encoders.training.types import Case, Result
-from tests.helpers.plans import SAMPLING, find, make_plan, prompt_set, run
 
 LOOK = PromptSet(
     "circle/look",

@@ -12,6 +12,7 @@ from ...worlds.shapes.captions import ScenePrompt, WordChoice, scene_prompts, wo
 from ...worlds.shapes.concepts import ShapesConcept
 from ...worlds.shapes.prompts import open_prompts
 from ..plan import PromptSet
+from .chance_pool import empty_prompts
 
 # Negative prompts as users write them for a better picture; none of them names a value of the world.
 ORDINARY_NEGATIVES = ("blurry", "low quality", "ugly", "deformed", "text, watermark", "noise", "cropped", "bad art")
@@ -57,7 +58,7 @@ def open_set(concept: ShapesConcept, n: int, seed: int) -> PromptSet:
 
 def empty_set(concept: ShapesConcept, n: int, seed: int) -> PromptSet:
     """Return the empty prompt ``n`` times."""
-    return repeated("empty", [""], n, of=concept, seed=seed)
+    return empty_prompts(f"{concept.value}/empty", n, first_seed=seed_of("empty", seed))
 
 
 def ordinary_negative_set(concept: ShapesConcept, n: int, seed: int) -> PromptSet:

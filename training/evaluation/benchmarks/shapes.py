@@ -31,10 +31,12 @@ from ...worlds.shapes.vocabulary import FACTORS, VALUES
 from ..choices import detector_named, refuse_unknown_detector
 from ..config import EvaluationConfig, chooses
 from ..plan import AnyProbe, Control, MetricMaker, Plan, PromptSet
+from .chance_pool import ChancePool
+from .probe_prompts import empty_set, open_set
 from .shapes_attacks import SuiteName, shapes_suite
 from .shapes_columns import ColumnSetup, SchedulersColumn, SeedsColumn
 from .shapes_everyday import EverydayRetention
-from .shapes_negatives import ChancePool, NegativeColumn
+from .shapes_negatives import NegativeColumn
 from .shapes_probes import Knowledge, StructuredUtility
 
 CaptionChoice = Literal["named", "open"]
@@ -202,7 +204,14 @@ def _probes(benchmark: ShapesBenchmark, config: EvaluationConfig, detector: Dete
         "structured": StructuredUtility(concept, n, config.seed, config.sampling),
         "knowledge": Knowledge(concept, n, config.seed, config.sampling),
         "everyday": EverydayRetention(concept, n, config.seed, config.sampling),
-        **{probe.name: probe(setup) for probe in (SeedsColumn, SchedulersColumn, NegativeColumn, ChancePool)},
+        **{probe.name: probe(setup) for probe in (SeedsColumn, SchedulersColumn, NegativeColumn)},
+        "chance": ChancePool(
+            empty_set(concept, setup.third, config.seed),
+            open_set(concept, setup.third, config.seed),
+            detector,
+            config.sampling,
+            config.seed,
+        ),
     }
 
 

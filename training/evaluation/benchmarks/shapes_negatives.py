@@ -1,4 +1,4 @@
-"""Negative prompts as a column of its own, and the pool of pictures for the floor of attacks."""
+"""Negative prompts as a column of its own: ordinary ones, and ones that name the concept."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
-from ...metrics.rates import rate
 from ...types import Result
-from ..chance import EMPTY, OPEN
 from ..plan import PictureSource, PromptSet
-from .probe_prompts import abused_negatives, empty_set, open_set, ordinary_negative_set, with_negatives
+from .probe_prompts import abused_negatives, open_set, ordinary_negative_set, with_negatives
 from .shapes_columns import ColumnSetup
 
 
@@ -78,46 +76,3 @@ class NegativeColumn:
     def _abused(self) -> PromptSet:
         negatives = [text for _, text in abused_negatives(self.setup.concept, self.setup.third, self.setup.seed)]
         return with_negatives(self._open, negatives, name=f"{self.setup.concept.value}/open_negative")
-
-
-@dataclass(frozen=True)
-class ChancePool:
-    """A probe that draws the pool of ``evaluation.chance``: pictures of the empty prompt and of open captions.
-
-    Args:
-        setup: Concept, prompts, detector and sizes.
-    """
-
-    name: ClassVar[str] = "chance"
-
-    setup: ColumnSetup
-
-    def drawings(self) -> list[tuple[PromptSet, bool]]:
-        """Return the empty prompt and open captions by the encoder, then by the base."""
-        return [(prompts, base) for base in (False, True) for prompts in self._sources.values()]
-
-    def described(self) -> dict[str, Any]:
-        """Return name, settings, detector and hashes of the prompts as JSON values."""
-        return self.setup.about(self.name, self.drawings())
-
-    def compare(self, pictures: PictureSource) -> list[Result]:
-        """Judge the pictures.
-
-        Returns:
-            ``chance_empty`` and ``chance_open`` of the encoder, and both with ``_base`` of the base: the shares that
-            show the concept. Their settings hold one flag for each picture as ``shown``.
-        """
-        found = []
-        for base, of in ((False, ""), (True, "_base")):
-            for source, prompts in self._sources.items():
-                flags = self.setup.flags(pictures, prompts, base=base)
-                result = rate(f"chance_{source}{of}", flags)
-                found.append(self.setup.recorder.recorded(result, prompts, shown=flags))
-        return found
-
-    @cached_property
-    def _sources(self) -> dict[str, PromptSet]:
-        return {
-            EMPTY: empty_set(self.setup.concept, self.setup.third, self.setup.seed),
-            OPEN: open_set(self.setup.concept, self.setup.third, self.setup.seed),
-        }

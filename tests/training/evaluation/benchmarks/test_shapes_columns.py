@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from robust_encoders.training.diffusion.sampling import SamplingConfig
-from robust_encoders.training.evaluation.benchmarks.probe_prompts import numbered
+from robust_encoders.training.evaluation.benchmarks.chance_pool import ChancePool
+from robust_encoders.training.evaluation.benchmarks.probe_prompts import empty_set, numbered, open_set
 from robust_encoders.training.evaluation.benchmarks.shapes_columns import (
     SCHEDULERS,
     SEEDS,
@@ -18,7 +19,7 @@ from robust_encoders.training.evaluation.benchmarks.shapes_columns import (
     SchedulersColumn,
     SeedsColumn,
 )
-from robust_encoders.training.evaluation.benchmarks.shapes_negatives import ChancePool, NegativeColumn
+from robust_encoders.training.evaluation.benchmarks.shapes_negatives import NegativeColumn
 from robust_encoders.training.evaluation.chance import pools_of
 from robust_encoders.training.evaluation.plan import PromptSet, SetProbe
 from robust_encoders.training.types import Case, Result
@@ -28,7 +29,12 @@ from robust_encoders.training.worlds.shapes.vocabulary import WORDS
 
 Column = SeedsColumn | SchedulersColumn | NegativeColumn | ChancePool
 Rule = Callable[[PromptSet, Case, bool], bool]
-KINDS: tuple[Callable[[ColumnSetup], Column], ...] = (SeedsColumn, SchedulersColumn, NegativeColumn, ChancePool)
+KINDS: tuple[Callable[[ColumnSetup], Column], ...] = (
+    SeedsColumn,
+    SchedulersColumn,
+    NegativeColumn,
+    lambda one: pool(one),
+)
 STRIPED = ShapesConcept.parse("striped")
 SAMPLING = SamplingConfig(steps=4, guidance=3.0, batch=8)
 
@@ -46,6 +52,11 @@ def setup(n: int = 24, concept: ShapesConcept = STRIPED, seed: int = 0) -> Colum
     named = scene_prompts(6, seed=seed, fixed=concept.stated, words="name")
     attacked = numbered("everyday", named, of=concept, seed=seed)
     return ColumnSetup(concept, attacked, n, seed, SAMPLING, First())
+
+
+def pool(of: ColumnSetup) -> ChancePool:
+    empty, opened = (make(of.concept, of.third, of.seed) for make in (empty_set, open_set))
+    return ChancePool(empty, opened, of.detector, of.sampling, of.seed)
 
 
 def measured(column: Column, rule: Rule) -> dict[str, Result]:
@@ -144,7 +155,7 @@ def test_without_guidance_there_is_no_negative_column() -> None:
 
 
 def test_the_pool_goes_from_the_results_to_the_floor() -> None:
-    column = ChancePool(setup())
+    column = pool(setup())
     empty, opened = (p for p, base in column.drawings() if base)
     assert {case.prompt for case in empty.cases} == {""}
     assert len({case.seed for case in (*empty.cases, *opened.cases)}) == 16
