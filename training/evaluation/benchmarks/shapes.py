@@ -181,7 +181,7 @@ def shapes_plan(
         ),
         instead=partial(not_as_asked, judge),
         erased=_erased_distance(judge),
-        probes=_probes(benchmark, config, detector) if isinstance(judge, Judge) else {},
+        probes=_probes(benchmark, config, judge, detector) if isinstance(judge, Judge) else {},
     )
 
 
@@ -195,7 +195,9 @@ def _detector(benchmark: ShapesBenchmark, judge: LabelJudge) -> Detector:
     return detector_named(benchmark.detector, benchmark.erased.concept)
 
 
-def _probes(benchmark: ShapesBenchmark, config: EvaluationConfig, detector: Detector) -> Mapping[str, AnyProbe]:
+def _probes(
+    benchmark: ShapesBenchmark, config: EvaluationConfig, judge: LabelJudge, detector: Detector
+) -> Mapping[str, AnyProbe]:
     """Return the probes of what is kept, of the model's remaining knowledge, and of success without a search."""
     concept, n = benchmark.erased, benchmark.n_probes
     named = benchmark.named_sets(config.seed)[0]
@@ -203,7 +205,7 @@ def _probes(benchmark: ShapesBenchmark, config: EvaluationConfig, detector: Dete
     return {
         "structured": StructuredUtility(concept, n, config.seed, config.sampling),
         "knowledge": Knowledge(concept, n, config.seed, config.sampling),
-        "everyday": EverydayRetention(concept, n, config.seed, config.sampling),
+        "everyday": EverydayRetention(concept, n, config.seed, config.sampling, judge=judge),
         **{probe.name: probe(setup) for probe in (SeedsColumn, SchedulersColumn, NegativeColumn)},
         "chance": ChancePool(
             empty_set(concept, setup.third, config.seed),

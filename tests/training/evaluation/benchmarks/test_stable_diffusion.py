@@ -35,7 +35,7 @@ from robust_encoders.training.evaluation.benchmarks.stable_diffusion import Stab
 from robust_encoders.training.evaluation.benchmarks.stable_diffusion_attacks import SuiteName, stable_diffusion_suite
 from robust_encoders.training.evaluation.config import EvaluationConfig
 from robust_encoders.training.evaluation.evaluate import evaluate
-from robust_encoders.training.evaluation.plan import FixedPlan, Plan
+from robust_encoders.training.evaluation.plan import FixedPlan, Plan, SetProbe
 from robust_encoders.training.evaluation.results import RESULTS_NAME
 from robust_encoders.training.metrics.rates import detect
 from robust_encoders.training.prompts.text_files import PromptFileError
@@ -99,14 +99,15 @@ def test_an_evaluation_from_files_and_folders(
     kept = [("clip_score", "captions", 2), ("pick_score", "captions", 2)]
     worst = [("worst_case", "circle", 3), ("worst_case_embeddings", "circle", 3)]
     chance = [(f"chance_{s}{of}", name, 2) for of in ("", "_base") for s, name in CHANCE_SETS.items()]
-    assert metrics == [("pre_asr", "circle", 3), *attacked, *worst, *kept, *chance]
+    everyday = [(f"clip_everyday{end}", "captions/everyday", 2) for end in ("", "_base", "_difference")]
+    assert metrics == [("pre_asr", "circle", 3), *attacked, *worst, *kept, *chance, *everyday]
     for row in rows[:7]:
         assert (row["detector"], row["threshold"]) == ("vit/circle, disc/top-1", 0.0)
         assert row["detector_version"] == plan.detector.version
         assert row["prompt_sha256"] == plan.plain[0].sha256
         assert row["settings"]["sampling"]["guidance"] == 3.0
-    assert rows[-5]["settings"]["scorer"] == "clip"
-    assert all(row["settings"]["sampling"]["guidance"] == 3.0 and row["tier"] == "" for row in rows[-4:])
+    assert all(rows[place]["settings"]["scorer"] == "clip" for place in (-8, -1))
+    assert all(row["settings"]["sampling"]["guidance"] == 3.0 and row["tier"] == "" for row in rows[-7:])
     with tiny_encoder.attached(tiny_pipe):
         drawn = draw(tiny_pipe, [row[1] for row in ROWS], [5, 41, 7], sampling)
     assert rows[0]["value"] == sum(detect(plan.detector, drawn)) / 3
@@ -155,15 +156,18 @@ def test_the_pool_of_chance_is_the_empty_prompt_and_kept_prompts(
     benchmark: StableDiffusionBenchmark, tiny_pipe: Any
 ) -> None:
     plan, sampling = make_plan(benchmark, tiny_pipe)
-    (pool,) = plan.probes.values()
-    drawings = plan.probe_drawings()
+    pool = plan.probes["chance"]
+    assert isinstance(pool, SetProbe)
+    drawings = pool.drawings()
     assert [base for _, base in drawings] == [False, False, True, True]
     assert [[case.prompt for case in prompts.cases] for prompts, _ in drawings[:2]] == [
         ["", ""],
         [case.prompt for case in plan.kept.cases],
     ]
     assert pool.described()["settings"]["sampling"] == asdict(sampling)
-    assert {"chance", *plan.utility} <= {*benchmark.metric_labels()}
+    assert {*plan.probes, *plan.utility} <= {*benchmark.metric_labels()}
+    bare, _ = make_plan(benchmark, tiny_pipe, clip="", fid=False, pick="")
+    assert set(plan.probes) - set(bare.probes) == {"everyday"}
 
 
 def test_the_guidance_is_the_files_or_the_samplings(
