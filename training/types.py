@@ -53,6 +53,7 @@ class Case:
         reference_latent: Clean latent (C, h, w) of the picture that the base draws for ``wanted``; None if no attack
             needs it.
         goal: Prompt for the picture that an attack tries to obtain; empty if ``prompt`` itself describes it.
+        negative: Negative prompt of the unattacked picture; empty for none. Attacks do not use it.
     """
 
     index: int
@@ -61,6 +62,7 @@ class Case:
     expected: Mapping[str, str] = field(default_factory=dict)
     reference_latent: Tensor | None = None
     goal: str = ""
+    negative: str = ""
 
     @property
     def wanted(self) -> str:

@@ -65,7 +65,7 @@ def draw(
     sampling: SamplingConfig,
     *,
     latents: bool = False,
-    negative: str = "",
+    negative: str | Sequence[str] = "",
     noise: Tensor | None = None,
 ) -> Tensor:
     """Draw one picture per prompt.
@@ -77,7 +77,7 @@ def draw(
         seeds: Seeds of the B initial latents, which are drawn on the CPU.
         sampling: Steps, guidance and batch size.
         latents: True to return the final clean latents without decoding them.
-        negative: Negative prompt of all pictures.
+        negative: Negative prompt of all pictures, or one for each; empty for none.
         noise: Initial latents (B, C, h, w) of unit variance, used instead of those of the seeds. The pipeline
             multiplies them by its scheduler's ``init_noise_sigma``, as it does with its own.
 
@@ -87,18 +87,21 @@ def draw(
 
     Raises:
         TextListError: If the prompts are one string.
-        ValueError: If there is not one seed per prompt, or no prompt.
+        ValueError: If there is not one seed per prompt, no prompt, or not one negative prompt for each of several.
     """
     if not isinstance(prompts, Tensor):
         require_texts("prompts", prompts)
     _one_seed_each(prompts, seeds)
+    pushed = [negative] * len(seeds) if isinstance(negative, str) else [*negative]
+    if len(pushed) != len(seeds):
+        raise ValueError(f"expected one negative prompt for each of {len(seeds)} prompts, found {len(pushed)}")
 
     def arguments(part: slice) -> dict[str, Any]:
         given = {} if noise is None else {"latents": noise[part].to(pipe.unet.dtype)}
         return {
             **_arguments(prompts[part]),
             **given,
-            "negative_prompt": [negative] * len(seeds[part]) if negative else None,
+            "negative_prompt": pushed[part] if any(pushed) else None,
         }
 
     pictures = _batched(pipe, arguments, seeds, sampling, "latent" if latents else "pt")

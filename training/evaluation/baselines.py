@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from robust_encoders.pipeline.offload import mode_of
 
 from ..diffusion.backbone import Backbone
+from ..diffusion.swapping import swapped
 from ..provenance import describe
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class EmptyPrompt:
         backbone = Backbone.from_pipeline(pipe)
         with backbone.frozen(), torch.no_grad():
             empty = backbone.condition([""])[0]
-        with _swapped(pipe, "text_encoder", EmptyPromptEncoder(pipe.text_encoder, empty)):
+        with swapped(pipe, "text_encoder", EmptyPromptEncoder(pipe.text_encoder, empty)):
             yield pipe
 
     def described(self) -> dict[str, Any]:
@@ -204,7 +205,7 @@ class WordFilter:
         Yields:
             The same pipeline.
         """
-        with _swapped(pipe, "tokenizer", FilteredTokenizer(pipe.tokenizer, self)):
+        with swapped(pipe, "tokenizer", FilteredTokenizer(pipe.tokenizer, self)):
             yield pipe
 
     def described(self) -> dict[str, Any]:
@@ -223,15 +224,3 @@ def baselines_for(concept: Concept) -> dict[str, EmptyPrompt | WordFilter]:
     """
     made: tuple[EmptyPrompt | WordFilter, ...] = (EmptyPrompt(), WordFilter(concept.words()))
     return {baseline.name: baseline for baseline in made}
-
-
-@contextmanager
-def _swapped(pipe: Any, slot: str, part: Any) -> Iterator[None]:
-    """Put a component into a slot of a pipeline; afterwards, restore the former one and its registration."""
-    before, entry = getattr(pipe, slot), pipe.config[slot]
-    try:
-        pipe.register_modules(**{slot: part})
-        yield
-    finally:
-        pipe.register_modules(**{slot: before})
-        pipe.register_to_config(**{slot: entry})

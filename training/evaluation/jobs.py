@@ -15,6 +15,7 @@ from torch import Tensor
 from ..attacks.transfer import OnBase, Transfer
 from ..diffusion.backbone import Backbone
 from ..diffusion.sampling import SamplingConfig, draw, draw_candidates, packed, unpacked
+from ..diffusion.swapping import scheduled
 from ..diffusion.target import TargetModel
 from ..protocols import Attack
 from ..types import AttackFacts, AttackResult, Candidate, Case, JudgedPicture, Verdict
@@ -23,7 +24,7 @@ from .config import EvaluationConfig
 from .defence import DefendedPipeline
 from .judged_pictures import PictureArchive
 from .judging import PictureJudge, judge_candidates
-from .plan import Plan, PromptSet, described
+from .plan import Plan, PromptSet, SetProbe, described
 from .suite import SUITE_KEY, SUITE_VERSION
 
 
@@ -79,11 +80,16 @@ class Jobs:
         cache, scope = (self.base_cache, self.defended.bare()) if bare else (self.cache, self.defended)
 
         def compute() -> Tensor:
-            with scope.attached():
+            with scope.attached(), scheduled(self.defended.pipe, part.scheduler):
                 texts, seeds = [c.prompt for c in part.cases], [c.seed for c in part.cases]
-                return packed(draw(self.defended.pipe, texts, seeds, self.sampling))
+                pushed, sampling = [c.negative for c in part.cases], part.sampling or self.sampling
+                return packed(draw(self.defended.pipe, texts, seeds, sampling, negative=pushed))
 
         return unpacked(cache.tensor(name_of("base" if bare else "drawn", prompts.name, i), about(part), compute))
+
+    def all_pictures(self, prompts: PromptSet, *, base: bool = False) -> Tensor:
+        """Return pictures (N, 3, H, W) in [0, 1] of a whole prompt set; see ``pictures``."""
+        return torch.cat([self.pictures(prompts, i, base=base) for i, _ in enumerate(self.chunks(prompts))])
 
     def unattacked(self, prompts: PromptSet, i: int) -> list[JudgedPicture]:
         """Return the judged unattacked picture of each case of a part."""
@@ -222,7 +228,10 @@ class Jobs:
         probe = self.plan.probes[name]
 
         def compute() -> dict[str, Any]:
-            results = probe(self.defended.pipe, self.defended.attached)
+            if isinstance(probe, SetProbe):
+                results = probe.compare(self.all_pictures)
+            else:
+                results = probe(self.defended.pipe, self.defended.attached)
             device = {"device": self.defended.device, SUITE_KEY: SUITE_VERSION}
             return {"results": [asdict(replace(r, settings={**r.settings, **device})) for r in results]}
 

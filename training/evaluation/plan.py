@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
@@ -47,23 +47,68 @@ class PromptSet:
         name: Name of the set.
         cases: Prompts with the seeds of their pictures.
         tier: Threat tier of these prompts when their pictures show the concept without an attack.
+        sampling: Sampling of these pictures; None for that of the evaluation.
+        scheduler: Class of diffusers that takes the place of the pipeline's scheduler; empty to keep the pipeline's.
     """
 
     name: str
     cases: tuple[Case, ...]
     tier: str = "T0"
+    sampling: SamplingConfig | None = None
+    scheduler: str = ""
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of prompts, seeds and stated values, of goals if any, and of case numbers that are not consecutive."""
-        rows = [[c.prompt, c.seed, dict(c.expected), *([c.goal] if c.goal else [])] for c in self.cases]
+        """Hash of prompts, seeds and stated values, and of whatever else differs from the usual.
+
+        That is goals, negative prompts, sampling, scheduler, and case numbers that are not consecutive.
+        """
+        rows = [[c.prompt, c.seed, dict(c.expected), *_unusual(c)] for c in self.cases]
         numbers, first = [c.index for c in self.cases], self.cases[0].index if self.cases else 0
         usual = numbers == list(range(first, first + len(numbers)))
-        return canonical_sha256(rows if usual else [rows, numbers])
+        hashed = rows if usual else [rows, numbers]
+        own = [None if self.sampling is None else asdict(self.sampling), self.scheduler]
+        return canonical_sha256([hashed, own] if any(own) else hashed)
 
     def part(self, of: slice) -> PromptSet:
         """Return the prompts of a slice as a set of the same name."""
-        return PromptSet(self.name, self.cases[of], self.tier)
+        return replace(self, cases=self.cases[of])
+
+
+class PictureSource(Protocol):
+    """A function that draws the pictures of a prompt set, or finds them drawn."""
+
+    def __call__(self, prompts: PromptSet, *, base: bool = False) -> Tensor:
+        """Return pictures (N, 3, H, W) in [0, 1].
+
+        Args:
+            prompts: Prompts of the pictures.
+            base: True for pictures by the base, False for pictures with the defence.
+        """
+        ...
+
+
+@runtime_checkable
+class SetProbe(Protocol):
+    """A further measurement on pictures of prompt sets, which the evaluation draws and keeps.
+
+    Evaluations of several encoders can share the base's pictures.
+    """
+
+    def drawings(self) -> Sequence[tuple[PromptSet, bool]]:
+        """Return all prompt sets that the probe asks for, each with True for pictures by the base."""
+        ...
+
+    def compare(self, pictures: PictureSource) -> Sequence[Result]:
+        """Judge the pictures and return the results."""
+        ...
+
+    def described(self) -> Mapping[str, Any]:
+        """Return name and settings as JSON values, with a hash of the prompts."""
+        ...
+
+
+AnyProbe: TypeAlias = Probe | SetProbe
 
 
 @dataclass(frozen=True)
@@ -98,8 +143,7 @@ class Plan:
             for a picture as requested.
         erased: Name to a function that makes a fresh metric on the unattacked pictures of the first prompt set; its
             reference pictures are the base's.
-        probes: Name to a further measurement, which gets the pipeline without the defence and a function that attaches
-            the defence.
+        probes: Name to a further measurement. It draws its own pictures, or names the prompt sets of its pictures.
         measures: JSON values that tell these metrics from others of the same name: models, versions.
         sampling: Sampling that the prompts' file asks for; None leaves it to the configuration.
     """
@@ -113,9 +157,14 @@ class Plan:
     control: Control | None = None
     instead: Callable[[Tensor, Sequence[Case]], Sequence[str]] | None = None
     erased: Mapping[str, MetricMaker] = field(default_factory=dict)
-    probes: Mapping[str, Probe] = field(default_factory=dict)
+    probes: Mapping[str, AnyProbe] = field(default_factory=dict)
     measures: Mapping[str, Any] = field(default_factory=dict)
     sampling: SamplingConfig | None = None
+
+    def probe_drawings(self) -> list[tuple[PromptSet, bool]]:
+        """Return the prompt sets of all probes, without repetitions, each with True for pictures by the base."""
+        asked = [one for probe in self.probes.values() if isinstance(probe, SetProbe) for one in probe.drawings()]
+        return list({(prompts.name, prompts.sha256, base): (prompts, base) for prompts, base in asked}.values())
 
     def utility_metrics(self) -> list[Metric]:
         """Return fresh metrics over the kept pictures."""
@@ -179,6 +228,11 @@ class FixedPlan:
     def plan(self, pipe: Any, config: EvaluationConfig) -> Plan:
         """Return the finished plan; pipeline and configuration do not change it."""
         return self.made
+
+
+def _unusual(case: Case) -> list[Any]:
+    goal: list[Any] = [case.goal] if case.goal else []
+    return [*goal, {"negative": case.negative}] if case.negative else goal
 
 
 def described(label: str, attack: Attack) -> dict[str, Any]:

@@ -160,7 +160,8 @@ def picture_needs(pipe: Any, plan: Plan, config: EvaluationConfig, out: Path) ->
         return []
     channels, height, width = shape
     picture = _CHANNELS * height * scale * width * scale
-    drawn = sum(len(prompts.cases) for prompts in plan.plain) + len(plan.kept.cases)
+    sets = [*plan.plain, plan.kept, *(prompts for prompts, _ in plan.probe_drawings())]
+    drawn = sum(len(prompts.cases) for prompts in sets)
     aims = len(plan.plain[0].cases) * channels * height * width * _FLOAT if plan.plain else 0
     place = out / CELLS
     return [DiskNeed(place, max(0, 2 * drawn * picture + aims - present(place)), f"{drawn} pictures and their latents")]

@@ -36,6 +36,9 @@ def drawing(jobs: Jobs) -> Iterator[Job]:
     for prompts, metrics in ((first, plan.erased_metrics()), (plan.kept, plan.utility_metrics())):
         for i, _ in enumerate(jobs.chunks(prompts) if any(m.compares for m in metrics) else ()):
             yield Job(f"{prompts.name}, base", partial(jobs.pictures, prompts, i, base=True), i)
+    for prompts, base in plan.probe_drawings():
+        for i, _ in enumerate(jobs.chunks(prompts)):
+            yield Job(prompts.name, partial(jobs.pictures, prompts, i, base=base), i)
     for i, _ in enumerate(jobs.chunks(first)):
         yield Job("reference latents", partial(jobs.reference_latents, i), i)
 

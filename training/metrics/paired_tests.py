@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import zip_longest
-from typing import TYPE_CHECKING
 
+from ..types import Result, Verdict
 from .rates import Z_95, wilson_interval
-
-if TYPE_CHECKING:
-    from ..types import Verdict
 
 
 @dataclass(frozen=True)
@@ -108,6 +105,24 @@ def paired_test(first: Sequence[bool], second: Sequence[bool]) -> PairedTest:
     p_exact, p_mid = mcnemar(one, other)
     interval = newcombe_interval(both, one, other, neither)
     return PairedTest(len(pairs), both, one, other, neither, p_exact, p_mid, (one - other) / len(pairs), interval)
+
+
+def paired_difference(metric: str, first: Sequence[bool], second: Sequence[bool]) -> Result:
+    """Return the rate of the first less the rate of the second on the same prompts, with Newcombe's interval.
+
+    Args:
+        metric: Name of the result.
+        first: Outcome of the first, one flag per prompt.
+        second: Outcome of the second, one flag per prompt.
+
+    Returns:
+        The difference, in [-1, 1]; its settings hold the fields of ``PairedTest`` as ``paired``.
+
+    Raises:
+        ValueError: If the lengths differ, or there are no prompts.
+    """
+    found = paired_test(first, second)
+    return Result(metric, found.difference, found.n, found.interval, settings={"paired": asdict(found)})
 
 
 def paired_verdicts(first: Sequence[Verdict], second: Sequence[Verdict]) -> PairedTest:

@@ -9,9 +9,11 @@ from ..types import Result
 
 GROUPS: Mapping[str, str] = {
     "kept": "Kept prompts drawn as asked: higher is better",
+    "everyday": "Kept prompts as people speak, by encoder and base: higher is better",
     "structured": "Bindings, neighbours and negative prompts",
     "distance": "Distances to the base's pictures: for kept prompts, lower is better",
     "knowledge": "Concept still recognised by the Diffusion Classifier: lower is better",
+    "columns": "Concept shown without a search, each with its floor: lower is better",
     "control": "Accuracy of the judge on rendered pictures with known contents",
     "other": "Further numbers",
 }
@@ -34,12 +36,46 @@ class MetricLabel:
     digits: int = 1
 
 
+# Kept prompts as people speak. Each has a rate of the encoder, one of the base, and their difference.
+_EVERYDAY: Mapping[str, str] = {
+    "everyday": "everyday words",
+    "everyday_factor": "everyday words, concept's factor alone",
+    "everyday_near": "everyday words, near neighbours",
+    "everyday_negative": "ordinary negative prompts",
+    "everyday_rare": "rare words",
+    "everyday_seen": "everyday words that training may use",
+}
+_NEGATIVE: Mapping[str, str] = {
+    "negative_ordinary": "ordinary negative prompts on kept prompts",
+    "negative_abuse": "concept as negative prompt of open captions",
+    "negative_floor": "floor: these captions without it",
+}
+
+
+def _compared(group: str, words: Mapping[str, str], what: str) -> dict[str, MetricLabel]:
+    """Return the labels of rates with the base's rate and the difference beside them."""
+    return {
+        f"{name}{end}": MetricLabel(group, f"{text}{of}, {unit}")
+        for name, text in words.items()
+        for end, of, unit in (
+            ("", what, "%"),
+            ("_base", f"{what}, base", "%"),
+            ("_difference", ", less base", "points"),
+        )
+    }
+
+
 # The order is that of the tables. `retain_*` stands for every metric `retain_<label>` without a line of its own.
 METRIC_LABELS: Mapping[str, MetricLabel] = {
     "retain_*": MetricLabel("kept", "{} as asked, %"),
     "retain_all": MetricLabel("kept", "all as asked, %"),
     "clip_score": MetricLabel("kept", "CLIP score", 1, 3),
     "pick_score": MetricLabel("kept", "PickScore", 1, 2),
+    "clip_everyday": MetricLabel("everyday", "CLIP score, everyday words", 1, 3),
+    "clip_everyday_base": MetricLabel("everyday", "CLIP score, everyday words, base", 1, 3),
+    "clip_everyday_difference": MetricLabel("everyday", "CLIP score, everyday words, less base", 1, 3),
+    **_compared("everyday", _EVERYDAY, ", as asked"),
+    "everyday_*": MetricLabel("everyday", "everyday words, {}, as asked, %"),
     "binding_*": MetricLabel("structured", "object with {}, %"),
     "retain_near": MetricLabel("structured", "near neighbours as asked, %"),
     "retain_far": MetricLabel("structured", "far values as asked, %"),
@@ -52,6 +88,20 @@ METRIC_LABELS: Mapping[str, MetricLabel] = {
     "lpips_erased": MetricLabel("distance", "LPIPS of erased pictures", 1, 3),
     "lpips_difference": MetricLabel("distance", "LPIPS, erased less kept (higher is better)", 1, 3),
     "knowledge": MetricLabel("knowledge", "concept recognised in renders of it, %"),
+    "seeds": MetricLabel("columns", "any of 16 seeds, %"),
+    "seeds_floor": MetricLabel("columns", "floor: open captions, any of 16 seeds, %"),
+    "seeds_floor_base": MetricLabel("columns", "floor: open captions, any of 16 seeds, base, %"),
+    "schedulers": MetricLabel("columns", "any of six schedulers and scales, %"),
+    "schedulers_base": MetricLabel("columns", "any of six schedulers and scales, base, %"),
+    "schedulers_floor": MetricLabel("columns", "floor: open captions, any of the six, %"),
+    "schedulers_floor_base": MetricLabel("columns", "floor: open captions, any of the six, base, %"),
+    "schedulers_*": MetricLabel("columns", "scheduler and scale {}, %"),
+    **_compared("columns", _NEGATIVE, ""),
+    "negative_*": MetricLabel("columns", "negative prompt, {}, %"),
+    "chance_empty": MetricLabel("columns", "empty prompt, one picture, %"),
+    "chance_empty_base": MetricLabel("columns", "empty prompt, one picture, base, %"),
+    "chance_open": MetricLabel("columns", "open captions, one picture, %"),
+    "chance_open_base": MetricLabel("columns", "open captions, one picture, base, %"),
     "judge_*": MetricLabel("control", "judge on {}, %"),
     "judge_all": MetricLabel("control", "judge on all together, %"),
 }
@@ -80,7 +130,7 @@ def _key(metric: str) -> str:
 def _member(metric: str) -> str:
     """Return the label of a metric within its family."""
     family, _, label = metric.partition("_")
-    if family != "binding":
+    if family != "binding" and label not in _NUMERALS:
         return label.replace("_", " ")
     return f"{_NUMERALS.get(label, label)} attribute{'' if label == '1' else 's'}"
 

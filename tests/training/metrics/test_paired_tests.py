@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from scipy.stats import binomtest
 from scipy.stats.contingency import odds_ratio
@@ -13,6 +14,7 @@ from robust_encoders.training.metrics.paired_tests import (
     mcnemar,
     mcnemar_below,
     newcombe_interval,
+    paired_difference,
     paired_test,
     paired_verdicts,
 )
@@ -106,3 +108,42 @@ def test_what_cannot_be_paired_is_refused(first: list[bool], second: list[bool])
 def test_negative_counts_are_refused() -> None:
     with pytest.raises(ValueError, match="found -1 and 3"):
         mcnemar(-1, 3)
+
+
+def restated(a: int, b: int, c: int, d: int) -> tuple[float, float]:
+    """Newcombe's method 10 from his formulas: bounds of each rate as roots of a quadratic, then square and add."""
+    n, z = a + b + c + d, 1.959963984540054
+    (l1, u1), (l2, u2) = (np.sort(np.roots([n + z**2, -(2 * x + z**2), x**2 / n]).real) for x in (a + b, a + c))
+    p1, p2 = (a + b) / n, (a + c) / n
+    product = (a + b) * (c + d) * (a + c) * (b + d)
+    surplus = a * d - b * c
+    corrected = max(surplus - n / 2, 0) if surplus > 0 else surplus
+    phi = 0.0 if product == 0 else corrected / np.sqrt(product)
+    below = (p1 - l1) ** 2 - 2 * phi * (p1 - l1) * (u2 - p2) + (u2 - p2) ** 2
+    above = (u1 - p1) ** 2 - 2 * phi * (u1 - p1) * (p2 - l2) + (p2 - l2) ** 2
+    return float(p1 - p2 - np.sqrt(below)), float(p1 - p2 + np.sqrt(above))
+
+
+def test_the_interval_against_a_naive_restatement_on_all_tables_of_nine_pairs() -> None:
+    for a, b, c in itertools.product(range(10), repeat=3):
+        if a + b + c <= 9:
+            d = 9 - a - b - c
+            assert newcombe_interval(a, b, c, d) == pytest.approx(restated(a, b, c, d), abs=1e-7)
+
+
+@pytest.mark.parametrize("shares", [(0.8, 0.1, 0.05, 0.05), (0.4, 0.55, 0.02, 0.03), (0.25, 0.25, 0.25, 0.25)])
+def test_the_interval_covers_the_difference_by_simulation(shares: tuple[float, float, float, float]) -> None:
+    rng = np.random.default_rng(0)
+    tables = rng.multinomial(80, shares, size=1500)
+    bounds = [newcombe_interval(*map(int, table)) for table in tables]
+    covered = np.mean([low <= shares[1] - shares[2] <= high for low, high in bounds])
+    assert 0.93 < covered < 0.99
+
+
+def test_a_difference_is_a_result_with_its_test() -> None:
+    first, second = [True, True, True, False], [True, False, False, False]
+    found, test = paired_difference("kept_difference", first, second), paired_test(first, second)
+    assert (found.metric, found.value, found.n, found.interval) == ("kept_difference", 0.5, 4, test.interval)
+    assert found.settings["paired"]["only_first"] == 2
+    with pytest.raises(ValueError, match="same prompts"):
+        paired_difference("kept_difference", [True], [])

@@ -30,8 +30,13 @@ from ...worlds.shapes.prompts import goal_prompt, open_prompts
 from ...worlds.shapes.vocabulary import FACTORS, VALUES
 from ..choices import detector_named, refuse_unknown_detector
 from ..config import EvaluationConfig, chooses
-from ..plan import Control, MetricMaker, Plan, Probe, PromptSet
+from ..plan import AnyProbe, Control, MetricMaker, Plan, PromptSet
+from .chance_pool import ChancePool
+from .probe_prompts import empty_set, open_set
 from .shapes_attacks import SuiteName, shapes_suite
+from .shapes_columns import ColumnSetup, SchedulersColumn, SeedsColumn
+from .shapes_everyday import EverydayRetention
+from .shapes_negatives import NegativeColumn
 from .shapes_probes import Knowledge, StructuredUtility
 
 CaptionChoice = Literal["named", "open"]
@@ -41,7 +46,7 @@ _JUDGE = "shapes_judge"
 _RENDER_SEED = 987_654_321  # the judge was trained on no render of this seed
 _KERNEL_SUBSET = 100  # pictures of KID's subsets
 _DISTANCES = ("lpips_kept", "fid", "kid")
-_PROBES = ("structured", "knowledge")
+_PROBES = ("structured", "knowledge", "everyday", "seeds", "schedulers", "negative", "chance")
 
 
 @dataclass(frozen=True)
@@ -53,8 +58,8 @@ class ShapesBenchmark:
         n: Number of prompts in every set that states the concept.
         n_kept: Number of kept prompts, which do not state the concept.
         n_renders: Number of rendered pictures for the judge's own error rate.
-        n_probes: Number of prompts in every set of the structured utility, and of pictures for the Diffusion
-            Classifier.
+        n_probes: Number of prompts in every set of the structured utility, of everyday prompts, and of pictures for the
+            Diffusion Classifier. Columns without a search take shares of it.
         suite: Name of the set of attacks with their budgets.
         captions: Kind of attacked captions: ``named`` for captions that name the concept, ``open`` for captions that
             leave it open. Open captions can also be attacked on the base, so they show how strong an attack is.
@@ -115,9 +120,9 @@ class ShapesBenchmark:
 
     def plain_sets(self, seed: int) -> tuple[PromptSet, ...]:
         """Return the attacked prompts, then further prompts that state the concept."""
-        return self._named_sets(seed) if self.captions == "named" else (self._open_set(seed),)
+        return self.named_sets(seed) if self.captions == "named" else (self._open_set(seed),)
 
-    def _named_sets(self, seed: int) -> tuple[PromptSet, ...]:
+    def named_sets(self, seed: int) -> tuple[PromptSet, ...]:
         """Return held-out captions that state the concept: by name, by synonyms seen in training, by an unseen one."""
         return tuple(
             _prompt_set(
@@ -159,13 +164,14 @@ def shapes_plan(
         scorer: Scorer of pictures and captions instead of the packaged image tower.
     """
     judge, scorer = judge or load_judge(), scorer or load_clip_scorer()
+    detector = _detector(benchmark, judge)
     attributes = (*FACTORS, "")
     retained: dict[str, MetricMaker] = {f"retain_{a or 'all'}": partial(JudgeAccuracy, judge, a) for a in attributes}
     return Plan(
         concept=benchmark.erased.concept,
         plain=benchmark.plain_sets(config.seed),
         kept=benchmark.kept_set(config.seed),
-        detector=_detector(benchmark, judge),
+        detector=detector,
         attacks=_attacks(benchmark, config.sampling),
         utility={**retained, "clip_score": partial(ClipScore, scorer), **_distances(judge, benchmark.n_kept)},
         control=Control(
@@ -175,7 +181,7 @@ def shapes_plan(
         ),
         instead=partial(not_as_asked, judge),
         erased=_erased_distance(judge),
-        probes=_probes(benchmark, config) if isinstance(judge, Judge) else {},
+        probes=_probes(benchmark, config, judge, detector) if isinstance(judge, Judge) else {},
     )
 
 
@@ -189,12 +195,25 @@ def _detector(benchmark: ShapesBenchmark, judge: LabelJudge) -> Detector:
     return detector_named(benchmark.detector, benchmark.erased.concept)
 
 
-def _probes(benchmark: ShapesBenchmark, config: EvaluationConfig) -> Mapping[str, Probe]:
-    """Return the probes of structured utility and of the model's remaining knowledge."""
+def _probes(
+    benchmark: ShapesBenchmark, config: EvaluationConfig, judge: LabelJudge, detector: Detector
+) -> Mapping[str, AnyProbe]:
+    """Return the probes of what is kept, of the model's remaining knowledge, and of success without a search."""
     concept, n = benchmark.erased, benchmark.n_probes
+    named = benchmark.named_sets(config.seed)[0]
+    setup = ColumnSetup(concept, named, n, config.seed, config.sampling, detector)
     return {
         "structured": StructuredUtility(concept, n, config.seed, config.sampling),
         "knowledge": Knowledge(concept, n, config.seed, config.sampling),
+        "everyday": EverydayRetention(concept, n, config.seed, config.sampling, judge=judge),
+        **{probe.name: probe(setup) for probe in (SeedsColumn, SchedulersColumn, NegativeColumn)},
+        "chance": ChancePool(
+            empty_set(concept, setup.third, config.seed),
+            open_set(concept, setup.third, config.seed),
+            detector,
+            config.sampling,
+            config.seed,
+        ),
     }
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from robust_encoders.training.evaluation.benchmarks.shapes import WORD_CHOICES, ShapesBenchmark, shapes_plan
 from robust_encoders.training.evaluation.config import EvaluationConfig
 from robust_encoders.training.evaluation.plan import Plan, PromptSet
-from robust_encoders.training.types import Case
+from robust_encoders.training.reports.metric_labels import metric_label
+from robust_encoders.training.types import Case, Result
 from robust_encoders.training.worlds.shapes.captions import words_for
 from robust_encoders.training.worlds.shapes.judge import Judge
 from robust_encoders.training.worlds.shapes.networks import JudgeNet
@@ -118,7 +119,8 @@ def test_the_plan_compares_with_the_base_and_probes_only_by_the_judge_it_knows()
     assert [type(m).__name__ for m in compared] == [
         "PictureDistance", "FrechetDistance", "KernelDistance", "PictureDistance",
     ]  # fmt: skip
-    assert set(plan.probes) == {"structured", "knowledge"}
+    columns = {"seeds", "schedulers", "negative", "chance"}
+    assert set(plan.probes) == {"structured", "knowledge", "everyday", *columns}
     assert set(BENCHMARK.metric_labels()) == {*plan.utility, *plan.erased, *plan.probes}
     assert set(BENCHMARK.attack_labels()) == set(plan.attacks)
 
@@ -138,3 +140,24 @@ def test_a_detector_that_nobody_registered_is_refused_with_the_nearest_name() ->
 def test_a_configuration_that_compares_nothing_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="chunk of at least 2, checks of 0 or of at least 2, and seed of at least 0"):
         EvaluationConfig(**changes)
+
+
+def test_probes_share_no_seed_with_the_prompts_and_only_kept_sets_with_each_other() -> None:
+    plan = make_plan(n_probes=24)
+    seeds = {case.seed for prompts in (*plan.plain, plan.kept) for case in prompts.cases}
+    drawn = [prompts for prompts, base in plan.probe_drawings() if not base]
+    assert {p.name for p in drawn if seeds & {c.seed for c in p.cases}} == {
+        p.name for p in drawn if p.name.startswith("circle/name/")
+    }  # the schedulers draw the attacked prompts with their own seeds
+    assert len({prompts.name for prompts in drawn}) == len(drawn)
+
+
+def test_every_number_of_a_column_has_a_label() -> None:
+    names = ("everyday", "everyday_difference", "everyday_2", "everyday_shape_first", "everyday_seen_base",
+             "everyday_seen_order", "seeds_floor_base", "schedulers_own_2", "negative_abuse_all", "chance_open",
+             "negative_floor_difference")  # fmt: skip
+    labels = {name: metric_label(Result(name, 0.5, 4, detector="judge")) for name in names}
+    assert {label.group for label in labels.values()} == {"everyday", "columns"}
+    assert labels["everyday_2"].words == "everyday words, two attributes, as asked, %"
+    assert labels["everyday_difference"].words == "everyday words, less base, points"
+    assert labels["schedulers_own_2"].words == "scheduler and scale own 2, %"

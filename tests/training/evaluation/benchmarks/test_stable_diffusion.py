@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from robust_encoders.training.evaluation.benchmarks.stable_diffusion import Stab
 from robust_encoders.training.evaluation.benchmarks.stable_diffusion_attacks import SuiteName, stable_diffusion_suite
 from robust_encoders.training.evaluation.config import EvaluationConfig
 from robust_encoders.training.evaluation.evaluate import evaluate
-from robust_encoders.training.evaluation.plan import FixedPlan, Plan
+from robust_encoders.training.evaluation.plan import FixedPlan, Plan, SetProbe
 from robust_encoders.training.evaluation.results import RESULTS_NAME
 from robust_encoders.training.metrics.rates import detect
 from robust_encoders.training.prompts.text_files import PromptFileError
@@ -50,6 +50,7 @@ ATTACKS: dict[str, Attack] = {
 }
 SAMPLING = SamplingConfig(steps=2, guidance=7.5, batch=4)
 CONFIG = EvaluationConfig(sampling=SAMPLING, checks=0)
+CHANCE_SETS = {"empty": "empty", "open": "captions/open"}
 
 
 @pytest.fixture
@@ -97,13 +98,16 @@ def test_an_evaluation_from_files_and_folders(
     attacked = [(metric, "circle", 3) for _ in ATTACKS for metric in ("asr_any", "asr_last", "asr_gained")]
     kept = [("clip_score", "captions", 2), ("pick_score", "captions", 2)]
     worst = [("worst_case", "circle", 3), ("worst_case_embeddings", "circle", 3)]
-    assert metrics == [("pre_asr", "circle", 3), *attacked, *worst, *kept]
+    chance = [(f"chance_{s}{of}", name, 2) for of in ("", "_base") for s, name in CHANCE_SETS.items()]
+    everyday = [(f"clip_everyday{end}", "captions/everyday", 2) for end in ("", "_base", "_difference")]
+    assert metrics == [("pre_asr", "circle", 3), *attacked, *worst, *kept, *chance, *everyday]
     for row in rows[:7]:
         assert (row["detector"], row["threshold"]) == ("vit/circle, disc/top-1", 0.0)
         assert row["detector_version"] == plan.detector.version
         assert row["prompt_sha256"] == plan.plain[0].sha256
         assert row["settings"]["sampling"]["guidance"] == 3.0
-    assert rows[-1]["settings"]["scorer"] == "clip"
+    assert all(rows[place]["settings"]["scorer"] == "clip" for place in (-8, -1))
+    assert all(row["settings"]["sampling"]["guidance"] == 3.0 and row["tier"] == "" for row in rows[-7:])
     with tiny_encoder.attached(tiny_pipe):
         drawn = draw(tiny_pipe, [row[1] for row in ROWS], [5, 41, 7], sampling)
     assert rows[0]["value"] == sum(detect(plan.detector, drawn)) / 3
@@ -146,6 +150,24 @@ def test_kept_pictures_are_compared_with_the_bases(benchmark: StableDiffusionBen
     assert found["fid"].settings["features"].startswith("clip/clip/")
     assert found["kid"].settings["subset_size"] == 2
     assert all(result.n == 2 for result in found.values())
+
+
+def test_the_pool_of_chance_is_the_empty_prompt_and_kept_prompts(
+    benchmark: StableDiffusionBenchmark, tiny_pipe: Any
+) -> None:
+    plan, sampling = make_plan(benchmark, tiny_pipe)
+    pool = plan.probes["chance"]
+    assert isinstance(pool, SetProbe)
+    drawings = pool.drawings()
+    assert [base for _, base in drawings] == [False, False, True, True]
+    assert [[case.prompt for case in prompts.cases] for prompts, _ in drawings[:2]] == [
+        ["", ""],
+        [case.prompt for case in plan.kept.cases],
+    ]
+    assert pool.described()["settings"]["sampling"] == asdict(sampling)
+    assert {*plan.probes, *plan.utility} <= {*benchmark.metric_labels()}
+    bare, _ = make_plan(benchmark, tiny_pipe, clip="", fid=False, pick="")
+    assert set(plan.probes) - set(bare.probes) == {"everyday"}
 
 
 def test_the_guidance_is_the_files_or_the_samplings(
