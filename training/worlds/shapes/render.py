@@ -31,11 +31,6 @@ BACKGROUNDS: Mapping[str, tuple[int, int, int]] = {
     "gray": (128, 128, 128),
     "brown": (100, 62, 28),
 }
-    "white": (245, 245, 245),
-    "black": (12, 12, 12),
-    "gray": (128, 128, 128),
-    "brown": (100, 62, 28),
-}
 _STROKE = 2.2 * _SCALE
 _STAR_INNER = 0.45
 _CROSS_ARM = 0.34
