@@ -38,6 +38,7 @@ class MetricLabel:
 METRIC_LABELS: Mapping[str, MetricLabel] = {
     "retain_*": MetricLabel("kept", "{} as asked, %"),
     "retain_all": MetricLabel("kept", "all as asked, %"),
+    "retain_geometry_all": MetricLabel("kept", "all as asked by geometry, %"),
     "clip_score": MetricLabel("kept", "CLIP score", 1, 3),
     "pick_score": MetricLabel("kept", "PickScore", 1, 2),
     "binding_*": MetricLabel("structured", "object with {}, %"),

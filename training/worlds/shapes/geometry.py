@@ -17,6 +17,7 @@ from torch import Tensor
 from .contours import Contour, Ground, find_contour, find_ground
 from .outlines import POLYGONS
 from .patterns import colour_distances, find_waves, inside
+from .pictures import as_pictures
 from .render import BACKGROUNDS
 from .templates import Fits, fit_templates
 from .vocabulary import FACTORS, VALUES, VERDICTS
@@ -148,18 +149,3 @@ def _styles(images: Tensor, region: Tensor, roughly: Tensor) -> Tensor:
         "outlined": torch.maximum(outlined, outlined / filled.clamp(min=1e-6)),
     }
     return torch.stack([found[value] for value in VALUES["style"]], 1)
-
-
-def as_pictures(images: Tensor) -> Tensor:
-    """Return pictures (B, 3, 32, 32) in [0, 1] as float32 on the CPU.
-
-    Raises:
-        ValueError: If the pictures have another size, or values outside [0, 1].
-    """
-    if images.ndim != 4 or images.shape[1:] != (3, 32, 32):
-        raise ValueError(f"expected pictures (B, 3, 32, 32), found {tuple(images.shape)}")
-    if images.numel() and not 0 <= float(images.min()) <= float(images.max()) <= 1:
-        raise ValueError(
-            "expected pictures in [0, 1], found values outside; divide bytes by 255, or map [-1, 1] by x / 2 + 0.5"
-        )
-    return images.float().cpu()

@@ -15,6 +15,7 @@ from robust_encoders.hub.embedded import shapes_folder
 
 from ..pretrain.networks import LabelNet
 from .networks import JudgeNet
+from .pictures import as_pictures
 from .vocabulary import FACTORS, VERDICTS
 
 
@@ -40,13 +41,8 @@ class Judge:
         Raises:
             ValueError: If the pictures have another size, or values outside [0, 1].
         """
-        if images.ndim != 4 or images.shape[1:] != (3, 32, 32):
-            raise ValueError(f"expected pictures (B, 3, 32, 32), found {tuple(images.shape)}")
-        if images.numel() and not 0 <= float(images.min()) <= float(images.max()) <= 1:
-            raise ValueError(
-                "expected pictures in [0, 1], found values outside; divide bytes by 255, or map [-1, 1] by x / 2 + 0.5"
-            )
-        return {factor: logits.softmax(1) for factor, logits in self.network.logits(images.float().cpu()).items()}
+        checked = as_pictures(images)
+        return {factor: logits.softmax(1) for factor, logits in self.network.logits(checked).items()}
 
     def __call__(self, images: Tensor) -> dict[str, list[str]]:
         """Return B canonical values, by factor, for pictures (B, 3, 32, 32) in [0, 1]."""
