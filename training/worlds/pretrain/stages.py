@@ -240,9 +240,10 @@ def train_judge(judge: LabelNet, autoencoder: AutoencoderKL, course: Course, rej
             lacking, their_labels, _ = rejects.draw(course.sizes.judge_batch, generator)
             order = torch.randperm(2 * len(images), generator=generator)
             images, labels = torch.cat([images, lacking])[order], torch.cat([labels, their_labels])[order]
-        logits = judge.logits(_degraded(images, autoencoder, generator).clamp(0, 1))
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16()):
+            logits = judge.logits(_degraded(images, autoencoder, generator).clamp(0, 1))
         losses = [
-            nn.functional.cross_entropy(logits[label], labels[:, i], ignore_index=UNSTATED, reduction="sum")
+            nn.functional.cross_entropy(logits[label].float(), labels[:, i], ignore_index=UNSTATED, reduction="sum")
             / labels[:, i].ne(UNSTATED).sum().clamp(min=1)
             for i, label in enumerate(judge.labels)
         ]
@@ -259,4 +260,4 @@ def _degraded(images: Tensor, autoencoder: AutoencoderKL, generator: Generator) 
     latents = autoencoder.encode(coded * 2 - 1).latent_dist.mean
     strength = 0.25 * torch.rand((len(coded), 1, 1, 1), generator=generator) * latents.std()
     latents = latents + strength * torch.randn(latents.shape, generator=generator)
-    return torch.cat([plain, noisy, autoencoder.decode(latents).sample / 2 + 0.5])
+    return torch.cat([plain, noisy, autoencoder.decode(latents).sample.float() / 2 + 0.5])

@@ -62,7 +62,7 @@ def _stopped(sampler: Sampler, corpus: Corpus, n: int, generator: Generator) -> 
     conditions = sampler.condition(["" for _ in captions] + captions)
     config = sampler.unet.config
     latents = torch.randn((n, config.in_channels, config.sample_size, config.sample_size), generator=generator)
-    stop = int(torch.randint(_last_unfinished(scheduler.alphas_cumprod, scheduler.timesteps), (), generator=generator))
+    stop = int(torch.randint(last_unfinished(scheduler.alphas_cumprod, scheduler.timesteps), (), generator=generator))
     for t in scheduler.timesteps[: stop + 1]:
         plain, named = sampler.unet(torch.cat([latents, latents]), t, conditions).sample.chunk(2)
         latents = scheduler.step(plain + GUIDANCE * (named - plain), t, latents).prev_sample
@@ -70,7 +70,7 @@ def _stopped(sampler: Sampler, corpus: Corpus, n: int, generator: Generator) -> 
     return (decoded.clamp(0, 1) * 255).round().byte()
 
 
-def _last_unfinished(alphas: Tensor, timesteps: Tensor) -> int:
+def last_unfinished(alphas: Tensor, timesteps: Tensor) -> int:
     """Return the number of steps after which a sample is still unfinished."""
     kept = alphas[timesteps[1:]]
     return max(1, int(((1 - kept) / kept).sqrt().ge(_NOISE_RATIO).sum()))

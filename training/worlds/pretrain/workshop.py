@@ -61,11 +61,12 @@ class Workshop:
             self.folder / "rejects.safetensors",
             lambda: joined(
                 corpus.reject_pictures(self.sizes.rejects, seed=seed),
-                unfinished_pictures(self._sampler(), corpus, self.sizes.unfinished, seed=seed),
+                unfinished_pictures(self.sampler(), corpus, self.sizes.unfinished, seed=seed),
             ),
         )
 
-    def _sampler(self) -> Sampler:
+    def sampler(self) -> Sampler:
+        """Return the parts of the finished base that draw pictures."""
         encoder, tokenizer = self.text()[0], self.tokenizer()
         return Sampler(self.unet(), self.autoencoder(), lambda texts: encoder(parts.token_ids(tokenizer, texts))[0])
 
