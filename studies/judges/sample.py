@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -64,6 +64,9 @@ class Way:
 class EmptyPrompt:
     """Replaces every caption by the empty text."""
 
+    name: ClassVar[str] = "empty_prompt"
+    tier: ClassVar[str] = "T1"
+
     def run(self, target: Backbone, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
         """Return one candidate for each case."""
         return [_text("") for _ in cases]
@@ -71,6 +74,9 @@ class EmptyPrompt:
 
 class TwoWords:
     """Replaces every caption by two random whole words of the tokenizer."""
+
+    name: ClassVar[str] = "two_words"
+    tier: ClassVar[str] = "T1"
 
     def run(self, target: Backbone, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
         """Return one candidate for each case."""

@@ -22,6 +22,7 @@ from .render import BACKGROUNDS
 from .templates import Fits, fit_templates
 from .vocabulary import FACTORS, VALUES, VERDICTS
 
+_VERSION = "1"  # changes with every limit below
 # Limits, each with its quantity.
 # By shape, as shares of the radius: the root mean square distance from the shape's own contour, the largest distance
 # from it, and the mean length by which the contour falls short of the shape's corners.
@@ -61,8 +62,10 @@ class GeometryJudge:
     """
 
     name: ClassVar[str] = "shapes-geometry"
-    version: ClassVar[str] = "1"
     values: ClassVar[Mapping[str, tuple[str, ...]]] = VERDICTS
+
+    def __init__(self) -> None:
+        self.version = _VERSION
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Mapping[str, Tensor]:
