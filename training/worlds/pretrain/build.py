@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from . import stages as parts
 from .assemble import assemble
 from .corpus import Corpus, judge_labels
+from .judge_stage import train_judge
 from .networks import ImageTower, LabelNet
 from .stages import Sizes
 from .workshop import Workshop
@@ -56,7 +57,7 @@ def _conditioner(shop: Workshop) -> Callable[[list[str]], Tensor]:
 
 def _judge(shop: Workshop) -> None:
     judge, start = LabelNet(judge_labels(shop.corpus)), time.monotonic()
-    loss = parts.train_judge(judge, shop.autoencoder(), shop.course("judge"), shop.rejects())
+    loss = train_judge(judge, shop.autoencoder(), shop.course("judge"), shop.rejects())
     shop.keep("judge", judge, {"loss": loss, "seconds": time.monotonic() - start})
 
 

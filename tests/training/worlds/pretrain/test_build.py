@@ -18,6 +18,7 @@ from robust_encoders.training.worlds.pretrain import stages as parts
 from robust_encoders.training.worlds.pretrain.assemble import assemble
 from robust_encoders.training.worlds.pretrain.build import build
 from robust_encoders.training.worlds.pretrain.corpus import UNSTATED, Pictures, judge_labels
+from robust_encoders.training.worlds.pretrain.judge_stage import train_judge
 from robust_encoders.training.worlds.pretrain.loop import Schedule, fit
 from robust_encoders.training.worlds.pretrain.networks import LabelNet
 from robust_encoders.training.worlds.pretrain.stages import Sizes
@@ -172,7 +173,7 @@ def test_unstated_labels_move_no_weight(built: tuple[Workshop, Path], tmp_path: 
     course = replace(built[0].course("judge"), folder=tmp_path, sizes=replace(TINY, judge=Schedule(1, rate=1e-3)))
     unstated = Pictures(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.full((4, 4), UNSTATED))
     judge = LabelNet(judge_labels(CORPUS))
-    loss = parts.train_judge(judge, built[0].autoencoder(), replace(course, pictures=unstated), unstated)
+    loss = train_judge(judge, built[0].autoencoder(), replace(course, pictures=unstated), unstated)
     assert loss == 0
 
 
