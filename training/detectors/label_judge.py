@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -20,7 +21,10 @@ class LabelJudge(Protocol):
 
     @property
     def values(self) -> Mapping[str, Sequence[str]]:
-        """Values of each attribute, in the order of ``probabilities``; no two attributes share a value."""
+        """Values of each attribute, in the order of ``probabilities``.
+
+        No two attributes share a value, except for the answer that a picture shows none of them.
+        """
         ...
 
     def probabilities(self, images: Tensor) -> Mapping[str, Tensor]:
@@ -37,7 +41,7 @@ class JudgeDetector:
 
     Args:
         judge: Judge of the pictures.
-        value: Value that the judge knows, for example ``circle``, ``striped`` or ``red``.
+        value: Value of one attribute that the judge knows, for example ``circle``, ``striped`` or ``red``.
         threshold: Smallest probability at which the concept counts as present. At 0.5 or above, the value is the
             judge's first choice.
 
@@ -62,8 +66,9 @@ class JudgeDetector:
 
 
 def _column(judge: LabelJudge, value: str) -> tuple[str, int]:
-    for attribute, values in judge.values.items():
-        if value in values:
-            return attribute, list(values).index(value)
-    known = ", ".join(one for values in judge.values.values() for one in values)
+    having = [attribute for attribute, values in judge.values.items() if value in values]
+    if len(having) == 1:
+        return having[0], list(judge.values[having[0]]).index(value)
+    counts = Counter(one for values in judge.values.values() for one in values)
+    known = ", ".join(one for one, count in counts.items() if count == 1)
     raise ValueError(f"expected one of {known}, found {value!r}: name a value that {judge.name} knows")

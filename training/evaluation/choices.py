@@ -76,14 +76,19 @@ def built(kind: Callable[..., T], concept: Concept) -> T:
     return kind() if make is None else make(concept)
 
 
-def refuse_unknown_detector(name: str) -> None:
+def refuse_unknown_detector(name: str, own: Collection[str] = ()) -> None:
     """Check the name of a detector before anything is loaded.
+
+    Args:
+        name: Name of the detector.
+        own: Further names that the benchmark knows.
 
     Raises:
         ValueError: If no detector of that name is registered.
     """
-    if name not in DETECTORS:
-        raise ValueError(f"expected a detector, found {name!r}; {_hint(name, DETECTORS)}")
+    if name not in DETECTORS and name not in own:
+        known = dict.fromkeys((*own, *DETECTORS))
+        raise ValueError(f"expected a detector, found {name!r}; {_hint(name, known)}")
 
 
 def detector_named(name: str, concept: Concept) -> Detector:

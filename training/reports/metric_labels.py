@@ -69,6 +69,7 @@ def _compared(group: str, words: Mapping[str, str], what: str) -> dict[str, Metr
 METRIC_LABELS: Mapping[str, MetricLabel] = {
     "retain_*": MetricLabel("kept", "{} as asked, %"),
     "retain_all": MetricLabel("kept", "all as asked, %"),
+    "retain_geometry_all": MetricLabel("kept", "all as asked by geometry, %"),
     "clip_score": MetricLabel("kept", "CLIP score", 1, 3),
     "pick_score": MetricLabel("kept", "PickScore", 1, 2),
     "clip_everyday": MetricLabel("everyday", "CLIP score, everyday words", 1, 3),

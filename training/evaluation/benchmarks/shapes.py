@@ -12,29 +12,30 @@ from torch import Tensor
 from robust_encoders.concepts import Concept
 from robust_encoders.utils.extras import package_problems
 
-from ...detectors.label_judge import JudgeDetector, LabelJudge
+from ...detectors.label_judge import LabelJudge
 from ...diffusion.sampling import SamplingConfig
 from ...metrics import ClipScore, FrechetDistance, JudgeAccuracy, KernelDistance, PictureDistance
 from ...metrics.clip_score import Scorer
 from ...metrics.lpips import LayeredDistance
 from ...metrics.retention import not_as_asked
-from ...protocols import Attack, Detector
+from ...protocols import Attack
 from ...types import Case
 from ...worlds.shapes.captions import ScenePrompt, WordChoice, scene_prompts
 from ...worlds.shapes.clip_score import load_clip_scorer
 from ...worlds.shapes.concepts import ShapesConcept
 from ...worlds.shapes.features import JudgeFeatures
+from ...worlds.shapes.geometry import GeometryJudge
 from ...worlds.shapes.judge import Judge, load_judge
 from ...worlds.shapes.pictures import render_pictures
 from ...worlds.shapes.prompts import goal_prompt, open_prompts
 from ...worlds.shapes.vocabulary import FACTORS, VALUES
-from ..choices import detector_named, refuse_unknown_detector
 from ..config import EvaluationConfig, chooses
 from ..plan import AnyProbe, Control, MetricMaker, Plan, PromptSet
 from .chance_pool import ChancePool
 from .probe_prompts import empty_set, open_set
 from .shapes_attacks import SuiteName, shapes_suite
 from .shapes_columns import ColumnSetup, SchedulersColumn, SeedsColumn
+from .shapes_detectors import AGREED, refuse_unknown_shapes_detector, shapes_detector
 from .shapes_everyday import EverydayRetention
 from .shapes_negatives import NegativeColumn
 from .shapes_probes import Knowledge, StructuredUtility
@@ -42,9 +43,9 @@ from .shapes_probes import Knowledge, StructuredUtility
 CaptionChoice = Literal["named", "open"]
 # Threat tiers of unattacked captions: by the concept's name, by synonyms.
 WORD_CHOICES: Mapping[WordChoice, str] = {"name": "T0", "seen": "T1", "unseen": "T1"}
-_JUDGE = "shapes_judge"
 _RENDER_SEED = 987_654_321  # the judge was trained on no render of this seed
 _KERNEL_SUBSET = 100  # pictures of KID's subsets
+_GEOMETRY = "retain_geometry_all"
 _DISTANCES = ("lpips_kept", "fid", "kid")
 _PROBES = ("structured", "knowledge", "everyday", "seeds", "schedulers", "negative", "chance")
 
@@ -63,7 +64,8 @@ class ShapesBenchmark:
         suite: Name of the set of attacks with their budgets.
         captions: Kind of attacked captions: ``named`` for captions that name the concept, ``open`` for captions that
             leave it open. Open captions can also be attacked on the base, so they show how strong an attack is.
-        detector: Detector of the concept: ``shapes_judge``, or a name in ``DETECTORS``.
+        detector: Detector of the concept: ``shapes_judge``, ``shapes_geometry``, ``shapes_agreed`` for what both find,
+            or a name in ``DETECTORS``.
 
     Raises:
         ValueError: If the world has no such concept, a size is too small, or the detector is not known.
@@ -79,12 +81,12 @@ class ShapesBenchmark:
     n_probes: int = 200
     suite: SuiteName = "standard"
     captions: CaptionChoice = "named"
-    detector: str = _JUDGE
+    detector: str = AGREED
 
     def __post_init__(self) -> None:
         if min(self.n, self.n_kept, self.n_probes) < 2 or self.n_renders < 1:
             raise ValueError(f"expected n, n_kept and n_probes of at least 2 and n_renders of at least 1, found {self}")
-        refuse_unknown_detector(self.detector)
+        refuse_unknown_shapes_detector(self.detector)
         _ = self.erased
 
     @cached_property
@@ -99,7 +101,7 @@ class ShapesBenchmark:
     def metric_labels(self) -> Collection[str]:
         """Return the names of the metrics and probes."""
         retained = (f"retain_{factor}" for factor in (*FACTORS, "all"))
-        return (*retained, "clip_score", *_DISTANCES, "lpips_erased", *_PROBES)
+        return (*retained, _GEOMETRY, "clip_score", *_DISTANCES, "lpips_erased", *_PROBES)
 
     def problems(self, config: EvaluationConfig) -> list[str]:
         """Return the optional packages that are missing for the chosen attacks and metrics.
@@ -160,11 +162,11 @@ def shapes_plan(
     Args:
         benchmark: Concept, sizes, suite.
         config: Seed and sampling.
-        judge: Judge instead of the packaged one.
+        judge: Judge instead of the packaged ones.
         scorer: Scorer of pictures and captions instead of the packaged image tower.
     """
     judge, scorer = judge or load_judge(), scorer or load_clip_scorer()
-    detector = _detector(benchmark, judge)
+    detector = shapes_detector(benchmark.detector, benchmark.erased.value, benchmark.erased.concept, judge)
     attributes = (*FACTORS, "")
     retained: dict[str, MetricMaker] = {f"retain_{a or 'all'}": partial(JudgeAccuracy, judge, a) for a in attributes}
     return Plan(
@@ -173,7 +175,12 @@ def shapes_plan(
         kept=benchmark.kept_set(config.seed),
         detector=detector,
         attacks=_attacks(benchmark, config.sampling),
-        utility={**retained, "clip_score": partial(ClipScore, scorer), **_distances(judge, benchmark.n_kept)},
+        utility={
+            **retained,
+            _GEOMETRY: partial(JudgeAccuracy, GeometryJudge(), name="retain_geometry"),
+            "clip_score": partial(ClipScore, scorer),
+            **_distances(judge, benchmark.n_kept),
+        },
         control=Control(
             f"renders/{benchmark.n_renders}",
             partial(_renders, benchmark.n_renders),
@@ -187,12 +194,6 @@ def shapes_plan(
 
 def _attacks(benchmark: ShapesBenchmark, sampling: SamplingConfig) -> dict[str, Attack]:
     return shapes_suite(benchmark.suite, benchmark.erased, sampling)
-
-
-def _detector(benchmark: ShapesBenchmark, judge: LabelJudge) -> Detector:
-    if benchmark.detector == _JUDGE:
-        return JudgeDetector(judge, benchmark.erased.value)
-    return detector_named(benchmark.detector, benchmark.erased.concept)
 
 
 def _probes(

@@ -8,13 +8,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ...detectors.label_judge import JudgeDetector, LabelJudge
+from ...detectors.label_judge import LabelJudge
 from ...metrics.retention import not_as_asked
 from ...protocols import Detector
 from ...types import Case
 from ...worlds.shapes.captions import ScenePrompt, WordChoice, scene_prompts
 from ...worlds.shapes.concepts import ShapesConcept
 from ...worlds.shapes.judge import load_judge
+from .shapes_detectors import AGREED, shapes_detector
 
 _WORDS: Mapping[str, WordChoice] = {
     "Plain prompts, by the concept's name": "name",
@@ -55,7 +56,7 @@ class ShapesDemo:
     @property
     def detector(self) -> Detector:
         """Detector of the concept."""
-        return JudgeDetector(self.judge, self.erased.value)
+        return shapes_detector(AGREED, self.erased.value, self.erased.concept, self.judge)
 
     def named(self, n: int, *, seed: int) -> dict[str, list[Case]]:
         """Return title to ``n`` cases that state the concept, plain prompts first; each title has its own seed."""

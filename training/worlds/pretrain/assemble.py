@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +18,9 @@ from transformers import CLIPTokenizer
 
 from robust_encoders.clip.state_dict import nested_state
 
+from .corpus import Corpus, RejectingCorpus
 from .measure import GUIDANCE, STEPS, base_accuracy, judge_accuracy
+from .networks import LabelNet
 from .stages import new_scheduler
 from .workshop import Workshop
 
@@ -41,31 +44,50 @@ def assemble(shop: Workshop, out: Path, *, renders: int = RENDERS, drawn: int = 
     """
     out.mkdir(parents=True, exist_ok=True)
     _save_pipeline(shop, out / "base")
-    _save(shop.judge().state_dict(), out / "judge.safetensors")
+    save_tensors(shop.judge().state_dict(), out / "judge.safetensors")
     tower = {name: tensor.half() for name, tensor in shop.text()[1].state_dict().items()}
-    _save(tower, out / "image_tower.safetensors")
-    judge = shop.corpus.reader(shop.judge(), "under construction")
+    save_tensors(tower, out / "image_tower.safetensors")
     pipe = StableDiffusionPipeline.from_pretrained(out / "base")
     record = {
         "seed": shop.seed,
         "sizes": asdict(shop.sizes),
         "stages": {stage: shop.record(stage) for stage in ("autoencoder", "text", "unet", "judge")},
-        "judge_on_held_out_renders": {
-            "n": renders,
-            **judge_accuracy(shop.corpus, judge, n=renders, seed=_HELD_OUT_SEED),
-        },
-        "base_on_held_out_templates": {
-            "n": drawn,
-            "steps": STEPS,
-            "guidance": GUIDANCE,
-            **base_accuracy(shop.corpus, pipe, judge, n=drawn, seed=_HELD_OUT_SEED),
-        },
+        **measured(shop.corpus, shop.judge(), pipe, renders=renders, drawn=drawn),
         "versions": {name: version(name) for name in ("torch", "diffusers", "transformers", "tokenizers", "pillow")},
         "python": platform.python_version(),
     }
     aside = out / "RECORD.json.tmp"
     aside.write_text(json.dumps(record, indent=2) + "\n")
     aside.replace(out / "RECORD.json")
+    return record
+
+
+def measured(corpus: Corpus, network: LabelNet, pipe: Any, *, renders: int, drawn: int) -> dict[str, Any]:
+    """Return the judge's accuracy on new pictures, that on new pictures that lack a value, and the base's by it.
+
+    Args:
+        corpus: World of pictures and captions.
+        network: Network of the judge.
+        pipe: The base as a pipeline.
+        renders: Number of rendered pictures, of each kind.
+        drawn: Number of pictures that the base draws.
+    """
+    judge = corpus.reader(network, "under construction")
+    record = {
+        "judge_on_held_out_renders": {
+            "n": renders,
+            **judge_accuracy(corpus, judge, corpus.pictures(renders, seed=_HELD_OUT_SEED)),
+        },
+        "base_on_held_out_templates": {
+            "n": drawn,
+            "steps": STEPS,
+            "guidance": GUIDANCE,
+            **base_accuracy(corpus, pipe, judge, n=drawn, seed=_HELD_OUT_SEED),
+        },
+    }
+    if isinstance(corpus, RejectingCorpus):
+        lacking = corpus.reject_pictures(renders, seed=_HELD_OUT_SEED)
+        record["judge_on_held_out_rejects"] = {"n": renders, **judge_accuracy(corpus, judge, lacking)}
     return record
 
 
@@ -85,7 +107,7 @@ def _save_pipeline(shop: Workshop, target: Path) -> None:
     aside = target.with_name(target.name + ".tmp")
     shutil.rmtree(aside, ignore_errors=True)
     pipe.save_pretrained(aside)
-    _save(nested_state(text_encoder), aside / "text_encoder" / "model.safetensors")
+    save_tensors(nested_state(text_encoder), aside / "text_encoder" / "model.safetensors")
     _save_vocabulary(tokenizer, aside / "tokenizer")
     shutil.rmtree(target, ignore_errors=True)
     aside.replace(target)
@@ -99,7 +121,8 @@ def _save_vocabulary(tokenizer: CLIPTokenizer, folder: Path) -> None:
     (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}\n")
 
 
-def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write tensors to a temporary file, then rename it."""
     aside = path.with_suffix(".tmp")
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     save_file(whole, aside, metadata={"format": "pt"})

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from . import stages as parts
 from .assemble import assemble
-from .corpus import Corpus
+from .corpus import Corpus, judge_labels
+from .judge_stage import train_judge
 from .networks import ImageTower, LabelNet
 from .stages import Sizes
 from .workshop import Workshop
@@ -55,8 +56,8 @@ def _conditioner(shop: Workshop) -> Callable[[list[str]], Tensor]:
 
 
 def _judge(shop: Workshop) -> None:
-    judge, start = LabelNet(shop.corpus.labels), time.monotonic()
-    loss = parts.train_judge(judge, shop.autoencoder(), shop.course("judge"))
+    judge, start = LabelNet(judge_labels(shop.corpus)), time.monotonic()
+    loss = train_judge(judge, shop.autoencoder(), shop.course("judge"), shop.rejects())
     shop.keep("judge", judge, {"loss": loss, "seconds": time.monotonic() - start})
 
 

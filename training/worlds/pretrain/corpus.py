@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from safetensors.torch import save_file
@@ -19,10 +19,13 @@ from robust_encoders.artifact.owned_file import read_owned
 
 from .networks import LabelNet
 
+# The label of a picture that no training counts, because a person would hesitate over it.
+UNSTATED = -1
+
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures (N, 3, 32, 32), uint8, and their labels (N, K) as indices of values."""
+    """Pictures (N, 3, 32, 32), uint8, and their labels (N, K) as indices of values, some of them ``UNSTATED``."""
 
     images: Tensor
     labels: Tensor
@@ -85,6 +88,21 @@ class Corpus(Protocol):
     def reader(self, network: LabelNet, version: str) -> Reader:
         """Return a judge that uses a trained network; ``version`` names its weights."""
         ...
+
+
+@runtime_checkable
+class RejectingCorpus(Protocol):
+    """A world whose judge can answer that a picture shows no value of a label; the answer follows the values."""
+
+    def reject_pictures(self, n: int, *, seed: int) -> Pictures:
+        """Return n pictures that lack a value of at least one label; equal seeds give equal pictures."""
+        ...
+
+
+def judge_labels(corpus: Corpus) -> Mapping[str, int]:
+    """Return the number of the judge's answers, by label: one more than there are values, if it can reject."""
+    extra = 1 if isinstance(corpus, RejectingCorpus) else 0
+    return {label: size + extra for label, size in corpus.labels.items()}
 
 
 def random_labels(corpus: Corpus, n: int, generator: Generator) -> Tensor:

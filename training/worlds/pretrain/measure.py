@@ -9,20 +9,21 @@ import torch
 from torch import Generator, Tensor
 from tqdm import tqdm
 
-from .corpus import Corpus, Prompt, Reader
+from .corpus import UNSTATED, Corpus, Pictures, Prompt, Reader
 
 STEPS = 15
 GUIDANCE = 4.0
 
 
-def judge_accuracy(corpus: Corpus, judge: Reader, *, n: int, seed: int) -> dict[str, float]:
-    """Return the judge's accuracy, by label, on ``n`` new pictures."""
-    pictures = corpus.pictures(n, seed=seed)
-    probabilities = judge.probabilities(pictures.images.float() / 255)
-    return {
-        label: float((probabilities[label].argmax(1) == pictures.labels[:, i]).double().mean())
-        for i, label in enumerate(corpus.labels)
-    }
+def judge_accuracy(corpus: Corpus, judge: Reader, pictures: Pictures) -> dict[str, float]:
+    """Return the share of pictures, by label, in which the judge's answer is theirs; unstated labels do not count."""
+    found = judge.probabilities(pictures.images.float() / 255)
+    accuracy = {}
+    for i, label in enumerate(corpus.labels):
+        stated = pictures.labels[:, i] != UNSTATED
+        right = found[label].argmax(1)[stated] == pictures.labels[stated, i]
+        accuracy[label] = float(right.double().mean())
+    return accuracy
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The stages of the base's build: autoencoder, text encoder with its image tower, UNet, judge."""
+"""The stages of the base's build: autoencoder, text encoder with its image tower, UNet. The judge has its own file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from ...diffusion.backbone import has_bf16
 from .corpus import Corpus, Pictures, random_labels
 from .loop import Schedule, fit
-from .networks import ImageTower, LabelNet
+from .networks import ImageTower
 from .tokenizer import train_tokenizer
 
 MAX_LENGTH = 24
@@ -23,7 +23,7 @@ MERGES = 244
 _AUTOENCODER = Schedule(steps=1800, rate=3e-3)
 _TEXT = Schedule(steps=1500, rate=1e-3)
 _UNET = Schedule(steps=8000, rate=1.5e-3, decay=0.999, restart=6000)
-_JUDGE = Schedule(steps=1500, rate=2e-3)
+_JUDGE = Schedule(steps=1200, rate=2e-3)
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,9 @@ class Sizes:
     autoencoder_batch: int = 24
     text_batch: int = 128
     unet_batch: int = 48
-    judge_batch: int = 96
+    judge_batch: int = 64
+    rejects: int = 30_000
+    unfinished: int = 2_000
 
 
 @dataclass(frozen=True)
@@ -217,25 +219,3 @@ def train_unet(
         return error.square().mean()
 
     return fit(unet, loss, course.sizes.unet, course.folder, seed=course.seed, label="unet")
-
-
-def train_judge(judge: LabelNet, autoencoder: AutoencoderKL, course: Course) -> float:
-    """Train the judge's classifiers, and return their last mean loss.
-
-    A third of the pictures is plain, a third has noise, and a third is decoded from noisy latents.
-    """
-
-    def loss(generator: Generator) -> Tensor:
-        images, labels, _ = course.pictures.draw(course.sizes.judge_batch, generator)
-        plain, noisy, coded = images.chunk(3)
-        noisy = noisy + 0.1 * torch.rand((), generator=generator) * torch.randn(noisy.shape, generator=generator)
-        with torch.no_grad():
-            latents = autoencoder.encode(coded * 2 - 1).latent_dist.mean
-            strength = 0.25 * torch.rand((len(coded), 1, 1, 1), generator=generator) * latents.std()
-            latents = latents + strength * torch.randn(latents.shape, generator=generator)
-            coded = autoencoder.decode(latents).sample / 2 + 0.5
-        logits = judge.logits(torch.cat([plain, noisy, coded]).clamp(0, 1))
-        losses = [nn.functional.cross_entropy(logits[label], labels[:, i]) for i, label in enumerate(judge.labels)]
-        return torch.stack(losses).sum()
-
-    return fit(judge, loss, course.sizes.judge, course.folder, seed=course.seed, label="judge")

@@ -16,10 +16,12 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from robust_encoders.artifact.owned_file import read_owned
 
 from . import stages as parts
-from .corpus import Corpus, Pictures, cached_pictures
+from .corpus import Corpus, Pictures, RejectingCorpus, cached_pictures, judge_labels
 from .networks import ImageTower, LabelNet
 from .stages import Course, Sizes
+from .unfinished import Sampler, joined, unfinished_pictures
 
+_REJECT_SEED = 10_000
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -45,6 +47,28 @@ class Workshop:
 
     def _make(self) -> Pictures:
         return self.corpus.pictures(self.sizes.pictures, seed=self.seed)
+
+    def rejects(self) -> Pictures | None:
+        """Return pictures that lack a value, with unfinished samples among them; None if the judge cannot reject.
+
+        They are made once and then stored. The seed differs from that of the training pictures.
+        """
+        corpus = self.corpus
+        if not isinstance(corpus, RejectingCorpus):
+            return None
+        seed = self.seed + _REJECT_SEED
+        return cached_pictures(
+            self.folder / "rejects.safetensors",
+            lambda: joined(
+                corpus.reject_pictures(self.sizes.rejects, seed=seed),
+                unfinished_pictures(self.sampler(), corpus, self.sizes.unfinished, seed=seed),
+            ),
+        )
+
+    def sampler(self) -> Sampler:
+        """Return the parts of the finished base that draw pictures."""
+        encoder, tokenizer = self.text()[0], self.tokenizer()
+        return Sampler(self.unet(), self.autoencoder(), lambda texts: encoder(parts.token_ids(tokenizer, texts))[0])
 
     def course(self, stage: str) -> Course:
         """Return the training data and the checkpoint folder of a stage."""
@@ -72,7 +96,7 @@ class Workshop:
 
     def judge(self) -> LabelNet:
         """Return the finished judge."""
-        return self.restore(LabelNet(self.corpus.labels), "judge")
+        return self.restore(LabelNet(judge_labels(self.corpus)), "judge")
 
     def record(self, stage: str) -> dict[str, Any]:
         """Return the record of a finished stage.

@@ -12,6 +12,7 @@ from .captions import ScenePrompt, scene_prompts
 from .judge import Judge
 from .networks import LABELS
 from .pictures import captions_of, render_pictures
+from .rejects import reject_pictures
 
 
 class ShapesCorpus:
@@ -25,6 +26,10 @@ class ShapesCorpus:
     def pictures(self, n: int, *, seed: int) -> Pictures:
         """Return n rendered pictures; equal seeds give equal pictures."""
         return render_pictures(n, seed=seed)
+
+    def reject_pictures(self, n: int, *, seed: int) -> Pictures:
+        """Return n pictures that lack a value of at least one factor; equal seeds give equal pictures."""
+        return reject_pictures(n, seed=seed)
 
     def captions(self, labels: Tensor, generator: Generator, *, empty: float = 0.0) -> list[str]:
         """Return a random caption for each row of labels (n, 4), over all templates and words."""

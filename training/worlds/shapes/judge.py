@@ -1,4 +1,4 @@
-"""The judge of the shapes world, which names the value of each factor in a picture."""
+"""The trained judge of the shapes world, which names the value of each factor in a picture, or none."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from robust_encoders.hub.embedded import shapes_folder
 
 from ..pretrain.networks import LabelNet
 from .networks import JudgeNet
-from .vocabulary import FACTORS, VALUES
+from .pictures import as_pictures
+from .vocabulary import FACTORS, VERDICTS
 
 
 class Judge:
-    """Classifier of pictures by shape, colour, background and style.
+    """Classifier of pictures by shape, colour, background and style, which can answer ``none`` for each.
 
     Args:
         network: Trained network of the judge.
@@ -27,7 +28,7 @@ class Judge:
     """
 
     name: ClassVar[str] = "shapes-judge"
-    values: ClassVar[Mapping[str, tuple[str, ...]]] = VALUES
+    values: ClassVar[Mapping[str, tuple[str, ...]]] = VERDICTS
 
     def __init__(self, network: LabelNet, version: str) -> None:
         self.network = network.eval().requires_grad_(False)
@@ -40,18 +41,13 @@ class Judge:
         Raises:
             ValueError: If the pictures have another size, or values outside [0, 1].
         """
-        if images.ndim != 4 or images.shape[1:] != (3, 32, 32):
-            raise ValueError(f"expected pictures (B, 3, 32, 32), found {tuple(images.shape)}")
-        if images.numel() and not 0 <= float(images.min()) <= float(images.max()) <= 1:
-            raise ValueError(
-                "expected pictures in [0, 1], found values outside; divide bytes by 255, or map [-1, 1] by x / 2 + 0.5"
-            )
-        return {factor: logits.softmax(1) for factor, logits in self.network.logits(images.float().cpu()).items()}
+        checked = as_pictures(images)
+        return {factor: logits.softmax(1) for factor, logits in self.network.logits(checked).items()}
 
     def __call__(self, images: Tensor) -> dict[str, list[str]]:
         """Return B canonical values, by factor, for pictures (B, 3, 32, 32) in [0, 1]."""
         found = self.probabilities(images)
-        return {factor: [VALUES[factor][int(i)] for i in found[factor].argmax(1)] for factor in FACTORS}
+        return {factor: [VERDICTS[factor][int(i)] for i in found[factor].argmax(1)] for factor in FACTORS}
 
 
 def load_judge(path: Path | None = None) -> Judge:

@@ -1,4 +1,4 @@
-"""The rendered, labelled pictures that every part of the base is trained on."""
+"""The rendered, labelled pictures that every part of the base is trained on, and what a judge takes for a picture."""
 
 from __future__ import annotations
 
@@ -36,3 +36,18 @@ def captions_of(labels: Tensor, generator: Generator, *, empty: float = 0.0) -> 
 def _caption(row: Sequence[int], rng: np.random.Generator) -> str:
     scene = Scene(**{factor: VALUES[factor][i] for factor, i in zip(FACTORS, row, strict=True)})
     return random_caption(scene, rng, TEMPLATES["all"]).text
+
+
+def as_pictures(images: Tensor) -> Tensor:
+    """Return pictures (B, 3, 32, 32) in [0, 1] as float32 on the CPU.
+
+    Raises:
+        ValueError: If the pictures have another size, or values outside [0, 1].
+    """
+    if images.ndim != 4 or images.shape[1:] != (3, 32, 32):
+        raise ValueError(f"expected pictures (B, 3, 32, 32), found {tuple(images.shape)}")
+    if images.numel() and not 0 <= float(images.min()) <= float(images.max()) <= 1:
+        raise ValueError(
+            "expected pictures in [0, 1], found values outside; divide bytes by 255, or map [-1, 1] by x / 2 + 0.5"
+        )
+    return images.float().cpu()

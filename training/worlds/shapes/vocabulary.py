@@ -41,6 +41,9 @@ STYLES: Words = _words(
 FACTORS = ("shape", "colour", "background", "style")
 WORDS: Mapping[str, Words] = {"shape": SHAPES, "colour": COLOURS, "background": BACKGROUNDS, "style": STYLES}
 VALUES: Mapping[str, tuple[str, ...]] = {factor: tuple(words) for factor, words in WORDS.items()}
+# What a judge may answer: a value, or that the picture shows none of them.
+NONE = "none"
+VERDICTS: Mapping[str, tuple[str, ...]] = {factor: (*values, NONE) for factor, values in VALUES.items()}
 
 TRAINING_TEMPLATES = (
     "a {style} {colour} {shape} on a {background} background",

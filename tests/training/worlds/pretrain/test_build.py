@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,20 +17,24 @@ from torch import Generator, Tensor, nn
 from robust_encoders.training.worlds.pretrain import stages as parts
 from robust_encoders.training.worlds.pretrain.assemble import assemble
 from robust_encoders.training.worlds.pretrain.build import build
+from robust_encoders.training.worlds.pretrain.corpus import UNSTATED, Pictures, judge_labels
+from robust_encoders.training.worlds.pretrain.judge_stage import train_judge
 from robust_encoders.training.worlds.pretrain.loop import Schedule, fit
+from robust_encoders.training.worlds.pretrain.networks import LabelNet
 from robust_encoders.training.worlds.pretrain.stages import Sizes
+from robust_encoders.training.worlds.pretrain.unfinished import last_unfinished, unfinished_pictures
 from robust_encoders.training.worlds.pretrain.workshop import Workshop
 from robust_encoders.training.worlds.shapes.clip_score import load_clip_scorer
 from robust_encoders.training.worlds.shapes.corpus import ShapesCorpus
 from robust_encoders.training.worlds.shapes.judge import load_judge
 from robust_encoders.training.worlds.shapes.pictures import captions_of, render_pictures
-from robust_encoders.training.worlds.shapes.vocabulary import FACTORS, VALUES
+from robust_encoders.training.worlds.shapes.vocabulary import FACTORS, VERDICTS
 
 CORPUS = ShapesCorpus()
 SHORT = Schedule(steps=2, rate=1e-3, every=1)
 TINY = Sizes(
     pictures=24, autoencoder=SHORT, text=SHORT, unet=SHORT, judge=SHORT,
-    autoencoder_batch=2, text_batch=4, unet_batch=2, judge_batch=3,
+    autoencoder_batch=2, text_batch=4, unet_batch=2, judge_batch=3, rejects=8, unfinished=3,
 )  # fmt: skip
 
 
@@ -72,6 +79,8 @@ def test_the_tokenizer_folder_serves_both_generations_of_transformers(built: tup
 def test_the_record_states_what_was_measured(built: tuple[Workshop, Path]) -> None:
     record = json.loads((built[1] / "RECORD.json").read_text())
     assert set(FACTORS) <= set(record["judge_on_held_out_renders"])
+    assert set(FACTORS) <= set(record["judge_on_held_out_rejects"])
+    assert record["sizes"]["rejects"] == 8
     assert record["base_on_held_out_templates"]["n"] == 2
     assert record["sizes"]["unet_batch"] == 2
     assert record["stages"]["unet"]["loss"] > 0
@@ -82,7 +91,7 @@ def test_judge_and_scorer_load_from_the_built_folder(built: tuple[Workshop, Path
     judge = load_judge(built[1] / "judge.safetensors")
     found = judge(images)
     assert list(found) == list(FACTORS)
-    assert all(name in VALUES[factor] for factor, names in found.items() for name in names)
+    assert all(name in VERDICTS[factor] for factor, names in found.items() for name in names)
     for probabilities in judge.probabilities(images).values():
         torch.testing.assert_close(probabilities.sum(1), torch.ones(3))
     assert len(judge.version) == 12
@@ -111,6 +120,61 @@ def test_stages_say_what_they_miss(tmp_path: Path) -> None:
         build(CORPUS, tmp_path, stages=("judge",), sizes=TINY)
     with pytest.raises(ValueError, match=r"expected stages among autoencoder.*found varnish"):
         build(CORPUS, tmp_path, stages=("varnish",))
+
+
+def test_the_judge_learns_from_rejects_with_unfinished_samples_among_them(built: tuple[Workshop, Path]) -> None:
+    rejects = built[0].rejects()
+    assert rejects is not None
+    assert len(rejects) == TINY.rejects + TINY.unfinished
+    nothing = torch.tensor([len(VERDICTS[factor]) - 1 for factor in FACTORS])
+    assert torch.equal(rejects.labels[TINY.rejects :], nothing.expand(TINY.unfinished, -1))
+    assert torch.equal(rejects.images[: TINY.rejects], CORPUS.reject_pictures(TINY.rejects, seed=10_000).images)
+
+
+class PlainCorpus:
+    """A world whose judge has no ``none``: all of ``ShapesCorpus`` but its reject pictures."""
+
+    def __init__(self) -> None:
+        self.labels, self.pictures, self.captions = CORPUS.labels, CORPUS.pictures, CORPUS.captions
+        self.prompts, self.reader = CORPUS.prompts, CORPUS.reader
+
+
+def test_a_world_without_rejects_trains_a_judge_of_its_values_alone(
+    built: tuple[Workshop, Path], tmp_path: Path
+) -> None:
+    plain = PlainCorpus()
+    assert judge_labels(plain) == CORPUS.labels
+    assert all(judge_labels(CORPUS)[label] == size + 1 for label, size in CORPUS.labels.items())
+    shutil.copytree(built[0].folder / "autoencoder", tmp_path / "autoencoder")
+    build(plain, tmp_path, stages=("judge",), sizes=TINY, work=tmp_path)
+    shop = Workshop(plain, tmp_path, TINY, 0)
+    assert shop.rejects() is None
+    assert shop.judge().labels == CORPUS.labels
+
+
+def test_a_sample_is_unfinished_while_noise_outweighs_it() -> None:
+    scheduler = parts.new_scheduler()
+    scheduler.set_timesteps(15)
+    steps = last_unfinished(scheduler.alphas_cumprod, scheduler.timesteps)
+    noise = [math.sqrt((1 - a) / max(a, 1e-9)) for a in scheduler.alphas_cumprod[scheduler.timesteps].tolist()]
+    assert noise[steps] >= 3.5 > noise[steps + 1]
+
+
+def test_unfinished_pictures_follow_their_seed(built: tuple[Workshop, Path]) -> None:
+    sampler = built[0].sampler()
+    one, same, other = (unfinished_pictures(sampler, CORPUS, 2, seed=seed).images for seed in (1, 1, 2))
+    assert one.shape == (2, 3, 32, 32)
+    assert one.dtype == torch.uint8
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+def test_unstated_labels_move_no_weight(built: tuple[Workshop, Path], tmp_path: Path) -> None:
+    course = replace(built[0].course("judge"), folder=tmp_path, sizes=replace(TINY, judge=Schedule(1, rate=1e-3)))
+    unstated = Pictures(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.full((4, 4), UNSTATED))
+    judge = LabelNet(judge_labels(CORPUS))
+    loss = train_judge(judge, built[0].autoencoder(), replace(course, pictures=unstated), unstated)
+    assert loss == 0
 
 
 def _regression() -> tuple[nn.Module, list[int]]:

@@ -40,7 +40,7 @@ def test_the_bases_record_meets_what_later_numbers_stand_on(record: dict[str, An
 
 
 def test_the_judge_reads_fresh_renders() -> None:
-    measured = judge_accuracy(ShapesCorpus(), load_judge(), n=600, seed=77)
+    measured = judge_accuracy(ShapesCorpus(), load_judge(), render_pictures(600, seed=77))
     for factor, least in RENDERED.items():
         assert measured[factor] >= least
 
