@@ -42,8 +42,8 @@ def rates_of_verdicts(verdicts: Sequence[Verdict], clusters: Sequence[int] | Non
         verdicts: Verdicts of the attack, one for each case.
         clusters: Number of the cluster of each case; None for independent cases.
     """
-    flags = ([getattr(v, key) for v in verdicts] for key in ("before", "any", "last"))
-    found, *others = attack_rates(*flags, clusters=clusters)
+    before, any_, last = ([getattr(verdict, key) for verdict in verdicts] for key in ("before", "any", "last"))
+    found, *others = attack_rates(before, any_, last, clusters)
     return [with_singles(found, by_detector(verdicts)), *others]
 
 

@@ -18,7 +18,7 @@ from ...metrics import ClipScore, FrechetDistance, JudgeAccuracy, KernelDistance
 from ...metrics.clip_score import Scorer
 from ...metrics.lpips import LayeredDistance
 from ...metrics.retention import not_as_asked
-from ...protocols import Attack
+from ...protocols import Attack, Detector
 from ...types import Case
 from ...worlds.shapes.captions import ScenePrompt, WordChoice, scene_prompts
 from ...worlds.shapes.clip_score import load_clip_scorer
