@@ -12,6 +12,7 @@ from ..metrics.rates import judged, rate
 from ..protocols import ClusteredAttack, Metric
 from ..provenance import describe, judging_versions
 from ..types import AttackFacts, JudgedPicture, Result, Verdict
+from .floors import with_floors
 from .jobs import Jobs, about, attack_name, name_of, slug
 from .plan import PromptSet, described
 from .reruns import again, checkable, gradients
@@ -66,7 +67,8 @@ class Aggregation:
         found += cache.get("kept", self._inputs(), self._measured)["results"]
         if (control := plan.control) is not None:
             found += cache.get("control", {"name": control.name}, self._control)["results"]
-        return found + [record for name in plan.probes for record in self.jobs.probe(name)["results"]]
+        found += [record for name in plan.probes for record in self.jobs.probe(name)["results"]]
+        return with_floors(found, self._verdicts())
 
     @property
     def _per_picture(self) -> int:
@@ -109,7 +111,7 @@ class Aggregation:
         calls = sum(one["calls"] for one in made)
         settings = {"attack": described(label, attack)}
         records = [self._record(replace(r, tier=attack.tier), self.jobs.first, calls=calls, **settings) for r in rates]
-        return {"verdicts": verdicts, "results": records}
+        return {"verdicts": verdicts, "results": records, **({} if clusters is None else {"clusters": list(clusters)})}
 
     def _worst(self) -> Iterator[Result]:
         """Yield the worst cases, each over the attacks of its tiers."""

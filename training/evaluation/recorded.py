@@ -26,6 +26,7 @@ class RecordedAttack:
         verdicts: Verdicts, one for each case.
         results: Numbers as JSON values.
         kept: ``all`` if every judged picture was kept, ``best`` if only the best of each case was.
+        clusters: Number of the cluster of each case; None for independent cases.
     """
 
     part: str
@@ -33,6 +34,7 @@ class RecordedAttack:
     verdicts: tuple[Verdict, ...]
     results: tuple[Mapping[str, Any], ...]
     kept: KeptPictures = ALL
+    clusters: tuple[int, ...] | None = None
 
 
 def recorded_attacks(folder: Path) -> list[RecordedAttack]:
@@ -49,7 +51,9 @@ def _attack(file: Path) -> RecordedAttack:
     results = tuple(value["results"])
     label = str(results[0]["settings"]["attack"]["label"])
     verdicts = tuple(map(Verdict.from_record, value["verdicts"]))
-    return RecordedAttack(file.stem, label, verdicts, results, value.get("pictures", ALL))
+    clusters = value.get("clusters")
+    together = None if clusters is None else tuple(clusters)
+    return RecordedAttack(file.stem, label, verdicts, results, value.get("pictures", ALL), together)
 
 
 def recorded_unattacked(folder: Path) -> dict[str, tuple[str, tuple[JudgedPicture, ...]]]:

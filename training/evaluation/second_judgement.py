@@ -18,6 +18,7 @@ from ..metrics.rates import judged, margins_of, rate
 from ..protocols import Detector
 from ..provenance import judging_versions, write_json
 from ..types import JudgedPicture, Result, Verdict
+from .floors import CHANCE_KEY
 from .judged_pictures import PictureReader, missing_pictures, require_pictures
 from .judging import best_of
 from .recorded import BEST, KeptPictures, RecordedAttack, chunks_of, recorded_attacks, recorded_unattacked
@@ -198,7 +199,7 @@ class _Results:
         attack, verdicts = next(one for one in self.attacks if one.label == label), self.verdicts[label]
         recorded = {str(record["metric"]): result_from_record(record) for record in attack.results}
         about = {"part": attack.part, "undrawn": sum(map(undrawn, verdicts))}
-        for found in rates_of_verdicts(verdicts):
+        for found in rates_of_verdicts(verdicts, attack.clusters):
             # The last candidate is not the best one, so the small set does not hold it.
             if attack.kept != BEST or found.metric != "asr_last":
                 yield self._record(found, recorded[found.metric], about)
@@ -217,7 +218,7 @@ class _Results:
 
     def _record(self, found: Result, before: Result, about: Mapping[str, Any]) -> Result:
         """Return a new rate with everything of the recorded one that still holds."""
-        kept = {key: value for key, value in before.settings.items() if key != SINGLES_KEY}
+        kept = {key: value for key, value in before.settings.items() if key not in (SINGLES_KEY, CHANCE_KEY)}
         again = {AGAIN_KEY: {"before": before.detector, **about}}
         counted = replace(before, value=found.value, n=found.n, interval=found.interval, versions=judging_versions())
         return judged(replace(counted, settings={**kept, **found.settings, **again}), self.detector)

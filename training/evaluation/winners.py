@@ -46,7 +46,12 @@ def keep_winners(folder: Path, out: Path) -> None:
     for attack in recorded_attacks(folder):
         best = [_best(verdict) for verdict in attack.verdicts]
         rows = [asdict(one) for one in best]
-        parts[attack.part] = {"verdicts": rows, "results": attack.results, "pictures": BEST}
+        parts[attack.part] = {
+            "verdicts": rows,
+            "results": attack.results,
+            "pictures": BEST,
+            "clusters": None if attack.clusters is None else list(attack.clusters),
+        }
         pictures += [one for verdict in best for one in verdict.pictures]
     copy_pictures(chunks_of(folder), pictures, chunks_of(out))
     for part, value in parts.items():
