@@ -24,10 +24,12 @@ from .cache import Cache
 from .choices import chosen, refuse_unknown
 from .config import EvaluationConfig
 from .defence import Defence, DefendedPipeline
-from .example_pictures import PICTURES_PART, Group, gallery, groups_of, to_pictures
+from .example_pictures import PICTURES_PART, Group, gallery, groups_of, to_pictures, with_kept
 from .jobs import Jobs
+from .judged_pictures import read_pictures
 from .plan import Benchmark, Plan
 from .preflight import SOURCE, require_plan, require_ready
+from .recorded import chunks_of
 from .results import CELLS, RESULTS_NAME, Evaluation
 from .sanity.attack_strength import AttackStrength
 from .schedule import Job, attacking, drawing
@@ -144,11 +146,13 @@ def _show(jobs: Jobs, verdicts: Mapping[str, Sequence[Mapping[str, Any]]]) -> No
 
 def _pictures(jobs: Jobs, groups: Sequence[Group]) -> dict[str, Any]:
     cases = [case for group in groups for case in group.cases]
-    before = to_pictures(jobs.plan, _drawn(jobs, cases), groups)
+    read = partial(read_pictures, chunks_of(jobs.cache.folder.parent))
+    base = _drawn(jobs, cases)
     if jobs.defended.defence is None:
-        return gallery(groups, before, None)
+        return gallery(groups, to_pictures(jobs.plan, with_kept(base, groups, read), groups), None)
     with jobs.defended.attached():
-        return gallery(groups, before, to_pictures(jobs.plan, _drawn(jobs, cases), groups))
+        own = with_kept(_drawn(jobs, cases), groups, read)
+        return gallery(groups, to_pictures(jobs.plan, base, groups), to_pictures(jobs.plan, own, groups))
 
 
 def _drawn(jobs: Jobs, cases: Sequence[Case]) -> Tensor:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from PIL import Image
 from torch import Tensor
 
-from ..types import Case
+from ..types import Case, JudgedPicture
 from .plan import Plan
 
 PICTURES_PART = "pictures"  # the part of an evaluation that holds them
@@ -30,7 +30,8 @@ class Group:
         name: Name of the prompt set, or the label of the attack.
         cases: Prompts and seeds to draw.
         originals: Prompts that the attack started from; empty without an attack.
-        won: One flag for each case, True if the attack succeeded with this text; empty without an attack.
+        won: One flag for each case, True if the attack succeeded with this picture; empty without an attack.
+        kept: Judged pictures that an attack made without a text; they are read, because they cannot be drawn again.
     """
 
     kind: Kind
@@ -38,11 +39,13 @@ class Group:
     cases: tuple[Case, ...]
     originals: tuple[str, ...] = ()
     won: tuple[bool, ...] = ()
+    kept: tuple[JudgedPicture, ...] = ()
 
     def described(self) -> dict[str, Any]:
         """Return the inputs of this group's pictures as JSON values."""
         shown = [[case.prompt, case.seed, dict(case.expected)] for case in self.cases]
-        return {"kind": self.kind, "name": self.name, "shown": shown, "won": list(self.won)}
+        kept = {"kept": [[one.picture, one.sha256] for one in self.kept]} if self.kept else {}
+        return {"kind": self.kind, "name": self.name, "shown": shown, "won": list(self.won), **kept}
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def groups_of(plan: Plan, verdicts: Mapping[str, Sequence[Mapping[str, Any]]]) -
     """Return the groups of the report: the first cases of every prompt set, and texts that attacks found.
 
     Cases that an attack won come before cases that it lost. Cases that succeed without the attack are left out. An
-    attack that finds no texts has no group.
+    attack that finds no texts shows the pictures that were judged.
 
     Args:
         plan: Plan of the evaluation.
@@ -80,15 +83,43 @@ def groups_of(plan: Plan, verdicts: Mapping[str, Sequence[Mapping[str, Any]]]) -
 
 
 def _attacked(label: str, cases: Sequence[Case], verdicts: Sequence[Mapping[str, Any]]) -> Group:
-    rows = [(case, v) for case, v in zip(cases, verdicts, strict=True) if v["text"] and not v["before"]]
+    open_rows = [(case, v) for case, v in zip(cases, verdicts, strict=True) if not v["before"]]
+    texts = [(case, v) for case, v in open_rows if v["text"]]
+    rows = texts or [(case, v) for case, v in open_rows if _textless(v) is not None]
     chosen = sorted(rows, key=lambda row: not row[1]["any"])[:SHOWN]  # stable: otherwise in the order of the cases
+    kept = [] if texts else [_textless(verdict) for _, verdict in chosen]
     return Group(
         "attack",
         label,
-        tuple(replace(case, prompt=str(verdict["text"])) for case, verdict in chosen),
+        tuple(replace(case, prompt=str(verdict["text"] or case.prompt)) for case, verdict in chosen),
         tuple(case.prompt for case, _ in chosen),
         tuple(bool(verdict["any"]) for _, verdict in chosen),
+        tuple(one for one in kept if one is not None),
     )
+
+
+def _textless(verdict: Mapping[str, Any]) -> JudgedPicture | None:
+    """Return the kept picture of the best candidate if no text made it."""
+    if verdict.get("best") is None:
+        return None
+    found = JudgedPicture.from_record(verdict["pictures"][verdict["best"]])
+    return found if found.kind != "text" and found.picture else None
+
+
+def with_kept(images: Tensor, groups: Sequence[Group], read: Callable[[Sequence[JudgedPicture]], Tensor]) -> Tensor:
+    """Return pictures with the kept ones in the places of those groups that have them.
+
+    Args:
+        images: Pictures (N, 3, H, W) in [0, 1] of all cases of all groups, in order.
+        groups: Groups whose cases were drawn.
+        read: Function that returns kept pictures (B, 3, H, W) in [0, 1].
+    """
+    found, start = images.clone(), 0
+    for group in groups:
+        if group.kept:
+            found[start : start + len(group.kept)] = read(group.kept).to(found)
+        start += len(group.cases)
+    return found
 
 
 def to_pictures(plan: Plan, images: Tensor, groups: Sequence[Group]) -> list[list[dict[str, Any]]]:
@@ -153,6 +184,7 @@ def _rows(group: Group, before: list[dict[str, Any]], after: list[dict[str, Any]
             "prompt": case.prompt,
             "seed": case.seed,
             "original": group.originals[i] if group.originals else "",
+            "textless": bool(group.kept),
             "won": group.won[i] if group.won else None,
             "before": before[i],
             "after": None if after is None else after[i],

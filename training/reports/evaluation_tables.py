@@ -13,7 +13,7 @@ from .stored_evaluation import StoredEvaluation
 from .tables import Entry, Row, Table
 from .titles import WORST, set_title
 
-_ATTACKED = ("attack", "success", "gained", "last", "n", "UNet calls", "seconds", "origin")
+_ATTACKED = ("attack", "success", "judges alone", "floor", "gained", "n", "tries", "UNet calls", "origin")
 _TRUST = "An attack that fails one of these checks may be weak. Its number then says little, even if it is low."
 Groups = dict[str, list[list[Entry]]]
 
@@ -53,8 +53,9 @@ def _by_tier(rows: Iterable[Row]) -> Groups:
 
 
 def _attack_entries(row: Row) -> list[Entry]:
-    costs = [count(row.unet_calls), count(row.seconds)]
-    return [row.title, row.number, row.gained, row.last, str(row.number.n), *costs, row.origin or None]
+    alone = ", ".join(f"{name} {number.bare}" for name, number in row.alone.items()) or None
+    costs = [None if row.tries is None else f"{row.tries:.1f}", count(row.unet_calls)]
+    return [row.title, row.number, alone, row.floor, row.gained, str(row.number.n), *costs, row.origin or None]
 
 
 def _checks(stored: StoredEvaluation) -> Table:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+from ..evaluation.floors import chance_in
 from ..evaluation.sanity.trust import failed_checks, failed_checks_of_all
+from ..evaluation.single_detectors import singles_of
 from ..evaluation.threat_model import attack_of, tier_of
 from ..types import Result
 from .metric_labels import grouped, metric_label
@@ -48,7 +51,26 @@ def _attack_row(stored: StoredEvaluation, label: str, result: Result) -> Row:
         prompts=result.prompt_set,
         origin=result.origin,
         attack=attack_of(result),
+        **_beside(result),
+        tries=_tries(stored, label),
     )
+
+
+def _beside(result: Result) -> dict[str, Any]:
+    """Return the rates by single detectors and the floor that stand beside a rate of success."""
+    chance = chance_in(result)
+    lower = None if chance is None else chance.lower
+    return {
+        "alone": {name: Number.of(one) for name, one in singles_of(result).items()},
+        "floor": None if lower is None else Number(lower.rate, lower.pictures, lower.interval),
+    }
+
+
+def _tries(stored: StoredEvaluation, label: str) -> float | None:
+    """Return the mean number of judged pictures for a prompt; None if it was not recorded for every prompt."""
+    tries = [verdict.tries for verdict in stored.verdicts.get(label, ())]
+    known = [one for one in tries if one is not None]
+    return sum(known) / len(known) if known and len(known) == len(tries) else None
 
 
 def worst_rows(stored: StoredEvaluation, *, least: int = 0) -> list[Row]:
@@ -70,10 +92,17 @@ def worst_rows(stored: StoredEvaluation, *, least: int = 0) -> list[Row]:
             metric,
             origin=_origins(stored, worst),
             attack={"attacks": worst.labels},
+            **_beside_union(stored, metric, worst),
         )
         for name, metric, tiers, worst in named
         if worst is not None and len(worst.labels) >= least
     ]
+
+
+def _beside_union(stored: StoredEvaluation, metric: str, worst: WorstCaseRate) -> dict[str, Any]:
+    """Return what stands beside a worst case, if the evaluation itself counted it over the same attacks."""
+    result = stored.named(metric, metric)
+    return _beside(result) if result is not None and stored.recorded(metric) == worst else {}
 
 
 def _number(stored: StoredEvaluation, worst: WorstCaseRate) -> Number:

@@ -88,6 +88,9 @@ class Row:
         prompts: Name of the prompt set.
         origin: ``measured`` or ``reported``; for a worst case the origins of its attacks.
         attack: Label, tier, name and settings of the attack; for a worst case the labels of its ``attacks``.
+        alone: Name of each single detector to the rate by it alone; empty if one detector judged.
+        floor: Rate of as many pictures without any attack, the lower one of encoder and base.
+        tries: Mean number of pictures that were judged for a prompt.
     """
 
     label: str
@@ -101,6 +104,9 @@ class Row:
     prompts: str = ""
     origin: str = ""
     attack: Mapping[str, Any] = field(default_factory=dict)
+    alone: Mapping[str, Number] = field(default_factory=dict)
+    floor: Number | None = None
+    tries: float | None = None
 
     @property
     def title(self) -> str:

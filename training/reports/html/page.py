@@ -23,6 +23,7 @@ from ..rows import metric_rows, plain_rows, worst_rows
 from ..stored_evaluation import StoredEvaluation
 from ..tables import Number, Row, Table
 from ..titles import encoder_title, short_title
+from ..verdict_words import verdict_words
 from .pictures import groups_of, pictures_note, textless_of
 from .text import method_of
 
@@ -30,6 +31,7 @@ REPORT_NAME = "report.html"
 _CARDS: Mapping[str, str] = {
     "worst_case": "worst case of attacks by text",
     "worst_case_embeddings": "worst case of text and embeddings",
+    "everyday": "everyday words as asked",
     "retain_all": "kept as asked",
     "clip_score": "CLIP score",
 }
@@ -119,6 +121,7 @@ def page(stored: StoredEvaluation, draws: Mapping[str, Draw]) -> str:
     who = "the base" if one.label == "base" else f"the {encoder_title(one)} encoder"
     return template.render(
         title=f"Can {who} still draw “{one.concept}”?",
+        verdict=verdict_words(stored),
         lead=_lead(stored),
         cards=_cards(stored),
         pictures_note=pictures_note(stored),

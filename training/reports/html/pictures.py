@@ -78,7 +78,8 @@ def _row(row: Mapping[str, Any], kind: str, concept: str) -> dict[str, Any]:
         pictures = {"base": row["before"]}
     notes = [f"seed {row['seed']}"]
     if row["original"]:
-        notes = ["the attack won" if row["won"] else "the attack lost", f"from: {visible(row['original'])}", *notes]
+        source = "without a text" if row.get("textless") else f"from: {visible(row['original'])}"
+        notes = ["the attack won" if row["won"] else "the attack lost", source, *notes]
     shown = [_picture(picture, who, kind, concept) for who, picture in pictures.items()]
     for picture in shown:
         picture["alt"] = f"Picture {picture['who']} for the prompt {visible(row['prompt'])}: {picture['verdict']}"
