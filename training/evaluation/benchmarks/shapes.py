@@ -177,7 +177,7 @@ def shapes_plan(
         attacks=_attacks(benchmark, config.sampling),
         utility={
             **retained,
-            _GEOMETRY: partial(JudgeAccuracy, GeometryJudge(), name="retain_geometry"),
+            **_geometry(judge),
             "clip_score": partial(ClipScore, scorer),
             **_distances(judge, benchmark.n_kept),
         },
@@ -189,6 +189,13 @@ def shapes_plan(
         instead=partial(not_as_asked, judge),
         erased=_erased_distance(judge),
         probes=_probes(benchmark, config, judge, detector) if isinstance(judge, Judge) else {},
+    )
+
+
+def _geometry(judge: LabelJudge) -> dict[str, MetricMaker]:
+    """Return retention by geometry beside that by the packaged judge, if it is used."""
+    return (
+        {_GEOMETRY: partial(JudgeAccuracy, GeometryJudge(), name="retain_geometry")} if isinstance(judge, Judge) else {}
     )
 
 

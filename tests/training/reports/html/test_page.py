@@ -164,4 +164,4 @@ def test_the_page_of_a_suite_says_all_that(tmp_path: Path) -> None:
     ):
         assert said in text
     assert "Attacked: none" not in text
-    assert {a["colspan"] for tag, a in page.elements if tag == "th" and "colspan" in a} == {"8", "5"}
+    assert {a["colspan"] for tag, a in page.elements if tag == "th" and "colspan" in a} == {"9", "5"}
