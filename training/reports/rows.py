@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..evaluation.sanity.trust import failed_checks, failed_checks_of_all
+from ..evaluation.single_detectors import singles_of
 from ..evaluation.threat_model import attack_of, tier_of
 from ..types import Result
 from .metric_labels import grouped, metric_label
@@ -21,6 +22,7 @@ def plain_rows(stored: StoredEvaluation) -> list[Row]:
             Number.of(result),
             tier_of(result),
             result.metric,
+            singles=_singles(result),
             unet_calls=result.unet_calls,
             prompts=result.prompt_set,
             origin=result.origin,
@@ -43,12 +45,17 @@ def _attack_row(stored: StoredEvaluation, label: str, result: Result) -> Row:
         result.metric,
         gained=None if gained is None else Number.of(gained),
         last=None if last is None else Number.of(last),
+        singles=_singles(result),
         unet_calls=result.unet_calls,
         seconds=stored.evaluation.seconds.get(f"attack-{label}"),
         prompts=result.prompt_set,
         origin=result.origin,
         attack=attack_of(result),
     )
+
+
+def _singles(result: Result) -> dict[str, Number]:
+    return {name: Number.of(one) for name, one in singles_of(result).items()}
 
 
 def worst_rows(stored: StoredEvaluation, *, least: int = 0) -> list[Row]:

@@ -83,6 +83,7 @@ class Row:
         metric: Name of the metric.
         gained: Share of the prompts that only the attack won.
         last: Rate of success if only the last candidate counts.
+        singles: Name of each single detector to its own rate, if a success is what several agree on.
         unet_calls: Number of UNet forwards on one latent, if they were counted.
         seconds: Seconds that an attack took, if they are known.
         prompts: Name of the prompt set.
@@ -96,6 +97,7 @@ class Row:
     metric: str = ""
     gained: Number | None = None
     last: Number | None = None
+    singles: Mapping[str, Number] = field(default_factory=dict)
     unet_calls: int | None = None
     seconds: float | None = None
     prompts: str = ""
