@@ -53,6 +53,13 @@ def canonical_sha256(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file atomically, so that a reader never sees an incomplete file."""
-    write_atomically(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+def write_json(path: Path, value: Any, *, compact: bool = False) -> None:
+    """Write a JSON file atomically, so that a reader never sees an incomplete file.
+
+    Args:
+        path: Path of the file.
+        value: JSON value.
+        compact: True for one line without spaces; long lists of records are then much smaller.
+    """
+    layout: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 1}
+    write_atomically(path, (json.dumps(value, ensure_ascii=False, allow_nan=False, **layout) + "\n").encode())

@@ -11,9 +11,8 @@ from robust_encoders.utils.text_lists import comma_problems
 
 from ..diffusion.devices import device_problems
 from ..evaluation.plan import Benchmark
-from ..evaluation.preflight import benchmark_problems, results_problems, run_problems
-from ..evaluation.results import RESULTS_NAME, Evaluation
-from ..evaluation.suite import SUITE_VERSION, version_problems
+from ..evaluation.preflight import benchmark_problems, evaluation_problems, results_problems, run_problems
+from ..evaluation.results import RESULTS_NAME
 from .evaluate_options import EvaluationRun, made_benchmark
 from .requirements import base_problems, require
 
@@ -49,5 +48,5 @@ def finished_problems(folders: Sequence[Path]) -> list[str]:
         for folder in folders
         if not (folder / RESULTS_NAME).is_file()
     ]
-    read = [(str(folder), Evaluation.read(folder)) for folder in folders if (folder / RESULTS_NAME).is_file()]
-    return [*unfinished, *version_problems(read, SUITE_VERSION, "beside this one")]
+    finished = (folder for folder in folders if (folder / RESULTS_NAME).is_file())
+    return [*unfinished, *(text for folder in finished for text in evaluation_problems(folder, "beside this one"))]

@@ -44,6 +44,7 @@ class Aggregation:
     strength: AttackStrength | None = None
     benchmark: str = ""
     verdicts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    _read: dict[str, list[Verdict]] = field(default_factory=dict)
 
     def evaluation(self) -> Evaluation:
         """Return the evaluation with every number."""
@@ -100,6 +101,7 @@ class Aggregation:
         names = [attack_name(label, part) for part in parts]
         value = jobs.cache.join(f"attack-{slug(label)}", inputs, names, partial(self._joined, label, made))
         self.verdicts[label] = value["verdicts"]
+        self._read[label] = list(map(Verdict.from_record, value["verdicts"]))
         records: list[dict[str, Any]] = value["results"]
         return records
 
@@ -115,7 +117,7 @@ class Aggregation:
 
     def _worst(self) -> Iterator[Result]:
         """Yield the worst cases, each over the attacks of its tiers."""
-        attacks, verdicts = self.jobs.plan.attacks, self._verdicts()
+        attacks, verdicts = self.jobs.plan.attacks, self._read
         for name, tiers in WORST_CASES.items():
             labels = tuple(label for label, attack in attacks.items() if attack.tier in tiers)
             if labels:
@@ -123,9 +125,6 @@ class Aggregation:
                 settings = {"attack": {"label": name, **describe(joined)}}
                 found = replace(rate(name, union(verdicts, labels)), settings=settings, tier=joined.tier)
                 yield with_singles(found, union_by_detector(verdicts, labels))
-
-    def _verdicts(self) -> dict[str, list[Verdict]]:
-        return {label: list(map(Verdict.from_record, rows)) for label, rows in self.verdicts.items()}
 
     def _measured(self) -> dict[str, Any]:
         """Return the records of the utility metrics, and of the distances of erased and kept pictures to the base's."""
@@ -179,11 +178,11 @@ class Aggregation:
             if repeated["seeds"]:
                 yield SanityCheck.from_record(repeated["seeds"])
             half = list(map(Verdict.from_record, repeated["half"]))
-            yield more_is_not_weaker(label, half, self._verdicts()[label][: len(half)])
+            yield more_is_not_weaker(label, half, self._read[label][: len(half)])
         yield from self._white_against_black()
 
     def _white_against_black(self) -> list[SanityCheck]:
-        attacks, verdicts = self.jobs.plan.attacks, self._verdicts()
+        attacks, verdicts = self.jobs.plan.attacks, self._read
         white, black = ({k: verdicts[k] for k, a in attacks.items() if a.tier in of} for of in (("T3",), BLACK_BOX))
         # A free prefix of each prompt can take every value that a search over typed prefixes can find.
         free = {

@@ -20,7 +20,7 @@ from robust_encoders.artifact.owned_file import OwnedFile, read_owned
 from robust_encoders.utils.atomic_folders import temporary_of
 from robust_encoders.utils.home import HOUR, remove_aged, write_atomically
 
-from ..provenance import canonical_sha256
+from ..provenance import canonical_sha256, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Cache:
             # A fresh value goes through JSON as well, so that a resumed evaluation has the same types.
             plain = json.loads(json.dumps(compute(), allow_nan=False))
             stored = {"key": key, "seconds": round(time.monotonic() - start, 3), "value": plain}
-            _write(path, stored)
+            write_json(path, stored, compact=True)
         self.seconds[name] = stored["seconds"]
         value: dict[str, Any] = stored["value"]
         return value
@@ -130,12 +130,6 @@ def _tensor_file(path: Path, key: str) -> OwnedFile | None:
 
 def _warn(path: Path) -> None:
     logger.warning("%s: made from other inputs (weights, prompts or settings), made again", path)
-
-
-def _write(path: Path, stored: Mapping[str, Any]) -> None:
-    """Write a part in one line; the verdicts of an attack hold thousands of pictures."""
-    text = json.dumps(stored, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    write_atomically(path, f"{text}\n".encode())
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -93,9 +93,22 @@ def run_problems(config: EvaluationConfig, out: Path) -> list[str]:
             f"expected the folder of a finished evaluation as strength, found no {RESULTS_NAME} in {config.strength}"
         )
     elif config.strength is not None:
-        named = [(str(config.strength), Evaluation.read(config.strength))]
-        problems += version_problems(named, SUITE_VERSION, "as strength")
+        problems += evaluation_problems(config.strength, "as strength")
     return [*problems, *reuse_problems(config)]
+
+
+def evaluation_problems(folder: Path, purpose: str) -> list[str]:
+    """Return the reasons why a finished evaluation cannot stand beside new numbers.
+
+    Args:
+        folder: Folder of the evaluation.
+        purpose: Words for what it is needed for.
+    """
+    try:
+        found = Evaluation.read(folder)
+    except ValueError as error:
+        return [str(error)]
+    return version_problems([(str(folder), found)], SUITE_VERSION, purpose)
 
 
 def reuse_problems(config: EvaluationConfig) -> list[str]:

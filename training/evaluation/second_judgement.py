@@ -64,7 +64,8 @@ class SecondJudgement:
             results = [r for r in records if r["settings"].get("attack", {}).get("label") == label]
             value = {"verdicts": [asdict(one) for one in verdicts], "results": results, "pictures": self.kept}
             part = next(r["settings"][AGAIN_KEY]["part"] for r in results)
-            write_json(out / CELLS / f"{part}.json", {"key": "", "seconds": self.seconds, "value": value})
+            stored = {"key": "", "seconds": self.seconds, "value": value}
+            write_json(out / CELLS / f"{part}.json", stored, compact=True)
         self.after.write(out / RESULTS_NAME)
 
 

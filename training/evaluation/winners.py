@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from robust_encoders.utils.home import write_atomically
 
+from ..provenance import write_json
 from ..types import JudgedPicture, Verdict
 from .judged_pictures import copy_pictures
 from .recorded import BEST, chunks_of, recorded_attacks, recorded_unattacked
@@ -55,7 +55,8 @@ def keep_winners(folder: Path, out: Path) -> None:
         pictures += [one for verdict in best for one in verdict.pictures]
     copy_pictures(chunks_of(folder), pictures, chunks_of(out))
     for part, value in parts.items():
-        _write(out / CELLS / f"{part}.json", value)
+        # Without a key, no evaluation takes the part for a whole one.
+        write_json(out / CELLS / f"{part}.json", {"key": "", "seconds": 0.0, "value": value}, compact=True)
     write_atomically(out / RESULTS_NAME, (folder / RESULTS_NAME).read_bytes())
 
 
@@ -63,9 +64,3 @@ def _best(verdict: Verdict) -> Verdict:
     if verdict.best is None:
         return replace(verdict, pictures=())
     return replace(verdict, pictures=(verdict.pictures[verdict.best],), best=0)
-
-
-def _write(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a part without a key, so that no evaluation takes it for a whole one."""
-    stored = {"key": "", "seconds": 0.0, "value": value}
-    write_atomically(path, (json.dumps(stored, ensure_ascii=False, separators=(",", ":")) + "\n").encode())

@@ -53,7 +53,7 @@ def _by_tier(rows: Iterable[Row]) -> Groups:
 
 
 def _attack_entries(row: Row) -> list[Entry]:
-    alone = ", ".join(f"{name} {number.bare}" for name, number in row.alone.items()) or None
+    alone = ", ".join(f"{name} {number.bare}" for name, number in row.singles.items()) or None
     costs = [None if row.tries is None else f"{row.tries:.1f}", count(row.unet_calls)]
     return [row.title, row.number, alone, row.floor, row.gained, str(row.number.n), *costs, row.origin or None]
 

@@ -65,11 +65,12 @@ def _undrawn(result: Result) -> int:
 
 
 def _bounds(results: list[Result], new: str) -> list[str]:
-    """Return sentences about the candidates that were never drawn, and about attacks that ask a detector."""
+    """Return sentences about the candidates that were never drawn."""
     missed = max(map(_undrawn, results), default=0)
     if not missed:
         return [f"No candidate that {new} could still find is missing, so its rates cover all candidates."]
     return [
-        "Not drawn: cases that are not lost here, and some of whose candidates have no picture. Candidates after the "
-        "first success were never drawn. The sign ≥ marks rates that are lower bounds for that reason.",
+        "Not drawn: prompts that are not lost here, and some of whose candidates have no picture. Prompts that "
+        "succeeded alone were not attacked, and candidates after the first success were not drawn. The sign ≥ marks "
+        "rates that are lower bounds for that reason.",
     ]

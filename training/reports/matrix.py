@@ -23,6 +23,7 @@ _COSTS = (
     "Each entry is gained / n / UNet calls / seconds. Gained is the share of the prompts, in per cent, that only the "
     "attack won, beyond `none`. Seconds depend on the machine."
 )
+_ALONE = "A success above is what all detectors find. Here each of them judges alone, in per cent of the same prompts."
 _UTILITY = "FID, KID and LPIPS are distances to the base's own pictures. For kept prompts, lower is better."
 _UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -89,9 +90,13 @@ def _tables(evaluations: Sequence[Evaluation]) -> list[Table]:
     ranked = [*_side_by_side(plain, _rate), *_side_by_side(_only(attacks, limits=False), _rate)]
     head, lines = ["tier", "attack", *titles], [*sorted(ranked, key=lambda line: str(line[0])), *_worst_lines(worst)]
     limits = _side_by_side(_only(attacks, limits=True), _rate)
+    every = [[*one, *other] for one, other in zip(plain, attacks, strict=True)]
     return [
         Table("Success", head, {"": lines}),
         Table("Limits of scope", head, {"": limits}, SCOPE),
+        Table(
+            "Single detectors", head, {"": [line for line in _side_by_side(every, _singles) if any(line[2:])]}, _ALONE
+        ),
         Table("Gain and cost of the attacks", head, {"": _side_by_side(attacks, _cost)}, _COSTS),
         Table("Utility", ["metric", *titles], {"": _utility_lines(stored)}, _UTILITY),
     ]
@@ -115,6 +120,10 @@ def _entries(columns: Columns, label: str, entry: Callable[[Row], Entry]) -> lis
 
 def _rate(row: Row) -> Entry:
     return row.number
+
+
+def _singles(row: Row) -> Entry:
+    return "; ".join(f"{name} {number.text}" for name, number in row.singles.items()) or None
 
 
 def _worst_lines(columns: Columns) -> list[list[Entry]]:

@@ -24,6 +24,7 @@ def plain_rows(stored: StoredEvaluation) -> list[Row]:
             Number.of(result),
             tier_of(result),
             result.metric,
+            singles=_singles(result),
             unet_calls=result.unet_calls,
             prompts=result.prompt_set,
             origin=result.origin,
@@ -61,7 +62,7 @@ def _beside(result: Result) -> dict[str, Any]:
     chance = chance_in(result)
     lower = None if chance is None else chance.lower
     return {
-        "alone": {name: Number.of(one) for name, one in singles_of(result).items()},
+        "singles": _singles(result),
         "floor": None if lower is None else Number(lower.rate, lower.pictures, lower.interval),
     }
 
@@ -71,6 +72,10 @@ def _tries(stored: StoredEvaluation, label: str) -> float | None:
     tries = [verdict.tries for verdict in stored.verdicts.get(label, ())]
     known = [one for one in tries if one is not None]
     return sum(known) / len(known) if known and len(known) == len(tries) else None
+
+
+def _singles(result: Result) -> dict[str, Number]:
+    return {name: Number.of(one) for name, one in singles_of(result).items()}
 
 
 def worst_rows(stored: StoredEvaluation, *, least: int = 0) -> list[Row]:

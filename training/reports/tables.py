@@ -83,12 +83,12 @@ class Row:
         metric: Name of the metric.
         gained: Share of the prompts that only the attack won.
         last: Rate of success if only the last candidate counts.
+        singles: Name of each single detector to its own rate, if a success is what several agree on.
         unet_calls: Number of UNet forwards on one latent, if they were counted.
         seconds: Seconds that an attack took, if they are known.
         prompts: Name of the prompt set.
         origin: ``measured`` or ``reported``; for a worst case the origins of its attacks.
         attack: Label, tier, name and settings of the attack; for a worst case the labels of its ``attacks``.
-        alone: Name of each single detector to the rate by it alone; empty if one detector judged.
         floor: Rate of as many pictures without any attack, the lower one of encoder and base.
         tries: Mean number of pictures that were judged for a prompt.
     """
@@ -99,12 +99,12 @@ class Row:
     metric: str = ""
     gained: Number | None = None
     last: Number | None = None
+    singles: Mapping[str, Number] = field(default_factory=dict)
     unet_calls: int | None = None
     seconds: float | None = None
     prompts: str = ""
     origin: str = ""
     attack: Mapping[str, Any] = field(default_factory=dict)
-    alone: Mapping[str, Number] = field(default_factory=dict)
     floor: Number | None = None
     tries: float | None = None
 

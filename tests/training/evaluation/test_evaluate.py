@@ -167,6 +167,8 @@ def test_a_killed_evaluation_goes_on_and_gives_the_same(
     names = {path.stem for path in (tmp_path / "cut" / "cells").iterdir()}
     plain = {f"unattacked-circle-{name}" for name in ("name", "seen", "kept")}
     assert names == {"chunks", *attacks, *plain, "kept", "control", "pictures"}
+    whole, cut = (sorted((tmp_path / name / "cells" / "chunks").glob("*zip*")) for name in ("whole", "cut"))
+    assert [(path.name, path.read_bytes()) for path in cut] == [(path.name, path.read_bytes()) for path in whole] != []
 
 
 def pictures_of(folder: Path) -> list[dict[str, Any]]:

@@ -134,6 +134,10 @@ def test_numbers_of_an_earlier_version_are_refused_before_anything_is_drawn(
     for option in ("--beside", "--strength"):
         said = refused(capsys, 2, *options, option, old)
         assert f"found version 1 in {old}" in said
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "results.json").write_text("[]", encoding="utf-8")
+    for option in ("--beside", "--strength"):
+        assert "expected schema 1" in refused(capsys, 2, *options, option, str(tmp_path / "odd"))
     assert "expected folders of evaluations with --reuse" in refused(capsys, 2, *options, "--reuse", str(tmp_path))
 
 

@@ -87,6 +87,24 @@ def test_a_number_whose_attack_failed_a_check_is_marked_in_words_with_the_reason
     assert "\n\n- ¹ Gradients of the loss reach" in text
 
 
+def test_single_detectors_have_a_table_of_their_own_if_there_are_several() -> None:
+    singles = {
+        "geometry": {"value": 0.75, "n": N, "interval": [0.6, 0.86]},
+        "judge": {"value": 0.8, "n": N, "interval": None},
+    }
+    results = tuple(
+        replace(r, settings={**r.settings, "singles": singles})
+        if r.metric == "asr_any" and r.settings["attack"]["label"] == "discrete"
+        else r
+        for r in ESD.results
+    )
+    found = parts(matrix_table([BASE, replace(ESD, results=results)]))
+    _, line = found["Single detectors"]
+    assert line == ["T3", "discrete", MISSING, "geometry 75.0 [60.0, 86.0]; judge 80.0"]
+    assert "Single detectors" not in parts(matrix_table([BASE, ESD]))
+    assert found[""] == parts(matrix_table([BASE, ESD]))[""]
+
+
 def test_what_an_evaluation_lacks_is_a_dash() -> None:
     few = suite_evaluation("advunlearn", labels=("none", "discrete"))[0]
     found = {row[1]: row[2:] for row in parts(matrix_table([ESD, few]))[""]}
