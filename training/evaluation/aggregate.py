@@ -90,7 +90,8 @@ class Aggregation:
         attack = self.jobs.plan.attacks[label]
         verdicts = [verdict for one in made for verdict in one["verdicts"]]
         clusters = attack.clusters(len(verdicts)) if isinstance(attack, ClusteredAttack) else None
-        rates = attack_rates(*([v[key] for v in verdicts] for key in ("before", "any", "last")), clusters=clusters)
+        before, hit_any, hit_last = ([v[key] for v in verdicts] for key in ("before", "any", "last"))
+        rates = attack_rates(before, hit_any, hit_last, clusters)
         calls = sum(one["calls"] for one in made)
         about = {"attack": described(label, attack)}
         records = [self._record(replace(r, tier=attack.tier), self.jobs.first, calls=calls, **about) for r in rates]
