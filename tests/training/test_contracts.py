@@ -77,6 +77,8 @@ NEEDED: Mapping[str, Mapping[str, Any]] = {
     "concept_inversion": {"words": ("circle",)},
     "synonyms": {"words": ("circle",), "synonyms": ("disc", "ball")},
     "black_box": {"words": ("red", "blue", "striped"), "budget": 2},
+    "paraphrase": {"words": ("circle",), "frames": ("draw {}",)},
+    "word_swap": {"named": ("circle",), "words": ("red", "ball"), "drawn": 3, "kept": 2},
 }
 
 

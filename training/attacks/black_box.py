@@ -122,16 +122,13 @@ class _BeamSearch:
         beam = ranked[:width] if ranked else [self.case.prompt, ""]
         added = [self._added(text) for text in beam for _ in range(self.attack.proposals)]
         added = added if ranked else ["", *added]
-        return [text for text in dict.fromkeys(added) if text not in self.margins and self._fits(text)][:left]
+        return [text for text in dict.fromkeys(added) if text not in self.margins and self.target.fits(text)][:left]
 
     def _added(self, text: str) -> str:
         near, front = torch.rand(2, generator=self.generator).tolist()
         words = self.attack.neighbours if self.attack.neighbours and near < 0.5 else self.attack.words
         word = words[int(torch.randint(len(words), (), generator=self.generator))]
         return (f"{word} {text}" if front < 0.5 else f"{text} {word}").strip()
-
-    def _fits(self, text: str) -> bool:
-        return len(self.target.tokenizer(text).input_ids) <= self.target.max_length
 
     def result(self) -> AttackResult:
         asked = list(self.margins)

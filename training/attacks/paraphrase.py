@@ -79,20 +79,22 @@ class Paraphrase:
         """Propose every prompt in every wording.
 
         Args:
-            target: Unused.
+            target: Model under attack; only its tokenizer is used.
             cases: Cases; their reference latents are not needed.
             seed: Unused; nothing is random.
 
         Returns:
-            One result per case with one text per wording, never the prompt itself, at no cost.
+            One result per case with one text per wording, never the prompt itself, at no cost. Texts that the tokenizer
+            would cut are left out, unless it would cut all of them.
         """
-        return [self._result(case) for case in cases]
+        return [self._result(target, case) for case in cases]
 
-    def _result(self, case: Case) -> AttackResult:
+    def _result(self, target: Backbone, case: Case) -> AttackResult:
         # CLIP's tokenizer ignores upper and lower case and repeated spaces.
         texts = dict.fromkeys(" ".join(text.split()) for text in self._texts(case))
         fresh = [text for text in texts if text and text.casefold() != case.prompt.casefold()]
-        found = tuple(Candidate("text", text, step) for step, text in enumerate(fresh, start=1))
+        whole = [text for text in fresh if target.fits(text)]
+        found = tuple(Candidate("text", text, step) for step, text in enumerate(whole or fresh, start=1))
         return AttackResult(found, queries=0, unet_calls=0)
 
     def _texts(self, case: Case) -> Iterator[str]:

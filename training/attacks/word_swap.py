@@ -179,7 +179,10 @@ class _Ranking:
         return sorted(both, key=both.__getitem__)[: self.attack.drawn]
 
     def _ranked(self, phrases: Iterable[str]) -> dict[str, float]:
-        """Return phrase to distance, the nearest first, without phrases whose text would name the concept."""
+        """Return phrase to distance, the nearest first.
+
+        Phrases are left out if their text would name the concept, or if the tokenizer would cut it.
+        """
         usable = [phrase for phrase in phrases if self._usable(phrase)]
         parts = tqdm(list(chunks(len(usable), self.attack.batch)), desc=self.attack.name, leave=False, disable=None)
         found = [d for part in parts for d in self._distances(usable[part])]
@@ -187,7 +190,7 @@ class _Ranking:
 
     def _usable(self, phrase: str) -> bool:
         text = self.attack.text(phrase, self.case)
-        return self.attack.allowed(text)
+        return self.attack.allowed(text) and self.target.fits(text)
 
     def _distances(self, phrases: Sequence[str]) -> list[float]:
         found = self.encoder.condition([self.attack.text(phrase, self.case) for phrase in phrases])

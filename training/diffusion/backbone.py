@@ -195,6 +195,10 @@ class Backbone:
         ids: Tensor = batch.input_ids
         return ids.to(self.text_encoder.device)
 
+    def fits(self, text: str) -> bool:
+        """Return True if the tokenizer cuts nothing off a text."""
+        return len(self.tokenizer(text, truncation=False, verbose=False).input_ids) <= self.max_length
+
     def embed(self, ids: Tensor) -> Tensor:
         """Return the token embeddings (B, L, D) of ids (B, L), without position embeddings."""
         embeds: Tensor = self.text_encoder.get_input_embeddings()(ids)

@@ -49,7 +49,7 @@ def wilson_interval(successes: int, n: int, *, z: float = Z_95) -> tuple[float, 
 def cluster_interval(flags: Sequence[bool], clusters: Sequence[int]) -> tuple[float, float]:
     """Return a 95 % interval of a rate whose cases come in clusters, for example all cases that one prefix attacked.
 
-    The variance of the rate is that of a ratio over G clusters (Cochran, Sampling Techniques, 1977, equation 11.12):
+    The variance of the rate is that of a ratio over G clusters (Cochran, Sampling Techniques, 1977, section 3.12):
     ``G / (G - 1) sum_g (y_g - p n_g)^2 / n^2`` with n_g cases and y_g successes in cluster g. The interval is
     ``p +- t s`` with Student's t at G - 1 degrees of freedom, within [0, 1]. It is never narrower than Wilson's
     interval over cases. If every cluster has the same rate, for example 0, the clusters show no spread, and the
@@ -88,12 +88,13 @@ def rate(metric: str, flags: Sequence[bool], clusters: Sequence[int] | None = No
             Wilson's interval. The number of clusters is recorded if it is below that of the cases.
 
     Raises:
-        ValueError: If there are no flags.
+        ValueError: If there are no flags, or all of several cases are in one cluster.
     """
     successes, groups = sum(flags), len(set(clusters or ()))
-    joined = clusters is not None and 1 < groups < len(flags)
-    interval = cluster_interval(flags, clusters or ()) if joined else wilson_interval(successes, len(flags))
-    settings: dict[str, int] = {"clusters": groups} if joined else {}
+    if clusters is None or groups == len(flags):
+        interval, settings = wilson_interval(successes, len(flags)), {}
+    else:
+        interval, settings = cluster_interval(flags, clusters), {"clusters": groups}
     return Result(metric, successes / len(flags), len(flags), interval, settings=settings)
 
 

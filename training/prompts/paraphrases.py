@@ -10,19 +10,17 @@ from importlib import resources
 from robust_encoders.concepts import ConceptKind
 
 _ARTICLE = re.compile(r"^(?:an?|one|the)\s+", re.IGNORECASE)
-# Generic nouns for concepts of a kind.
+# General nouns for concepts of a kind.
 _NOUNS: dict[ConceptKind, tuple[str, ...]] = {
-    "object": ("object", "thing", "shape"),
-    "style": ("style", "pattern", "artwork"),
-    "attribute": ("kind", "tone", "special"),
-    "content": ("scene", "content", "subject"),
+    "object": ("object", "thing"),
+    "style": ("style", "pattern"),
+    "attribute": ("kind", "look"),
+    "content": ("scene", "subject"),
 }
-_OPEN = ("something", "the usual {noun}", "another {noun}", "any {noun}", "unusual {noun}", "")
-# {a} and {b} are two other values, {all} is a list of all of them.
-_CONTRASTS = (
-    *("something like {a}", "something between {a} and {b}", "not {a}", "anything but {a}"),
-    *("neither {a} nor {b}", "no {all}", "not {all}", "{a} but the opposite"),
-)
+_OPEN = ("another {noun}", "an unusual {noun}")
+# {a} and {b} are two other values.
+_CONTRASTS = ("something like {a}", "something between {a} and {b}", "not {a}", "neither {a} nor {b}")
+_PAIRS = 2
 
 
 @cache
@@ -45,11 +43,9 @@ def descriptions(kind: ConceptKind, others: Sequence[str]) -> tuple[str, ...]:
         others: Values that the concept could be taken for, for example its anchor or the other shapes. Without them,
             no description contrasts the concept with others.
     """
-    found = [text.replace("{noun}", noun) for text in _OPEN for noun in _NOUNS[kind]]
+    found = ["something", "", *(text.replace("{noun}", noun) for text in _OPEN for noun in _NOUNS[kind])]
     if others:
-        listed = " and no ".join(others)
-        pairs = zip(others, [*others[1:], others[0]], strict=True)
-        found += [
-            text.replace("{a}", a).replace("{b}", b).replace("{all}", listed) for a, b in pairs for text in _CONTRASTS
-        ]
+        pairs = list(zip(others, [*others[1:], others[0]], strict=True))[:_PAIRS]
+        found += [text.replace("{a}", a).replace("{b}", b) for a, b in pairs for text in _CONTRASTS]
+        found.append(" and ".join(f"no {other}" for other in others))
     return tuple(dict.fromkeys(found))

@@ -1,4 +1,4 @@
-"""The black box: readable additions, scores and nothing else, a budget that holds, no case in another's way."""
+"""The black box: readable words, scores and nothing else, a budget that holds, no case in another's way."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_the_budget_holds_no_text_is_asked_twice_and_the_count_is_true(make: Any
 def test_a_success_ends_the_search_of_its_case_alone(make: Any) -> None:
     scorer = Scorer("circle")
     results = SMALL.run(make(scorer), make_cases(make(scorer), ["a red circle", "a blue square"]), seed=0)
-    assert results[0].queries <= SMALL.proposals
+    assert results[0].queries <= 1 + 2 * SMALL.proposals, "the empty prompt, then additions to it and to the prompt"
     assert results[1].queries == SMALL.budget
 
 
@@ -98,17 +98,29 @@ def test_texts_are_the_prompt_and_readable_words(make: Any) -> None:
     attack.run(make(scorer), make_cases(make(scorer)), seed=0)
     allowed = {*WORDS, "ball", "round", "box"}
     for text, index in scorer.asked:
-        before, prompt, after = text.partition(PROMPTS[index])
-        assert prompt
+        before, _, after = text.partition(PROMPTS[index])
         assert set(before.split() + after.split()) <= allowed
+
+
+def test_it_asks_about_the_empty_prompt_first_and_may_leave_the_prompt_out(make: Any) -> None:
+    scorer = Scorer("nothing")
+    SMALL.run(make(scorer), make_cases(make(scorer), ["a star"]), seed=0)
+    asked = [text for text, _ in scorer.asked]
+    assert asked[0] == ""
+    assert {"a star" in text for text in asked[1:]} == {True, False}
+    best = Scorer()
+    (only,) = SMALL.run(make(best), make_cases(make(best), ["a star"]), seed=0)
+    assert texts(only) == [""]
 
 
 def test_every_second_proposal_is_a_neighbour_and_every_second_stands_in_front(make: Any) -> None:
     scorer = Scorer("nothing")
-    attack = dataclasses.replace(SMALL, neighbours=("ball",), budget=1)
+    attack = dataclasses.replace(SMALL, neighbours=("ball",), budget=2)
     attack.run(make(scorer), make_cases(make(scorer), ["a star"] * 200), seed=0)
-    assert 80 < sum("ball" in text for text, _ in scorer.asked) < 120
-    assert 80 < sum(text.startswith("a star") for text, _ in scorer.asked) < 120
+    added = [text for text, _ in scorer.asked if text]
+    assert len(added) == 200
+    assert 80 < sum("ball" in text for text in added) < 120
+    assert 80 < sum(text.startswith("a star") for text in added) < 120
 
 
 def test_a_case_that_runs_out_of_texts_is_over_whatever_its_neighbours_do(make: Any) -> None:
@@ -146,11 +158,16 @@ def test_bad_settings_are_refused(change: dict[str, Any], message: str) -> None:
         dataclasses.replace(SMALL, **change)
 
 
-def test_what_it_cannot_do_is_refused(make: Any, tiny_pipe: Any) -> None:
+def test_what_it_cannot_do_is_refused(tiny_pipe: Any) -> None:
     with pytest.raises(ValueError, match="only attacks that declare queries"):
         SMALL.run(TargetModel.from_pipeline(tiny_pipe), [Case(0, "a star", seed=0)], seed=0)
-    with pytest.raises(ValueError, match="room for an addition"):
-        SMALL.run(make(Scorer()), [Case(0, "circle " * 22, seed=0)], seed=0)
+
+
+def test_a_prompt_without_room_for_an_addition_is_replaced(make: Any) -> None:
+    scorer = Scorer("nothing")
+    SMALL.run(make(scorer), [Case(0, "circle " * 22, seed=0)], seed=0)
+    assert scorer.asked
+    assert not any("circle" in text for text, _ in scorer.asked)
 
 
 def test_the_shapes_world_has_words_to_add() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from robust_encoders.training.attacks import ATTACKS, ContinuousPrefix
 from robust_encoders.training.attacks.common.denoising import DenoisingLoss, draw_noise
+from robust_encoders.training.attacks.common.norm_bound import largest_norm
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.protocols import Attack
 from robust_encoders.training.types import Case
@@ -71,9 +72,10 @@ def test_a_batch_equals_its_cases_one_by_one(make_pipe: Any) -> None:
         torch.testing.assert_close(tensors(alone), tensors(result), atol=1e-8, rtol=0)
 
 
-def test_a_shared_prefix_is_one_per_half_and_never_saw_its_prompts(backbone: Backbone) -> None:
+def test_a_shared_prefix_is_one_per_group_and_never_saw_its_prompts(backbone: Backbone) -> None:
     cases = make_cases(backbone)
-    attack = ContinuousPrefix(steps=3, shared=True)
+    attack = ContinuousPrefix(steps=3, shared=True, prefixes=2)
+    assert attack.clusters(4) == (0, 1, 0, 1)
     prefixes = [tensors(r)[0, 1:4] for r in attack.run(backbone, cases, seed=0)]
     assert torch.equal(prefixes[0], prefixes[2])
     assert torch.equal(prefixes[1], prefixes[3])
@@ -139,6 +141,36 @@ def test_sharing_needs_two_halves(backbone: Backbone) -> None:
 def test_a_case_without_target_is_refused(backbone: Backbone) -> None:
     with pytest.raises(ValueError, match="expected a reference latent"):
         ContinuousPrefix().run(backbone, [Case(0, "a", seed=0)], seed=0)
+
+
+def test_there_are_as_many_prefixes_as_asked_for_or_one_a_case(backbone: Backbone) -> None:
+    cases = [
+        Case(i, "a star", i, reference_latent=case.reference_latent) for i, case in enumerate(make_cases(backbone))
+    ]
+    for prefixes, expected in ((3, (0, 1, 2, 0)), (8, (0, 1, 2, 3))):
+        attack = ContinuousPrefix(steps=1, shared=True, prefixes=prefixes)
+        assert attack.clusters(4) == expected
+        found = torch.stack([tensors(r)[0, 1:4] for r in attack.run(backbone, cases, seed=0)])
+        assert len(found.unique(dim=0)) == len(set(expected))
+    assert ContinuousPrefix().clusters(3) == (0, 1, 2)
+
+
+def test_one_prefix_for_all_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 2 shared prefixes, found 1"):
+        ContinuousPrefix(prefixes=1)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_embeddings_stay_in_their_ball_and_say_how_large_they_are(backbone: Backbone, shared: bool) -> None:
+    for bound in (0.5, 2.0, None):
+        attack = ContinuousPrefix(steps=3, rate=0.5, shared=shared, bound=bound)
+        assert attack.tier == ("T7" if bound is None else "T4")
+        norms = []
+        for result in attack.run(backbone, make_cases(backbone), seed=0):
+            free = tensors(result)[0, 1:4].norm(dim=-1).max() / largest_norm(backbone)
+            assert result.candidates[0].norm == pytest.approx(float(free), rel=1e-5)
+            norms.append(result.candidates[0].norm)
+        assert max(norms) > 2.5 if bound is None else max(norms) == pytest.approx(bound)
 
 
 def test_zero_steps_are_refused() -> None:

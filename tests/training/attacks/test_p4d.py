@@ -43,8 +43,10 @@ def test_candidates_are_texts_of_the_placement(target: TargetModel) -> None:
     for placement in ("replace", "prefix", "insert"):
         attack = P4D(tokens=3, placement=placement, steps=5, every=2, typable=True)
         for case, result in zip(cases, attack.run(target, cases, seed=0), strict=True):
-            assert [c.step for c in result.candidates] == [2, 4]
-            for text in texts(result):
+            first = [0] if placement == "replace" else []
+            assert [c.step for c in result.candidates] == [*first, 2, 4]
+            assert ("" in texts(result)) == (placement == "replace"), "the empty prompt is one more candidate"
+            for text in texts(result)[len(first) :]:
                 plain, found = ids_of(target, case.prompt), ids_of(target, text)
                 assert len(found) == 3 + (0 if placement == "replace" else len(plain))
                 if placement == "prefix":

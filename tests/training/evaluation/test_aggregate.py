@@ -20,6 +20,7 @@ from robust_encoders.training.diffusion.target import TargetModel
 from robust_encoders.training.evaluation.baselines import EmptyPrompt
 from robust_encoders.training.evaluation.results import Evaluation
 from robust_encoders.training.metrics import ClipScore, PictureDistance
+from robust_encoders.training.metrics.rates import wilson_interval
 from robust_encoders.training.protocols import Attack
 from robust_encoders.training.types import AttackResult, Candidate, Case
 
@@ -54,6 +55,26 @@ class Finds:
 def won_by(pipe: Any, **attacks: Attack) -> dict[str, Any]:
     """Return changes of a plan in which these attacks win just the cases that they say."""
     return {"attacks": attacks, "detector": Finds(pipe, range(10, 14)), "control": None}
+
+
+@dataclass(frozen=True)
+class WinsTogether(Wins):
+    """Wins the cases it is told, and says that every second case shares what it learned."""
+
+    def clusters(self, n: int) -> tuple[int, ...]:
+        return tuple(i % 2 for i in range(n))
+
+
+def test_cases_that_share_what_was_learned_have_an_interval_over_groups(tiny_pipe: Any, tmp_path: Path) -> None:
+    attacks = {"shared": WinsTogether((0, 2)), "own": Wins((0, 2))}
+    found = run(tiny_pipe, make_plan(tiny_pipe, **won_by(tiny_pipe, **attacks)), tmp_path / "out")
+    for metric in ("asr_any", "asr_last", "asr_gained"):
+        shared, own = (find(found, metric, label) for label in ("shared", "own"))
+        assert (shared.value, own.value) == (0.5, 0.5)
+        assert shared.settings["clusters"] == 2
+        assert "clusters" not in own.settings
+        assert shared.interval == (0, 1), "one group lost all, the other nothing"
+        assert own.interval == wilson_interval(2, 4)
 
 
 def test_the_worst_case_is_the_union_over_the_tiers_of_text_and_beside_it_over_embeddings(
