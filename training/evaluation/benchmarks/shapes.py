@@ -32,7 +32,7 @@ from ..choices import detector_named, refuse_unknown_detector
 from ..config import EvaluationConfig, chooses
 from ..plan import AnyProbe, Control, MetricMaker, Plan, PromptSet
 from .chance_pool import ChancePool
-from .probe_prompts import empty_set, open_set
+from .probe_prompts import pool_sets
 from .shapes_attacks import SuiteName, shapes_suite
 from .shapes_columns import ColumnSetup, SchedulersColumn, SeedsColumn
 from .shapes_everyday import EverydayRetention
@@ -208,11 +208,7 @@ def _probes(
         "everyday": EverydayRetention(concept, n, config.seed, config.sampling, judge=judge),
         **{probe.name: probe(setup) for probe in (SeedsColumn, SchedulersColumn, NegativeColumn)},
         "chance": ChancePool(
-            empty_set(concept, setup.third, config.seed),
-            open_set(concept, setup.third, config.seed),
-            detector,
-            config.sampling,
-            config.seed,
+            *pool_sets(concept, named, max(1, n // 8), config.seed), detector, config.sampling, config.seed
         ),
     }
 
