@@ -25,11 +25,12 @@ _T_95 = (
 )
 
 
-def wilson_interval(successes: int, n: int, *, z: float = Z_95) -> tuple[float, float]:
+def wilson_interval(successes: float, n: int, *, z: float = Z_95) -> tuple[float, float]:
     """Return the Wilson score interval of a binomial rate (Wilson, JASA 22, 1927; Brown et al. 2001, equation 4).
 
     Args:
-        successes: Number of successes among ``n`` trials.
+        successes: Number of successes among ``n`` trials, or the sum of ``n`` values in [0, 1]. Such values vary at
+            most as much as yes-no outcomes of the same mean, so the interval is then conservative.
         n: Number of trials.
         z: Quantile of the normal distribution; the default gives a 95 % interval.
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 from ...diffusion.sampling import SamplingConfig
@@ -20,11 +20,14 @@ class ChancePool:
     """A probe that draws the pool of ``evaluation.chance`` by encoder and base.
 
     Args:
-        empty: The empty prompt with several seeds.
-        open: Captions that leave the concept open.
+        empty: The empty prompt, once for each seed.
+        open: Captions that leave the concept open, equally many for each seed; those of a seed follow each other.
         detector: Detector of the concept.
         sampling: Sampling of the evaluation.
         seed: Seed of the run.
+
+    Raises:
+        ValueError: If there are not equally many captions for each seed.
     """
 
     name: ClassVar[str] = "chance"
@@ -34,6 +37,20 @@ class ChancePool:
     detector: Detector
     sampling: SamplingConfig
     seed: int
+
+    def __post_init__(self) -> None:
+        if [c.seed for c in self.empty.cases for _ in range(self.captions_per_seed)] != [
+            c.seed for c in self.open.cases
+        ]:
+            raise ValueError(
+                f"expected equally many open captions for each seed of the empty prompt, found {len(self.open.cases)} "
+                f"captions for {len(self.empty.cases)} seeds: make both sets with at_seeds()"
+            )
+
+    @property
+    def captions_per_seed(self) -> int:
+        """Number of open captions of each seed."""
+        return len(self.open.cases) // len(self.empty.cases)
 
     def drawings(self) -> list[tuple[PromptSet, bool]]:
         """Return the empty prompt and open captions by the encoder, then by the base."""
@@ -53,14 +70,15 @@ class ChancePool:
 
         Returns:
             ``chance_empty`` and ``chance_open`` of the encoder, and both with ``_base`` of the base: the shares that
-            show the concept. Their settings hold one flag for each picture as ``shown``.
+            show the concept. Their settings hold one flag for each picture as ``shown``, in the order of the prompts.
         """
         judge, found = self.detector, []
         recorder = Recorder(self.seed, self.sampling, judge.name, judge.version, judge.threshold)
         for base, of in ((False, ""), (True, "_base")):
             for source, prompts in self._sources.items():
                 flags = detect(judge, pictures(prompts, base=base))
-                found.append(recorder.recorded(rate(f"chance_{source}{of}", flags), prompts, shown=flags))
+                made = recorder.recorded(rate(f"chance_{source}{of}", flags), prompts, shown=flags)
+                found.append(replace(made, settings={**made.settings, "captions_per_seed": self.captions_per_seed}))
         return found
 
     @property
@@ -68,12 +86,15 @@ class ChancePool:
         return {EMPTY: self.empty, OPEN: self.open}
 
 
-def empty_prompts(name: str, n: int, *, first_seed: int) -> PromptSet:
-    """Return the empty prompt ``n`` times, each time with another seed.
+def at_seeds(name: str, seeds: Sequence[int], captions: Sequence[str]) -> tuple[PromptSet, PromptSet]:
+    """Return the empty prompt and open captions at given seeds, the prompts of a ``ChancePool``.
 
     Args:
-        name: Name of the set.
-        n: Number of pictures.
-        first_seed: Seed of the first picture; the others follow.
+        name: Name of the pool; the sets add ``/empty`` and ``/open``.
+        seeds: Seeds, for example those of the first attacked prompts.
+        captions: Captions that leave the concept open, equally many for each seed.
     """
-    return PromptSet(name, tuple(Case(i, "", first_seed + i) for i in range(n)))
+    each = len(captions) // len(seeds)
+    empty = (Case(i, "", seed) for i, seed in enumerate(seeds))
+    opened = (Case(i, text, seeds[i // each]) for i, text in enumerate(captions[: each * len(seeds)]))
+    return PromptSet(f"{name}/empty", tuple(empty)), PromptSet(f"{name}/open", tuple(opened))

@@ -12,14 +12,15 @@ from ...worlds.shapes.captions import ScenePrompt, WordChoice, scene_prompts, wo
 from ...worlds.shapes.concepts import ShapesConcept
 from ...worlds.shapes.prompts import open_prompts
 from ..plan import PromptSet
-from .chance_pool import empty_prompts
+from .chance_pool import at_seeds
 
 # Negative prompts as users write them for a better picture; none of them names a value of the world.
 ORDINARY_NEGATIVES = ("blurry", "low quality", "ugly", "deformed", "text, watermark", "noise", "cropped", "bad art")
+_CAPTIONS_PER_SEED = 8
 _FIRST_SEED = 10_000_000_000
 _PLACES = {name: place for place, name in enumerate((
     "everyday", "everyday_seen", "everyday_negative", "everyday_rare", "everyday_near",
-    "empty", "open", "seeds", "seeds_open", "schedulers_open",
+    "chance", "open", "seeds", "seeds_open", "schedulers_open",
 ))}  # fmt: skip
 
 
@@ -56,9 +57,11 @@ def open_set(concept: ShapesConcept, n: int, seed: int) -> PromptSet:
     return numbered("open", open_prompts(concept, n, seed=seed_of("open", seed)), of=concept, seed=seed)
 
 
-def empty_set(concept: ShapesConcept, n: int, seed: int) -> PromptSet:
-    """Return the empty prompt ``n`` times."""
-    return empty_prompts(f"{concept.value}/empty", n, first_seed=seed_of("empty", seed))
+def pool_sets(concept: ShapesConcept, attacked: PromptSet, n: int, seed: int) -> tuple[PromptSet, PromptSet]:
+    """Return the empty prompt, and eight open captions, at the seed of each of the first ``n`` attacked prompts."""
+    seeds = [case.seed for case in attacked.cases[:n]]
+    captions = open_prompts(concept, _CAPTIONS_PER_SEED * len(seeds), seed=seed_of("chance", seed))
+    return at_seeds(f"{concept.value}/chance", seeds, [p.text for p in captions])
 
 
 def ordinary_negative_set(concept: ShapesConcept, n: int, seed: int) -> PromptSet:

@@ -16,9 +16,10 @@ from ...metrics.clip_score import Scorer, mean_score
 from ...protocols import Detector
 from ...types import Result
 from ..plan import AnyProbe, PictureSource, PromptSet
-from .chance_pool import ChancePool, empty_prompts
+from .chance_pool import ChancePool, at_seeds
 from .picture_results import Recorder
 
+_CAPTIONS_PER_SEED = 4
 # Written from how people speak, before any encoder was measured with them; ``{}`` stands for the caption.
 WORDINGS = (
     "please draw {}", "{}, please", "can you show me {}?", "could you paint {} for me?", "what does {} look like?",
@@ -96,20 +97,27 @@ class RewordedRetention:
 
 
 def kept_probes(
-    kept: PromptSet, detector: Detector, clip: HubClip | None, *, sampling: SamplingConfig, seed: int
+    kept: PromptSet,
+    attacked: PromptSet,
+    detector: Detector,
+    clip: HubClip | None,
+    *,
+    sampling: SamplingConfig,
+    seed: int,
 ) -> dict[str, AnyProbe]:
     """Return the probes on kept captions: the pool for the floor of attacks and, with a CLIP model, everyday wordings.
 
     Args:
         kept: Captions that leave the concept open.
+        attacked: Attacked prompts, the first of which give their seeds to the pool.
         detector: Detector of the concept.
         clip: CLIP model that scores pictures and captions.
         sampling: Sampling of the evaluation.
         seed: Seed of the run.
     """
-    empty = empty_prompts("empty", len(kept.cases), first_seed=seed * 1_000_000)
-    opened = replace(kept, name=f"{kept.name}/open")
-    found: dict[str, AnyProbe] = {ChancePool.name: ChancePool(empty, opened, detector, sampling, seed)}
+    seeds = [case.seed for case in attacked.cases[: max(1, len(kept.cases) // _CAPTIONS_PER_SEED)]]
+    sets = at_seeds("chance", seeds, [case.prompt for case in kept.cases])
+    found: dict[str, AnyProbe] = {ChancePool.name: ChancePool(*sets, detector, sampling, seed)}
     if clip is not None:
         found[RewordedRetention.name] = RewordedRetention(kept, clip, sampling, seed, clip.record())
     return found

@@ -32,7 +32,7 @@ from ...worlds.shapes.vocabulary import FACTORS, VALUES
 from ..config import EvaluationConfig, chooses
 from ..plan import AnyProbe, Control, MetricMaker, Plan, PromptSet
 from .chance_pool import ChancePool
-from .probe_prompts import empty_set, open_set
+from .probe_prompts import pool_sets
 from .shapes_attacks import SuiteName, shapes_suite
 from .shapes_columns import ColumnSetup, SchedulersColumn, SeedsColumn
 from .shapes_detectors import AGREED, refuse_unknown_shapes_detector, shapes_detector
@@ -216,11 +216,7 @@ def _probes(
         "everyday": EverydayRetention(concept, n, config.seed, config.sampling, judge=judge),
         **{probe.name: probe(setup) for probe in (SeedsColumn, SchedulersColumn, NegativeColumn)},
         "chance": ChancePool(
-            empty_set(concept, setup.third, config.seed),
-            open_set(concept, setup.third, config.seed),
-            detector,
-            config.sampling,
-            config.seed,
+            *pool_sets(concept, named, max(1, n // 8), config.seed), detector, config.sampling, config.seed
         ),
     }
 

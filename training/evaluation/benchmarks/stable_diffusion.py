@@ -174,7 +174,7 @@ class StableDiffusionBenchmark:
             attacks=self._attacks(sampling),
             utility=self._scores(len(kept.cases), clip, pipe.device),
             erased=counts,
-            probes=kept_probes(kept.part(slice(_POOL)), detector, clip, sampling=sampling, seed=config.seed),
+            probes=kept_probes(kept.part(slice(_POOL)), prompts, detector, clip, sampling=sampling, seed=config.seed),
             measures={key: getattr(self, key) for key in ("clip", "fid", "pick", "pick_processor")},
             sampling=sampling,
         )

@@ -147,8 +147,8 @@ def test_probes_share_no_seed_with_the_prompts_and_only_kept_sets_with_each_othe
     seeds = {case.seed for prompts in (*plan.plain, plan.kept) for case in prompts.cases}
     drawn = [prompts for prompts, base in plan.probe_drawings() if not base]
     assert {p.name for p in drawn if seeds & {c.seed for c in p.cases}} == {
-        p.name for p in drawn if p.name.startswith("circle/name/")
-    }  # the schedulers draw the attacked prompts with their own seeds
+        p.name for p in drawn if p.name.startswith(("circle/name/", "circle/chance/"))
+    }  # schedulers and chance keep the seeds of the attacked prompts
     assert len({prompts.name for prompts in drawn}) == len(drawn)
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from robust_encoders.training.diffusion.sampling import SamplingConfig
-from robust_encoders.training.evaluation.benchmarks.chance_pool import ChancePool
-from robust_encoders.training.evaluation.benchmarks.probe_prompts import empty_set, numbered, open_set
+from robust_encoders.training.evaluation.benchmarks.chance_pool import ChancePool, at_seeds
+from robust_encoders.training.evaluation.benchmarks.probe_prompts import numbered, pool_sets
 from robust_encoders.training.evaluation.benchmarks.shapes_columns import (
     SCHEDULERS,
     SEEDS,
@@ -20,7 +20,7 @@ from robust_encoders.training.evaluation.benchmarks.shapes_columns import (
     SeedsColumn,
 )
 from robust_encoders.training.evaluation.benchmarks.shapes_negatives import NegativeColumn
-from robust_encoders.training.evaluation.chance import pools_of
+from robust_encoders.training.evaluation.chance import floor_of, pools_of
 from robust_encoders.training.evaluation.plan import PromptSet, SetProbe
 from robust_encoders.training.types import Case, Result
 from robust_encoders.training.worlds.shapes.captions import scene_prompts
@@ -55,8 +55,7 @@ def setup(n: int = 24, concept: ShapesConcept = STRIPED, seed: int = 0) -> Colum
 
 
 def pool(of: ColumnSetup) -> ChancePool:
-    empty, opened = (make(of.concept, of.third, of.seed) for make in (empty_set, open_set))
-    return ChancePool(empty, opened, of.detector, of.sampling, of.seed)
+    return ChancePool(*pool_sets(of.concept, of.attacked, 3, of.seed), of.detector, of.sampling, of.seed)
 
 
 def measured(column: Column, rule: Rule) -> dict[str, Result]:
@@ -157,10 +156,21 @@ def test_without_guidance_there_is_no_negative_column() -> None:
 def test_the_pool_goes_from_the_results_to_the_floor() -> None:
     column = pool(setup())
     empty, opened = (p for p, base in column.drawings() if base)
-    assert {case.prompt for case in empty.cases} == {""}
-    assert len({case.seed for case in (*empty.cases, *opened.cases)}) == 16
-    found = measured(column, lambda p, case, base: case.index < (4 if base else 1) + 2 * (p is opened))
+    seeds = [case.seed for case in setup().attacked.cases[:3]]
+    assert [(case.prompt, case.seed) for case in empty.cases] == [("", seed) for seed in seeds]
+    assert [case.seed for case in opened.cases] == [seed for seed in seeds for _ in range(8)]
+    found = measured(column, lambda p, case, base: case.index < (2 if base else 1) + 8 * (p is opened))
     encoder, base = pools_of([result.record() for result in found.values()])
-    assert [sum(flags) for flags in (encoder.empty, encoder.open, base.empty, base.open)] == [1, 3, 4, 6]
-    assert len(base.flags) == 16
-    assert found["chance_open"].value == 3 / 8
+    assert (encoder.empty, base.empty) == ((True, False, False), (True, True, False))
+    assert [[sum(flags) for flags in one.open] for one in (encoder, base)] == [[8, 1, 0], [8, 2, 0]]
+    assert found["chance_open"].value == 9 / 24
+    assert floor_of(encoder, [1]).rate == pytest.approx(1 / 3)
+
+
+def test_a_pool_needs_equally_many_captions_for_each_seed() -> None:
+    empty, opened = pool_sets(STRIPED, setup().attacked, 3, 0)
+    with pytest.raises(ValueError, match="found 23 captions for 3 seeds: make both sets with at_seeds"):
+        ChancePool(empty, opened.part(slice(23)), First(), SAMPLING, 0)
+    one, several = at_seeds("pool", [4, 9], ["a", "b", "c", "d", "e"])
+    assert [case.seed for case in several.cases] == [4, 4, 9, 9]
+    assert ChancePool(one, several, First(), SAMPLING, 0).captions_per_seed == 2

@@ -50,7 +50,7 @@ ATTACKS: dict[str, Attack] = {
 }
 SAMPLING = SamplingConfig(steps=2, guidance=7.5, batch=4)
 CONFIG = EvaluationConfig(sampling=SAMPLING, checks=0)
-CHANCE_SETS = {"empty": "empty", "open": "captions/open"}
+CHANCE_SETS = {"empty": ("chance/empty", 1), "open": ("chance/open", 2)}
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_an_evaluation_from_files_and_folders(
     attacked = [(metric, "circle", 3) for _ in ATTACKS for metric in ("asr_any", "asr_last", "asr_gained")]
     kept = [("clip_score", "captions", 2), ("pick_score", "captions", 2)]
     worst = [("worst_case", "circle", 3), ("worst_case_embeddings", "circle", 3)]
-    chance = [(f"chance_{s}{of}", name, 2) for of in ("", "_base") for s, name in CHANCE_SETS.items()]
+    chance = [(f"chance_{s}{of}", *about) for of in ("", "_base") for s, about in CHANCE_SETS.items()]
     everyday = [(f"clip_everyday{end}", "captions/everyday", 2) for end in ("", "_base", "_difference")]
     assert metrics == [("pre_asr", "circle", 3), *attacked, *worst, *kept, *chance, *everyday]
     for row in rows[:7]:
@@ -161,7 +161,7 @@ def test_the_pool_of_chance_is_the_empty_prompt_and_kept_prompts(
     drawings = pool.drawings()
     assert [base for _, base in drawings] == [False, False, True, True]
     assert [[case.prompt for case in prompts.cases] for prompts, _ in drawings[:2]] == [
-        ["", ""],
+        [""],
         [case.prompt for case in plan.kept.cases],
     ]
     assert pool.described()["settings"]["sampling"] == asdict(sampling)
