@@ -67,7 +67,8 @@ def _stopped(sampler: Sampler, corpus: Corpus, n: int, generator: Generator) -> 
         plain, named = sampler.unet(torch.cat([latents, latents]), t, conditions).sample.chunk(2)
         latents = scheduler.step(plain + GUIDANCE * (named - plain), t, latents).prev_sample
     decoded = sampler.autoencoder.decode(latents / sampler.autoencoder.config.scaling_factor).sample / 2 + 0.5
-    return (decoded.clamp(0, 1) * 255).round().byte()
+    pictures: Tensor = (decoded.clamp(0, 1) * 255).round().byte()
+    return pictures
 
 
 def last_unfinished(alphas: Tensor, timesteps: Tensor) -> int:

@@ -75,7 +75,7 @@ class GeometryJudge:
             ValueError: If the pictures have another size, or values outside [0, 1].
         """
         checked = as_pictures(images)
-        parts = [deviations(part) for part in checked.split(_BATCH)]
+        parts = [deviations(part) for part in torch.split(checked, _BATCH)]
         return {factor: scores(torch.cat([part[factor] for part in parts])) for factor in FACTORS}
 
     def __call__(self, images: Tensor) -> dict[str, list[str]]:

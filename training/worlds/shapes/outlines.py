@@ -18,7 +18,7 @@ Profile = NDArray[np.float64]
 
 def directions(n: int = ANGLES) -> Profile:
     """Return n angles (n,) in radians, evenly spaced from 0."""
-    return np.arange(n) * (2 * math.pi / n)
+    return np.linspace(0, 2 * math.pi, n, endpoint=False)
 
 
 def polygon_profile(points: Polygon, n: int = ANGLES) -> Profile:
@@ -28,7 +28,8 @@ def polygon_profile(points: Polygon, n: int = ANGLES) -> Profile:
     edge = (closed[:-1, None] * (1 - steps) + closed[1:, None] * steps).reshape(-1, 2)
     turn = np.arctan2(edge[:, 1], edge[:, 0])
     order = np.argsort(turn)
-    return np.interp(directions(n), turn[order], np.hypot(*edge.T)[order], period=2 * math.pi)
+    radii: Profile = np.interp(directions(n), turn[order], np.hypot(*edge.T)[order], period=2 * math.pi)
+    return radii
 
 
 def shape_profile(shape: str, n: int = ANGLES) -> Profile:

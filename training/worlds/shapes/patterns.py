@@ -59,7 +59,8 @@ def _to_segment(pixels: Tensor, start: Tensor, end: Tensor) -> Tensor:
     """Return distances (B, N, colours) of pixels (B, N, 3) from the segments between two colours (colours, 3) each."""
     along = end - start
     share = ((pixels[:, :, None] - start) * along).sum(3) / along.square().sum(1)
-    return (pixels[:, :, None] - (start + share.clamp(0, 1)[..., None] * along)).norm(dim=3)
+    distances: Tensor = (pixels[:, :, None] - (start + share.clamp(0, 1)[..., None] * along)).norm(dim=3)
+    return distances
 
 
 def _quantile(values: Tensor, region: Tensor, share: float) -> Tensor:

@@ -82,7 +82,8 @@ def _blob(rng: np.random.Generator) -> NDArray[np.float64]:
     waves = rng.normal(size=4) / np.array([1, 1, 1.3, 1.6])
     turns = directions()[:, None] * np.arange(2, 6) + rng.uniform(0, 2 * math.pi, 4)
     wave = (waves * np.cos(turns)).sum(1)
-    return np.clip(1 + rng.uniform(0.10, 0.25) * wave / wave.std(), 0.25, 1.8)
+    contour: NDArray[np.float64] = np.clip(1 + rng.uniform(0.10, 0.25) * wave / wave.std(), 0.25, 1.8)
+    return contour
 
 
 def _ellipse(rng: np.random.Generator) -> NDArray[np.float64]:

@@ -28,7 +28,8 @@ def _grid() -> tuple[Field, Field]:
 def _check(rng: np.random.Generator) -> Field:
     """Return a checkerboard with fields of 3 to 6 pixels."""
     (rows, columns), side, shift = _grid(), rng.uniform(3, 6), rng.uniform(0, 6, 2)
-    return ((np.floor((rows + shift[0]) / side) + np.floor((columns + shift[1]) / side)) % 2).astype(np.float64)
+    field: Field = (np.floor((rows + shift[0]) / side) + np.floor((columns + shift[1]) / side)) % 2
+    return field
 
 
 def _along(rng: np.random.Generator) -> Field:
@@ -50,7 +51,8 @@ def _rings(rng: np.random.Generator) -> Field:
     """Return concentric waves with a period of 4 to 7 pixels."""
     (rows, columns), centre = _grid(), SIZE / 2 + rng.uniform(-4, 4, 2)
     distance = np.hypot(rows - centre[0], columns - centre[1])
-    return 0.5 + 0.5 * np.cos(distance * (2 * math.pi / rng.uniform(4, 7)))
+    field: Field = 0.5 + 0.5 * np.cos(distance * (2 * math.pi / rng.uniform(4, 7)))
+    return field
 
 
 def _clouds(rng: np.random.Generator) -> Field:
