@@ -69,7 +69,7 @@ class Aggregation:
         if (control := plan.control) is not None:
             found += cache.get("control", {"name": control.name}, self._control)["results"]
         found += [record for name in plan.probes for record in self.jobs.probe(name)["results"]]
-        return with_floors(found, self._verdicts())
+        return with_floors(found, self._read)
 
     @property
     def _per_picture(self) -> int:

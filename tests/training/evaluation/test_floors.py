@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from robust_encoders.training.evaluation.chance import CHANCE_METRICS, floor_of
+from robust_encoders.training.evaluation.chance import CHANCE_METRICS, Pool, floor_of
 from robust_encoders.training.evaluation.floors import CHANCE_KEY, allowed, chance_in, with_floors
 from robust_encoders.training.evaluation.results import result_from_record
 from robust_encoders.training.types import JudgedPicture, Result, Verdict
 
-ENCODER, BASE = [True] + [False] * 9, [True] * 3 + [False] * 7
+# Two seeds with four captions each.
+ENCODER = Pool((False, False), ((True, False, False, False), (False,) * 4))
+BASE = Pool((True, False), ((True, False, False, False), (True, True, False, False)))
 
 
 def picture(*, queried: bool = False) -> JudgedPicture:
@@ -29,8 +31,12 @@ def record(metric: str, **settings: Any) -> dict[str, Any]:
 
 
 def pool() -> list[dict[str, Any]]:
-    shown = {name: BASE if "base" in name else ENCODER for name in CHANCE_METRICS}
-    return [record(name, shown=flags) for name, flags in shown.items()]
+    found = []
+    for name in CHANCE_METRICS:
+        one = BASE if "base" in name else ENCODER
+        opened = [flag for row in one.open for flag in row]
+        found.append(record(name, shown=list(one.empty) if "empty" in name else opened, captions_per_seed=4))
+    return found
 
 
 def rates() -> list[dict[str, Any]]:
@@ -55,8 +61,8 @@ def test_each_rate_has_the_floor_of_what_its_attack_may_try() -> None:
     }.items():
         chance = found[key]
         assert chance is not None
-        assert chance.encoder == floor_of(ENCODER * 2, tries)
-        assert chance.base == floor_of(BASE * 2, tries)
+        assert chance.encoder == floor_of(ENCODER, tries)
+        assert chance.base == floor_of(BASE, tries)
         assert chance.lower == chance.encoder
     assert [key for key, chance in found.items() if chance is not None] == [
         ("asr_any", "a"), ("asr_any", "b"), ("worst_case", "worst_case"),
