@@ -14,6 +14,7 @@ from typing import Any
 
 from robust_encoders.errors import IntegrityError
 
+from ..attacks.none import NoAttack
 from ..metrics.rates import judged, margins_of, rate
 from ..protocols import Detector
 from ..provenance import judging_versions, write_json
@@ -199,7 +200,7 @@ class _Results:
     def _attacked(self, label: str) -> Iterator[Result]:
         attack, verdicts = next(one for one in self.attacks if one.label == label), self.verdicts[label]
         recorded = {str(record["metric"]): result_from_record(record) for record in attack.results}
-        about = {"part": attack.part, "undrawn": sum(map(undrawn, verdicts))}
+        about = {"part": attack.part, "undrawn": sum(self._undrawn(label))}
         for found in rates_of_verdicts(verdicts, attack.clusters):
             # The last candidate is not the best one, so the small set does not hold it.
             if attack.kept != BEST or found.metric != "asr_last":
@@ -208,10 +209,17 @@ class _Results:
     def _worst(self, result: Result) -> Result:
         labels = tuple(result.settings["attack"]["attacks"])
         flags = union(self.verdicts, labels)
-        missed = zip(flags, zip(*(self.verdicts[label] for label in labels), strict=True), strict=True)
-        about = {"undrawn": sum(not won and any(map(undrawn, rows)) for won, rows in missed)}
+        missed = zip(flags, zip(*map(self._undrawn, labels), strict=True), strict=True)
+        about = {"undrawn": sum(not won and any(rows) for won, rows in missed)}
         found = with_singles(rate(result.metric, flags), union_by_detector(self.verdicts, labels))
         return self._record(found, result, about)
+
+    def _undrawn(self, label: str) -> list[bool]:
+        """Return one flag for each case: True if pictures of an attack are missing that could still change it."""
+        attack = next(one for one in self.attacks if one.label == label)
+        # The only candidate without an attack is the prompt, whose picture is there.
+        plain = attack.results[0]["settings"]["attack"].get("name") == NoAttack.name
+        return [undrawn(verdict) and not plain for verdict in self.verdicts[label]]
 
     @staticmethod
     def _labels(result: Result) -> set[str]:

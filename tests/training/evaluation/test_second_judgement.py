@@ -15,7 +15,7 @@ from plans import HalfDetector, find, make_plan, prompt_set, run
 from torch import Tensor
 
 from robust_encoders.errors import IntegrityError
-from robust_encoders.training.attacks import RandomPrefix
+from robust_encoders.training.attacks import NoAttack, RandomPrefix
 from robust_encoders.training.detectors.agreement import Agreement
 from robust_encoders.training.diffusion.target import TargetModel
 from robust_encoders.training.evaluation.judged_pictures import read_pictures
@@ -173,6 +173,16 @@ def test_a_stricter_detector_finds_a_subset_and_says_what_was_never_drawn(finish
     assert sum(v.any for rows in again.verdicts.values() for v in rows) < sum(
         v.any for attack in recorded_attacks(folder) for v in attack.verdicts
     )
+
+
+def test_without_an_attack_no_picture_is_missing(tiny_pipe: Any, tmp_path: Path) -> None:
+    plan = replace(make_plan(tiny_pipe, control=None), attacks={"none": NoAttack()})
+    run(tiny_pipe, plan, tmp_path)
+    again = judge_again(tmp_path, HalfDetector(2.0))
+    assert find(again.before, "asr_any", "none").value > 0
+    for metric in ("asr_any", "worst_case"):
+        (result,) = (one for one in again.after.results if one.metric == metric)
+        assert (result.value, result.settings["judged_again"]["undrawn"]) == (0, 0)
 
 
 def test_unions_and_rates_of_single_detectors_follow_from_the_verdicts(finished: tuple[Path, Agreement]) -> None:
