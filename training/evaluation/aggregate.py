@@ -184,11 +184,16 @@ class Aggregation:
     def _white_against_black(self) -> list[SanityCheck]:
         attacks, verdicts = self.jobs.plan.attacks, self._read
         white, black = ({k: verdicts[k] for k, a in attacks.items() if a.tier in of} for of in (("T3",), BLACK_BOX))
-        # A free prefix of each prompt can take every value that a search over typed prefixes can find.
+        # A free prefix of each prompt can take every value that a search over typed prefixes can find, as its norm bound
+        # is at least 1. It cannot replace the whole prompt.
         free = {
             k: verdicts[k] for k, a in attacks.items() if a.name == "continuous_prefix" and not AttackFacts.of(a).joint
         }
-        typed = {k: verdicts[k] for k, a in attacks.items() if a.name == "unlearn_diff_atk"}
+        typed = {
+            k: verdicts[k]
+            for k, a in attacks.items()
+            if a.name == "unlearn_diff_atk" and getattr(a, "placement", "prefix") == "prefix"
+        }
         return [*white_not_below_black(white, black), *free_not_below_discrete(free, typed)]
 
     def _record(self, result: Result, prompts: PromptSet, *, calls: int = 0, **settings: Any) -> dict[str, Any]:

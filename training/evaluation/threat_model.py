@@ -12,10 +12,10 @@ TIERS: Mapping[str, str] = {
     "T1": "synonyms and paraphrases",
     "T2": "text, and scores of the pictures",
     "T3": "tokens, with the model's gradients",
-    "T4": "free embeddings, which no text can produce",
+    "T4": "free embeddings of bounded norm, which no text can produce",
     "T5": "conditioned on a picture",
     "T6": "latents",
-    "T7": "changed weights, or the base's own conditioning",
+    "T7": "changed weights, free embeddings without bound, or the base's own conditioning",
 }
 TEXT_TIERS = ("T0", "T1", "T2", "T3")  # attacks that pass through the text encoder, which can defend against them
 EMBEDDING_TIERS = (*TEXT_TIERS, "T4")

@@ -120,7 +120,7 @@ def test_each_group_has_a_token_of_its_own_within_the_bound(target: TargetModel)
     found = attack.run(target, cases, seed=0)
     assert attack.clusters(5) == (0, 1, 2, 0, 1)
     rows = torch.stack([token_rows(target, result, 0) for result in found])
-    assert len({tuple(row) for row in rows.tolist()}) == 3
+    assert len({tuple(row.flatten().tolist()) for row in rows}) == 3
     sizes = rows.norm(dim=-1).amax(1) / largest_norm(target)
     torch.testing.assert_close(sizes, torch.tensor([result.candidates[0].norm for result in found]))
     assert float(sizes.max()) == pytest.approx(0.7)

@@ -158,6 +158,40 @@ def test_the_search_finds_a_planted_prefix(make_pipe: Any) -> None:
     assert distances([texts(result)[-1] for result in results]).max() < random.quantile(0.02)
 
 
+def test_tokens_in_place_of_the_prompt_are_all_of_the_text_after_the_empty_prompt(backbone: Backbone) -> None:
+    attack = UnlearnDiffAtk(timesteps=2, iterations=2, placement="replace", typable=True)
+    cases = make_cases(backbone)
+    for result in attack.run(backbone, cases, seed=0):
+        empty, *found = texts(result)
+        assert empty == ""
+        assert [candidate.step for candidate in result.candidates] == [0, 2, 4]
+        assert all(len(backbone.tokenizer(text, add_special_tokens=False).input_ids) == 3 for text in found)
+    words = [dataclasses.replace(case, prompt="star") for case in cases]
+    other = attack.run(backbone, words, seed=0)
+    assert [texts(result) for result in other] == [texts(result) for result in attack.run(backbone, cases, seed=0)]
+
+
+@torch.no_grad()
+def test_the_search_finds_a_planted_prompt(make_pipe: Any) -> None:
+    pipe = make_pipe()
+    pipe.text_encoder.get_input_embeddings().weight.mul_(50)
+    goal = Backbone.from_pipeline(pipe).condition(["striped ball round"])
+    pipe.unet = PlantedUNet(pipe.unet, goal)
+    backbone = Backbone.from_pipeline(pipe)
+    attack = UnlearnDiffAtk(timesteps=2, iterations=50, placement="replace", typable=True)
+    with torch.enable_grad():
+        results = attack.run(backbone, make_cases(backbone, ["a blue square"] * 3), seed=0)
+
+    def distances(prompts: list[str]) -> Tensor:
+        found: Tensor = (backbone.condition(prompts) - goal).square().mean((1, 2))
+        return found
+
+    words = [backbone.tokenizer.decode([token]) for token in allowed_tokens(backbone, typable=True)]
+    picks = torch.randint(len(words), (400, 3), generator=torch.Generator().manual_seed(9)).tolist()
+    random = distances([" ".join(words[i] for i in row) for row in picks])
+    assert distances([texts(result)[-1] for result in results]).max() < random.quantile(0.02)
+
+
 def test_the_model_is_left_as_it_was(backbone: Backbone) -> None:
     before = {name: tensor.clone() for name, tensor in backbone.text_encoder.state_dict().items()}
     UnlearnDiffAtk(timesteps=1, iterations=2).run(backbone, make_cases(backbone), seed=0)
@@ -180,6 +214,9 @@ def test_a_prompt_without_room_is_refused(backbone: Backbone) -> None:
 def test_an_empty_schedule_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         UnlearnDiffAtk(iterations=0)
+    nowhere: Any = "suffix"
+    with pytest.raises(ValueError, match="placement 'prefix' or 'replace', found 'suffix'"):
+        UnlearnDiffAtk(placement=nowhere)
 
 
 def test_generators_depend_on_seed_case_and_label_only() -> None:

@@ -13,7 +13,7 @@ import torch
 from plans import ATTACKS, SAMPLING, find, make_plan, prompt_set, run
 from torch import Tensor
 
-from robust_encoders.training.attacks import NoAttack, RandomPrefix
+from robust_encoders.training.attacks import NoAttack, RandomPrefix, UnlearnDiffAtk
 from robust_encoders.training.attacks.transfer import OnBase
 from robust_encoders.training.diffusion.sampling import draw
 from robust_encoders.training.diffusion.target import TargetModel
@@ -110,6 +110,13 @@ def test_every_search_is_run_again_on_a_few_cases(tiny_pipe: Any, tmp_path: Path
         ("free_not_below_discrete", "continuous"),
     ]
     assert run(tiny_pipe, make_plan(tiny_pipe), tmp_path / "none").checks == ()
+
+
+def test_a_free_prefix_is_not_compared_with_tokens_that_replace_the_prompt(tiny_pipe: Any, tmp_path: Path) -> None:
+    whole = UnlearnDiffAtk(timesteps=1, iterations=1, placement="replace")
+    attacks = {"continuous": ATTACKS["continuous"], "discrete_caption": whole}
+    found = run(tiny_pipe, make_plan(tiny_pipe, attacks=attacks), tmp_path, checks=2)
+    assert "free_not_below_discrete" not in {c["name"] for c in found.checks}
 
 
 def test_where_no_gradient_arrives_the_check_says_so(tiny_pipe: Any, tmp_path: Path) -> None:

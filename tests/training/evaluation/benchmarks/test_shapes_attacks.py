@@ -6,11 +6,11 @@ from typing import Any, get_args
 
 import pytest
 
-from robust_encoders.training.attacks import RandomPrefix, UnlearnDiffAtk
+from robust_encoders.training.attacks import RandomPrefix, UnlearnDiffAtk, WordSwap
 from robust_encoders.training.attacks.transfer import OnBase
 from robust_encoders.training.evaluation.benchmarks.shapes_attacks import SuiteName, shapes_suite
 from robust_encoders.training.evaluation.threat_model import TIERS
-from robust_encoders.training.protocols import Attack
+from robust_encoders.training.protocols import Attack, ClusteredAttack
 from robust_encoders.training.provenance import describe
 from robust_encoders.training.worlds.shapes.concepts import CONCEPTS, ShapesConcept
 
@@ -51,6 +51,36 @@ def test_full_has_the_published_budget_of_unlearn_diff_atk() -> None:
     discrete = shapes_suite("full", ShapesConcept.parse("red"))["discrete"]
     assert isinstance(discrete, UnlearnDiffAtk)
     assert (discrete.timesteps, discrete.iterations) == (50, 40)
+
+
+@pytest.mark.parametrize("concept", CONCEPTS)
+def test_free_embeddings_have_a_bound_or_are_a_limit(concept: str) -> None:
+    for name in NAMES:
+        suite = shapes_suite(name, ShapesConcept.parse(concept))
+        bounds = {label: bound for label, a in suite.items() if (bound := getattr(a, "bound", 0)) != 0}
+        own = {label: bound for label, bound in bounds.items() if label.startswith("conditioning_inversion")}
+        assert {bound for label, bound in bounds.items() if label not in own} == {3.0}
+        assert all((bound is None) == (suite[label].tier == "T7") for label, bound in bounds.items())
+        if name in ("standard", "full"):
+            assert set(own.values()) == {1.0, 3.0, 10.0, None}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_universal_attacks_learn_eight_times(name: SuiteName) -> None:
+    for label in {"shared", "inversion"} & shapes_suite(name, CIRCLE).keys():
+        attack = shapes_suite(name, CIRCLE)[label]
+        assert isinstance(attack, ClusteredAttack)
+        assert set(attack.clusters(30)) == set(range(8))
+
+
+def test_swapped_words_are_those_of_captions_without_the_concepts_own() -> None:
+    suite = shapes_suite("standard", CIRCLE)
+    for label in ("word_swap", "word_swap_caption", "word_swap_attacked", "word_swap_caption_attacked"):
+        attack = suite[label]
+        assert isinstance(attack, WordSwap)
+        assert "round" in attack.named, "the held-out synonym is no swap"
+        assert (attack.drawn, attack.kept) == (300, 8)
+        assert {"crimson", "background"} <= set(attack.words)
 
 
 def test_an_unknown_suite_or_concept_is_refused() -> None:
