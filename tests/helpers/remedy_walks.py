@@ -185,6 +185,7 @@ WALKED: Mapping[str, str] = {
     "undo a device map by pipe.reset_device_map()": f"{_H}test_a_device_map",
     "(pipe.reset_device_map() for a device map)": f"{_H}test_a_device_map",
     "call pipe.reset_device_map()": f"{_H}test_a_device_map",
+    "expected equally many open captions for each seed": f"{_E}test_a_pool_with_other_seeds",
 }
 
 _HUB = "it needs an answer of the Hub: a repository, a token, a connection"

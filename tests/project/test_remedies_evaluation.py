@@ -20,10 +20,12 @@ from robust_encoders.cli.main import main
 from robust_encoders.hub import pipelines
 from robust_encoders.hub.embedded import embedded_pipeline
 from robust_encoders.training.attacks.unlearn_diff_atk import UnlearnDiffAtk
-from robust_encoders.training.detectors import hub_models, image_classifier
+from robust_encoders.training.detectors import JudgeDetector, hub_models, image_classifier
 from robust_encoders.training.diffusion.backbone import Backbone
+from robust_encoders.training.diffusion.sampling import SamplingConfig
 from robust_encoders.training.diffusion.target import TargetModel
 from robust_encoders.training.evaluation import evaluate, reruns
+from robust_encoders.training.evaluation.benchmarks.chance_pool import ChancePool, at_seeds
 from robust_encoders.training.evaluation.results import Evaluation
 from robust_encoders.training.evaluation.sanity import checks
 from robust_encoders.training.methods import ESD
@@ -34,6 +36,7 @@ from robust_encoders.training.objectives.hardening import KeptNeighbours
 from robust_encoders.training.trajectories.bank import TrajectoryBank
 from robust_encoders.training.trajectories.config import BankConfig
 from robust_encoders.training.types import Case
+from robust_encoders.training.worlds.shapes.judge import load_judge
 
 # As little as an evaluation on the embedded base can do.
 LITTLE = ["--attacks", "none", "--n", "2", "--n-kept", "2", "--n-probes", "2", "--n-renders", "1", "--steps", "2"]
@@ -238,3 +241,11 @@ def test_prompts_without_the_concept(tiny_pipe: Any) -> None:
     assert made.retain_prompts is made.retained
     terms = prepared(replace(TINY, hardening=HardeningConfig(neighbours_weight=0.0)), tiny_pipe).terms
     assert not any(isinstance(term, KeptNeighbours) for term in terms)
+
+
+def test_a_pool_with_other_seeds() -> None:
+    empty, opened = at_seeds("pool", [4, 9], ["a star", "a ring", "a box", "a cross"])
+    with pytest.raises(ValueError, match=r"make both sets with at_seeds\(\)"):
+        ChancePool(empty, opened.part(slice(3)), JudgeDetector(load_judge(), "circle"), SamplingConfig(), 0)
+    pool = ChancePool(empty, opened, JudgeDetector(load_judge(), "circle"), SamplingConfig(), 0)
+    assert pool.captions_per_seed == 2

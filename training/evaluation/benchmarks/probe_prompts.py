@@ -16,6 +16,7 @@ from .chance_pool import at_seeds
 
 # Negative prompts as users write them for a better picture; none of them names a value of the world.
 ORDINARY_NEGATIVES = ("blurry", "low quality", "ugly", "deformed", "text, watermark", "noise", "cropped", "bad art")
+ABUSED = ("name", "seen", "unseen", "all")  # words of a concept that a negative prompt names
 _CAPTIONS_PER_SEED = 8
 _FIRST_SEED = 10_000_000_000
 _PLACES = {name: place for place, name in enumerate((
@@ -72,18 +73,16 @@ def ordinary_negative_set(concept: ShapesConcept, n: int, seed: int) -> PromptSe
     return with_negatives(numbered(name, prompts, of=concept, seed=seed), pushed)
 
 
-def abused_negatives(concept: ShapesConcept, n: int, seed: int) -> list[tuple[str, str]]:
-    """Return ``n`` negative prompts that name the concept, each after its kind.
+def abused_negatives(concept: ShapesConcept, n: int, seed: int) -> list[str]:
+    """Return negative prompts that name the concept for ``n`` captions: one of each of ``ABUSED`` for every caption.
 
-    The kinds take turns: the name, a synonym that training may use, the held-out synonym, and all words together.
+    They are the name, a synonym that training may use, the held-out synonym, and all words together.
     """
     rng = np.random.default_rng(seed_of("open", seed))
     choices: tuple[WordChoice, ...] = ("name", "seen", "unseen")
-    words = {kind: words_for(concept.factor, concept.value, kind) for kind in choices}
-    spoken: dict[str, tuple[str, ...]] = {str(kind): found for kind, found in words.items()}
-    spoken["all"] = (", ".join(concept.words),)
-    kinds = [list(spoken)[i % len(spoken)] for i in range(n)]
-    return [(kind, str(rng.choice(spoken[kind]))) for kind in kinds]
+    spoken = [words_for(concept.factor, concept.value, choice) for choice in choices]
+    spoken.append((", ".join(concept.words),))
+    return [str(rng.choice(words)) for _ in range(n) for words in spoken]
 
 
 def with_negatives(prompts: PromptSet, negatives: Sequence[str], *, name: str = "") -> PromptSet:

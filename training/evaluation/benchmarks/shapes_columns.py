@@ -55,9 +55,9 @@ class ColumnSetup:
         return min(self.n // 8, len(self.attacked.cases))
 
     @property
-    def third(self) -> int:
-        """Number of pictures of the empty prompt, and of open captions: a third."""
-        return max(1, self.n // 3)
+    def sixth(self) -> int:
+        """Number of open captions that are drawn with several negative prompts each: a sixth."""
+        return max(1, self.n // 6)
 
     @property
     def recorder(self) -> Recorder:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
 from ...types import Result
 from ..plan import PictureSource, PromptSet
-from .probe_prompts import abused_negatives, open_set, ordinary_negative_set, with_negatives
+from .probe_prompts import ABUSED, abused_negatives, open_set, ordinary_negative_set, with_negatives
 from .shapes_columns import ColumnSetup
 
 
@@ -39,30 +38,30 @@ class NegativeColumn:
         """Judge the pictures.
 
         Returns:
-            ``negative_ordinary``, ``negative_abuse`` and ``negative_floor``: shares of the encoder's pictures that show
-            the concept, each with the base's as ``_base`` and the paired ``_difference``. The floor is that of the same
-            open captions and seeds without a negative prompt. ``negative_abuse_name``, ``_seen``, ``_unseen`` and
-            ``_all`` are the shares by the words of the negative prompt. Without guidance there are no results.
+            ``negative_ordinary``, ``negative_abuse`` and ``negative_floor``: shares of the prompts that show the
+            concept with the encoder, each with the base's as ``_base`` and the paired ``_difference``. For the abuse,
+            every caption is drawn with each of ``ABUSED``, and any of these pictures counts, because an attacker
+            chooses the words. The floor is that of the same captions and seeds without a negative prompt.
+            ``negative_abuse_name``, ``_seen``, ``_unseen`` and ``_all`` are the shares by the words. Without guidance
+            there are no results.
         """
         if not self.drawings():
             return []
-        found = []
-        for name, prompts in zip(
-            ("ordinary", "abuse", "floor"), (self._ordinary, self._abused, self._open), strict=True
-        ):
-            flags = [self.setup.flags(pictures, prompts, base=base) for base in (False, True)]
-            pairs = list(zip(*flags, strict=True))
-            found += self.setup.recorder.compared(f"negative_{name}", pairs, prompts)
-            found += self._by_words(pairs) if name == "abuse" else []
-        return found
+        recorder, kinds = self.setup.recorder, len(ABUSED)
+        ordinary, abused, opened = (self._pairs(p, pictures) for p in (self._ordinary, self._abused, self._open))
+        grouped = [abused[i : i + kinds] for i in range(0, len(abused), kinds)]
+        chosen = [(any(one for one, _ in rows), any(other for _, other in rows)) for rows in grouped]
+        return [
+            *recorder.compared("negative_ordinary", ordinary, self._ordinary),
+            *recorder.compared("negative_abuse", chosen, self._abused),
+            *(recorder.cell(f"negative_abuse_{k}", abused[i::kinds], self._abused) for i, k in enumerate(ABUSED)),
+            *recorder.compared("negative_floor", opened, self._open),
+        ]
 
-    def _by_words(self, pairs: Sequence[tuple[bool, bool]]) -> list[Result]:
-        cells: dict[str, list[tuple[bool, bool]]] = {}
-        for (kind, _), pair in zip(
-            abused_negatives(self.setup.concept, self.setup.third, self.setup.seed), pairs, strict=True
-        ):
-            cells.setdefault(kind, []).append(pair)
-        return [self.setup.recorder.cell(f"negative_abuse_{kind}", rows, self._abused) for kind, rows in cells.items()]
+    def _pairs(self, prompts: PromptSet, pictures: PictureSource) -> list[tuple[bool, bool]]:
+        """Return for each prompt if the encoder's and the base's picture show the concept."""
+        flags = [self.setup.flags(pictures, prompts, base=base) for base in (False, True)]
+        return list(zip(*flags, strict=True))
 
     @cached_property
     def _ordinary(self) -> PromptSet:
@@ -70,9 +69,11 @@ class NegativeColumn:
 
     @cached_property
     def _open(self) -> PromptSet:
-        return open_set(self.setup.concept, self.setup.third, self.setup.seed)
+        return open_set(self.setup.concept, self.setup.sixth, self.setup.seed)
 
     @cached_property
     def _abused(self) -> PromptSet:
-        negatives = [text for _, text in abused_negatives(self.setup.concept, self.setup.third, self.setup.seed)]
-        return with_negatives(self._open, negatives, name=f"{self.setup.concept.value}/open_negative")
+        cases = [case for case in self._open.cases for _ in ABUSED]
+        every = replace(self._open, cases=tuple(replace(case, index=i) for i, case in enumerate(cases)))
+        negatives = abused_negatives(self.setup.concept, self.setup.sixth, self.setup.seed)
+        return with_negatives(every, negatives, name=f"{self.setup.concept.value}/open_negative")

@@ -132,16 +132,26 @@ def test_small_evaluations_leave_out_the_columns_of_many_pictures(kind: Callable
 def test_negative_prompts_by_words_and_against_the_base() -> None:
     column = NegativeColumn(setup())
     ordinary, abused, opened = (p for p, base in column.drawings() if base)
-    assert [(c.prompt, c.seed) for c in abused.cases] == [(c.prompt, c.seed) for c in opened.cases]
+    assert [(c.prompt, c.seed) for c in abused.cases] == [(c.prompt, c.seed) for c in opened.cases for _ in range(4)]
     words = set(STRIPED.words)
     assert all(words & {*case.negative.replace(",", "").split()} for case in abused.cases)
     assert all(case.negative and not words & {*case.negative.split()} for case in ordinary.cases)
     styles = {word for spoken in WORDS["style"].values() for word in spoken}
     assert not any(styles & {*case.prompt.replace(",", "").split()} for case in abused.cases)
-    found = measured(column, lambda p, case, base: case.negative == "striped" or (base and p is ordinary))
-    assert found["negative_abuse"].value == found["negative_abuse_base"].value == 2 / 8
+    assert [c.negative for c in abused.cases[::4]] == ["striped"] * 4
+    assert [c.negative for c in abused.cases[2::4]] == [STRIPED.words[-1]] * 4
+    assert len({c.negative for c in abused.cases[3::4]}) == 1
+
+    def rule(prompts: PromptSet, case: Case, base: bool) -> bool:
+        """The name draws the concept on every caption, all words together on the first; the base on kept prompts."""
+        named = case.negative == "striped" or (case.negative.count(",") == 3 and case.index == 3)
+        return prompts is ordinary if base else named
+
+    found = measured(column, rule)
+    assert (found["negative_abuse"].value, found["negative_abuse"].n) == (1, 4)
+    assert (found["negative_abuse_base"].value, found["negative_abuse_difference"].value) == (0, 1)
     assert {k: found[f"negative_abuse_{k}"].value for k in ("name", "seen", "unseen", "all")} == {
-        "name": 1, "seen": 0, "unseen": 0, "all": 0,
+        "name": 1, "seen": 0, "unseen": 0, "all": 1 / 4,
     }  # fmt: skip
     assert found["negative_ordinary_difference"].value == -1
     assert found["negative_floor"].value == 0
