@@ -22,7 +22,7 @@ from robust_encoders.training.worlds.shapes.judge import load_judge
 from robust_encoders.training.worlds.shapes.pictures import render_pictures
 from robust_encoders.training.worlds.shapes.vocabulary import FACTORS, NONE, VALUES
 
-RENDERS, DRAWN, STRANGERS = 2000, 600, 200
+RENDERS, DRAWN, STRANGERS = 1000, 300, 200
 SEED = 871_000_000
 Seen = Mapping[str, Sequence[str]]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -17,7 +17,6 @@ from torch import nn
 from robust_encoders.hub.embedded import embedded_pipeline, shapes_folder
 from robust_encoders.training.worlds.pretrain.assemble import DRAWN, RENDERS, measured, save_tensors
 from robust_encoders.training.worlds.pretrain.build import build
-from robust_encoders.training.worlds.pretrain.loop import Schedule
 from robust_encoders.training.worlds.pretrain.networks import ImageTower
 from robust_encoders.training.worlds.pretrain.stages import WIDTH, Sizes
 from robust_encoders.training.worlds.pretrain.workshop import Workshop
@@ -51,11 +50,9 @@ def main() -> None:
     """Train, and package if asked."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--steps", type=int, default=Sizes().judge.steps)
     parser.add_argument("--package", action="store_true")
     chosen = parser.parse_args()
-    schedule: Schedule = replace(Sizes().judge, steps=chosen.steps)
-    shop = Workshop(ShapesCorpus(), chosen.work, replace(Sizes(), judge=schedule), 0)
+    shop = Workshop(ShapesCorpus(), chosen.work, Sizes(), 0)
     if not (shop.folder / "unet" / "record.json").exists():
         restore_base(shop)
     build(shop.corpus, chosen.work, stages=("judge",), sizes=shop.sizes, work=chosen.work)

@@ -23,7 +23,7 @@ MERGES = 244
 _AUTOENCODER = Schedule(steps=1800, rate=3e-3)
 _TEXT = Schedule(steps=1500, rate=1e-3)
 _UNET = Schedule(steps=8000, rate=1.5e-3, decay=0.999, restart=6000)
-_JUDGE = Schedule(steps=1200, rate=2e-3)
+_JUDGE = Schedule(steps=2000, rate=2e-3, restart=1200)
 
 
 @dataclass(frozen=True)
