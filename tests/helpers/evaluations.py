@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 
 from robust_encoders.training.evaluation.results import RESULTS_NAME, Evaluation
+from robust_encoders.training.evaluation.suite import SUITE_KEY
 from robust_encoders.training.metrics.rates import attack_rates, rate
 from robust_encoders.training.types import Result, Verdict
 
@@ -46,6 +47,14 @@ def write_evaluation(folder: Path, attacks: Attacks, label: str = "esd", **chang
     for name, (verdicts, results) in made.items():
         value = {"verdicts": [asdict(v) for v in verdicts], "results": [asdict(r) for r in results]}
         write_cell(folder, f"attack-{name}", value)
+    return folder
+
+
+def set_version(folder: Path, version: int) -> Path:
+    """Put all numbers of a finished evaluation under a suite version; its cells stay as they are."""
+    found = Evaluation.read(folder)
+    results = (replace(one, settings={**one.settings, SUITE_KEY: version}) for one in found.results)
+    replace(found, results=tuple(results)).write(folder / RESULTS_NAME)
     return folder
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from attack_helpers import make_cases
 from commands import refused, save_artifact
-from evaluations import write_evaluation
+from evaluations import set_version, write_evaluation
 from tiny_training import TINY, prepared
 
 from robust_encoders.artifact.manifest import Manifest
@@ -28,6 +28,7 @@ from robust_encoders.training.evaluation import evaluate, reruns
 from robust_encoders.training.evaluation.benchmarks.chance_pool import ChancePool, at_seeds
 from robust_encoders.training.evaluation.results import Evaluation
 from robust_encoders.training.evaluation.sanity import checks
+from robust_encoders.training.evaluation.suite import SUITE_VERSION
 from robust_encoders.training.methods import ESD
 from robust_encoders.training.metrics.clip_score import ClipScore
 from robust_encoders.training.metrics.fid_kid import FrechetDistance, KernelDistance
@@ -111,7 +112,7 @@ def test_strength_and_numbers_of_an_evaluation(tmp_path: Path, capsys: pytest.Ca
     folder, out = str(tmp_path / "mine"), tmp_path / "out"
     assert main(["convert", "shapes/circle", folder]) == 0
     before = Manifest.read(folder).results
-    other = write_evaluation(tmp_path, {"random": ("T2", [None, 1])})
+    other = set_version(write_evaluation(tmp_path, {"random": ("T2", [None, 1])}), SUITE_VERSION)
     capsys.readouterr()
     main(["ready", folder])
     assert "`robust-encoders evaluate FOLDER --record`" in capsys.readouterr().out
