@@ -18,20 +18,22 @@ from ..types import Result, Verdict
 SINGLES_KEY = "singles"  # setting of a result that holds the rates of the single detectors
 
 
-def with_singles(result: Result, flags: Mapping[str, Sequence[bool]]) -> Result:
+def with_singles(result: Result, flags: Mapping[str, Sequence[bool]], clusters: Sequence[int] | None = None) -> Result:
     """Return a rate with the rates of single detectors in its settings, if there are several detectors.
 
     Args:
         result: Rate by agreement.
         flags: Name of a single detector to one flag for each case.
+        clusters: Number of the cluster of each case; None for independent cases.
     """
     if len(flags) < 2:
         return result
-    return replace(result, settings={**result.settings, SINGLES_KEY: {k: _record(rows) for k, rows in flags.items()}})
+    singles = {name: _record(rows, clusters) for name, rows in flags.items()}
+    return replace(result, settings={**result.settings, SINGLES_KEY: singles})
 
 
-def _record(flags: Sequence[bool]) -> dict[str, Any]:
-    found = rate("", flags)
+def _record(flags: Sequence[bool], clusters: Sequence[int] | None) -> dict[str, Any]:
+    found = rate("", flags, clusters)
     return {"value": found.value, "n": found.n, "interval": found.interval}
 
 
@@ -44,7 +46,7 @@ def rates_of_verdicts(verdicts: Sequence[Verdict], clusters: Sequence[int] | Non
     """
     before, any_, last = ([getattr(verdict, key) for verdict in verdicts] for key in ("before", "any", "last"))
     found, *others = attack_rates(before, any_, last, clusters)
-    return [with_singles(found, by_detector(verdicts)), *others]
+    return [with_singles(found, by_detector(verdicts), clusters), *others]
 
 
 def by_detector(verdicts: Sequence[Verdict]) -> dict[str, list[bool]]:
