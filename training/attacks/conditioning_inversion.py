@@ -85,7 +85,9 @@ class ConditioningInversion:
                 f"{self.place!r} and {self.spaces}"
             )
         if self.place == "words" and not self.words:
-            raise ValueError("expected the concept's words for the place 'words', found none: name the words to replace")
+            raise ValueError(
+                "expected the concept's words for the place 'words', found none: name the words to replace"
+            )
 
     @classmethod
     def for_concept(cls, concept: Concept) -> ConditioningInversion:
