@@ -168,8 +168,8 @@ class Aggregation:
     def _white_against_black(self) -> list[SanityCheck]:
         attacks, verdicts = self.jobs.plan.attacks, self._verdicts()
         white, black = ({k: verdicts[k] for k, a in attacks.items() if a.tier in of} for of in (("T3",), BLACK_BOX))
-        # A free prefix of each prompt can take every value that a search over typed prefixes can find: its norm bound is
-        # at least 1. It cannot replace the whole prompt.
+        # A free prefix can take every value that a search over typed prefixes can find, if its norm bound is
+        # at least 1.
         free = {
             k: verdicts[k] for k, a in attacks.items() if a.name == "continuous_prefix" and not AttackFacts.of(a).joint
         }
