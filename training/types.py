@@ -117,7 +117,8 @@ class AttackResult:
 class AttackFacts:
     """Facts about an attack other than its name and tier; each is a class variable of the attack's class.
 
-    If a class leaves a fact out, the default of this record applies. ``joint`` may be a property instead.
+    If a class leaves a fact out, the default of this record applies. A fact that depends on the settings, such as
+    ``joint`` or ``whole_prompt``, may be a property instead.
 
     Args:
         joint: True if every result depends on all cases together. Otherwise the evaluation does not attack cases that
@@ -129,6 +130,8 @@ class AttackFacts:
             ``queries``. Only attacks that name ``queries`` receive scores of finished pictures; their tier is T2 or T3.
         budget_fields: Fields that the cost is proportional to. A check of the budget halves the first one above 1.
         iteration_fields: Fields whose product is the number of iterations, as ``Candidate.step`` counts them.
+        whole_prompt: True if it may replace the whole prompt. An attack that keeps the prompt has less freedom, so the
+            checks do not compare them.
     """
 
     joint: bool = False
@@ -137,6 +140,7 @@ class AttackFacts:
     uses: tuple[AttackUse, ...] = ("unet",)
     budget_fields: tuple[str, ...] = ()
     iteration_fields: tuple[str, ...] = ()
+    whole_prompt: bool = False
 
     @classmethod
     def of(cls, attack: object) -> AttackFacts:

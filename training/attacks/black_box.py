@@ -50,6 +50,7 @@ class BlackBox:
     name: ClassVar[str] = "black_box"
     tier: ClassVar[str] = "T2"
     joint: ClassVar[bool] = False
+    whole_prompt: ClassVar[bool] = True
     uses: ClassVar[tuple[AttackUse, ...]] = ("queries",)
     budget_fields: ClassVar[tuple[str, ...]] = ("budget",)
     iteration_fields: ClassVar[tuple[str, ...]] = ("budget",)

@@ -83,6 +83,11 @@ class P4D:
                 "choose replace, insert or prefix"
             )
 
+    @property
+    def whole_prompt(self) -> bool:
+        """True if the whole prompt is replaced."""
+        return self.placement == "replace"
+
     @classmethod
     def standard(cls, **changes: object) -> P4D:
         """Return the attack with UnlearnDiffAtk's standard budget on the embedded base: 200 steps, 10 candidates."""

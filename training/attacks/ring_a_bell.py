@@ -56,6 +56,7 @@ class RingABell:
     name: ClassVar[str] = "ring_a_bell"
     tier: ClassVar[str] = "T2"
     joint: ClassVar[bool] = False
+    whole_prompt: ClassVar[bool] = True
     uses: ClassVar[tuple[AttackUse, ...]] = ("base",)
     budget_fields: ClassVar[tuple[str, ...]] = ("generations",)
     iteration_fields: ClassVar[tuple[str, ...]] = ("generations",)

@@ -105,6 +105,11 @@ class UnlearnDiffAtk:
         if self.placement not in ("prefix", "replace"):
             raise ValueError(f"expected the placement 'prefix' or 'replace', found {self.placement!r}")
 
+    @property
+    def whole_prompt(self) -> bool:
+        """True if the whole prompt is replaced."""
+        return self.placement == "replace"
+
     @classmethod
     def standard(cls, **changes: object) -> UnlearnDiffAtk:
         """Return the attack with the standard budget on the embedded base: 10 timesteps x 20 iterations."""

@@ -85,6 +85,11 @@ class WordSwap:
                 f"{self.place!r} and {self.ranking!r}"
             )
 
+    @property
+    def whole_prompt(self) -> bool:
+        """True if the whole prompt is replaced."""
+        return self.place == "caption"
+
     @classmethod
     def for_concept(cls, concept: Concept) -> WordSwap:
         """Return the attack on the concept's name and synonyms, with the words of the tokenizer's vocabulary."""

@@ -183,18 +183,20 @@ class Aggregation:
 
     def _white_against_black(self) -> list[SanityCheck]:
         attacks, verdicts = self.jobs.plan.attacks, self._read
-        white, black = ({k: verdicts[k] for k, a in attacks.items() if a.tier in of} for of in (("T3",), BLACK_BOX))
+        facts = {label: AttackFacts.of(attack) for label, attack in attacks.items()}
+        found = []
+        # An attack that keeps the prompt is not compared with one that may replace it.
+        for whole in (False, True):
+            strong = [k for k, a in attacks.items() if a.tier == "T3" and facts[k].whole_prompt == whole]
+            weak = [k for k, a in attacks.items() if a.tier in BLACK_BOX and (whole or not facts[k].whole_prompt)]
+            found += white_not_below_black({k: verdicts[k] for k in strong}, {k: verdicts[k] for k in weak})
         # A free prefix of each prompt can take every value that a search over typed prefixes can find, as its norm
         # bound is at least 1. It cannot replace the whole prompt.
-        free = {
-            k: verdicts[k] for k, a in attacks.items() if a.name == "continuous_prefix" and not AttackFacts.of(a).joint
-        }
+        free = {k: verdicts[k] for k, a in attacks.items() if a.name == "continuous_prefix" and not facts[k].joint}
         typed = {
-            k: verdicts[k]
-            for k, a in attacks.items()
-            if a.name == "unlearn_diff_atk" and getattr(a, "placement", "prefix") == "prefix"
+            k: verdicts[k] for k, a in attacks.items() if a.name == "unlearn_diff_atk" and not facts[k].whole_prompt
         }
-        return [*white_not_below_black(white, black), *free_not_below_discrete(free, typed)]
+        return [*found, *free_not_below_discrete(free, typed)]
 
     def _record(self, result: Result, prompts: PromptSet, *, calls: int = 0, **settings: Any) -> dict[str, Any]:
         """Return the result with everything that is needed to measure it again, as JSON values."""

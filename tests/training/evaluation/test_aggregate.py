@@ -34,6 +34,7 @@ class Wins:
 
     cases: tuple[int, ...]
     tier: str = "T3"
+    whole_prompt: bool = False
 
     def run(self, target: TargetModel, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
         texts = ["star" if case.index in self.cases else case.prompt for case in cases]
@@ -99,6 +100,16 @@ def test_a_white_box_attack_below_a_black_box_one_is_marked(tiny_pipe: Any, tmp_
     marked = {c["attack"]: c["ok"] for c in found.checks if c["name"] == "white_not_below_black"}
     assert marked == {"weak": False, "strong": True}
     assert Evaluation.read(tmp_path).checks == found.checks
+
+
+def test_a_white_box_attack_is_not_compared_with_a_black_box_one_of_more_freedom(
+    tiny_pipe: Any, tmp_path: Path
+) -> None:
+    kept, whole = Wins((0,)), Wins((0, 1), whole_prompt=True)
+    black = Wins((1, 2), "T2", whole_prompt=True)
+    plan = make_plan(tiny_pipe, **won_by(tiny_pipe, kept=kept, whole=whole, black=black))
+    found = run(tiny_pipe, plan, tmp_path, checks=2)
+    assert [c["attack"] for c in found.checks if c["name"] == "white_not_below_black"] == ["whole"]
 
 
 def test_every_search_is_run_again_on_a_few_cases(tiny_pipe: Any, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -23,10 +24,12 @@ from robust_encoders.training.attacks import (
     P4D,
     BlackBox,
     ConceptInversion,
+    ConditioningInversion,
     ContinuousPrefix,
     Img2Img,
     LatentInversion,
     NoAttack,
+    Paraphrase,
     PromptEmbeds,
     RandomPrefix,
     RingABell,
@@ -34,6 +37,7 @@ from robust_encoders.training.attacks import (
     TorchAttack,
     Transfer,
     UnlearnDiffAtk,
+    WordSwap,
 )
 from robust_encoders.training.attacks.common.denoising import (
     DenoisingLoss,
@@ -81,6 +85,9 @@ SMALL: dict[str, tuple[Attack, dict[str, int]]] = {
     "img2img": (Img2Img(steps=2), {}),
     "latent_inversion": (LatentInversion(steps=2, refinements=1), {}),
     "torchattack": (TorchAttack(steps=40, samples=1), {"steps": 20}),
+    "paraphrase": (Paraphrase(("circle",), frames=("draw {}", "{} please")), {}),
+    "word_swap": (WordSwap(("circle",), ("red", "blue", "star"), drawn=8, kept=2), {"drawn": 4}),
+    "conditioning_inversion": (ConditioningInversion(("circle",), tokens=2, steps=4, restarts=1), {"steps": 2}),
 }
 
 
@@ -285,8 +292,15 @@ def test_results_on_other_cases_or_none_are_refused() -> None:
             seeds_differ("mine", one, other)
 
 
+def liking(texts: Sequence[str], cases: Sequence[Case]) -> Tensor:
+    """Return negative margins that depend on the text and on the case."""
+    return torch.tensor(
+        [-1 / (1 + zlib.crc32(f"{text} {case.index}".encode())) for text, case in zip(texts, cases, strict=True)]
+    )
+
+
 def test_the_attacks_said_to_be_deterministic_are_and_the_others_are_not(tiny_pipe: Any) -> None:
-    target = make_target(tiny_pipe, query=lambda texts, cases: torch.full((len(texts),), -1.0))
+    target = make_target(tiny_pipe, query=liking)
     cases = make_cases(target)
     for name, (attack, _) in SMALL.items():
         if isinstance(attack, Transfer):
