@@ -54,8 +54,16 @@ def repeated(name: str, texts: Sequence[str], times: int, *, of: ShapesConcept, 
 
 
 def open_set(concept: ShapesConcept, n: int, seed: int) -> PromptSet:
-    """Return captions that name no value of the concept's factor."""
-    return numbered("open", open_prompts(concept, n, seed=seed_of("open", seed)), of=concept, seed=seed)
+    """Return captions that name no value of the concept's factor, from all templates.
+
+    The held-out templates alone leave a style open in one wording only. Every template names a shape, so concepts that
+    are shapes use ``open_prompts``.
+    """
+    first = seed_of("open", seed)
+    # At least one caption in five leaves a factor open, so forty times as many are enough for any n.
+    found = (p for p in scene_prompts(40 * n, seed=first, templates="all", words="name"))
+    neutral = [p for p in found if concept.factor not in p.expected][:n]
+    return numbered("open", neutral or open_prompts(concept, n, seed=first), of=concept, seed=seed)
 
 
 def pool_sets(concept: ShapesConcept, attacked: PromptSet, n: int, seed: int) -> tuple[PromptSet, PromptSet]:
