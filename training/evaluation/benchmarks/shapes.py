@@ -171,7 +171,7 @@ def shapes_plan(
         attacks=_attacks(benchmark, config.sampling),
         utility={
             **retained,
-            _GEOMETRY: partial(JudgeAccuracy, GeometryJudge(), name="retain_geometry"),
+            **_kept_by_geometry(judge),
             "clip_score": partial(ClipScore, scorer),
             **_distances(judge, benchmark.n_kept),
         },
@@ -197,6 +197,12 @@ def _probes(benchmark: ShapesBenchmark, config: EvaluationConfig) -> Mapping[str
         "structured": StructuredUtility(concept, n, config.seed, config.sampling),
         "knowledge": Knowledge(concept, n, config.seed, config.sampling),
     }
+
+
+def _kept_by_geometry(judge: LabelJudge) -> dict[str, MetricMaker]:
+    if not isinstance(judge, Judge):
+        return {}
+    return {_GEOMETRY: partial(JudgeAccuracy, GeometryJudge(), name="retain_geometry")}
 
 
 def _distances(judge: LabelJudge, n: int) -> dict[str, MetricMaker]:
