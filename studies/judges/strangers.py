@@ -134,9 +134,8 @@ def _texture(rng: np.random.Generator) -> Picture:
         weight = (np.sin(np.arctan2(rows, columns) * int(rng.integers(3, 7))) > 0).astype(np.float64)
     else:
         weight = np.clip(0.5 + (rows + columns) / (5 * side), 0, 1)
-    mixed = (1 - weight[..., None]) * one + weight[..., None] * two
-    drawn: Picture = mixed.round().astype(np.uint8).transpose(2, 0, 1)
-    return drawn
+    mixed: Picture = ((1 - weight[..., None]) * one + weight[..., None] * two).round().astype(np.uint8)
+    return mixed.transpose(2, 0, 1)
 
 
 FAMILIES: Mapping[str, Maker] = {

@@ -177,7 +177,7 @@ def shapes_plan(
         attacks=_attacks(benchmark, config.sampling),
         utility={
             **retained,
-            **_geometry(judge),
+            **_kept_by_geometry(judge),
             "clip_score": partial(ClipScore, scorer),
             **_distances(judge, benchmark.n_kept),
         },
@@ -189,13 +189,6 @@ def shapes_plan(
         instead=partial(not_as_asked, judge),
         erased=_erased_distance(judge),
         probes=_probes(benchmark, config, judge, detector) if isinstance(judge, Judge) else {},
-    )
-
-
-def _geometry(judge: LabelJudge) -> dict[str, MetricMaker]:
-    """Return retention by geometry beside that by the packaged judge, if it is used."""
-    return (
-        {_GEOMETRY: partial(JudgeAccuracy, GeometryJudge(), name="retain_geometry")} if isinstance(judge, Judge) else {}
     )
 
 
@@ -219,6 +212,12 @@ def _probes(
             *pool_sets(concept, named, max(1, n // 8), config.seed), detector, config.sampling, config.seed
         ),
     }
+
+
+def _kept_by_geometry(judge: LabelJudge) -> dict[str, MetricMaker]:
+    if not isinstance(judge, Judge):
+        return {}
+    return {_GEOMETRY: partial(JudgeAccuracy, GeometryJudge(), name="retain_geometry")}
 
 
 def _distances(judge: LabelJudge, n: int) -> dict[str, MetricMaker]:

@@ -19,7 +19,10 @@ from robust_encoders.training.worlds.shapes.pictures import captions_of, render_
 pytestmark = pytest.mark.base
 
 RENDERED = {"shape": 0.98, "colour": 0.99, "style": 0.97}
-DRAWN = {"shape": 0.97, "colour": 0.97, "style": 0.95}
+# The judge may answer none, as it does to outlines that the base breaks and to colours between two. A judge that had to
+# name a value gave the same pictures 0.998, 0.988 and 0.955.
+DRAWN = {"shape": 0.96, "colour": 0.95, "style": 0.91}
+REJECTED = {"shape": 0.9, "colour": 0.96, "background": 0.98, "style": 0.96}
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +34,17 @@ def record() -> dict[str, Any]:
 def test_the_judges_record_meets_what_later_numbers_stand_on(record: dict[str, Any]) -> None:
     for factor, least in RENDERED.items():
         assert record["judge_on_held_out_renders"][factor] >= least
+
+
+def test_the_judges_record_says_how_often_it_answers_none_rightly(record: dict[str, Any]) -> None:
+    for factor, least in REJECTED.items():
+        assert record["judge_on_held_out_rejects"][factor] >= least
+
+
+def test_the_judge_knows_what_it_never_saw_from_what_it_knows() -> None:
+    measured = judge_accuracy(ShapesCorpus(), load_judge(), ShapesCorpus().reject_pictures(300, seed=78))
+    for factor, least in REJECTED.items():
+        assert measured[factor] >= least - 0.05
 
 
 def test_the_bases_record_meets_what_later_numbers_stand_on(record: dict[str, Any]) -> None:
