@@ -158,8 +158,14 @@ class Leaderboard:
 
     def _rank(self, row: LeaderboardRow) -> Rank:
         found = [(tier, row.strongest(tier)) for tier in EMBEDDING_TIERS]
-        rates = tuple(Rate(f"strongest of {tier}", one.number.value) for tier, one in found if one is not None)
-        worst = Rate("", _value(row), None if row.worst is None else row.worst.interval)
+        rates = tuple(
+            Rate(f"strongest of {tier}", one.number.value, marked=bool(one.number.failed))
+            for tier, one in found
+            if one is not None
+        )
+        number, _ = row.numbers
+        interval = None if row.worst is None else row.worst.interval
+        worst = Rate("", _value(row), interval, marked=number is not None and bool(number.failed))
         label = f"{self.letter(row)}  {row.concept}, {row.encoder}"
         return Rank(label, worst, rates, reported=row.origin == "reported")
 

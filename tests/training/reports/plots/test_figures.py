@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import Rectangle
+from matplotlib.text import Annotation
 from PIL import Image
 from suite_evaluations import SUITE, suite_evaluation, write_suite
 
@@ -56,6 +57,17 @@ def test_bars_and_their_intervals_stand_where_the_numbers_say() -> None:
     assert [label.get_text() for label in axes.get_yticklabels()] == ["none", "worst"]
     assert [text.get_text() for text in axes.texts] == ["0.0", "≥ 50.0", "100.0"]
     assert np.asarray(axes.lines[0].get_xdata()).tolist() == [0.0, 10.0]
+
+
+def test_a_ranking_marks_what_is_not_to_be_trusted() -> None:
+    sound, doubtful = Rate("w", 0.1), Rate("w", 0.4, marked=True)
+    marked = Rank("b", doubtful, (Rate("x", 0.2, marked=True), Rate("y", 0.3)))
+    (axes,) = ranking([Rank("a", sound), marked])(LIGHT).axes
+    assert sorted(text.xy for text in axes.texts if isinstance(text, Annotation)) == [(20.0, 1), (40.0, 1)]
+    assert [text.get_text() for text in axes.texts] == ["?", "?"]
+    assert "not trusted, see the notes" in axes.get_legend_handles_labels()[1]
+    (plain,) = ranking([Rank("a", sound)])(LIGHT).axes
+    assert not plain.texts
 
 
 def test_a_figure_of_nothing_is_refused() -> None:
