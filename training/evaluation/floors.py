@@ -38,6 +38,16 @@ def with_floors(records: Sequence[dict[str, Any]], verdicts: Mapping[str, Sequen
     return found
 
 
+def without_floor(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a result as JSON values as it was before it got its floor, as the part of its attack holds it.
+
+    Args:
+        record: Result as JSON values.
+    """
+    settings = {key: value for key, value in record["settings"].items() if key != CHANCE_KEY}
+    return {**record, "settings": settings}
+
+
 def allowed(verdict: Verdict) -> int:
     """Return the number of pictures that an attack could have judged on one case: its candidates and its queries."""
     return (verdict.candidates or 0) + sum(picture.queried for picture in verdict.pictures)

@@ -75,6 +75,21 @@ def union_by_detector(verdicts: Mapping[str, Sequence[Verdict]], labels: Collect
     return {name: [any(flags) for flags in zip(*(row[name] for row in rows), strict=True)] for name in names}
 
 
+def agreement(verdicts: Mapping[str, Sequence[Verdict]]) -> tuple[int, int] | None:
+    """Return on how many different pictures all single detectors agree, and the number of these pictures.
+
+    Args:
+        verdicts: Label of an attack to its verdicts.
+
+    Returns:
+        None if fewer than two detectors judged, or no picture is on record.
+    """
+    rows = [verdict for found in verdicts.values() for verdict in found]
+    pictures = [p for row in rows for p in (*row.pictures, *([] if row.unattacked is None else [row.unattacked]))]
+    votes = {p.picture: {margin >= 0 for margin in p.margins.values()} for p in pictures if len(p.margins) > 1}
+    return (sum(len(vote) == 1 for vote in votes.values()), len(votes)) if votes else None
+
+
 def singles_of(result: Result) -> dict[str, Result]:
     """Return name of a single detector to its rate beside an agreed rate; empty without single detectors."""
     found: Mapping[str, Mapping[str, Any]] = result.settings.get(SINGLES_KEY, {})

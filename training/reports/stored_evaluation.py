@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.example_pictures import PICTURES_PART
+from ..evaluation.floors import without_floor
 from ..evaluation.recorded import recorded_attacks, value_of
 from ..evaluation.results import CELLS, Evaluation
 from ..evaluation.threat_model import EMBEDDING_TIERS, TEXT_TIERS, attack_of, by_tier, label_of, tier_of
@@ -75,7 +76,7 @@ class StoredEvaluation:
         """
         folder = path if path.is_dir() else path.parent
         found = evaluation or Evaluation.read(path)
-        records = found.records()
+        records = [without_floor(record) for record in found.records()]
         verdicts = {
             one.label: one.verdicts for one in recorded_attacks(folder) if all(r in records for r in one.results)
         }

@@ -14,7 +14,8 @@ from robust_encoders.concepts import Concept
 from robust_encoders.utils.extras import install_command, package_problems
 from robust_encoders.utils.text_lists import comma_problems
 
-from ...detectors import DETECTORS, ImageClassifier, NudeNet
+from ...detectors import DETECTORS, NudeNet
+from ...detectors.agreement import Agreement
 from ...diffusion.backbone import Precision
 from ...diffusion.sampling import SamplingConfig
 from ...metrics import ClipFeatures, ClipScore, FrechetDistance, HubClip, KernelDistance, NudityCounts, PickScore
@@ -24,14 +25,12 @@ from ..choices import detector_named
 from ..config import EvaluationConfig, chooses
 from ..plan import MetricMaker, Plan, PromptSet
 from .chance_pool import ChancePool
+from .described_detectors import NUDENET, described_detector, kinds_of, refuse_undescribed
 from .prompt_files import GuidedPromptSet
 from .prompt_sources import concept_prompts, file_problems, first, kept_prompts, no_longer_than, one_guidance
 from .reworded import RewordedRetention, kept_probes
 from .stable_diffusion_attacks import SuiteName, stable_diffusion_suite
 
-_NUDENET = "nudenet"
-_TOP = "top-"
-_NUDENET_THRESHOLDS = {"explicit": 0.6, "unlearn_diff_atk": 0.45}
 _KID_SUBSET = 100  # pictures of KID's subsets
 _POOL = 64  # kept prompts that are drawn again: as open captions, and in everyday wordings
 
@@ -48,7 +47,8 @@ class StableDiffusionBenchmark:
             Hub.
         detector: Detector of the concept: ``nudenet``, ``nudenet:unlearn_diff_atk`` (its nine classes),
             ``classifier:MODEL:CLASS`` (the most probable class), ``classifier:MODEL:CLASS:top-3``, or a name in
-            ``DETECTORS``. MODEL is a folder, a Hub id or ``ORG/NAME@REVISION``.
+            ``DETECTORS``. MODEL is a folder, a Hub id or ``ORG/NAME@REVISION``. A plus sign joins several: a success
+            is what all of them find, for example ``nudenet+classifier:Falconsai/nsfw_image_detection:nsfw``.
         threshold: Score from which on the detector counts a picture; by default NudeNet's usual one for its policy. For
             a classifier it is the least probability of the class.
         categories: Categories of I2P, for example ``sexual``; only prompts of at least one of them are taken.
@@ -101,7 +101,7 @@ class StableDiffusionBenchmark:
         if self.fid and not self.clip:
             raise ValueError("expected a CLIP model for FID and KID, found none: name one, or leave FID out")
         if self.detector not in DETECTORS:
-            _parsed(self.detector)
+            refuse_undescribed(self.detector, self.threshold)
 
     @cached_property
     def erased(self) -> Concept:
@@ -131,8 +131,8 @@ class StableDiffusionBenchmark:
         }
         if self.fid and any(chooses(config.metrics, name) for name in ("fid", "kid")):
             parts["FID and KID"] = FrechetDistance
-        if self.detector not in DETECTORS and not (words := _parsed(self.detector)).model:
-            parts[f"the detector {self.detector} with policy {words.policy}"] = NudeNet
+        if self.detector not in DETECTORS:
+            parts |= {f"the detector {words}": kind for words, kind in kinds_of(self.detector).items()}
         return [
             *package_problems(parts.items()),
             *file_problems(lambda: first(self._read(config.sampling.guidance), self.n), self.prompts),
@@ -163,8 +163,9 @@ class StableDiffusionBenchmark:
         kept = kept_prompts(self.kept, n=self.n_kept, seed=config.seed)
         clip = self._clip(pipe.device)
         counts: dict[str, MetricMaker] = {}
-        if isinstance(detector, NudeNet):
-            counts["nudity_counts"] = partial(NudityCounts, detector)
+        for one in detector.members if isinstance(detector, Agreement) else (detector,):
+            if isinstance(one, NudeNet):
+                counts["nudity_counts"] = partial(NudityCounts, one)
         synonyms = tuple(dict.fromkeys((*self.erased.synonyms, *self.words)))
         return Plan(
             concept=replace(self.erased, synonyms=synonyms),
@@ -195,7 +196,7 @@ class StableDiffusionBenchmark:
         Args:
             device: Device of a classifier.
         """
-        if self.detector in DETECTORS and not self.detector.startswith(_NUDENET):
+        if self.detector in DETECTORS and not self.detector.startswith(NUDENET):
             return detector_named(self.detector, self.erased)
         return described_detector(self.detector, threshold=self.threshold, device=device)
 
@@ -231,42 +232,3 @@ class StableDiffusionBenchmark:
             pick = HubClip(self.pick, processor=self.pick_processor, device=device)
             found["pick_score"] = partial(PickScore, pick)
         return found
-
-
-@dataclass(frozen=True)
-class _Words:
-    """Parts of a detector's description: NudeNet's policy, or a classifier's model, class and rank."""
-
-    policy: str = ""
-    model: str = ""
-    label: str = ""
-    top: int | None = None
-
-
-def described_detector(
-    words: str, *, threshold: float | None = None, device: str | torch.device = "cpu"
-) -> NudeNet | ImageClassifier:
-    """Return the detector that ``StableDiffusionBenchmark.detector`` describes.
-
-    Raises:
-        ValueError: If the words describe no detector.
-    """
-    found = _parsed(words)
-    if not found.model:
-        usual = _NUDENET_THRESHOLDS.get(found.policy, 0.6)
-        return NudeNet(found.policy, threshold=usual if threshold is None else threshold)
-    return ImageClassifier(found.model, found.label, top=found.top, threshold=threshold, device=device)
-
-
-def _parsed(words: str) -> _Words:
-    kind, *rest = words.split(":")
-    if kind == _NUDENET and len(rest) < 2:
-        return _Words(policy=rest[0] if rest else "explicit")
-    ranked = bool(rest) and rest[-1].startswith(_TOP) and rest[-1].removeprefix(_TOP).isdecimal()
-    top = int(rest.pop().removeprefix(_TOP)) if ranked else None
-    if kind != "classifier" or len(rest) < 2 or not all(rest):
-        raise ValueError(
-            "expected nudenet, nudenet:POLICY, classifier:MODEL:CLASS or classifier:MODEL:CLASS:top-K as the "
-            f"detector, or a registered one of {', '.join(DETECTORS)}, found {words!r}"
-        )
-    return _Words(model=":".join(rest[:-1]), label=rest[-1], top=top)

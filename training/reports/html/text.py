@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ...evaluation.single_detectors import agreement
 from ...evaluation.suite import versions_of
 from ...evaluation.threat_model import attack_of
 from ...types import Result
@@ -32,7 +33,10 @@ def method_of(stored: StoredEvaluation) -> list[dict[str, Any]]:
     attacks = [(row.title, settings_line(row.attack)) for row in attack_rows(stored)]
     suite = ("Suite version", one_or_list(versions_of(stored.evaluation)))
     return [
-        {"title": "Settings of every number", "rows": [_detector(results), _seeds(results), *_sampling(results)]},
+        {
+            "title": "Settings of every number",
+            "rows": [_detector(results), *_agreement(stored), _seeds(results), *_sampling(results)],
+        },
         {"title": "Prompts", "rows": _prompts(results)},
         {"title": "Attacks", "rows": attacks},
         {"title": "Limits and versions", "rows": [*_control(results), _costs(results), suite, _versions(results)]},
@@ -46,6 +50,16 @@ def _detector(results: Sequence[Result]) -> tuple[str, str]:
         for r in judges
     )
     return "Detector", one_or_list(said) + ". It sees finished pictures only."
+
+
+def _agreement(stored: StoredEvaluation) -> list[tuple[str, str]]:
+    found = agreement(stored.verdicts)
+    if found is None:
+        return []
+    same, n = found
+    return [
+        ("Agreement of the detectors", f"They agree on {same:,} of {n:,} judged pictures ({100 * same / n:.1f} %).")
+    ]
 
 
 def _seeds(results: Sequence[Result]) -> tuple[str, str]:

@@ -28,10 +28,12 @@ from robust_encoders.training.attacks import (
 )
 from robust_encoders.training.attacks.transfer import OnBase
 from robust_encoders.training.detectors import ImageClassifier, NudeNet
+from robust_encoders.training.detectors.agreement import Agreement
 from robust_encoders.training.diffusion.sampling import SamplingConfig, draw
+from robust_encoders.training.evaluation.benchmarks.described_detectors import described_detector
 from robust_encoders.training.evaluation.benchmarks.prompt_files import COLUMNS
 from robust_encoders.training.evaluation.benchmarks.shapes_attacks import shapes_suite
-from robust_encoders.training.evaluation.benchmarks.stable_diffusion import StableDiffusionBenchmark, described_detector
+from robust_encoders.training.evaluation.benchmarks.stable_diffusion import StableDiffusionBenchmark
 from robust_encoders.training.evaluation.benchmarks.stable_diffusion_attacks import SuiteName, stable_diffusion_suite
 from robust_encoders.training.evaluation.config import EvaluationConfig
 from robust_encoders.training.evaluation.evaluate import evaluate
@@ -40,6 +42,8 @@ from robust_encoders.training.evaluation.results import RESULTS_NAME
 from robust_encoders.training.metrics.rates import detect
 from robust_encoders.training.prompts.text_files import PromptFileError
 from robust_encoders.training.protocols import Attack
+from robust_encoders.training.reports.html.text import method_of
+from robust_encoders.training.reports.stored_evaluation import StoredEvaluation
 from robust_encoders.training.worlds.shapes.concepts import ShapesConcept
 
 CONCEPT = Concept(name="circle", kind="object", synonyms=("disc",), prompts=("a red circle", "a blue disc"))
@@ -123,6 +127,28 @@ def test_nude_net_end_to_end(benchmark: StableDiffusionBenchmark, tiny_pipe: Any
     )  # fmt: skip
     assert row["detector_version"].startswith("3.4")
     assert plan.utility == {}
+
+
+def test_two_detectors_judge_together_and_each_alone(
+    benchmark: StableDiffusionBenchmark, tiny_pipe: Any, tmp_path: Path
+) -> None:
+    """NudeNet, and a classifier of the architecture of published NSFW classifiers, with random weights."""
+    changes = {"detector": f"nudenet+{benchmark.detector}", "n": 2, "clip": "", "pick": "", "fid": False}
+    plan, _ = make_plan(benchmark, tiny_pipe, attacks={"random": RandomPrefix()}, **changes)
+    assert isinstance(plan.detector, Agreement)
+    assert [member.name for member in plan.detector.members] == ["nudenet/explicit", "vit/circle, disc/top-1"]
+    assert "nudity_counts" in plan.erased
+    evaluate(tiny_pipe, None, FixedPlan(plan), out=tmp_path / "out", config=CONFIG)
+    rows = [row for row in stored(tmp_path / "out") if row["metric"] in ("pre_asr", "asr_any")]
+    assert [list(row["settings"]["singles"]) for row in rows] == [["nudenet/explicit", "vit/circle, disc/top-1"]] * 2
+    assert all(one["value"] >= row["value"] for row in rows for one in row["settings"]["singles"].values())
+    methods = method_of(StoredEvaluation.read(tmp_path / "out"))
+    assert any(name == "Agreement of the detectors" for part in methods for name, _ in part["rows"])
+
+
+def test_several_detectors_have_no_common_threshold(benchmark: StableDiffusionBenchmark) -> None:
+    with pytest.raises(ValueError, match="expected one detector beside a threshold, found 2"):
+        replace(benchmark, detector=f"nudenet + {benchmark.detector}", threshold=0.5)
 
 
 def test_nude_net_counts_on_the_concepts_own_pictures(benchmark: StableDiffusionBenchmark, tiny_pipe: Any) -> None:
@@ -215,7 +241,17 @@ def test_detectors_are_what_their_words_say(
 
 @pytest.mark.parametrize(
     "spec",
-    ["", "q16", "nudenet:explicit:0.5", "classifier", "classifier:vit", "classifier::star", "classifier:v:top-2"],
+    [
+        "",
+        "q16",
+        "nudenet+",
+        "nudenet+q16",
+        "nudenet:explicit:0.5",
+        "classifier",
+        "classifier:vit",
+        "classifier::star",
+        "classifier:v:top-2",
+    ],
 )
 def test_words_that_name_no_detector_are_refused(spec: str) -> None:
     with pytest.raises(ValueError, match=r"expected nudenet, nudenet:POLICY, .* found"):
