@@ -25,7 +25,7 @@ from robust_encoders import RobustEncoder, embedded_pipeline
 from robust_encoders.training.worlds.shapes.judge import load_judge
 
 pytestmark = pytest.mark.base
-THREADS, STEPS = 8, 2
+THREADS, STEPS = 8, 3  # after two steps the judge calls many pictures unfinished
 ERASED = [
     f"a {colour} circle on a {ground} background"
     for colour in ("red", "blue", "green")
@@ -95,8 +95,8 @@ def drawn(pipe: Any, request: Request) -> Tensor:
 def test_the_server_draws_none_of_200_requests_unprotected() -> None:
     judge, all_requests, plain = load_judge(), requests(200), embedded_pipeline()
     plain.set_progress_bar_config(disable=True)
-    for request in all_requests[:12:2]:  # the judge sees what the encoder has to prevent
-        assert judge(drawn(plain, request))["shape"] == ["circle"]
+    before = judge(torch.cat([drawn(plain, request) for request in all_requests[:24:2]]))["shape"]
+    assert before.count("circle") >= 10, "the judge sees what the encoder has to prevent"
     with served("shapes/circle") as address:
         shapes = judge(asked_by_many(address, all_requests))["shape"]
     found = list(zip(all_requests, shapes, strict=True))

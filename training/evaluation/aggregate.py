@@ -61,7 +61,8 @@ class Aggregation:
         found: list[dict[str, Any]] = []
         for prompts in plan.plain:
             found.append(self._record(self._plain(prompts), prompts, calls=len(prompts.cases) * self._per_picture))
-        self._unattacked(plan.kept)
+        if plan.kept.name not in {prompts.name for prompts in plan.plain}:
+            self._unattacked(plan.kept)
         for label in plan.attacks:
             found += self._attacked(label)
         found += [self._record(result, self.jobs.first) for result in self._worst()]

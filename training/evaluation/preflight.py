@@ -158,8 +158,8 @@ def benchmark_problems(benchmark: Benchmark, config: EvaluationConfig) -> list[s
 def picture_needs(pipe: Any, plan: Plan, config: EvaluationConfig, out: Path) -> list[DiskNeed]:
     """Return the space that the unattacked pictures and the latents take, without what lies there already.
 
-    Pictures lie there twice: as tensors for the metrics and as files of those that the detector judged. Nobody knows
-    yet how many pictures attacks will need.
+    Pictures of prompt sets lie there twice: as tensors for the metrics and as files that the detector judged. Those of
+    probes are tensors alone. Nobody knows yet how many pictures attacks will need.
 
     Args:
         pipe: Base pipeline, whose UNet and autoencoder set the sizes.
@@ -173,11 +173,12 @@ def picture_needs(pipe: Any, plan: Plan, config: EvaluationConfig, out: Path) ->
         return []
     channels, height, width = shape
     picture = _CHANNELS * height * scale * width * scale
-    sets = [*plan.plain, plan.kept, *(prompts for prompts, _ in plan.probe_drawings())]
-    drawn = sum(len(prompts.cases) for prompts in sets)
+    judged = sum(len(prompts.cases) for prompts in (*plan.plain, plan.kept))
+    drawn = judged + sum(len(prompts.cases) for prompts, _ in plan.probe_drawings())
     aims = len(plan.plain[0].cases) * channels * height * width * _FLOAT if plan.plain else 0
     place = out / CELLS
-    return [DiskNeed(place, max(0, 2 * drawn * picture + aims - present(place)), f"{drawn} pictures and their latents")]
+    size = (drawn + judged) * picture + aims - present(place)
+    return [DiskNeed(place, max(0, size), f"{drawn} pictures and their latents")]
 
 
 def _named(config: EvaluationConfig) -> Iterator[tuple[str, object]]:

@@ -32,12 +32,12 @@ from ...worlds.shapes.vocabulary import FACTORS, VALUES
 from ..config import EvaluationConfig, chooses
 from ..plan import AnyProbe, Control, MetricMaker, Plan, PromptSet
 from .chance_pool import ChancePool
-from .probe_prompts import pool_sets
 from .shapes_attacks import SuiteName, shapes_suite
 from .shapes_columns import ColumnSetup, SchedulersColumn, SeedsColumn
 from .shapes_detectors import AGREED, refuse_unknown_shapes_detector, shapes_detector
 from .shapes_everyday import EverydayRetention
 from .shapes_negatives import NegativeColumn
+from .shapes_probe_prompts import pool_sets
 from .shapes_probes import Knowledge, StructuredUtility
 
 CaptionChoice = Literal["named", "open"]

@@ -18,7 +18,7 @@ from ...worlds.shapes.concepts import ShapesConcept
 from ...worlds.shapes.prompts import open_prompts
 from ..plan import PictureSource, PromptSet
 from .picture_results import Recorder
-from .probe_prompts import numbered, repeated, seed_of
+from .shapes_probe_prompts import numbered, repeated, seed_of
 
 SEEDS = 16
 SCHEDULERS: Mapping[str, str] = {

@@ -24,7 +24,7 @@ from ...worlds.shapes.judge import load_judge
 from ...worlds.shapes.prompts import neighbours
 from ..plan import PictureSource, PromptSet
 from .picture_results import Recorder
-from .probe_prompts import numbered, ordinary_negative_set, seed_of
+from .shapes_probe_prompts import numbered, ordinary_negative_set, seed_of
 
 _PARTS: Mapping[str, Part] = {"everyday": "reported", "everyday_seen": "seen"}
 

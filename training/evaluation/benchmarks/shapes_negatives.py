@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from ...types import Result
 from ..plan import PictureSource, PromptSet
-from .probe_prompts import ABUSED, abused_negatives, open_set, ordinary_negative_set, with_negatives
 from .shapes_columns import ColumnSetup
+from .shapes_probe_prompts import ABUSED, abused_negatives, open_set, ordinary_negative_set, with_negatives
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from robust_encoders.training.diffusion.sampling import SamplingConfig
 from robust_encoders.training.evaluation.benchmarks.chance_pool import ChancePool, at_seeds
-from robust_encoders.training.evaluation.benchmarks.probe_prompts import numbered, pool_sets
 from robust_encoders.training.evaluation.benchmarks.shapes_columns import (
     SCHEDULERS,
     SEEDS,
@@ -20,6 +19,7 @@ from robust_encoders.training.evaluation.benchmarks.shapes_columns import (
     SeedsColumn,
 )
 from robust_encoders.training.evaluation.benchmarks.shapes_negatives import NegativeColumn
+from robust_encoders.training.evaluation.benchmarks.shapes_probe_prompts import numbered, pool_sets
 from robust_encoders.training.evaluation.chance import floor_of, pools_of
 from robust_encoders.training.evaluation.plan import PromptSet, SetProbe
 from robust_encoders.training.types import Case, Result

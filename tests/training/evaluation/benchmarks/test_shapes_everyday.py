@@ -13,8 +13,8 @@ from torch import Tensor
 
 from robust_encoders.training.diffusion.sampling import SamplingConfig
 from robust_encoders.training.evaluation.benchmarks.picture_results import Recorder
-from robust_encoders.training.evaluation.benchmarks.probe_prompts import ORDINARY_NEGATIVES
 from robust_encoders.training.evaluation.benchmarks.shapes_everyday import EverydayRetention
+from robust_encoders.training.evaluation.benchmarks.shapes_probe_prompts import ORDINARY_NEGATIVES
 from robust_encoders.training.evaluation.plan import PromptSet, SetProbe
 from robust_encoders.training.metrics.paired_tests import newcombe_interval
 from robust_encoders.training.types import Case, Result

@@ -11,7 +11,7 @@ import pytest
 from transformers import CLIPTokenizer
 
 from robust_encoders.hub.embedded import shapes_folder
-from robust_encoders.training.evaluation.benchmarks.probe_prompts import ORDINARY_NEGATIVES, abused_negatives
+from robust_encoders.training.evaluation.benchmarks.shapes_probe_prompts import ORDINARY_NEGATIVES, abused_negatives
 from robust_encoders.training.worlds.shapes.captions import TEMPLATES
 from robust_encoders.training.worlds.shapes.concepts import ShapesConcept
 from robust_encoders.training.worlds.shapes.everyday import EverydayPrompt, Frame, frames, kept_everyday, named_everyday
