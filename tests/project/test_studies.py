@@ -32,6 +32,7 @@ RUNS = {
     "methods/row.sh": tuple(
         ("circle", method, "0", "OUT") for method in ("base", "esd-unet", "advunlearn+surgery", "advunlearn+synonyms")
     ),
+    "second_suite/row.sh": (("circle", "encoder", "OUT"), ("red", "base", "OUT"), ("striped", "empty_prompt", "OUT")),
     "fresh_trajectories/compare.sh": (("OUT", "circle", "4", "2"),),
 }
 # Writes down its arguments, and leaves what a finished command leaves.
