@@ -55,8 +55,13 @@ def _unattacked(found: Numbers, name: str) -> str:
 
 
 def _cell(found: Numbers, metric: str, label: str) -> str:
-    result = next((r for (name, one, _), r in found.items() if (name, one) == (metric, label)), None)
-    return MISSING if result is None else attacked(result)
+    result, base = (_named(found, name, label) for name in (metric, f"{metric}_base"))
+    beside = "" if base is None else f", base {base.value * 100:.0f}"
+    return MISSING if result is None else f"{attacked(result)}{beside}"
+
+
+def _named(found: Numbers, metric: str, label: str) -> Result | None:
+    return next((r for (name, one, _), r in found.items() if (name, one) == (metric, label)), None)
 
 
 def main(folder: Path) -> None:
