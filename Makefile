@@ -1,4 +1,4 @@
-# make demo: see it work.  make test: lint, types, tests, coverage.  Both make their environment in .venv first.
+# make demo: see it work.  make test: lint, types, tests.  Both make their environment in .venv first.
 # make test-browser: the report in a real browser.
 # make test-docs: every command and every block of code of README and docs.
 # make test-oldest: the loader's tests on the oldest versions it supports, in .venv-oldest.
@@ -15,7 +15,7 @@ STAMP := .venv/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -
 MATRIX := runs/matrix
 SUBJECTS := base esd advunlearn hardened uce rece spm spm-te empty_prompt word_filter
 
-.PHONY: build-shapes clean demo env lint matrix results test test-browser test-docs test-oldest types
+.PHONY: build-shapes clean coverage demo env lint matrix results test test-browser test-docs test-oldest types
 .DEFAULT_GOAL := test
 
 env: $(STAMP)
@@ -56,6 +56,10 @@ types:
 
 # One thread a process: pytest-xdist already runs one process a core.
 test: env lint
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# The same tests, a third slower, with the lines that they run.
+coverage: env
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(PYTEST_ARGS) --cov --cov-report=term:skip-covered
 	@echo "coverage of robust_encoders, at least 95 %:"
 	@$(BIN)/coverage report --include='robust_encoders/*' --format=total --fail-under=95
