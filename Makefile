@@ -66,8 +66,10 @@ coverage: env
 	@echo "coverage of training, at least 85 %:"
 	@$(BIN)/coverage report --include='training/*' --format=total --fail-under=85
 
-# Every test file that needs neither the training code nor the development tools.
-LOADER_TESTS = $(shell grep -rLE 'robust_encoders\.training|full_size' tests/loader --include='test_*.py')
+# Every test file that needs neither the training code nor the development tools; kills and mutations do not depend on
+# the versions of libraries.
+LOADER_TESTS = $(filter-out %/test_killed.py %mutations.py, \
+	$(shell grep -rLE 'robust_encoders\.training|full_size' tests/loader --include='test_*.py'))
 
 test-oldest: env $(OLDEST)
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} ROBUST_ENCODERS_OTHER_PYTHON=$(BIN)/python \
