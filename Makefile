@@ -1,4 +1,4 @@
-# make demo: see it work.  make test: lint, types, tests.  Both make their environment in .venv first.
+# make demo: see it work.  make test: lint, types, tests, coverage.  Both make their environment in .venv first.
 # make test-browser: the report in a real browser.
 # make test-docs: every command and every block of code of README and docs.
 # make test-oldest: the loader's tests on the oldest versions it supports, in .venv-oldest.
@@ -15,7 +15,7 @@ STAMP := .venv/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -
 MATRIX := runs/matrix
 SUBJECTS := base esd advunlearn hardened uce rece spm spm-te empty_prompt word_filter
 
-.PHONY: build-shapes clean coverage demo env lint matrix results test test-browser test-docs test-oldest types
+.PHONY: build-shapes clean demo env lint matrix results test test-browser test-docs test-oldest types
 .DEFAULT_GOAL := test
 
 env: $(STAMP)
@@ -56,20 +56,14 @@ types:
 
 # One thread a process: pytest-xdist already runs one process a core.
 test: env lint
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(PYTEST_ARGS)
-
-# The same tests, a third slower, with the lines that they run.
-coverage: env
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(PYTEST_ARGS) --cov --cov-report=term:skip-covered
 	@echo "coverage of robust_encoders, at least 95 %:"
 	@$(BIN)/coverage report --include='robust_encoders/*' --format=total --fail-under=95
 	@echo "coverage of training, at least 85 %:"
 	@$(BIN)/coverage report --include='training/*' --format=total --fail-under=85
 
-# Every test file that needs neither the training code nor the development tools; kills and mutations do not depend on
-# the versions of libraries.
-LOADER_TESTS = $(filter-out %/test_killed.py %mutations.py, \
-	$(shell grep -rLE 'robust_encoders\.training|full_size' tests/loader --include='test_*.py'))
+# Every test file that needs neither the training code nor the development tools.
+LOADER_TESTS = $(shell grep -rLE 'robust_encoders\.training|full_size' tests/loader --include='test_*.py')
 
 test-oldest: env $(OLDEST)
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} ROBUST_ENCODERS_OTHER_PYTHON=$(BIN)/python \

@@ -125,7 +125,7 @@ def test_it_has_no_strength(tiny_pipe: Any) -> None:
 
 
 @pytest.mark.filterwarnings("error::robust_encoders.CompatibilityWarning")
-@pytest.mark.parametrize("order", list(itertools.permutations(range(4)))[::5])
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4)))[::2])
 def test_any_order_of_attaching_gives_the_same(
     tiny_pipe: Any, tiny_encoder: RobustEncoder, order: tuple[int, ...]
 ) -> None:

@@ -495,7 +495,11 @@ def test_without_tensors_changed_in_place(tiny_pipe: Any) -> None:
 
 
 def test_latents_of_any_batch(tiny_pipe: Any) -> None:
-    """Eight prompts of which some open the gate and some hardly do, in one call and one by one."""
+    """Eight prompts of which some open the gate and some hardly do, in one call and one by one.
+
+    In double precision: in single precision batches of different sizes differ by more on some processors.
+    """
+    tiny_pipe.to(torch.float64)
     made = overlays(tiny_pipe)
     for name in ("adapter", "both", "projection"):
         made[name].attach(tiny_pipe)
@@ -507,4 +511,4 @@ def test_latents_of_any_batch(tiny_pipe: Any) -> None:
             prompt, negative_prompt=other, guidance_scale=5.0, num_inference_steps=2, output_type="pt",
             generator=generator(i),
         ).images  # fmt: skip
-        assert torch.allclose(together[i], one[0], atol=1e-4)
+        assert torch.allclose(together[i], one[0], atol=1e-5)

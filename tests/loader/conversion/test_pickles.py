@@ -49,7 +49,7 @@ def refused(tmp_path: Path, data: bytes, words: str) -> None:
     started = time.process_time()
     with pytest.raises(IntegrityError, match=words) as caught:
         convert(path, tmp_path / "out")
-    assert time.process_time() - started < 20
+    assert time.process_time() - started < 5
     assert "nothing in it was run" in str(caught.value) or "names and plain tensors" in str(caught.value)
     assert not (tmp_path / "out").exists()
 

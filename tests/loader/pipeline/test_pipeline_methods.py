@@ -78,8 +78,8 @@ REFUSED_TO_DRAW = _table(("fused projections", ("adapter",), r"pipe\.unfuse_qkv_
 # projections that were made before a delta would ignore it.
 OTHER_ORDER = {("lora fused", "delta")}
 # The prompts of an adapter are encoded when it is attached, by the attention implementation of that moment.
-# The same holds for the type, where the encoder's version rounds elsewhere: one unit of bfloat16 below 4.
-ROUNDED = {("eager attention", "adapter"): 1e-4, ("to dtype", "adapter"): 2**-6}
+# The same holds for the type, where the encoder's version rounds elsewhere: one unit of bfloat16.
+ROUNDED = {("eager attention", "adapter"): 1e-4, ("to dtype", "adapter"): 2**-7}
 UNDOABLE = tuple(name for name, change in CHANGES.items() if change.undo is not None)
 PICKLED = tuple(name for name, change in CHANGES.items() if change.pickled)
 LISTED = {
@@ -240,7 +240,9 @@ def test_between(fresh: FreshPipe, attachable: Any, change: str, form: str) -> N
             before = fresh()
             CHANGES[change].do(before)
             tolerance = ROUNDED.get((change, form), 0.0)
-            torch.testing.assert_close(draw(attachable.attach(before)), draw(pipe), rtol=0.0, atol=tolerance)
+            found, expected = draw(attachable.attach(before)), draw(pipe)
+            # Relative to values above 1, where a unit of a floating-point type is as much larger.
+            assert ((found - expected).abs() <= tolerance * expected.abs().clamp(min=1)).all()
     if (change, form) in REFUSED_TO_DETACH:
         now = pipe.unet, pipe.text_encoder
         with refusal(REFUSED_TO_DETACH, StaleAttachmentError, change, form):

@@ -133,7 +133,6 @@ def test_registered_as_a_probe_of_the_start() -> None:
 
 
 @pytest.mark.base
-@pytest.mark.slow
 def test_on_the_base_it_goes_around_a_shipped_encoder_and_so_does_its_control() -> None:
     pipe, sampling = embedded_pipeline(), SamplingConfig()
     plan = shapes_plan(ShapesBenchmark("red", n=12), EvaluationConfig())
