@@ -4,76 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-if TYPE_CHECKING:
-    from huggingface_hub import EvalResult
+from robust_encoders.artifact.card_meanings import Meaning, meaning_of
 
 HEADLINES = 10
 # A doubt that begins so takes its number off the card; the manifest keeps the number, the doubt and the reason.
 WITHDRAWN = "withdrawn: "
 NOTHING = "Nothing was measured by this package yet."
 _PLACES = "¹²³⁴⁵⁶⁷⁸⁹"
-
-
-class Meaning(NamedTuple):
-    """What a metric says.
-
-    Args:
-        words: Name of the metric for readers.
-        better: Direction that is better: ``lower``, ``higher``, or empty if neither is.
-        about: One sentence for the legend.
-        rate: True for a share of pictures or prompts, shown in per cent.
-    """
-
-    words: str
-    better: str
-    about: str
-    rate: bool = True
-
-
-MEANINGS: Mapping[str, Meaning] = {
-    "worst_case": Meaning(
-        "worst case by text", "lower", "Prompts that at least one attack of the tiers T0 to T3 wins."
-    ),
-    "worst_case_embeddings": Meaning(
-        "worst case with embeddings", "lower", "Prompts that at least one attack of the tiers T0 to T4 wins."
-    ),
-    "pre_asr": Meaning("concept drawn unattacked", "lower", "Prompts that show the concept although nobody attacks."),
-    "asr_any": Meaning("attack success", "lower", "Prompts for which at least one candidate of the attack wins."),
-    "asr_last": Meaning("attack success, last try", "lower", "Prompts for which the attack's last candidate wins."),
-    "asr_gained": Meaning("attack success gained", "lower", "Prompts that only the attack wins."),
-    "retain_all": Meaning("kept as asked", "higher", "Pictures without the concept that show everything as asked."),
-    "clip_score": Meaning("CLIP score of kept prompts", "higher", "Cosine of picture and prompt.", rate=False),
-    "fid": Meaning("FID of kept prompts", "lower", "Distance of kept pictures to the base's pictures.", rate=False),
-    "kid": Meaning("KID of kept prompts", "lower", "Distance of kept pictures to the base's pictures.", rate=False),
-    "negative_removed": Meaning(
-        "removed by negative prompt", "higher", "Pictures from which the concept's name as negative prompt removes it."
-    ),
-    "knowledge": Meaning(
-        "concept still recognised", "lower", "Renders of the concept that the Diffusion Classifier recognises."
-    ),
-    "negative_with": Meaning(
-        "shown with negative prompt", "lower", "Pictures that show the concept though it is the negative prompt."
-    ),
-    "negative_without": Meaning("shown without negative prompt", "", "The same pictures without a negative prompt."),
-    "lpips_kept": Meaning("LPIPS of kept prompts", "lower", "Distance of kept pictures to the base's.", rate=False),
-    "lpips_erased": Meaning(
-        "LPIPS of erased prompts", "higher", "Distance of erased pictures to the base's.", rate=False
-    ),
-    "lpips_difference": Meaning("LPIPS, erased less kept", "higher", "The difference of these distances.", rate=False),
-}
-# Families of metrics, by the part of their names before the label.
-_FAMILIES: Mapping[str, Meaning] = {
-    "binding": Meaning("objects with attributes as asked", "higher", "Captions with several attributes, all as asked."),
-    "retain": Meaning("kept as asked", "higher", "Pictures without the concept that show what was asked for."),
-}
 _FIRST = ("worst_case", "worst_case_embeddings", "pre_asr")
-_THEN = ("retain_all", "clip_score", "fid", "negative_removed", "knowledge")
+_THEN = ("everyday", "retain_all", "clip_score", "fid", "negative_removed", "knowledge")
+# Numbers that stand beside another number of the same card, or that belong to the manifest alone.
+_BESIDE = ("_base", "_difference", "_floor", "_last", "_gained")
+_PARTS = ("judge_", "everyday_", "schedulers_", "negative_abuse_")
 _TIERS = (
     "Tiers: T0 plain prompts, T1 synonyms, T2 text without gradients, T3 text with gradients, T4 free embeddings, "
     "T5 to T7 ways around a text encoder."
 )
+
+_CHANCE = "- by chance: What the empty prompt and open captions win without an attack, with as many pictures."
 
 
 def card_results(results: Sequence[Mapping[str, Any]]) -> str:
@@ -84,34 +34,30 @@ def card_results(results: Sequence[Mapping[str, Any]]) -> str:
     """
     measured, reported = headlines(results, "measured"), headlines(results, "reported")
     marks = _Marks()
-    parts = [_withdrawn(results), _table(measured, marks) if measured else ""]
+    parts = [_withdrawn(results), _suite(measured), _table(measured, marks, results) if measured else ""]
     if reported:
-        parts.append(f"Reported by others, not measured by us:\n\n{_table(reported, marks)}")
+        parts.append(f"Reported by others, not measured by us:\n\n{_table(reported, marks, results)}")
     parts += [marks.notes(), _legend([*measured, *reported])]
     return "\n\n".join(filter(None, parts)) or NOTHING
-
-
-def card_index(results: Sequence[Mapping[str, Any]]) -> list[EvalResult]:
-    """Return the headline numbers for the ``model-index`` of a card; measured and reported ones are apart."""
-    shown = [*headlines(results, "measured"), *headlines(results, "reported")][:HEADLINES]
-    return [found for result in shown if (found := _eval_result(result)) is not None]
 
 
 def headlines(results: Sequence[Mapping[str, Any]], origin: str) -> list[Mapping[str, Any]]:
     """Return at most ten numbers of one origin that a reader looks for, the most important first.
 
-    These are the worst cases, the rate without an attack, the three strongest attacks, and what was kept. Others follow
-    while there is room. Numbers that were withdrawn are left out.
+    These are the worst cases, the rate without an attack, the strongest variants of three attacks, and what was kept.
+    Others follow while there is room. Numbers that were withdrawn are left out.
 
     Args:
         results: Results of the manifest.
         origin: ``measured``, or ``reported`` for all others.
     """
     left = [r for r in results if (r.get("origin") == "measured") is (origin == "measured") and not withdrawn(r)]
-    left = [r for r in left if r.get("metric") not in ("asr_last", "asr_gained")]
-    left = [r for r in left if not str(r.get("metric")).startswith("judge_")]
-    attacks = sorted((r for r in left if _defended(r)), key=lambda r: -_number(r))[:3]
-    first = [max((r for r in left if r.get("metric") == name), key=_number, default=None) for name in _FIRST]
+    left = [r for r in left if not str(r.get("metric")).endswith(_BESIDE)]
+    left = [r for r in left if not str(r.get("metric")).startswith(_PARTS) or r.get("metric") == "everyday_factor"]
+    weakest_first = sorted((r for r in left if _defended(r)), key=_strength)
+    strongest = {_attack(r): r for r in weakest_first}
+    attacks = sorted(strongest.values(), key=_strength, reverse=True)[:3]
+    first = [max((r for r in left if r.get("metric") == name), key=_strength, default=None) for name in _FIRST]
     then = [next((r for r in left if r.get("metric") == name), None) for name in _THEN]
     chosen = [result for result in (*first, *attacks, *then) if result is not None]
     rest = [result for result in left if not any(result is one for one in chosen)]
@@ -150,13 +96,18 @@ def _defended(result: Mapping[str, Any]) -> bool:
     return result.get("metric") == "asr_any" and _tier(result) not in ("T5", "T6", "T7")
 
 
+def _attack(result: Mapping[str, Any]) -> str:
+    """Return the name of an attack, which its variants share; without one, its label."""
+    return attack_label(result, "name") or attack_label(result)
+
+
 def _tier(result: Mapping[str, Any]) -> str:
     return str(result.get("tier") or attack_label(result, "tier"))
 
 
-def _number(result: Mapping[str, Any]) -> float:
+def _strength(result: Mapping[str, Any]) -> tuple[float, str]:
     value = result.get("value")
-    return float(value) if isinstance(value, (int, float)) else 0.0
+    return (float(value) if isinstance(value, (int, float)) else 0.0), _tier(result)
 
 
 def _settings(result: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -196,10 +147,53 @@ def _mark(index: int) -> str:
     return _PLACES[index] if index < len(_PLACES) else f"({index + 1})"
 
 
-def _table(results: Sequence[Mapping[str, Any]], marks: _Marks) -> str:
-    head = ("metric", "tier", "value", "better", "95 % interval", "n", "judged by")
-    rows = [head, ("---",) * len(head), *(_row(result, marks) for result in results)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+def _suite(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return the version of the suite behind the numbers; empty if none names one."""
+    found = {_settings(result).get("suite_version") for result in results}
+    versions = sorted(version for version in found if isinstance(version, int))
+    return f"Measured by suite version {', '.join(map(str, versions))} of robust_encoders." if versions else ""
+
+
+def _table(results: Sequence[Mapping[str, Any]], marks: _Marks, known: Sequence[Mapping[str, Any]]) -> str:
+    """Return a table of ``results``; ``known`` holds what stands beside them, in a column that is left out if empty."""
+    head = ("metric", "tier", "value", "better", "95 % interval", "n", "judged by", "compare with")
+    rows = [(*_row(result, marks), beside(result, known)) for result in results]
+    whole = [head, ("---",) * len(head), *rows]
+    shown = whole if any(row[-1] for row in rows) else [row[:-1] for row in whole]
+    return "\n".join(f"| {' | '.join(row)} |" for row in shown)
+
+
+def _judges(result: Mapping[str, Any]) -> str:
+    """Return the names of the detectors, each of several with its rate alone."""
+    text, found = str(result.get("detector") or ""), _settings(result).get("singles")
+    for name, one in found.items() if isinstance(found, Mapping) else ():
+        if isinstance(one, Mapping):
+            text = text.replace(str(name), f"{name} ({_percent(one.get('value'))} alone)", 1)
+    return plain(text)
+
+
+def beside(result: Mapping[str, Any], known: Sequence[Mapping[str, Any]]) -> str:
+    """Return what a rate must be read beside: the floor of chance, and the same rate of the base; in words.
+
+    Args:
+        result: Rate; the text is empty if nothing stands beside it.
+        known: All results of the manifest.
+    """
+    chance = _settings(result).get("chance")
+    floors = chance if isinstance(chance, Mapping) else {}
+    cells = [
+        f"{words} {_percent(floor.get('rate'))}"
+        for key, words in (("encoder", "by chance"), ("base", "base by chance"))
+        if isinstance(floor := floors.get(key), Mapping)
+    ]
+    names = {f"{result.get('metric')}_base": "base", f"{result.get('metric')}_floor": "by chance"}
+    same = [one for one in known if one.get("metric") in names and one.get("origin") == result.get("origin")]
+    cells += [f"{names[str(one['metric'])]} {_percent(one.get('value'))}" for one in same]
+    return plain(", ".join(cells))
+
+
+def _percent(value: Any) -> str:
+    return f"{100 * value:.0f} %" if isinstance(value, (int, float)) else str(value)
 
 
 def _row(result: Mapping[str, Any], marks: _Marks) -> tuple[str, ...]:
@@ -211,16 +205,8 @@ def _row(result: Mapping[str, Any], marks: _Marks) -> tuple[str, ...]:
     value, ends = _shown(result.get("value"), meaning), _ends(result.get("interval"))
     bounds = " to ".join(_shown(end, meaning) for end in ends)
     marked = f"{value} {marks.of(result)}".strip()
-    n, detector = (plain(str(result.get(key) or "")) for key in ("n", "detector"))
-    return name, plain(_tier(result)), marked, meaning.better if meaning else "", bounds, n, detector
-
-
-def meaning_of(metric: str) -> tuple[Meaning | None, str]:
-    """Return what a metric says, and the label of a member of a family such as ``retain_shape``."""
-    family, _, label = metric.partition("_")
-    if metric in MEANINGS:
-        return MEANINGS[metric], ""
-    return (_FAMILIES[family], label) if label and family in _FAMILIES else (None, "")
+    n = plain(str(result.get("n") or ""))
+    return name, plain(_tier(result)), marked, meaning.better if meaning else "", bounds, n, _judges(result)
 
 
 def _ends(interval: Any) -> tuple[float, ...]:
@@ -243,24 +229,7 @@ def _legend(results: Sequence[Mapping[str, Any]]) -> str:
     if not lines:
         return ""
     head = "<details><summary>What the numbers mean</summary>"
+    if any(_settings(result).get("chance") for result in results):
+        lines.append(_CHANCE)
     intervals = "Intervals of rates are Wilson's. `robust_encoder.json` holds every number with all its settings."
     return "\n".join([head, "", *lines, "", f"{_TIERS} {intervals}", "", "</details>"])
-
-
-def _eval_result(result: Mapping[str, Any]) -> EvalResult | None:
-    from huggingface_hub import EvalResult
-
-    if "metric" not in result or not isinstance(result.get("value"), (int, float)):
-        return None
-    origin, prompts = str(result.get("origin", "reported")), str(result.get("prompt_set") or "not stated")
-    kept = {key: result[key] for key in ("n", "interval", "detector") if result.get(key)}
-    return EvalResult(
-        task_type="text-to-image",
-        dataset_type=prompts,
-        dataset_name=f"{prompts} ({origin})",
-        dataset_config=origin,  # keeps what is measured and what is reported in entries of their own
-        metric_type=str(result["metric"]),
-        metric_name=" ".join(filter(None, (str(result["metric"]), attack_label(result), f"({origin})"))),
-        metric_value=result["value"],
-        metric_args=kept or None,
-    )

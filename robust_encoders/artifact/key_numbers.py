@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from robust_encoders.artifact.card_results import doubts_of, meaning_of, withdrawn
+from robust_encoders.artifact.card_meanings import meaning_of
+from robust_encoders.artifact.card_results import beside, doubts_of, withdrawn
 
-_KEPT = ("retain_all", "retain", "clip_score")
+# Everyday wordings come first: what is kept of the project's own captions says little about what people type.
+_KEPT = ("everyday", "retain_all", "retain", "clip_score")
 
 
 class KeyNumber(NamedTuple):
@@ -36,9 +38,9 @@ def key_numbers(results: Sequence[Mapping[str, Any]]) -> tuple[KeyNumber, KeyNum
     """
     kept = next((rows for name in _KEPT if (rows := _of(results, name))), [])
     return (
-        _shown("concept drawn unattacked", _of(results, "pre_asr"), worst=max),
-        _shown("worst case by text attack", _of(results, "worst_case"), worst=max),
-        _shown("kept of everything else", kept, worst=min),
+        _shown("concept drawn unattacked", _of(results, "pre_asr"), results, worst=max),
+        _shown("worst case by text attack", _of(results, "worst_case"), results, worst=max),
+        _shown("kept of everything else", kept, results, worst=min),
     )
 
 
@@ -64,7 +66,9 @@ def _of(results: Iterable[Mapping[str, Any]], metric: str) -> list[Mapping[str, 
     return exact or [one for one in named if str(one.get("metric")).startswith(f"{metric}_") and metric == "retain"]
 
 
-def _shown(name: str, rows: Sequence[Mapping[str, Any]], *, worst: Any) -> KeyNumber:
+def _shown(
+    name: str, rows: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]], *, worst: Any
+) -> KeyNumber:
     valid = [one for one in rows if not withdrawn(one)]
     if not valid:
         return KeyNumber(name, "withdrawn" if rows else "not measured")
@@ -78,7 +82,9 @@ def _shown(name: str, rows: Sequence[Mapping[str, Any]], *, worst: Any) -> KeyNu
         f"n={result['n']}" if result.get("n") else "",
         f"{meaning.better} is better" if meaning is not None and meaning.better else "",
         "" if measured else "reported, not measured by this package",
+        "in everyday words" if result["metric"] == "everyday" else "",
         "" if rate or meaning is None else meaning.words,
+        beside(result, results),
     ]
     interval = f"95 % interval {ends[0]} to {ends[1]}" if ends else ""
     return KeyNumber(name, _number(result["value"], rate), interval, ", ".join(filter(None, facts)), doubts_of(result))

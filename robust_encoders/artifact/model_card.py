@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robust_encoders.artifact.card_results import card_index, card_results, plain
+from robust_encoders.artifact.card_index import card_index
+from robust_encoders.artifact.card_results import card_results, plain
 from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.artifact.papers import PAPERS, citation, method_name
 from robust_encoders.artifact.stated import is_blank

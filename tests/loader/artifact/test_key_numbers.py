@@ -56,5 +56,13 @@ def test_retention_is_told_by_what_there_is() -> None:
     assert "CLIP score" in clip.facts
 
 
+def test_everyday_words_say_what_is_kept_beside_the_base() -> None:
+    found = [result("retain_all", 0.98), result("everyday", 0.23), result("everyday_base", 0.72)]
+    kept = key_numbers(found)[2]
+    assert (kept.value, kept.facts) == ("23 %", "n=30, higher is better, in everyday words, base 72 %")
+    floors = {"chance": {"encoder": {"rate": 0.04}}}
+    assert key_numbers([result("worst_case", 0.2, settings=floors)])[1].facts.endswith("by chance 4 %")
+
+
 def test_numbers_of_others_are_called_reported() -> None:
     assert "reported, not measured by this package" in key_numbers([result("pre_asr", 0.2, origin="reported")])[0].facts

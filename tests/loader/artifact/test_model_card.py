@@ -81,7 +81,7 @@ def test_worst_cases_come_first_with_their_tier_and_what_is_beside_them_stays_in
 
 def test_what_the_checks_tell_against_a_number_stands_below_the_table(manifest: Manifest) -> None:
     doubted = {**MEASURED, "settings": {"attack": {"label": "weak", "tier": "T3"}, "doubts": ["weak | is too weak"]}}
-    text = card(replace(manifest, results=(doubted, doubted)), reference="o/r")
+    text = card(replace(manifest, results=(doubted, {**doubted})), reference="o/r")
     warned = "Checks found these attacks too weak or otherwise doubtful. Do not trust the marked numbers:"
     assert f"{warned}\n\n- ¹ weak \\| is too weak\n" in text
     assert text.count("| attack success, weak | T3 | 25 % ¹ | lower |") == 2
@@ -108,6 +108,50 @@ def test_a_card_shows_ten_headlines_and_the_manifest_holds_the_rest(manifest: Ma
     assert "- kept as asked: Pictures without the concept that show everything as asked." in text
     body = text[text.index(BEGIN) : text.index("<details>")]
     assert len(body.splitlines()) <= 60
+
+
+AGREED = {
+    **MEASURED,
+    "metric": "worst_case",
+    "tier": "T0-T3",
+    "detector": "judge/a and geometry/b|",
+    "settings": {
+        "singles": {"judge/a": {"value": 0.5, "n": 8}, "geometry/b|": {"value": 1.0, "n": 8}},
+        "chance": {"encoder": {"rate": 0.04}, "base": {"rate": 0.57}},
+        "suite_version": 2,
+    },
+}
+EVERYDAY = {**MEASURED, "metric": "everyday", "value": 0.23, "settings": {"suite_version": 2}}
+
+
+def test_a_rate_by_agreement_stands_beside_its_judges_and_its_floor(manifest: Manifest) -> None:
+    results = (AGREED, EVERYDAY, {**EVERYDAY, "metric": "everyday_base", "value": 0.72})
+    text = card(replace(manifest, results=results), reference="o/r")
+    assert "Measured by suite version 2 of robust_encoders.\n" in text
+    assert "| judged by | compare with |" in text
+    judges = "judge/a (50 % alone) and geometry/b\\| (100 % alone)"
+    assert f"| {judges} | by chance 4 %, base by chance 57 % |" in text
+    assert "| kept as asked, everyday words |  | 23 % | higher | 7 % to 59 % | 8 | a-judge | base 72 % |" in text
+    assert "everyday_base" not in text
+    assert "- by chance: What the empty prompt and open captions win" in text
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert len({line.replace("\\|", "").count("|") for line in rows}) == 1, "a table of one width"
+
+
+def test_three_attacks_come_before_a_second_variant_of_one(manifest: Manifest) -> None:
+    attacks = [
+        {**MEASURED, "value": value, "settings": {"attack": {"label": label, "name": name}}}
+        for label, name, value in (("a", "one", 0.7), ("a_3", "one", 0.8), ("b", "two", 0.1), ("c", "three", 0.2))
+    ]
+    text = card(replace(manifest, results=tuple(attacks)), reference="o/r")
+    rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| attack success")]
+    assert rows == [f"| attack success, {label}" for label in ("a_3", "c", "b", "a")]
+
+
+def test_without_agreement_or_floors_a_card_has_no_empty_columns(manifest: Manifest) -> None:
+    text = card(manifest, reference="o/r")
+    assert "| judged by |\n" in text
+    assert "suite version" not in text
 
 
 def test_a_withdrawn_number_leaves_the_card_and_its_reason_stays(manifest: Manifest) -> None:
@@ -145,8 +189,10 @@ def test_the_picture_of_another_artifact_goes(tiny_encoder: RobustEncoder, tmp_p
 
 @pytest.mark.parametrize(
     "field",
-    [{"interval": [0.1]}, {"interval": [None, None]}, {"settings": {"doubts": 5}}, {"settings": {"doubts": "ab"}}],
-)
+    [{"interval": [0.1]}, {"interval": [None, None]}, {"settings": {"doubts": 5}}, {"settings": {"doubts": "ab"}},
+     {"settings": {"singles": [1]}}, {"settings": {"singles": {"a": 2, "b": {}}}}, {"settings": {"chance": 3}},
+     {"settings": {"chance": {"base": None, "encoder": {"rate": "x"}}, "suite_version": "two"}}],
+)  # fmt: skip
 def test_fields_of_another_shape_make_a_card_all_the_same(manifest: Manifest, field: dict[str, Any]) -> None:
     text = card(replace(manifest, results=({**REPORTED, **field},)), reference="o/r")
     assert "| concept drawn unattacked, b-set |  | 50 % | lower |  | 100 |  |" in text
