@@ -12,7 +12,7 @@ from robust_encoders.utils.extras import OptionalPackage
 
 from ..diffusion.backbone import Backbone
 from ..diffusion.target import TargetModel
-from ..types import AttackResult, AttackUse, Candidate, Case
+from ..types import AttackResult, AttackUse, Candidate, Case, Verdict
 
 
 @dataclass(frozen=True)
@@ -102,15 +102,15 @@ class Transfer:
             raise ValueError(
                 f"expected verdicts in {path}, found {sorted(value)}: give a file cells/attack-<label>.json"
             )
-        searched: list[Mapping[str, Any]] = [verdict for verdict in value["verdicts"] if not verdict["before"]]
-        silent = [verdict["index"] for verdict in searched if not verdict["text"]]
+        searched = [verdict for verdict in map(Verdict.from_record, value["verdicts"]) if not verdict.before]
+        silent = [verdict.index for verdict in searched if not _typed(verdict)]
         if silent or not searched:
             raise ValueError(
                 f"expected a text for every case searched in {path}, found none for cases {silent} of "
                 f"{len(searched)} searched: record an attack that proposes texts, on cases that do not succeed without "
                 "an attack"
             )
-        return cls(source, tuple(Recorded(v["index"], v["prompt"], v["seed"], (v["text"],)) for v in searched))
+        return cls(source, tuple(Recorded(v.index, v.prompt, v.seed, (v.text,)) for v in searched))
 
     def run(self, target: Backbone, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
         """Return the recorded prompts of every case.
@@ -185,6 +185,11 @@ class OnBase:
             ValueError: If the target has no base, or the search proposes no texts.
         """
         return self.search(target.base, cases, seed=seed).run(target, cases, seed=seed)
+
+
+def _typed(verdict: Verdict) -> bool:
+    """Return True if a text was tried; the empty prompt is one, if its picture is on record."""
+    return bool(verdict.text) or any(one.kind == "text" for one in verdict.pictures)
 
 
 def _key(case: Case) -> tuple[int, str, int]:

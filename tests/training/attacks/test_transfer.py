@@ -14,7 +14,7 @@ from robust_encoders.training.attacks import ATTACKS, ContinuousPrefix, RandomPr
 from robust_encoders.training.attacks.transfer import Recorded
 from robust_encoders.training.diffusion.target import TargetModel
 from robust_encoders.training.protocols import Attack
-from robust_encoders.training.types import Case, Verdict
+from robust_encoders.training.types import Case, JudgedPicture, Verdict
 
 
 @pytest.fixture
@@ -49,6 +49,17 @@ def test_an_evaluations_cell_is_read(target: TargetModel, tmp_path: Path) -> Non
     assert [texts(r) for r in attack.run(target, [third, first], seed=0)] == [["y"], ["x circle"]]
     with pytest.raises(ValueError, match=r"for cases \[1\] among the 2 of 'discrete on the base'"):
         attack.run(target, [first, second], seed=0)
+
+
+def test_a_case_that_the_empty_prompt_won_is_replayed(target: TargetModel, tmp_path: Path) -> None:
+    case = make_cases(target)[0]
+    picture = JudgedPicture(0, 0, "text", "", (), case.seed, {"judge": 0.5}, hit=True)
+    won = replace(verdict(case, ""), pictures=(picture,), best=0)
+    attack = Transfer.read(write_cell(tmp_path / "c.json", [won]), "word_swap_caption")
+    assert texts(attack.run(target, [case], seed=0)[0]) == [""]
+    soft = replace(won, pictures=(replace(picture, kind="token_embeddings"),))
+    with pytest.raises(ValueError, match=r"none for cases \[0\]"):
+        Transfer.read(write_cell(tmp_path / "d.json", [soft]), "shared")
 
 
 def test_token_ids_are_typed_as_text(target: TargetModel) -> None:
