@@ -12,7 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -29,19 +29,41 @@ LINES = {
 }
 TRAIN: str = re.findall(r"^\$ (robust-encoders train .*)$", TEXT, re.MULTILINE)[0]
 EVALUATE: list[str] = re.findall(r"^\$ (robust-encoders evaluate .*)$", TEXT, re.MULTILINE)
-SMALL = ("--n-kept", "2", "--n-renders", "2", "--n-probes", "2", "--checks", "0", "--steps", "2")
+SMALL = "--n-kept 2 --n-renders 2 --n-probes 2 --checks 0 --steps 2"
 
 
-def run(line: str, tree: Path, work: Path, *more: str, ok: bool = True) -> str:
-    """Run a command of the text in ``work`` with the packages of ``tree``, and return what it says."""
-    code = "import sys; from robust_encoders.cli.main import main; sys.exit(main(sys.argv[1:]))"
+# Runs the commands of the text one after another, as one shell would, without importing everything each time.
+SHELL = """
+import contextlib, io, json, sys
+from robust_encoders.cli.main import main
+for arguments in json.load(sys.stdin):
+    said, besides = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(besides):
+        try:
+            code = main(arguments)
+        except SystemExit as stopped:
+            code = stopped.code
+    print(json.dumps([code or 0, said.getvalue() + besides.getvalue()]), flush=True)
+"""
+
+
+def run(lines: Sequence[str], tree: Path, work: Path) -> list[str]:
+    """Run commands of the text in ``work`` with the packages of ``tree``, and return what each says.
+
+    A line that begins with ``!`` must fail.
+    """
     environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
+    given = json.dumps([shlex.split(line.removeprefix("!"))[1:] for line in lines])
     done = subprocess.run(
-        [sys.executable, "-c", code, *shlex.split(line)[1:], *more],
-        cwd=work, env=environment, capture_output=True, text=True, check=False, timeout=300,
+        [sys.executable, "-c", SHELL],
+        input=given, cwd=work, env=environment, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
-    assert (done.returncode == 0) is ok, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = [json.loads(said) for said in done.stdout.splitlines()]
+    assert len(found) == len(lines)
+    for line, (code, said) in zip(lines, found, strict=True):
+        assert (code != 0) is line.startswith("!"), f"{line}\n{said}"
+    return [said for _, said in found]
 
 
 def rates(folder: Path) -> Mapping[str, float]:
@@ -52,20 +74,28 @@ def rates(folder: Path) -> Mapping[str, float]:
 
 def follow_the_page(tree: Path, work: Path) -> None:
     """Run the commands of the text, and look at what they make."""
-    assert "--share FLOAT" in run("robust-encoders train swap --help", tree, work)
-    run(TRAIN, tree, work)
+    shouted, greeted = EVALUATE
+    help_of_training, _, again, _, _, refused = run(
+        [
+            "robust-encoders train swap --help",
+            TRAIN,
+            "robust-encoders reproduce runs/swap",
+            f"{shouted} {SMALL}",
+            f"{greeted} --checks 0 --steps 2",
+            "!robust-encoders evaluate shapes/circle --attacks shot --out runs/none",
+        ],
+        tree,
+        work,
+    )
+    assert "--share FLOAT" in help_of_training
     manifest = json.loads((work / "runs" / "swap" / "robust_encoder.json").read_text(encoding="utf-8"))
     assert manifest["method"] == {"name": "swap", "share": 0.5}
-    assert run("robust-encoders reproduce runs/swap", tree, work).startswith("equal, bit for bit")
-    shouted, greeted = EVALUATE
-    run(shouted, tree, work, *SMALL)
+    assert again.startswith("equal, bit for bit")
     found = rates(work / "runs" / "shouted")
     assert {"none", "shout", "brightness"} <= set(found)
     assert 0 < found["brightness"] < 1
-    run(greeted, tree, work, "--checks", "0", "--steps", "2")
     assert {"none", "brightness"} <= set(rates(work / "runs" / "greeted"))
-    said = run("robust-encoders evaluate shapes/circle --attacks shot --out runs/none", tree, work, ok=False)
-    assert "did you mean 'shout'" in said
+    assert "did you mean 'shout'" in refused
 
 
 @pytest.fixture(scope="module")

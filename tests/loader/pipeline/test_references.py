@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
 import re
 import warnings
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from torch import Tensor
 
 from robust_encoders import CompatibilityWarning, RobustEncoder
 from robust_encoders.overlays.adapters import TEXT_PREFIX, UNET_PREFIX
+
+pytestmark = pytest.mark.no_cover  # long; other tests run the same lines
 
 MakePipe = Callable[..., Any]
 PROMPT = "a red circle"
@@ -123,6 +126,16 @@ def _remembered(module: Any) -> Any:
     return ask
 
 
+@pytest.fixture
+def small_heap() -> Any:
+    """Hide all earlier objects from the search, which takes seconds after thousands of tests; later ones are found."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("small_heap")
 @pytest.mark.parametrize("name", HOLDS)
 def test_who_holds_the_old_encoder_is_named_on_request(tiny_pipe: Any, tiny_encoder: RobustEncoder, name: str) -> None:
     make, expected = HOLDS[name]
@@ -192,6 +205,7 @@ class Shy:
         raise RuntimeError("working outside of a request")
 
 
+@pytest.mark.usefixtures("small_heap")
 def test_objects_that_refuse_to_answer_do_no_harm(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
     shy = Shy()
     object.__getattribute__(shy, "__dict__")["encoder"] = tiny_pipe.text_encoder
@@ -201,6 +215,7 @@ def test_objects_that_refuse_to_answer_do_no_harm(tiny_pipe: Any, tiny_encoder: 
     assert "Shy (encoder) holds the text encoder" in sentence
 
 
+@pytest.mark.usefixtures("small_heap")
 def test_a_variable_of_a_program_is_named(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
     program: dict[str, Any] = {"pipe": tiny_pipe, "__name__": "service"}
     exec("encoder = pipe.text_encoder", program)
@@ -209,6 +224,7 @@ def test_a_variable_of_a_program_is_named(tiny_pipe: Any, tiny_encoder: RobustEn
     assert sentence.startswith("the variable encoder of service holds the text encoder")
 
 
+@pytest.mark.usefixtures("small_heap")
 def test_tools_that_hold_a_unet_or_an_earlier_overlay_are_named(tiny_pipe: Any) -> None:
     tool = Kept(tiny_pipe.unet)
     adapter = make_adapter(tiny_pipe, prefixes=(UNET_PREFIX, TEXT_PREFIX))
@@ -224,6 +240,7 @@ def test_tools_that_hold_a_unet_or_an_earlier_overlay_are_named(tiny_pipe: Any) 
 # Prompt weighting
 
 
+@pytest.mark.usefixtures("small_heap")
 def test_compel_brings_the_concept_back_unless_it_is_built_after_attaching(
     tiny_pipe: Any, tiny_encoder: RobustEncoder
 ) -> None:
