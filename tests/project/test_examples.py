@@ -24,7 +24,7 @@ from tree import ROOT
 from robust_encoders import RobustEncoder, embedded_pipeline
 from robust_encoders.training.worlds.shapes.judge import load_judge
 
-pytestmark = [pytest.mark.base, pytest.mark.no_cover]  # long; other tests run the same lines
+pytestmark = pytest.mark.base
 THREADS, STEPS = 8, 3  # after two steps the judge calls many pictures unfinished
 ERASED = [
     f"a {colour} circle on a {ground} background"

@@ -18,8 +18,6 @@ from robust_encoders.cli.main import main
 from robust_encoders.encoder import RobustEncoder
 from robust_encoders.training.cli import train as cli_train
 
-pytestmark = pytest.mark.no_cover  # long; other tests run the same lines
-
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -91,6 +91,7 @@ class EmptyPrompt:
     """
 
     name: ClassVar[str] = "empty_prompt"
+    ignores_text: ClassVar[bool] = True
 
     @contextmanager
     def attached(self, pipe: Any) -> Iterator[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -64,6 +64,22 @@ class DefendedPipeline:
     def device(self) -> str:
         """Kind of device that the pipeline is on, for example ``cpu``."""
         return str(self.pipe.device.type)
+
+    def read_as(self, pipe: Any, text: str) -> Hashable:
+        """Return what the attached pipeline reads in place of a text; equal values and seeds give equal pictures.
+
+        Args:
+            pipe: Pipeline with the defence attached.
+            text: Prompt.
+
+        Returns:
+            The token ids by every tokenizer of the pipeline; nothing if the defence draws all texts alike.
+        """
+        if getattr(self.defence, "ignores_text", False):
+            return ()
+        names = sorted(name for name in pipe.components if name.startswith("tokenizer"))
+        tokenizers = [tokenizer for name in names if (tokenizer := getattr(pipe, name)) is not None]
+        return tuple(tuple(one(text, truncation=True, max_length=one.model_max_length).input_ids) for one in tokenizers)
 
     def bare(self) -> DefendedPipeline:
         """Return the same pipeline without the defence."""

@@ -182,6 +182,7 @@ class Jobs:
             draw=self._draw_candidates,
             judge=judge,
             cost=self.sampling.calls_for,
+            read_as=partial(self.defended.read_as, self.defended.pipe),
         )
         whole = [replace(verdict, unattacked=one) for verdict, one in zip(verdicts, unattacked, strict=True)]
         return whole, sum(result.unet_calls for result in results) + drawing
@@ -217,8 +218,13 @@ class Jobs:
         return TargetModel.from_pipeline(self.defended.pipe, base=self.base, query=query)
 
     def _margins(self, judge: PictureJudge, texts: Sequence[str], cases: Sequence[Case]) -> Tensor:
-        pictures = draw(self.defended.pipe, texts, [case.seed for case in cases], self.sampling)
-        return judge.query(cases, texts, pictures)
+        # Texts that are read as the same are drawn once.
+        read = [(self.defended.read_as(self.defended.pipe, t), case.seed) for t, case in zip(texts, cases, strict=True)]
+        first = {key: i for i, key in reversed([*enumerate(read)])}
+        rows = list(first.values())
+        drawn = draw(self.defended.pipe, [texts[i] for i in rows], [cases[i].seed for i in rows], self.sampling)
+        places = {key: row for row, key in enumerate(first)}
+        return judge.query(cases, texts, drawn[[places[key] for key in read]])
 
     def _draw_candidates(self, cases: Sequence[Case], candidates: Sequence[Candidate]) -> Tensor:
         return draw_candidates(self.defended.pipe, cases, candidates, self.sampling)

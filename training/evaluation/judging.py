@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -16,6 +16,7 @@ from .judged_pictures import PictureArchive, pixels_sha256
 
 DrawCandidates = Callable[[Sequence[Case], Sequence[Candidate]], Tensor]
 Tokens = Callable[[str], Sequence[int]]
+ReadAs = Callable[[str], Hashable]  # texts of equal value are the same text for a pipeline
 
 
 @dataclass
@@ -53,6 +54,10 @@ class PictureJudge:
         for case, one in zip(cases, found, strict=True):
             self.asked.setdefault(case.index, []).append(replace(one, queried=True))
         return torch.tensor([one.margin for one in found])
+
+    def of_text(self, picture: JudgedPicture, text: str) -> JudgedPicture:
+        """Return the record of a picture for another text that draws the same one."""
+        return replace(picture, text=text, ids=tuple(self.tokens(text)))
 
     def _next(self, case: Case) -> int:
         place = self._asked_before.get(case.index, 0)
@@ -92,11 +97,13 @@ class _CaseJudgement:
     case: Case
     result: AttackResult
     before: bool
+    read_as: ReadAs
     pictures: list[JudgedPicture] = field(default_factory=list)
     first: Candidate | None = None
     last: bool = False
     spent: int = 0
     drawn: int = 0
+    _known: dict[Hashable, JudgedPicture] = field(default_factory=dict)
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -109,15 +116,19 @@ class _CaseJudgement:
         return self.first is None or place == len(self.candidates) - 1
 
     def remembered(self, place: int) -> JudgedPicture | None:
-        """Return the picture of the same text at an earlier place; equal text and seed give an equal picture."""
+        """Return the picture of a text at an earlier place that the pipeline reads as the same."""
+        key = self._key(place)
+        return None if key is None else self._known.get(key)
+
+    def _key(self, place: int) -> Hashable | None:
         value = self.candidates[place].value
-        if not isinstance(value, str):
-            return None
-        return next((one for one in self.pictures if one.kind == "text" and one.text == value), None)
+        return (self.read_as(value),) if isinstance(value, str) else None
 
     def settle(self, place: int, picture: JudgedPicture) -> None:
         candidate = self.candidates[place]
         self.pictures.append(replace(picture, place=place, step=candidate.step))
+        if (key := self._key(place)) is not None:
+            self._known.setdefault(key, self.pictures[-1])
         if picture.hit and self.first is None:
             self.first = candidate
         if place == len(self.candidates) - 1:
@@ -166,11 +177,12 @@ def judge_candidates(
     draw: DrawCandidates,
     judge: PictureJudge,
     cost: Callable[[Candidate], int] = lambda _: 1,
+    read_as: ReadAs = str,
 ) -> tuple[list[Verdict], int]:
     """Draw and judge an attack's candidates in order, as long as they can change the verdict.
 
     A case that succeeds without the attack is not drawn again. After the first success of a case, only its last
-    candidate is still judged.
+    candidate is still judged. Texts that the pipeline reads as the same share one picture, since the seed is the same.
 
     Args:
         cases: Attacked cases.
@@ -179,6 +191,7 @@ def judge_candidates(
         draw: Function from cases and one candidate for each to pictures (B, 3, H, W) in [0, 1].
         judge: Detector that judges the pictures and records them.
         cost: Function that returns the cost of drawing a candidate; by default 1.
+        read_as: Function from a text to what the pipeline reads, for example its token ids; by default the text.
 
     Returns:
         One verdict per case, in order, and the total cost of drawing; by default the number of pictures.
@@ -189,11 +202,11 @@ def judge_candidates(
     empty = [case.index for case, result in zip(cases, results, strict=True) if not result.candidates]
     if empty:
         raise ValueError(f"expected at least one candidate per case, found none for cases {empty}")
-    rows = [_CaseJudgement(c, r, b) for c, r, b in zip(cases, results, before, strict=True)]
+    rows = [_CaseJudgement(c, r, b, read_as) for c, r, b in zip(cases, results, before, strict=True)]
     for place in range(max(len(row.candidates) for row in rows)):
         for row in rows:
             if row.open(place) and (known := row.remembered(place)) is not None:
-                row.settle(place, known)
+                row.settle(place, judge.of_text(known, str(row.candidates[place].value)))
         fresh = [d for d in rows if d.open(place) and d.remembered(place) is None]
         if fresh:
             found = [d.candidates[place] for d in fresh]

@@ -25,8 +25,6 @@ from robust_encoders.hub.download import HubOptions, fetch_file
 from robust_encoders.hub.pipelines import load_pipeline
 from robust_encoders.hub.upload import PushOptions
 
-pytestmark = pytest.mark.no_cover  # long; other tests run the same lines
-
 REPO = "org/circle"
 TOKEN = "hf_AbCdEfGhIjKlMnOpQrStUvWxYz01234567"
 OPAQUE = "an-opaque-token-0"  # of a mirror: no prefix tells that it is a token

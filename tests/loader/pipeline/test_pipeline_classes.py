@@ -15,8 +15,6 @@ from tree import ROOT
 
 from robust_encoders import RobustEncoder
 
-pytestmark = pytest.mark.no_cover  # long; other tests run the same lines
-
 SWITCHES = {"requires_safety_checker": False}
 CONSTRAINT = re.search(r"^diffusers==(.*)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
 

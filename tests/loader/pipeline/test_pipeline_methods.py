@@ -30,8 +30,6 @@ from robust_encoders import CompatibilityWarning, IncompatibleError, RobustEncod
 from robust_encoders.clip.state_dict import nested_state, unwrapped
 from robust_encoders.overlays.adapters import TEXT_PREFIX, UNET_PREFIX
 
-pytestmark = pytest.mark.no_cover  # long; other tests run the same lines
-
 FreshPipe = Callable[[], Any]
 FORMS = ("encoder", "adapter", "projection", "delta", "eraser")
 ON_THE_UNET, ON_THE_TEXT = ("adapter", "delta", "eraser"), ("adapter", "projection")

@@ -21,8 +21,6 @@ from torch import Tensor
 from robust_encoders import CompatibilityWarning, RobustEncoder
 from robust_encoders.overlays.adapters import TEXT_PREFIX, UNET_PREFIX
 
-pytestmark = pytest.mark.no_cover  # long; other tests run the same lines
-
 MakePipe = Callable[..., Any]
 PROMPT = "a red circle"
 # Called through Any: the libraries' own types are not followed.

@@ -16,8 +16,6 @@ from robust_encoders import RobustEncoder
 from robust_encoders.clip.state_dict import nested_state
 from robust_encoders.pipeline.attach import attachment_of
 
-pytestmark = pytest.mark.no_cover  # long; other tests run the same lines
-
 THREADS, ROUNDS = 16, 3
 Image = np.ndarray[Any, Any]
 

@@ -23,8 +23,6 @@ from robust_encoders.training.metrics.rates import detect
 from robust_encoders.training.protocols import Attack
 from robust_encoders.training.types import Case
 
-pytestmark = pytest.mark.no_cover  # long; other tests run the same lines
-
 SAMPLING = SamplingConfig(steps=3, guidance=2.0)
 ATTACK = LatentInversion(steps=3, guidance=2.0, refinements=20)
 

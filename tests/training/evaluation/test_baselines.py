@@ -23,6 +23,7 @@ from robust_encoders.training.detectors import JudgeDetector
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.diffusion.sampling import SamplingConfig, draw
 from robust_encoders.training.evaluation.baselines import BASELINES, EmptyPrompt, WordFilter, baselines_for
+from robust_encoders.training.evaluation.defence import DefendedPipeline
 from robust_encoders.training.metrics.rates import detect
 from robust_encoders.training.protocols import Attack
 from robust_encoders.training.worlds.shapes.captions import scene_prompts
@@ -74,6 +75,31 @@ def test_the_defender_knows_the_name_and_the_synonyms_but_not_the_word_held_out(
     assert tuple(made) == BASELINES == ("empty_prompt", "word_filter")
     assert made["word_filter"] == WordFilter(WORDS["shape"]["circle"][:-1])
     assert made["word_filter"].described() == {"name": "word_filter", "words": ["circle", "disc", "ball"]}
+
+
+# Texts that a pipeline reads as the same
+
+
+@pytest.mark.parametrize(
+    ("baseline", "same", "other"),
+    [
+        (None, ["a red circle", "A Red  CIRCLE "], "a red disc"),
+        (WordFilter(("circle", "disc")), ["a red circle", "a red disc", "a red"], "a red ball"),
+        (EmptyPrompt(), ["a red circle", "disc", ""], None),
+    ],
+)
+def test_texts_that_are_read_as_the_same_give_the_same_picture(
+    tiny_pipe: Any, baseline: Any, same: list[str], other: str | None
+) -> None:
+    defended = DefendedPipeline(tiny_pipe, baseline)
+    with defended.attached() as pipe:
+        read = [defended.read_as(pipe, text) for text in same]
+        assert len(set(read)) == 1
+        pictures = draw(pipe, same, [3] * len(same), SAMPLING)
+        torch.testing.assert_close(pictures, pictures[:1].expand_as(pictures))
+        if other is not None:
+            assert defended.read_as(pipe, other) != read[0]
+            assert not torch.equal(draw(pipe, [other], [3], SAMPLING)[0], pictures[0])
 
 
 # The empty prompt

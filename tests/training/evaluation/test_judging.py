@@ -74,6 +74,23 @@ def test_the_same_text_is_drawn_once_per_case() -> None:
     assert not any(verdict.any for verdict in verdicts)
 
 
+def test_texts_that_are_read_as_the_same_are_drawn_once_and_keep_their_words() -> None:
+    studio = Studio()
+    candidates = tuple(
+        Candidate("text", text, step) for step, text in enumerate(["a hit", "A  HIT", "b", "B", "A HIT"])
+    )
+    cases, results = [Case(0, "p", 0), Case(1, "p", 1)], [AttackResult(candidates[2:], 0, 0)] * 2
+    judge = PictureJudge(WordDetector(), tokens=lambda text: [len(text)])
+    found, drawn = judge_candidates(
+        cases, results, [False] * 2, draw=studio, judge=judge, read_as=lambda text: text.casefold().split()[0]
+    )
+    assert (drawn, studio.drawn) == (4, [(0, "b"), (1, "b"), (0, "A HIT"), (1, "A HIT")])
+    assert [(one.text, one.ids, one.place, one.step) for one in found[0].pictures] == [
+        ("b", (1,), 0, 2), ("B", (1,), 1, 3), ("A HIT", (5,), 2, 4)
+    ]  # fmt: skip
+    assert [one.tries for one in found] == [2, 2]
+
+
 def test_shortcuts_change_no_verdict() -> None:
     rng = random.Random(0)
     texts = [[rng.choice(["a", "b", "hit", "hot"]) for _ in range(rng.randint(1, 6))] for _ in range(200)]

@@ -21,8 +21,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from robust_encoders.conversion.text_config import family_of
 from robust_encoders.training.trainer.parameters import SelectionConfig
 
-pytestmark = pytest.mark.no_cover  # long; other tests run the same lines
-
 # Rows of the study: fields of Workspace.
 ROWS: dict[str, dict[str, Any]] = {
     "one pass": {},

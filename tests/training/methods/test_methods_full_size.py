@@ -17,8 +17,6 @@ import pytest
 from full_size_methods import ITERATIONS, ROWS
 from recorded import record, table
 
-pytestmark = pytest.mark.no_cover  # long; other tests run the same lines
-
 MACHINE = 24 * full_size.GIB
 
 

@@ -30,8 +30,6 @@ from robust_encoders.training.prompts.layout import prompt_lengths
 from robust_encoders.training.trainer.loop import TrainingConfig
 from robust_encoders.training.workspace import Workspace
 
-pytestmark = pytest.mark.no_cover  # long; other tests run the same lines
-
 LONG = TrainingConfig(iterations=60, rate=3e-3)
 
 

@@ -23,8 +23,6 @@ from robust_encoders.training.trajectories import resample
 from robust_encoders.training.trajectories.bank import draw
 from robust_encoders.training.trajectories.config import BankConfig
 
-pytestmark = pytest.mark.no_cover  # long; other tests run the same lines
-
 # The paper's schedule: 30 attack steps on one prompt, then one prompt against five retained ones.
 PAPER = AdvUnlearn(retain=RetainConfig(prompts=RETAIN), adversary=AdversaryConfig(warmup=0))
 STEPS, BATCH, KEPT = 30, 1, 5

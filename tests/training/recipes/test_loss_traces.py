@@ -32,8 +32,6 @@ from robust_encoders.training.trainer.checkpoint import TrainingLog
 from robust_encoders.training.trainer.loop import TrainingConfig
 from robust_encoders.training.workspace import Workspace
 
-pytestmark = pytest.mark.no_cover  # long; other tests run the same lines
-
 RECORD: Mapping[str, Any] = json.loads((ROOT / "tests" / "data" / "loss_traces.json").read_text(encoding="utf-8"))
 WHOLE = 30  # iterations on record
 WARMUP = 5

@@ -66,8 +66,6 @@ from robust_encoders.training.metrics.rates import attack_rates, rate
 from robust_encoders.training.protocols import Attack
 from robust_encoders.training.types import AttackFacts, AttackResult, Candidate, Case, Result, Verdict
 
-pytestmark = pytest.mark.no_cover  # long; other tests run the same lines
-
 PAIRS = (("a red circle", "a red square"),)
 SMALL: dict[str, tuple[Attack, dict[str, int]]] = {
     "random_prefix": (RandomPrefix(candidates=5), {"candidates": 2}),

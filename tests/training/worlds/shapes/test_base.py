@@ -16,7 +16,7 @@ from robust_encoders.training.worlds.shapes.corpus import ShapesCorpus
 from robust_encoders.training.worlds.shapes.judge import load_judge
 from robust_encoders.training.worlds.shapes.pictures import captions_of, render_pictures
 
-pytestmark = [pytest.mark.base, pytest.mark.no_cover]  # long; other tests run the same lines
+pytestmark = pytest.mark.base
 
 RENDERED = {"shape": 0.98, "colour": 0.99, "style": 0.97}
 # The judge may answer none, as it does to outlines that the base breaks and to colours between two. A judge that had to
