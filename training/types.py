@@ -212,6 +212,7 @@ class JudgedPicture:
         picture: Archive and file of the picture, ``ARCHIVE/FILE.png``; see ``evaluation.judged_pictures``.
         sha256: First 16 digits of the hash of the picture's pixels.
         queried: True if the attack itself asked for the picture during its search.
+        norm: Largest norm of the input vectors, if the input is token embeddings; None for other inputs.
     """
 
     place: int
@@ -225,6 +226,7 @@ class JudgedPicture:
     picture: str = ""
     sha256: str = ""
     queried: bool = False
+    norm: float | None = None
 
     @property
     def margin(self) -> float:

@@ -86,8 +86,16 @@ class PictureJudge:
             hit = all(score >= 0 for score in scores.values())
             kept = "" if self.archive is None else self.archive.add(names[i], pixels[i])
             about = (places[i], candidate.step, candidate.kind, text, ids, case.seed)
-            records.append(JudgedPicture(*about, scores, hit, kept, pixels_sha256(pixels[i])))
+            record = JudgedPicture(*about, scores, hit, kept, pixels_sha256(pixels[i]), norm=_norm(candidate))
+            records.append(record)
         return records
+
+
+def _norm(candidate: Candidate) -> float | None:
+    """Return the largest norm of the vectors of token embeddings (L, D); None for any other candidate."""
+    if candidate.kind != "token_embeddings" or not isinstance(candidate.value, Tensor):
+        return None
+    return float(candidate.value.float().norm(dim=-1).max())
 
 
 @dataclass

@@ -105,7 +105,8 @@ def test_shortcuts_change_no_verdict() -> None:
 
 
 def test_embeddings_are_judged_without_being_compared() -> None:
-    candidates = tuple(Candidate("token_embeddings", torch.zeros(2, 2), step) for step in (1, 2))
+    rows = torch.tensor([[3.0, 4.0], [0.0, 1.0]])
+    candidates = tuple(Candidate("token_embeddings", rows * step, step) for step in (1, 2))
     verdicts, drawn = judge_candidates(
         [Case(0, "a", 0)],
         [AttackResult(candidates, 0, 0)],
@@ -115,6 +116,7 @@ def test_embeddings_are_judged_without_being_compared() -> None:
     )
     assert drawn == 2
     assert verdicts[0].text == ""
+    assert [one.norm for one in verdicts[0].pictures] == [5.0, 10.0]
 
 
 def test_an_attack_that_proposes_nothing_is_refused() -> None:
