@@ -95,24 +95,34 @@ def component_of(training: Path) -> str:
     return str(json.loads(training.read_text())["component"]) if training.exists() else "base"
 
 
+def version_of(records: list[dict[str, Any]]) -> int:
+    """Return the suite version of an evaluation; the first one is not named in the records."""
+    return max(int(record["settings"].get("suite_version", 1)) for record in records)
+
+
 def main() -> None:
-    """Copy the records, if there is a folder, and print both tables."""
+    """Copy the records, if there is a folder, and print the rates by suite version, then the costs."""
     if len(sys.argv) > 1:
         copy_records(Path(sys.argv[1]))
     columns = [*NO_ATTACK, *ATTACKS, *METRICS]
-    rates, costs = [], []
+    rates: dict[int, list[str]] = {}
+    costs = []
     for component, name, results in rows():
-        found = dict(numbers(json.loads(results.read_text())["results"]))
-        rates.append(line([component, name, *(per_cent(found[one]) if one in found else "-" for one in columns)]))
+        records = json.loads(results.read_text())["results"]
+        found = dict(numbers(records))
+        shown = line([component, name, *(per_cent(found[one]) if one in found else "-" for one in columns)])
+        rates.setdefault(version_of(records), []).append(shown)
         training = results.parent / "training.json"
         if training.exists():
             took = json.loads(training.read_text())
             size = f"{took['bytes'] / 1000:,.0f} KB"
             figures = (f"{took[key]:,.0f}" for key in ("seconds", "unet_calls"))
             costs.append(line([component, name, took["form"], size, *figures]))
-    heads = ["component", "row", *columns], ["component", "row", "form", "size", "seconds", "UNet calls"]
-    for head, lines in zip(heads, (rates, costs), strict=True):
-        sys.stdout.write("\n".join([line(list(head)), line(["---"] * len(head)), *lines, "", ""]))
+    head = ["component", "row", *columns]
+    tables = [(f"Suite version {version}", head, lines) for version, lines in sorted(rates.items())]
+    tables.append(("Costs", ["component", "row", "form", "size", "seconds", "UNet calls"], costs))
+    for title, cells, lines in tables:
+        sys.stdout.write("\n".join([title, "", line(cells), line(["---"] * len(cells)), *lines, "", ""]))
 
 
 if __name__ == "__main__":
