@@ -92,4 +92,4 @@ def _is_unchanged(path: Path, facts: dict[str, Any]) -> bool:
     except IntegrityError:
         return False  # no text encoder in any known layout
     shorter = without_last_layer(found, {"num_hidden_layers": len(layer_numbers(found.tensors)) - 1})[0]
-    return expected in map(content_sha256, (found.tensors, shorter))
+    return expected in [content_sha256(one) for one in (found.tensors, shorter)]

@@ -58,7 +58,7 @@ def export(
         name: Name of the file or folder in ``out``, without suffix.
         into: Base that the artifact is merged into: a single-file checkpoint for ComfyUI, A1111 and
             stable-diffusion.cpp, the folder of a pipeline for InvokeAI and diffusers. None for a file without a base.
-        dtype: Dtype of all weights in the result; None to keep that of the base, or that of the artifact without a base.
+        dtype: Dtype of all weights in the result; None to keep that of the base, or else of the artifact.
         force: True to replace an earlier export.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What an artifact changes in a base: tensors of the text encoder, tensors of the UNet, under the names of diffusers."""
+"""What an artifact changes in a base: tensors of the text encoder and of the UNet, under the names of diffusers."""
 
 from __future__ import annotations
 

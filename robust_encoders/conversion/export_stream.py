@@ -81,9 +81,15 @@ class TensorFile:
             IntegrityError: If the file was cut off.
         """
         with self.path.open("rb", buffering=0) as file:
-            return self._read(file, name)
+            return self.tensor(file, name)
 
-    def _read(self, file: FileIO, name: str) -> Tensor:
+    def tensor(self, file: FileIO, name: str) -> Tensor:
+        """Return one tensor from the open, unbuffered file; for errors, see :meth:`read`.
+
+        Args:
+            file: This file, opened.
+            name: Name of the tensor.
+        """
         entry = self.entries[name]
         with torch.inference_mode(False):
             tensor = torch.empty(entry.shape, dtype=entry.dtype, device="cpu")
@@ -124,7 +130,7 @@ class Edits:
         return made
 
     def _dtype_of(self, name: str, entry: Entry) -> torch.dtype:
-        # A name without a point is a constant of the noise schedule in a checkpoint, which applications keep in float32.
+        # In a checkpoint, a name without a point is a constant of the noise schedule, which stays in float32.
         weight = entry.dtype.is_floating_point and bool(entry.shape) and "." in name
         return self.dtype if self.dtype is not None and weight else entry.dtype
 
@@ -156,9 +162,7 @@ def rewrite(source: TensorFile, target: Path, edits: Edits) -> None:
         written.write(_head(entries, edits.metadata))
         for name, entry in entries.items():
             if name in edits.changes or entry.dtype != source.entries[name].dtype:
-                old = source._read(file, name)
-                new = edits.changes[name](old) if name in edits.changes else old
-                written.write(bytes_of(cast(name, new, entry.dtype, source.path).contiguous()))
+                written.write(bytes_of(_new(file, source, name, edits, entry.dtype)))
             else:
                 _copy(file, written, source, name)
         written.flush()
@@ -168,6 +172,13 @@ def rewrite(source: TensorFile, target: Path, edits: Edits) -> None:
                 f"expected {source.path} unchanged while it was read, found it changed; export again when no other "
                 "program writes to it"
             )
+
+
+def _new(file: FileIO, source: TensorFile, name: str, edits: Edits, dtype: torch.dtype) -> Tensor:
+    value = source.tensor(file, name)
+    if name in edits.changes:
+        value = edits.changes[name](value)
+    return cast(name, value, dtype, source.path).contiguous()
 
 
 def _copy(file: FileIO, written: BinaryIO, source: TensorFile, name: str) -> None:

@@ -38,7 +38,7 @@ _PLACES: Mapping[tuple[Target, Kind], tuple[str, str]] = {
     ("comfyui", "text encoder"): (
         "models/text_encoders; choose it in the node Load CLIP with type stable_diffusion, and connect that node with "
         "both CLIP Text Encode nodes instead of Load Checkpoint",
-        f"no line 'clip missing' in the log, except for a 24th layer; {_SAME_SEED}",
+        f"a line 'clip missing' in the log names text_projection, logit_scale or a 24th layer at most; {_SAME_SEED}",
     ),
     ("comfyui", "checkpoint"): ("models/checkpoints; choose it in the node Load Checkpoint", _SAME_SEED),
     ("comfyui", "lora"): (

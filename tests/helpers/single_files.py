@@ -40,17 +40,17 @@ def unet_name(name: str, unet: Any) -> str:
         return f"{UNET}{_TOP[stem]}.{leaf}"
     step = unet.config.layers_per_block + 1
     if mid := re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)", stem):
-        place = {"resnets": 2 * int(mid[2]), "attentions": 1}[mid[1]]
-        return f"{UNET}middle_block.{place}.{_inside(mid[1], mid[3])}.{leaf}"
+        number = {"resnets": 2 * int(mid[2]), "attentions": 1}[mid[1]]
+        return f"{UNET}middle_block.{number}.{_inside(mid[1], mid[3])}.{leaf}"
     found = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)", stem)
     assert found is not None, name
-    side, block, part, number, rest = found[1], int(found[2]), found[3], int(found[4]), found[5]
+    side, block, part, layer, rest = found[1], int(found[2]), found[3], int(found[4]), found[5]
     if part == "downsamplers":
         return f"{UNET}input_blocks.{step * (block + 1)}.0.op.{leaf}"
     if part == "upsamplers":
         attends = hasattr(unet.up_blocks[block], "attentions")
         return f"{UNET}output_blocks.{step * block + step - 1}.{2 if attends else 1}.conv.{leaf}"
-    place = f"input_blocks.{step * block + number + 1}" if side == "down" else f"output_blocks.{step * block + number}"
+    place = f"input_blocks.{step * block + layer + 1}" if side == "down" else f"output_blocks.{step * block + layer}"
     return f"{UNET}{place}.{int(part == 'attentions')}.{_inside(part, rest)}.{leaf}"
 
 
@@ -110,10 +110,11 @@ def tensors_of(pipe: Any, state: dict[str, Tensor], *, sd2: bool = False) -> dic
     """Return everything that a checkpoint of a pipeline holds."""
     text = open_clip_tensors(state) if sd2 else clip_tensors(state)
     if sd2:
+        width = state["text_model.final_layer_norm.weight"].shape[0]
         last = max(int(re.findall(r"layers\.(\d+)", name)[0]) for name in state if "layers." in name)
         here = {name: tensor for name, tensor in text.items() if f"resblocks.{last}." in name}
         text |= {name.replace(f"resblocks.{last}.", f"resblocks.{last + 1}."): 2 * one for name, one in here.items()}
-        text |= {f"{OPEN_CLIP}logit_scale": torch.tensor(4.6), f"{OPEN_CLIP}text_projection": torch.ones(3, 3)}
+        text |= {f"{OPEN_CLIP}logit_scale": torch.tensor(4.6), f"{OPEN_CLIP}text_projection": torch.ones(width, width)}
     unet = {unet_name(name, pipe.unet): tensor for name, tensor in pipe.unet.state_dict().items()}
     schedule = {"alphas_cumprod": torch.linspace(1, 0, 7), "betas": torch.linspace(0, 1, 7)}
     return {**text, **unet, **vae_tensors(pipe.vae), **schedule}
