@@ -41,7 +41,7 @@ def metadata(manifest: Manifest, content: str, *, exported: str = "") -> dict[st
     Args:
         manifest: Manifest of the artifact.
         content: Hash of the tensors' contents, under the names of the artifact.
-        exported: What an export made of the artifact, in words; empty for the artifact itself.
+        exported: Application and base of an export, in words; empty for the artifact itself.
 
     Raises:
         ValueError: If a fact cannot be written as JSON; the manifest refuses such facts, too.

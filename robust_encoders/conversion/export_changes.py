@@ -51,7 +51,7 @@ class Changes:
     Args:
         text: New text encoder, under ``text_model.*`` names; empty if it stays.
         unet: Changes of the UNet's tensors, under the names of diffusers; empty if it stays.
-        notes: What differs from the base that the artifact was made for, in words.
+        notes: Differences from the base that the artifact was made for, in words.
     """
 
     text: Mapping[str, Tensor]

@@ -90,7 +90,7 @@ class Checkpoint:
         """Return what becomes of the file.
 
         Args:
-            changes: What the artifact changes.
+            changes: Changes by the artifact.
             metadata: Metadata that the artifact adds to that of the file.
             dtype: Dtype of all weights; None to keep those of the file.
 

@@ -99,7 +99,7 @@ class PipelineFolder:
 
         Args:
             target: Path of the new folder, which must not exist.
-            changes: What the artifact changes.
+            changes: Changes by the artifact.
             metadata: Metadata that the artifact adds to those of the files.
             dtype: Dtype of the weights of changed components; None to keep those of the files.
             facts: Provenance for the configuration of a changed text encoder.

@@ -140,7 +140,7 @@ def size_after(source: TensorFile, edits: Edits) -> int:
 
     Args:
         source: File that is rewritten.
-        edits: What becomes of it.
+        edits: Edits of the file.
     """
     entries = edits.entries(source)
     return len(_head(entries, edits.metadata)) + sum(entry.nbytes for entry in entries.values())
@@ -152,7 +152,7 @@ def rewrite(source: TensorFile, target: Path, edits: Edits) -> None:
     Args:
         source: File that is read.
         target: Path of the new file, which must not exist.
-        edits: What becomes of the file.
+        edits: Edits of the file.
 
     Raises:
         IntegrityError: If a value is beyond the range of its new dtype, or the source changes meanwhile.

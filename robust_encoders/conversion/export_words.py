@@ -88,10 +88,10 @@ class Exported:
     Args:
         path: File or folder that was written.
         app: Name of the application.
-        kind: What was written.
-        place: Where the application wants it, in words.
-        seen: How to see that it is on, in words.
-        lost: What the export loses, or what is unknown about it, in words.
+        kind: Kind of file or folder.
+        place: Place in which the application looks for it, in words.
+        seen: Signs that it is on, in words.
+        lost: Properties that the export loses, and facts that are unknown about it, in words.
     """
 
     path: Path
@@ -111,9 +111,9 @@ def described(
         artifact: Artifact that was exported.
         path: File or folder that was written.
         to: Application.
-        kind: What was written.
+        kind: Kind of file or folder.
         dtype: Dtype of all weights; None if each kept its own.
-        notes: What differs from the base that the artifact was made for.
+        notes: Differences from the base that the artifact was made for.
     """
     place, seen = _PLACES[to, kind]
     lost = [*_lost(artifact, APPS[to], kind), *notes]
