@@ -75,7 +75,7 @@ def export(
         return _merged(artifact, to, out / name, into, dtype, force=force)
     kind = _kind_alone(artifact, to)
     target = out / "text_encoder" if (to, kind) == ("diffusers", "text encoder") else out / f"{name}.safetensors"
-    require_place(target, sum(tensor.nbytes for tensor in artifact.tensors.values()), force=force)
+    require_place(target, _size(artifact, dtype), force=force)
     tensors = _cast(artifact, dtype)
     with placed(target) as place:
         _write_alone(artifact._replace(tensors=tensors), place, to, kind)
@@ -136,6 +136,10 @@ def _cast(artifact: Artifact, dtype: torch.dtype | None) -> dict[str, Tensor]:
     return {name: cast(name, tensor, dtype, place) for name, tensor in artifact.tensors.items()}
 
 
+def _size(artifact: Artifact, dtype: torch.dtype | None) -> int:
+    return sum(tensor.numel() * (dtype or tensor.dtype).itemsize for tensor in artifact.tensors.values())
+
+
 def _write_alone(artifact: Artifact, place: Path, to: Target, kind: Kind) -> None:
     facts = _metadata(artifact, f"for {APPS[to]}")
     if kind in ("lora", "unet"):
@@ -182,7 +186,13 @@ def _into_file(
     require_place(place, size_after(checkpoint.file, edits), force=force, source=into)
     with placed(place) as aside:
         rewrite(checkpoint.file, aside, edits)
-    return place, changes.notes
+    return place, (*changes.notes, *_beside(into, place))
+
+
+def _beside(into: Path, place: Path) -> tuple[str, ...]:
+    # A1111 reads the configuration of an SD 2 checkpoint from a file of the checkpoint's own name.
+    own = into.with_suffix(".yaml")
+    return (f"the configuration {own}: copy it to {place.with_suffix('.yaml')}",) if own.is_file() else ()
 
 
 def _into_folder(
@@ -190,7 +200,7 @@ def _into_folder(
 ) -> tuple[Path, tuple[str, ...]]:
     folder = PipelineFolder.opened(into)
     changes = changes_of(artifact, folder)
-    require_place(target, folder.size, force=force, source=into)
+    require_place(target, folder.size_after(changes, dtype), force=force, source=into)
     with placed(target) as aside:
         folder.copy(aside, changes, facts, dtype, provenance(artifact.manifest, artifact.content_sha256))
     return target, changes.notes

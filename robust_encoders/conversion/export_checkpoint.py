@@ -17,6 +17,7 @@ from robust_encoders.conversion.formats import A1111, A1111_OLD, A1111_SD2, LAYO
 from robust_encoders.conversion.lookalikes import what_else
 from robust_encoders.conversion.text_config import layer_numbers, without_last_layer
 from robust_encoders.errors import IntegrityError
+from robust_encoders.utils.broken_libraries import broken_libraries_named
 
 UNET, EMA = "model.diffusion_model.", "model_ema."
 _DOWNSAMPLER = UNET + "input_blocks.{}.0.op.weight"
@@ -120,7 +121,8 @@ def unet_names(names: Iterable[str]) -> dict[str, str]:
     Returns:
         The names; empty if the file holds no such UNet.
     """
-    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+    with broken_libraries_named():
+        from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
     # The conversion moves values from name to name, so the names themselves can be the values.
     own = {name: name for name in names if name.startswith(UNET)}

@@ -19,7 +19,7 @@ from robust_encoders.artifact.forms import CONFIG_NAME, WEIGHTS_NAME
 from robust_encoders.clip.state_dict import nested
 from robust_encoders.conversion.export_changes import Changes
 from robust_encoders.conversion.export_checkpoint import with_earlier
-from robust_encoders.conversion.export_stream import Edits, TensorFile, require_plain, rewrite
+from robust_encoders.conversion.export_stream import Edits, TensorFile, require_plain, rewrite, size_after
 from robust_encoders.conversion.files import PICKLES
 from robust_encoders.conversion.precision import cast
 from robust_encoders.errors import IntegrityError
@@ -87,10 +87,16 @@ class PipelineFolder:
         """
         return self._places[name].read(name)
 
-    @property
-    def size(self) -> int:
-        """Size of all files in bytes."""
-        return sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
+    def size_after(self, changes: Changes, dtype: torch.dtype | None) -> int:
+        """Return the size of the new folder in bytes, at most.
+
+        Args:
+            changes: Changes by the artifact.
+            dtype: Dtype of the weights of changed components; None to keep those of the files.
+        """
+        files = [*(self.text_files if changes.text else ()), *(self.unet_files if changes.unet else ())]
+        more = sum(max(0, size_after(file, Edits(dtype=dtype)) - file.state.st_size) for file in files)
+        return more + sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
 
     def copy(
         self, target: Path, changes: Changes, metadata: Mapping[str, str], dtype: torch.dtype | None, facts: Any
