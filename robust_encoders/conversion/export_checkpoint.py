@@ -13,6 +13,7 @@ from torch import Tensor
 from robust_encoders.artifact.provenance import METADATA_KEY
 from robust_encoders.conversion.export_changes import Changes
 from robust_encoders.conversion.export_stream import Change, Edits, TensorFile, require_plain
+from robust_encoders.conversion.files import PICKLES
 from robust_encoders.conversion.formats import A1111, A1111_OLD, A1111_SD2, LAYOUTS, Layout, read, write
 from robust_encoders.conversion.lookalikes import what_else
 from robust_encoders.conversion.text_config import layer_numbers, without_last_layer
@@ -52,6 +53,11 @@ class Checkpoint:
         Raises:
             IntegrityError: If it is no safetensors file, or no checkpoint of Stable Diffusion 1 or 2.
         """
+        if path.suffix in PICKLES:
+            raise IntegrityError(
+                f"expected a checkpoint as .safetensors in {path}, found the suffix {path.suffix} of a pickle, which can "
+                "run code when it is read; save it as .safetensors, for example by the checkpoint merger of A1111"
+            )
         file = TensorFile.opened(path)
         found = [layout for layout in LAYOUTS if layout.shared and any(map(layout.holds, file.entries))]
         names = unet_names(file.entries)

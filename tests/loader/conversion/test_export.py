@@ -315,6 +315,20 @@ def test_the_unet_of_another_base_is_said_to_differ(tiny_pipe: Any, make_pipe: M
     assert any("the UNet there differs by" in one for one in made.lost)
 
 
+def test_a_configuration_beside_the_checkpoint_is_named(
+    tiny_encoder: RobustEncoder, checkpoint: Path, tmp_path: Path
+) -> None:
+    checkpoint.with_suffix(".yaml").write_text("model: {}")
+    made = export(artifact(tiny_encoder), "a1111", tmp_path / "out", name="circle", into=checkpoint)
+    assert f"copy it to {tmp_path / 'out' / 'circle.yaml'}" in made.lost[2]
+
+
+def test_a_pickle_is_no_base(tiny_encoder: RobustEncoder, tmp_path: Path) -> None:
+    torch.save({}, tmp_path / "base.ckpt")
+    with pytest.raises(IntegrityError, match=r"found the suffix \.ckpt of a pickle"):
+        export(artifact(tiny_encoder), "a1111", tmp_path / "out", name="circle", into=tmp_path / "base.ckpt")
+
+
 def test_an_eraser_is_refused_everywhere(tiny_pipe: Any, tmp_path: Path) -> None:
     for to in ("comfyui", "a1111", "invokeai", "sdcpp", "diffusers", "openclip"):
         with pytest.raises(ManifestError, match="found an eraser: its modules"):
