@@ -68,7 +68,7 @@ def _export(options: argparse.Namespace) -> int:
     except FileExistsError as error:
         raise UsageError(str(error)) from error
     if options.json:
-        say_json({**vars(made), "path": str(made.path), "lost": list(made.lost)})
+        say_json({**vars(made), "path": str(made.path)})
     else:
         _say(made)
     return EXIT_OK
@@ -80,3 +80,5 @@ def _say(made: Exported) -> None:
     say(f"see it   {made.seen}")
     for one in made.lost:
         say(f"lost     {one}")
+    for one in made.notes:
+        say(f"note     {one}")

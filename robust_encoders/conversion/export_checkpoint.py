@@ -55,8 +55,8 @@ class Checkpoint:
         """
         if path.suffix in PICKLES:
             raise IntegrityError(
-                f"expected a checkpoint as .safetensors in {path}, found the suffix {path.suffix} of a pickle, which can "
-                "run code when it is read; save it as .safetensors, for example by the checkpoint merger of A1111"
+                f"expected a checkpoint as .safetensors in {path}, found the suffix {path.suffix} of a pickle, which may "
+                "run code; save it as .safetensors, for example by the checkpoint merger of A1111"
             )
         file = TensorFile.opened(path)
         found = [layout for layout in LAYOUTS if layout.shared and any(map(layout.holds, file.entries))]

@@ -91,7 +91,8 @@ class Exported:
         kind: Kind of file or folder.
         place: Place in which the application looks for it, in words.
         seen: Signs that it is on, in words.
-        lost: Properties that the export loses, and facts that are unknown about it, in words.
+        lost: Properties that the export loses, in words.
+        notes: Further facts, in words: differences of the base, and work that is left to the user.
     """
 
     path: Path
@@ -100,6 +101,7 @@ class Exported:
     place: str
     seen: str
     lost: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def described(
@@ -113,23 +115,23 @@ def described(
         to: Application.
         kind: Kind of file or folder.
         dtype: Dtype of all weights; None if each kept its own.
-        notes: Differences from the base that the artifact was made for.
+        notes: Differences from the base that the artifact was made for, and work that is left to the user.
     """
     place, seen = _PLACES[to, kind]
-    lost = [*_lost(artifact, APPS[to], kind), *notes]
+    lost, more = _lost(artifact, APPS[to], kind), list(notes)
     own = {tensor.dtype for tensor in artifact.tensors.values()}
     if dtype is not None and own != {dtype}:
         lost.append(f"the precision of the artifact: its values are rounded to {dtype_name(dtype)}")
     if artifact.manifest.form == "weights" and to in ("comfyui", "a1111", "sdcpp", "invokeai"):
         width, layers = artifact.config["hidden_size"], artifact.config["num_hidden_layers"]
         if (width, layers) not in _KNOWN:
-            lost.append(
+            more.append(
                 f"{APPS[to]} builds text encoders of SD 1 and 2 only, this one has width {width} and {layers} layers: "
                 "the file shows the layout, and the application will not load it"
             )
         elif layers == 23 and kind == "text encoder":
             lost.append("the 24th layer, which SD 2 does not compute; ComfyUI names it as missing in its log")
-    return Exported(path=path, app=APPS[to], kind=kind, place=place, seen=seen, lost=tuple(lost))
+    return Exported(path=path, app=APPS[to], kind=kind, place=place, seen=seen, lost=tuple(lost), notes=tuple(more))
 
 
 def _lost(artifact: Artifact, app: str, kind: Kind) -> list[str]:
