@@ -55,7 +55,7 @@ class Checkpoint:
         """
         if path.suffix in PICKLES:
             raise IntegrityError(
-                f"expected a checkpoint as .safetensors in {path}, found the suffix {path.suffix} of a pickle, which may "
+                f"expected a checkpoint as .safetensors in {path}, found {path.suffix}, a pickle that may "
                 "run code; save it as .safetensors, for example by the checkpoint merger of A1111"
             )
         file = TensorFile.opened(path)
