@@ -12,7 +12,7 @@ The rooms (subpackages and modules), from top to bottom. Each one imports only f
 - ``hub``: from a name to verified files: catalog, downloads, pins; uploads to the Hub; loading of pipelines.
 - ``compatibility``: the checks that tell if an artifact fits a pipeline, and their report.
 - ``pipeline``: exchanges components of a pipeline, composes overlays, and undoes both.
-- ``conversion``: turns the weight formats of other projects into an artifact.
+- ``conversion``: turns the weight formats of other projects into an artifact, and an artifact into files for them.
 - ``artifact``: manifest, files, fingerprints and model card.
 - ``overlays``: the arithmetic of adapters, projections, deltas and erasers.
 - ``clip``: key layouts of a CLIP text encoder, and models built from tensors.

@@ -25,7 +25,8 @@ from robust_encoders.artifact.tensor_files import METADATA, MOST_HEADER
 from robust_encoders.errors import IntegrityError
 from robust_encoders.utils.bounded_files import regular
 
-_DTYPES: Mapping[str, torch.dtype] = {
+# The names of dtypes in the header of a file.
+DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
@@ -61,7 +62,7 @@ class OwnedFile(NamedTuple):
         """Return the SHA-256 of the bytes that were read."""
         digest = hashlib.sha256(self.header)
         for tensor in self.tensors.values():
-            digest.update(_bytes_of(tensor))
+            digest.update(bytes_of(tensor))
         return digest.hexdigest()
 
 
@@ -104,7 +105,7 @@ def read_owned(path: Path) -> OwnedFile:
             tensors = {}
             for name, dtype, shape in _layout(header, before.st_size, path):
                 tensors[name] = torch.empty(shape, dtype=dtype, device="cpu")
-                _fill(file, _bytes_of(tensors[name]), path)
+                fill(file, bytes_of(tensors[name]), path)
             after = os.fstat(file.fileno())
     except OSError as error:
         raise IntegrityError(f"expected {path}, cannot read it: {error}; fetch the artifact again") from error
@@ -120,10 +121,37 @@ def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
     Raises:
         IntegrityError: If the file cannot be read, or is no safetensors file.
     """
+    return {name: shape for name, _, shape in layout_of(path).tensors}
+
+
+class FileLayout(NamedTuple):
+    """The layout of a safetensors file.
+
+    Args:
+        begin: Number of bytes before the first tensor.
+        tensors: Name, dtype and shape of each tensor in the order of the file; no byte lies between them.
+        state: State of the file when its header was read.
+    """
+
+    begin: int
+    tensors: list[tuple[str, torch.dtype, tuple[int, ...]]]
+    state: os.stat_result
+
+
+def layout_of(path: Path) -> FileLayout:
+    """Return the layout of a safetensors file; only the header is read.
+
+    Args:
+        path: Path of the file.
+
+    Raises:
+        IntegrityError: If the file cannot be read, or is no safetensors file.
+    """
     try:
         with path.open("rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
-            return {name: shape for name, _, shape in _layout(_read_header(file, size, path), size, path)}
+            state = os.fstat(file.fileno())
+            header = _read_header(file, state.st_size, path)
+            return FileLayout(len(header), _layout(header, state.st_size, path), state)
     except OSError as error:
         raise IntegrityError(f"expected {path}, cannot read it: {error}; fetch the artifact again") from error
 
@@ -131,10 +159,10 @@ def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
 def _read_header(file: FileIO, size: int, path: Path) -> bytes:
     """Return length and header; only the beginning if the header is longer than may be read."""
     start = bytearray(min(8, size))
-    _fill(file, memoryview(start), path)
+    fill(file, memoryview(start), path)
     length = int.from_bytes(start, "little")
     rest = bytearray(min(length if length <= MOST_HEADER else SAMPLE, size - len(start)))
-    _fill(file, memoryview(rest), path)
+    fill(file, memoryview(rest), path)
     return bytes(start + rest)
 
 
@@ -157,7 +185,7 @@ def _entries(header: bytes, size: int, path: Path) -> list[tuple[str, tuple[int,
         if name == METADATA:
             continue
         try:
-            (begin, end), shape, dtype = entry["data_offsets"], entry["shape"], _DTYPES[entry["dtype"]]
+            (begin, end), shape, dtype = entry["data_offsets"], entry["shape"], DTYPES[entry["dtype"]]
             if any(type(number) is not int or number < 0 for number in (begin, end, *shape)):
                 raise ValueError("a number that is negative or not whole")
         except (KeyError, TypeError, ValueError) as error:
@@ -166,11 +194,22 @@ def _entries(header: bytes, size: int, path: Path) -> list[tuple[str, tuple[int,
     return entries
 
 
-def _bytes_of(tensor: Tensor) -> memoryview:
+def bytes_of(tensor: Tensor) -> memoryview:
+    """Return the bytes of a contiguous tensor on the CPU; they share its memory."""
     return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
-def _fill(file: FileIO, view: memoryview, path: Path) -> None:
+def fill(file: FileIO, view: memoryview, path: Path) -> None:
+    """Fill a piece of memory with the next bytes of a file.
+
+    Args:
+        file: Unbuffered file.
+        view: Memory to fill.
+        path: Path of the file, for the error message.
+
+    Raises:
+        IntegrityError: If the file ends earlier.
+    """
     while len(view):
         if not (count := file.readinto(view)):
             raise IntegrityError(

@@ -35,17 +35,19 @@ def provenance(manifest: Manifest, content: str) -> dict[str, Any]:
     }
 
 
-def metadata(manifest: Manifest, content: str) -> dict[str, str]:
+def metadata(manifest: Manifest, content: str, *, exported: str = "") -> dict[str, str]:
     """Return the metadata of a file of weights: the format for other libraries, and the provenance as JSON.
 
     Args:
         manifest: Manifest of the artifact.
         content: Hash of the tensors' contents, under the names of the artifact.
+        exported: Application and base of an export, in words; empty for the artifact itself.
 
     Raises:
         ValueError: If a fact cannot be written as JSON; the manifest refuses such facts, too.
     """
-    text = json.dumps(_facts(manifest, content), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    facts = {**_facts(manifest, content), **({"exported": exported} if exported else {})}
+    text = json.dumps(facts, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return {"format": "pt", METADATA_KEY: text}
 
 

@@ -95,7 +95,7 @@ def file_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> by
     """
     data = safetensors.torch.save(dict(tensors))
     end = 8 + int.from_bytes(data[:8], "little")
-    return _with_metadata(data[8:end], metadata) + memoryview(data)[end:]
+    return with_metadata(data[8:end], metadata) + memoryview(data)[end:]
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -110,13 +110,18 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     safetensors.torch.save_file(dict(tensors), aside)
     with aside.open("rb") as source, path.open("wb") as target:
         length = int.from_bytes(source.read(8), "little")
-        target.write(_with_metadata(source.read(length), metadata))
+        target.write(with_metadata(source.read(length), metadata))
         shutil.copyfileobj(source, target, 2**20)
     aside.unlink()
 
 
-def _with_metadata(text: bytes, metadata: Mapping[str, str]) -> bytes:
-    """Return length and header of a file with sorted metadata; readers require a multiple of eight bytes."""
+def with_metadata(text: bytes, metadata: Mapping[str, str]) -> bytes:
+    """Return length and header of a file with sorted metadata; readers require a multiple of eight bytes.
+
+    Args:
+        text: Header as JSON, with or without other metadata.
+        metadata: Metadata of the file.
+    """
     found = {METADATA: dict(sorted(metadata.items())), **json.loads(text)}
     new = json.dumps(found, separators=(",", ":"), ensure_ascii=False).encode()
     new += b" " * (-len(new) % _ALIGNMENT)

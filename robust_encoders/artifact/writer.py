@@ -97,7 +97,7 @@ def _contents(
     facts = metadata(manifest, content)
     contents: dict[str, bytes | Path]
     if manifest.form == "weights":
-        contents = {CONFIG_NAME: _config_bytes(tensors, config), name: _weights_file(tensors, facts, aside / name)}
+        contents = {CONFIG_NAME: config_bytes(tensors, config), name: _weights_file(tensors, facts, aside / name)}
     else:
         contents = {name: serialised(manifest.form, tensors, config, facts)}
     hashes = {name: content}
@@ -113,7 +113,13 @@ def _record(data: bytes | Path, content: str) -> FileRecord:
         return FileRecord(sha256=digest, size=file.tell(), content_sha256=content)
 
 
-def _config_bytes(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> bytes:
+def config_bytes(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> bytes:
+    """Return the ``config.json`` of a text encoder.
+
+    Args:
+        tensors: Tensors of the text encoder, which state its dtype.
+        config: Configuration, with the provenance under ``robust_encoders``.
+    """
     body = {
         "architectures": ["CLIPTextModel"],
         "model_type": "clip_text_model",

@@ -1,14 +1,17 @@
-"""The answer of ``info`` about an encoder: the three numbers that matter, then the facts, then every number."""
+"""The answer of ``info``: about an encoder its key numbers, facts and all numbers; about a file its provenance."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from robust_encoders.artifact.card_results import withdrawal_reasons, withdrawn
 from robust_encoders.artifact.key_numbers import key_lines
 from robust_encoders.artifact.manifest import Manifest
-from robust_encoders.utils.console import columns, say, say_fields
+from robust_encoders.conversion.copied_file import CopiedFile, copied_file
+from robust_encoders.errors import IntegrityError
+from robust_encoders.utils.console import columns, say, say_fields, say_json
 
 
 def say_manifest(manifest: Manifest) -> None:
@@ -54,3 +57,33 @@ def _say_key_numbers(manifest: Manifest) -> None:
     for reason in withdrawal_reasons(manifest.results):
         say(f"withdrawn, because: {reason}")
     say("")
+
+
+def say_file(path: Path, *, as_json: bool) -> None:
+    """Print what a single file of weights says about itself.
+
+    Args:
+        path: Path of a safetensors file.
+        as_json: True to print JSON.
+
+    Raises:
+        IntegrityError: If the file carries no provenance, or is no safetensors file.
+    """
+    found = copied_file(path)
+    if found is None:
+        raise IntegrityError(
+            f"expected provenance inside {path}, found none: it is no copy of an artifact's weights, or a tool removed "
+            "it; pass the folder of the artifact"
+        )
+    if as_json:
+        say_json({**found.facts, "unchanged": found.unchanged})
+    else:
+        say_fields({**found.facts, "tensors": _tensors(found)})
+
+
+def _tensors(found: CopiedFile) -> str:
+    if found.unchanged:
+        return "unchanged"
+    if "exported" in found.facts:
+        return "not those of the encoder itself: the export merged or cast them, or they were changed later"
+    return "changed since these facts were stated"

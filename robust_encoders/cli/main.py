@@ -18,13 +18,12 @@ from typing import Any
 import robust_encoders
 from robust_encoders import CATALOG, CatalogEntry, RobustEncoder
 from robust_encoders.artifact.forms import PICTURE_NAME
-from robust_encoders.cli import annotate, convert, pipelines, ready, trust
-from robust_encoders.cli.encoder_summary import say_manifest
+from robust_encoders.cli import annotate, convert, export, pipelines, ready, trust
+from robust_encoders.cli.encoder_summary import say_file, say_manifest
 from robust_encoders.cli.interrupted import EXIT_INTERRUPTED, way_on
 from robust_encoders.cli.on_purpose import on_purpose
 from robust_encoders.cli.surroundings import configure_logs, fail_in_words, run_in_shell
-from robust_encoders.conversion.copied_file import copied_file
-from robust_encoders.errors import BaseLoadError, IntegrityError, NotReadyError, RobustEncodersError, UnknownNameError
+from robust_encoders.errors import BaseLoadError, NotReadyError, RobustEncodersError, UnknownNameError
 from robust_encoders.hub.client import sending_problems
 from robust_encoders.redaction import redacted
 from robust_encoders.utils.console import (
@@ -155,6 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     cards.set_defaults(command=_cards)
     trust.add_commands(commands, as_json)
     convert.add_commands(commands, as_json)
+    export.add_commands(commands, as_json)
     annotate.add_commands(commands, as_json)
     ready.add_commands(commands, as_json)
     info.add_argument(
@@ -195,7 +195,8 @@ def _list(options: argparse.Namespace) -> int:
 def _info(options: argparse.Namespace) -> int:
     entry = CATALOG.get(options.name)
     if entry is None and expanded(options.name).is_file():
-        return _file_info(options, expanded(options.name))
+        say_file(expanded(options.name), as_json=options.json)
+        return EXIT_OK
     if entry is not None and entry.format != "safetensors":
         if options.json:
             say_json(_entry(entry))
@@ -207,22 +208,6 @@ def _info(options: argparse.Namespace) -> int:
         say(manifest.to_json().rstrip())
     else:
         say_manifest(manifest)
-    return EXIT_OK
-
-
-def _file_info(options: argparse.Namespace, path: Path) -> int:
-    found = copied_file(path)
-    if found is None:
-        raise IntegrityError(
-            f"expected provenance inside {path}, found none: it is no copy of an artifact's weights, or a tool removed "
-            "it; pass the folder of the artifact"
-        )
-    if options.json:
-        say_json({**found.facts, "unchanged": found.unchanged})
-    else:
-        say_fields(
-            {**found.facts, "tensors": "unchanged" if found.unchanged else "changed since these facts were stated"}
-        )
     return EXIT_OK
 
 

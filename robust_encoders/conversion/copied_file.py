@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from robust_encoders.artifact.fingerprint import content_sha256
-from robust_encoders.artifact.owned_file import read_owned
 from robust_encoders.artifact.provenance import embedded_provenance
 from robust_encoders.concepts import ConceptKind
-from robust_encoders.conversion.formats import read
+from robust_encoders.conversion.export_stream import TensorFile
+from robust_encoders.conversion.formats import LAYOUTS, read
+from robust_encoders.conversion.text_config import layer_numbers, without_last_layer
 from robust_encoders.errors import IntegrityError
 
 logger = logging.getLogger(__name__)
@@ -79,11 +80,16 @@ def _is_fact(name: str, value: object) -> bool:
 
 
 def _is_unchanged(path: Path, facts: dict[str, Any]) -> bool:
-    tensors = read_owned(path).tensors
-    expected = facts.get("content_sha256")
+    file, expected = TensorFile.opened(path), facts.get("content_sha256")
+    shared = [layout for layout in LAYOUTS if layout.shared and any(map(layout.holds, file.entries))]
+    # Of a whole checkpoint only the text encoder is read.
+    names = [name for name in file.entries if not shared or any(layout.holds(name) for layout in shared)]
+    tensors = {name: file.read(name) for name in names}
     if content_sha256(tensors) == expected:
         return True
     try:
-        return content_sha256(read(tensors).tensors) == expected
+        found = read(tensors)
     except IntegrityError:
         return False  # no text encoder in any known layout
+    shorter = without_last_layer(found, {"num_hidden_layers": len(layer_numbers(found.tensors)) - 1})[0]
+    return expected in [content_sha256(one) for one in (found.tensors, shorter)]

@@ -44,7 +44,7 @@ def with_dtype(tensors: Mapping[str, Tensor], dtype: torch.dtype | None, path: P
     if dtype is None:
         _require_one(found, path)
         return dict(tensors)
-    return {name: _cast(name, tensor, dtype, path) for name, tensor in tensors.items()}
+    return {name: cast(name, tensor, dtype, path) for name, tensor in tensors.items()}
 
 
 def cast_in_words(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> str:
@@ -79,13 +79,24 @@ def _require_one(found: Mapping[torch.dtype, int], path: Path) -> None:
     )
 
 
-def _cast(name: str, tensor: Tensor, dtype: torch.dtype, path: Path) -> Tensor:
+def cast(name: str, tensor: Tensor, dtype: torch.dtype, path: Path) -> Tensor:
+    """Return a tensor in another floating dtype; a tensor of whole numbers stays as it is.
+
+    Args:
+        name: Name of the tensor, for the error message.
+        tensor: Tensor of any shape.
+        dtype: Dtype of the result.
+        path: Path of the file, for the error message.
+
+    Raises:
+        IntegrityError: If a finite value is beyond the range of ``dtype``.
+    """
     if not tensor.is_floating_point() or tensor.dtype == dtype:
         return tensor
-    cast = tensor.to(dtype)
-    if not bool(torch.isfinite(cast).all()) and bool(torch.isfinite(tensor.float()).all()):
+    made = tensor.to(dtype)
+    if not bool(torch.isfinite(made).all()) and bool(torch.isfinite(tensor.float()).all()):
         raise IntegrityError(
             f"expected values of {name} in {path} within the range of {dtype_name(dtype)}, found values up to "
             f"{tensor.float().abs().max().item():.3g}; choose --dtype float32 or bfloat16"
         )
-    return cast
+    return made

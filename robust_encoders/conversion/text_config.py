@@ -178,6 +178,15 @@ def family_of(config: Mapping[str, Any]) -> str:
     return _FAMILIES.get((config["hidden_size"], config["num_hidden_layers"]), "not stated")
 
 
+def layer_numbers(tensors: Mapping[str, Tensor]) -> set[int]:
+    """Return the numbers of the layers of a text encoder.
+
+    Args:
+        tensors: Mapping of ``text_model.*`` names to tensors.
+    """
+    return {int(match[1]) for name in tensors if (match := _LAYER.match(name))}
+
+
 def without_last_layer(found: Reading, config: Mapping[str, Any]) -> tuple[dict[str, Tensor], bool]:
     """Return the tensors without a surplus last layer, as in SD 2, and true if there was one.
 
@@ -188,7 +197,7 @@ def without_last_layer(found: Reading, config: Mapping[str, Any]) -> tuple[dict[
         found: Text encoder that was read from the file.
         config: Configuration of the text encoder.
     """
-    layers = {int(match[1]) for name in found.tensors if (match := _LAYER.match(name))}
+    layers = layer_numbers(found.tensors)
     last = config["num_hidden_layers"]
     if found.layout.naming != "open_clip" or layers != set(range(last + 1)):
         return found.tensors, False

@@ -311,10 +311,22 @@ def fused_weights(
     paths, weights = LAYERS[prefix](root), {}
     for stem in sorted({stem for adapter in adapters for stem in adapter.stems(prefix)}):
         weight: Any = root.get_submodule(paths[stem]).weight
-        joined = weight.detach().float()
-        for adapter, constant in zip(adapters, constants, strict=True):
-            if prefix + stem + DOWN in adapter.tensors:
-                down, up = (adapter.tensors[prefix + stem + end].flatten(1).to(joined) for end in (DOWN, UP))
-                joined = joined + constant * adapter.scale * (up @ down).view_as(joined)
-        weights[f"{paths[stem]}.weight"] = joined.to(weight.dtype)
+        weights[f"{paths[stem]}.weight"] = joined(weight, adapters, prefix + stem, constants).to(weight.dtype)
     return weights
+
+
+def joined(weight: Tensor, adapters: Sequence[Adapter], key: str, constants: Sequence[float]) -> Tensor:
+    """Return the weight of one layer with the adapters added at constant gates, in float32.
+
+    Args:
+        weight: Weight of the layer.
+        adapters: K adapters; those without tensors for this layer add nothing.
+        key: Prefix of the component and stem of the layer, as in the adapters' keys.
+        constants: Constant gate of each adapter.
+    """
+    total = weight.detach().float()
+    for adapter, constant in zip(adapters, constants, strict=True):
+        if key + DOWN in adapter.tensors:
+            down, up = (adapter.tensors[key + end].flatten(1).to(total) for end in (DOWN, UP))
+            total = total + constant * adapter.scale * (up @ down).view_as(total)
+    return total

@@ -124,9 +124,17 @@ def fused(unet: nn.Module, matrix: Tensor) -> dict[str, Tensor]:
 def _multiplied(unet: nn.Module, matrix: Tensor) -> Mapping[str, Tensor]:
     layers = key_value_layers(unet)
     require_square(matrix, next(iter(layers.values())).in_features)
-    exact = matrix.detach().to("cpu", torch.float64)
-    # Computed on the CPU, because some accelerators have no float64.
-    return {name: layer.weight.detach().to("cpu", torch.float64) @ exact for name, layer in layers.items()}
+    return {name: multiplied(layer.weight, matrix) for name, layer in layers.items()}
+
+
+def multiplied(weight: Tensor, matrix: Tensor) -> Tensor:
+    """Return W M (out, D) in float64 on the CPU, because some accelerators have no float64.
+
+    Args:
+        weight: Weight W (out, D) of a key or value layer.
+        matrix: Projection M (D, D).
+    """
+    return weight.detach().to("cpu", torch.float64) @ matrix.detach().to("cpu", torch.float64)
 
 
 def export_key_values(path: str | Path, unet: nn.Module, matrix: Tensor, *, overwrite: bool = False) -> Path:

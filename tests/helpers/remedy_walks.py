@@ -15,6 +15,7 @@ _S = "tests/project/test_remedies_settings.py::"
 _H = "tests/project/test_remedies_hub.py::"
 _C = "tests/project/test_remedies_conversion.py::"
 _B = "tests/project/test_remedies_beginning.py::"
+_X = "tests/project/test_remedies_export.py::"
 _CONTRADICT = f"{_S}test_settings_that_contradict_each_other"
 _FIT = f"{_S}test_settings_that_do_not_fit_the_run"
 _FACTS = f"{_C}test_facts_that_publishing_needs"
@@ -46,6 +47,11 @@ WALKED: Mapping[str, str] = {
     "expected folders of evaluations with --reuse": f"{_B}test_parts_of_another_evaluation",
     "choose another folder with --out": f"{_B}test_a_second_judgement_in_a_place_that_is_taken",
     "names of their own for --out": f"{_B}test_a_second_judgement_in_a_place_that_is_taken",
+    # export
+    "pass your own checkpoint, a single .safetensors file, by --into": f"{_X}test_an_application_that_needs_a_base",
+    "with a model_index.json, by --into": f"{_X}test_an_application_that_needs_a_base",
+    "leave --into out": f"{_X}test_an_application_without_a_base",
+    "pass --force to replace an earlier export": f"{_X}test_a_file_that_is_there",
     # commands of training
     "expected a finite loss": f"{_T}test_a_run_that_diverged",
     "expected a checkpoint of this run": f"{_T}test_a_checkpoint_of_other_settings",

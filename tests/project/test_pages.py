@@ -10,14 +10,17 @@ import os
 import re
 import shlex
 import tomllib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from single_files import save_checkpoint, tensors_of
 from tree import ROOT
 
 from robust_encoders import RobustEncoder, embedded_pipeline
 from robust_encoders.cli.main import main
+from robust_encoders.clip.state_dict import nested_state
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -43,8 +46,17 @@ SMALLER = {
     r"evaluate runs/star --quick": "--n 2 --n-kept 4 --n-probes 2 --n-renders 4 --steps 3",
     r"evaluate shapes/circle --attacks": "--n 2 --n-kept 4 --n-probes 2 --n-renders 4 --checks 0 --steps 3",
 }
+# Files that a page takes for the reader's own, made before its first block.
+OWN_FILES: Mapping[str, Callable[[Path], object]] = {
+    "docs/without-python.md": lambda folder: save_checkpoint_of_the_embedded_base(folder / "my-checkpoint.safetensors"),
+}
 # What cannot be had without the Hub is shown by what can.
 SHIPPED = {'from_pretrained("nudity")': 'from_pretrained("shapes/circle")'}
+
+
+def save_checkpoint_of_the_embedded_base(path: Path) -> Path:
+    pipe = embedded_pipeline()
+    return save_checkpoint(tensors_of(pipe, nested_state(pipe.text_encoder)), path)
 
 
 def relative(path: Path) -> str:
@@ -88,6 +100,8 @@ def run(command: str) -> None:
 @pytest.mark.parametrize("page", [path for path in PAGES if blocks(path)], ids=relative)
 def test_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    if make := OWN_FILES.get(relative(page)):
+        make(tmp_path)
     names: dict[str, Any] = {}
     for language, block in blocks(page):
         if language == "python":

@@ -39,6 +39,7 @@ COMMANDS: Mapping[str, str] = {
     "robust_encoders/cli/facts.py": "annotate convert",
     "robust_encoders/cli/interrupted.py": "train",
     "robust_encoders/conversion/": "convert",
+    "robust_encoders/conversion/export": "export",
     "robust_encoders/hub/pins.py": "pin",
     "training/cli/evaluate": "evaluate",
     "training/cli/results.py": "results",
