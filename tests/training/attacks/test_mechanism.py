@@ -220,15 +220,16 @@ def test_the_mechanism_is_that_of_the_attached_form(make_pipe: Any) -> None:
     found = {make.__name__: mechanism_of(make(pipe)) for make in (make_adapter, make_projection, make_delta)}
     assert found == {"make_adapter": "gate", "make_projection": "margin", "make_delta": "none"}
     assert mechanism_of(None) == "none"
-    for make, name in ((make_adapter, "gate"), (make_projection, "margin")):
+    own_names: tuple[tuple[Any, Any], ...] = ((make_adapter, "gate"), (make_projection, "margin"))
+    for make, name in own_names:
         one = make_pipe()
         target = defended(one, make(one))
         cases = make_cases(target)
         own, other = (
-            [texts(r) for r in dataclasses.replace(SMALL, mechanism=m, weight=5.0, steps=8).run(target, cases, seed=0)]
+            [texts(r) for r in dataclasses.replace(SMALL, mechanism=m, weight=5.0).run(target, cases, seed=0)]
             for m in (name, "none")
         )
-        auto = dataclasses.replace(SMALL, weight=5.0, steps=8).run(target, cases, seed=0)
+        auto = dataclasses.replace(SMALL, weight=5.0).run(target, cases, seed=0)
         assert [texts(result) for result in auto] == own
         assert own != other
 

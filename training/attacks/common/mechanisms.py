@@ -134,15 +134,16 @@ class GateLoss:
     @cached_property
     def _layers(self) -> tuple[Tensor, Tensor, Tensor]:
         """All D (R, D) of keys and values, all ``U^T W`` (R, D), and all ``U^T U`` as one block matrix (R, R)."""
-        tensors, stems = self.adapter.tensors, set(self.adapter.stems(UNET_PREFIX))
-        downs, ups, grams = [self.goal.new_zeros(0, self.goal.shape[2])], [self.goal.new_zeros(0, self.goal.shape[2])], []
+        none = self.goal.new_zeros(0, self.goal.shape[2])
+        found: list[tuple[Tensor, Tensor, Tensor]] = [(none, none, none[:, :0])]  # an adapter may lie elsewhere
         for name, layer in key_value_layers(self.target.unet).items():
-            if (stem := name.replace(".", "_")) in stems:
-                down, up = (tensors[UNET_PREFIX + stem + end].flatten(1).to(self.goal) for end in (DOWN, UP))
-                downs.append(down)
-                ups.append(up.T @ layer.weight.detach().to(self.goal))
-                grams.append(up.T @ up)
-        return torch.cat(downs), torch.cat(ups), torch.block_diag(*grams) if grams else self.goal.new_zeros(0, 0)
+            stem = UNET_PREFIX + name.replace(".", "_")
+            if stem + DOWN in self.adapter.tensors:
+                down, up = (self.adapter.tensors[stem + end].flatten(1).to(self.goal) for end in (DOWN, UP))
+                found.append((down, up.T @ layer.weight.detach().to(self.goal), up.T @ up))
+        downs, ups, grams = zip(*found, strict=True)
+        joined: Tensor = torch.block_diag(*grams)  # type: ignore[no-untyped-call]  # torch has no types for it
+        return torch.cat(downs), torch.cat(ups), joined
 
 
 @torch.no_grad()

@@ -107,8 +107,8 @@ def _p4d(name: SuiteName) -> dict[str, Attack]:
 
 def _mechanism(name: SuiteName, concept: ShapesConcept) -> dict[str, Attack]:
     """Return the attack on the defence's mechanism, in place of the concept's words and of the whole prompt."""
-    budget = {"steps": 50, "width": 32} if name == "standard" else {"steps": 100, "width": 64}
-    words = Mechanism(concept.words, place="concept", **budget)
+    steps, width = (50, 32) if name == "standard" else (100, 64)
+    words = Mechanism(concept.words, place="concept", steps=steps, width=width)
     return {"mechanism": words, "mechanism_caption": replace(words, place="replace", tokens=8)}
 
 
