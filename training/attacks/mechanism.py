@@ -48,7 +48,9 @@ class Mechanism:
     Every restart begins with random tokens. A step takes the gradient of the loss for each token's embedding. The
     ``top`` tokens at each position whose embeddings lower the loss most, to first order, are eligible. ``width`` texts
     are tried, each with one token replaced by an eligible one, and the best of them is the next text. Neither the UNet
-    nor a judge is asked. The best ``kept`` texts of all restarts are the candidates, nearest first.
+    nor a judge is asked. The steps of a restart are divided into ``kept`` equal parts. The nearest text of each part is
+    a candidate, as the last texts of a restart are much alike. The candidates of all restarts are put in order, nearest
+    first.
 
     Args:
         words: Words for the concept, which the tokens replace with ``place="concept"``.
@@ -62,7 +64,7 @@ class Mechanism:
         width: Number of texts tried in a step.
         top: Number of eligible tokens at each position.
         restarts: Number of starts.
-        kept: Largest number of candidates of a case.
+        kept: Largest number of candidates of a restart.
         typable: True to allow only tokens that decoding and tokenising reproduce.
         batch: Number of cases attacked at once; it changes a case's result only by rounding.
     """
@@ -83,7 +85,7 @@ class Mechanism:
     width: int = 32
     top: int = 32
     restarts: int = 3
-    kept: int = 6
+    kept: int = 3
     typable: bool = True
     batch: int = 16
 
@@ -122,8 +124,8 @@ class Mechanism:
             seed: Seed of the run; together with a case's own seed it fixes every random draw of that case.
 
         Returns:
-            One result per case with at most ``kept`` texts, nearest first, after the empty prompt if the whole prompt
-            is replaced, and no UNet calls.
+            One result per case with at most ``restarts * kept`` different texts, nearest first, after the empty prompt
+            if the whole prompt is replaced, and no UNet calls.
 
         Raises:
             ValueError: If the target has no base, a prompt leaves no room for the tokens, or the mechanism ``gate`` is
@@ -172,10 +174,10 @@ class _TokenSearch:
     def _descend(
         self, slots: SlottedPrompts, loss: EmbeddingLoss, generators: Sequence[Generator]
     ) -> list[tuple[Tensor, Tensor]]:
-        """Return the tokens (B, K), as places in ``allowed``, and their losses (B,) after each step."""
+        """Return the nearest tokens (B, K) of each part of the steps, as rows of the table, and their losses (B,)."""
         picked = self._drawn(generators, len(self.allowed), self.attack.tokens)
         cases = torch.arange(len(generators), device=picked.device)
-        found = []
+        steps = []
         for _ in range(self.attack.steps):
             changed = self._changed(picked, self._gradient(slots, loss, picked), generators)  # (B, W, K)
             with torch.no_grad():
@@ -184,8 +186,11 @@ class _TokenSearch:
                 losses = loss(self.target.embed(ids), ids, index).view(len(cases), -1)
             lowest, best = losses.min(dim=1)
             picked = changed[cases, best]
-            found.append((picked, lowest))
-        return found
+            steps.append((picked, lowest))
+        picks, losses = (torch.stack(part, dim=1) for part in zip(*steps, strict=True))  # (B, S, K), (B, S)
+        parts = torch.arange(len(steps), device=picks.device).tensor_split(min(self.attack.kept, len(steps)))
+        nearest = [part[losses[:, part].argmin(dim=1)] for part in parts]
+        return [(picks[cases, one], losses[cases, one]) for one in nearest]
 
     def _gradient(self, slots: SlottedPrompts, loss: EmbeddingLoss, picked: Tensor) -> Tensor:
         """Return the gradient (B, K, V) for the one-hot vectors of the tokens (B, K)."""
@@ -208,12 +213,11 @@ class _TokenSearch:
         return torch.stack([torch.randint(below, (n,), generator=g) for g in generators]).to(self.allowed.device)
 
     def _texts(self, slots: SlottedPrompts, case: int, picks: Tensor) -> list[str]:
-        """Return the first different texts of a case for rows of tokens (N, K)."""
+        """Return the different texts of a case for rows of tokens (N, K), in their order."""
         ids = slots.filled(self.allowed[picks], torch.full((len(picks),), case, device=picks.device))
         ends = 1 + prompt_lengths(ids, self.target.tokenizer.eos_token_id)
         rows = zip(ids.tolist(), ends.tolist(), strict=True)
-        texts = dict.fromkeys(self.target.tokenizer.decode(row[1:end]).strip() for row, end in rows)
-        return list(texts)[: self.attack.kept]
+        return list(dict.fromkeys(self.target.tokenizer.decode(row[1:end]).strip() for row, end in rows))
 
     def _result(self, texts: Sequence[str]) -> AttackResult:
         spent = self.attack.steps * self.attack.restarts  # all restarts are over before their texts are put in order

@@ -34,7 +34,7 @@ from robust_encoders.training.protocols import Attack
 from robust_encoders.training.types import AttackFacts, Case
 from robust_encoders.training.worlds.shapes.concepts import CONCEPTS
 
-SMALL = Mechanism(("circle", "square"), tokens=2, steps=3, width=5, top=4, restarts=2, kept=4)
+SMALL = Mechanism(("circle", "square"), tokens=2, steps=3, width=5, top=4, restarts=2, kept=2)
 
 
 @pytest.fixture
@@ -165,6 +165,24 @@ def test_restarts_begin_elsewhere_and_all_of_them_count(target: TargetModel) -> 
     for first, all_of_them in zip(one.run(target, cases, seed=0), three.run(target, cases, seed=0), strict=True):
         assert set(texts(first)) < set(texts(all_of_them))
         assert len(texts(all_of_them)) > 3
+
+
+def test_the_candidates_of_a_restart_are_the_nearest_of_equal_parts_of_its_steps(target: TargetModel) -> None:
+    cases = make_cases(target)
+    every = dataclasses.replace(SMALL, steps=6, restarts=1, kept=6)
+    slots = SlottedPrompts.before(target, [case.prompt for case in cases], 2)
+    search, generator = _TokenSearch(every, target, "none", allowed_tokens(target, typable=True)), torch.Generator
+    loss = loss_of(target, cases, "none", 0.0)
+    seeds = range(len(cases))
+    steps = search._descend(slots, loss, [generator().manual_seed(i) for i in seeds])
+    assert len(steps) == 6
+    few = dataclasses.replace(search, attack=dataclasses.replace(every, kept=2))
+    for part, (picks, losses) in enumerate(few._descend(slots, loss, [generator().manual_seed(i) for i in seeds])):
+        for case in seeds:
+            own = steps[3 * part : 3 * part + 3]
+            best = min(range(3), key=lambda i, own=own, case=case: float(own[i][1][case]))  # type: ignore[misc]
+            assert losses[case] == own[best][1][case]
+            assert torch.equal(picks[case], own[best][0][case])
 
 
 @pytest.mark.parametrize("field", AttackFacts.of(Mechanism).budget_fields)

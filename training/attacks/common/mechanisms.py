@@ -173,7 +173,6 @@ def _adapter(target: TargetModel) -> Adapter:
     if artifact is None or artifact.manifest.form != "adapter":
         found = "no artifact" if artifact is None else f"the form {artifact.manifest.form!r}"
         raise ValueError(
-            f"expected a target with an adapter for the mechanism 'gate', found {found}: choose the mechanism 'auto', "
-            "or give TargetModel(..., artifact=...)"
+            f"expected a target with an adapter for the mechanism 'gate', found {found}: choose the mechanism 'auto'"
         )
     return adapter_of(artifact.tensors, artifact.config)
