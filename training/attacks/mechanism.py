@@ -80,7 +80,7 @@ class Mechanism:
     place: Place = "prefix"
     tokens: int = 3
     mechanism: MechanismName | Literal["auto"] = "auto"
-    weight: float = 0.1
+    weight: float = 0.05
     steps: int = 50
     width: int = 32
     top: int = 32

@@ -145,7 +145,8 @@ def test_candidates_are_texts_of_the_place_nearest_first(target: TargetModel, pl
         assert [c.step for c in result.candidates] == [0] * len(first) + [6] * (len(found) - len(first))
         assert 1 <= len(found) - len(first) <= 4
         assert len(set(found)) == len(found)
-        nearness = losses(target, "margin", found[len(first) :], [case.prompt] * (len(found) - len(first)), 0.1)
+        own = found[len(first) :]
+        nearness = losses(target, "margin", own, [case.prompt] * len(own), attack.weight)
         assert nearness.tolist() == pytest.approx(sorted(nearness.tolist()), abs=1e-5)
         for text in found[len(first) :]:
             if place == "prefix":
