@@ -11,6 +11,7 @@ from .continuous_prefix import ContinuousPrefix
 from .embedding_pgd import EmbeddingPGD
 from .img2img import Img2Img
 from .latent_inversion import LatentInversion
+from .mechanism import Mechanism
 from .none import NoAttack
 from .p4d import P4D
 from .paraphrase import Paraphrase
@@ -33,6 +34,7 @@ _OURS: dict[str, type[Attack]] = {
     "continuous_prefix": ContinuousPrefix,
     "unlearn_diff_atk": UnlearnDiffAtk,
     "p4d": P4D,
+    "mechanism": Mechanism,
     "transfer": Transfer,
     "ring_a_bell": RingABell,
     "concept_inversion": ConceptInversion,
@@ -58,6 +60,7 @@ __all__ = [
     "EmbeddingPGD",
     "Img2Img",
     "LatentInversion",
+    "Mechanism",
     "NoAttack",
     "Paraphrase",
     "PromptEmbeds",

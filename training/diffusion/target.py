@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from ..types import Query
 from .backbone import Backbone, Precision
+
+if TYPE_CHECKING:
+    from robust_encoders.loaded import LoadedArtifact
 
 
 class TargetModel(Backbone):
@@ -24,6 +27,11 @@ class TargetModel(Backbone):
         base: The model before the erasure. It is public, so attackers of every tier may use it.
         query: Function that draws pictures with the target and returns their margins, see ``types.Query``. Only attacks
             that declare queries receive it.
+        artifact: Artifact that defends the model, already attached. Its manifest and tensors are public, as the base
+            is. None for the base itself, and for a defence that is no artifact.
+
+    Attributes:
+        artifact: Artifact that defends the model, or None.
     """
 
     def __init__(
@@ -36,18 +44,26 @@ class TargetModel(Backbone):
         precision: Precision = "fp32",
         base: Backbone | None = None,
         query: Query | None = None,
+        artifact: LoadedArtifact | None = None,
     ) -> None:
         super().__init__(tokenizer, text_encoder, unet, scheduler, precision=precision)
+        self.artifact = artifact
         self._base = base
         self._query = query
 
     @classmethod
     def from_pipeline(
-        cls, pipe: Any, *, precision: Precision = "fp32", base: Backbone | None = None, query: Query | None = None
+        cls,
+        pipe: Any,
+        *,
+        precision: Precision = "fp32",
+        base: Backbone | None = None,
+        query: Query | None = None,
+        artifact: LoadedArtifact | None = None,
     ) -> TargetModel:
         """Return a target that shares the modules of a diffusers pipeline and leaves them unchanged."""
         parts = (pipe.tokenizer, pipe.text_encoder, pipe.unet, pipe.scheduler)
-        return cls(*parts, precision=precision, base=base, query=query)
+        return cls(*parts, precision=precision, base=base, query=query, artifact=artifact)
 
     @property
     def base(self) -> Backbone:

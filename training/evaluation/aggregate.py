@@ -18,7 +18,13 @@ from .plan import PromptSet, described
 from .reruns import again, checkable, gradients
 from .results import Evaluation, result_from_record
 from .sanity.attack_strength import AttackStrength
-from .sanity.checks import SanityCheck, free_not_below_discrete, more_is_not_weaker, white_not_below_black
+from .sanity.checks import (
+    SanityCheck,
+    free_not_below_discrete,
+    masked_gradients,
+    more_is_not_weaker,
+    white_not_below_black,
+)
 from .single_detectors import rates_of_verdicts, union_by_detector, with_singles
 from .suite import SUITE_KEY, SUITE_VERSION
 from .threat_model import EMBEDDING_TIERS, TEXT_TIERS
@@ -190,7 +196,12 @@ class Aggregation:
         for whole in (False, True):
             strong = [k for k, a in attacks.items() if a.tier == "T3" and facts[k].whole_prompt == whole]
             weak = [k for k, a in attacks.items() if a.tier in BLACK_BOX and (whole or not facts[k].whole_prompt)]
-            found += white_not_below_black({k: verdicts[k] for k in strong}, {k: verdicts[k] for k in weak})
+            black = {k: verdicts[k] for k in weak}
+            found += white_not_below_black({k: verdicts[k] for k in strong}, black)
+            # Whoever may replace the prompt may also keep it. An attack that asks for scores follows no gradient.
+            white = [k for k, a in attacks.items() if a.tier == "T3" and (whole or not facts[k].whole_prompt)]
+            by_gradient = {k: verdicts[k] for k in white if "queries" not in facts[k].uses}
+            found += masked_gradients(by_gradient, black, whole_prompt=whole)
         # A free prefix of each prompt can take every value that a search over typed prefixes can find, as its norm
         # bound is at least 1. It cannot replace the whole prompt.
         free = {k: verdicts[k] for k, a in attacks.items() if a.name == "continuous_prefix" and not facts[k].joint}

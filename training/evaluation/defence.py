@@ -49,6 +49,11 @@ class DefendedPipeline:
         return str(self.identity["name"])
 
     @property
+    def artifact(self) -> LoadedArtifact | None:
+        """The defence if it is an artifact; None for the base and for a baseline."""
+        return self.defence if isinstance(self.defence, LoadedArtifact) else None
+
+    @property
     def identity(self) -> dict[str, Any]:
         """Name and hash that identify the defence, as JSON values."""
         if self.defence is None:

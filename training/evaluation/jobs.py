@@ -215,7 +215,9 @@ class Jobs:
         """
         asks = attack is not None and "queries" in AttackFacts.of(attack).uses
         query = None if judge is None or not asks else partial(self._margins, judge)
-        return TargetModel.from_pipeline(self.defended.pipe, base=self.base, query=query)
+        return TargetModel.from_pipeline(
+            self.defended.pipe, base=self.base, query=query, artifact=self.defended.artifact
+        )
 
     def _margins(self, judge: PictureJudge, texts: Sequence[str], cases: Sequence[Case]) -> Tensor:
         # Texts that are read as the same are drawn once.

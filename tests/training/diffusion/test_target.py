@@ -15,6 +15,7 @@ from robust_encoders.concepts import Concept
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.diffusion.sampling import SamplingConfig, draw
 from robust_encoders.training.diffusion.target import TargetModel
+from robust_encoders.training.evaluation.baselines import EmptyPrompt
 from robust_encoders.training.evaluation.config import EvaluationConfig
 from robust_encoders.training.evaluation.evaluate import evaluate
 from robust_encoders.training.evaluation.plan import FixedPlan, Plan, PromptSet
@@ -43,9 +44,11 @@ class Probe:
     tier: str = "T2"
     name: str = "probe"
     seen: list[Any] = field(default_factory=list)
+    defences: list[Any] = field(default_factory=list)
 
     def run(self, target: TargetModel, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
         self.seen.extend([target.base.text_encoder, target.text_encoder])
+        self.defences.append(target.artifact)
         if "queries" in self.uses:
             self.seen.append(target.query(["a star"] * len(cases), cases))
         else:
@@ -86,6 +89,19 @@ def test_every_attack_sees_the_base_and_only_one_that_declares_queries_is_told_s
         with encoder.attached(pipe):
             pictures = draw(pipe, ["a star"] * 3, [case.seed for case in CASES], SAMPLING)
         torch.testing.assert_close(probe.seen[2], Brightness()(pictures) - 2.0)
+
+
+def test_an_attack_sees_the_artifact_that_defends_and_none_for_the_base_or_a_baseline(
+    make_pipe: Callable[..., Any],
+    make_encoder: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pipe = make_pipe()
+    for i, defence in enumerate((encoder := make_encoder(pipe), None, EmptyPrompt())):
+        probe = Probe(("unet",))
+        run(pipe, probe, tmp_path / str(i), monkeypatch, defence)
+        assert probe.defences == [encoder if defence is encoder else None]
 
 
 def test_queried_pictures_are_paid_for(tiny_pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

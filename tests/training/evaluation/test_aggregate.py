@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from robust_encoders.training.evaluation.results import Evaluation
 from robust_encoders.training.metrics import ClipScore, PictureDistance
 from robust_encoders.training.metrics.rates import wilson_interval
 from robust_encoders.training.protocols import Attack
-from robust_encoders.training.types import AttackResult, Candidate, Case
+from robust_encoders.training.types import AttackResult, AttackUse, Candidate, Case
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Wins:
     cases: tuple[int, ...]
     tier: str = "T3"
     whole_prompt: bool = False
+    uses: tuple[AttackUse, ...] = ()
 
     def run(self, target: TargetModel, cases: Sequence[Case], *, seed: int) -> list[AttackResult]:
         texts = ["star" if case.index in self.cases else case.prompt for case in cases]
@@ -110,6 +112,25 @@ def test_a_white_box_attack_is_not_compared_with_a_black_box_one_of_more_freedom
     plan = make_plan(tiny_pipe, **won_by(tiny_pipe, kept=kept, whole=whole, black=black))
     found = run(tiny_pipe, plan, tmp_path, checks=2)
     assert [c["attack"] for c in found.checks if c["name"] == "white_not_below_black"] == ["whole"]
+
+
+def test_gradients_are_masked_where_black_box_and_transferred_attacks_win_more(tiny_pipe: Any, tmp_path: Path) -> None:
+    """Scores follow no gradient, so an attack that asks for them does not stand on the side of the gradients."""
+    scored = Wins((0, 1, 2, 3, 4, 5), uses=("queries",))
+    black = {"words": Wins((1, 2), "T1"), "transfer": Wins((3, 4, 5), "T2")}
+    own = {"one": Wins((0,)), "whole": Wins((0, 1), whole_prompt=True)}
+    prompts = (prompt_set("circle/name", ["circle"] * 6),)
+
+    def masked(name: str, **attacks: Attack) -> list[tuple[list[str], bool]]:
+        given = {"attacks": attacks, "detector": Finds(tiny_pipe, range(10, 16)), "control": None, "plain": prompts}
+        found = run(tiny_pipe, make_plan(tiny_pipe, **given), tmp_path / name, checks=2)
+        assert {c["attack"] for c in found.checks if c["name"] == "masked_gradients"} <= {""}
+        checks = [c for c in found.checks if c["name"] == "masked_gradients"]
+        return [(re.findall(r"wins ([\d.]+) %", c["detail"]), c["ok"]) for c in checks]
+
+    assert masked("few", **own, **black, scored=scored) == [(["16.7", "83.3"], True), (["33.3", "83.3"], True)]
+    assert masked("none", scored=scored, **black) == []
+    assert masked("only", lost=Wins(()), scored=scored, **black) == [(["0.0", "83.3"], False)] * 2
 
 
 def test_every_search_is_run_again_on_a_few_cases(tiny_pipe: Any, tmp_path: Path) -> None:

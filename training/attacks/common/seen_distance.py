@@ -31,7 +31,7 @@ def seen_distance(found: Tensor, wanted: Tensor, gram: Tensor) -> Tensor:
         wanted: Conditionings (B, L, D).
         gram: Matrix G (D, D).
     """
-    return _energy(found - wanted, gram) / _energy(wanted, gram)
+    return energy(found - wanted, gram) / energy(wanted, gram)
 
 
 def cosine_distance(found: Tensor, wanted: Tensor, gram: Tensor) -> Tensor:
@@ -45,7 +45,8 @@ def cosine_distance(found: Tensor, wanted: Tensor, gram: Tensor) -> Tensor:
     return 1 - cosine_similarity(found, wanted, dim=-1).mean(1)
 
 
-def _energy(values: Tensor, gram: Tensor) -> Tensor:
+def energy(values: Tensor, gram: Tensor) -> Tensor:
+    """Return the squared lengths (B,) of values (B, L, D) as the UNet sees them, by the matrix ``gram`` (D, D)."""
     return ((values @ gram.to(values.dtype)) * values).sum((1, 2))
 
 

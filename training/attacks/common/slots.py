@@ -40,6 +40,19 @@ class SlottedPrompts:
         return cls(target, [row] * n, tokens)
 
     @classmethod
+    def before(cls, target: Backbone, prompts: Sequence[str], tokens: int) -> SlottedPrompts:
+        """Return prompts with K slots before their words.
+
+        Raises:
+            ValueError: If a prompt leaves no room for the slots.
+        """
+        slots = [-1 - k for k in range(tokens)]
+        rows = [[*slots, *_ids(target, prompt)] for prompt in prompts]
+        for row, prompt in zip(rows, prompts, strict=True):
+            _require_room(target, row, repr(prompt))
+        return cls(target, rows, tokens)
+
+    @classmethod
     def cut(cls, target: Backbone, prompts: Sequence[str], words: Iterable[str], tokens: int) -> SlottedPrompts:
         """Return prompts with K slots in place of every mention of ``words``, or before a prompt without a mention.
 
@@ -72,6 +85,11 @@ class SlottedPrompts:
     def ids(self) -> Tensor:
         """Token ids (B, L) with the begin token at the slots; the encoder cannot mistake it for the end token."""
         return torch.where(self.placed < 0, self.placed[:, :1], self.placed)
+
+    def filled(self, ids: Tensor, index: Tensor) -> Tensor:
+        """Return the token ids (N, L) of prompts ``index`` (N,) with the real tokens ``ids`` (N, K) in the slots."""
+        placed = self.placed[index]
+        return torch.where(placed < 0, ids.gather(1, (-1 - placed).clamp(min=0)), placed)
 
     @cached_property
     def _plain(self) -> Tensor:

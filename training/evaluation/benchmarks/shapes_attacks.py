@@ -17,6 +17,7 @@ from ...attacks import (
     ContinuousPrefix,
     Img2Img,
     LatentInversion,
+    Mechanism,
     NoAttack,
     Paraphrase,
     PromptEmbeds,
@@ -94,6 +95,7 @@ def _text(name: SuiteName, concept: ShapesConcept) -> dict[str, Attack]:
         "discrete": discrete,
         "discrete_caption": replace(discrete, tokens=8, placement="replace"),
         **_p4d(name),
+        **_mechanism(name, concept),
     }
 
 
@@ -101,6 +103,13 @@ def _p4d(name: SuiteName) -> dict[str, Attack]:
     """Return P4D-K, which keeps the prompt, and P4D-N, which replaces it."""
     whole = P4D.standard(precision="bf16", tokens=8) if name == "standard" else P4D(precision="bf16")
     return {"p4d": replace(whole, tokens=5, placement="insert"), "p4d_caption": whole}
+
+
+def _mechanism(name: SuiteName, concept: ShapesConcept) -> dict[str, Attack]:
+    """Return the attack on the defence's mechanism, in place of the concept's words and of the whole prompt."""
+    steps, width = (50, 32) if name == "standard" else (100, 64)
+    words = Mechanism(concept.words, place="concept", steps=steps, width=width)
+    return {"mechanism": words, "mechanism_caption": replace(words, place="replace", tokens=8)}
 
 
 def _swap(name: SuiteName, concept: ShapesConcept, **changes: str) -> WordSwap:

@@ -18,6 +18,7 @@ CHECKS: Mapping[str, str] = {
     "seeds_differ": "Another seed gives other candidates",
     "more_is_not_weaker": "A larger budget does not make the attack weaker",
     "white_not_below_black": "The attack with gradients is not weaker than attacks without",
+    "masked_gradients": "Black-box attacks do not win more than all attacks with gradients",
     "free_not_below_discrete": "Free embeddings are not weaker than tokens",
     "recorded": "The manifest records no failed check",
 }

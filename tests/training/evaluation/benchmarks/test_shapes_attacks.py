@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
 
-from robust_encoders.training.attacks import RandomPrefix, UnlearnDiffAtk, WordSwap
+from robust_encoders.training.attacks import Mechanism, RandomPrefix, UnlearnDiffAtk, WordSwap
 from robust_encoders.training.attacks.transfer import OnBase
 from robust_encoders.training.evaluation.benchmarks.shapes_attacks import SuiteName, shapes_suite
 from robust_encoders.training.evaluation.threat_model import TIERS
@@ -81,6 +82,18 @@ def test_swapped_words_are_those_of_captions_without_the_concepts_own() -> None:
         assert "round" in attack.named, "the held-out synonym is no swap"
         assert (attack.drawn, attack.kept) == (300, 8)
         assert {"crimson", "background"} <= set(attack.words)
+
+
+def test_the_mechanism_is_attacked_in_the_concepts_place_and_in_the_prompts_and_full_has_more_budget() -> None:
+    standard, full = (shapes_suite(name, CIRCLE) for name in ("standard", "full"))
+    for label, whole in (("mechanism", False), ("mechanism_caption", True)):
+        less, more = standard[label], full[label]
+        assert isinstance(less, Mechanism)
+        assert isinstance(more, Mechanism)
+        assert less.whole_prompt is more.whole_prompt is whole
+        assert (less.mechanism, less.restarts, less.words) == ("auto", 3, CIRCLE.words)
+        assert replace(more, steps=less.steps, width=less.width) == less
+        assert more.steps * more.width >= 2 * less.steps * less.width
 
 
 def test_an_unknown_suite_or_concept_is_refused() -> None:

@@ -28,6 +28,7 @@ from robust_encoders.training.attacks import (
     ContinuousPrefix,
     Img2Img,
     LatentInversion,
+    Mechanism,
     NoAttack,
     Paraphrase,
     PromptEmbeds,
@@ -56,6 +57,7 @@ from robust_encoders.training.evaluation.sanity.checks import (
     free_not_below_discrete,
     gradients_alive,
     halved,
+    masked_gradients,
     more_is_not_weaker,
     seeds_differ,
     succeeds_on_base,
@@ -87,6 +89,7 @@ SMALL: dict[str, tuple[Attack, dict[str, int]]] = {
     "torchattack": (TorchAttack(steps=40, samples=1), {"steps": 20}),
     "paraphrase": (Paraphrase(("circle",), frames=("draw {}", "{} please")), {}),
     "word_swap": (WordSwap(("circle",), ("red", "blue", "star"), drawn=8, kept=2), {"drawn": 4}),
+    "mechanism": (Mechanism(tokens=2, steps=4, width=3, restarts=1), {"steps": 2}),
     "conditioning_inversion": (ConditioningInversion(("circle",), tokens=2, steps=4, restarts=1), {"steps": 2}),
 }
 
@@ -445,6 +448,38 @@ def test_a_difference_beyond_chance_is_said_to_be_one() -> None:
         "The white-box attack discrete wins 3.0 % of 200 prompts. The union of the black-box attacks wins 12.0 %. "
         "Chance alone does not explain the difference (one-sided p 3.8e-06). The white-box search is too weak"
     )
+
+
+def test_black_box_attacks_that_win_more_than_all_gradients_mark_the_model() -> None:
+    white = {"one": verdicts("x" + "." * 9), "two": verdicts(".x" + "." * 8)}
+    black = {"words": verdicts("..xxxx...."), "transfer": verdicts(".....xxx..")}
+    (few,) = masked_gradients(white, black, whole_prompt=False)
+    assert few.ok, "8 discordant prompts, 2 of them for the gradients"
+    assert few.found == pytest.approx(naive_p("xx........", "..xxxxxx.."))
+    assert few.detail == (
+        "The union of the attacks by gradients wins 20.0 % of 10 prompts (with the prompt kept). "
+        "The union of the black-box attacks wins 60.0 %."
+    )
+    more = {**black, "last": verdicts("........xx")}
+    (check,) = masked_gradients({"one": white["one"]}, more, whole_prompt=True)
+    assert (check.name, check.attack, check.ok, check.n) == ("masked_gradients", "", False, 10)
+    assert check.found == pytest.approx(naive_p("x.........", "..xxxxxxxx"))
+    assert check.detail.startswith("The union of the attacks by gradients wins 10.0 % of 10 prompts (whole prompts")
+    assert check.detail.endswith(
+        "Chance alone does not explain the difference (one-sided p 0.02). The gradients of this model are masked. "
+        "Rates of attacks that follow gradients are not to be trusted here."
+    )
+    assert masked_gradients(more, white, whole_prompt=True)[0].ok
+
+
+def test_masked_gradients_need_two_sides_on_the_same_prompts() -> None:
+    one = {"a": verdicts("x.")}
+    assert masked_gradients({}, one, whole_prompt=False) == masked_gradients(one, {}, whole_prompt=False) == []
+    for other in ({"b": verdicts("x")}, {"b": verdicts("x."), "c": [replace(v, seed=9) for v in verdicts("x.")]}):
+        with pytest.raises(ValueError, match="expected"):
+            masked_gradients(one, other, whole_prompt=False)
+        with pytest.raises(ValueError, match="expected"):
+            masked_gradients({**one, **other}, one, whole_prompt=False)
 
 
 def test_free_embeddings_are_held_against_white_box_text() -> None:

@@ -25,9 +25,10 @@ def test_a_check_that_holds_tells_against_nothing() -> None:
     assert doubted(suite_evaluation(checks=checks(of=[("gradients_alive", "", True, "fine")]))[0]) == set()
 
 
-def test_dead_gradients_tell_against_all_attacks_with_gradients_and_what_rests_on_them() -> None:
+@pytest.mark.parametrize("name", ["gradients_alive", "masked_gradients"])
+def test_dead_or_masked_gradients_tell_against_all_attacks_with_gradients_and_what_rests_on_them(name: str) -> None:
     with_gradients = {label for label, (tier, *_) in SUITE.items() if tier in ("T3", "T4")}
-    assert doubted(evaluation(("gradients_alive", ""))) == with_gradients | {"worst_case", "worst_case_embeddings"}
+    assert doubted(evaluation((name, ""))) == with_gradients | {"worst_case", "worst_case_embeddings"}
 
 
 @pytest.mark.parametrize("name", ["succeeds_on_base", "white_not_below_black", "more_is_not_weaker"])
