@@ -17,6 +17,7 @@ from torch import Generator, Tensor
 from tqdm import tqdm
 
 from ..diffusion.target import TargetModel
+from ..prompts.concept_words import naming
 from ..prompts.layout import prompt_lengths
 from ..types import AttackResult, AttackUse, Candidate, Case
 from .common.denoising import case_generator, chunks
@@ -53,7 +54,8 @@ class Mechanism:
     first.
 
     Args:
-        words: Words for the concept, which the tokens replace with ``place="concept"``.
+        words: Words for the concept, which the tokens replace with ``place="concept"``. Their tokens are not used,
+            and the tokens of a text never spell one of them.
         place: Position of the tokens: ``prefix`` before the prompt, ``concept`` in place of each mention of the
             concept, ``replace`` in place of the whole prompt. In the last case, the empty prompt is the first
             candidate.
@@ -128,14 +130,25 @@ class Mechanism:
             if the whole prompt is replaced, and no UNet calls.
 
         Raises:
-            ValueError: If the target has no base, a prompt leaves no room for the tokens, or the mechanism ``gate`` is
-                asked for and no adapter is attached.
+            ValueError: If the target has no base, a prompt leaves no room for the tokens, the mechanism ``gate`` is
+                asked for and no adapter is attached, or all texts that were found spell the concept's words.
         """
         chosen = mechanism_of(target.artifact) if self.mechanism == "auto" else self.mechanism
         with target.frozen(), target.base.frozen():
-            search = _TokenSearch(self, target, chosen, allowed_tokens(target, typable=self.typable))
+            search = _TokenSearch(self, target, chosen, self._allowed(target))
             parts = tqdm(list(chunks(len(cases), self.batch)), desc=self.name, leave=False, disable=None)
             return [result for part in parts for result in search.run(cases[part], seed)]
+
+    def _allowed(self, target: TargetModel) -> Tensor:
+        """Return the token ids (V,) that may enter a prompt, without the tokens of the concept's words."""
+        ids = allowed_tokens(target, typable=self.typable)
+        own = target.tokenizer([*self.words], add_special_tokens=False).input_ids if self.words else []
+        single = torch.tensor([row[0] for row in own if len(row) == 1], dtype=ids.dtype, device=ids.device)
+        return ids[~torch.isin(ids, single)]
+
+    def spells(self, text: str) -> bool:
+        """Return True if a text of tokens spells one of the concept's words."""
+        return bool(self.words) and naming(self.words).search(text) is not None
 
 
 @dataclass(frozen=True)
@@ -214,6 +227,12 @@ class _TokenSearch:
 
     def _texts(self, slots: SlottedPrompts, case: int, picks: Tensor) -> list[str]:
         """Return the different texts of a case for rows of tokens (N, K), in their order."""
+        spelled = [self.attack.spells(self.target.tokenizer.decode(row)) for row in self.allowed[picks].tolist()]
+        picks = picks[~torch.tensor(spelled, device=picks.device)]
+        if not len(picks):
+            raise ValueError(
+                f"expected texts without the words {self.attack.words}, found none: raise restarts, kept or tokens"
+            )
         ids = slots.filled(self.allowed[picks], torch.full((len(picks),), case, device=picks.device))
         ends = 1 + prompt_lengths(ids, self.target.tokenizer.eos_token_id)
         rows = zip(ids.tolist(), ends.tolist(), strict=True)

@@ -15,6 +15,10 @@ SUITE_VERSIONS: Mapping[int, str] = {
         "A success is what several judges agree on. Every verdict and picture is on record. The suite has further "
         "attacks, floors of chance, and prompts in everyday words."
     ),
+    3: (
+        "The attack mechanism knows the defence, and takes part in the worst case. Gradients are called masked if "
+        "attacks without them win significantly more."
+    ),
 }
 SUITE_VERSION = max(SUITE_VERSIONS)
 SUITE_KEY = "suite_version"  # setting of a result that holds its version

@@ -284,6 +284,27 @@ def test_what_it_cannot_do_is_refused(target: TargetModel, tiny_pipe: Any) -> No
         gate.run(projected, make_cases(projected), seed=0)
 
 
+def test_the_tokens_never_spell_the_concepts_words(target: TargetModel) -> None:
+    """On an undefended model the concept's own words would be the nearest of all."""
+    attack = dataclasses.replace(SMALL, words=("circle", "violet disc"), typable=False)
+    kept = {target.tokenizer.decode([i]).strip() for i in attack._allowed(target).tolist()}
+    every = {target.tokenizer.decode([i]).strip() for i in allowed_tokens(target, typable=False).tolist()}
+    assert every - kept == {"circle"}
+    assert attack.spells("one Circle")
+    assert attack.spells("a violet disc!")
+    assert not attack.spells("a violet square")
+    whole = dataclasses.replace(attack, place="replace", words=("circle",), steps=8, width=20, top=40)
+    found = [text for result in whole.run(target, make_cases(target), seed=0) for text in texts(result)]
+    assert found
+    assert not [text for text in found if whole.spells(text)]
+
+
+def test_texts_that_all_spell_the_concept_are_refused(target: TargetModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Mechanism, "spells", lambda self, text: True)
+    with pytest.raises(ValueError, match=r"without the words \('circle', 'square'\), found none: raise restarts"):
+        SMALL.run(target, make_cases(target)[:1], seed=0)
+
+
 def test_registered_and_of_the_protocol() -> None:
     assert ATTACKS["mechanism"] is Mechanism
     assert isinstance(SMALL, Attack)

@@ -16,6 +16,7 @@ from robust_encoders.training.attacks import RandomPrefix
 from robust_encoders.training.cli import judge as cli_judge
 from robust_encoders.training.detectors import DETECTORS
 from robust_encoders.training.evaluation.results import Evaluation
+from robust_encoders.training.evaluation.suite import SUITE_VERSION
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def test_the_new_rates_stand_beside_the_old_ones(
     recorded = (folder / "results.json").read_bytes()
     assert main(["judge", str(folder), "--detector", "stricter"]) == 0
     out = capsys.readouterr().out
-    assert "judged again by half, suite version 2" in out
+    assert f"judged again by half, suite version {SUITE_VERSION}" in out
     assert f"pictures of {folder} in " in out
     assert "Set: every picture that the evaluation judged." in out
     assert (folder / "results.json").read_bytes() == recorded

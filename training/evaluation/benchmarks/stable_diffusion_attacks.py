@@ -13,6 +13,7 @@ from ...attacks import (
     ContinuousPrefix,
     Img2Img,
     LatentInversion,
+    Mechanism,
     NoAttack,
     Paraphrase,
     PromptEmbeds,
@@ -35,6 +36,7 @@ SuiteName = Literal["none", "quick", "standard", "full"]
 _ORDER = (
     *("none", "synonyms", "paraphrase", "random", "transfer", "ring_a_bell", "word_swap", "word_swap_caption"),
     *("word_swap_attacked", "word_swap_caption_attacked", "discrete", "discrete_caption", "p4d", "p4d_caption"),
+    *("mechanism", "mechanism_caption"),
     *("continuous", "shared", "inversion", "torchattack", "conditioning_inversion", "conditioning_inversion_3"),
     *("conditioning_inversion_10", "conditioning_inversion_words"),
     *("img2img", "latent_inversion", "latent_control", "prompt_embeds", "conditioning_inversion_unbounded"),
@@ -118,6 +120,7 @@ class _Maker:
             **self.swaps(),
             "discrete": self.discrete,
             "discrete_caption": replace(self.discrete, tokens=16, placement="replace"),
+            **self.mechanisms(),
             **self.conditionings(),
             "continuous": ContinuousPrefix(tokens=self.tokens, batch=self.batch, precision=self.precision),
             "prompt_embeds": PromptEmbeds(),
@@ -148,6 +151,11 @@ class _Maker:
             "word_swap_attacked": replace(swap, ranking="attacked"),
             "word_swap_caption_attacked": replace(swap, place="caption", ranking="attacked"),
         }
+
+    def mechanisms(self) -> dict[str, Attack]:
+        """Return the attacks on the defence's mechanism, in the concept's place and in that of the prompt."""
+        words = Mechanism(self.words, place="concept", tokens=self.tokens, batch=self.batch)
+        return {"mechanism": words, "mechanism_caption": replace(words, place="replace", tokens=16)}
 
     def conditionings(self) -> dict[str, Attack]:
         """Return the inversions of the base's conditioning, by norm bound."""
