@@ -40,8 +40,8 @@ class Mechanism:
     loss of conditionings alone: the distance to the base's conditioning of the prompt that names the concept, as the
     UNet sees it, and a term for the mechanism. The mechanism follows from the form of the target's artifact:
 
-    - ``margin`` for a trained encoder and for a projection. The conditioning moves away from the one that the defence
-      sends the concept to, and so along the direction that the defence removes.
+    - ``margin`` for a trained encoder. The conditioning moves away from the one that the defence sends the concept to,
+      and so along the direction that the defence removes. A projection has this mechanism, too, if asked for by name.
     - ``gate`` for an adapter. The distance is taken through the adapters on keys and values, at the gate that the text
       opens, and a high gate costs.
     - ``none`` for other defences and for the base: the distance alone.

@@ -234,12 +234,12 @@ def test_the_search_finds_a_prompt_of_which_the_target_says_the_same(make_pipe: 
     assert found.max() < random.quantile(0.02)
 
 
-def test_the_mechanism_is_that_of_the_attached_form(make_pipe: Any) -> None:
+def test_the_mechanism_is_that_of_the_attached_form(make_pipe: Any, make_encoder: Any) -> None:
     pipe = make_pipe()
     found = {make.__name__: mechanism_of(make(pipe)) for make in (make_adapter, make_projection, make_delta)}
-    assert found == {"make_adapter": "gate", "make_projection": "margin", "make_delta": "none"}
+    assert found == {"make_adapter": "gate", "make_projection": "none", "make_delta": "none"}
     assert mechanism_of(None) == "none"
-    own_names: tuple[tuple[Any, Any], ...] = ((make_adapter, "gate"), (make_projection, "margin"))
+    own_names: tuple[tuple[Any, Any], ...] = ((make_adapter, "gate"), (make_encoder, "margin"))
     for make, name in own_names:
         one = make_pipe()
         target = defended(one, make(one))

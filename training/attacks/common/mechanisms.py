@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 MechanismName = Literal["none", "margin", "gate"]
 # Function from token embeddings (N, L, D), their ids (N, L) and the number of the case of each row (N,) to losses (N,).
 EmbeddingLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
-# An encoder or a projection sends the concept elsewhere. Deltas and erasers act inside the UNet, after the text.
-_OF_FORM: Mapping[str, MechanismName] = {"weights": "margin", "projection": "margin", "adapter": "gate"}
+# A trained encoder sends the concept elsewhere. So does a projection, but there the margin won fewer prompts than the
+# distance alone. Deltas and erasers act inside the UNet, after the text.
+_OF_FORM: Mapping[str, MechanismName] = {"weights": "margin", "adapter": "gate"}
 
 
 def mechanism_of(artifact: LoadedArtifact | None) -> MechanismName:
