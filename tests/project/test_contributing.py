@@ -75,10 +75,10 @@ def rates(folder: Path) -> Mapping[str, float]:
 def follow_the_page(tree: Path, work: Path) -> None:
     """Run the commands of the text, and look at what they make."""
     shouted, greeted = EVALUATE
-    help_of_training, _, again, _, _, refused = run(
+    help_of_training, *_ = run(["robust-encoders train swap --help", TRAIN], tree, work)
+    # A process of its own: nothing that training left in memory may help.
+    again, _, _, refused = run(
         [
-            "robust-encoders train swap --help",
-            TRAIN,
             "robust-encoders reproduce runs/swap",
             f"{shouted} {SMALL}",
             f"{greeted} --checks 0 --steps 2",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import gc
 import re
 import warnings
 from collections.abc import Callable
@@ -124,16 +123,6 @@ def _remembered(module: Any) -> Any:
     return ask
 
 
-@pytest.fixture
-def small_heap() -> Any:
-    """Hide all earlier objects from the search, which takes seconds after thousands of tests; later ones are found."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
-@pytest.mark.usefixtures("small_heap")
 @pytest.mark.parametrize("name", HOLDS)
 def test_who_holds_the_old_encoder_is_named_on_request(tiny_pipe: Any, tiny_encoder: RobustEncoder, name: str) -> None:
     make, expected = HOLDS[name]
@@ -203,7 +192,6 @@ class Shy:
         raise RuntimeError("working outside of a request")
 
 
-@pytest.mark.usefixtures("small_heap")
 def test_objects_that_refuse_to_answer_do_no_harm(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
     shy = Shy()
     object.__getattribute__(shy, "__dict__")["encoder"] = tiny_pipe.text_encoder
@@ -213,7 +201,6 @@ def test_objects_that_refuse_to_answer_do_no_harm(tiny_pipe: Any, tiny_encoder: 
     assert "Shy (encoder) holds the text encoder" in sentence
 
 
-@pytest.mark.usefixtures("small_heap")
 def test_a_variable_of_a_program_is_named(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
     program: dict[str, Any] = {"pipe": tiny_pipe, "__name__": "service"}
     exec("encoder = pipe.text_encoder", program)
@@ -222,7 +209,6 @@ def test_a_variable_of_a_program_is_named(tiny_pipe: Any, tiny_encoder: RobustEn
     assert sentence.startswith("the variable encoder of service holds the text encoder")
 
 
-@pytest.mark.usefixtures("small_heap")
 def test_tools_that_hold_a_unet_or_an_earlier_overlay_are_named(tiny_pipe: Any) -> None:
     tool = Kept(tiny_pipe.unet)
     adapter = make_adapter(tiny_pipe, prefixes=(UNET_PREFIX, TEXT_PREFIX))
@@ -238,7 +224,6 @@ def test_tools_that_hold_a_unet_or_an_earlier_overlay_are_named(tiny_pipe: Any) 
 # Prompt weighting
 
 
-@pytest.mark.usefixtures("small_heap")
 def test_compel_brings_the_concept_back_unless_it_is_built_after_attaching(
     tiny_pipe: Any, tiny_encoder: RobustEncoder
 ) -> None:
