@@ -148,7 +148,7 @@ WALKED: Mapping[str, str] = {
     "`robust-encoders annotate FOLDER --family NAME`": _FACTS,
     "run `robust-encoders pin --replace` on it": f"{_H}test_a_pin_of_other_files",
     # pipelines
-    "expected a pipeline without a robust encoder": f"{_L}test_an_encoder_in_the_place_of_another",
+    "expected no robust encoder in pipe": f"{_L}test_an_encoder_in_the_place_of_another",
     "whose absolute values": f"{_L}test_a_delta_in_the_place_of_another",
     "attach it again with transport='paper'": f"{_L}test_fusing_adapters_of_the_official_transport",
     "call pipe.unfuse_qkv_projections() first": _FUSED,
