@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -192,10 +192,13 @@ def _loaded(folder: Path, options: PipelineOptions) -> Any:
 
     variant = _variant(folder / INDEX_NAME, files_of(folder), str(folder), options)
     dtype = {} if options.dtype is None else {"torch_dtype": options.dtype}
-    checker = {"requires_safety_checker": False} if "safety_checker" in options.without else {}
+    # A pipeline does not know components and options of another class, and would say so.
+    index = read_index(folder / INDEX_NAME)
+    known = replace(options, without=tuple(name for name in options.without if name in index))
+    checker = {"requires_safety_checker": False} if "safety_checker" in known.without else {}
     try:
         return DiffusionPipeline.from_pretrained(
-            folder, local_files_only=True, variant=variant, **dtype, **checker, **_selection(options)
+            folder, local_files_only=True, variant=variant, **dtype, **checker, **_selection(known)
         )
     except (OSError, ValueError) as error:
         complete = "a complete pipeline with safetensors" if options.safetensors else "a complete pipeline"
