@@ -166,9 +166,7 @@ def _is_of(kind: str, value: object) -> bool:
 def _options(config: TechniqueConfig) -> PipelineOptions:
     device = config.device or _default_device()
     half = config.use_fp16 and device.startswith("cuda")
-    return PipelineOptions(
-        dtype=torch.float16 if half else torch.float32, device=device, without=("safety_checker",)
-    )
+    return PipelineOptions(dtype=torch.float16 if half else torch.float32, device=device, without=("safety_checker",))
 
 
 def _default_device() -> str:
