@@ -71,7 +71,7 @@ class TechniqueConfig:
     def _problems(self) -> list[str]:
         problems = []
         if not self.encoder:
-            problems.append("encoder: expected a name of `robust-encoders list`, a folder or ORG/NAME, found none")
+            problems.append("encoder: expected a name in the catalog, a folder or ORG/NAME, found none")
         if self.num_inference_steps < 1:
             problems.append(f"num_inference_steps: expected at least 1, found {self.num_inference_steps}")
         if self.guidance_scale < 0:

@@ -38,6 +38,7 @@ WALKED: Mapping[str, str] = {
     "write --words {}": f"{_B}test_lists_of_a_benchmark_in_one_value",
     "write --categories {}": f"{_B}test_lists_of_a_benchmark_in_one_value",
     "expected a file name after --csv": f"{_B}test_a_folder_in_place_of_a_table",
+    "expected a file name after --mma-csv": f"{_B}test_a_folder_in_place_of_a_file_of_prompts",
     "expected one --config": f"{_B}test_files_of_settings",
     "expected a file after --config": f"{_B}test_files_of_settings",
     "expected another file than that of --config": f"{_B}test_files_of_settings",

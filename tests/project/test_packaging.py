@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import os
 import re
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -16,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from built_wheel import build_wheel, copy_of_the_source
 from tree import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -146,28 +146,33 @@ def test_every_declared_dependency_is_pinned_in_the_constraints() -> None:
     declared = declared_by(*PROJECT["project"]["optional-dependencies"])
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
-    assert declared | {"torch", "torchattacks", "setuptools"} <= distributions(lines)
+    assert declared | {"torch", "torchattacks", "eval-unlearn", "setuptools"} <= distributions(lines)
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of all that the wheel is built from, so that no build folder of this tree can leak into it."""
-    folder = tmp_path_factory.mktemp("source")
-    for name in ("robust_encoders", "training"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, folder / name)
-    return folder
+    """A copy of all that the wheel is built from."""
+    return copy_of_the_source(tmp_path_factory.mktemp("source"))
 
 
 @pytest.fixture(scope="module")
 def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel."""
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source)]
-    subprocess.run(command, check=True, capture_output=True)
-    (built,) = folder.glob("*.whl")
-    return built
+    return build_wheel(source, tmp_path_factory.mktemp("wheel"))
+
+
+def test_the_page_on_releases_gives_size_and_reasons(wheel: Path) -> None:
+    text = (ROOT / "docs" / "release.md").read_text(encoding="utf-8")
+    found = re.search(r"It has (\d+) MB", text)
+    assert found is not None
+    assert round(wheel.stat().st_size / 1e6) == int(found[1])
+    rows = re.findall(r"^\| `([\w.-]+)` \| (.+?) \| \S.* \|$", text, re.MULTILINE)
+    extras = PROJECT["project"]["optional-dependencies"]
+    stated = {(name.lower().replace("_", "-"), where) for name, wheres in rows for where in wheres.split(", ")}
+    declared = {(name, "loader") for name in declared_by()}
+    declared |= {(name, extra) for extra in extras if extra != "dev" for name in distributions(extras[extra])}
+    # An extra that names a package of the loader again asks for nothing new.
+    assert stated == declared - {(name, extra) for name in declared_by() for extra in extras}
 
 
 def test_the_wheel_holds_the_tree_and_nothing_else(source: Path, wheel: Path) -> None:

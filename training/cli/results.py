@@ -107,8 +107,8 @@ def _winners(found: Sequence[Path]) -> str:
         logger.warning("a text that won is left out: %s", problem)
     if len(left_out) == len(won):
         raise UsageError(
-            "expected evaluations in which an attack on text won, found no text that can be written; "
-            "evaluate with other attacks, for example `robust-encoders evaluate NAME --attacks discrete`"
+            "expected evaluations in which an attack on text won, found no text that can be written; evaluate with "
+            "further attacks on text"
         )
     return mma_text([one for one in won if not unwritable(one)])
 

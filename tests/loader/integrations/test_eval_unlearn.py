@@ -93,7 +93,7 @@ def test_the_base_is_the_one_that_the_encoder_names(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"encoder": None}, "encoder: expected a name of `robust-encoders list`, a folder or ORG/NAME, found none"),
+        ({"encoder": None}, "encoder: expected a name in the catalog, a folder or ORG/NAME, found none"),
         ({"encoder": 3}, "encoder: expected a text, found 3"),
         ({"num_inference_steps": 0, "seed": -1}, "num_inference_steps: expected at least 1, found 0; seed: expected a"),
         ({"num_inference_steps": 2.0}, "num_inference_steps: expected a whole number, found 2.0"),
