@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import zipfile
+from collections.abc import Iterable
+from importlib import metadata
 from pathlib import Path
 
 from tree import ROOT
@@ -34,22 +36,34 @@ def build_wheel(source: Path, folder: Path) -> Path:
     return built
 
 
-def dependencies_wheel(folder: Path) -> Path:
-    """Make a wheel that lends the packages of the running environment to the one into which it is installed.
+def wheelhouse(folder: Path, names: Iterable[str]) -> Path:
+    """Make wheels that lend packages of the running environment to another one, under their names and versions.
 
-    It holds a path line. A path line in a ``.pth`` file adds a folder without reading the ``.pth`` files inside it, so
-    the editable copy of this package in the running environment cannot be found.
+    Each wheel has the metadata of a package and a path line to the real one.
+
+    Args:
+        folder: Folder that receives the wheels.
+        names: Names of the packages.
     """
-    path, info = folder / "dependencies-0-py3-none-any.whl", "dependencies-0.dist-info"
-    with zipfile.ZipFile(path, "w") as wheel:
-        wheel.writestr("dependencies.pth", "\n".join(lent()) + "\n")
-        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: dependencies\nVersion: 0\n")
-        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        names = ["dependencies.pth", f"{info}/METADATA", f"{info}/WHEEL", f"{info}/RECORD"]
-        wheel.writestr(f"{info}/RECORD", "".join(f"{name},,\n" for name in names))
-    return path
+    for name in names:
+        version, stem = metadata.version(name), re.sub(r"[-.]+", "_", name)
+        info = f"{stem}-{version}.dist-info"
+        files = {
+            f"lent_for_{stem}.pth": "\n".join(lent()) + "\n",
+            f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+            f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        }
+        record = "".join(f"{file},,\n" for file in (*files, f"{info}/RECORD"))
+        with zipfile.ZipFile(folder / f"{stem}-{version}-py3-none-any.whl", "w") as wheel:
+            for file, text in {**files, f"{info}/RECORD": record}.items():
+                wheel.writestr(file, text)
+    return folder
 
 
 def lent() -> list[str]:
-    """Return the folders of installed packages of the running environment."""
-    return [sysconfig.get_path("purelib")]
+    """Return the folders of installed packages of the running environment, for the lines of a ``.pth`` file.
+
+    Such a line adds a folder without reading the ``.pth`` files inside it, so the editable copy of this package in the
+    running environment cannot be found.
+    """
+    return [path for path in sys.path if Path(path).name == "site-packages"]

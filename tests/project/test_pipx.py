@@ -3,34 +3,40 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from built_wheel import build_wheel, copy_of_the_source, dependencies_wheel
+from built_wheel import build_wheel, copy_of_the_source, wheelhouse
 from safetensors import safe_open
+from tree import ROOT
 
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 Runner = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Runner:
-    """Return a function that runs a command of the wheel by pipx; pipx makes an environment once and keeps it."""
-    folder = tmp_path_factory.mktemp("pipx")
+    """Return a function that runs a command of the wheel by pipx; pipx makes an environment once and keeps it.
+
+    pip resolves what the wheel requires, and finds it in the running environment, so that nothing is downloaded.
+    """
+    folder, house = tmp_path_factory.mktemp("pipx"), tmp_path_factory.mktemp("wheels")
     wheel = build_wheel(copy_of_the_source(tmp_path_factory.mktemp("source")), tmp_path_factory.mktemp("wheel"))
-    # What the wheel requires is lent by the running environment, so that nothing is downloaded.
-    lent = dependencies_wheel(folder)
+    wheelhouse(house, [re.split(r"[<>=]", line)[0] for line in PROJECT["dependencies"]])
     command = [
         *(sys.executable, "-m", "pipx", "run", "--skip-maintenance", "--backend", "pip", "--python", sys.executable),
-        *("--with", str(lent), "--pip-args=--no-deps --no-index", "--spec", str(wheel), "robust-encoders"),
+        *(f"--pip-args=--no-index --find-links {house}", "--spec", str(wheel), "robust-encoders"),
     ]
-    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH" and not key.startswith("PIPX_")}
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "PIPX_", "PYTHONPATH"))}
     places = {f"PIPX_{name}": str(folder / name.lower()) for name in ("HOME", "BIN_DIR", "MAN_DIR", "SHARED_LIBS")}
+    environment = {**clean, **places, "PIP_CONFIG_FILE": os.devnull}
 
     def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-        environment = {**clean, **places, "NO_COLOR": "1"}
         return subprocess.run(
             [*command, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False
         )

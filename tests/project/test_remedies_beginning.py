@@ -178,20 +178,6 @@ def test_a_folder_in_place_of_a_table(tmp_path: Path, capsys: pytest.CaptureFixt
     assert Path(found[1]).read_text().startswith("source,label,")
 
 
-def test_a_folder_in_place_of_a_file_of_prompts(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    command = ["results", str(ROOT / "studies" / "second_suite" / "circle" / "base"), "--mma-csv"]
-    for place in (str(tmp_path), "-"):
-        told = refused(capsys, 2, *command, place)
-        found = re.search(r"expected a file name after --mma-csv, found .*; name a file, such as (\S+)", told)
-        assert found is not None
-        assert main([*command, found[1]]) == 0
-        assert Path(found[1]).read_text().startswith('"adversarial_prompt","target_prompt",')
-        capsys.readouterr()
-
-
 def test_files_of_settings(trained: list[Recipe], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, out = str(tmp_path / "run.json"), ["--out", str(tmp_path / "out")]
     assert "train NAME --write-config FILE writes one" in refused(capsys, 2, "train", "--config", file, *out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -133,9 +134,20 @@ def test_nothing_is_written_where_no_text_won(
     told = refused(capsys, 2, "results", *found, *both)
     assert "expected evaluations in which an attack on text won, found no text that can be written" in told
     assert not [*tmp_path.glob("*.csv")]
+
+
+def test_a_file_of_prompts_needs_a_name(
+    attacked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["results", str(attacked), "--mma-csv"]
     for place in (str(tmp_path), "-"):
-        told = refused(capsys, 2, "results", *found, "--mma-csv", place)
-        assert f"expected a file name after --mma-csv, found {place}; name a file, such as mma.csv" in told
+        told = refused(capsys, 2, *command, place)
+        found = re.search(r"expected a file name after --mma-csv, found .*; name a file, such as (\S+)", told)
+        assert found is not None
+        assert main([*command, found[1]]) == 0
+        assert Path(found[1]).read_text().startswith('"adversarial_prompt","target_prompt",')
+        capsys.readouterr()
 
 
 def test_a_record_without_pictures_gives_the_text_of_its_winner(tmp_path: Path) -> None:

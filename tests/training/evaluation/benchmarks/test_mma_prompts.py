@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import pandas
 import pytest
 
 from robust_encoders.training.evaluation.benchmarks.mma_prompts import (
@@ -19,6 +19,7 @@ from robust_encoders.training.evaluation.benchmarks.mma_prompts import (
 from robust_encoders.training.evaluation.benchmarks.prompt_sources import concept_prompts
 from robust_encoders.training.prompts.text_files import PromptFileError
 
+pandas: Any = import_module("pandas")
 ODD = (
     "plain words", "a, comma", 'a "quoted" word', "two\nlines", "old\rMac", "dos\r\nlines", " spaces around ",
     "=1+1", "'apostrophe", "1984", "tab\tinside", "naïve 円 🙂", "\ufeffmarked", "nan nan", "back\\slash",
@@ -51,7 +52,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 
 def test_pandas_reads_every_text_as_it_is(tmp_path: Path) -> None:
     """eval-unlearn reads the file by this call."""
-    table: Any = pandas.read_csv(written(tmp_path / "won.csv", mma_text(prompts())))
+    table = pandas.read_csv(written(tmp_path / "won.csv", mma_text(prompts())))
     assert tuple(table.columns) == COLUMNS
     assert table["adversarial_prompt"].tolist() == list(ODD)
     assert table["target_prompt"].tolist() == [one.target for one in prompts()]
@@ -59,16 +60,14 @@ def test_pandas_reads_every_text_as_it_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", sorted(PANDAS_MISSING))
 def test_a_text_that_pandas_takes_for_a_missing_value_is_not_written(text: str, tmp_path: Path) -> None:
-    read: Any = pandas.read_csv(written(tmp_path / "raw.csv", f'adversarial_prompt\n"{text}"\nwords\n'))
+    read = pandas.read_csv(written(tmp_path / "raw.csv", f'adversarial_prompt\n"{text}"\nwords\n'))
     assert read["adversarial_prompt"].isna().tolist() == [True, False]
     with pytest.raises(PromptFileError, match=r"row 3: expected a text, found .* reads as a missing value; leave it"):
         mma_text([AdversarialPrompt("words"), AdversarialPrompt(text)])
 
 
 def test_pandas_takes_no_other_text_for_a_missing_value() -> None:
-    from pandas._libs.parsers import STR_NA_VALUES
-
-    assert set(STR_NA_VALUES) == PANDAS_MISSING
+    assert set(import_module("pandas._libs.parsers").STR_NA_VALUES) == PANDAS_MISSING
 
 
 @pytest.mark.parametrize("texts", [("1984", " 7"), ("True", "false"), ("1e5", "inf")])
@@ -76,7 +75,7 @@ def test_texts_that_pandas_reads_as_numbers_need_a_word_beside_them(texts: tuple
     made = [AdversarialPrompt(text) for text in texts]
     with pytest.raises(PromptFileError, match=r"only numbers or truth values, .*; add a prompt of words"):
         mma_text(made)
-    table: Any = pandas.read_csv(written(tmp_path / "won.csv", mma_text([*made, AdversarialPrompt("word")])))
+    table = pandas.read_csv(written(tmp_path / "won.csv", mma_text([*made, AdversarialPrompt("word")])))
     assert table["adversarial_prompt"].tolist() == [*texts, "word"]
 
 
