@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tree import ROOT
 
-from robust_encoders import embedded_pipeline
+from robust_encoders import CATALOG, embedded_pipeline
+from robust_encoders.integrations.eval_unlearn import TechniqueConfig
 from robust_encoders.training.evaluation.benchmarks.mma_prompts import AdversarialPrompt, mma_text
 
 CAPTIONS = [
@@ -98,3 +102,19 @@ def test_a_run_without_a_seed_can_be_drawn_again(folder: Path) -> None:
     answer = read(folder / "answer.json")
     assert len(answer["again"]) == len(CAPTIONS)
     assert answer["by its own pipeline"] == answer["again"]
+
+
+def test_the_page_has_every_setting_and_an_example_that_is_one() -> None:
+    text = (ROOT / "docs" / "eval-unlearn.md").read_text(encoding="utf-8")
+    settings = re.search(r"^\| setting .*?\n\n", text, re.DOTALL | re.MULTILINE)
+    example = re.search(r"^```json\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert settings is not None
+    assert example is not None
+    named = [
+        name for row in re.findall(r"^\| (`.*?) \|", settings[0], re.MULTILINE) for name in re.findall(r"\w+", row)
+    ]
+    assert named == [field.name for field in fields(TechniqueConfig)]
+    read = json.loads(example[1])
+    assert TechniqueConfig.of(read["technique"]["config"]).encoder in CATALOG
+    assert {one["name"] for one in read["metrics"]} <= entry_points(group="eval_unlearn.metrics").names
+    assert read["technique"]["name"] in entry_points(group="eval_unlearn.techniques").names
