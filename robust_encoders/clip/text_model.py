@@ -79,7 +79,7 @@ def _is_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(total)) or bool(torch.isfinite(tensor).all())
 
 
-def _shapes(config: Mapping[str, Any], *, projected: bool) -> dict[str, tuple[int, ...]]:
+def _shapes(config: Mapping[str, Any], *, projected: bool = False) -> dict[str, tuple[int, ...]]:
     # Shapes come from formulas, not from a model: a damaged file could ask for a model of a million layers.
     config = _sensible(architecture(config), projected=projected)
     width, inner = config["hidden_size"], config["intermediate_size"]

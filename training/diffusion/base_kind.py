@@ -69,8 +69,8 @@ def _other_sdxl(configs: BaseConfigs) -> str:
         return f"{configs.pipeline}, whose UNet takes no sizes"
     if found := _other_channels(configs) or _further(configs, _FURTHER.keys() - {"addition_embed_type"}):
         return found
-    stated = (configs.config(part).get("hidden_size") for part in ("text_encoder", SECOND))
-    widths = [width for width in stated if isinstance(width, int)]
+    sizes = (configs.config(part).get("hidden_size") for part in ("text_encoder", SECOND))
+    widths = [width for width in sizes if isinstance(width, int)]
     taken = unet.get("cross_attention_dim")
     if isinstance(taken, int) and len(widths) == 2 and sum(widths) != taken:
         return f"text encoders of widths {widths[0]} and {widths[1]} beside a UNet that takes a width of {taken}"
