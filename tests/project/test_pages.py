@@ -45,7 +45,7 @@ SMALLER = {
     r"train shapes/\S+-receler\b(?!.*--train)": "--train.iterations 2 --bank.limit 4",
     r"train shapes/\S+-spm(-te)?\b(?!.*--train)": "--train.iterations 3 --train.warmup 1 --bank.limit 4",
     r"train advunlearn --concept star --quick": ATTACKED,
-    r"evaluate base --concept circle --captions open --attacks random": SMALL_EVALUATION,
+    r"evaluate .*--captions open --attacks paraphrase": f"{SMALL_EVALUATION} --n 4 --steps 15 --metrics clip_score",
     r"evaluate .*--captions open": f"{SMALL_EVALUATION} --attacks none",
     r"evaluate base shapes/circle word_filter": f"{SMALL_EVALUATION} --attacks none",
     r"evaluate runs/star --quick": "--n 2 --n-kept 4 --n-probes 2 --n-renders 4 --steps 3",

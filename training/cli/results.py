@@ -104,7 +104,7 @@ def _winners(found: Sequence[Path]) -> str:
     won = dict.fromkeys(one for folder in _folders(found) for one in winning_texts(folder))
     left_out = [problem for one in won if (problem := unwritable(one))]
     for problem in left_out:
-        logger.warning("a text that won is left out: %s", problem)
+        logger.warning("a text that won is not written: %s", problem)
     if len(left_out) == len(won):
         raise UsageError(
             "expected evaluations in which an attack on text won, found no text that can be written; evaluate with "

@@ -117,7 +117,7 @@ def test_texts_that_won_are_written_for_eval_unlearn_and_read_back(
     out = tmp_path / "won.csv"
     assert main(["results", str(attacked), "--mma-csv", str(out)]) == 0
     assert capsys.readouterr().out
-    assert "a text that won is left out: expected a text, found 'null'" in caplog.text
+    assert "a text that won is not written: expected a text, found 'null'" in caplog.text
     with out.open(encoding="utf-8", newline="") as file:
         rows = [tuple(row.values()) for row in csv.DictReader(file)]
     assert rows == [("qx zv", "prompt 0", "5", "discrete"), ("a,\nb", "prompt 3", "0", "discrete")]

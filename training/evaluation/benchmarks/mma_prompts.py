@@ -91,7 +91,7 @@ def mma_text(prompts: Sequence[AdversarialPrompt]) -> str:
     if not prompts:
         raise PromptFileError("expected adversarial prompts, found none; give at least one")
     found = [(line, unwritable(prompt)) for line, prompt in enumerate(prompts, 2)]
-    refuse([f"row {line}: {problem}" for line, problem in found if problem], "adversarial prompts")
+    refuse([f"row {line}: {problem}; leave it out" for line, problem in found if problem], "adversarial prompts")
     if all(_is_value(prompt.text) for prompt in prompts):
         raise PromptFileError(
             "expected texts as adversarial prompts, found only numbers or truth values, which eval-unlearn would not "
@@ -105,14 +105,14 @@ def mma_text(prompts: Sequence[AdversarialPrompt]) -> str:
 
 
 def unwritable(prompt: AdversarialPrompt) -> str:
-    """Return why a prompt cannot be written so that eval-unlearn reads it back, with what to do; empty if it can."""
+    """Return why a prompt cannot be written so that eval-unlearn reads it back; empty if it can."""
     if prompt.text in PANDAS_MISSING or not prompt.text.strip():
-        return f"expected a text, found {prompt.text!r}, which eval-unlearn reads as a missing value; leave it out"
+        return f"expected a text, found {prompt.text!r}, which eval-unlearn reads as a missing value"
     for text in (prompt.text, prompt.target):
         if (found := control_character(text)) is not None:
-            return f"expected text, found the control character U+{ord(found):04X} in {text!r}; leave it out"
+            return f"expected text, found the control character U+{ord(found):04X} in {text!r}"
         if text.encode("utf-8", "ignore").decode() != text:
-            return f"expected text, found half of a surrogate pair in {text!r}, which no file can hold; leave it out"
+            return f"expected text, found half of a surrogate pair in {text!r}, which no file can hold"
     return ""
 
 
