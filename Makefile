@@ -75,7 +75,7 @@ test-browser: env docs
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m browser tests/project tests/training/reports/html
 
 test-docs: env types
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m docs $(filter-out --dist loadfile,$(PYTEST_ARGS)) tests/project/test_pages.py tests/project/test_site.py
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m docs $(filter-out --dist loadfile,$(PYTEST_ARGS)) tests/project
 
 # A warning is an error. The site opens from its folder: it needs no server, and no network.
 docs: env types
