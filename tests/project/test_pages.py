@@ -21,6 +21,7 @@ from tree import ROOT
 from robust_encoders import RobustEncoder, embedded_pipeline
 from robust_encoders.cli.main import main
 from robust_encoders.clip.state_dict import nested_state
+from robust_encoders.training.cli.app import app_parser
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -91,6 +92,8 @@ def run(command: str) -> None:
         assert set(extras.group(1).split(",") if extras else ()) <= set(known)
         assert arguments[:-1] == ["install"]
         assert arguments[-1].startswith(".")
+    elif arguments[0] == "app":  # it serves until it is stopped: tests/training/app/test_page_browser.py
+        assert app_parser().parse_args(arguments[1:])
     else:
         assert name == "robust-encoders", command
         assert main([*arguments, *budget(command)]) == 0, command

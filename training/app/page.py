@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import gradio as gr
 
 from . import panels
 from .attacks import Attacks
+from .opening import AppConfig, open_studio
 from .request import LARGEST_SEED, LONGEST, PictureRequest, RequestError
 from .studio import Studio
 
 TITLE = "Robust text encoders"
+# What the page opens with on the embedded base.
+PROMPT, CHOSEN = "a red circle on a white background", "shapes/circle"
 # A browser then loads nothing from anywhere else, whatever a script of the page asks for.
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
@@ -35,7 +40,7 @@ class Page:
     def __init__(self, studio: Studio, *, prompt: str = "", chosen: tuple[str, ...] = ()) -> None:
         self.studio, self.attacks = studio, Attacks(studio)
         self.titles = panels.titles(studio)
-        self.prompt, self.chosen = prompt, [name for name in chosen if name in studio.encoders]
+        self.prompt, self.chosen = prompt, list(chosen)
         self.blocks = self._blocks()
 
     def draw(self, prompt: str, negative: str, seed: float | None, names: list[str]) -> tuple[str, str]:
@@ -137,6 +142,11 @@ class Page:
         Raises:
             OSError: If the port is taken.
         """
+        with _without_proxy():
+            local, public = self._launched(host, port, share)
+        return str(public or local)
+
+    def _launched(self, host: str, port: int | None, share: bool) -> tuple[str, str | None]:
         _, local, public = self.blocks.launch(
             server_name=host,
             server_port=port,
@@ -154,12 +164,38 @@ class Page:
             mcp_server=False,
             app_kwargs={"middleware": [(_Sealed, (), {})]},
         )
-        return str(public or local)
+        return local, public
 
     def close(self) -> None:
         """Stop all attacks and the server."""
         self.attacks.stop_all()
         self.blocks.close(verbose=False)
+
+
+def open_page(config: AppConfig) -> Page:
+    """Return the page that a configuration describes, with everything loaded; see ``open_studio`` for its errors.
+
+    Args:
+        config: What the page offers.
+    """
+    studio = open_studio(config)
+    chosen = CHOSEN if CHOSEN in studio.encoders else next(iter(studio.encoders))
+    return Page(studio, prompt=PROMPT if config.embedded else "", chosen=(chosen,))
+
+
+@contextmanager
+def _without_proxy() -> Iterator[None]:
+    """Let Gradio, which asks its own server at the start, reach it also where a proxy is set for everything."""
+    before = os.environ.get("no_proxy")
+    known = [before or os.environ.get("NO_PROXY", ""), "127.0.0.1", "localhost", "::1"]
+    os.environ["no_proxy"] = ",".join(filter(None, known))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["no_proxy"]
+        else:
+            os.environ["no_proxy"] = before
 
 
 def _theme() -> Any:

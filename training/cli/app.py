@@ -13,14 +13,12 @@ from typing import get_args
 from robust_encoders.errors import NotReadyError
 from robust_encoders.utils.console import EXIT_OK, UsageError, flush, say
 
-from ..app.opening import AppConfig, open_studio
+from ..app.opening import AppConfig
 from ..diffusion.load import UNetDtype
 from .parsing import parser_of
 
 HOST, PORT = "127.0.0.1", 7860
 _PORTS = range(65536)
-# What the page opens with on the embedded base.
-PROMPT, CHOSEN = "a red circle on a white background", ("shapes/circle",)
 
 
 def app(arguments: Sequence[str]) -> int:
@@ -38,19 +36,17 @@ def app(arguments: Sequence[str]) -> int:
         ModuleNotFoundError: If Gradio is not installed.
         SystemExit: With 0 after help, with 2 on arguments that do not parse.
     """
-    options = _parser().parse_args(arguments)
-    from ..app.page import Page  # before anything is loaded, because Gradio may be missing
+    options = app_parser().parse_args(arguments)
+    from ..app.page import open_page  # before anything is loaded, because Gradio may be missing
 
     require_free(options.host, options.port)
-    config = _config(options)
     try:
-        studio = open_studio(config)
+        page = open_page(_config(options))
+        _without_bars()
+        address = page.launch(host=options.host, port=options.port or None, share=options.share)
     except (OSError, ValueError, ModuleNotFoundError) as error:
         raise UsageError(str(error)) from error
-    known = tuple(studio.encoders)
-    page = Page(studio, prompt=PROMPT if config.embedded else "", chosen=CHOSEN if CHOSEN[0] in known else known[:1])
-    _without_bars()
-    say(page.launch(host=options.host, port=options.port or None, share=options.share))
+    say(address)
     if options.share or options.host not in (HOST, "localhost", "::1"):
         sys.stderr.write("Other people can reach this page: it draws whatever they ask for.\n")
     flush()
@@ -82,7 +78,8 @@ def _config(options: Namespace) -> AppConfig:
     )
 
 
-def _parser() -> ArgumentParser:
+def app_parser() -> ArgumentParser:
+    """Return the parser of the command."""
     parser = parser_of("app", "Serve a page that draws prompts without and with encoders, and attacks what they see.")
     parser.add_argument(
         "encoders", metavar="ENCODER", nargs="*", help="catalog name or folder; by default all of the embedded base"

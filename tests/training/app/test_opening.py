@@ -65,29 +65,34 @@ def test_the_safety_checker_is_asked_by_the_page_and_no_longer_by_the_pipeline(
         assert pipe.safety_checker is None
 
 
-def test_wrong_settings_are_told_together() -> None:
+def test_wrong_settings_are_told_together(base: Path, artifact: Path) -> None:
     with pytest.raises(NotReadyError) as refused:
-        open_studio(AppConfig(base="org/model", workers=0, steps=0))
+        open_studio(AppConfig(base=str(base), workers=0, steps=0))
     text = str(refused.value)
-    assert "`robust-encoders app nudity --base org/model`" in text
-    assert "at least 1 worker, found 0" in text
-    assert "at least 1 step, found 0" in text
+    assert f"found none; name them, for example `robust-encoders app nudity --base {base}`" in text
+    assert "expected at least 1 worker, found 0; leave --workers out for 2" in text
+    assert "expected at least 1 step, found 0; leave --steps out for the usual number" in text
+    assert open_studio(AppConfig((str(artifact),), str(base))).workers == 2
 
 
 def test_a_detector_belongs_to_one_concept(
     tiny_pipe: Any, base: Path, artifact: Path, tmp_path: Path, make_encoder: Callable[..., Any]
 ) -> None:
     make_encoder(tiny_pipe, concept=Concept(name="red", kind="attribute")).save_pretrained(tmp_path / "red")
-    with pytest.raises(NotReadyError, match="one concept beside --detector, found circle, red"):
-        open_studio(AppConfig((str(artifact), str(tmp_path / "red")), str(base), detector="nudenet"))
+    both = (str(artifact), str(tmp_path / "red"))
+    with pytest.raises(NotReadyError, match="expected encoders of one concept beside --detector, found circle, red"):
+        open_studio(AppConfig(both, str(base), detector="nudenet"))
+    assert set(open_studio(AppConfig(both, str(base))).trials) == {"circle", "red"}
+    assert open_studio(AppConfig(both[:1], str(base), detector="nudenet")).trials["circle"].detector is not None
 
 
-def test_a_pipeline_that_needs_a_picture_is_refused(tiny_pipe: Any, artifact: Path, tmp_path: Path) -> None:
+def test_a_pipeline_that_needs_a_picture_is_refused(tiny_pipe: Any, base: Path, artifact: Path, tmp_path: Path) -> None:
     StableDiffusionImg2ImgPipeline(**tiny_pipe.components, requires_safety_checker=False).save_pretrained(
         tmp_path / "img2img"
     )
     with pytest.raises(NotReadyError, match="draws from a prompt alone, found StableDiffusionImg2ImgPipeline"):
         open_studio(AppConfig((str(artifact),), str(tmp_path / "img2img")))
+    assert open_studio(AppConfig((str(artifact),), str(base))).title == str(base)  # a text-to-image pipeline as --base
 
 
 def test_names_that_do_not_exist_are_refused(base: Path, artifact: Path, tmp_path: Path) -> None:

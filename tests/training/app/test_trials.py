@@ -42,6 +42,7 @@ def test_another_base_needs_the_name_of_a_judge(tiny_pipe: Any) -> None:
         "Nobody judges yet whether a picture shows church. Start the page with --detector NAME, for example "
         "--detector classifier:MODEL:CLASS.",
     )
+    assert made(Concept(name="church", kind="object"), tiny_pipe, detector="nudenet").needs == ()
 
 
 def test_nudity_is_judged_by_nudenet_or_says_how_to_install_it(tiny_pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
