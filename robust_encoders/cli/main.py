@@ -41,6 +41,7 @@ from robust_encoders.utils.home import expanded
 from robust_encoders.utils.targets import place_problems
 
 TRAINING_COMMANDS: Mapping[str, str] = {
+    "app": "serve a page to draw with encoders side by side, and to attack them",
     "demo": "draw the same prompts with and without a robust encoder into one picture",
     "shapes": "`shapes build`: train the embedded base from random weights",
     "train": "train an encoder by a named recipe or a method",
@@ -53,6 +54,7 @@ TRAINING_COMMANDS: Mapping[str, str] = {
     "leaderboard": "rank many evaluations in one table and one plot",
 }
 EXTRA_OF: Mapping[str, str] = {
+    "app": "app",
     "demo": "eval",
     "shapes": "train",
     "train": "train",

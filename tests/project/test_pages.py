@@ -23,6 +23,7 @@ from tree import ROOT
 from robust_encoders import RobustEncoder, embedded_pipeline
 from robust_encoders.cli.main import main
 from robust_encoders.clip.state_dict import nested_state
+from robust_encoders.training.cli.app import app_parser
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -101,6 +102,8 @@ def run(command: str) -> None:
             [str(Path(sys.executable).with_name(name)), *arguments], capture_output=True, text=True, check=True
         )
         assert re.search(r"^  robust_encoders$", done.stdout, re.MULTILINE)
+    elif arguments[0] == "app":  # it serves until it is stopped: tests/training/app/test_page_browser.py
+        assert app_parser().parse_args(arguments[1:])
     else:
         assert name == "robust-encoders", command
         assert main([*arguments, *budget(command)]) == 0, command
