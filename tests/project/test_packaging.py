@@ -130,10 +130,9 @@ def test_training_needs_only_declared_dependencies() -> None:
     assert third_party(ROOT / "training") <= declared | {"torchattacks"}
 
 
-<<<<<<< HEAD
 def forbidden_without(*extras: str) -> list[str]:
     """Modules that the extras for users install, and the core and these extras do not."""
-    forbidden = declared_by("train", "eval", "attacks", "lpips", "metrics", "nudenet") - declared_by(*extras)
+    forbidden = declared_by("train", "eval", "app", "attacks", "lpips", "metrics", "nudenet") - declared_by(*extras)
     # torch, diffusers and transformers require these.
     forbidden -= {"numpy", "tokenizers", "tqdm"}
     owners = metadata.packages_distributions()
@@ -142,23 +141,15 @@ def forbidden_without(*extras: str) -> list[str]:
     )
 
 
-@pytest.mark.parametrize("extra", ["train", "eval"])
-def test_the_commands_of_an_extra_import_with_nothing_but_that_extra(extra: str) -> None:
-    forbidden = forbidden_without(extra)
-    assert {"scipy", {"train": "matplotlib", "eval": "tomli_w"}[extra]} <= {*forbidden}
-    commands = {"train": ["cli.train", "worlds.pretrain.build"], "eval": ["cli.evaluate", "cli.demo"]}[extra]
-=======
 @pytest.mark.parametrize("extra", ["train", "eval", "app"])
 def test_the_commands_of_an_extra_import_with_nothing_but_that_extra(extra: str) -> None:
-    forbidden = sorted(
-        declared_by("train", "eval", "app", "attacks", "lpips", "metrics", "nudenet") - declared_by(extra)
-    )
+    forbidden = forbidden_without(extra)
+    assert {"scipy", {"train": "matplotlib"}.get(extra, "tomli_w")} <= {*forbidden}
     commands = {
         "train": ["cli.train", "worlds.pretrain.build"],
         "eval": ["cli.evaluate", "cli.demo"],
         "app": ["cli.app", "app.opening", "app.panels", "app.attacks"],
     }[extra]
->>>>>>> app
     names = [f"robust_encoders.training.{command}" for command in commands]
     code = (
         "import importlib, sys\n"
