@@ -11,7 +11,8 @@ from robust_encoders.hub.embedded import EMBEDDED_FAMILY
 from robust_encoders.utils.extras import package_problems
 
 from ..detectors import NudeNet
-from ..diffusion.base_kind import BaseConfigs, kind_problems
+from ..diffusion.base_configs import BaseConfigs
+from ..diffusion.base_kind import kind_problems
 from ..diffusion.sampling import SamplingConfig
 from ..evaluation.benchmarks.detectors import benchmark_detector
 from ..evaluation.benchmarks.shapes import ShapesBenchmark
