@@ -44,9 +44,11 @@ class CompatReport:
 
     Args:
         checks: Checks in a fixed order; checks that do not apply to this pipeline are left out.
+        place: Object that the artifact was checked against, in words.
     """
 
     checks: tuple[Check, ...]
+    place: str = "this pipeline"
 
     @property
     def ok(self) -> bool:
@@ -79,8 +81,8 @@ class CompatReport:
     def explain(self) -> str:
         """Return every failed check with expected, found and remedy, errors first."""
         if self.ok and not self.warnings:
-            return f"the encoder fits this pipeline ({len(self.checks)} checks)"
-        head = "the encoder fits this pipeline, but" if self.ok else "the encoder does not fit this pipeline:"
+            return f"the encoder fits {self.place} ({len(self.checks)} checks)"
+        head = f"the encoder fits {self.place}, but" if self.ok else f"the encoder does not fit {self.place}:"
         failed = [f"{check.severity}: {check}" for check in (*self.errors, *self.warnings)]
         return "\n  ".join([f"{head} {len(failed)} of {len(self.checks)} checks failed", *failed])
 
@@ -97,7 +99,7 @@ class CompatReport:
 def _verdict(report: CompatReport) -> str:
     found = {"error": len(report.errors), "warning": len(report.warnings)}
     counts = [f"{n} {kind}{'s' if n > 1 else ''}" for kind, n in found.items() if n]
-    head = "The encoder fits this pipeline" if report.ok else "The encoder does not fit this pipeline"
+    head = f"The encoder {'fits' if report.ok else 'does not fit'} {report.place}"
     return f"{head}: {', '.join(counts) or 'every check passed'} ({len(report.checks)} checks)."
 
 

@@ -1,0 +1,142 @@
+"""All checks of an artifact against the CLIP and the MODEL of a ComfyUI graph, made at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from robust_encoders.artifact.reader import Artifact
+from robust_encoders.comfyui.architecture import WHOLE, precision, tokenizer
+from robust_encoders.comfyui.connected import Connected
+from robust_encoders.comfyui.subject import Subject
+from robust_encoders.compatibility.report import Check, CompatReport
+
+PLACE = "the connected models"
+_Question = Callable[[Subject], Check | None]
+
+
+def check(artifact: Artifact, models: Connected, *, allow_partial: bool = False) -> CompatReport:
+    """Make all checks; change nothing. What is left, names and shapes of a UNet, is checked when it is changed.
+
+    Args:
+        artifact: Artifact in any form.
+        models: The CLIP and the MODEL.
+        allow_partial: True to report other text encoders of the CLIP as a warning instead of an error.
+    """
+    subject = Subject(artifact, models, allow_partial)
+    first = [_form(subject), *([_component(subject)] if subject.changes_text else []), _model(subject)]
+    if not all(one.ok for one in first if one is not None):
+        return CompatReport(tuple(one for one in first if one is not None), PLACE)
+    questions = (*(_TEXT if subject.changes_text else ()), *_ALWAYS)
+    if artifact.manifest.form == "weights":
+        questions = (*WHOLE, *questions)
+    answers = [*first, *(question(subject) for question in questions)]
+    return CompatReport(tuple(answer for answer in answers if answer is not None), PLACE)
+
+
+def _form(subject: Subject) -> Check | None:
+    if subject.manifest.form != "eraser":
+        return None
+    return Check(
+        "form",
+        False,
+        "error",
+        "a whole text encoder, a projection, an adapter or a delta",
+        "an eraser, whose modules are no part of ComfyUI's UNet",
+        "draw with this package and diffusers, or choose another encoder",
+    )
+
+
+def _component(subject: Subject) -> Check:
+    return Check(
+        "component",
+        bool(subject.models.slot),
+        "error",
+        "a CLIP of Stable Diffusion 1 or 2, with the text encoder clip_l or clip_h",
+        f"a CLIP with {', '.join(subject.models.encoders) or 'no text encoder'}",
+        "connect the CLIP of a checkpoint of Stable Diffusion 1 or 2; no encoder here is made for other text encoders",
+    )
+
+
+def _model(subject: Subject) -> Check | None:
+    if not subject.changes_unet:
+        return None
+    return Check(
+        "model",
+        bool(subject.models.unet_keys),
+        "error",
+        f"the MODEL of a checkpoint, because a {subject.manifest.form} changes the UNet",
+        "none connected" if subject.models.model is None else "a model that is no UNet of Stable Diffusion",
+        "connect MODEL of Load Checkpoint with this node, and the node's output MODEL with the sampler",
+    )
+
+
+def _other_encoders(subject: Subject) -> Check:
+    models = subject.models
+    others = [name for name in models.encoders if name != models.slot]
+    place = f"{models.slot} is {models.encoders.index(models.slot) + 1} of {len(models.encoders)}"
+    return Check(
+        "other text encoders",
+        not others,
+        "warning" if subject.allow_partial else "error",
+        "no other text encoder",
+        f"{', '.join(others)} ({place})" if others else "none",
+        "it fits in part: the concept stays reachable through them; switch allow_partial on to accept that",
+    )
+
+
+def _other_patches(subject: Subject) -> Check:
+    models = subject.models
+    changed = [
+        name
+        for weights, keys, concerned in (
+            (models.text, models.text_keys, subject.changes_text),
+            (models.unet, models.unet_keys, subject.changes_unet),
+        )
+        for name, key in keys.items()
+        if concerned and weights.others(key)
+    ]
+    return Check(
+        "other patches",
+        not changed,
+        "error",
+        "the weights of the loader, without a LoRA or a merge before this node",
+        f"{len(changed)} patched weights, the first of them {changed[0]}" if changed else "none",
+        "it would be overwritten: connect this node directly with the loader, and the LoRA after this node, with which "
+        "the erasure was not measured",
+    )
+
+
+def _other_artifacts(subject: Subject) -> Check | None:
+    form = subject.manifest.form
+    if form not in ("weights", "delta"):
+        return None
+    there = subject.models.text if form == "weights" else subject.models.unet
+    found = [patch.label for patch in there.attached().values()]
+    what = "text encoder" if form == "weights" else "UNet"
+    return Check(
+        "robust encoder",
+        not found,
+        "error",
+        f"a {what} that no other artifact changed",
+        ", ".join(found) or "none",
+        "it would be overwritten: bypass the other node, or put this node before it if that one is no whole encoder",
+    )
+
+
+def _hooks(subject: Subject) -> Check | None:
+    patcher = subject.models.clip.patcher
+    found = [name for name in ("forced_hooks", "hook_patches", "injections") if getattr(patcher, name, None)]
+    if not found or not subject.changes_text:
+        return None
+    return Check(
+        "hooks",
+        False,
+        "warning",
+        "a CLIP without hooks",
+        ", ".join(found),
+        "they change the weights again while a prompt is encoded, and the erasure was not measured with them",
+    )
+
+
+_TEXT: tuple[_Question, ...] = (_other_encoders, tokenizer, precision, _hooks)
+_ALWAYS: tuple[_Question, ...] = (_other_patches, _other_artifacts)

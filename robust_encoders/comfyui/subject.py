@@ -1,0 +1,48 @@
+"""An artifact beside the models of a ComfyUI graph, as the checks and the status read them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from robust_encoders.artifact.manifest import Manifest
+from robust_encoders.artifact.reader import Artifact
+from robust_encoders.comfyui.connected import Connected
+from robust_encoders.overlays.adapters import TEXT_PREFIX, UNET_PREFIX
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """An artifact, and the models that it is checked against.
+
+    Args:
+        artifact: The artifact.
+        models: The CLIP and the MODEL.
+        allow_partial: True if the caller accepts that other text encoders stay as they are.
+    """
+
+    artifact: Artifact
+    models: Connected
+    allow_partial: bool = False
+
+    @property
+    def manifest(self) -> Manifest:
+        """Manifest of the artifact."""
+        return self.artifact.manifest
+
+    @property
+    def changes_text(self) -> bool:
+        """True if the artifact changes the text encoder's weights."""
+        return self.manifest.form == "weights" or self._has(TEXT_PREFIX)
+
+    @property
+    def changes_unet(self) -> bool:
+        """True if the artifact changes the UNet's weights."""
+        return self.manifest.form in ("projection", "delta") or self._has(UNET_PREFIX)
+
+    def _has(self, prefix: str) -> bool:
+        return self.manifest.form == "adapter" and any(name.startswith(prefix) for name in self.artifact.tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor of the connected text encoder; empty if it has none of that name."""
+        key = self.models.text_keys.get(name)
+        return () if key is None else tuple(self.models.text.stored(key).shape)
