@@ -44,7 +44,7 @@ def attach(loaded: LoadedArtifact, clip: Any, model: Any = None, *, allow_partia
 
     A copy shares its module with the connected models. ComfyUI sets the changed weights when it computes with the copy,
     and puts the stored ones back before it computes with the connected models. An artifact that is attached already is
-    not attached again.
+    not attached again, to neither model.
 
     Args:
         loaded: Whole text encoder, projection, adapter or delta. An adapter gets a constant gate of 1, a projection is
@@ -61,13 +61,15 @@ def attach(loaded: LoadedArtifact, clip: Any, model: Any = None, *, allow_partia
     artifact = Artifact(loaded.manifest, dict(loaded.tensors), dict(loaded.config), loaded.content_sha256)
     subject = Subject(artifact, models, allow_partial)
     tell = partial(Status, loaded.label, loaded.source, loaded.identity, subject)
-    if any(loaded.identity in weights.attached() for weights in (models.text, models.unet)):
-        return Attached(clip, model, tell(already=True))
+    there = [loaded.identity in weights.attached() for weights, _ in subject.places]
+    if there and all(there):
+        return Attached(clip, model, tell(already=True, warnings=_since(subject)))
     report = check(artifact, models, allow_partial=allow_partial)
     report.raise_if_incompatible()
     changes = changes_of(artifact, models)
     patch = partial(ArtifactPatch, identity=loaded.identity, label=loaded.label, form=loaded.manifest.form)
-    text, unet = _new_text(changes, models), _new_unet(changes, models)
+    text = {} if loaded.identity in models.text.attached() else _new_text(changes, models)
+    unet = {} if loaded.identity in models.unet.attached() else _new_unet(changes, models)
     attached = Attached(
         _copied(clip, "patcher", {key: patch(value) for key, value in text.items()}),
         _copied(model, "", {key: patch(value) for key, value in unet.items()}),
@@ -75,6 +77,11 @@ def attach(loaded: LoadedArtifact, clip: Any, model: Any = None, *, allow_partia
     )
     logger.info("attached %s", loaded.label)
     return attached
+
+
+def _since(subject: Subject) -> tuple[str, ...]:
+    changed = subject.patched_by_others()
+    return (f"a LoRA or a merge after it changes {len(changed)} of its weights",) if changed else ()
 
 
 def _new_text(changes: Changes, models: Connected) -> dict[str, Tensor]:

@@ -85,16 +85,7 @@ def _other_encoders(subject: Subject) -> Check:
 
 
 def _other_patches(subject: Subject) -> Check:
-    models = subject.models
-    changed = [
-        name
-        for weights, keys, concerned in (
-            (models.text, models.text_keys, subject.changes_text),
-            (models.unet, models.unet_keys, subject.changes_unet),
-        )
-        for name, key in keys.items()
-        if concerned and weights.others(key)
-    ]
+    changed = subject.patched_by_others()
     return Check(
         "other patches",
         not changed,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.artifact.reader import Artifact
-from robust_encoders.comfyui.connected import Connected
+from robust_encoders.comfyui.connected import Connected, Patched
 from robust_encoders.overlays.adapters import TEXT_PREFIX, UNET_PREFIX
 
 
@@ -38,6 +39,16 @@ class Subject:
     def changes_unet(self) -> bool:
         """True if the artifact changes the UNet's weights."""
         return self.manifest.form in ("projection", "delta") or self._has(UNET_PREFIX)
+
+    @property
+    def places(self) -> tuple[tuple[Patched, Mapping[str, str]], ...]:
+        """Weights of the models that the artifact changes, each with the mapping of its names to ComfyUI's."""
+        text = ((self.models.text, self.models.text_keys),) if self.changes_text else ()
+        return (*text, (self.models.unet, self.models.unet_keys)) if self.changes_unet else text
+
+    def patched_by_others(self) -> list[str]:
+        """Return the names of weights in these places that something else than an artifact changes, such as a LoRA."""
+        return [name for weights, keys in self.places for name, key in keys.items() if weights.others(key)]
 
     def _has(self, prefix: str) -> bool:
         return self.manifest.form == "adapter" and any(name.startswith(prefix) for name in self.artifact.tensors)

@@ -123,6 +123,17 @@ def test_an_adapter_lies_on_both_models(tiny_pipe: Any) -> None:
     assert "its gates are lost" in " ".join(str(attached.status).split())
 
 
+def test_an_adapter_on_one_of_two_models_is_attached_to_the_other(tiny_pipe: Any) -> None:
+    adapter = make_adapter(tiny_pipe, prefixes=(TEXT_PREFIX, UNET_PREFIX))
+    clip, model = clip_of(tiny_pipe), model_of(tiny_pipe)
+    once = attach(adapter, clip, model)
+    rewired = attach(adapter, once.clip, model)
+    assert rewired.clip is once.clip
+    assert same(weights(rewired.model, tiny_pipe), weights(once.model, tiny_pipe))
+    assert "on, by an earlier node" not in str(rewired.status)
+    assert "on, by an earlier node" in str(attach(adapter, rewired.clip, rewired.model).status)
+
+
 def test_overlays_add_up(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
     delta, projection = make_delta(tiny_pipe), make_projection(tiny_pipe)
     clip, model = clip_of(tiny_pipe), model_of(tiny_pipe)
@@ -140,6 +151,8 @@ def test_a_lora_after_the_node_acts_on_the_robust_weights(tiny_pipe: Any, tiny_e
     key = "clip_l.transformer.text_model.final_layer_norm.bias"
     clip.add_patches({key: (torch.ones(16),)}, 0.5)
     torch.testing.assert_close(clip.encode(IDS), encoded(tiny_encoder) + 0.5, atol=1e-5, rtol=1e-5)
+    told = " ".join(str(attach(tiny_encoder, clip).status).split())
+    assert "a LoRA or a merge after it changes 1 of its weights" in told
 
 
 def test_a_changed_base_is_told(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
