@@ -8,6 +8,7 @@ from robust_encoders.artifact.reader import Artifact
 from robust_encoders.comfyui.architecture import WHOLE, precision, tokenizer
 from robust_encoders.comfyui.connected import Connected
 from robust_encoders.comfyui.subject import Subject
+from robust_encoders.compatibility.facts import unknown
 from robust_encoders.compatibility.report import Check, CompatReport
 
 PLACE = "the connected models"
@@ -114,6 +115,11 @@ def _other_artifacts(subject: Subject) -> Check | None:
     )
 
 
+def _base(subject: Subject) -> Check | None:
+    # A recorded base is compared when the artifact is attached, and the status says how far the models differ from it.
+    return unknown("base fingerprint") if subject.manifest.base.text_encoder is None else None
+
+
 def _hooks(subject: Subject) -> Check | None:
     patcher = subject.models.clip.patcher
     found = [name for name in ("forced_hooks", "hook_patches", "injections") if getattr(patcher, name, None)]
@@ -129,5 +135,5 @@ def _hooks(subject: Subject) -> Check | None:
     )
 
 
-_TEXT: tuple[_Question, ...] = (_other_encoders, tokenizer, precision, _hooks)
+_TEXT: tuple[_Question, ...] = (_other_encoders, tokenizer, precision, _base, _hooks)
 _ALWAYS: tuple[_Question, ...] = (_other_patches, _other_artifacts)

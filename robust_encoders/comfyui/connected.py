@@ -78,7 +78,9 @@ class Patched:
             key: ComfyUI's name of the weight.
         """
         first = self.entries[key][0]
-        return first[0] if isinstance(first, tuple) else first  # versions before autumn 2024 had no converter beside it
+        # Versions before autumn 2024 had no converter beside the weight.
+        weight: Tensor = first[0] if isinstance(first, tuple) else first
+        return weight
 
     def value(self, key: str) -> Tensor:
         """Return a weight with the patches of attached artifacts, each of which sets it.

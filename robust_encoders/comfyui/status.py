@@ -48,43 +48,52 @@ class Status:
         """Sentences that name the ways in which the concept can still reach a picture."""
         return tuple(_not_covered(self.subject))
 
+    @property
+    def head(self) -> str:
+        """Two short lines, because a node shows no more until it is made larger."""
+        problems = (*self.warnings, *self.notes)
+        told = f", {len(problems)} warning{'s' if len(problems) > 1 else ''}" if problems else ""
+        on = "on, by an earlier node" if self.already else "on"
+        return f"{self.label}\n{on}: {', '.join(_places(self.subject))}{told}"
+
     def __str__(self) -> str:
-        """Return the facts one to a line, then what is covered, what is not, and the warnings."""
-        on = "on, by an earlier node; nothing was changed" if self.already else "on"
+        """Return the two lines, then warnings, what is covered, what is not, and the facts of the artifact."""
         manifest = self.subject.manifest
         facts = {
-            "robust encoder": f"{self.label}: {on}",
             "loaded from": self.source or "memory",
             "sha256": self.identity,
             "base": manifest.base.family,
             "license": manifest.license or "not stated",
         }
-        lines = [f"{name}: {text}" for name, text in facts.items()]
         more = {
+            "warnings": (*self.warnings, *self.notes),
             "covered": self.covered,
             "not covered": self.not_covered,
-            "warnings": (*self.warnings, *self.notes),
         }
-        for head, sentences in more.items():
-            lines += [f"{head}:", *(line for one in sentences for line in _item(one))] if sentences else []
-        return "\n".join(lines)
+        lines = [self.head]
+        for name, sentences in more.items():
+            lines += [f"{name}:", *(line for one in sentences for line in _item(one))] if sentences else []
+        return "\n".join([*lines, *(f"{name}: {text}" for name, text in facts.items())])
 
 
 def _item(sentence: str) -> list[str]:
     return textwrap.wrap(sentence, _WIDTH, initial_indent="- ", subsequent_indent="  ")
 
 
-def _covered(subject: Subject) -> Iterator[str]:
-    models, form = subject.models, subject.manifest.form
+def _places(subject: Subject) -> Iterator[str]:
+    models = subject.models
     if subject.changes_text:
-        place = models.encoders.index(models.slot) + 1
-        yield (
-            f"text encoder {place} of {len(models.encoders)} ({models.slot}), for prompts that are encoded with the "
-            "CLIP of this node"
-        )
+        yield f"text encoder {models.encoders.index(models.slot) + 1} of {len(models.encoders)}"
     if subject.changes_unet:
-        yield "the UNet, for pictures that are drawn with the MODEL of this node"
-    if form in _FORMS:
+        yield "UNet"
+
+
+def _covered(subject: Subject) -> Iterator[str]:
+    if subject.changes_text:
+        yield f"prompts that are encoded with the CLIP of this node, by {subject.models.slot}"
+    if subject.changes_unet:
+        yield "pictures that are drawn with the MODEL of this node"
+    if (form := subject.manifest.form) in _FORMS:
         yield _FORMS[form]
 
 
@@ -98,4 +107,4 @@ def _not_covered(subject: Subject) -> Iterator[str]:
         yield "embeddings in a prompt (embedding:NAME): a learned vector can bring the concept back"
         yield "emphasis such as (word:1.3), and what follows the 75th token: the erasure was not measured with them"
     yield "a LoRA after this node: it may have learned the concept"
-    yield "starting pictures and image prompts: they do not pass through the text encoder"
+    yield "starting pictures and image prompts, which can show the concept themselves"

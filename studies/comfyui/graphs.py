@@ -25,6 +25,7 @@ from base_models import SD1, SD2, Family, artifacts, base, checkpoint, second_en
 from safetensors.torch import load_file
 
 from robust_encoders.cli.main import main as command
+from robust_encoders.comfyui.choices import OTHER
 
 PORT, WAIT = 8199, 600
 ROOT = Path(__file__).parents[2]
@@ -169,7 +170,7 @@ def draw(folder: Path) -> dict[str, Any]:
             "node twice and once": distance(twice, node),
             "base after the node and before": distance(again, plain),
             "status": node["texts"][0].splitlines(),
-            "status of the second": twice["texts"][-1].splitlines()[0],
+            "status of the second": twice["texts"][-1].splitlines()[1],
         }
     plain = run(graph(SD1), folder)
     for form in ("projection", "delta", "adapter"):
@@ -192,7 +193,10 @@ def refusals(folder: Path, lora: Mapping[str, Any]) -> dict[str, str]:
     asked = {
         "encoder of SD 2 for SD 1": graph(SD1, nodes=(robust(SD2, "weights"),)),
         "delta after a LoRA": graph(SD1, nodes=(lora, robust(SD1, "delta"))),
-        "no such name": graph(SD1, nodes=(robust(SD1, "weights", encoder="the name or folder below", other="chruch"),)),
+        "no such name": graph(SD1, nodes=(robust(SD1, "weights", encoder=OTHER, other="chruch"),)),
+        "encoder of the embedded base": graph(
+            SD1, nodes=(robust(SD1, "weights", encoder=OTHER, other="shapes/circle"),)
+        ),
     }
     for partial in (False, True):
         node = _node("RobustEncoder", clip=["2", 0], **robust(SD1, "weights", allow_partial=partial))
@@ -200,6 +204,20 @@ def refusals(folder: Path, lora: Mapping[str, Any]) -> dict[str, str]:
         asked[f"SDXL, allow_partial {partial}"] = {"2": sdxl["2"], **shown}
     answers = {name: run(prompt, folder) for name, prompt in asked.items()}
     return {name: one.get("refused") or one["texts"][0] for name, one in answers.items()}
+
+
+def complaints(log: str) -> list[str]:
+    """Return what ComfyUI's log says of names that it misses or does not know, each layer once.
+
+    The stand-in for the second encoder of SDXL, which has 32 layers and one tensor, is left out.
+    """
+    found = []
+    for line in re.findall(r"(?:clip missing|lora key not loaded|unet missing|unet unexpected).*", log):
+        kind, _, names = line.partition(": ")
+        layers = (re.sub(r"(layers\.\d+)\..+", r"\1", name) for name in re.findall(r"[\w.]+", names))
+        if "layers.31." not in names:
+            found.append(f"{kind}: {', '.join(dict.fromkeys(layers))}")
+    return found
 
 
 def main(comfyui: Path, python: str, work: Path, record: Path) -> None:
@@ -211,7 +229,7 @@ def main(comfyui: Path, python: str, work: Path, record: Path) -> None:
     with server(comfyui, python, work) as log:
         version = _asked("/system_stats")["system"]["comfyui_version"]
         found = {"comfyui": version, "torch": torch.__version__, **draw(work)}
-        told = re.findall(r"(clip missing: .*|lora key not loaded.*|unet missing.*)", log.read_text(errors="replace"))
+        told = complaints(log.read_text(encoding="utf-8", errors="replace"))
     record.write_text(json.dumps({**found, "log": told}, indent=2) + "\n", encoding="utf-8")
 
 

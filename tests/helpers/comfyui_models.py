@@ -184,10 +184,9 @@ class Clip:
         return _normed(x, text.final_layer_norm) if layer == "last" or self._normed else x
 
     def _attended(self, module: Any, x: Tensor) -> Tensor:
-        q, k, v = (
-            _linear(x, getattr(module, part)).unflatten(-1, (module.heads, -1)).transpose(1, 2)
-            for part in ("q_proj", "k_proj", "v_proj")
-        )
+        shape = (*x.shape[:2], module.heads, -1)
+        parts = (getattr(module, name) for name in ("q_proj", "k_proj", "v_proj"))
+        q, k, v = (_linear(x, part).view(shape).transpose(1, 2) for part in parts)  # each (B, H, L, D / H)
         made = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         return _linear(made.transpose(1, 2).flatten(2), module.out_proj)
 

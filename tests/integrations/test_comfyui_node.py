@@ -106,7 +106,7 @@ def test_the_status_is_on_the_node_and_an_output(executor: Executor, tiny_encode
     assert executor.ui["2"] == {"text": (text,)}
     assert PromptServer.instance is not None
     assert PromptServer.instance.texts == {"2": text}
-    assert text.startswith("robust encoder: 'circle' erased by test: on\nloaded from: ")
+    assert text.startswith("'circle' erased by test\non: text encoder 1 of 1\ncovered:\n")
     assert f"sha256: {tiny_encoder.content_sha256}" in text
 
 

@@ -89,7 +89,8 @@ def test_sdxl_is_covered_in_part(tiny_pipe: Any, tiny_encoder: RobustEncoder) ->
     attached = attach(tiny_encoder, clip, allow_partial=True)
     assert {key.partition(".")[0] for key in attached.clip.patcher.patches} == {"clip_l"}
     told = " ".join(str(attached.status).split())
-    assert "text encoder 1 of 2 (clip_l)" in told
+    assert told.startswith("'circle' erased by test on: text encoder 1 of 2, 2 warnings warnings: ")
+    assert "prompts that are encoded with the CLIP of this node, by clip_l" in told
     assert "the other text encoders (clip_g): the concept is reachable through them" in told
     assert "layer that is read: expected layer 2, for which the encoder was made, found layer 1" in told
 

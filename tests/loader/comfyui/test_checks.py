@@ -11,7 +11,7 @@ import torch
 from comfyui_models import Patcher, clip_of, model_of, tree
 from overlays import make_adapter, make_delta, make_projection
 
-from robust_encoders import CompatReport, IncompatibleError, RobustEncoder
+from robust_encoders import Base, CompatReport, IncompatibleError, RobustEncoder
 from robust_encoders.artifact.reader import Artifact
 from robust_encoders.comfyui.attach import attach
 from robust_encoders.comfyui.checks import check
@@ -118,6 +118,14 @@ def test_quantised_weights_are_refused(tiny_pipe: Any, tiny_encoder: RobustEncod
     module.register_parameter("weight_scale", torch.nn.Parameter(torch.ones(()), requires_grad=False))
     told = report(tiny_encoder, clip).explain()
     assert "found float8_e4m3fn, with text_model.encoder.layers.0.mlp.fc1.weight_scale" in told
+
+
+def test_an_encoder_without_a_recorded_base_is_told(tiny_pipe: Any, make_encoder: Callable[..., RobustEncoder]) -> None:
+    unrecorded = make_encoder(tiny_pipe, base=Base(family="tiny"))
+    assert failed(unrecorded, clip_of(tiny_pipe)) == {"base fingerprint"}
+    told = str(attach(unrecorded, clip_of(tiny_pipe)).status)
+    assert told.startswith("'circle' erased by test\non: text encoder 1 of 1, 1 warning\n")
+    assert "robust-encoders annotate" in told
 
 
 def test_hooks_are_told(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
