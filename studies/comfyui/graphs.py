@@ -230,7 +230,8 @@ def main(comfyui: Path, python: str, work: Path, record: Path) -> None:
         version = _asked("/system_stats")["system"]["comfyui_version"]
         found = {"comfyui": version, "torch": torch.__version__, **draw(work)}
         told = complaints(log.read_text(encoding="utf-8", errors="replace"))
-    record.write_text(json.dumps({**found, "log": told}, indent=2) + "\n", encoding="utf-8")
+    text = json.dumps({**found, "log": told}, indent=2).replace(str(work), "WORK")
+    record.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
