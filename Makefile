@@ -20,13 +20,14 @@ SUBJECTS := base esd advunlearn hardened uce rece spm spm-te empty_prompt word_f
 
 env: $(STAMP)
 
-# torch first and alone, so that nothing else chooses its build; torchattacks without its stale pins. torchvision lies
-# apart: the index's build does not import beside every build of torch, and transformers imports it wherever it finds it.
+# torch first and alone, so that nothing else chooses its build; torchattacks without its stale pins; eval-unlearn without
+# datasets and pyarrow, by which it only fetches prompts. torchvision lies apart: the index's build does not import beside
+# every build of torch, and transformers imports it wherever it finds it.
 $(STAMP):
 	test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
 	$(BIN)/python -m pip install --constraint constraints.txt torch setuptools
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[attacks,dev,eval,metrics,nudenet,train]'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps torchattacks lpips
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps torchattacks lpips eval-unlearn
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --upgrade --target .venv/torchvision torchvision
 	rm -f .venv/.ready-*
 	touch $@

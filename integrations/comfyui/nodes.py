@@ -1,4 +1,7 @@
-"""The node, in the protocol of ComfyUI's first generation of nodes; all else is in ``robust_encoders.comfyui``."""
+"""The node, in the protocol of ComfyUI's first generation of nodes.
+
+All that needs no module of ComfyUI is in ``robust_encoders.integrations.comfyui``.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ import folder_paths
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from robust_encoders import RobustEncoder
-from robust_encoders.comfyui.attach import attach
-from robust_encoders.comfyui.choices import choices, chosen, problem, state
+from robust_encoders.integrations.comfyui.attach import attach
+from robust_encoders.integrations.comfyui.choices import choices, chosen, problem, state
 
 FOLDER = "robust_encoders"  # below ComfyUI's folder of models, and a key of extra_model_paths.yaml
 folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))

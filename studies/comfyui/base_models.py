@@ -77,8 +77,10 @@ def base(family: Family, tokenizer: Path) -> Any:
         tokenizer: Folder of ComfyUI's tokenizer.
     """
     torch.manual_seed(0)
+    words = CLIPTokenizer.from_pretrained(tokenizer)
+    words.pad_token = "!" if family.open_clip else words.eos_token  # as published for SD 2 and SD 1
     return SimpleNamespace(
-        tokenizer=CLIPTokenizer.from_pretrained(tokenizer),
+        tokenizer=words,
         text_encoder=text_encoder(family, 1),
         unet=UNet2DConditionModel(**family.unet).eval(),
     )

@@ -25,7 +25,7 @@ from base_models import SD1, SD2, Family, artifacts, base, checkpoint, second_en
 from safetensors.torch import load_file
 
 from robust_encoders.cli.main import main as command
-from robust_encoders.comfyui.choices import OTHER
+from robust_encoders.integrations.comfyui.choices import OTHER
 
 PORT, WAIT = 8199, 600
 ROOT = Path(__file__).parents[2]

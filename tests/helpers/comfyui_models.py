@@ -122,7 +122,7 @@ class Clip:
     """ComfyUI's ``CLIP`` with CLIP text encoders, each under its name, such as ``clip_l``.
 
     Args:
-        encoders: Mapping of names to tensors ``text_model.*``.
+        encoders: Mapping of names to tensors ``text_model.*``, and ``text_projection.weight`` where it is read.
         config: Configuration of all of them: number of heads and activation.
         reads: Family, for the layer that is read.
         tokenizer: Tokenizer of all of them.
@@ -139,12 +139,10 @@ class Clip:
         tensors = {
             f"{name}.transformer.{key}": value for name, state in encoders.items() for key, value in state.items()
         }
-        width = config["hidden_size"]
-        for name in encoders:
-            tensors |= {
-                f"{name}.transformer.text_projection.weight": torch.eye(width),
-                f"{name}.logit_scale": torch.ones(()),
-            }
+        for name, state in encoders.items():
+            width = len(state["text_model.final_layer_norm.weight"])
+            unread = {"transformer.text_projection.weight": torch.eye(width), "logit_scale": torch.ones(())}
+            tensors = {**{f"{name}.{key}": value for key, value in unread.items()}, **tensors}
         self.cond_stage_model: Any = tree(tensors)
         self.patcher = Patcher(self.cond_stage_model)
         self.tokenizer = SimpleNamespace(**{name: SimpleNamespace(tokenizer=tokenizer) for name in encoders})
@@ -214,3 +212,9 @@ def model_of(pipe: Any) -> Patcher:
     """Return a MODEL as ComfyUI loads it from a checkpoint of a pipeline."""
     tensors = pipe.unet.state_dict()
     return Patcher(tree({key: tensors[name] for name, key in unet_keys(pipe).items()}))
+
+
+def clip_of_sdxl(pipe: Any) -> Clip:
+    """Return a CLIP as ComfyUI loads it from a checkpoint of SDXL."""
+    states = {"clip_l": nested_state(pipe.text_encoder), "clip_g": nested_state(pipe.text_encoder_2)}
+    return Clip(states, pipe.text_encoder.config.to_dict(), reads="sdxl", tokenizer=pipe.tokenizer)

@@ -16,6 +16,7 @@ _H = "tests/project/test_remedies_hub.py::"
 _C = "tests/project/test_remedies_conversion.py::"
 _B = "tests/project/test_remedies_beginning.py::"
 _X = "tests/project/test_remedies_export.py::"
+_W = "tests/project/test_remedies_slots.py::"
 _CONTRADICT = f"{_S}test_settings_that_contradict_each_other"
 _FIT = f"{_S}test_settings_that_do_not_fit_the_run"
 _FACTS = f"{_C}test_facts_that_publishing_needs"
@@ -38,6 +39,7 @@ WALKED: Mapping[str, str] = {
     "write --words {}": f"{_B}test_lists_of_a_benchmark_in_one_value",
     "write --categories {}": f"{_B}test_lists_of_a_benchmark_in_one_value",
     "expected a file name after --csv": f"{_B}test_a_folder_in_place_of_a_table",
+    "expected a file name after --mma-csv": "tests/training/cli/test_results.py::test_a_file_of_prompts_needs_a_name",
     "expected one --config": f"{_B}test_files_of_settings",
     "expected a file after --config": f"{_B}test_files_of_settings",
     "expected another file than that of --config": f"{_B}test_files_of_settings",
@@ -52,6 +54,12 @@ WALKED: Mapping[str, str] = {
     "with a model_index.json, by --into": f"{_X}test_an_application_that_needs_a_base",
     "leave --into out": f"{_X}test_an_application_without_a_base",
     "pass --force to replace an earlier export": f"{_X}test_a_file_that_is_there",
+    # two text encoders
+    "expected the only text encoder of a pipeline for": f"{_W}test_the_second_encoder_for_another_application",
+    "or a base of SDXL": f"{_W}test_a_component_that_the_base_lacks",
+    "as the manifest records, found a": f"{_W}test_a_component_that_the_base_lacks",
+    "pass backbone.given": f"{_W}test_a_backbone_of_the_other_encoder",
+    "make it by backbone_of": f"{_W}test_a_backbone_of_the_other_encoder",
     # commands of training
     "expected a finite loss": f"{_T}test_a_run_that_diverged",
     "expected a checkpoint of this run": f"{_T}test_a_checkpoint_of_other_settings",
@@ -148,7 +156,7 @@ WALKED: Mapping[str, str] = {
     "`robust-encoders annotate FOLDER --family NAME`": _FACTS,
     "run `robust-encoders pin --replace` on it": f"{_H}test_a_pin_of_other_files",
     # pipelines
-    "expected a pipeline without a robust encoder": f"{_L}test_an_encoder_in_the_place_of_another",
+    "expected no robust encoder in pipe": f"{_L}test_an_encoder_in_the_place_of_another",
     "whose absolute values": f"{_L}test_a_delta_in_the_place_of_another",
     "attach it again with transport='paper'": f"{_L}test_fusing_adapters_of_the_official_transport",
     "call pipe.unfuse_qkv_projections() first": _FUSED,
@@ -202,6 +210,7 @@ NOT_WALKED: Mapping[str, str] = {
     "load its text encoder with transformers.CLIPTextModel": _HUB,
     "pip install --upgrade": _SOFTWARE,
     "run `pip install '.[{extra}]'`": _SOFTWARE,
+    "run `pip install '{wheel}[{extra}]'`": _SOFTWARE,
     "pip install --no-deps torchattacks": _SOFTWARE,
     "expected the package of the tracker": _SOFTWARE,
     "that can be imported, found one that fails": _SOFTWARE,

@@ -116,11 +116,11 @@ def _reproduce(arguments: Sequence[str]) -> int:
     from ..recipes.reproduce import recorded_dtype, recorded_recipe, reproduce
     from .requirements import require_artifact_run, require_places
 
-    require_artifact_run(options.out, options.base)
+    require_artifact_run(options.out, options.base, two=True)
     require_places(options.cache_dir)
     encoder = RobustEncoder.from_pretrained(options.name)
     recorded_recipe(encoder.manifest)  # reports what is missing before a base is loaded
-    base = open_base(options.base, dtype=recorded_dtype(encoder.manifest))
+    base = open_base(options.base, dtype=recorded_dtype(encoder.manifest), two=True)
     found = reproduce(encoder, base.pipe, out=options.out, cache_dir=options.cache_dir)
     answer = {"name": options.name, "equal": found.equal, **asdict(found)}
     say(json.dumps(answer) if options.json else found.explain())
