@@ -51,10 +51,12 @@ class CompatReport:
     Args:
         checks: Checks in a fixed order; checks that do not apply to this pipeline are left out.
         slots: Text encoders of the pipeline, as the artifact sees them; None if the pipeline could not be examined.
+        place: Object that the artifact was checked against, in words.
     """
 
     checks: tuple[Check, ...]
     slots: Slots | None = None
+    place: str = "this pipeline"
 
     @property
     def ok(self) -> bool:
@@ -127,7 +129,7 @@ class CompatReport:
 
 
 def _in_words(report: CompatReport) -> str:
-    return report.verdict if "slot" in report.verdict else f"{report.verdict} this pipeline"
+    return report.verdict if "slot" in report.verdict else f"{report.verdict} {report.place}"
 
 
 def _slots_of(report: CompatReport) -> tuple[str, ...]:

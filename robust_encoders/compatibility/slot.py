@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.compatibility.facts import OTHER_BASE, Facts, config_of
 from robust_encoders.compatibility.report import Check
 from robust_encoders.pipeline.slots import FIRST, OUTPUTS, SECOND, Reading, reading_of
@@ -55,9 +56,18 @@ def projection(facts: Facts) -> Check | None:
     return Check("projection", expected == found, "error", str(expected), str(found), OTHER_BASE)
 
 
+def trained_on(manifest: Manifest) -> Reading | None:
+    """Return the output that a text encoder was trained on; None if that is not known of its family.
+
+    Args:
+        manifest: Manifest of the encoder.
+    """
+    return "last but one" if manifest.component == SECOND else _TRAINED.get(manifest.base.family)
+
+
 def output(facts: Facts) -> Check | None:
     """Warn if the pipeline draws with another output of the encoder than the one that the encoder was trained on."""
-    trained = "last but one" if facts.manifest.component == SECOND else _TRAINED.get(facts.manifest.base.family)
+    trained = trained_on(facts.manifest)
     read = reading_of(facts.pipe)
     if trained is None or read in ("unknown", trained):
         return None
