@@ -24,6 +24,7 @@ _MOST = {
     "num_attention_heads": 2**10, "max_position_embeddings": 2**20,
 }  # fmt: skip
 _FRACTIONS = ("layer_norm_eps", "attention_dropout", "initializer_range", "initializer_factor")
+_ACTIVATIONS = ("quick_gelu", "gelu")  # those of CLIP; transformers knows more
 _TOKENS = ("projection_dim", "pad_token_id", "bos_token_id", "eos_token_id")
 # The dtypes in which a text encoder computes; in float8 only a few kernels do, and none on a CPU.
 COMPUTING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -107,14 +108,12 @@ def _norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
 
 def _sensible(config: dict[str, Any], *, projected: bool) -> dict[str, Any]:
     """Return a configuration, or refuse one with impossible values before a model is built from it."""
-    from transformers.activations import ACT2FN
-
     limits = {**_MOST, "projection_dim": _MOST["hidden_size"]} if projected else _MOST
     sizes = {name: config.get(name) for name in limits}
     wrong = [name for name, size in sizes.items() if type(size) is not int or not 0 < size <= limits[name]]
     if not wrong and config["hidden_size"] % config["num_attention_heads"]:
         wrong = ["num_attention_heads"]
-    if not isinstance(config["hidden_act"], str) or config["hidden_act"] not in ACT2FN:
+    if not _is_activation(config["hidden_act"]):
         wrong.append("hidden_act")
     wrong += [name for name in _FRACTIONS if not _is_number(config.get(name, 0.0))]
     wrong += [name for name in _TOKENS if type(config.get(name, 0)) not in (int, type(None))]
@@ -125,6 +124,14 @@ def _sensible(config: dict[str, Any], *, projected: bool) -> dict[str, Any]:
             + "; use the weights and the config.json that were saved together"
         )
     return config
+
+
+def _is_activation(name: object) -> bool:
+    if name in _ACTIVATIONS:
+        return True
+    from transformers.activations import ACT2FN  # takes a second or more
+
+    return isinstance(name, str) and name in ACT2FN
 
 
 def _is_number(value: object) -> bool:

@@ -17,6 +17,10 @@ _C = "tests/project/test_remedies_conversion.py::"
 _B = "tests/project/test_remedies_beginning.py::"
 _X = "tests/project/test_remedies_export.py::"
 _W = "tests/project/test_remedies_slots.py::"
+_A = "tests/training/app/"
+_OPENED = f"{_A}test_opening.py::test_wrong_settings_are_told_together"
+_JUDGE = f"{_A}test_opening.py::test_a_detector_belongs_to_one_concept"
+_PORT = "tests/training/cli/test_app.py::test_a_port_that_is_taken_is_told_before_anything_is_loaded"
 _CONTRADICT = f"{_S}test_settings_that_contradict_each_other"
 _FIT = f"{_S}test_settings_that_do_not_fit_the_run"
 _FACTS = f"{_C}test_facts_that_publishing_needs"
@@ -24,6 +28,15 @@ _FUSED = f"{_L}test_fused_projections_and_overlays"
 _OF_EVALUATION = f"{_E}test_options_of_an_evaluation"
 
 WALKED: Mapping[str, str] = {
+    # the page
+    "name them, for example `robust-encoders app": _OPENED,
+    "leave --workers out": _OPENED,
+    "leave --steps out": _OPENED,
+    "expected encoders of one concept beside --detector": _JUDGE,
+    "draws from a prompt alone": f"{_A}test_opening.py::test_a_pipeline_that_needs_a_picture_is_refused",
+    "Start the page with --detector": f"{_A}test_trials.py::test_another_base_needs_the_name_of_a_judge",
+    "pass another one as --port": _PORT,
+    "pass another --port, for example": _PORT,
     # what is asked at the beginning
     "P.from_pretrained({where}).save_pretrained": f"{_B}test_a_base_with_pickles",
     "found pickles alone for": f"{_B}test_a_base_with_pickles",
@@ -39,6 +52,7 @@ WALKED: Mapping[str, str] = {
     "write --words {}": f"{_B}test_lists_of_a_benchmark_in_one_value",
     "write --categories {}": f"{_B}test_lists_of_a_benchmark_in_one_value",
     "expected a file name after --csv": f"{_B}test_a_folder_in_place_of_a_table",
+    "expected a file name after --mma-csv": "tests/training/cli/test_results.py::test_a_file_of_prompts_needs_a_name",
     "expected one --config": f"{_B}test_files_of_settings",
     "expected a file after --config": f"{_B}test_files_of_settings",
     "expected another file than that of --config": f"{_B}test_files_of_settings",
@@ -209,6 +223,7 @@ NOT_WALKED: Mapping[str, str] = {
     "load its text encoder with transformers.CLIPTextModel": _HUB,
     "pip install --upgrade": _SOFTWARE,
     "run `pip install '.[{extra}]'`": _SOFTWARE,
+    "run `pip install '{wheel}[{extra}]'`": _SOFTWARE,
     "pip install --no-deps torchattacks": _SOFTWARE,
     "expected the package of the tracker": _SOFTWARE,
     "that can be imported, found one that fails": _SOFTWARE,

@@ -1,4 +1,4 @@
-"""The training commands: ``demo``, ``shapes build``, ``train``, ``evaluate``, ``reproduce``, ``leaderboard``, ..."""
+"""The training commands: ``app``, ``demo``, ``train``, ``evaluate``, ``reproduce``, ``leaderboard`` and others."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ def main(arguments: Sequence[str]) -> int:
         SystemExit: With 0 after help, with 2 on arguments that do not parse.
     """
     commands: Mapping[str, Callable[[Sequence[str]], int]] = {
+        "app": _app,
         "demo": _demo,
         "evaluate": _evaluate,
         "judge": _judge,
@@ -38,6 +39,12 @@ def main(arguments: Sequence[str]) -> int:
         "train": _train,
     }
     return commands[arguments[0]](arguments[1:])
+
+
+def _app(arguments: Sequence[str]) -> int:
+    from .app import app
+
+    return app(arguments)
 
 
 def _demo(arguments: Sequence[str]) -> int:
