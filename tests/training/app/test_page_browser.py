@@ -11,6 +11,7 @@ from browser import Browser, open_browser
 
 from robust_encoders.training.app.opening import AppConfig, open_studio
 from robust_encoders.training.attacks import PromptEmbeds, RandomPrefix, UnlearnDiffAtk
+from robust_encoders.training.protocols import Attack
 
 pytestmark = [pytest.mark.browser, pytest.mark.base]
 CIRCLE, SQUARE = "a red circle on a white background", "a red square on a black background"
@@ -30,7 +31,7 @@ def address() -> Iterator[str]:
     from robust_encoders.training.app.page import Page
 
     studio = open_studio(AppConfig(steps=6, workers=3))
-    attacks = {
+    attacks: dict[str, dict[str, Attack]] = {
         "circle": {"random": RandomPrefix(3, 2), "discrete": SHORT, "prompt_embeds": PromptEmbeds()},
         "red": {"discrete": ENDLESS},
         "striped": {},

@@ -35,6 +35,9 @@ def test_the_pictures_are_those_of_the_pipeline_without_and_with_the_encoder(
 ) -> None:
     studio, original = studio_of(tiny_pipe, two), tiny_pipe.text_encoder
     drawn = studio.draw(request("first", seed=3, negative="blue"))
+    assert drawn.after is not None
+    assert drawn.status is not None
+    assert drawn.status.provenance is not None
     torch.testing.assert_close(drawn.before.pixels, picture(tiny_pipe, seed=3, negative="blue"))
     with two["first"].attached(tiny_pipe):
         torch.testing.assert_close(drawn.after.pixels, picture(tiny_pipe, seed=3, negative="blue"))
@@ -50,6 +53,7 @@ def test_the_pictures_are_those_of_the_pipeline_without_and_with_the_encoder(
 def test_the_judge_of_the_chosen_concepts_looks_at_both_pictures(tiny_pipe: Any, two: dict[str, RobustEncoder]) -> None:
     studio = studio_of(tiny_pipe, two)
     drawn = studio.draw(request("first"))
+    assert drawn.after is not None
     assert (drawn.before.sees, drawn.after.sees) == ({"circle": True}, {"circle": False})
     assert studio.draw(request()).before.sees == {}
 
@@ -63,10 +67,15 @@ def test_visitors_with_different_encoders_at_once_get_their_own_pictures(
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(studio.draw, asked))
     for one, other in zip(alone, together, strict=True):
+        assert one.after is not None
+        assert other.after is not None
         torch.testing.assert_close(one.before.pixels, other.before.pixels)
         torch.testing.assert_close(one.after.pixels, other.after.pixels)
         assert one.status.provenance == other.status.provenance
-    assert not torch.allclose(alone[0].after.pixels, alone[1].after.pixels, atol=1e-2)
+    first, second = alone[0].after, alone[1].after
+    assert first is not None
+    assert second is not None
+    assert not torch.allclose(first.pixels, second.pixels, atol=1e-2)
 
 
 def test_the_workers_share_weights_and_nothing_with_a_state(tiny_pipe: Any, two: dict[str, RobustEncoder]) -> None:

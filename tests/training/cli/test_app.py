@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import socket
 import sys
 import types
@@ -10,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from robust_encoders.cli import main as loader_main
 from robust_encoders.cli.main import main
 from robust_encoders.errors import NotReadyError
 from robust_encoders.training.app.opening import AppConfig
@@ -105,7 +105,7 @@ def test_without_gradio_the_command_names_its_extra(
     monkeypatch.setitem(sys.modules, "gradio", None)
     monkeypatch.delitem(sys.modules, "robust_encoders.training.app.page", raising=False)
     declared = ['gradio<7,>=6.20; extra == "app"']
-    monkeypatch.setattr(loader_main.metadata, "requires", lambda name: declared)
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: declared)
     assert main(["app"]) == 1
     assert "pip install '.[app]'" in capsys.readouterr().err
 
