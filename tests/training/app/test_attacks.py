@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from threading import Event, Thread
+from threading import Thread
 from typing import Any, ClassVar
 
 import pytest
@@ -17,8 +17,9 @@ from robust_encoders.training.app.attack_run import watched
 from robust_encoders.training.app.attack_state import AttackState, Attempt, result_of
 from robust_encoders.training.app.attacks import Attacks
 from robust_encoders.training.app.request import PictureRequest
-from robust_encoders.training.app.studio import Shown, Studio
+from robust_encoders.training.app.studio import Shown, Stopped, Studio
 from robust_encoders.training.attacks import PromptEmbeds, RandomPrefix, UnlearnDiffAtk
+from robust_encoders.training.protocols import Attack
 from robust_encoders.training.types import AttackResult, Case
 
 SEARCH = UnlearnDiffAtk(tokens=1, timesteps=2, iterations=3)
@@ -52,7 +53,7 @@ def ended(studio: Studio, asked: PictureRequest | None = None, concept: str = "c
 
 
 def test_an_attack_by_the_bases_own_conditioning_wins_and_is_no_text(tiny_pipe: Any, encoder: RobustEncoder) -> None:
-    attacks = {"discrete": SEARCH, "prompt_embeds": PromptEmbeds()}
+    attacks: dict[str, Attack] = {"discrete": SEARCH, "prompt_embeds": PromptEmbeds()}
     studio = studio_of(tiny_pipe, {"mine": encoder}, attacks=attacks)
     found = ended(studio)
     assert (found.ending, found.share) == ("finished", 1.0)
@@ -176,8 +177,11 @@ def test_passes_of_other_threads_do_not_count() -> None:
 
 
 def test_a_watch_ends_with_its_block_also_after_an_error() -> None:
-    unet, stop = nn.Linear(1, 1), Event()
-    with pytest.raises(KeyError), watched(unet, lambda: {}[stop]):
+    def fail() -> None:
+        raise Stopped
+
+    unet = nn.Linear(1, 1)
+    with pytest.raises(Stopped), watched(unet, fail):
         unet(torch.ones(1))
     assert not unet._forward_pre_hooks
 

@@ -60,6 +60,7 @@ def test_the_safety_checker_is_asked_by_the_page_and_no_longer_by_the_pipeline(
     tiny_pipe.save_pretrained(tmp_path / "checked")
     studio = open_studio(AppConfig((str(artifact),), str(tmp_path / "checked"), steps=1))
     drawn = studio.draw(PictureRequest("a circle", encoders=(str(artifact),)))
+    assert drawn.after is not None
     assert (drawn.before.covered, drawn.after.covered) == ("the safety checker", "the safety checker")
     with studio.pipeline() as pipe:
         assert pipe.safety_checker is None
