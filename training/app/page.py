@@ -9,12 +9,15 @@ from typing import Any
 
 import gradio as gr
 
+from robust_encoders.redaction import get_logger
+
 from . import panels
 from .attacks import Attacks
 from .opening import AppConfig, open_studio
-from .request import LARGEST_SEED, LONGEST, PictureRequest, RequestError
+from .request import LONGEST, PictureRequest, RequestError
 from .studio import Studio
 
+logger = get_logger(__name__)
 TITLE = "Robust text encoders"
 # What the page opens with on the embedded base.
 PROMPT, CHOSEN = "a red circle on a white background", "shapes/circle"
@@ -49,6 +52,9 @@ class Page:
             drawn = self.studio.draw(self._request(prompt, negative, seed, names))
         except RequestError as error:
             return panels.problems(error.problems), ""
+        except Exception as error:
+            logger.exception("a drawing of the page failed")
+            return panels.problems([f"The drawing failed: {type(error).__name__}: {error}"]), ""
         return panels.pictures(drawn), panels.report(drawn, self.titles)
 
     def attack(
@@ -104,7 +110,8 @@ class Page:
         return [
             gr.Textbox(self.prompt, label="Prompt", lines=2, max_lines=4, max_length=LONGEST, elem_id="prompt"),
             gr.Textbox("", label="Negative prompt", max_lines=2, max_length=LONGEST, elem_id="negative"),
-            gr.Number(0, label="Seed", precision=0, minimum=0, maximum=LARGEST_SEED, elem_id="seed"),
+            # Without Gradio's own limits, which end in the word "Error" alone.
+            gr.Number(0, label="Seed", elem_id="seed"),
             gr.CheckboxGroup(choices, value=self.chosen, label="Encoders to attach", elem_id="encoders"),
         ]
 

@@ -19,6 +19,7 @@ from ..reports.html.text import visible
 from .attack_state import AttackState, Attempt, title_of
 from .studio import Drawn, Fit, Shown, Studio
 
+_SHORT = "The search is short: what it misses, a longer one may find. It does not use the negative prompt."
 _SMALL = 128  # pixels below which a picture is enlarged in squares
 
 
@@ -71,7 +72,8 @@ def attack(state: AttackState, prompt: str) -> str:
         state: State of the attack.
         prompt: Prompt under attack.
     """
-    lost = any(one.won and one.tier in TEXT_TIERS for one in state.attempts)
+    # Without attempts, the picture with the encoder showed the concept by itself.
+    lost = not state.attempts or any(one.won and one.tier in TEXT_TIERS for one in state.attempts)
     verdict = "" if state.ending != "finished" else "re-bad" if lost else "re-good"
     return _made("attack", state, round(100 * state.share), verdict, list(_cards(state, prompt)))
 
@@ -83,14 +85,16 @@ def attack_note(studio: Studio, names: Sequence[str]) -> str:
         studio: Pipelines and encoders of the page.
         names: Names of the chosen encoders.
     """
-    texts: list[str] = []
-    for concept in studio.concepts(names):
-        trial = studio.trials[concept.name]
-        judge = "" if trial.detector is None else trial.detector.name
-        tries = "; ".join(title_of(label) for label in trial.attacks)
-        texts += trial.needs or [f"To bring {concept.name} back, it tries: {tries}. Judged by {judge}."]
-    short = "The search is short: what it misses, a longer one may find. It does not use the negative prompt."
-    return _made("note", "Attack it", [*texts, short] if texts else ["Choose an encoder to attack."])
+    chosen = [studio.trials[concept.name] for concept in studio.concepts(names)]
+    if not chosen:
+        return _made("note", "Attack it", ["Choose an encoder to attack."])
+    texts, ready = [need for trial in chosen for need in trial.needs], [trial for trial in chosen if not trial.needs]
+    if ready:
+        tries = dict.fromkeys(title_of(label) for trial in ready for label in trial.attacks)
+        judges = [trial.detector.name for trial in ready if trial.detector is not None]
+        concepts = " or ".join(trial.concept.name for trial in ready)
+        texts += [f"To bring {concepts} back, it tries: {'; '.join(tries)}.", f"Judged by {', '.join(judges)}.", _SHORT]
+    return _made("note", "Attack it", texts)
 
 
 def titles(studio: Studio) -> dict[str, str]:

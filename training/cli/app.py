@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from contextlib import suppress
@@ -42,7 +43,7 @@ def app(arguments: Sequence[str]) -> int:
     require_free(options.host, options.port)
     try:
         page = open_page(_config(options))
-        _without_bars()
+        _silence()
         address = page.launch(host=options.host, port=options.port or None, share=options.share)
     except (OSError, ValueError, ModuleNotFoundError) as error:
         raise UsageError(str(error)) from error
@@ -56,13 +57,14 @@ def app(arguments: Sequence[str]) -> int:
     return EXIT_OK
 
 
-def _without_bars() -> None:
-    """Silence the bars of the libraries, which would fill the terminal at every picture."""
+def _silence() -> None:
+    """Silence what the libraries would write into the terminal at every picture: bars, and Gradio's own warnings."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", module=r"gradio\.")
 
 
 def _config(options: Namespace) -> AppConfig:

@@ -17,7 +17,7 @@ from robust_encoders.training.app.attack_run import watched
 from robust_encoders.training.app.attack_state import AttackState, Attempt, result_of
 from robust_encoders.training.app.attacks import Attacks
 from robust_encoders.training.app.request import PictureRequest
-from robust_encoders.training.app.studio import Shown, Studio
+from robust_encoders.training.app.studio import Shown, Stopped, Studio
 from robust_encoders.training.attacks import PromptEmbeds, RandomPrefix, UnlearnDiffAtk
 from robust_encoders.training.protocols import Attack
 from robust_encoders.training.types import AttackResult, Case
@@ -177,8 +177,11 @@ def test_passes_of_other_threads_do_not_count() -> None:
 
 
 def test_a_watch_ends_with_its_block_also_after_an_error() -> None:
-    unet, none = nn.Linear(1, 1), dict[str, None]()
-    with pytest.raises(KeyError), watched(unet, lambda: none["stop"]):
+    def fail() -> None:
+        raise Stopped
+
+    unet = nn.Linear(1, 1)
+    with pytest.raises(Stopped), watched(unet, fail):
         unet(torch.ones(1))
     assert not unet._forward_pre_hooks
 

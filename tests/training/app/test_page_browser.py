@@ -124,6 +124,22 @@ def test_bad_input_is_told_in_words(browser: Browser, address: str) -> None:
     assert "as the seed, found none" in browser.text("#pictures")
     browser.click("#attack")
     browser.wait("return document.querySelectorAll('#attack-state .re-problem p').length === 2")
+    browser.type("#prompt textarea", CIRCLE)
+    for seed in ("-5", "1.5", "4294967296"):
+        browser.type("#seed input", seed)
+        browser.click("#draw")
+        browser.wait(f"return document.querySelector('#pictures').innerText.includes('as the seed, found {seed}')")
+
+
+def test_a_drawing_that_fails_is_told_in_words(browser: Browser, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("the device has no memory left")
+
+    visit(browser, address)
+    monkeypatch.setattr("robust_encoders.training.app.studio.Studio.draw", fail)
+    browser.click("#draw")
+    browser.wait("return document.querySelector('#pictures .re-problem')")
+    assert browser.text("#pictures") == "The drawing failed: RuntimeError: the device has no memory left"
 
 
 def test_markup_in_a_prompt_stays_text(browser: Browser, address: str) -> None:
@@ -144,7 +160,7 @@ def test_two_whole_encoders_do_not_fit_and_overlays_of_two_concepts_do(browser: 
     choose(browser, "circle (spm, adapter)", "red (spm, adapter)")
     drawn(browser)
     assert browser.text("#report").count("it fits") == 2
-    browser.wait("return document.querySelector('#attack-note').innerText.includes('bring red back')")
+    browser.wait("return document.querySelector('#attack-note').innerText.includes('bring circle or red back')")
 
 
 def test_two_visitors_at_once_get_their_own_pictures(browser: Browser, address: str) -> None:

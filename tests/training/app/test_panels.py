@@ -110,6 +110,7 @@ def test_a_running_attack_shows_its_progress_and_an_ended_one_its_result() -> No
     assert "Shown is the first that won of 5 pictures. T3: tokens" in html
     held = replace(ended, attempts=(replace(won, tier="T7", text=""),))
     assert 're-verdict re-good"' in panels.attack(held, "a circle")
+    assert 're-verdict re-bad"' in panels.attack(replace(ended, attempts=()), "a circle")  # no attack was needed
 
 
 def test_a_covered_picture_says_so() -> None:
@@ -119,7 +120,9 @@ def test_a_covered_picture_says_so() -> None:
 
 
 def test_the_note_on_the_attack_names_the_judge_or_what_it_needs(studio: Studio) -> None:
-    assert "random tokens before the prompt. Judged by brightness." in panels.attack_note(studio, ["mine"])
+    html = panels.attack_note(studio, ["mine", "same"])
+    assert "To bring circle back, it tries: random tokens before the prompt.</p>" in html
+    assert "Judged by brightness." in html
     assert "Choose an encoder to attack." in panels.attack_note(studio, [])
     studio.trials["circle"] = Trial(studio.trials["circle"].concept, needs=("It needs a judge.",))
     assert "It needs a judge." in panels.attack_note(studio, ["mine"])

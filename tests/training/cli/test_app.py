@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import socket
 import sys
 import types
 from collections.abc import Iterator
+from importlib import metadata
 from typing import Any
 
 import pytest
@@ -105,7 +105,7 @@ def test_without_gradio_the_command_names_its_extra(
     monkeypatch.setitem(sys.modules, "gradio", None)
     monkeypatch.delitem(sys.modules, "robust_encoders.training.app.page", raising=False)
     declared = ['gradio<7,>=6.20; extra == "app"']
-    monkeypatch.setattr(importlib.metadata, "requires", lambda name: declared)
+    monkeypatch.setattr(metadata, "requires", lambda name: declared)
     assert main(["app"]) == 1
     assert "pip install '.[app]'" in capsys.readouterr().err
 
