@@ -45,6 +45,7 @@ from robust_encoders.utils.targets import place_problems
 TRAINING_COMMANDS: Mapping[str, str] = {
     "demo": "draw the same prompts with and without a robust encoder into one picture",
     "shapes": "`shapes build`: train the embedded base from random weights",
+    "emoji": "`emoji fetch` and `emoji build`: train the base with real words from licensed icons",
     "train": "train an encoder by a named recipe or a method",
     "synonyms": "print the words nearest to a concept in a base's text encoder",
     "evaluate": "attack an encoder, classify the pictures and print the attack success rates",
@@ -57,6 +58,7 @@ TRAINING_COMMANDS: Mapping[str, str] = {
 EXTRA_OF: Mapping[str, str] = {
     "demo": "eval",
     "shapes": "train",
+    "emoji": "train",
     "train": "train",
     "synonyms": "train",
     "evaluate": "eval",

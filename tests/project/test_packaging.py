@@ -124,13 +124,13 @@ def test_the_loader_needs_only_declared_core_dependencies() -> None:
 
 def test_training_needs_only_declared_dependencies() -> None:
     # No extra can name torchattacks, which pins an old requests; where it is missing, its error gives the command.
-    declared = declared_by("train", "eval", "attacks", "lpips", "metrics", "nudenet")
+    declared = declared_by("train", "eval", "attacks", "lpips", "metrics", "nudenet", "worlds")
     assert third_party(ROOT / "training") <= declared | {"torchattacks"}
 
 
 @pytest.mark.parametrize("extra", ["train", "eval"])
 def test_the_commands_of_an_extra_import_with_nothing_but_that_extra(extra: str) -> None:
-    forbidden = sorted(declared_by("train", "eval", "attacks", "lpips", "metrics", "nudenet") - declared_by(extra))
+    forbidden = sorted(declared_by("train", "eval", "attacks", "lpips", "metrics", "nudenet", "worlds") - declared_by(extra))
     commands = {"train": ["cli.train", "worlds.pretrain.build"], "eval": ["cli.evaluate", "cli.demo"]}[extra]
     names = [f"robust_encoders.training.{command}" for command in commands]
     code = (

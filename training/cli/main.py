@@ -1,4 +1,4 @@
-"""The training commands: ``demo``, ``shapes build``, ``train``, ``evaluate``, ``reproduce``, ``leaderboard``, ..."""
+"""The training commands: ``demo``, ``shapes build``, ``emoji build``, ``train``, ``evaluate``, ``reproduce``, ..."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     commands: Mapping[str, Callable[[Sequence[str]], int]] = {
         "demo": _demo,
+        "emoji": _emoji,
         "evaluate": _evaluate,
         "judge": _judge,
         "leaderboard": _leaderboard,
@@ -56,29 +57,16 @@ def _demo(arguments: Sequence[str]) -> int:
     return EXIT_OK
 
 
+def _emoji(arguments: Sequence[str]) -> int:
+    from .worlds import emoji
+
+    return emoji(arguments)
+
+
 def _shapes(arguments: Sequence[str]) -> int:
-    parser = parser_of("shapes", "Build the embedded base.")
-    build = parser.add_subparsers(required=True, metavar="COMMAND").add_parser(
-        "build", help="train the embedded base from scratch; a stopped run in the same folder continues"
-    )
-    build.add_argument(
-        "--out", type=Path, required=True, help="folder that receives base, judge, image tower and the run's record"
-    )
-    build.add_argument("--seed", type=int, default=0, help="seed of every stage")
-    build.add_argument("--work", type=Path, help="folder of checkpoints (default: work, inside OUT)")
-    build.add_argument("--stages", nargs="+", help="stages to run, in order (default: all)")
-    options = parser.parse_args(arguments)
+    from .worlds import shapes
 
-    from ..worlds import ShapesWorld
-    from ..worlds.pretrain.build import STAGES
-    from ..worlds.pretrain.build import build as build_base
-    from .requirements import require_places
-
-    for stage in options.stages or ():
-        choose(stage, STAGES, "stage")
-    require_places(options.out, options.work)
-    build_base(ShapesWorld().corpus(), options.out, seed=options.seed, stages=options.stages, work=options.work)
-    return EXIT_OK
+    return shapes(arguments)
 
 
 def _train(arguments: Sequence[str]) -> int:
