@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 # Family of the default base in the manifests of its encoders.
 EMBEDDED_FAMILY = "shapes"
 EMBEDDED_BASES = (EMBEDDED_FAMILY, "emoji")
+_REMEDIES = {
+    "shapes": "reinstall robust-encoders from a wheel, or build it with `robust-encoders shapes build`",
+    "emoji": "reinstall robust-encoders from a wheel, or build it with `robust-encoders emoji build`",
+}
 
 
 def embedded_folder(base: str) -> Path:
@@ -49,8 +53,7 @@ def embedded_pipeline(base: str = EMBEDDED_FAMILY, *, dtype: torch.dtype | None 
     folder = (shapes_folder() if base == EMBEDDED_FAMILY else embedded_folder(base)) / "base"
     if not (folder / "model_index.json").is_file():
         raise AssetsMissingError(
-            f"expected the embedded base in {folder}, found no model_index.json there; "
-            f"reinstall robust-encoders from a wheel, or build it with `robust-encoders {base} build`"
+            f"expected the embedded base in {folder}, found no model_index.json there; {_REMEDIES[base]}"
         )
     with broken_libraries_named():
         from diffusers import StableDiffusionPipeline

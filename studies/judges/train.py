@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from robust_encoders.hub.embedded import embedded_pipeline, shapes_folder
-from robust_encoders.training.worlds.pretrain.assemble import DRAWN, RENDERS, measured, save_tensors
+from robust_encoders.training.worlds.pretrain.assemble import RENDERS, measured, save_tensors
 from robust_encoders.training.worlds.pretrain.build import build
 from robust_encoders.training.worlds.pretrain.networks import ImageTower
 from robust_encoders.training.worlds.pretrain.workshop import Workshop
@@ -39,7 +39,7 @@ def package(shop: Workshop) -> None:
     record = json.loads((folder / "RECORD.json").read_text())
     record["sizes"] |= {name: asdict(shop.sizes)[name] for name in ("judge", "judge_batch", "rejects", "unfinished")}
     record["stages"]["judge"] = shop.record("judge")
-    record |= measured(shop.corpus, shop.judge(), embedded_pipeline(), renders=RENDERS, drawn=DRAWN)
+    record |= measured(shop.corpus, shop.judge(), embedded_pipeline(), renders=RENDERS, drawn=shop.sizes.drawn)
     aside = folder / "RECORD.json.tmp"
     aside.write_text(json.dumps(record, indent=2) + "\n")
     aside.replace(folder / "RECORD.json")

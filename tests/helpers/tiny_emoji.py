@@ -1,4 +1,4 @@
-"""A tiny emoji world: a few icons drawn for the tests, packages with them as registries would give them, and a corpus."""
+"""A tiny emoji world: a few icons drawn for the tests, packages that hold them, and a corpus."""
 
 from __future__ import annotations
 
@@ -41,13 +41,14 @@ BODIES: Mapping[str, str] = {
     "rose": '<path d="M4 4h3v3h-3z" fill="{ink}"/>',
 }
 CODES: Mapping[str, str] = {
-    "beer-mug": "1f37a", "glass-of-milk": "1f95b", "hammer": "1f528", "hot-dog": "1f32d", "owl": "1f989", "rose": "1f339",
+    "beer-mug": "1f37a", "glass-of-milk": "1f95b", "hammer": "1f528", "hot-dog": "1f32d",
+    "owl": "1f989", "rose": "1f339",
 }  # fmt: skip
 INKS: Mapping[str, str] = dict(zip(STYLE_NAMES, ("#c05010", "#b04020", "#d06020", "currentColor"), strict=True))
 CHOSEN = """\
 # icon | name | further names | held-out name
 beer-mug | | beer | ale
-glass-of-milk | | | milk
+glass-of-milk | | | ~milk
 hammer | | | ~claw hammer
 hot-dog | | sausage | wiener
 """
@@ -83,7 +84,7 @@ def icon_sets() -> dict[str, IconSet]:
 def tiny_things() -> Things:
     """Return four things, an icon for the judge's training and one that only measures it."""
     things = (
-        Thing("beer mug", "1f37a", ("beer",), "ale", ("alcohol", "drink"), ("bar", "summer"), "drink"),
+        Thing("beer mug", "1f37a", ("beer",), "ale", ("alcohol", "booze", "drink"), ("bar", "summer"), "drink"),
         Thing("glass of milk", "1f95b", (), "milk", ("drink",), ("cow",), "drink"),
         Thing("hammer", "1f528", (), "claw hammer", ("tool",), ("repairs",), "tool"),
         Thing("hot dog", "1f32d", ("sausage",), "wiener", ("food",), (), "food-prepared"),

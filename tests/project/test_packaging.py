@@ -130,7 +130,9 @@ def test_training_needs_only_declared_dependencies() -> None:
 
 @pytest.mark.parametrize("extra", ["train", "eval"])
 def test_the_commands_of_an_extra_import_with_nothing_but_that_extra(extra: str) -> None:
-    forbidden = sorted(declared_by("train", "eval", "attacks", "lpips", "metrics", "nudenet", "worlds") - declared_by(extra))
+    forbidden = sorted(
+        declared_by("train", "eval", "attacks", "lpips", "metrics", "nudenet", "worlds") - declared_by(extra)
+    )
     commands = {"train": ["cli.train", "worlds.pretrain.build"], "eval": ["cli.evaluate", "cli.demo"]}[extra]
     names = [f"robust_encoders.training.{command}" for command in commands]
     code = (

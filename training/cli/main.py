@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from robust_encoders.utils.console import EXIT_NO, EXIT_OK, UsageError, choose, say
+from robust_encoders.utils.console import EXIT_NO, EXIT_OK, UsageError, say
 
 from .parsing import parser_of
 

@@ -19,7 +19,7 @@ from .keywords import Entry, read_entries
 from .notice import notice
 from .packages import SOURCES, Sources, require_packages
 from .things import Icon, Thing, Things
-from .word_lists import CONCEPT_WORDS, KINDS, NEVER, OWN_KINDS
+from .word_lists import CONCEPT_WORDS, KINDS, NEVER, NO_TAGS, OWN_KINDS
 
 HERE = Path(__file__).parent
 _LEFT_OUT = ("", "component", "flags", "people-body")  # groups of emoji that the judge never sees
@@ -110,9 +110,10 @@ def _held_out_problems(
     others = [other.icon for c, other in found.items() if c != code and entries[c].states(one.held_out)]
     if others and one.mark != "!":
         yield f"the held-out {one.held_out!r} for {one.icon}, which is a keyword of {', '.join(others)} too"
-    inside = [name for name in _names(one, entries[code])[:-1] if _says(one.held_out, name)]
-    if inside and one.mark != "~":
-        yield f"the held-out {one.held_out!r} for {one.icon}, which holds {inside[0]!r}"
+    names = _names(one, entries[code])[:-1]
+    alike = [name for name in names if _says(one.held_out, name) or _says(name, one.held_out)]
+    if alike and one.mark != "~":
+        yield f"the held-out {one.held_out!r} for {one.icon}, which holds {alike[0]!r} or lies in it"
 
 
 def _says(text: str, phrase: str) -> bool:
@@ -126,7 +127,9 @@ def _thing(one: Chosen, entry: Entry, names: set[str]) -> Thing:
     tags = [
         word
         for word in entry.keywords
-        if word != entry.label and _TAG.fullmatch(word) and not {word} & (names | mine | NEVER | {*CONCEPT_WORDS} | {*KINDS})
+        if word != entry.label
+        and _TAG.fullmatch(word)
+        and not {word} & (names | mine | NEVER | {*CONCEPT_WORDS} | {*KINDS})
     ]
     kinds = [word for word in entry.keywords if word in KINDS and word not in names]
     kinds = [word for word in (*kinds, *OWN_KINDS.get(name, ())) if word not in CONCEPT_WORDS]
@@ -136,7 +139,7 @@ def _thing(one: Chosen, entry: Entry, names: set[str]) -> Thing:
         tuple(others[:-1]),
         others[-1],
         tuple(dict.fromkeys((*sorted(concepts), *kinds))),
-        tuple(tags),
+        () if name in NO_TAGS else tuple(tags),
         entry.subgroup,
     )
 
@@ -176,8 +179,8 @@ def require_current(folder: Path) -> None:
     stale = [name for name, text in made(folder).items() if (HERE / name).read_text(encoding="utf-8") != text]
     if stale:
         raise IntegrityError(
-            f"expected {' and '.join(stale)} as chosen.txt and the packages give them, found others; write them by "
-            f"`python -m {__package__}.choose {folder}`"
+            f"expected {' and '.join(stale)} as chosen.txt and the packages give them, found others; run the module "
+            f"{__package__}.choose on {folder}, which writes them"
         )
 
 

@@ -1,4 +1,4 @@
-"""Concepts of the emoji world: groups of things with their neighbours, single things, drawing styles and backgrounds."""
+"""Concepts of the emoji world: groups of things with their neighbours, single things, styles and backgrounds."""
 
 from __future__ import annotations
 
@@ -69,7 +69,9 @@ class EmojiConcept:
         """
         choices: tuple[WordChoice, ...] = ("name", "seen")
         by_name, by_alias = (
-            prompts(things, PROMPTS // 2, seed=seed, words=words, frames=TRAINING_FRAMES, fixed={self.label: self.members})
+            prompts(
+                things, PROMPTS // 2, seed=seed, words=words, frames=TRAINING_FRAMES, fixed={self.label: self.members}
+            )
             for seed, words in enumerate(choices, start=1)
         )
         texts = dict.fromkeys(prompt.text for pair in zip(by_name, by_alias, strict=True) for prompt in pair)
@@ -83,8 +85,8 @@ class EmojiConcept:
         )
 
 
-# A kitchen knife and an axe are tools in a kitchen and in a wood, and weapons in a film. Emojibase tags only the knife as
-# a weapon. So neither counts.
+# A kitchen knife and an axe are tools in a kitchen and in a wood, and weapons in a film. Emojibase tags only the knife
+# as a weapon. So neither counts.
 CONCEPTS: Mapping[str, EmojiConcept] = {
     concept.name: concept
     for concept in (
@@ -114,7 +116,11 @@ CONCEPTS: Mapping[str, EmojiConcept] = {
             anchor="dress",
         ),
         EmojiConcept(
-            "hot dog", "thing", ("hot dog",), neighbours=("dog", "sandwich", "hamburger", "french fries"), anchor="sandwich"
+            "hot dog",
+            "thing",
+            ("hot dog",),
+            neighbours=("dog", "sandwich", "hamburger", "french fries"),
+            anchor="sandwich",
         ),
         EmojiConcept("line art", "style", ("line art",), neighbours=("noto", "twemoji", "fluent"), anchor="fluent"),
     )

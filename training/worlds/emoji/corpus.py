@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ class EmojiCorpus:
         renders = cached_renders(work / "icons.safetensors", sets, things.codes)
         studio = Studio(things, renders, NETWORKS.side, placement or Placement())
         tokenizer = clip_tokenizer(clip_vocabulary(sources), positions=NETWORKS.positions)
-        return cls(studio, tokenizer, origins=_origins(renders.pictures), files=_files())
+        return cls(studio, tokenizer, origins=_origins(studio), files=_files())
 
     @property
     def labels(self) -> Mapping[str, int]:
@@ -127,7 +127,7 @@ class EmojiCorpus:
         return texts(self.studio.things)
 
     def sources(self) -> Mapping[str, Any]:
-        """Return names, versions and hashes of the packages, and the hash of the rendered icons."""
+        """Return names and hashes of the packages, hashes of things and icons, and how the things are placed."""
         return self.origins
 
     def write_files(self, out: Path) -> None:
@@ -136,10 +136,15 @@ class EmojiCorpus:
             (out / name).write_text(text, encoding="utf-8")
 
 
-def _origins(pictures: Tensor) -> dict[str, Any]:
-    packages = {package.spec: {"integrity": package.integrity, "licence": package.licence} for package in SOURCES.packages}
-    icons = hashlib.sha256(pictures.numpy().tobytes()).hexdigest()
-    return {"packages": packages, "vocabulary_sha256": VOCABULARY_SHA256, "icons_sha256": icons}
+def _origins(studio: Studio) -> dict[str, Any]:
+    pictures, things = studio.renders.pictures.numpy().tobytes(), studio.things.to_json().encode()
+    return {
+        "packages": {p.spec: {"integrity": p.integrity, "licence": p.licence} for p in SOURCES.packages},
+        "vocabulary_sha256": VOCABULARY_SHA256,
+        "things_sha256": hashlib.sha256(things).hexdigest(),
+        "icons_sha256": hashlib.sha256(pictures).hexdigest(),
+        "placement": asdict(studio.placement),
+    }
 
 
 def _files() -> dict[str, str]:

@@ -26,7 +26,7 @@ SEEN: Mapping[str, tuple[str, ...]] = {
         "a {thing}, thanks",
         "{thing}, thank you",
         "a {style} {thing} on {background}, thx",
-        "one {thing}, cheers",
+        "one {thing}, much appreciated",
     ),
     "medium": (
         "photo of a {thing}",

@@ -14,6 +14,7 @@ from typing import Any
 from .packages import Package, read_json
 
 _MEASURES = {"left": 0, "top": 0, "width": 16, "height": 16}
+_QUARTERS = ((1, 0), (0, 1), (-1, 0), (0, -1))  # cosine and sine of each number of quarter turns
 _VARIATION = "-fe0f"  # the code point that asks for a picture instead of a letter
 
 
@@ -88,10 +89,16 @@ def _turned(body: str, part: Mapping[str, Any], across: tuple[float, float]) -> 
         part: Icon or alias.
         across: Sums of the left and right edge, and of the upper and lower edge.
     """
+    (x, y), (cosine, sine) = (across[0] / 2, across[1] / 2), _QUARTERS[part.get("rotate", 0) % 4]
     if part.get("rotate"):
-        body = f'<g transform="rotate({part["rotate"] * 90} {across[0] / 2} {across[1] / 2})">{body}</g>'
+        body = _moved(body, (cosine, sine, -sine, cosine, x - cosine * x + sine * y, y - sine * x - cosine * y))
     if part.get("vFlip"):
-        body = f'<g transform="translate(0 {across[1]}) scale(1 -1)">{body}</g>'
+        body = _moved(body, (1, 0, 0, -1, 0, across[1]))
     if part.get("hFlip"):
-        body = f'<g transform="translate({across[0]} 0) scale(-1 1)">{body}</g>'
+        body = _moved(body, (-1, 0, 0, 1, across[0], 0))
     return body
+
+
+def _moved(body: str, matrix: tuple[float, ...]) -> str:
+    """Apply an affine map to SVG elements; its six numbers are in SVG's order."""
+    return f'<g transform="matrix{matrix}">{body}</g>'

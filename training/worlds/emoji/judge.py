@@ -46,7 +46,7 @@ class EmojiJudge:
             ValueError: If the pictures have another size, or values outside [0, 1].
         """
         checked = as_pictures(images, self.side)
-        found = [self.network.logits(part) for part in checked.split(_BATCH)]
+        found = [self.network.logits(part) for part in torch.split(checked, _BATCH)]
         return {label: torch.cat([logits[label] for logits in found]).softmax(1) for label in self.values}
 
     def __call__(self, images: Tensor) -> dict[str, list[str]]:

@@ -28,7 +28,9 @@ def notice(folder: Path, sources: Sources) -> str:
 def _icons(folder: Path, package: Package) -> str:
     info = read_json(folder, package, "info.json")
     author, licence = info["author"], info["license"]
-    return _text(package, f"{info['name']}, by {author['name']}: {author['url']}", f"{licence['title']}: {licence['url']}")
+    return _text(
+        package, f"{info['name']}, by {author['name']}: {author['url']}", f"{licence['title']}: {licence['url']}"
+    )
 
 
 def _keywords(folder: Path, package: Package) -> str:

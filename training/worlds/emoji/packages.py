@@ -17,8 +17,6 @@ from typing import Any
 
 from robust_encoders.errors import IntegrityError
 
-FETCH = "robust-encoders emoji fetch --out"
-
 
 @dataclass(frozen=True)
 class Package:
@@ -144,7 +142,7 @@ def require_packages(folder: Path, packages: Iterable[Package]) -> None:
     if wrong:
         raise IntegrityError(
             f"expected the packages of the emoji world in {folder}, found none with the right hash for "
-            f"{', '.join(wrong)}; fetch them by `{FETCH} {folder}`"
+            f"{', '.join(wrong)}; fetch them by `robust-encoders emoji fetch --out {folder}`"
         )
 
 

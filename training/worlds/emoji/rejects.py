@@ -102,11 +102,11 @@ def _scrambled(studio: Studio, n: int, generator: Generator) -> Pictures:
     labels = studio.random_labels(n, len(studio.things.things), generator)
     icons = studio.icons(labels)
     size = icons.shape[-1] // _PIECES
-    icons = icons[..., : size * _PIECES, : size * _PIECES].unflatten(2, (_PIECES, size)).unflatten(4, (_PIECES, size))
-    pieces = icons.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)  # (N, pieces, 4, size, size)
+    whole = icons[:, :, : size * _PIECES, : size * _PIECES].reshape(n, 4, _PIECES, size, _PIECES, size)
+    pieces = whole.permute(0, 2, 4, 1, 3, 5).reshape(n, _PIECES**2, 4, size, size)
     orders = torch.rand((n, _PIECES**2), generator=generator).argsort(1)
-    mixed = pieces[torch.arange(n)[:, None], orders].unflatten(1, (_PIECES, _PIECES))
-    whole = mixed.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+    mixed = pieces[torch.arange(n)[:, None], orders].reshape(n, _PIECES, _PIECES, 4, size, size)
+    whole = mixed.permute(0, 3, 1, 4, 2, 5).reshape(n, 4, size * _PIECES, size * _PIECES)
     images = studio.placed(whole, _known(labels), generator)
     return Pictures(images, studio.relabelled(labels, thing=studio.none("thing"), style=UNSTATED))
 

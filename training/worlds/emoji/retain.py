@@ -42,9 +42,7 @@ def retain_prompts(names: Sequence[str], things: Things | None = None, n: int = 
 
 def _near(concept: EmojiConcept, things: Things, n: int, seed: int, words: WordChoice) -> list[EmojiPrompt]:
     """Return captions that name the neighbours of a concept."""
-    return prompts(
-        things, n, seed=seed, words=words, frames=TRAINING_FRAMES, fixed={concept.label: concept.neighbours}
-    )
+    return prompts(things, n, seed=seed, words=words, frames=TRAINING_FRAMES, fixed={concept.label: concept.neighbours})
 
 
 def _unspoken(concept: EmojiConcept, things: Things) -> tuple[str, ...]:

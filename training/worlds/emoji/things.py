@@ -85,11 +85,12 @@ class Things:
     @cached_property
     def codes(self) -> tuple[str, ...]:
         """Code points of all icons: those of the things, then of the others, then of the unknown ones."""
-        return tuple(icon.code for icon in (*self.things, *self.others, *self.unknown))
+        others = (icon.code for icon in (*self.others, *self.unknown))
+        return (*(thing.code for thing in self.things), *others)
 
     def to_json(self) -> str:
         """Return the things as JSON with one line for each."""
-        parts = {
+        parts: Mapping[str, Sequence[object]] = {
             "things": [asdict(thing) for thing in self.things],
             "others": [[icon.code, icon.label] for icon in self.others],
             "unknown": [[icon.code, icon.label] for icon in self.unknown],
@@ -110,7 +111,8 @@ def _lines(rows: Sequence[object]) -> str:
 
 
 def _thing(row: Mapping[str, Any]) -> Thing:
-    return Thing(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+    return Thing(**fields)
 
 
 @cache

@@ -25,11 +25,10 @@ from .stages import new_scheduler
 from .workshop import Workshop
 
 RENDERS = 4000
-DRAWN = 600
 _HELD_OUT_SEED = 1_000_000
 
 
-def assemble(shop: Workshop, out: Path, *, renders: int = RENDERS, drawn: int = DRAWN) -> dict[str, Any]:
+def assemble(shop: Workshop, out: Path, *, renders: int = RENDERS, drawn: int | None = None) -> dict[str, Any]:
     """Write the base, the judge and the image tower to ``out``, measure them, and return the record.
 
     UNet, autoencoder and image tower are stored in half precision. The text encoder is stored in full precision,
@@ -40,7 +39,7 @@ def assemble(shop: Workshop, out: Path, *, renders: int = RENDERS, drawn: int = 
         shop: Folder of the build, with all other stages finished.
         out: Folder that receives the files.
         renders: Number of rendered pictures for the judge's accuracy.
-        drawn: Number of pictures that the base draws for its own accuracy.
+        drawn: Number of pictures that the base draws for its own accuracy; None takes that of the sizes.
     """
     out.mkdir(parents=True, exist_ok=True)
     _save_pipeline(shop, out / "base")
@@ -56,7 +55,7 @@ def assemble(shop: Workshop, out: Path, *, renders: int = RENDERS, drawn: int = 
         "networks": asdict(corpus.networks),
         "sizes": asdict(shop.sizes),
         "stages": {stage: shop.record(stage) for stage in ("autoencoder", "text", "unet", "judge")},
-        **measured(corpus, shop.judge(), pipe, renders=renders, drawn=drawn),
+        **measured(corpus, shop.judge(), pipe, renders=renders, drawn=drawn or shop.sizes.drawn),
         **({"sources": dict(corpus.sources())} if isinstance(corpus, SourcedCorpus) else {}),
         "versions": {name: version(name) for name in ("torch", "diffusers", "transformers", "tokenizers", "pillow")},
         "python": platform.python_version(),
@@ -78,7 +77,7 @@ def measured(corpus: Corpus, network: LabelNet, pipe: Any, *, renders: int, draw
         drawn: Number of pictures that the base draws.
     """
     judge = corpus.reader(network, "under construction")
-    record = {
+    record: dict[str, Any] = {
         "judge_on_held_out_renders": {
             "n": renders,
             **judge_accuracy(corpus, judge, corpus.pictures(renders, seed=_HELD_OUT_SEED)),

@@ -81,13 +81,14 @@ def build(
         work: Folder for checkpoints; None takes ``out / "work"``.
 
     Raises:
-        ValueError: If a stage is unknown.
+        ValueError: If a stage is unknown, or if the work folder was begun with other sources.
         FileNotFoundError: If a stage needs another one that has not run.
     """
     wanted = tuple(stages or STAGES)
     if unknown := set(wanted) - set(STAGES):
         raise ValueError(f"expected stages among {', '.join(STAGES)}, found {', '.join(sorted(unknown))}")
     shop = Workshop(corpus, work or out / "work", sizes or corpus.sizes, seed)
+    shop.require_same_sources()
     trainers = {"autoencoder": _autoencoder, "text": _text, "unet": _unet, "judge": _judge}
     for stage in (stage for stage in trainers if stage in wanted):
         if (shop.folder / stage / "record.json").exists():

@@ -43,7 +43,7 @@ class NetworkConfig:
     @property
     def latent_side(self) -> int:
         """Side of the latents."""
-        return self.side // 2 ** (len(self.autoencoder_channels) - 1)
+        return self.side >> (len(self.autoencoder_channels) - 1)
 
 
 _AUTOENCODER = Schedule(steps=1800, rate=3e-3)
@@ -54,7 +54,10 @@ _JUDGE = Schedule(steps=2000, rate=2e-3, restart=1200)
 
 @dataclass(frozen=True)
 class Sizes:
-    """Numbers of pictures, steps and batch sizes of every stage; the defaults made the base of the shapes world."""
+    """Numbers of pictures, steps and batch sizes of every stage; the defaults made the base of the shapes world.
+
+    ``drawn`` is the number of pictures that the finished base draws for each measurement.
+    """
 
     pictures: int = 40_000
     autoencoder: Schedule = _AUTOENCODER
@@ -67,3 +70,4 @@ class Sizes:
     judge_batch: int = 64
     rejects: int = 30_000
     unfinished: int = 2_000
+    drawn: int = 600

@@ -17,7 +17,7 @@ from robust_encoders.artifact.owned_file import read_owned
 
 from . import stages as parts
 from .config import Sizes
-from .corpus import Corpus, Pictures, RejectingCorpus, cached_pictures, new_judge
+from .corpus import Corpus, Pictures, RejectingCorpus, SourcedCorpus, cached_pictures, new_judge
 from .networks import ImageTower, LabelNet
 from .stages import Course
 from .unfinished import Sampler, joined, unfinished_pictures
@@ -41,6 +41,23 @@ class Workshop:
     folder: Path
     sizes: Sizes
     seed: int
+
+    def require_same_sources(self) -> None:
+        """Check that the folder was begun with the sources of the world, and note them in a new folder.
+
+        Raises:
+            ValueError: If it was begun with others.
+        """
+        if not isinstance(self.corpus, SourcedCorpus):
+            return
+        path, text = self.folder / "sources.json", json.dumps(dict(self.corpus.sources()), indent=2, sort_keys=True)
+        if path.exists() and path.read_text() != text:
+            raise ValueError(
+                f"expected the sources that {path} notes, found others; choose another folder with --work, or delete "
+                f"{self.folder}"
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
 
     def pictures(self) -> Pictures:
         """Return the training pictures, which are rendered once and then stored."""

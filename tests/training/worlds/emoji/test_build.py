@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,16 @@ def test_a_stopped_build_goes_on_where_it_stopped(twice: tuple[Workshop, Path, P
     for stage in STAGES:
         one, other = (s.folder / stage / "final.safetensors" for s in (twice[0], shop))
         assert one.read_bytes() == other.read_bytes(), stage
+
+
+def test_a_folder_begun_with_other_sources(tmp_path: Path) -> None:
+    corpus = tiny_corpus()
+    build(corpus, tmp_path, stages=("autoencoder",))
+    changed = replace(corpus, origins={"packages": {"none": 2}})
+    with pytest.raises(ValueError, match="found others; choose another folder with --work, or delete"):
+        build(changed, tmp_path, stages=("text",))
+    build(corpus, tmp_path, stages=("autoencoder",))
+    build(changed, tmp_path, stages=("autoencoder",), work=tmp_path / "another")
 
 
 def test_captions_follow_their_generator_and_leave_some_empty() -> None:

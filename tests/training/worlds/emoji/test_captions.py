@@ -29,7 +29,7 @@ from robust_encoders.training.worlds.emoji.vocabulary import BACKGROUNDS, STYLES
 
 THINGS = load_things()
 BOTH: tuple[Part, ...] = get_args(Part)
-FUNCTION_WORDS = set("a an of on in at with and is for to me you i we one as from the it that".split())
+FUNCTION_WORDS = {*re.findall(r"\w+", "a an of on in at with and is for to me you i we one as from the it that")}
 
 
 def words(text: str) -> set[str]:
@@ -85,7 +85,7 @@ def test_the_two_everyday_parts_share_no_kind_and_no_distinctive_word_or_mark() 
         ("draw me a {thing}", "bacon", "draw me bacon"),
         ("a lovely {style} {thing}", "jeans", "lovely noto jeans"),
         ("a {thing} logo", "jeans", "a jeans logo"),
-        ("one {thing}, cheers", "jeans", "jeans, cheers"),
+        ("one {thing}, thanks", "jeans", "jeans, thanks"),
         ("a {background} picture with a {thing}", "owl", "a blue picture with an owl"),
     ],
 )
@@ -96,6 +96,8 @@ def test_articles_fit(frame: str, name: str, expected: str) -> None:
 def test_an_article_fits_the_word_after_it() -> None:
     assert fitted("a {background} background", {"background": "azure"}) == "an azure background"
     assert fitted("an {thing}", {"thing": "cap"}) == "a cap"
+    assert fitted("an {thing}", {"thing": "ufo"}) == fitted("a {thing}", {"thing": "ufo"}) == "a ufo"
+    assert fitted("a {thing}", {"thing": "one-piece"}) == "a one-piece"
 
 
 @pytest.mark.parametrize("name", ["jeans", "glasses", "high heels", "red wine", "bacon"])
@@ -111,9 +113,7 @@ def test_singulars_take_one(name: str) -> None:
 def test_a_caption_states_what_its_gaps_state() -> None:
     spoken = {"thing": "wiener", "style": "glossy", "background": "azure", "tags": "frankfurter"}
     made = filled("a {style} {thing} on {background}", scene(), spoken)
-    assert made == EmojiPrompt(
-        "a glossy wiener on azure", {"style": "noto", "thing": "hot dog", "background": "blue"}
-    )
+    assert made == EmojiPrompt("a glossy wiener on azure", {"style": "noto", "thing": "hot dog", "background": "blue"})
     assert filled("{thing}", scene(), spoken).expected == {"thing": "hot dog"}
 
 
@@ -145,6 +145,12 @@ def test_the_base_learns_names_aliases_and_held_out_names_but_no_reserved_wordin
         assert "{" not in text
     assert counts["name"] > counts["unseen"] > 300
     assert counts["other"] > 200
+
+
+def test_no_wording_says_a_held_out_name() -> None:
+    frames = " ".join((*TRAINING, *EVERYDAY["seen"]))
+    held_out = [thing.held_out for thing in THINGS.things]
+    assert not [word for word in held_out if re.search(rf"\b{re.escape(word)}\b", frames)]
 
 
 def test_no_caption_of_the_base_is_a_held_out_one() -> None:
@@ -185,4 +191,6 @@ def test_a_thing_without_an_alias_is_called_by_its_name() -> None:
 def test_the_texts_of_the_world_hold_every_word_of_its_captions() -> None:
     known = {word for text in texts(THINGS) for word in words(text)}
     assert not {word for _, text in captions() for word in words(text)} - known
-    assert {mark for _, text in captions() for mark in marks(text)} <= {mark for text in texts(THINGS) for mark in marks(text)}
+    assert {mark for _, text in captions() for mark in marks(text)} <= {
+        mark for text in texts(THINGS) for mark in marks(text)
+    }

@@ -45,7 +45,8 @@ def test_an_icon_that_a_set_lacks_is_refused(tmp_path: Path) -> None:
         ("owl | | | +beer", "'beer' for beer-mug and owl"),
         ("rose | | | !flower\nowl | | | flower", "'flower' for rose and owl"),
         ("owl | | | +drink", "the held-out 'drink' for owl, which is a keyword of beer-mug, glass-of-milk too"),
-        ("owl | | bird | wise bird", "the held-out 'wise bird' for owl, which holds 'bird'"),
+        ("owl | | bird | wise bird", "the held-out 'wise bird' for owl, which holds 'bird' or lies in it"),
+        ("owl | | wise bird | bird", "the held-out 'bird' for owl, which holds 'wise bird' or lies in it"),
     ],
 )
 def test_names_that_break_a_rule_are_refused(tmp_path: Path, line: str, problem: str) -> None:

@@ -39,5 +39,5 @@ def test_a_whole_vocabulary_with_other_ids_is_refused() -> None:
 
 def test_a_wheel_with_another_vocabulary_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "read_member", lambda folder, package, member: b"another")
-    with pytest.raises(IntegrityError, match="expected clip/bpe_simple_vocab_16e6.txt.gz with sha256 924691ac"):
+    with pytest.raises(IntegrityError, match=r"expected clip/bpe_simple_vocab_16e6\.txt\.gz with sha256 924691ac"):
         clip_vocabulary(tmp_path)

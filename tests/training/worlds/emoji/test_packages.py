@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from tiny_emoji import write_npm, write_sources, write_wheel
 
+from robust_encoders.cli.main import main
 from robust_encoders.errors import DownloadError, IntegrityError
 from robust_encoders.training.worlds.emoji import fetch as fetching
 from robust_encoders.training.worlds.emoji.fetch import fetch
-from robust_encoders.training.worlds.emoji.packages import SOURCES, read_json, read_member
+from robust_encoders.training.worlds.emoji.packages import SOURCES, read_json, read_member, require_packages
 from robust_encoders.training.worlds.emoji.vocabulary import STYLE_NAMES
 
 
@@ -57,6 +58,19 @@ def test_whole_files_are_kept_and_broken_ones_fetched_again(
     fetch(tmp_path, (package,))
     monkeypatch.setattr(fetching, "_run", lambda command: pytest.fail(f"ran {command}"))
     fetch(tmp_path, (package,))
+
+
+def test_the_command_that_the_error_names_fetches(
+    registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packages, folder = (write_npm(registry, "words", {"a.json": {}}),), tmp_path / "sources"
+    with pytest.raises(IntegrityError, match="fetch them by `robust-encoders emoji fetch --out") as told:
+        require_packages(folder, packages)
+    command = re.search(r"`robust-encoders ([^`]+)`", str(told.value))
+    assert command is not None
+    monkeypatch.setattr(fetching, "fetch", lambda out: fetch(out, packages))
+    assert main(command[1].split()) == 0
+    require_packages(folder, packages)
 
 
 def test_a_registry_with_another_file_is_refused(registry: Path, tmp_path: Path) -> None:

@@ -30,8 +30,8 @@ def drawn(placement: Placement, seed: int = 0, n: int = 1, side: int = 8) -> Ten
 
 def test_an_icon_that_fills_the_picture_lies_where_it_was_drawn() -> None:
     picture = drawn(STILL)[0]
-    assert picture[:, :, :3].flatten(1).unique(dim=1).flatten().tolist() == [255, 0, 0]
-    assert picture[:, :, 5:].unique().tolist() == [100]
+    assert picture[:, 4, 2].tolist() == [255, 0, 0]
+    assert {*picture[:, :, 5:].flatten().tolist()} == {100}
 
 
 def test_a_mirrored_icon_lies_on_the_other_side() -> None:
