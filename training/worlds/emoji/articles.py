@@ -15,8 +15,9 @@ _BARE: frozenset[str] = frozenset(
         "tobacco", "fire", "wood", "timber", "lumber", "rope", "sunshine", "saturn", "earth", "denim", "underwear",
         "karate", "judo", "taekwondo", "billiards", "snooker", "bowling", "badminton", "pingpong", "shampoo",
         "sunscreen", "moisturizer", "dna", "luggage", "shawarma", "pepperoni", "coral", "corn", "smoke", "dice",
-        "trousers", "jeans", "bathers", "sandals", "red wine", "rice wine", "bok choy", "ping pong", "table tennis",
-        "ice hockey", "formula one",
+        "trousers", "jeans", "food", "seafood", "clothing", "furniture", "medicine", "stationery", "meat",
+        "alcohol", "booze", "swimwear", "smoking", "bathers", "sandals", "red wine", "rice wine", "bok choy",
+        "ping pong", "table tennis", "ice hockey", "formula one",
     }
 )  # fmt: skip
 # An article, words between it and the name, and the gap of the name; not the article of "a {thing} icon".

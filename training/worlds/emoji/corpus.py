@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from torch import Generator, Tensor
 from transformers import CLIPTokenizer
 
+from ...progress import ProgressBar
 from ..pretrain.config import NetworkConfig, Sizes
 from ..pretrain.corpus import Pictures
 from ..pretrain.networks import LabelNet
@@ -79,15 +80,11 @@ class EmojiCorpus:
 
     def pictures(self, n: int, *, seed: int) -> Pictures:
         """Return n rendered pictures; equal seeds give equal pictures."""
-        generator = Generator().manual_seed(seed)
-        parts = [self.studio.scenes(min(_CHUNK, n - start), generator) for start in range(0, n, _CHUNK)]
-        return Pictures(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))
+        return _in_parts(self.studio.scenes, n, seed, "pictures")
 
     def reject_pictures(self, n: int, *, seed: int) -> Pictures:
         """Return n pictures that lack a value of at least one label; equal seeds give equal pictures."""
-        generator = Generator().manual_seed(seed)
-        parts = [self.studio.rejects(min(_CHUNK, n - start), generator) for start in range(0, n, _CHUNK)]
-        return Pictures(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))
+        return _in_parts(self.studio.rejects, n, seed, "rejects")
 
     def unknown_pictures(self, n: int, *, seed: int) -> Pictures:
         """Return n pictures of icons that no training shows; equal seeds give equal pictures."""
@@ -134,6 +131,15 @@ class EmojiCorpus:
         """Write the list of things and the attributions to a folder."""
         for name, text in self.files.items():
             (out / name).write_text(text, encoding="utf-8")
+
+
+def _in_parts(make: Callable[[int, Generator], Pictures], n: int, seed: int, label: str) -> Pictures:
+    """Return n pictures, made a part at a time."""
+    generator = Generator().manual_seed(seed)
+    starts = range(0, n, _CHUNK)
+    with ProgressBar(starts, desc=label, disable=len(starts) < 4) as bar:
+        parts = [make(min(_CHUNK, n - start), generator) for start in bar]
+    return Pictures(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))
 
 
 def _origins(studio: Studio) -> dict[str, Any]:

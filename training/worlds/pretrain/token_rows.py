@@ -15,7 +15,7 @@ class RowSubset(nn.Module):
     """Token embeddings of a text encoder during training: the rows of the tokens that captions use.
 
     The other rows of the table are left out of training, so they keep their values, and the optimizer's work does not
-    grow with the vocabulary.
+    grow with the vocabulary. The whole table is first rounded to bfloat16, so that its random rows compress well.
 
     Args:
         table: Whole table of token embeddings.
@@ -26,6 +26,8 @@ class RowSubset(nn.Module):
 
     def __init__(self, table: nn.Embedding, used: Tensor) -> None:
         super().__init__()
+        with torch.no_grad():
+            table.weight.copy_(table.weight.bfloat16())
         self.rows = nn.Parameter(table.weight.detach()[used].clone())
         self._kept = [table]  # in a list, so that the table is no part of this module
         self.used = used
