@@ -1,6 +1,8 @@
 # make demo: see it work.  make test: lint, types, tests, coverage.  Both make their environment in .venv first.
-# make test-browser: the report in a real browser.
-# make test-docs: every command and every block of code of README and docs.
+# make test-browser: the report, the site and the page of `robust-encoders app` in a real browser.
+# make docs: the documentation as a site, site/index.html.  make pictures: its diagrams and charts.
+# make space: a folder that can be uploaded as a Space on the Hub.
+# make test-docs: every command and every block of code of README and docs, and the site.
 # make test-oldest: the loader's tests on the oldest versions it supports, in .venv-oldest.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PYTEST_ARGS ?= --numprocesses auto --dist loadfile
@@ -15,18 +17,19 @@ STAMP := .venv/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -
 MATRIX := runs/matrix
 SUBJECTS := base esd advunlearn hardened uce rece spm spm-te empty_prompt word_filter
 
-.PHONY: build-emoji build-shapes clean demo env lint matrix results test test-browser test-docs test-oldest types
+.PHONY: build-emoji build-shapes clean demo docs env lint matrix pictures results space test test-browser test-docs test-oldest types
 .DEFAULT_GOAL := test
 
 env: $(STAMP)
 
-# torch first and alone, so that nothing else chooses its build; torchattacks without its stale pins. torchvision lies
-# apart: the index's build does not import beside every build of torch, and transformers imports it wherever it finds it.
+# torch first and alone, so that nothing else chooses its build; torchattacks without its stale pins; eval-unlearn without
+# datasets and pyarrow, by which it only fetches prompts. torchvision lies apart: the index's build does not import beside
+# every build of torch, and transformers imports it wherever it finds it.
 $(STAMP):
 	test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
 	$(BIN)/python -m pip install --constraint constraints.txt torch setuptools
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[attacks,dev,eval,metrics,nudenet,train,worlds]'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps torchattacks lpips
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[attacks,dev,docs,eval,metrics,nudenet,train,worlds]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps torchattacks lpips eval-unlearn
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --upgrade --target .venv/torchvision torchvision
 	rm -f .venv/.ready-*
 	touch $@
@@ -38,6 +41,13 @@ $(OLDEST):
 	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt --no-build-isolation --editable . \
 		accelerate peft pytest pytest-xdist
 	rm -f .venv-oldest/.ready-*
+	touch $@
+
+# Only the page needs Gradio.
+APP := .venv/.app-$(shell cksum < constraints-app.txt | cut -d ' ' -f 1)
+$(APP): | $(STAMP)
+	$(BIN)/python -m pip install --quiet --no-deps --requirement constraints-app.txt
+	rm -f .venv/.app-*
 	touch $@
 
 # One thread: the models are tiny, and a second one would only wait where the cores are busy.
@@ -70,11 +80,27 @@ test-oldest: env $(OLDEST)
 		.venv-oldest/bin/python -m pytest $(PYTEST_ARGS) tests/helpers/generations.py $(LOADER_TESTS)
 
 # Fails where Chromium or ChromeDriver is missing; Debian: apt-get install chromium chromium-driver fonts-dejavu-core
-test-browser: env
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m browser tests/training/reports/html/test_browser.py
+test-browser: env docs $(APP)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m browser tests/project tests/training/reports/html \
+		tests/training/app/test_page_browser.py
 
-test-docs: env
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m docs $(filter-out --dist loadfile,$(PYTEST_ARGS)) tests/project/test_pages.py
+test-docs: env types
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m docs $(filter-out --dist loadfile,$(PYTEST_ARGS)) tests/project
+
+# A warning is an error. The site opens from its folder: it needs no server, and no network.
+docs: env types
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file website/mkdocs.yml
+	@echo "open site/index.html; only its search needs a server: python3 -m http.server --directory site"
+
+pictures: env
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m website.pictures
+
+# The package itself lies beside the page, because it is on no index.
+space: env
+	rm -rf build && mkdir -p build/space
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/space .
+	cd build/space && ../../$(BIN)/python -m zipfile -e *.whl . && rm *.whl
+	cp integrations/space/* build/space/
 
 build-shapes: env
 	$(BIN)/robust-encoders shapes build --out robust_encoders/assets/shapes --work runs/shapes
@@ -105,5 +131,5 @@ $(eval $(call row,circle,strict))
 $(foreach c,circle striped red,$(foreach m,esd advunlearn,$(eval $(MATRIX)/$c/$m/results.json: | $(RESULTS)/$c/$m-0/results.json)))
 
 clean:
-	rm -rf .types .venv .venv-oldest .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache build dist demo.png demo-strip.png robust_encoders.egg-info
-	find robust_encoders training tests -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf .types .venv .venv-oldest .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache build dist site demo.png demo-strip.png robust_encoders.egg-info
+	find robust_encoders training tests website -name __pycache__ -prune -exec rm -rf {} +

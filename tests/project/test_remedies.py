@@ -41,6 +41,8 @@ COMMANDS: Mapping[str, str] = {
     "robust_encoders/conversion/": "convert",
     "robust_encoders/conversion/export": "export",
     "robust_encoders/hub/pins.py": "pin",
+    "training/app/": "app",
+    "training/cli/app.py": "app",
     "training/cli/evaluate": "evaluate",
     "training/cli/results.py": "results",
     "training/cli/train.py": "train",

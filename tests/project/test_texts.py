@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tree import ROOT
 
-ELSEWHERE = {"runs", "build", "dist", "node_modules"}
+ELSEWHERE = {"runs", "build", "dist", "node_modules", "site"}
 LINK = re.compile(r"\]\(([^()\s]+)\)")
 
 
@@ -81,8 +81,9 @@ def test_a_link_to_a_missing_file_or_heading_is_found(tmp_path: Path) -> None:
 def test_docs_is_prose_with_an_index() -> None:
     docs = ROOT / "docs"
     files = [path.relative_to(docs) for path in docs.rglob("*") if path.is_file()]
-    kinds = {".": ".md", "methods": ".md", "pictures": ".png"}  # folder in docs to the suffix of its files
-    assert [str(path) for path in files if kinds.get(str(path.parent)) != path.suffix] == []
+    # Folder in docs to the suffixes of its files.
+    kinds = {".": {".md"}, "api": {".md"}, "methods": {".md"}, "pictures": {".png", ".svg"}}
+    assert [str(path) for path in files if path.suffix not in kinds.get(str(path.parent), ())] == []
     pages = [path for path in files if path.suffix == ".md" and path.name != "README.md"]
     index = (docs / "README.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| \[([\w/-]+\.md)\]\(\1\) \| .+ \|$", index, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""The training commands: ``demo``, ``shapes build``, ``emoji build``, ``train``, ``evaluate``, ``reproduce``, ..."""
+"""The training commands: ``app``, ``demo``, ``train``, ``evaluate``, ``reproduce``, ``leaderboard`` and others."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ def main(arguments: Sequence[str]) -> int:
         SystemExit: With 0 after help, with 2 on arguments that do not parse.
     """
     commands: Mapping[str, Callable[[Sequence[str]], int]] = {
+        "app": _app,
         "demo": _demo,
         "emoji": _emoji,
         "evaluate": _evaluate,
@@ -39,6 +40,12 @@ def main(arguments: Sequence[str]) -> int:
         "train": _train,
     }
     return commands[arguments[0]](arguments[1:])
+
+
+def _app(arguments: Sequence[str]) -> int:
+    from .app import app
+
+    return app(arguments)
 
 
 def _demo(arguments: Sequence[str]) -> int:
@@ -104,11 +111,11 @@ def _reproduce(arguments: Sequence[str]) -> int:
     from ..recipes.reproduce import recorded_dtype, recorded_recipe, reproduce
     from .requirements import require_artifact_run, require_places
 
-    require_artifact_run(options.out, options.base)
+    require_artifact_run(options.out, options.base, two=True)
     require_places(options.cache_dir)
     encoder = RobustEncoder.from_pretrained(options.name)
     recorded_recipe(encoder.manifest)  # reports what is missing before a base is loaded
-    base = open_base(options.base, dtype=recorded_dtype(encoder.manifest))
+    base = open_base(options.base, dtype=recorded_dtype(encoder.manifest), two=True)
     found = reproduce(encoder, base.pipe, out=options.out, cache_dir=options.cache_dir)
     answer = {"name": options.name, "equal": found.equal, **asdict(found)}
     say(json.dumps(answer) if options.json else found.explain())

@@ -22,7 +22,7 @@ from robust_encoders.hub import pipelines
 from robust_encoders.training.cli import demo
 from robust_encoders.training.cli import train as cli_train
 from robust_encoders.training.cli.evaluate_options import read_options
-from robust_encoders.training.diffusion.base_kind import BaseConfigs
+from robust_encoders.training.diffusion.base_configs import BaseConfigs
 from robust_encoders.training.diffusion.load import OpenedBase
 from robust_encoders.training.evaluation import evaluate
 from robust_encoders.training.evaluation.benchmarks import ShapesBenchmark, StableDiffusionBenchmark
