@@ -17,7 +17,7 @@ STAMP := .venv/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -
 MATRIX := runs/matrix
 SUBJECTS := base esd advunlearn hardened uce rece spm spm-te empty_prompt word_filter
 
-.PHONY: build-shapes clean demo docs env lint matrix pictures results space test test-browser test-docs test-oldest types
+.PHONY: build-emoji build-shapes clean demo docs env lint matrix pictures results space test test-browser test-docs test-oldest types
 .DEFAULT_GOAL := test
 
 env: $(STAMP)
@@ -28,7 +28,7 @@ env: $(STAMP)
 $(STAMP):
 	test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
 	$(BIN)/python -m pip install --constraint constraints.txt torch setuptools
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[attacks,dev,docs,eval,metrics,nudenet,train]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[attacks,dev,docs,eval,metrics,nudenet,train,worlds]'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps torchattacks lpips eval-unlearn
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --upgrade --target .venv/torchvision torchvision
 	rm -f .venv/.ready-*
@@ -104,6 +104,11 @@ space: env
 
 build-shapes: env
 	$(BIN)/robust-encoders shapes build --out robust_encoders/assets/shapes --work runs/shapes
+
+# Needs npm. Hours; a stopped build goes on where it stopped.
+build-emoji: env
+	$(BIN)/robust-encoders emoji fetch --out runs/emoji/sources
+	$(BIN)/robust-encoders emoji build --sources runs/emoji/sources --out robust_encoders/assets/emoji --work runs/emoji
 
 results: $(TABLE:=/results.json)
 	$(BIN)/robust-encoders results $(TABLE)

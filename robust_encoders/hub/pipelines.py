@@ -92,7 +92,7 @@ def load_pipeline(name: str | Path | None, options: PipelineOptions | None = Non
     require_device(options.device)
     if name is None or (name == EMBEDDED_FAMILY and not Path(name).exists()):
         single = options.dtype if isinstance(options.dtype, torch.dtype) else None
-        return LoadedPipeline(_placed(embedded_pipeline(single), options.device))
+        return LoadedPipeline(_placed(embedded_pipeline(dtype=single), options.device))
     with broken_libraries_named():
         folder, ids, revision = _located(name, options)
         return LoadedPipeline(_placed(_loaded(folder, options), options.device), ids, revision)

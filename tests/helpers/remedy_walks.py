@@ -21,6 +21,7 @@ _A = "tests/training/app/"
 _OPENED = f"{_A}test_opening.py::test_wrong_settings_are_told_together"
 _JUDGE = f"{_A}test_opening.py::test_a_detector_belongs_to_one_concept"
 _PORT = "tests/training/cli/test_app.py::test_a_port_that_is_taken_is_told_before_anything_is_loaded"
+_M = "tests/training/worlds/emoji/"
 _CONTRADICT = f"{_S}test_settings_that_contradict_each_other"
 _FIT = f"{_S}test_settings_that_do_not_fit_the_run"
 _FACTS = f"{_C}test_facts_that_publishing_needs"
@@ -89,6 +90,8 @@ WALKED: Mapping[str, str] = {
     "safe prompts, found": f"{_T}test_des_without_captions",
     "expected the base that the manifest records": f"{_T}test_reproduce_on_another_base",
     "without --no-resume,": f"{_T}test_a_run_that_was_stopped",
+    "fetch them by `robust-encoders emoji": f"{_M}test_packages.py::test_the_command_that_the_error_names_fetches",
+    "found others; choose another folder with --work": f"{_M}test_build.py::test_a_folder_begun_with_other_sources",
     # settings
     "a term on conditionings that uses hardening.eta": _CONTRADICT,
     "expected additions for hardening.vocabulary": _CONTRADICT,
@@ -232,6 +235,8 @@ NOT_WALKED: Mapping[str, str] = {
     "or pass model=PATH": _SOFTWARE,
     "`git lfs pull` in the clone": "it needs a clone of a repository with large files from its server",
     "or build it with `robust-encoders shapes build`": "the build takes hours",
+    "or build it with `robust-encoders emoji build`": "the build takes hours",
+    "train the base with real words from licensed icons": _NONE,
     "processes of WORLD_SIZE": _PROCESSES,
     "the folder of --out": "commands that keep something demand --out, so they end before they can be stopped",
     "writes it into the key and value": _NONE,

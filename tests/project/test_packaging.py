@@ -126,13 +126,15 @@ def test_the_loader_needs_only_declared_core_dependencies() -> None:
 
 def test_training_needs_only_declared_dependencies() -> None:
     # No extra can name torchattacks, which pins an old requests; where it is missing, its error gives the command.
-    declared = declared_by("train", "eval", "app", "attacks", "lpips", "metrics", "nudenet")
+    declared = declared_by("train", "eval", "app", "attacks", "lpips", "metrics", "nudenet", "worlds")
     assert third_party(ROOT / "training") <= declared | {"torchattacks"}
 
 
 def forbidden_without(*extras: str) -> list[str]:
     """Modules that the extras for users install, and the core and these extras do not."""
-    forbidden = declared_by("train", "eval", "app", "attacks", "lpips", "metrics", "nudenet") - declared_by(*extras)
+    forbidden = declared_by("train", "eval", "app", "attacks", "lpips", "metrics", "nudenet", "worlds") - declared_by(
+        *extras
+    )
     # torch, diffusers and transformers require these.
     forbidden -= {"numpy", "tokenizers", "tqdm"}
     owners = metadata.packages_distributions()

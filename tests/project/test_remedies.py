@@ -48,6 +48,8 @@ COMMANDS: Mapping[str, str] = {
     "training/cli/train.py": "train",
     "training/evaluation/": "evaluate",
     "training/recipes/reproduce.py": "reproduce",
+    "training/worlds/emoji/": "emoji",
+    "training/worlds/pretrain/": "emoji shapes",
     "training/": "train",
 }
 # Options that only some methods have; every method that has the first must have the second.

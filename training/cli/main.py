@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from robust_encoders.utils.console import EXIT_NO, EXIT_OK, UsageError, choose, say
+from robust_encoders.utils.console import EXIT_NO, EXIT_OK, UsageError, say
 
 from .parsing import parser_of
 
@@ -28,6 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     commands: Mapping[str, Callable[[Sequence[str]], int]] = {
         "app": _app,
         "demo": _demo,
+        "emoji": _emoji,
         "evaluate": _evaluate,
         "judge": _judge,
         "leaderboard": _leaderboard,
@@ -63,29 +64,16 @@ def _demo(arguments: Sequence[str]) -> int:
     return EXIT_OK
 
 
+def _emoji(arguments: Sequence[str]) -> int:
+    from .worlds import emoji
+
+    return emoji(arguments)
+
+
 def _shapes(arguments: Sequence[str]) -> int:
-    parser = parser_of("shapes", "Build the embedded base.")
-    build = parser.add_subparsers(required=True, metavar="COMMAND").add_parser(
-        "build", help="train the embedded base from scratch; a stopped run in the same folder continues"
-    )
-    build.add_argument(
-        "--out", type=Path, required=True, help="folder that receives base, judge, image tower and the run's record"
-    )
-    build.add_argument("--seed", type=int, default=0, help="seed of every stage")
-    build.add_argument("--work", type=Path, help="folder of checkpoints (default: work, inside OUT)")
-    build.add_argument("--stages", nargs="+", help="stages to run, in order (default: all)")
-    options = parser.parse_args(arguments)
+    from .worlds import shapes
 
-    from ..worlds import ShapesWorld
-    from ..worlds.pretrain.build import STAGES
-    from ..worlds.pretrain.build import build as build_base
-    from .requirements import require_places
-
-    for stage in options.stages or ():
-        choose(stage, STAGES, "stage")
-    require_places(options.out, options.work)
-    build_base(ShapesWorld().corpus(), options.out, seed=options.seed, stages=options.stages, work=options.work)
-    return EXIT_OK
+    return shapes(arguments)
 
 
 def _train(arguments: Sequence[str]) -> int:
