@@ -1,5 +1,5 @@
 # make demo: see it work.  make test: lint, types, tests, coverage.  Both make their environment in .venv first.
-# make test-browser: the report in a real browser.
+# make test-browser: the report and the site in a real browser.
 # make docs: the documentation as a site, site/index.html.  make pictures: its diagrams and charts.
 # make test-docs: every command and every block of code of README and docs, and the site.
 # make test-oldest: the loader's tests on the oldest versions it supports, in .venv-oldest.
@@ -71,7 +71,7 @@ test-oldest: env $(OLDEST)
 		.venv-oldest/bin/python -m pytest $(PYTEST_ARGS) tests/helpers/generations.py $(LOADER_TESTS)
 
 # Fails where Chromium or ChromeDriver is missing; Debian: apt-get install chromium chromium-driver fonts-dejavu-core
-test-browser: env docs
+test-browser: env types
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m browser tests/project tests/training/reports/html
 
 test-docs: env types
