@@ -80,7 +80,7 @@ test-oldest: env $(OLDEST)
 		.venv-oldest/bin/python -m pytest $(PYTEST_ARGS) tests/helpers/generations.py $(LOADER_TESTS)
 
 # Fails where Chromium or ChromeDriver is missing; Debian: apt-get install chromium chromium-driver fonts-dejavu-core
-test-browser: env docs $(APP)
+test-browser: env types $(APP)
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m browser tests/project tests/training/reports/html \
 		tests/training/app/test_page_browser.py
 

@@ -50,6 +50,7 @@ SMALLER = {
     r"evaluate .*--captions open": f"{SMALL_EVALUATION} --attacks none",
     r"evaluate base shapes/circle word_filter": f"{SMALL_EVALUATION} --attacks none",
     r"evaluate runs/star --quick": "--n 2 --n-kept 4 --n-probes 2 --n-renders 4 --steps 3",
+    r"evaluate .*--out runs/first": "--attacks random --n 2 --steps 3",
     r"evaluate shapes/circle --attacks": "--n 2 --n-kept 4 --n-probes 2 --n-renders 4 --checks 0 --steps 3",
 }
 # Files that a page takes for the reader's own, made before its first block.
