@@ -19,12 +19,12 @@ RENDERER = OptionalPackage(("resvg_py",), install_command("worlds"))
 
 def shapes(arguments: Sequence[str]) -> int:
     """Run the command ``shapes``; returns the exit code."""
-    from ..worlds.shapes.corpus import ShapesCorpus
+    from ..worlds import ShapesWorld
 
     parser = parser_of("shapes", "Build the embedded base.")
     _add_build(parser.add_subparsers(required=True, metavar="COMMAND").add_parser, "the embedded base")
     options = parser.parse_args(arguments)
-    return _build(options, ShapesCorpus)
+    return _build(options, ShapesWorld().corpus)
 
 
 def emoji(arguments: Sequence[str]) -> int:

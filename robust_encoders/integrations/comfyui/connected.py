@@ -59,7 +59,7 @@ class Connected:
 
     @cached_property
     def encoders(self) -> tuple[str, ...]:
-        """Names of the text encoders of the CLIP, in the order of a pipeline's slots: ``clip_l``, ``clip_g``, others."""
+        """Names of the CLIP's text encoders, in the order of a pipeline's slots: ``clip_l``, ``clip_g``, others."""
         known = [name for names in SLOTS.values() for name in names]
         found = dict.fromkeys(key.partition(_INSIDE)[0] for key in self.text.entries if _INSIDE in key)
         return tuple(sorted(found, key=lambda name: known.index(name) if name in known else len(known)))
