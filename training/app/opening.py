@@ -73,7 +73,7 @@ def open_studio(config: AppConfig) -> Studio:
     """Return the studio of a page, with everything loaded.
 
     Args:
-        config: What the page offers.
+        config: Settings of the page.
 
     Raises:
         NotReadyError: If settings are wrong, the pipeline does not draw from prompts alone, or a detector stands beside

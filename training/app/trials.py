@@ -34,7 +34,7 @@ class Trial:
         concept: Concept under attack.
         detector: Detector of the concept; None if there is none.
         attacks: Label to attack, weakest first. Attacks that learn from many prompts together are left out.
-        needs: What is missing for an attack, in sentences; empty if nothing is.
+        needs: Sentences on what is missing for an attack; empty if nothing is.
     """
 
     concept: Concept

@@ -28,7 +28,7 @@ def picture(title: str, parts: Iterable[str], height: float) -> bytes:
     """Return the bytes of an SVG file on paper of its own.
 
     Args:
-        title: What a screen reader says.
+        title: Text for screen readers.
         parts: Elements, from back to front.
         height: Units.
     """

@@ -42,7 +42,7 @@ class EmojiCorpus:
         words: Tokenizer of the captions.
         networks: Sizes of the networks of the base.
         sizes: Steps and batch sizes that make the base.
-        origins: What the record of the build tells of the sources.
+        origins: Facts on the sources for the record of the build.
         files: Texts of the files that ship with the base, by name.
     """
 
