@@ -3,6 +3,7 @@
 The subpackages; each imports only from those below it:
 
 cli            training commands: train, evaluate, demo, and commands on finished evaluations
+app            page in the browser: pictures side by side, and a quick attack on them
 reports        tables, pages and pictures of finished evaluations
 evaluation     attacks on encoders, judgement, aggregation; benchmarks and sanity checks
 recipes        named runs with all their settings; code that runs and reproduces them

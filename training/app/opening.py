@@ -11,15 +11,19 @@ import torch
 
 from robust_encoders.concepts import Concept
 from robust_encoders.encoder import RobustEncoder
-from robust_encoders.errors import NotReadyError
+from robust_encoders.errors import BaseLoadError, NotReadyError
 from robust_encoders.hub.catalog import CATALOG, EMBEDDED
 from robust_encoders.hub.embedded import EMBEDDED_FAMILY
-from robust_encoders.hub.pipelines import PipelineOptions, load_pipeline
+from robust_encoders.hub.pipelines import PipelineOptions, load_pipeline, require_place
 from robust_encoders.loaded import LoadedArtifact
+from robust_encoders.utils.devices import device_problem
 
+from ..detectors import DETECTORS
 from ..diffusion.load import UNetDtype
 from ..diffusion.sampling import SamplingConfig
 from ..evaluation.benchmarks import ShapesBenchmark, StableDiffusionBenchmark
+from ..evaluation.benchmarks.described_detectors import refuse_undescribed
+from ..evaluation.benchmarks.shapes_detectors import refuse_unknown_shapes_detector
 from .screen import Screen
 from .studio import Studio
 from .trials import Trial, trial_of
@@ -66,7 +70,29 @@ class AppConfig:
             found.append(f"expected at least 1 worker, found {self.workers}; leave --workers out for 2")
         if self.steps is not None and self.steps < 1:
             found.append(f"expected at least 1 step, found {self.steps}; leave --steps out for the usual number")
-        return found
+        return [*found, *_base_problems(self), *_detector_problems(self)]
+
+
+def _base_problems(config: AppConfig) -> list[str]:
+    """Return why the device or the pipeline does not exist; it is asked first, because encoders take long to fetch."""
+    found = [problem] if (problem := device_problem(config.device)) else []
+    try:
+        if not config.embedded:
+            require_place(config.base)
+    except BaseLoadError as error:
+        found.append(str(error))
+    return found
+
+
+def _detector_problems(config: AppConfig) -> list[str]:
+    try:
+        if config.detector and config.embedded:
+            refuse_unknown_shapes_detector(config.detector)
+        elif config.detector and config.detector not in DETECTORS:
+            refuse_undescribed(config.detector)
+    except ValueError as error:
+        return [str(error)]
+    return []
 
 
 def open_studio(config: AppConfig) -> Studio:
@@ -76,11 +102,12 @@ def open_studio(config: AppConfig) -> Studio:
         config: Settings of the page.
 
     Raises:
-        NotReadyError: If settings are wrong, the pipeline does not draw from prompts alone, or a detector stands beside
-            encoders of several concepts.
-        BaseLoadError: If the pipeline or the device does not exist.
+        NotReadyError: If settings are wrong, the pipeline, the device or the detector does not exist, the pipeline does
+            not draw from prompts alone, or a detector stands beside encoders of several concepts.
+        BaseLoadError: If diffusers cannot load the pipeline.
         UnknownNameError: If an encoder does not exist; other errors of ``RobustEncoder.from_pretrained`` likewise.
-        ValueError: If the detector does not exist.
+        OSError: If the model of a detector is not there.
+        ModuleNotFoundError: Naming the extra to install.
     """
     if problems := config.problems():
         raise NotReadyError.of(problems)

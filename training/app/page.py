@@ -169,6 +169,7 @@ class Page:
             ssr_mode=False,
             pwa=False,
             mcp_server=False,
+            max_file_size="1kb",  # nothing on the page takes files
             app_kwargs={"middleware": [(_Sealed, (), {})]},
         )
         return local, public

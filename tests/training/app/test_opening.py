@@ -12,7 +12,7 @@ from diffusers import StableDiffusionImg2ImgPipeline
 from studios import safety_checker
 
 from robust_encoders import CATALOG, Concept
-from robust_encoders.errors import BaseLoadError, NotReadyError, UnknownNameError
+from robust_encoders.errors import NotReadyError, UnknownNameError
 from robust_encoders.training.app.opening import AppConfig, open_studio
 from robust_encoders.training.app.request import PictureRequest
 from robust_encoders.training.diffusion.sampling import SamplingConfig
@@ -96,10 +96,15 @@ def test_a_pipeline_that_needs_a_picture_is_refused(tiny_pipe: Any, base: Path, 
     assert open_studio(AppConfig((str(artifact),), str(base))).title == str(base)  # a text-to-image pipeline as --base
 
 
-def test_names_that_do_not_exist_are_refused(base: Path, artifact: Path, tmp_path: Path) -> None:
+def test_names_that_do_not_exist_are_refused(base: Path, tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError):
         open_studio(AppConfig(("shapes/cirle",)))
-    with pytest.raises(BaseLoadError):
-        open_studio(AppConfig((str(artifact),), str(tmp_path / "none")))
-    with pytest.raises(ValueError, match="found 'nudnet'"):
-        open_studio(AppConfig((str(artifact),), str(base), detector="nudnet"))
+    # What is wrong with the rest is told before an encoder is fetched.
+    wrong = AppConfig(("shapes/cirle",), str(tmp_path / "none"), detector="nudnet", device="cuda:9")
+    with pytest.raises(NotReadyError) as refused:
+        open_studio(wrong)
+    assert "no model_index.json in" in str(refused.value)
+    assert "found 'nudnet'" in str(refused.value)
+    assert "found 'cuda:9'" in str(refused.value)
+    with pytest.raises(NotReadyError, match="expected a detector, found 'nudnet'; did you mean 'nudenet'"):
+        open_studio(AppConfig(detector="nudnet"))

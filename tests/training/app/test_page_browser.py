@@ -70,9 +70,9 @@ def choose(browser: Browser, *names: str) -> None:
 
 def drawn(browser: Browser, n: int = 2) -> list[str]:
     """Click on Draw; return the sources of the new pictures, which differ from those before."""
-    before = json.dumps((browser.run(PICTURES) or [""])[0])
+    before = json.dumps(" ".join(browser.run(PICTURES)))
     browser.click("#draw")
-    browser.wait(f"{LISTED} return list.length === {n} && list[0] !== {before}", seconds=120)
+    browser.wait(f"{LISTED} return list.length === {n} && list.join(' ') !== {before}", seconds=120)
     found: list[str] = browser.run(PICTURES)
     return found
 
