@@ -1,6 +1,7 @@
 # make demo: see it work.  make test: lint, types, tests, coverage.  Both make their environment in .venv first.
-# make test-browser: the report and the site in a real browser.
+# make test-browser: the report, the site and the page of `robust-encoders app` in a real browser.
 # make docs: the documentation as a site, site/index.html.  make pictures: its diagrams and charts.
+# make space: a folder that can be uploaded as a Space on the Hub.
 # make test-docs: every command and every block of code of README and docs, and the site.
 # make test-oldest: the loader's tests on the oldest versions it supports, in .venv-oldest.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -16,18 +17,19 @@ STAMP := .venv/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -
 MATRIX := runs/matrix
 SUBJECTS := base esd advunlearn hardened uce rece spm spm-te empty_prompt word_filter
 
-.PHONY: build-shapes clean demo docs env lint matrix pictures results test test-browser test-docs test-oldest types
+.PHONY: build-emoji build-shapes clean demo docs env lint matrix pictures results space test test-browser test-docs test-oldest types
 .DEFAULT_GOAL := test
 
 env: $(STAMP)
 
-# torch first and alone, so that nothing else chooses its build; torchattacks without its stale pins. torchvision lies
-# apart: the index's build does not import beside every build of torch, and transformers imports it wherever it finds it.
+# torch first and alone, so that nothing else chooses its build; torchattacks without its stale pins; eval-unlearn without
+# datasets and pyarrow, by which it only fetches prompts. torchvision lies apart: the index's build does not import beside
+# every build of torch, and transformers imports it wherever it finds it.
 $(STAMP):
 	test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
 	$(BIN)/python -m pip install --constraint constraints.txt torch setuptools
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[attacks,dev,docs,eval,metrics,nudenet,train]'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps torchattacks lpips
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[attacks,dev,docs,eval,metrics,nudenet,train,worlds]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps torchattacks lpips eval-unlearn
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --upgrade --target .venv/torchvision torchvision
 	rm -f .venv/.ready-*
 	touch $@
@@ -39,6 +41,13 @@ $(OLDEST):
 	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt --no-build-isolation --editable . \
 		accelerate peft pytest pytest-xdist
 	rm -f .venv-oldest/.ready-*
+	touch $@
+
+# Only the page needs Gradio.
+APP := .venv/.app-$(shell cksum < constraints-app.txt | cut -d ' ' -f 1)
+$(APP): | $(STAMP)
+	$(BIN)/python -m pip install --quiet --no-deps --requirement constraints-app.txt
+	rm -f .venv/.app-*
 	touch $@
 
 # One thread: the models are tiny, and a second one would only wait where the cores are busy.
@@ -71,8 +80,9 @@ test-oldest: env $(OLDEST)
 		.venv-oldest/bin/python -m pytest $(PYTEST_ARGS) tests/helpers/generations.py $(LOADER_TESTS)
 
 # Fails where Chromium or ChromeDriver is missing; Debian: apt-get install chromium chromium-driver fonts-dejavu-core
-test-browser: env types
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m browser tests/project tests/training/reports/html
+test-browser: env types $(APP)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m browser tests/project tests/training/reports/html \
+		tests/training/app/test_page_browser.py
 
 test-docs: env types
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m docs $(filter-out --dist loadfile,$(PYTEST_ARGS)) tests/project
@@ -85,8 +95,20 @@ docs: env types
 pictures: env
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m website.pictures
 
+# The package itself lies beside the page, because it is on no index.
+space: env
+	rm -rf build && mkdir -p build/space
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/space .
+	cd build/space && ../../$(BIN)/python -m zipfile -e *.whl . && rm *.whl
+	cp integrations/space/* build/space/
+
 build-shapes: env
 	$(BIN)/robust-encoders shapes build --out robust_encoders/assets/shapes --work runs/shapes
+
+# Needs npm. Hours; a stopped build goes on where it stopped.
+build-emoji: env
+	$(BIN)/robust-encoders emoji fetch --out runs/emoji/sources
+	$(BIN)/robust-encoders emoji build --sources runs/emoji/sources --out robust_encoders/assets/emoji --work runs/emoji
 
 results: $(TABLE:=/results.json)
 	$(BIN)/robust-encoders results $(TABLE)

@@ -6,6 +6,7 @@ why it does not fit. Training and evaluation are in ``robust_encoders.training``
 The rooms (subpackages and modules), from top to bottom. Each one imports only from those below it:
 
 - ``cli``: the commands; training commands are handed on to ``robust_encoders.training``.
+- ``integrations``: plug-ins for the programs of others, which import them.
 - ``encoder``, ``overlay``: the two kinds of artifact, whole encoders and overlays (adapters, projections, deltas and
   erasers), and how each is attached.
 - ``loaded``: their common base class, an artifact in memory: load, save, push, status.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from robust_encoders.artifact.fingerprint import Sketch, sketch
+from robust_encoders.artifact.forms import PROJECTED
 from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.clip.state_dict import architecture, nested_state
 from robust_encoders.clip.text_model import build, require_fit
@@ -23,6 +24,7 @@ from robust_encoders.loaded import LoadedArtifact, Pipeline
 from robust_encoders.pipeline import attach as attaching
 from robust_encoders.pipeline import composition
 from robust_encoders.pipeline.attach import Attachment, attachment_of, has_overlays
+from robust_encoders.pipeline.attached_overlay import PREFIXES
 from robust_encoders.pipeline.scopes import changing
 from robust_encoders.pipeline.shared_copy import is_shared_copy, original_of
 from robust_encoders.pipeline.textual_inversion import EMBEDDING, first_rows
@@ -30,18 +32,20 @@ from robust_encoders.pipeline.untouched import require_untouched
 from robust_encoders.utils.inference_mode import makes_normal_tensors
 
 if TYPE_CHECKING:
-    from transformers import CLIPTextModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 logger = logging.getLogger(__name__)
 
 
-class RobustEncoder(LoadedArtifact, forms=("weights",), expected="form 'weights' of component 'text_encoder'"):
+class RobustEncoder(
+    LoadedArtifact, forms=("weights",), expected="form 'weights' of component 'text_encoder' or 'text_encoder_2'"
+):
     """A text encoder that has unlearned a concept: manifest, tensors and configuration.
 
     Args:
         manifest: Manifest of the encoder: its origin and facts.
         tensors: Mapping of ``text_model.*`` names to finite tensors of one floating dtype; the storage is shared, not
-            copied.
+            copied. Component ``text_encoder_2``, the second text encoder of SDXL, also has ``text_projection.weight``.
         config: Configuration of the text encoder, in the format of ``to_dict()``.
 
     Raises:
@@ -51,16 +55,17 @@ class RobustEncoder(LoadedArtifact, forms=("weights",), expected="form 'weights'
 
     @staticmethod
     def _require_tensors(manifest: Manifest, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-        require_fit(tensors, config)
+        require_fit(tensors, config, projected=manifest.component == PROJECTED)
 
     @staticmethod
     def _configured(manifest: Manifest, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Mapping[str, Any]:
         return architecture(config)
 
     @makes_normal_tensors
-    def text_encoder(self) -> CLIPTextModel:
+    def text_encoder(self) -> CLIPTextModel | CLIPTextModelWithProjection:
         """Return a plain ``transformers.CLIPTextModel``, for ``from_pretrained(base, text_encoder=...)``.
 
+        For component ``text_encoder_2`` it is a ``CLIPTextModelWithProjection``, to be passed as ``text_encoder_2``.
         The model has its own Parameters, which share the storage of this encoder's tensors. Moving or casting the model
         therefore affects no other model. Training it in place does: it changes the shared values.
 
@@ -123,20 +128,22 @@ class RobustEncoder(LoadedArtifact, forms=("weights",), expected="form 'weights'
         with changing(pipe) as scopes:
             scopes.require_alone(f"attaching {self.label}")
             if not self._is_settled(pipe, replace=replace):
-                with _without_overlays(pipe, lambda: sketch(self.tensors)):
+                with self._without_overlays(pipe, lambda: sketch(self.tensors)):
                     self._attach(pipe, replace, allow_partial=allow_partial, allow_large_vectors=allow_large_vectors)
         return pipe
 
     def _is_settled(self, pipe: Any, *, replace: bool) -> bool:
-        if attachment_of(pipe) is None:
+        component = self.manifest.component
+        if attachment_of(pipe, component) is None:
             return False
         require_untouched(pipe, composition.composition_of(pipe).hosts)
-        return attaching.is_attached(pipe, self.content_sha256, composition.beneath(pipe, self.manifest.component))
+        return attaching.is_attached(pipe, component, self.content_sha256, composition.beneath(pipe, component))
 
     def _attach(self, pipe: Any, replace: bool, **allowed: bool) -> None:
         if not replace and (found := attaching.label_in(pipe, self.manifest.component, self.content_sha256)):
             raise AlreadyAttachedError(
-                f"expected a pipeline without a robust encoder, found {found}; detach it first, or pass replace=True"
+                f"expected no robust encoder in pipe.{self.manifest.component}, found {found}; detach it first, or "
+                "pass replace=True"
             )
         report = self.check(pipe, **allowed)
         report.raise_if_incompatible()
@@ -166,52 +173,53 @@ class RobustEncoder(LoadedArtifact, forms=("weights",), expected="form 'weights'
             OpenScopeError: If another thread has a scope open on the pipeline, see :meth:`attached`.
         """
         with changing(pipe) as scopes:
-            record = attachment_of(pipe)
+            record = attachment_of(pipe, self.manifest.component)
             if record is None:
                 return
             if record.identity != self.content_sha256:
                 raise StaleAttachmentError(
-                    f"expected {self.label} in the pipeline, found {record.label}; call detach on that encoder"
+                    f"expected {self.label} in pipe.{record.component}, found {record.label}; call detach on that "
+                    "encoder"
                 )
             scopes.require_alone(f"detaching {self.label}")
-            with _without_overlays(pipe, lambda: self._sketch(record.original)):
+            with self._without_overlays(pipe, lambda: self._sketch(record.original)):
                 attaching.uninstall(pipe, record, to=record.original, then=None)
         logger.info("detached %s", self.label)
 
     def _attach_for_scope(self, pipe: Any, *, replace: bool, allowed: Mapping[str, bool]) -> Callable[[Any], None]:
-        before = attachment_of(pipe)
+        before = attachment_of(pipe, self.manifest.component)
         slot = getattr(pipe, self.manifest.component, None)
         module = original_of(slot) if is_shared_copy(slot) else slot
         self.attach(pipe, replace=replace, **allowed)
-        return partial(self._undo, record=attachment_of(pipe), module=module, before=before)
+        record = attachment_of(pipe, self.manifest.component)
+        return partial(self._undo, record=record, module=module, before=before)
 
     def _undo(
         self, pipe: Any, *, record: Attachment | None, module: nn.Module | None, before: Attachment | None
     ) -> None:
         if record is before:  # it was attached before the block
             return
-        with _without_overlays(pipe, lambda: self._sketch(module)):
+        with self._without_overlays(pipe, lambda: self._sketch(module)):
             attaching.restore(pipe, record, module, before)
+
+    def _without_overlays(self, pipe: Any, coming: Callable[[], Sketch | None]) -> AbstractContextManager[None]:
+        """Return a context in which the overlays of a pipeline are lifted; they are laid back at its end.
+
+        A pipeline without overlays stays as it is. So do overlays if this encoder has another slot than they.
+
+        Args:
+            pipe: A diffusers pipeline.
+            coming: Function that returns the sketch (a few values of every tensor) of the text encoder under the
+                overlays after the change; None for an empty slot.
+
+        Raises:
+            IncompatibleError: If an overlay was made for the text encoder that is taken out.
+        """
+        if not has_overlays(pipe) or self.manifest.component not in PREFIXES:
+            return nullcontext()
+        if (found := coming()) is not None:
+            overlay_checks.require_still_fit(pipe, found)
+        return composition.lifted(pipe)
 
     def _sketch(self, module: nn.Module | None) -> Sketch | None:
         return None if module is None else sketch(first_rows(nested_state(module), self.config["vocab_size"]))
-
-
-def _without_overlays(pipe: Any, coming: Callable[[], Sketch | None]) -> AbstractContextManager[None]:
-    """Return a context in which the overlays of a pipeline are lifted; they are laid back at its end.
-
-    A pipeline without overlays stays as it is.
-
-    Args:
-        pipe: A diffusers pipeline.
-        coming: Function that returns the sketch (a few values of every tensor) of the text encoder under the overlays
-            after the change; None for an empty slot.
-
-    Raises:
-        IncompatibleError: If an overlay was made for the text encoder that is taken out.
-    """
-    if not has_overlays(pipe):
-        return nullcontext()
-    if (found := coming()) is not None:
-        overlay_checks.require_still_fit(pipe, found)
-    return composition.lifted(pipe)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .attacks import ATTACKS, INNER_ATTACKS
     from .detectors import DETECTORS
     from .diffusion.backbone import Backbone
+    from .diffusion.two_encoders import backbone_of
     from .evaluation.benchmarks import BENCHMARKS, ShapesBenchmark, StableDiffusionBenchmark
     from .evaluation.config import EvaluationConfig
     from .evaluation.evaluate import evaluate
@@ -74,6 +75,7 @@ _HOMES = {
     "StableDiffusionBenchmark": "evaluation.benchmarks",
     "TrackingConfig": "trackers",
     "Workspace": "workspace",
+    "backbone_of": "diffusion.two_encoders",
     "evaluate": "evaluation.evaluate",
     "merge": "methods.merge",
     "reproduce": "recipes.reproduce",
@@ -108,6 +110,7 @@ __all__ = [
     "StableDiffusionBenchmark",
     "TrackingConfig",
     "Workspace",
+    "backbone_of",
     "evaluate",
     "merge",
     "reproduce",

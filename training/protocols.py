@@ -104,6 +104,22 @@ class ComponentMethod(Protocol):
 
 
 @runtime_checkable
+class SlotMethod(Protocol):
+    """A method that can train one of two text encoders, as SDXL has them; the other one stays frozen."""
+
+    name: ClassVar[str]
+
+    @property
+    def component(self) -> Component:
+        """Component to train."""
+        ...
+
+    def slot_problems(self) -> list[str]:
+        """Return the settings that a base with two text encoders does not allow, one sentence each."""
+        ...
+
+
+@runtime_checkable
 class DistributedMethod(Protocol):
     """A method whose batches can be divided among several processes."""
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 Form = Literal["weights", "adapter", "projection", "delta", "eraser"]
-Component = Literal["text_encoder", "unet"]
+Component = Literal["text_encoder", "text_encoder_2", "unet"]
 CandidateKind = Literal["text", "token_embeddings", "conditioning", "latent", "image", "clean_latent"]
 AttackUse = Literal["unet", "base", "queries"]
 

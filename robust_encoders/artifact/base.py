@@ -25,8 +25,9 @@ class Base:
         family: Short name of the family of bases, for example ``"shapes"`` or ``"sd1"``.
         ids: Hub ids of the base; hints only, because repositories move.
         revision: Revision of the first id; empty if unknown.
-        text_encoder: Sketch of the base's text encoder under ``text_model.*`` names; None if unknown.
-        tokenizer: Fingerprint of the base's tokenizer; None if unknown.
+        text_encoder: Sketch of the base's text encoder under ``text_model.*`` names; None if unknown. Of several, it is
+            the one that the artifact changes.
+        tokenizer: Fingerprint of the tokenizer of that text encoder; None if unknown.
         unet: Sketch of the base's UNet; None if the artifact does not depend on it.
     """
 
@@ -39,23 +40,31 @@ class Base:
 
     @classmethod
     def from_pipeline(
-        cls, pipe: Any, *, family: str, ids: tuple[str, ...] = (), revision: str = "", with_unet: bool = False
+        cls,
+        pipe: Any,
+        *,
+        family: str,
+        ids: tuple[str, ...] = (),
+        revision: str = "",
+        with_unet: bool = False,
+        component: str = "text_encoder",
     ) -> Base:
         """Fingerprint a diffusers pipeline.
 
         Args:
-            pipe: A pipeline with a ``text_encoder`` and a ``tokenizer``, not offloaded sequentially.
+            pipe: A pipeline with a text encoder and its tokenizer, not offloaded sequentially.
             family: Short name of the family of bases.
             ids: Hub ids of the base.
             revision: Revision of the first id.
             with_unet: True to sketch the UNet, too, for artifacts that depend on it.
+            component: Text encoder that the artifact changes.
         """
         return cls(
             family=family,
             ids=ids,
             revision=revision,
-            text_encoder=sketch(nested_state(pipe.text_encoder)),
-            tokenizer=tokenizer_fingerprint(pipe.tokenizer),
+            text_encoder=sketch(nested_state(getattr(pipe, component))),
+            tokenizer=tokenizer_fingerprint(getattr(pipe, component.replace("text_encoder", "tokenizer"))),
             unet=sketch(pipe.unet.state_dict()) if with_unet else None,
         )
 

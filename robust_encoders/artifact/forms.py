@@ -32,12 +32,14 @@ WEIGHTS_NAMES: Mapping[str, str] = {
     "eraser": "eraser.safetensors",
 }
 COMPONENTS: Mapping[str, tuple[str, ...]] = {
-    "weights": ("text_encoder",),
+    "weights": ("text_encoder", "text_encoder_2"),
     "adapter": ("text_encoder", "unet"),
     "projection": ("text_encoder",),
     "delta": ("unet",),
     "eraser": ("unet",),
 }
+# The component whose encoder has a projection behind its pooled vector: the second text encoder of SDXL.
+PROJECTED = "text_encoder_2"
 _OURS = re.compile(
     r"model\.(.*\.)?safetensors|config\.json|(adapter|projection|delta|eraser)\.safetensors|before_after\.png"
 )

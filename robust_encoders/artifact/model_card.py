@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from robust_encoders.artifact.card_index import card_index
 from robust_encoders.artifact.card_results import card_results, plain
+from robust_encoders.artifact.card_slots import PARTIAL, one_of_two, stored, what
 from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.artifact.papers import PAPERS, citation, method_name
 from robust_encoders.artifact.stated import is_blank
@@ -132,12 +133,17 @@ def words(manifest: Manifest, reference: str) -> dict[str, Any]:
     title, made = _made(manifest, concept, method)
     return {
         "title": title,
-        "summary": f"{_WHAT[manifest.form]} for {base}, {made}. All other parts of the pipeline stay as they are.",
-        **usage(reference, manifest.base.ids[0] if manifest.base.ids else "path/to/the/base", embedded=embedded),
-        "stored": STORED[manifest.form],
+        "summary": f"{what(manifest, _WHAT)} for {base}, {made}. All other parts of the pipeline stay as they are.",
+        **usage(
+            reference,
+            manifest.base.ids[0] if manifest.base.ids else "path/to/the/base",
+            embedded=embedded,
+            partial=one_of_two(manifest),
+        ),
+        "stored": stored(manifest, STORED),
         "results": card_results(manifest.results),
         "inside_unet": manifest.form in ("delta", "eraser"),
-        "limits": [_SMALL_WORLD] if embedded else [],
+        "limits": [_SMALL_WORLD] if embedded else [PARTIAL] if one_of_two(manifest) else [],
         "recipe": _recipe(manifest),
         "licence": _UNSTATED if is_blank(manifest.license) else f"Weights: {manifest.license}.",
         "citation": citation(str(manifest.method["name"])),
@@ -154,15 +160,16 @@ def _made(manifest: Manifest, concept: str, method: str) -> tuple[str, str]:
     return title, f"{made} to forget the {manifest.concept.kind} **{concept}**"
 
 
-def usage(reference: str, base: str, *, embedded: bool) -> dict[str, Any]:
+def usage(reference: str, base: str, *, embedded: bool, partial: bool = False) -> dict[str, Any]:
     """Return the words of a card's example: the name of the encoder, and the pipeline that it is attached to.
 
     Args:
         reference: Name or path for ``RobustEncoder.from_pretrained``.
         base: Hub id or path of the pipeline.
         embedded: True if the pipeline comes with this package.
+        partial: True if the encoder is one of the two text encoders of SDXL.
     """
-    return {"reference": reference, "base": base, "embedded": embedded}
+    return {"reference": reference, "base": base, "embedded": embedded, "partial": partial}
 
 
 def _recipe(manifest: Manifest) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from robust_encoders.artifact.fingerprint import content_sha256
 from robust_encoders.artifact.foreign_files import LINE_ENDS, Foreign, foreign_file, is_pointer
-from robust_encoders.artifact.forms import CONFIG_NAME, parsed, require_tensors
+from robust_encoders.artifact.forms import CONFIG_NAME, PROJECTED, parsed, require_tensors
 from robust_encoders.artifact.manifest import MANIFEST_NAME, FileRecord, Manifest
 from robust_encoders.artifact.owned_file import OwnedFile, read_owned, same_file
 from robust_encoders.artifact.provenance import METADATA_KEY, embedded_provenance, require_agreement
@@ -101,7 +101,8 @@ def _read_weights(folder: Path, manifest: Manifest, weights: str, trust: Trust) 
     if not (known or trust.contents) or not record.content_sha256:
         _require_contents(file.tensors, record, path)
     named = nested(file.tensors)
-    require_fit(named, config, finite=known or trust.contents)
+    projected = manifest.component == PROJECTED
+    require_fit(named, config, finite=known or trust.contents, projected=projected)
     if not known and file.state is not None:
         remember(path, record, file.state)
     return Artifact(manifest, named, config, record.content_sha256)

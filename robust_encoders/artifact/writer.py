@@ -22,7 +22,7 @@ from robust_encoders.artifact.manifest import MANIFEST_NAME, FileRecord, Manifes
 from robust_encoders.artifact.model_card import CARD_NAME, card
 from robust_encoders.artifact.provenance import metadata
 from robust_encoders.artifact.target import require_free, require_movable
-from robust_encoders.clip.state_dict import architecture
+from robust_encoders.clip.state_dict import PROJECTION, architecture
 from robust_encoders.errors import CardError, HomeError, ManifestError
 from robust_encoders.utils.atomic_folders import remove_abandoned, scratch
 from robust_encoders.utils.home import expanded, home, locked
@@ -121,7 +121,7 @@ def config_bytes(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> by
         config: Configuration, with the provenance under ``robust_encoders``.
     """
     body = {
-        "architectures": ["CLIPTextModel"],
+        "architectures": ["CLIPTextModelWithProjection" if PROJECTION in tensors else "CLIPTextModel"],
         "model_type": "clip_text_model",
         "dtype": dtype_name(next(iter(tensors.values())).dtype),
         **architecture(config),

@@ -74,8 +74,11 @@ def _record_base(options: argparse.Namespace, encoder: LoadedArtifact) -> None:
         )
         encoder.annotate(base=stated if stated != manifest.base else None)
         return
-    encoder.check(loaded.pipe).raise_if_incompatible()
-    encoder.annotate(base=fingerprinted(loaded, family=options.family or "", with_unet=manifest.form != "weights"))
+    # Nothing is attached, so other text encoders of the base do not matter.
+    encoder.check(loaded.pipe, allow_partial=True).raise_if_incompatible()
+    whole = manifest.form == "weights"
+    component = manifest.component if whole else "text_encoder"
+    encoder.annotate(base=fingerprinted(loaded, family=options.family or "", with_unet=not whole, component=component))
 
 
 def _require_no_variants(folder: Path, form: str) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import re
 from dataclasses import replace
-from typing import Any, get_args
+from typing import get_args
 
 from robust_encoders.artifact.base import Base
 from robust_encoders.artifact.stated import is_blank
 from robust_encoders.concepts import ConceptKind
-from robust_encoders.conversion.text_config import family_of
 from robust_encoders.hub.pipelines import LoadedPipeline, load_pipeline
 from robust_encoders.utils.console import UsageError
 
@@ -81,14 +80,22 @@ def open_base(options: argparse.Namespace) -> LoadedPipeline | None:
     return loaded if not stated or stated == loaded.ids else replace(loaded, ids=stated, revision="")
 
 
-def fingerprinted(loaded: LoadedPipeline, *, family: str = "", with_unet: bool) -> Base:
+def fingerprinted(
+    loaded: LoadedPipeline, *, family: str = "", with_unet: bool, component: str = "text_encoder"
+) -> Base:
     """Return the base that a pipeline is, with its fingerprints.
 
     Args:
         loaded: Pipeline and its origin.
         family: Family of the base; empty to derive it from the architecture.
         with_unet: True for artifacts that depend on the UNet, too.
+        component: Text encoder that the artifact changes.
     """
-    pipe: Any = loaded.pipe
-    family = family or family_of(pipe.text_encoder.config.to_dict())
-    return Base.from_pipeline(pipe, family=family, ids=loaded.ids, revision=loaded.revision, with_unet=with_unet)
+    return Base.from_pipeline(
+        loaded.pipe,
+        family=family or loaded.family,
+        ids=loaded.ids,
+        revision=loaded.revision,
+        with_unet=with_unet,
+        component=component,
+    )

@@ -8,8 +8,9 @@ EXIT_INTERRUPTED = 130  # a shell's exit code for a program that SIGINT ended
 
 _AGAIN = "run the same command again"
 _KEPT: Mapping[str, str] = {
+    "emoji": f"{_AGAIN} to go on from the newest checkpoint in {{work}}",
     "evaluate": f"{_AGAIN} to go on: the finished parts are kept in {{out}}",
-    "shapes": f"{_AGAIN} to go on from the newest checkpoint in {{out}}",
+    "shapes": f"{_AGAIN} to go on from the newest checkpoint in {{work}}",
     "train": f"{_AGAIN} to go on: trajectories and checkpoints are kept in {{out}}.work",
 }
 
@@ -23,7 +24,8 @@ def way_on(arguments: Sequence[str]) -> str:
     out = _value_of("--out", arguments).rstrip("/") or "the folder of --out"
     if "--no-resume" in arguments:
         return _KEPT["train"].format(out=out).replace(_AGAIN, f"{_AGAIN}, without --no-resume,")
-    return _KEPT.get(next(iter(arguments), ""), f"{_AGAIN}, which starts it anew").format(out=out)
+    work = _value_of("--work", arguments).rstrip("/") or out
+    return _KEPT.get(next(iter(arguments), ""), f"{_AGAIN}, which starts it anew").format(out=out, work=work)
 
 
 def _value_of(option: str, arguments: Sequence[str]) -> str:

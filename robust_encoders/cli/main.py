@@ -7,11 +7,9 @@ command line.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +36,15 @@ from robust_encoders.utils.console import (
     say_fields,
     say_json,
 )
-from robust_encoders.utils.extras import install_command
+from robust_encoders.utils.extras import install_command, names_extra
 from robust_encoders.utils.home import expanded
 from robust_encoders.utils.targets import place_problems
 
 TRAINING_COMMANDS: Mapping[str, str] = {
+    "app": "serve a page to draw with encoders side by side, and to attack them",
     "demo": "draw the same prompts with and without a robust encoder into one picture",
     "shapes": "`shapes build`: train the embedded base from random weights",
+    "emoji": "`emoji fetch` and `emoji build`: train the base with real words from licensed icons",
     "train": "train an encoder by a named recipe or a method",
     "synonyms": "print the words nearest to a concept in a base's text encoder",
     "evaluate": "attack an encoder, classify the pictures and print the attack success rates",
@@ -55,8 +55,10 @@ TRAINING_COMMANDS: Mapping[str, str] = {
     "leaderboard": "rank many evaluations in one table and one plot",
 }
 EXTRA_OF: Mapping[str, str] = {
+    "app": "app",
     "demo": "eval",
     "shapes": "train",
+    "emoji": "train",
     "train": "train",
     "synonyms": "train",
     "evaluate": "eval",
@@ -97,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(str(error), EXIT_NO)
     except ModuleNotFoundError as error:
         extra = EXTRA_OF.get(arguments[0])
-        if extra is None or not _installs(extra, error.name or ""):
+        if extra is None or not names_extra(extra, error.name or ""):
             raise
         remedy = install_command(extra)
         return fail(f"expected {error.name} for this command, found none; {remedy}", EXIT_NO)
@@ -116,13 +118,6 @@ def _run(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     return command(options)
-
-
-def _installs(extra: str, module: str) -> bool:
-    """Return true if an extra of this distribution installs a module, according to the distribution's metadata."""
-    package = re.escape(module.partition(".")[0])
-    declared = metadata.requires("robust-encoders") or []
-    return any(re.match(rf"{package}\b.*extra == .{extra}\b", line) for line in declared)
 
 
 def _parser() -> argparse.ArgumentParser:

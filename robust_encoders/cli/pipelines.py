@@ -32,17 +32,40 @@ def add_commands(commands: Any, as_json: argparse.ArgumentParser) -> None:
         action="store_true",
         help="report learned vectors above ten times the largest norm of the vocabulary as a warning, not as an error",
     )
+    check.add_argument(
+        "--allow-partial",
+        action="store_true",
+        help="report other text encoders, through which the concept stays reachable, as a warning, not as an error",
+    )
 
 
 def _check(options: argparse.Namespace) -> int:
     pipe = load_pipeline(options.pipeline).pipe
-    report = RobustEncoder.from_pretrained(options.name).check(pipe, allow_large_vectors=options.allow_large_vectors)
+    report = RobustEncoder.from_pretrained(options.name).check(
+        pipe, allow_partial=options.allow_partial, allow_large_vectors=options.allow_large_vectors
+    )
     if options.json:
         checks = [asdict(check) for check in report.checks]
-        say_json({"name": options.name, "pipeline": str(options.pipeline), "ok": report.ok, "checks": checks})
+        answer = {"name": options.name, "pipeline": str(options.pipeline), "ok": report.ok}
+        say_json({**answer, "fit": report.fit, "verdict": report.verdict, "slots": _slots(report), "checks": checks})
     else:
         _say_report(report)
     return EXIT_OK if report.ok else EXIT_NO
+
+
+def _slots(report: CompatReport) -> dict[str, Any] | None:
+    found = report.slots
+    if found is None:
+        return None
+    return {
+        "component": found.component,
+        "number": found.number,
+        "of": len(found.kinds),
+        "kinds": dict(found.kinds),
+        "open": list(found.open),
+        "covered": list(found.covered),
+        "empty": list(found.empty),
+    }
 
 
 def _say_report(report: CompatReport) -> None:
@@ -50,4 +73,6 @@ def _say_report(report: CompatReport) -> None:
         say(f"{'ok' if check.ok else check.severity:8}{check.name}")
         if not check.ok:
             say(f"{'':8}expected {check.expected}, found {check.found}; {check.remedy}")
-    say("fits" if report.ok else "does not fit")
+    for sentence in report.slots.told() if report.slots is not None else ():
+        say(sentence)
+    say(report.verdict)

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from robust_encoders.errors import IntegrityError
 
 PREFIX = "text_model."
+# Matrix behind the pooled vector of an encoder with a projection; its name is the same in both layouts.
+PROJECTION = "text_projection.weight"
 # All other fields of a config.json are either derived or belong to one generation of transformers.
 ARCHITECTURE = (
     "vocab_size", "hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers", "num_attention_heads",
@@ -25,7 +27,7 @@ ARCHITECTURE = (
 
 def nested_name(name: str) -> str:
     """Return the nested form of a tensor name in the nested or flat layout."""
-    return name if name.startswith(PREFIX) else PREFIX + name
+    return name if name.startswith(PREFIX) or name == PROJECTION else PREFIX + name
 
 
 def nested(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -40,7 +42,7 @@ def nested(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     kept = {name: tensor for name, tensor in tensors.items() if not name.endswith("position_ids")}
     renamed = {nested_name(name): tensor for name, tensor in kept.items()}
     if len(renamed) < len(kept):
-        twice = sorted(name for name in kept if not name.startswith(PREFIX) and nested_name(name) in kept)
+        twice = sorted(name for name in kept if nested_name(name) != name and nested_name(name) in kept)
         raise IntegrityError(
             f"expected every tensor once, found {len(twice)} both with and without {PREFIX!r}: "
             f"{', '.join(twice)[:4000]}; remove one of the two layouts from the file"

@@ -1,4 +1,7 @@
-"""Strict construction of a plain ``transformers.CLIPTextModel`` from tensors and a configuration."""
+"""Strict construction of a plain text encoder of transformers from tensors and a configuration.
+
+It is a ``CLIPTextModel``, or a ``CLIPTextModelWithProjection`` if the tensors have a projection.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from robust_encoders.clip.state_dict import architecture, nested_name
+from robust_encoders.clip.state_dict import PROJECTION, architecture, nested_name
 from robust_encoders.errors import IntegrityError
 
 if TYPE_CHECKING:
-    from transformers import CLIPTextModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 # Upper limits, far above all existing text encoders. A configuration with larger values is damaged.
 _MOST = {
@@ -21,6 +24,7 @@ _MOST = {
     "num_attention_heads": 2**10, "max_position_embeddings": 2**20,
 }  # fmt: skip
 _FRACTIONS = ("layer_norm_eps", "attention_dropout", "initializer_range", "initializer_factor")
+_ACTIVATIONS = ("quick_gelu", "gelu")  # those of CLIP; transformers knows more
 _TOKENS = ("projection_dim", "pad_token_id", "bos_token_id", "eos_token_id")
 # The dtypes in which a text encoder computes; in float8 only a few kernels do, and none on a CPU.
 COMPUTING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -30,18 +34,21 @@ _SHOWN = 400
 _LOADING = Lock()
 
 
-def require_fit(tensors: Mapping[str, Tensor], config: Mapping[str, Any], *, finite: bool = False) -> None:
+def require_fit(
+    tensors: Mapping[str, Tensor], config: Mapping[str, Any], *, finite: bool = False, projected: bool = False
+) -> None:
     """Check that tensors are exactly those of the configuration's text encoder, finite and of one floating dtype.
 
     Args:
         tensors: Mapping of ``text_model.*`` names to tensors.
         config: Configuration of the text encoder.
         finite: True if the values are known to be finite, so that they are not checked.
+        projected: True for an encoder with a projection, whose tensor then belongs to it.
 
     Raises:
         IntegrityError: If a tensor is missing, unexpected, misshapen or not finite; the message names each of them.
     """
-    expected = _shapes(config)
+    expected = _shapes(config, projected=projected)
     problems = [
         f"{name}: expected shape {expected[name]}, found none" for name in sorted(expected.keys() - tensors.keys())
     ]
@@ -72,9 +79,9 @@ def _is_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(total)) or bool(torch.isfinite(tensor).all())
 
 
-def _shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+def _shapes(config: Mapping[str, Any], *, projected: bool = False) -> dict[str, tuple[int, ...]]:
     # Shapes come from formulas, not from a model: a damaged file could ask for a model of a million layers.
-    config = _sensible(architecture(config))
+    config = _sensible(architecture(config), projected=projected)
     width, inner = config["hidden_size"], config["intermediate_size"]
     block = {**_norm("layer_norm1", width), **_norm("layer_norm2", width)}
     for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
@@ -87,7 +94,8 @@ def _shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     }
     for layer in range(config["num_hidden_layers"]):
         shapes |= {f"encoder.layers.{layer}.{name}": shape for name, shape in block.items()}
-    return {nested_name(name): shape for name, shape in shapes.items()}
+    pooled = {PROJECTION: (config["projection_dim"], width)} if projected else {}
+    return {nested_name(name): shape for name, shape in shapes.items()} | pooled
 
 
 def _linear(name: str, rows: int, columns: int) -> dict[str, tuple[int, ...]]:
@@ -98,14 +106,14 @@ def _norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
     return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
 
 
-def _sensible(config: dict[str, Any]) -> dict[str, Any]:
+def _sensible(config: dict[str, Any], *, projected: bool) -> dict[str, Any]:
     """Return a configuration, or refuse one with impossible values before a model is built from it."""
-    from transformers.activations import ACT2FN
-
-    wrong = [name for name, most in _MOST.items() if type(config[name]) is not int or not 0 < config[name] <= most]
+    limits = {**_MOST, "projection_dim": _MOST["hidden_size"]} if projected else _MOST
+    sizes = {name: config.get(name) for name in limits}
+    wrong = [name for name, size in sizes.items() if type(size) is not int or not 0 < size <= limits[name]]
     if not wrong and config["hidden_size"] % config["num_attention_heads"]:
         wrong = ["num_attention_heads"]
-    if not isinstance(config["hidden_act"], str) or config["hidden_act"] not in ACT2FN:
+    if not _is_activation(config["hidden_act"]):
         wrong.append("hidden_act")
     wrong += [name for name in _FRACTIONS if not _is_number(config.get(name, 0.0))]
     wrong += [name for name in _TOKENS if type(config.get(name, 0)) not in (int, type(None))]
@@ -118,11 +126,21 @@ def _sensible(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
+def _is_activation(name: object) -> bool:
+    if name in _ACTIVATIONS:
+        return True
+    from transformers.activations import ACT2FN  # takes a second or more
+
+    return isinstance(name, str) and name in ACT2FN
+
+
 def _is_number(value: object) -> bool:
     return type(value) in (int, float) and -1e6 < value < 1e6  # type: ignore[operator]  # a number here
 
 
-def build(tensors: Mapping[str, Tensor], config: Mapping[str, Any], provenance: Mapping[str, Any]) -> CLIPTextModel:
+def build(
+    tensors: Mapping[str, Tensor], config: Mapping[str, Any], provenance: Mapping[str, Any]
+) -> CLIPTextModel | CLIPTextModelWithProjection:
     """Return a text encoder with its own Parameters, which share the storage of ``tensors``.
 
     Args:
@@ -133,21 +151,23 @@ def build(tensors: Mapping[str, Tensor], config: Mapping[str, Any], provenance: 
     Raises:
         IntegrityError: If transformers did not load every tensor; by itself it would only log that.
     """
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+    kind: Any = CLIPTextModelWithProjection if PROJECTION in tensors else CLIPTextModel
     settings: Any = CLIPTextConfig(**config)
     settings.robust_encoders = dict(provenance)
     dtype = next(iter(tensors.values())).dtype
     state, default = _at_default_dtype(tensors)
     # Built by from_pretrained, because only then does transformers 5 save the model with text_model.* keys again.
     with _LOADING:
-        loader: Any = CLIPTextModel.from_pretrained
-        model, info = loader(None, config=settings, state_dict=state, dtype=default, output_loading_info=True)
+        model, info = kind.from_pretrained(
+            None, config=settings, state_dict=state, dtype=default, output_loading_info=True
+        )
     if wrong := {key: names for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if (names := info[key])}:
         raise IntegrityError(f"expected transformers to load every tensor, found {wrong}; report this as a bug")
     _share(model, tensors)
     model.config.dtype = dtype
-    built: CLIPTextModel = model
+    built: CLIPTextModel | CLIPTextModelWithProjection = model
     return built
 
 

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from robust_encoders.artifact.fingerprint import compare
+from robust_encoders.compatibility import slot
 from robust_encoders.compatibility.facts import OTHER_BASE, Facts, unknown
 from robust_encoders.compatibility.report import Check
 from robust_encoders.pipeline.textual_inversion import rows_of
+
+_OTHER_CLASS = "this pipeline needs another kind of encoder, with other outputs; use a pipeline of the base's family"
+_CLASS_REMEDIES: Mapping[str, str] = {
+    "CLIPTextModelWithProjection": "from this slot the pipeline also reads a pooled vector behind a projection, which "
+    "this artifact does not have; use a pipeline of the base's family",
+    "CLIPTextModel": "this slot has an encoder without a projection; an encoder for text_encoder_2 of SDXL does not "
+    "belong here, so use one that was made for this slot",
+    "T5EncoderModel": "no CLIP encoder can take the place of a T5; use a pipeline of the base's family",
+}
 
 
 def module_class(facts: Facts) -> Check | None:
@@ -17,9 +27,9 @@ def module_class(facts: Facts) -> Check | None:
     kind = type(facts.original)
     return _equal(
         "class",
-        "transformers.CLIPTextModel",
+        f"transformers.{facts.kind}",
         f"{kind.__module__.partition('.')[0]}.{kind.__name__}",
-        "this pipeline needs another kind of encoder, with other outputs; use a pipeline of the base's family",
+        _CLASS_REMEDIES.get(kind.__name__, _OTHER_CLASS),
     )
 
 
@@ -27,7 +37,9 @@ def width(facts: Facts) -> Check | None:
     """Check that the encoder's width equals the width of the conditioning that the UNet reads."""
     seen = facts.unet_config.get("cross_attention_dim")
     source = "cross_attention_dim of the UNet"
-    if seen is None or facts.others:
+    if facts.original is None and (beside := slot.widths_beside(facts)):
+        return slot.room(facts, beside)
+    if facts.original is not None and (seen is None or len(facts.slots.kinds) > 1):
         seen, source = facts.original_config.get("hidden_size"), "hidden_size of the text encoder"
     if seen is None:
         return None

@@ -9,20 +9,23 @@ from typing import Any
 from torch import Tensor, nn
 
 from robust_encoders.artifact.manifest import Manifest
-from robust_encoders.compatibility import architecture, learned_vectors, pipeline_state
+from robust_encoders.compatibility import architecture, learned_vectors, pipeline_state, slot
 from robust_encoders.compatibility.facts import Facts
 from robust_encoders.compatibility.report import Check, CompatReport
 from robust_encoders.pipeline.attach import attachment_of
 from robust_encoders.pipeline.shared_copy import original_of
+from robust_encoders.pipeline.slots import FIRST, SECOND, Slots
 
 QUESTIONS: tuple[Callable[[Facts], Check | None], ...] = (
     pipeline_state.other_encoders,
     architecture.module_class,
     architecture.width,
+    slot.output,
     architecture.field("layers", "num_hidden_layers"),
     architecture.field("heads", "num_attention_heads"),
     architecture.field("feed-forward width", "intermediate_size"),
     architecture.field("activation", "hidden_act"),
+    slot.projection,
     architecture.tokenizer_present,
     architecture.vocabulary,
     architecture.positions,
@@ -63,15 +66,22 @@ def check(
     """
     component = _component(pipe, manifest)
     if not component.ok:
-        return CompatReport((component,))
-    current, record = original_of(getattr(pipe, manifest.component)), attachment_of(pipe)
+        return CompatReport((component,), Slots.of(pipe, manifest.component, manifest.concept.name))
+    current, record = original_of(getattr(pipe, manifest.component)), attachment_of(pipe, manifest.component)
     original = original_of(record.original) if record else current
     facts = Facts.gather(pipe, manifest, config, current=current, original=original, partial=allow_partial)
     facts = replace(facts, embeddings=embeddings, allow_large_vectors=allow_large_vectors)
     # The other checks need a torch module with weights in the slot.
     questions = QUESTIONS if all(map(_readable, (facts.current, facts.original))) else QUESTIONS[:2]
     answers = [question(facts) for question in questions]
-    return CompatReport((component, *(answer for answer in answers if answer is not None)))
+    return CompatReport((component, *(answer for answer in answers if answer is not None)), facts.slots)
+
+
+_NO_PIPELINE = "pass the pipeline object itself; the pipeline must be conditioned on a CLIP text encoder"
+_SECOND_SLOT = (
+    "this artifact is the second text encoder of SDXL: load such a pipeline, or take an encoder that was made for the "
+    "text_encoder of this one"
+)
 
 
 def _readable(module: Any) -> bool:
@@ -88,5 +98,5 @@ def _component(pipe: Any, manifest: Manifest) -> Check:
         "error",
         f"a diffusers pipeline with a {manifest.component}",
         f"a {type(pipe).__name__} with {', '.join(slots) or 'no components'}",
-        "pass the pipeline object itself; the pipeline must be conditioned on a CLIP text encoder",
+        _SECOND_SLOT if manifest.component == SECOND and FIRST in slots else _NO_PIPELINE,
     )

@@ -14,6 +14,7 @@ from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.clip.state_dict import nested_state
 from robust_encoders.compatibility.report import Check
 from robust_encoders.pipeline.bypass import other_text_encoders
+from robust_encoders.pipeline.slots import SECOND, Slots
 from robust_encoders.pipeline.textual_inversion import first_rows, highest_id, inversion_rows, inversion_tokens
 
 OTHER_BASE = "load the base that the encoder was made for (manifest.base), or an encoder made for this base"
@@ -31,6 +32,7 @@ class Facts:
         original: Encoder that the pipeline had before any robust encoder; equals ``current`` if none is attached.
         allow_partial: True if the caller accepts that other text encoders stay as they are.
         others: Names of the pipeline's other text encoders.
+        slots: Slots of the pipeline's text encoders.
         original_config: Configuration of the original encoder; empty if it has none.
         unet: UNet of the pipeline, or None.
         unet_config: Configuration of the UNet; empty if it has none.
@@ -47,6 +49,7 @@ class Facts:
     original: Any
     allow_partial: bool
     others: tuple[str, ...]
+    slots: Slots
     original_config: Mapping[str, Any]
     unet: Any
     unet_config: Mapping[str, Any]
@@ -72,12 +75,18 @@ class Facts:
             original=original,
             allow_partial=partial,
             others=other_text_encoders(pipe, manifest.component),
+            slots=Slots.of(pipe, manifest.component, manifest.concept.name),
             original_config=config_of(original),
             unet=unet,
             unet_config=config_of(unet),
             slot_tokenizer=slot_tokenizer,
             tokenizer=slot_tokenizer if isinstance(slot_tokenizer, PreTrainedTokenizerBase) else None,
         )
+
+    @property
+    def kind(self) -> str:
+        """Class of transformers that the artifact's encoder has."""
+        return "CLIPTextModelWithProjection" if self.manifest.component == SECOND else "CLIPTextModel"
 
     @cached_property
     def words(self) -> TokenizerFingerprint | None:

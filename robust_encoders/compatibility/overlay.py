@@ -21,6 +21,7 @@ from robust_encoders.pipeline.attentions import attentions_of, is_fused
 from robust_encoders.pipeline.composition import composition_of, deployed_in, reference_of, unet_of
 from robust_encoders.pipeline.foreign_code import foreign_hooks, replaced_forwards
 from robust_encoders.pipeline.offload import mode_of
+from robust_encoders.pipeline.slots import OUTPUTS, reading_of
 from robust_encoders.pipeline.textual_inversion import EMBEDDING, added_tokens, first_rows
 
 
@@ -45,12 +46,13 @@ def check(
         _text_encoder(pipe, overlay),
         _learned_tokens(pipe),
         *shape_checks(pipe, overlay),
+        _output(pipe, overlay),
         *(_bare(pipe, name) for name in PREFIXES),
         _separate(pipe, overlay),
         *(_hooked(pipe, name) for name in PREFIXES),
         _rank(pipe, overlay),
     ]
-    return CompatReport(tuple(answer for answer in answers if answer is not None))
+    return CompatReport(tuple(answer for answer in answers if answer is not None), facts.slots)
 
 
 _GENERAL: Sequence[Callable[[Facts], Check | None]] = (
@@ -163,6 +165,21 @@ def require_still_fit(pipe: Any, coming: Sketch) -> None:
     checks = [encoder_check(overlay.manifest, coming, deployed=True) for overlay in overlays]
     named = [replace(one, name=f"{one.name} of {overlay.label}") for one, overlay in zip(checks, overlays, strict=True)]
     CompatReport(tuple(named)).raise_if_incompatible()
+
+
+def _output(pipe: Any, overlay: OverlayContent) -> Check | None:
+    """Check that the pipeline reads the last hidden state, which a projection multiplies."""
+    read = reading_of(pipe)
+    if overlay.manifest.form != "projection" or read in ("last", "unknown"):
+        return None
+    return Check(
+        "output",
+        False,
+        "error",
+        f"a pipeline that draws with {OUTPUTS['last']} of its text encoder, which a projection multiplies",
+        f"{type(pipe).__name__}, which draws with {OUTPUTS[read]}",
+        "the projection would have no effect; load the base that it was made for",
+    )
 
 
 def _bare(pipe: Any, name: str) -> Check:

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from robust_encoders.artifact.fingerprint import compare, sketch
 from robust_encoders.clip.state_dict import module_state
 from robust_encoders.compatibility.facts import Facts, unknown
-from robust_encoders.compatibility.report import Check
+from robust_encoders.compatibility.report import OTHERS, Check
 from robust_encoders.pipeline import offload
 from robust_encoders.pipeline.attach import has_overlays
 from robust_encoders.pipeline.bypass import has_adapter
@@ -22,13 +22,14 @@ MODULAR = {"diffusers": "0.37"}
 
 
 def other_encoders(facts: Facts) -> Check:
-    """Check that the pipeline has no other text encoder, through which the concept would stay reachable."""
+    """Check that no other text encoder of the pipeline still knows the concept, which would stay reachable."""
+    still = facts.slots.open
     return Check(
-        "other text encoders",
-        not facts.others,
+        OTHERS,
+        not still,
         "warning" if facts.allow_partial else "error",
-        "no other text encoder",
-        ", ".join(facts.others) or "none",
+        "no other text encoder" + " without this concept's erasure" * bool(facts.slots.covered),
+        ", ".join(still) or "none",
         "the concept stays reachable through them; pass allow_partial=True to accept that",
     )
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from robust_encoders.artifact import tensor_files
 from robust_encoders.artifact.fingerprint import dtype_name
-from robust_encoders.artifact.forms import CONFIG_NAME, WEIGHTS_NAME, serialised
+from robust_encoders.artifact.forms import CONFIG_NAME, PROJECTED, WEIGHTS_NAME, serialised
 from robust_encoders.artifact.provenance import metadata, provenance
 from robust_encoders.artifact.reader import Artifact
 from robust_encoders.artifact.writer import config_bytes
@@ -70,11 +70,12 @@ def export(
         FileExistsError: If there is something at the place already.
         IntegrityError: If the base cannot be read or is of another family.
     """
-    _require_form(artifact, to)
+    _require_form(artifact, to, into)
     if into is not None:
         return _merged(artifact, to, out / name, into, dtype, force=force)
     kind = _kind_alone(artifact, to)
-    target = out / "text_encoder" if (to, kind) == ("diffusers", "text encoder") else out / f"{name}.safetensors"
+    alone = (to, kind) == ("diffusers", "text encoder")
+    target = out / artifact.manifest.component if alone else out / f"{name}.safetensors"
     require_place(target, _size(artifact, dtype), force=force)
     tensors = _cast(artifact, dtype)
     with placed(target) as place:
@@ -94,8 +95,14 @@ def name_of(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", short).strip("-.") or "encoder"
 
 
-def _require_form(artifact: Artifact, to: Target) -> None:
+def _require_form(artifact: Artifact, to: Target, into: Path | None) -> None:
     form = artifact.manifest.form
+    if artifact.manifest.component == PROJECTED and (to != "diffusers" or into is not None):
+        where = f"{APPS[to]}, whose layouts here have one" if into is None else f"{into}, a base with one"
+        raise ManifestError(
+            f"expected the only text encoder of a pipeline for {where}, found the second one of SDXL; attach it with "
+            "this package, or export it with --to diffusers and no base"
+        )
     if form == "eraser":
         raise ManifestError(
             f"expected a form that {APPS[to]} can load, found an eraser: {_ERASER}; attach it with this package, or "

@@ -27,11 +27,11 @@ GATE = 1.0
 
 
 class Host(Protocol):
-    """A base into which an artifact is merged: a single file, or the folder of a pipeline."""
+    """A base into which an artifact is merged: a single file, the folder of a pipeline, or the models of a graph."""
 
     @property
-    def path(self) -> Path:
-        """Path of the base."""
+    def path(self) -> Path | str:
+        """Path of the base, or its name in words."""
 
     @property
     def unet_shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -95,7 +95,7 @@ def _shape(tensor: Tensor | None) -> str:
     return "no shape" if tensor is None else str(tuple(tensor.shape))
 
 
-def _misfit(manifest: Manifest, path: Path, what: str, problems: list[str]) -> IntegrityError:
+def _misfit(manifest: Manifest, path: Path | str, what: str, problems: list[str]) -> IntegrityError:
     ids = f" ({', '.join(manifest.base.ids)})" if manifest.base.ids else ""
     return IntegrityError(
         f"expected the {what} of a base of family {manifest.base.family!r} in {path}, found {shown(problems)}: a model "

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from robust_encoders.artifact.fingerprint import dtype_name
+from robust_encoders.artifact.forms import PROJECTED
 from robust_encoders.artifact.reader import Artifact
 
 Target = Literal["comfyui", "a1111", "invokeai", "sdcpp", "diffusers", "openclip"]
@@ -119,6 +120,9 @@ def described(
     """
     place, seen = _PLACES[to, kind]
     lost, more = _lost(artifact, APPS[to], kind), list(notes)
+    if artifact.manifest.component == PROJECTED:
+        place = place.replace("CLIPTextModel", "CLIPTextModelWithProjection").replace("its text encoder", PROJECTED)
+        more.append("this is one of two text encoders of SDXL: the concept stays reachable through the other one")
     own = {tensor.dtype for tensor in artifact.tensors.values()}
     if dtype is not None and own != {dtype}:
         lost.append(f"the precision of the artifact: its values are rounded to {dtype_name(dtype)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -178,13 +178,13 @@ def family_of(config: Mapping[str, Any]) -> str:
     return _FAMILIES.get((config["hidden_size"], config["num_hidden_layers"]), "not stated")
 
 
-def layer_numbers(tensors: Mapping[str, Tensor]) -> set[int]:
+def layer_numbers(names: Iterable[str]) -> set[int]:
     """Return the numbers of the layers of a text encoder.
 
     Args:
-        tensors: Mapping of ``text_model.*`` names to tensors.
+        names: Names of its tensors, ``text_model.*``.
     """
-    return {int(match[1]) for name in tensors if (match := _LAYER.match(name))}
+    return {int(match[1]) for name in names if (match := _LAYER.match(name))}
 
 
 def without_last_layer(found: Reading, config: Mapping[str, Any]) -> tuple[dict[str, Tensor], bool]:

@@ -1,4 +1,4 @@
-"""The embedded base that comes with the package: a small Stable Diffusion pipeline that draws coloured shapes."""
+"""The embedded bases that come with the package: small Stable Diffusion pipelines for worlds of simple pictures."""
 
 from __future__ import annotations
 
@@ -13,33 +13,47 @@ from robust_encoders.utils.broken_libraries import broken_libraries_named
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-# Family of the embedded base in the manifests of its encoders.
+# Family of the default base in the manifests of its encoders.
 EMBEDDED_FAMILY = "shapes"
+EMBEDDED_BASES = (EMBEDDED_FAMILY, "emoji")
+_REMEDIES = {
+    "shapes": "reinstall robust-encoders from a wheel, or build it with `robust-encoders shapes build`",
+    "emoji": "reinstall robust-encoders from a wheel, or build it with `robust-encoders emoji build`",
+}
+
+
+def embedded_folder(base: str) -> Path:
+    """Return the folder of a base's assets: ``base``, ``encoders/<name>``, the judge and the image tower."""
+    return Path(__file__).parents[1] / "assets" / base
 
 
 def shapes_folder() -> Path:
-    """Return the folder of the embedded assets: ``base``, ``encoders/<name>``, the classifier and the image encoder."""
-    return Path(__file__).parents[1] / "assets" / EMBEDDED_FAMILY
+    """Return the folder of the assets of the base ``shapes``."""
+    return embedded_folder(EMBEDDED_FAMILY)
 
 
-def embedded_pipeline(dtype: torch.dtype | None = None) -> StableDiffusionPipeline:
-    """Return the embedded base as a plain diffusers pipeline, on the CPU.
+def embedded_pipeline(base: str = EMBEDDED_FAMILY, *, dtype: torch.dtype | None = None) -> StableDiffusionPipeline:
+    """Return an embedded base as a plain diffusers pipeline, on the CPU.
 
-    It draws 32x32 pictures of shapes from prompts like ``"a red circle on a white background"``. It is a toy model:
-    numbers measured on it say nothing about Stable Diffusion.
+    The base ``shapes`` draws 32x32 pictures of shapes from prompts like ``"a red circle on a white background"``. The
+    base ``emoji`` draws 64x64 pictures of things in four drawing styles from prompts like ``"a beer mug on a blue
+    background"``. They are toy models: numbers measured on them say nothing about Stable Diffusion.
 
     Args:
+        base: Name of the base: ``shapes`` or ``emoji``.
         dtype: Precision of all models of the pipeline; float32 by default.
 
     Raises:
+        ValueError: If no embedded base has that name.
         AssetsMissingError: If the package was installed without its assets.
         BrokenLibraryError: If diffusers imports an installed library that fails.
     """
-    folder = shapes_folder() / "base"
+    if base not in EMBEDDED_BASES:
+        raise ValueError(f"expected an embedded base, {' or '.join(EMBEDDED_BASES)}, found {base!r}")
+    folder = (shapes_folder() if base == EMBEDDED_FAMILY else embedded_folder(base)) / "base"
     if not (folder / "model_index.json").is_file():
         raise AssetsMissingError(
-            f"expected the embedded base in {folder}, found no model_index.json there; "
-            "reinstall robust-encoders from a wheel, or build it with `robust-encoders shapes build`"
+            f"expected the embedded base in {folder}, found no model_index.json there; {_REMEDIES[base]}"
         )
     with broken_libraries_named():
         from diffusers import StableDiffusionPipeline

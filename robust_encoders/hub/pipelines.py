@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
+from robust_encoders.conversion.text_config import family_of
 from robust_encoders.errors import BaseLoadError
 from robust_encoders.hub.base_files import INDEX_NAME, files_of, read_index, variant_of
 from robust_encoders.hub.client import Failure, asked, cause_of_download
 from robust_encoders.hub.download import offline
 from robust_encoders.hub.embedded import EMBEDDED_FAMILY, embedded_pipeline
+from robust_encoders.pipeline.slots import is_sdxl
 from robust_encoders.redaction import get_logger
 from robust_encoders.utils.broken_libraries import broken_libraries_named
 from robust_encoders.utils.devices import require_device
@@ -23,6 +25,7 @@ from robust_encoders.utils.home import expanded
 T = TypeVar("T")
 logger = get_logger(__name__)
 HUB_NAME = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+_SDXL = ((768, 12), (1280, 32))  # width and layers of the two text encoders
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _CACHED = re.compile(r"/models--(?P<org>[\w.-]+?)--(?P<name>[\w.-]+)/snapshots/(?P<commit>[0-9a-f]{40})/?$")
 
@@ -59,6 +62,17 @@ class LoadedPipeline:
     ids: tuple[str, ...] = ()
     revision: str = ""
 
+    @property
+    def family(self) -> str:
+        """Family of the pipeline by the sizes of its text encoders, such as ``sdxl``; else ``"not stated"``."""
+        second = getattr(self.pipe, "text_encoder_2", None)
+        first = getattr(self.pipe, "text_encoder", None)
+        configs = [one.config.to_dict() for one in (first, second) if one is not None]
+        if second is None and configs:
+            return family_of(configs[0])
+        sizes = tuple((one.get("hidden_size"), one.get("num_hidden_layers")) for one in configs)
+        return "sdxl" if is_sdxl(self.pipe) and sizes == _SDXL else "not stated"
+
 
 def load_pipeline(name: str | Path | None, options: PipelineOptions | None = None) -> LoadedPipeline:
     """Load a diffusers pipeline.
@@ -78,7 +92,7 @@ def load_pipeline(name: str | Path | None, options: PipelineOptions | None = Non
     require_device(options.device)
     if name is None or (name == EMBEDDED_FAMILY and not Path(name).exists()):
         single = options.dtype if isinstance(options.dtype, torch.dtype) else None
-        return LoadedPipeline(_placed(embedded_pipeline(single), options.device))
+        return LoadedPipeline(_placed(embedded_pipeline(dtype=single), options.device))
     with broken_libraries_named():
         folder, ids, revision = _located(name, options)
         return LoadedPipeline(_placed(_loaded(folder, options), options.device), ids, revision)
@@ -178,10 +192,13 @@ def _loaded(folder: Path, options: PipelineOptions) -> Any:
 
     variant = _variant(folder / INDEX_NAME, files_of(folder), str(folder), options)
     dtype = {} if options.dtype is None else {"torch_dtype": options.dtype}
-    checker = {"requires_safety_checker": False} if "safety_checker" in options.without else {}
+    # A pipeline does not know components and options of another class, and would say so.
+    index = read_index(folder / INDEX_NAME)
+    known = replace(options, without=tuple(name for name in options.without if name in index))
+    checker = {"requires_safety_checker": False} if "safety_checker" in known.without else {}
     try:
         return DiffusionPipeline.from_pretrained(
-            folder, local_files_only=True, variant=variant, **dtype, **checker, **_selection(options)
+            folder, local_files_only=True, variant=variant, **dtype, **checker, **_selection(known)
         )
     except (OSError, ValueError) as error:
         complete = "a complete pipeline with safetensors" if options.safetensors else "a complete pipeline"

@@ -31,9 +31,9 @@ from robust_encoders.utils.inference_mode import makes_normal_tensors
 
 logger = logging.getLogger(__name__)
 
-# The record is an attribute of the pipeline itself. A copy of the pipeline then copies the record together with the
-# modules that it refers to, and the record does not outlive the pipeline.
-_RECORD = "_robust_encoders_attachment"
+# The records, one for each slot, are an attribute of the pipeline itself. A copy of the pipeline then copies them
+# together with the modules that they refer to, and they do not outlive the pipeline.
+_RECORDS = "_robust_encoders_attachments"
 OVERLAYS_RECORD = "_robust_encoders_composition"
 
 
@@ -69,9 +69,20 @@ class Attachment:
         return self.weights[EMBEDDING].shape[0]
 
 
-def attachment_of(pipe: Any) -> Attachment | None:
-    """Return the record of the robust encoder that was attached to this pipeline, or None."""
-    return getattr(pipe, _RECORD, None)
+def attachments_of(pipe: Any) -> tuple[Attachment, ...]:
+    """Return the records of the robust encoders that were attached to this pipeline, by slot."""
+    found: tuple[Attachment, ...] = getattr(pipe, _RECORDS, ())
+    return found
+
+
+def attachment_of(pipe: Any, component: str = "text_encoder") -> Attachment | None:
+    """Return the record of the robust encoder that was attached to a slot of this pipeline, or None.
+
+    Args:
+        pipe: The pipeline.
+        component: Name of the slot.
+    """
+    return next((record for record in attachments_of(pipe) if record.component == component), None)
 
 
 def has_overlays(pipe: Any) -> bool:
@@ -93,7 +104,7 @@ def install(
         label: Name of the encoder, for messages.
         source: Place that the encoder was loaded from; empty for an encoder that was made in memory.
     """
-    before = attachment_of(pipe)
+    before = attachment_of(pipe, component)
     old: nn.Module | None = getattr(pipe, component)
     module = make()
     weights = sketch(nested_state(module))
@@ -185,24 +196,25 @@ def restore(pipe: Any, record: Attachment | None, to: nn.Module | None, then: At
     Raises:
         StaleAttachmentError: If the attachment cannot be undone, see :func:`uninstall`.
     """
-    current = attachment_of(pipe)
+    current = None if record is None else attachment_of(pipe, record.component)
     if record is None or record is then or current is None:
         return
     uninstall(pipe, current if current.identity == record.identity else record, to=to, then=then)
 
 
-def is_attached(pipe: Any, identity: str, found: Any) -> bool:
-    """Return true if an encoder is already attached to a pipeline, with unchanged weights.
+def is_attached(pipe: Any, component: str, identity: str, found: Any) -> bool:
+    """Return true if an encoder is already attached to a slot of a pipeline, with unchanged weights.
 
     Args:
         pipe: The pipeline.
+        component: Name of the slot.
         identity: Hash of the encoder's tensors.
         found: Object in the encoder's slot, without overlays and without a ``torch.compile`` wrapper.
 
     Raises:
         StaleAttachmentError: If the attached module was replaced, or its weights were changed.
     """
-    record = attachment_of(pipe)
+    record = attachment_of(pipe, component)
     if record is None:
         return False
     _require_installed(record, found)
@@ -217,14 +229,14 @@ def is_attached(pipe: Any, identity: str, found: Any) -> bool:
 
 
 def label_in(pipe: Any, component: str, identity: str) -> str:
-    """Return the name of another robust encoder that is attached to a pipeline or was saved with it; else empty.
+    """Return the name of another robust encoder that is attached to a slot or was saved with it; else empty.
 
     Args:
         pipe: The pipeline.
         component: Name of the slot.
         identity: Hash of the tensors of the encoder that is to be attached.
     """
-    if record := attachment_of(pipe):
+    if record := attachment_of(pipe, component):
         return record.label
     found = getattr(getattr(unwrapped(getattr(pipe, component, None)), "config", None), "robust_encoders", None)
     if not isinstance(found, Mapping) or found.get("content_sha256") == identity:
@@ -262,12 +274,12 @@ def _require_installed(record: Attachment, found: Any) -> None:
 
 def _swap(pipe: Any, component: str, module: nn.Module | None, record: Attachment | None) -> None:
     before: nn.Module | None = getattr(pipe, component)
-    record_before = attachment_of(pipe)
+    record_before = attachment_of(pipe, component)
     with ExitStack() as undo:
-        undo.callback(_set_record, pipe, record_before)
+        undo.callback(_set_record, pipe, component, record_before)
         undo.callback(put, pipe, component, before)
         put(pipe, component, module)
-        _set_record(pipe, record)
+        _set_record(pipe, component, record)
         undo.pop_all()
 
 
@@ -289,11 +301,14 @@ def put(pipe: Any, component: str, module: nn.Module | None) -> None:
         pipe.maybe_free_model_hooks()
 
 
-def _set_record(pipe: Any, record: Attachment | None) -> None:
-    if record is not None:
-        setattr(pipe, _RECORD, record)
-    elif attachment_of(pipe) is not None:
-        delattr(pipe, _RECORD)
+def _set_record(pipe: Any, component: str, record: Attachment | None) -> None:
+    # A tuple that is replaced, not a mapping that is changed: a shallow copy of the pipeline shares it.
+    others = tuple(one for one in attachments_of(pipe) if one.component != component)
+    records = others if record is None else tuple(sorted((*others, record), key=lambda one: one.component))
+    if records:
+        setattr(pipe, _RECORDS, records)
+    elif hasattr(pipe, _RECORDS):
+        delattr(pipe, _RECORDS)
 
 
 def is_intact(record: Attachment) -> bool:

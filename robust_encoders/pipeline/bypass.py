@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from robust_encoders.clip.state_dict import unwrapped
 from robust_encoders.pipeline.learned_vectors import large_vectors
+from robust_encoders.pipeline.slots import Slots, erased_in
 from robust_encoders.pipeline.textual_inversion import added_tokens, highest_id, rows_of, tokens_without_vector
 
 
@@ -106,8 +107,7 @@ def bypasses_of_the_unet(pipe: Any) -> tuple[str, ...]:
 
 
 def _of_the_text(pipe: Any, component: str, module: nn.Module) -> Iterator[str]:
-    if others := other_text_encoders(pipe, component):
-        yield f"other text encoders ({', '.join(others)}) are unchanged: the concept is reachable through them"
+    yield from _through_others(pipe, Slots.of(pipe, component, erased_in(module)))
     for name in embeddings_kept_in(pipe, module):
         yield (
             f"pipe.{name}: a tensor as wide as the text encoder's outputs is kept in the pipeline; if another encoder "
@@ -118,6 +118,13 @@ def _of_the_text(pipe: Any, component: str, module: nn.Module) -> Iterator[str]:
     yield from large_vectors(_tokenizer(pipe, component), module)
     if has_adapter(module):
         yield "a LoRA in the text encoder: it changes the robust weights, and the erasure was never measured with it"
+
+
+def _through_others(pipe: Any, slots: Slots) -> Iterator[str]:
+    robust = [name for name in slots.open if erased_in(getattr(pipe, name))]
+    for names, state in ((set(slots.open) - set(robust), "are unchanged"), (set(robust), "erase another concept")):
+        if names:
+            yield f"other text encoders ({', '.join(sorted(names))}) {state}: the concept is reachable through them"
 
 
 def _loaded(pipe: Any) -> Iterator[str]:
@@ -135,6 +142,7 @@ _TEXT_ARGUMENTS: Mapping[str, str] = {
         "prompt weighting, traced encoders and caches of embeddings, pass such embeddings: build them after attaching "
         "(status with references=True searches for them)"
     ),
+    "prompt_2": "it sends another text to the second text encoder; the erasure was measured with one text for both",
     "clip_skip": "it reads an earlier layer, for which the erasure was neither trained nor measured",
 }
 _ALL_ARGUMENTS: Mapping[str, str] = {"image": "a concept that a starting picture already shows is not erased from it"}

@@ -10,12 +10,13 @@ from typing import Any
 from torch import nn
 
 from robust_encoders.clip.state_dict import unwrapped
-from robust_encoders.pipeline.attach import attachment_of, is_intact
+from robust_encoders.pipeline.attach import attachment_of, attachments_of, is_intact
 from robust_encoders.pipeline.bypass import bypasses_in, bypasses_of_the_unet
 from robust_encoders.pipeline.composition import Composition, composition_of
 from robust_encoders.pipeline.references import holders_of
 from robust_encoders.pipeline.scopes import changing
 from robust_encoders.pipeline.shared_copy import is_shared_copy, original_of
+from robust_encoders.pipeline.slots import erased_in
 
 # Facts that an encoder carries, with the words before each.
 _CARRIED = {"method": "method ", "base": "base ", "license": "licence "}
@@ -37,6 +38,7 @@ class Status:
         bypasses: Ways in which the concept can still reach this pipeline's pictures, in sentences.
         overlays: Names of the attached overlays, in their fixed order: deltas, adapters, projections, erasers.
         scopes: Number of open ``with`` blocks of ``attached``, in all threads. What they attached leaves with them.
+        further: Robust encoders in further slots of the pipeline, as in SDXL, each with the first seven fields.
     """
 
     attached: bool
@@ -49,6 +51,7 @@ class Status:
     bypasses: tuple[str, ...] = ()
     overlays: tuple[str, ...] = ()
     scopes: int = 0
+    further: tuple[Status, ...] = ()
 
     def __str__(self) -> str:
         """Return the facts one to a line, then the notes and the open ways past the encoder."""
@@ -56,6 +59,9 @@ class Status:
             return "No robust encoder and no overlays in this pipeline: nothing is erased."
         facts = {"robust encoder": _encoder_of(self), **_facts_of(self)}
         lines = [f"{name + ':':16}{text}" for name, text in facts.items()]
+        for one in self.further:
+            more = {"robust encoder": _encoder_of(one), **_whereabouts(one)}
+            lines += [f"{name + ':':16}{text}" for name, text in more.items()]
         for head, sentences in {"notes": self.notes, "ways past it": self.bypasses}.items():
             lines += [f"{head}:", *(line for one in sentences for line in _item(one))] if sentences else []
         return "\n".join(lines)
@@ -72,16 +78,18 @@ def _encoder_of(found: Status) -> str:
 
 
 def _facts_of(found: Status) -> dict[str, str]:
-    weights = {True: "unchanged since they were attached", False: "changed since they were attached", None: "unknown"}
-    facts = {"overlays": ", ".join(found.overlays) or "none"}
-    if found.attached:
-        undone = "attached here: detach puts the earlier encoder back"
-        facts |= {
-            "loaded from": found.source or "unknown",
-            "weights": weights[found.intact],
-            "detach": undone if found.tracked else "not attached here: detach has nothing to put back",
-        }
+    facts = {"overlays": ", ".join(found.overlays) or "none", **(_whereabouts(found) if found.attached else {})}
     return {**facts, "open scopes": str(found.scopes)} if found.scopes else facts
+
+
+def _whereabouts(found: Status) -> dict[str, str]:
+    weights = {True: "unchanged since they were attached", False: "changed since they were attached", None: "unknown"}
+    undone = "attached here: detach puts the earlier encoder back"
+    return {
+        "loaded from": found.source or "unknown",
+        "weights": weights[found.intact],
+        "detach": undone if found.tracked else "not attached here: detach has nothing to put back",
+    }
 
 
 def _item(sentence: str) -> list[str]:
@@ -93,26 +101,35 @@ def status(pipe: Any, component: str = "text_encoder", *, references: bool = Fal
 
     Args:
         pipe: A diffusers pipeline.
-        component: Name of the component that is examined if no encoder was attached by ``attach``.
+        component: Name of the component that is examined if no text encoder of the pipeline is a robust one.
         references: Switch that searches the program for objects that hold a replaced component; ``bypasses`` then
             begins with them. The search takes seconds in a large program.
     """
     with changing(pipe) as scopes:  # no other thread changes the pipeline meanwhile
         composition = composition_of(pipe)
-        found = _status_of_encoder(pipe, component)
-        slot = found.component or component
+        names = _robust_slots(pipe) or [component]
+        found, *further = (_status_of_encoder(pipe, name) for name in names)
+        ways = [way for one, name in zip((found, *further), names, strict=True) for way in _bypasses(pipe, name, one)]
+        notes = [note for one in (found, *further) for note in one.notes]
         return replace(
             found,
-            notes=(*found.notes, *_notes_on_overlays(pipe, composition)),
-            bypasses=(*(_held(pipe, composition) if references else ()), *_bypasses(pipe, slot, found.attached)),
+            notes=(*notes, *_notes_on_overlays(pipe, composition)),
+            bypasses=(*(_held(pipe, composition) if references else ()), *dict.fromkeys(ways)),
             overlays=tuple(overlay.label for overlay in composition.overlays),
             scopes=scopes.open(),
+            further=tuple(further),
         )
 
 
-def _status_of_encoder(pipe: Any, component: str) -> Status:
-    record = attachment_of(pipe)
-    slot = record.component if record else component
+def _robust_slots(pipe: Any) -> list[str]:
+    """Return the slots that a robust encoder was attached to, or that hold one, in order."""
+    parts = getattr(pipe, "components", {})
+    carrying = [name for name, part in parts.items() if "text_encoder" in name and erased_in(part)]
+    return sorted({*carrying, *(record.component for record in attachments_of(pipe))})
+
+
+def _status_of_encoder(pipe: Any, slot: str) -> Status:
+    record = attachment_of(pipe, slot)
     module = original_of(getattr(pipe, slot, None))
     provenance = getattr(getattr(module, "config", None), "robust_encoders", None)
     if record is not None and module is not record.installed:
@@ -128,10 +145,10 @@ def _status_of_encoder(pipe: Any, component: str) -> Status:
     return Status(True, True, intact, slot, provenance, notes, record.source)
 
 
-def _bypasses(pipe: Any, slot: str, attached: bool) -> tuple[str, ...]:
+def _bypasses(pipe: Any, slot: str, found: Status) -> tuple[str, ...]:
     """Return the ways past the encoder and past overlays, whether they were attached here or came along."""
     text, unet = (unwrapped(getattr(pipe, name, None)) for name in (slot, "unet"))
-    if attached or is_shared_copy(text):
+    if found.attached or is_shared_copy(text):
         return bypasses_in(pipe, slot, text)
     return bypasses_of_the_unet(pipe) if is_shared_copy(unet) else ()
 
@@ -152,10 +169,11 @@ def _notes_on_overlays(pipe: Any, composition: Composition) -> Iterator[str]:
 def _held(pipe: Any, composition: Composition) -> Iterator[str]:
     """Yield sentences on objects that hold a component that was replaced in a pipeline."""
     replaced: dict[str, list[nn.Module]] = {host.component: [host.original] for host in composition.hosts}
-    if (record := attachment_of(pipe)) is not None and record.original is not None:
-        original = unwrapped(record.original)
-        wrapper = [] if original is record.original else [record.original]
-        replaced.setdefault(record.component, []).extend([original, *wrapper])
+    for record in attachments_of(pipe):
+        if record.original is not None:
+            original = unwrapped(record.original)
+            wrapper = [] if original is record.original else [record.original]
+            replaced.setdefault(record.component, []).extend([original, *wrapper])
     for component, modules in replaced.items():
         for holder in holders_of(modules, pipe):
             yield (

@@ -3,21 +3,58 @@
 from __future__ import annotations
 
 import importlib
+import json
+import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib import metadata
 from importlib.util import find_spec
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+_DISTRIBUTION = "robust-encoders"
 
 
 def install_command(extra: str) -> str:
     """Return the command that installs an extra of this package, for the remedy of an error.
 
-    The package is on no index, so it is installed from a clone.
+    The package is on no index, so it is installed from a clone, or from the wheel that it was installed from.
 
     Args:
         extra: Name of the extra, or several names with commas between them.
     """
+    if wheel := _wheel():
+        return f"run `pip install '{wheel}[{extra}]'`"
     return f"run `pip install '.[{extra}]'` in a clone of robust_encoders"
+
+
+def names_extra(extra: str, module: str) -> bool:
+    """Return True if an extra of this distribution installs a module of that name, by the distribution's metadata.
+
+    Args:
+        extra: Name of the extra.
+        module: Name of the module, for example ``docstring_parser``, whose distribution is ``docstring-parser``.
+    """
+    package = _normal(module.partition(".")[0])
+    for line in metadata.requires(_DISTRIBUTION) or []:
+        requirement, _, marker = line.partition(";")
+        named = re.match(r"[\w.-]+", requirement)
+        if named and _normal(named[0]) == package and re.search(rf"extra == .{re.escape(extra)}['\"]", marker):
+            return True
+    return False
+
+
+def _normal(name: str) -> str:
+    """Return the name of a distribution as the index compares it, which makes it equal to most modules' names."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _wheel() -> str:
+    """Return the path of the wheel that this package was installed from; empty for any other origin."""
+    recorded = metadata.distribution(_DISTRIBUTION).read_text("direct_url.json")
+    url = str(json.loads(recorded).get("url", "")) if recorded else ""
+    return url2pathname(urlsplit(url).path) if url.startswith("file:") and url.endswith(".whl") else ""
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from robust_encoders.hub.embedded import embedded_pipeline, shapes_folder
-from robust_encoders.training.worlds.pretrain.assemble import DRAWN, RENDERS, measured, save_tensors
+from robust_encoders.training.worlds.pretrain.assemble import RENDERS, measured, save_tensors
 from robust_encoders.training.worlds.pretrain.build import build
 from robust_encoders.training.worlds.pretrain.networks import ImageTower
-from robust_encoders.training.worlds.pretrain.stages import WIDTH, Sizes
 from robust_encoders.training.worlds.pretrain.workshop import Workshop
 from robust_encoders.training.worlds.shapes.corpus import ShapesCorpus
 
@@ -26,7 +25,7 @@ from robust_encoders.training.worlds.shapes.corpus import ShapesCorpus
 def restore_base(shop: Workshop) -> None:
     """Write the parts of the packaged base into a build's folder, as stages that have finished."""
     record = json.loads((shapes_folder() / "RECORD.json").read_text())["stages"]
-    pipe, tower = embedded_pipeline(), ImageTower(WIDTH)
+    pipe, tower = embedded_pipeline(), ImageTower()
     tower.load_state_dict({k: v.float() for k, v in load_file(shapes_folder() / "image_tower.safetensors").items()})
     text = nn.ModuleDict({"encoder": pipe.text_encoder, "tower": tower})
     for stage, module in (("autoencoder", pipe.vae), ("text", text), ("unet", pipe.unet)):
@@ -40,7 +39,7 @@ def package(shop: Workshop) -> None:
     record = json.loads((folder / "RECORD.json").read_text())
     record["sizes"] |= {name: asdict(shop.sizes)[name] for name in ("judge", "judge_batch", "rejects", "unfinished")}
     record["stages"]["judge"] = shop.record("judge")
-    record |= measured(shop.corpus, shop.judge(), embedded_pipeline(), renders=RENDERS, drawn=DRAWN)
+    record |= measured(shop.corpus, shop.judge(), embedded_pipeline(), renders=RENDERS, drawn=shop.sizes.drawn)
     aside = folder / "RECORD.json.tmp"
     aside.write_text(json.dumps(record, indent=2) + "\n")
     aside.replace(folder / "RECORD.json")
@@ -52,7 +51,8 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--package", action="store_true")
     chosen = parser.parse_args()
-    shop = Workshop(ShapesCorpus(), chosen.work, Sizes(), 0)
+    corpus = ShapesCorpus()
+    shop = Workshop(corpus, chosen.work, corpus.sizes, 0)
     if not (shop.folder / "unet" / "record.json").exists():
         restore_base(shop)
     build(shop.corpus, chosen.work, stages=("judge",), sizes=shop.sizes, work=chosen.work)

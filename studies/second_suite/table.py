@@ -1,4 +1,4 @@
-"""Print the table of the second suite: ``python studies/second_suite/table.py FOLDER``.
+"""Print the tables of the suite's findings: ``python studies/second_suite/table.py FOLDER``.
 
 FOLDER/CONCEPT/SUBJECT holds the evaluations of ``row.sh``, or the small copies that are kept here.
 """
@@ -16,6 +16,7 @@ from robust_encoders.training.evaluation.threat_model import label_of
 from robust_encoders.training.reports.tables import MISSING, Number, markdown
 from robust_encoders.training.types import Result
 
+SUBJECTS = ("encoder", "base", "empty_prompt")
 KEPT = ("everyday", "everyday_factor", "everyday_near", "everyday_rare", "everyday_seen", "retain_all")
 ALONE = ("chance_empty", "chance_open", "seeds", "seeds_floor", "negative_abuse", "negative_ordinary", "schedulers")
 
@@ -65,10 +66,12 @@ def _named(found: Numbers, metric: str, label: str) -> Result | None:
 
 
 def main(folder: Path) -> None:
-    """Print one table with a column for each evaluation."""
-    paths = sorted(path.parent for path in folder.glob(f"*/*/{RESULTS_NAME}"))
-    columns = [f"{path.parent.name}, {path.name}" for path in paths]
-    sys.stdout.write("\n".join(markdown(["", *columns], lines([Evaluation.read(path) for path in paths]))) + "\n")
+    """Print one table for each concept, with a column for each evaluation."""
+    for concept in sorted(path for path in folder.iterdir() if path.is_dir()):
+        paths = [concept / name for name in SUBJECTS if (concept / name / RESULTS_NAME).exists()]
+        columns = [f"{concept.name}, {path.name}" for path in paths]
+        rows = markdown(["", *columns], lines([Evaluation.read(path) for path in paths]))
+        sys.stdout.write("\n".join(rows) + "\n\n")
 
 
 if __name__ == "__main__":

@@ -45,15 +45,45 @@ class Browser:
 
     def open(self, page: Path, *, width: int, dark: bool = False) -> None:
         """Show a page in a window of so many CSS pixels."""
+        self.visit(page.absolute().as_uri(), width=width, dark=dark)
+
+    def visit(self, address: str, *, width: int, dark: bool = False) -> None:
+        """Show the page at an address in a window of so many CSS pixels."""
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._devtools("Emulation.setDeviceMetricsOverride", size)
         self._devtools("Emulation.setEmulatedMedia", {"features": [scheme]})
-        self.ask("POST", "url", {"url": page.absolute().as_uri()})
+        self.ask("POST", "url", {"url": address})
 
     def run(self, script: str) -> Any:
         """Return what a script in the page returns."""
         return self.ask("POST", "execute/sync", {"script": script, "args": []})
+
+    def wait(self, script: str, *, seconds: float = 60) -> Any:
+        """Return the first true answer of a script in the page; fail if there is none within so many seconds."""
+        end = time.monotonic() + seconds
+        while not (found := self.run(script)):
+            assert time.monotonic() < end, f"{script} stayed {found!r}; the page says: {self.text('body')}"
+            time.sleep(0.1)
+        return found
+
+    def text(self, selector: str) -> str:
+        """Return the visible text of the first element of a selector."""
+        return str(self.run(f"return document.querySelector({json.dumps(selector)})?.innerText ?? ''"))
+
+    def click(self, selector: str) -> None:
+        """Click on the first element of a selector, as a visitor does."""
+        self.ask("POST", f"element/{self._element(selector)}/click", {})
+
+    def type(self, selector: str, text: str) -> None:
+        """Empty the first field of a selector, and type a text into it."""
+        element = self._element(selector)
+        select_all = "\ue009a\ue000"  # Control and A, then no key
+        self.ask("POST", f"element/{element}/value", {"text": f"{select_all}\ue003{text}"})
+
+    def _element(self, selector: str) -> str:
+        found = self.ask("POST", "element", {"using": "css selector", "value": selector})
+        return str(next(iter(found.values())))
 
     def complaints(self) -> list[str]:
         """Return what the console says since it was last asked: script errors, refused or missing resources."""

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import full_size
 import torch
@@ -24,7 +24,6 @@ from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.methods import ESD, RACE, Ablation, AdvUnlearn
 from robust_encoders.training.methods.doco import DoCo, DoCoTrainingConfig
 from robust_encoders.training.methods.receler import Receler
-from robust_encoders.training.methods.terms import Component
 from robust_encoders.training.objectives.config import AdversaryConfig, RetainConfig
 from robust_encoders.training.prompts.adversarial_rows import AdversarialRowsConfig
 from robust_encoders.training.trainer.loop import TrainingConfig
@@ -81,7 +80,7 @@ def _ablation(parameters: Any) -> Ablation:
     return Ablation(parameters=parameters, pictures=1, batch=1, train=train, bank=_BANK)
 
 
-def _doco(component: Component, group: UNetGroup = "x-strict") -> DoCo:
+def _doco(component: Literal["text_encoder", "unet"], group: UNetGroup = "x-strict") -> DoCo:
     train = DoCoTrainingConfig(iterations=ITERATIONS, precision="bf16", moments=_training(group).moments)
     return DoCo(
         component=component,

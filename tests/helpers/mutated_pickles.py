@@ -40,7 +40,7 @@ def state() -> dict[str, Any]:
     from robust_encoders.clip.text_model import _shapes
 
     generator = torch.Generator().manual_seed(0)
-    return {name: torch.randn(shape, generator=generator) for name, shape in _shapes(CONFIG).items()}
+    return {name: torch.randn(shape, generator=generator) for name, shape in _shapes(CONFIG, projected=False).items()}
 
 
 def saved(tensors: Any, *, new: bool) -> bytes:

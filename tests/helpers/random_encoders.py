@@ -20,7 +20,7 @@ SMALL = {**CLIP_L, "vocab_size": 1024, "hidden_size": 16, "intermediate_size": 3
 def saved(folder: Path, config: dict[str, Any]) -> Path:
     """Save an encoder of random weights with a configuration; return its folder."""
     generator = torch.Generator().manual_seed(0)
-    shapes = _shapes(config)
+    shapes = _shapes(config, projected=False)
     tensors = {name: 0.02 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
     concept = Concept(name="circle", kind="object")
     manifest = Manifest(concept=concept, method={"name": "test"}, base=Base(family="SD 1.4"))

@@ -16,6 +16,12 @@ _H = "tests/project/test_remedies_hub.py::"
 _C = "tests/project/test_remedies_conversion.py::"
 _B = "tests/project/test_remedies_beginning.py::"
 _X = "tests/project/test_remedies_export.py::"
+_W = "tests/project/test_remedies_slots.py::"
+_A = "tests/training/app/"
+_OPENED = f"{_A}test_opening.py::test_wrong_settings_are_told_together"
+_JUDGE = f"{_A}test_opening.py::test_a_detector_belongs_to_one_concept"
+_PORT = "tests/training/cli/test_app.py::test_a_port_that_is_taken_is_told_before_anything_is_loaded"
+_M = "tests/training/worlds/emoji/"
 _CONTRADICT = f"{_S}test_settings_that_contradict_each_other"
 _FIT = f"{_S}test_settings_that_do_not_fit_the_run"
 _FACTS = f"{_C}test_facts_that_publishing_needs"
@@ -23,6 +29,15 @@ _FUSED = f"{_L}test_fused_projections_and_overlays"
 _OF_EVALUATION = f"{_E}test_options_of_an_evaluation"
 
 WALKED: Mapping[str, str] = {
+    # the page
+    "name them, for example `robust-encoders app": _OPENED,
+    "leave --workers out": _OPENED,
+    "leave --steps out": _OPENED,
+    "expected encoders of one concept beside --detector": _JUDGE,
+    "draws from a prompt alone": f"{_A}test_opening.py::test_a_pipeline_that_needs_a_picture_is_refused",
+    "Start the page with --detector": f"{_A}test_trials.py::test_another_base_needs_the_name_of_a_judge",
+    "pass another one as --port": _PORT,
+    "pass another --port, for example": _PORT,
     # what is asked at the beginning
     "P.from_pretrained({where}).save_pretrained": f"{_B}test_a_base_with_pickles",
     "found pickles alone for": f"{_B}test_a_base_with_pickles",
@@ -38,6 +53,7 @@ WALKED: Mapping[str, str] = {
     "write --words {}": f"{_B}test_lists_of_a_benchmark_in_one_value",
     "write --categories {}": f"{_B}test_lists_of_a_benchmark_in_one_value",
     "expected a file name after --csv": f"{_B}test_a_folder_in_place_of_a_table",
+    "expected a file name after --mma-csv": "tests/training/cli/test_results.py::test_a_file_of_prompts_needs_a_name",
     "expected one --config": f"{_B}test_files_of_settings",
     "expected a file after --config": f"{_B}test_files_of_settings",
     "expected another file than that of --config": f"{_B}test_files_of_settings",
@@ -52,6 +68,12 @@ WALKED: Mapping[str, str] = {
     "with a model_index.json, by --into": f"{_X}test_an_application_that_needs_a_base",
     "leave --into out": f"{_X}test_an_application_without_a_base",
     "pass --force to replace an earlier export": f"{_X}test_a_file_that_is_there",
+    # two text encoders
+    "expected the only text encoder of a pipeline for": f"{_W}test_the_second_encoder_for_another_application",
+    "or a base of SDXL": f"{_W}test_a_component_that_the_base_lacks",
+    "as the manifest records, found a": f"{_W}test_a_component_that_the_base_lacks",
+    "pass backbone.given": f"{_W}test_a_backbone_of_the_other_encoder",
+    "make it by backbone_of": f"{_W}test_a_backbone_of_the_other_encoder",
     # commands of training
     "expected a finite loss": f"{_T}test_a_run_that_diverged",
     "expected a checkpoint of this run": f"{_T}test_a_checkpoint_of_other_settings",
@@ -68,6 +90,8 @@ WALKED: Mapping[str, str] = {
     "safe prompts, found": f"{_T}test_des_without_captions",
     "expected the base that the manifest records": f"{_T}test_reproduce_on_another_base",
     "without --no-resume,": f"{_T}test_a_run_that_was_stopped",
+    "fetch them by `robust-encoders emoji": f"{_M}test_packages.py::test_the_command_that_the_error_names_fetches",
+    "found others; choose another folder with --work": f"{_M}test_build.py::test_a_folder_begun_with_other_sources",
     # settings
     "a term on conditionings that uses hardening.eta": _CONTRADICT,
     "expected additions for hardening.vocabulary": _CONTRADICT,
@@ -148,7 +172,7 @@ WALKED: Mapping[str, str] = {
     "`robust-encoders annotate FOLDER --family NAME`": _FACTS,
     "run `robust-encoders pin --replace` on it": f"{_H}test_a_pin_of_other_files",
     # pipelines
-    "expected a pipeline without a robust encoder": f"{_L}test_an_encoder_in_the_place_of_another",
+    "expected no robust encoder in pipe": f"{_L}test_an_encoder_in_the_place_of_another",
     "whose absolute values": f"{_L}test_a_delta_in_the_place_of_another",
     "attach it again with transport='paper'": f"{_L}test_fusing_adapters_of_the_official_transport",
     "call pipe.unfuse_qkv_projections() first": _FUSED,
@@ -202,6 +226,7 @@ NOT_WALKED: Mapping[str, str] = {
     "load its text encoder with transformers.CLIPTextModel": _HUB,
     "pip install --upgrade": _SOFTWARE,
     "run `pip install '.[{extra}]'`": _SOFTWARE,
+    "run `pip install '{wheel}[{extra}]'`": _SOFTWARE,
     "pip install --no-deps torchattacks": _SOFTWARE,
     "expected the package of the tracker": _SOFTWARE,
     "that can be imported, found one that fails": _SOFTWARE,
@@ -210,6 +235,8 @@ NOT_WALKED: Mapping[str, str] = {
     "or pass model=PATH": _SOFTWARE,
     "`git lfs pull` in the clone": "it needs a clone of a repository with large files from its server",
     "or build it with `robust-encoders shapes build`": "the build takes hours",
+    "or build it with `robust-encoders emoji build`": "the build takes hours",
+    "train the base with real words from licensed icons": _NONE,
     "processes of WORLD_SIZE": _PROCESSES,
     "the folder of --out": "commands that keep something demand --out, so they end before they can be stopped",
     "writes it into the key and value": _NONE,

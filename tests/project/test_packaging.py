@@ -5,18 +5,20 @@ from __future__ import annotations
 import ast
 import os
 import re
-import shutil
 import subprocess
 import sys
-import sysconfig
 import tomllib
 import zipfile
 from collections.abc import Iterator
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from built_wheel import build_wheel, copy_of_the_source, lent
 from tree import ROOT
+
+from robust_encoders.cli.main import EXTRA_OF
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FOLDERS = {"robust_encoders": ROOT / "robust_encoders", "robust_encoders.training": ROOT / "training"}
@@ -124,14 +126,32 @@ def test_the_loader_needs_only_declared_core_dependencies() -> None:
 
 def test_training_needs_only_declared_dependencies() -> None:
     # No extra can name torchattacks, which pins an old requests; where it is missing, its error gives the command.
-    declared = declared_by("train", "eval", "attacks", "lpips", "metrics", "nudenet")
+    declared = declared_by("train", "eval", "app", "attacks", "lpips", "metrics", "nudenet", "worlds")
     assert third_party(ROOT / "training") <= declared | {"torchattacks"}
 
 
-@pytest.mark.parametrize("extra", ["train", "eval"])
+def forbidden_without(*extras: str) -> list[str]:
+    """Modules that the extras for users install, and the core and these extras do not."""
+    forbidden = declared_by("train", "eval", "app", "attacks", "lpips", "metrics", "nudenet", "worlds") - declared_by(
+        *extras
+    )
+    # torch, diffusers and transformers require these.
+    forbidden -= {"numpy", "tokenizers", "tqdm"}
+    owners = metadata.packages_distributions()
+    return sorted(
+        name for name, found in owners.items() if {one.lower().replace("_", "-") for one in found} & forbidden
+    )
+
+
+@pytest.mark.parametrize("extra", ["train", "eval", "app"])
 def test_the_commands_of_an_extra_import_with_nothing_but_that_extra(extra: str) -> None:
-    forbidden = sorted(declared_by("train", "eval", "attacks", "lpips", "metrics", "nudenet") - declared_by(extra))
-    commands = {"train": ["cli.train", "worlds.pretrain.build"], "eval": ["cli.evaluate", "cli.demo"]}[extra]
+    forbidden = forbidden_without(extra)
+    assert {"scipy", {"train": "matplotlib"}.get(extra, "tomli_w")} <= {*forbidden}
+    commands = {
+        "train": ["cli.train", "worlds.pretrain.build"],
+        "eval": ["cli.evaluate", "cli.demo"],
+        "app": ["cli.app", "app.opening", "app.panels", "app.attacks"],
+    }[extra]
     names = [f"robust_encoders.training.{command}" for command in commands]
     code = (
         "import importlib, sys\n"
@@ -142,32 +162,50 @@ def test_the_commands_of_an_extra_import_with_nothing_but_that_extra(extra: str)
     assert done.returncode == 0, done.stderr
 
 
+def test_without_its_extra_every_training_command_names_the_extra() -> None:
+    code = (
+        "import sys\nfrom robust_encoders.cli.main import EXTRA_OF, main\n"
+        f"for name in {forbidden_without()!r}: sys.modules[name] = None\n"
+        "for command in EXTRA_OF: print(command, main([command, '--help']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == [word for command in EXTRA_OF for word in (command, "1")], done.stderr
+    told = re.findall(r"expected \w+ for this command, found none; run `pip install '\.\[(\w+)\]'`", done.stderr)
+    assert told == list(EXTRA_OF.values())
+
+
 def test_every_declared_dependency_is_pinned_in_the_constraints() -> None:
     declared = declared_by(*PROJECT["project"]["optional-dependencies"])
-    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    pinned = [(ROOT / name).read_text() for name in ("constraints.txt", "constraints-app.txt")]
+    lines = [line for text in pinned for line in text.splitlines() if not line.startswith("#")]
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
-    assert declared | {"torch", "torchattacks", "setuptools"} <= distributions(lines)
+    assert declared | {"torch", "torchattacks", "eval-unlearn", "setuptools"} <= distributions(lines)
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of all that the wheel is built from, so that no build folder of this tree can leak into it."""
-    folder = tmp_path_factory.mktemp("source")
-    for name in ("robust_encoders", "training"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, folder / name)
-    return folder
+    """A copy of all that the wheel is built from."""
+    return copy_of_the_source(tmp_path_factory.mktemp("source"))
 
 
 @pytest.fixture(scope="module")
 def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel."""
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source)]
-    subprocess.run(command, check=True, capture_output=True)
-    (built,) = folder.glob("*.whl")
-    return built
+    return build_wheel(source, tmp_path_factory.mktemp("wheel"))
+
+
+def test_the_page_on_releases_gives_size_and_reasons(wheel: Path) -> None:
+    text = (ROOT / "docs" / "release.md").read_text(encoding="utf-8")
+    found = re.search(r"It has (\d+) MB", text)
+    assert found is not None
+    assert round(wheel.stat().st_size / 1e6) == int(found[1])
+    rows = re.findall(r"^\| `([\w.-]+)` \| (.+?) \| \S.* \|$", text, re.MULTILINE)
+    extras = PROJECT["project"]["optional-dependencies"]
+    stated = {(name.lower().replace("_", "-"), where) for name, wheres in rows for where in wheres.split(", ")}
+    declared = {(name, "loader") for name in declared_by()}
+    declared |= {(name, extra) for extra in extras if extra != "dev" for name in distributions(extras[extra])}
+    # An extra that names a package of the loader again asks for nothing new.
+    assert stated == declared - {(name, extra) for name in declared_by() for extra in extras}
 
 
 def test_the_wheel_holds_the_tree_and_nothing_else(source: Path, wheel: Path) -> None:
@@ -187,25 +225,23 @@ def test_the_wheel_holds_the_tree_and_nothing_else(source: Path, wheel: Path) ->
 
 @pytest.fixture(scope="module")
 def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty environment with the wheel in it; the dependencies come from the running one, by a path line.
-
-    A path line in a ``.pth`` file adds a folder without reading the ``.pth`` files inside it, so the editable copy of
-    this package in the running environment cannot be found.
-    """
+    """An empty environment with the wheel in it; the dependencies come from the running one, by a path line."""
     folder = tmp_path_factory.mktemp("environment") / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     python = folder / "bin" / "python"
     command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)]
     subprocess.run(command, check=True, capture_output=True)
     (site,) = (folder / "lib").glob("python*/site-packages")
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (site / "dependencies.pth").write_text("\n".join(lent()) + "\n")
     return folder
 
 
 def test_the_installed_wheel_imports_every_module_from_another_folder(environment: Path, tmp_path: Path) -> None:
+    # `make test-browser` installs Gradio, and imports the page itself.
+    without = set() if find_spec("gradio") else {"robust_encoders.training.app.page"}
     code = (
         "import importlib, sys\n"
-        f"for name in {sorted(modules())!r}:\n"
+        f"for name in {sorted({*modules()} - without)!r}:\n"
         "    path = importlib.import_module(name).__file__\n"
         "    assert path.startswith(sys.prefix), (name, path)\n"
         "import robust_encoders\n"

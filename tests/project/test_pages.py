@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,11 +23,14 @@ from tree import ROOT
 from robust_encoders import RobustEncoder, embedded_pipeline
 from robust_encoders.cli.main import main
 from robust_encoders.clip.state_dict import nested_state
+from robust_encoders.training.cli.app import app_parser
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 # Weights of Stable Diffusion, files of the reader's, and placeholders in capitals.
-ELSEWHERE = re.compile(r"CompVis/|runs/(nudity|church)/|\b[A-Z][A-Z_/]{3,}\b|torchrun|accelerate launch")
+ELSEWHERE = re.compile(
+    r"CompVis/|eval-unlearn run|runs/(nudity|church)/|\b[A-Z][A-Z_/]{3,}\b|torchrun|accelerate launch"
+)
 SMALL_EVALUATION = "--suite quick --n 2 --n-kept 4 --n-probes 2 --n-renders 4 --checks 0 --steps 3"
 ATTACKED = "--train.iterations 2 --adversary.warmup 1 --bank.limit 4"
 # Budgets in place of those of a page, by the start of its command.
@@ -41,6 +46,7 @@ SMALLER = {
     r"train shapes/\S+-receler\b(?!.*--train)": "--train.iterations 2 --bank.limit 4",
     r"train shapes/\S+-spm(-te)?\b(?!.*--train)": "--train.iterations 3 --train.warmup 1 --bank.limit 4",
     r"train advunlearn --concept star --quick": ATTACKED,
+    r"evaluate .*--captions open --attacks paraphrase": f"{SMALL_EVALUATION} --n 4 --steps 15 --metrics clip_score",
     r"evaluate .*--captions open": f"{SMALL_EVALUATION} --attacks none",
     r"evaluate base shapes/circle word_filter": f"{SMALL_EVALUATION} --attacks none",
     r"evaluate runs/star --quick": "--n 2 --n-kept 4 --n-probes 2 --n-renders 4 --steps 3",
@@ -92,6 +98,13 @@ def run(command: str) -> None:
         assert set(extras.group(1).split(",") if extras else ()) <= set(known)
         assert arguments[:-1] == ["install"]
         assert arguments[-1].startswith(".")
+    elif name == "eval-unlearn":  # its import changes logs and warnings of the whole process
+        done = subprocess.run(
+            [str(Path(sys.executable).with_name(name)), *arguments], capture_output=True, text=True, check=True
+        )
+        assert re.search(r"^  robust_encoders$", done.stdout, re.MULTILINE)
+    elif arguments[0] == "app":  # it serves until it is stopped: tests/training/app/test_page_browser.py
+        assert app_parser().parse_args(arguments[1:])
     else:
         assert name == "robust-encoders", command
         assert main([*arguments, *budget(command)]) == 0, command

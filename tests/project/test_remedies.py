@@ -41,11 +41,15 @@ COMMANDS: Mapping[str, str] = {
     "robust_encoders/conversion/": "convert",
     "robust_encoders/conversion/export": "export",
     "robust_encoders/hub/pins.py": "pin",
+    "training/app/": "app",
+    "training/cli/app.py": "app",
     "training/cli/evaluate": "evaluate",
     "training/cli/results.py": "results",
     "training/cli/train.py": "train",
     "training/evaluation/": "evaluate",
     "training/recipes/reproduce.py": "reproduce",
+    "training/worlds/emoji/": "emoji",
+    "training/worlds/pretrain/": "emoji shapes",
     "training/": "train",
 }
 # Options that only some methods have; every method that has the first must have the second.

@@ -1,4 +1,4 @@
-"""The training commands: ``demo``, ``shapes build``, ``train``, ``evaluate``, ``reproduce``, ``leaderboard``, ..."""
+"""The training commands: ``app``, ``demo``, ``train``, ``evaluate``, ``reproduce``, ``leaderboard`` and others."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from robust_encoders.utils.console import EXIT_NO, EXIT_OK, UsageError, choose, say
+from robust_encoders.utils.console import EXIT_NO, EXIT_OK, UsageError, say
 
 from .parsing import parser_of
 
@@ -26,7 +26,9 @@ def main(arguments: Sequence[str]) -> int:
         SystemExit: With 0 after help, with 2 on arguments that do not parse.
     """
     commands: Mapping[str, Callable[[Sequence[str]], int]] = {
+        "app": _app,
         "demo": _demo,
+        "emoji": _emoji,
         "evaluate": _evaluate,
         "judge": _judge,
         "leaderboard": _leaderboard,
@@ -38,6 +40,12 @@ def main(arguments: Sequence[str]) -> int:
         "train": _train,
     }
     return commands[arguments[0]](arguments[1:])
+
+
+def _app(arguments: Sequence[str]) -> int:
+    from .app import app
+
+    return app(arguments)
 
 
 def _demo(arguments: Sequence[str]) -> int:
@@ -56,29 +64,16 @@ def _demo(arguments: Sequence[str]) -> int:
     return EXIT_OK
 
 
+def _emoji(arguments: Sequence[str]) -> int:
+    from .worlds import emoji
+
+    return emoji(arguments)
+
+
 def _shapes(arguments: Sequence[str]) -> int:
-    parser = parser_of("shapes", "Build the embedded base.")
-    build = parser.add_subparsers(required=True, metavar="COMMAND").add_parser(
-        "build", help="train the embedded base from scratch; a stopped run in the same folder continues"
-    )
-    build.add_argument(
-        "--out", type=Path, required=True, help="folder that receives base, judge, image tower and the run's record"
-    )
-    build.add_argument("--seed", type=int, default=0, help="seed of every stage")
-    build.add_argument("--work", type=Path, help="folder of checkpoints (default: work, inside OUT)")
-    build.add_argument("--stages", nargs="+", help="stages to run, in order (default: all)")
-    options = parser.parse_args(arguments)
+    from .worlds import shapes
 
-    from ..worlds import ShapesWorld
-    from ..worlds.pretrain.build import STAGES
-    from ..worlds.pretrain.build import build as build_base
-    from .requirements import require_places
-
-    for stage in options.stages or ():
-        choose(stage, STAGES, "stage")
-    require_places(options.out, options.work)
-    build_base(ShapesWorld().corpus(), options.out, seed=options.seed, stages=options.stages, work=options.work)
-    return EXIT_OK
+    return shapes(arguments)
 
 
 def _train(arguments: Sequence[str]) -> int:
@@ -116,11 +111,11 @@ def _reproduce(arguments: Sequence[str]) -> int:
     from ..recipes.reproduce import recorded_dtype, recorded_recipe, reproduce
     from .requirements import require_artifact_run, require_places
 
-    require_artifact_run(options.out, options.base)
+    require_artifact_run(options.out, options.base, two=True)
     require_places(options.cache_dir)
     encoder = RobustEncoder.from_pretrained(options.name)
     recorded_recipe(encoder.manifest)  # reports what is missing before a base is loaded
-    base = open_base(options.base, dtype=recorded_dtype(encoder.manifest))
+    base = open_base(options.base, dtype=recorded_dtype(encoder.manifest), two=True)
     found = reproduce(encoder, base.pipe, out=options.out, cache_dir=options.cache_dir)
     answer = {"name": options.name, "equal": found.equal, **asdict(found)}
     say(json.dumps(answer) if options.json else found.explain())

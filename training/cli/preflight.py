@@ -9,11 +9,11 @@ from robust_encoders.utils.console import UsageError
 from robust_encoders.utils.targets import disk_problems
 from robust_encoders.utils.text_lists import comma_problems
 
-from ..diffusion.base_kind import configs_of
+from ..diffusion.base_configs import configs_of
 from ..diffusion.devices import device_problems
 from ..prompts.synonyms import SynonymConfig
 from ..prompts.text_files import PromptFileError
-from ..recipes.preflight import TrainingPlaces, bank_needs, dtypes_of, recipe_problems
+from ..recipes.preflight import TrainingPlaces, bank_needs, dtypes_of, recipe_problems, slot_problems
 from ..recipes.recipe import Recipe
 from ..worlds import BASES
 from .requirements import base_problems, require
@@ -44,10 +44,12 @@ def require_training(options: Any, make: Callable[[], Recipe]) -> Recipe:
     recipe = None if word_problems(options) else _made(make, problems)
     dtypes = [] if options.base in (None, *BASES) else [options.dtype]
     problems += device_problems(options.device, *dtypes, *(dtypes_of(recipe) if recipe is not None else ()))
-    problems += base_problems(options.base)
+    problems += base_problems(options.base, two=True)
     if recipe is not None:
         problems += recipe_problems(recipe)
         configs = None if options.base in (None, *BASES) or problems else configs_of(options.base)
+        if configs is not None:
+            problems += slot_problems(recipe.method, configs)
         if configs is not None and configs.latent_shape is not None:
             problems += disk_problems(bank_needs(recipe, configs.latent_shape, places))
     require(problems)

@@ -10,7 +10,8 @@ from robust_encoders.errors import BaseLoadError, NotReadyError
 from robust_encoders.hub.pipelines import require_place
 from robust_encoders.utils.targets import place_problems
 
-from ..diffusion.base_kind import configs_of, kind_problems
+from ..diffusion.base_configs import configs_of
+from ..diffusion.base_kind import kind_problems
 from ..worlds import BASES
 
 
@@ -24,12 +25,13 @@ def require(problems: Iterable[str]) -> None:
         raise NotReadyError.of(found)
 
 
-def base_problems(name: str | Path | None, *, draws: bool = False) -> list[str]:
+def base_problems(name: str | Path | None, *, draws: bool = False, two: bool = False) -> list[str]:
     """Return the reasons why a base cannot be loaded or is of the wrong kind.
 
     Args:
         name: Folder, Hub id, or name of an embedded base; None for the default one.
         draws: True if the pipeline itself shall draw pictures.
+        two: True to accept a base with two text encoders, as SDXL has.
     """
     if name is None or name in BASES:
         return []
@@ -38,20 +40,21 @@ def base_problems(name: str | Path | None, *, draws: bool = False) -> list[str]:
     except BaseLoadError as error:
         return [str(error)]
     configs = configs_of(name, draws=draws)
-    return [] if configs is None else kind_problems(configs, draws=draws)
+    return [] if configs is None else kind_problems(configs, draws=draws, two=two)
 
 
-def require_artifact_run(out: Path | None, base: str | None) -> None:
+def require_artifact_run(out: Path | None, base: str | None, *, two: bool = False) -> None:
     """Check the folder of an artifact and the base of a command, before anything is loaded.
 
     Args:
         out: Folder of the artifact; None writes none.
         base: Folder or Hub id of the base; None for the embedded base.
+        two: True to accept a base with two text encoders, as SDXL has.
 
     Raises:
         NotReadyError: If the artifact cannot be saved, or the base is missing or of the wrong kind.
     """
-    require([*([] if out is None else target_problems(out)), *base_problems(base)])
+    require([*([] if out is None else target_problems(out)), *base_problems(base, two=two)])
 
 
 def require_places(*folders: Path | None) -> None:

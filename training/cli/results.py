@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from robust_encoders.redaction import get_logger
 from robust_encoders.utils.console import EXIT_OK, UsageError, say
 from robust_encoders.utils.home import write_atomically
 
-from ..evaluation.winners import keep_winners
+from ..evaluation.benchmarks.mma_prompts import mma_text, unwritable
+from ..evaluation.winners import keep_winners, winning_texts
 from ..reports.matrix import tables
 from ..reports.paired import paired_tables
 from ..reports.tidy_csv import Source, csv_text
 from .parsing import parser_of
+
+logger = get_logger(__name__)
 
 
 def results(arguments: Sequence[str]) -> int:
@@ -47,10 +51,19 @@ def results(arguments: Sequence[str]) -> int:
         metavar="FOLDER",
         help="folder of small copies of the evaluations, with the best picture of each attacked prompt",
     )
+    parser.add_argument(
+        "--mma-csv",
+        metavar="FILE",
+        help="CSV file with the texts that won, as adversarial prompts for eval-unlearn's metric asr_mma_diffusion and "
+        "for evaluate --prompts",
+    )
     options = parser.parse_args(arguments)
     out = None if options.csv in (None, "-") else Path(options.csv)
     if out is not None and out.is_dir():
         raise UsageError(f"expected a file name after --csv, found a folder: {out}; name a file, such as {out}/all.csv")
+    mma = None if options.mma_csv is None else Path(options.mma_csv)
+    if mma is not None and (options.mma_csv == "-" or mma.is_dir()):
+        raise UsageError(f"expected a file name after --mma-csv, found {options.mma_csv}; name a file, such as mma.csv")
     try:
         sources = [Source.read(path) for path in own_folders(options.found)]
         text = csv_text(sources)
@@ -59,17 +72,21 @@ def results(arguments: Sequence[str]) -> int:
         raise UsageError(f"expected the results of a finished evaluation, found no {error.filename}") from error
     except ValueError as error:
         raise UsageError(str(error)) from error
+    evaluated = [source.path for source in sources if source.evaluated]
+    won = "" if mma is None else _winners(evaluated)
     if out is not None:
         _write(out, text)
+    if mma is not None:
+        _write(mma, won)
     if options.keep_winners is not None:
-        _keep_winners([source.path for source in sources if source.evaluated], options.keep_winners)
+        _keep_winners(evaluated, options.keep_winners)
     say(text.removesuffix("\n") if options.csv == "-" else shown)
     return EXIT_OK
 
 
 def _keep_winners(found: Sequence[Path], out: Path) -> None:
     """Copy evaluations with few of their pictures: one into the folder itself, several into one folder each."""
-    folders = [path if path.is_dir() else path.parent for path in found]
+    folders = _folders(found)
     places = [out] if len(folders) == 1 else [out / folder.resolve().name for folder in folders]
     if len({*places}) < len(places):
         raise UsageError(f"expected folders with names of their own, found {', '.join(map(str, folders))}")
@@ -80,6 +97,24 @@ def _keep_winners(found: Sequence[Path], out: Path) -> None:
         raise UsageError(str(error)) from error
     except OSError as error:
         raise UsageError(f"expected a place for the copies in {out}, found: {error}") from error
+
+
+def _winners(found: Sequence[Path]) -> str:
+    """Return the texts that won in evaluations, as the text of a csv file."""
+    won = dict.fromkeys(one for folder in _folders(found) for one in winning_texts(folder))
+    left_out = [problem for one in won if (problem := unwritable(one))]
+    for problem in left_out:
+        logger.warning("a text that won is not written: %s", problem)
+    if len(left_out) == len(won):
+        raise UsageError(
+            "expected evaluations in which an attack on text won, found no text that can be written; evaluate with "
+            "further attacks on text"
+        )
+    return mma_text([one for one in won if not unwritable(one)])
+
+
+def _folders(found: Sequence[Path]) -> list[Path]:
+    return [path if path.is_dir() else path.parent for path in found]
 
 
 def own_folders(found: Sequence[Path]) -> list[Path]:

@@ -9,8 +9,8 @@ from typing import Any, get_args
 from robust_encoders.concepts import Concept
 from robust_encoders.utils.console import EXIT_OK, UsageError, say
 
-from ..diffusion.backbone import Backbone
 from ..diffusion.load import open_base
+from ..diffusion.two_encoders import backbone_of
 from ..prompts.synonyms import Neighbour, SynonymConfig, SynonymSpace, nearest_words
 from ..worlds import BASES, DEFAULT_BASE
 from .preflight import word_problems
@@ -56,9 +56,18 @@ def synonyms(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def found_synonyms(concept: Concept, pipe: Any, config: SynonymConfig) -> list[tuple[Neighbour, ...]]:
-    """Return the nearest words of each part of a concept; a word of one part is no synonym of another."""
-    backbone, taken = Backbone.from_pipeline(pipe), set(concept.words())
+def found_synonyms(
+    concept: Concept, pipe: Any, config: SynonymConfig, component: str = "text_encoder"
+) -> list[tuple[Neighbour, ...]]:
+    """Return the nearest words of each part of a concept; a word of one part is no synonym of another.
+
+    Args:
+        concept: The concept.
+        pipe: Pipeline of the base.
+        config: Number of words, smallest cosine, and space.
+        component: Component that will be trained; of two text encoders, it names the one that is asked.
+    """
+    backbone, taken = backbone_of(pipe, component), set(concept.words())
     taken.update(part.anchor for part in concept.parts if part.anchor)
     found: list[tuple[Neighbour, ...]] = []
     for part in concept.parts or (concept,):

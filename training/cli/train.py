@@ -255,7 +255,7 @@ def _world(base: str | None) -> EmbeddedBase | None:
 def _opened(options: RecipeRun[Any], shard: Shard) -> OpenedBase:
     device, world = options.device or (shard.device if shard.count > 1 else ""), _world(options.base)
     if world is None:
-        return open_base(options.base, dtype=options.dtype, device=device)
+        return open_base(options.base, dtype=options.dtype, device=device, two=True)
     pipe = world.pipeline()
     return OpenedBase(pipe.to(device) if device else pipe, world.name)
 
@@ -311,7 +311,8 @@ def _with_synonyms(recipe: Recipe, options: RecipeRun[Any], opened: OpenedBase, 
         config = SynonymConfig(
             k=options.auto_synonyms, threshold=options.synonym_threshold, space=options.synonym_space
         )
-        found = found_synonyms(recipe.concept, opened.pipe, config)
+        component = getattr(recipe.method, "component", "text_encoder")
+        found = found_synonyms(recipe.concept, opened.pipe, config, component)
         if shard.main:
             say(synonym_table(recipe.concept, found, config))
         return recipe.with_synonyms(found)

@@ -38,6 +38,20 @@ def computes_bf16_in_fp32(device: torch.device) -> bool:
     return device.type == "cpu" and not has_bf16()
 
 
+def ids_of(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
+    """Return the token ids (B, L) of prompts, padded and truncated as in a pipeline.
+
+    Args:
+        tokenizer: A CLIP tokenizer, whose longest text has L tokens.
+        prompts: Texts of the B prompts.
+    """
+    length = tokenizer.model_max_length
+    ids: Tensor = tokenizer(
+        list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+    ).input_ids
+    return ids
+
+
 class RolloutStep(NamedTuple):
     """One step of a DDIM run: its latents, the predictions of the model there, and the next latents."""
 
@@ -56,7 +70,8 @@ class Backbone:
 
     Args:
         tokenizer: A CLIP tokenizer.
-        text_encoder: A CLIP text model whose last hidden state conditions the UNet.
+        text_encoder: A CLIP text model whose last hidden state conditions the UNet; for SDXL see
+            ``TwoEncoderBackbone``.
         unet: A ``UNet2DConditionModel``.
         scheduler: Scheduler of diffusers with betas. Its noise schedule and its grid of timesteps become those of a
             DDIM scheduler, see :func:`ddim_of`.
@@ -66,6 +81,7 @@ class Backbone:
             there; see ``computes_in``.
 
     Attributes:
+        component: Slot of the text encoder in the pipeline.
         own_scheduler: The pipeline's own scheduler.
         scheduler: DDIM scheduler of all runs.
         alphas_cumprod: Cumulative products (T,) of the noise schedule.
@@ -77,6 +93,8 @@ class Backbone:
         ValueError: The scheduler has no betas, predicts neither noise nor velocity, or the widths of UNet and text
             encoder differ.
     """
+
+    component: str = "text_encoder"
 
     def __init__(
         self, tokenizer: Any, text_encoder: nn.Module, unet: nn.Module, scheduler: Any, *, precision: Precision = "fp32"
@@ -99,6 +117,9 @@ class Backbone:
                 f"expected a prediction type in {PREDICTION_TYPES}, found {self.prediction_type!r}: "
                 "set it in the scheduler's configuration"
             )
+        self._refuse_widths()
+
+    def _refuse_widths(self) -> None:
         width, taken = self.text_encoder.config.hidden_size, self.unet.config.cross_attention_dim
         if width != taken:
             raise ValueError(
@@ -166,15 +187,20 @@ class Backbone:
         height, width = (size, size) if isinstance(size, int) else size
         return int(self.unet.config.in_channels), int(height), int(width)
 
+    @property
+    def beside(self) -> tuple[nn.Module, ...]:
+        """Text encoders beside the one that methods change; none in Stable Diffusion 1 and 2."""
+        return ()
+
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Put text encoder and UNet into eval mode without parameter gradients; restore every flag afterwards."""
-        modules = [m for part in (self.text_encoder, self.unet) for m in part.modules()]
-        modes = [(m, m.training) for m in modules]
-        flags = [(p, p.requires_grad) for part in (self.text_encoder, self.unet) for p in part.parameters()]
+        """Put text encoders and UNet into eval mode without parameter gradients; restore every flag afterwards."""
+        parts = (self.text_encoder, *self.beside, self.unet)
+        modes = [(m, m.training) for part in parts for m in part.modules()]
+        flags = [(p, p.requires_grad) for part in parts for p in part.parameters()]
         try:
-            self.text_encoder.eval().requires_grad_(False)
-            self.unet.eval().requires_grad_(False)
+            for part in parts:
+                part.eval().requires_grad_(False)
             yield
         finally:
             for module, mode in modes:
@@ -189,11 +215,7 @@ class Backbone:
             TextListError: If the prompts are one string, whose letters would count as prompts.
         """
         require_texts("prompts", prompts)
-        batch = self.tokenizer(
-            list(prompts), padding="max_length", max_length=self.max_length, truncation=True, return_tensors="pt"
-        )
-        ids: Tensor = batch.input_ids
-        return ids.to(self.text_encoder.device)
+        return ids_of(self.tokenizer, prompts).to(self.text_encoder.device)
 
     def fits(self, text: str) -> bool:
         """Return True if the tokenizer cuts nothing off a text."""
@@ -204,12 +226,17 @@ class Backbone:
         embeds: Tensor = self.text_encoder.get_input_embeddings()(ids)
         return embeds
 
-    def encode(self, embeds: Tensor, ids: Tensor) -> Tensor:
+    def encode(self, embeds: Tensor, ids: Tensor, given: Tensor | None = None) -> Tensor:
         """Return the conditioning (B, L, D) of token embeddings (B, L, D).
 
         The result is differentiable in the embeddings and in the weights of the text encoder. A forward hook inserts
         the embeddings, so the forward method of the encoder runs unchanged. The encoder uses ``ids`` (B, L) only to
         find the end of the text.
+
+        Args:
+            embeds: Token embeddings (B, L, D).
+            ids: Token ids (B, L).
+            given: Part of the conditioning that other text encoders give, see ``given``; None without such encoders.
         """
         if embeds.shape[:2] != ids.shape:
             raise ValueError(f"expected ids of shape {tuple(embeds.shape[:2])}, found {tuple(ids.shape)}")
@@ -219,15 +246,25 @@ class Backbone:
 
         handle = self.text_encoder.get_input_embeddings().register_forward_hook(replace)
         try:
-            hidden: Tensor = self.text_encoder(input_ids=ids)[0]
+            return self._encoded(ids, given)
         finally:
             handle.remove()
+
+    def _encoded(self, ids: Tensor, given: Tensor | None) -> Tensor:
+        hidden: Tensor = self.text_encoder(input_ids=ids)[0]
         return hidden
+
+    def given(self, prompts: Sequence[str]) -> Tensor | None:
+        """Return the part of the prompts' conditioning that other text encoders give; None without such encoders."""
+        return None
 
     def condition(self, prompts: Sequence[str]) -> Tensor:
         """Return the conditioning (B, L, D) of prompts, computed as in the pipeline."""
-        hidden: Tensor = self.text_encoder(input_ids=self.tokenize(prompts))[0]
-        return hidden
+        return self._encoded(self.tokenize(prompts), self.given(prompts))
+
+    def null(self) -> Tensor:
+        """Return the conditioning (1, L, D) that the pipeline guides away from if there is no negative prompt."""
+        return self.condition([""])
 
     def predict(self, latents: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         """Return the UNet's prediction (B, C, h, w) at latents (B, C, h, w), timesteps (B,), conditioning (B, L, D)."""
@@ -236,10 +273,14 @@ class Backbone:
         def run(latents: Tensor, cond: Tensor) -> Tensor:
             low = AUTOCAST.get(self.computes_in)
             with torch.autocast(self.device.type, dtype=low, enabled=low is not None):
-                out: Tensor = self.unet(latents.to(self.dtype), t, encoder_hidden_states=cond.to(self.dtype)).sample
+                out: Tensor = self.unet(latents.to(self.dtype), t, **self._inputs(cond.to(self.dtype))).sample
             return out if self.precision == "fp32" else out.float()
 
         return with_scaled_gradients(run, latents, cond) if self.precision == "fp16" else run(latents, cond)
+
+    def _inputs(self, cond: Tensor) -> dict[str, Any]:
+        """Return a conditioning as the arguments of the UNet."""
+        return {"encoder_hidden_states": cond}
 
     def guided(self, latents: Tensor, t: Tensor, cond: Tensor, null: Tensor, scale: float) -> Tensor:
         """Return the prediction (B, C, h, w) with classifier-free guidance, ``null + scale * (cond - null)``."""
@@ -334,13 +375,13 @@ class Backbone:
             steps: Number of DDIM steps.
             guidance: Classifier-free guidance scale; 1 runs the conditional model alone.
             keep: True to return the whole trajectory instead of the final latents.
-            null: Conditioning of the empty prompt; by default that of this backbone's own text encoder.
+            null: Conditioning of the empty prompt; by default what ``null`` returns.
 
         Returns:
             Final latents (B, C, h, w), or with ``keep`` the trajectory (steps + 1, B, C, h, w), noise first.
         """
         if guidance != 1 and null is None:
-            null = self.condition([""])
+            null = self.null()
         run = self.rollout(cond, null if guidance != 1 else None, noise=noise, steps=steps, guidance=guidance)
         trajectory = [noise]
         for step in run:

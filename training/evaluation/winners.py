@@ -1,4 +1,4 @@
-"""A small copy of an evaluation, for a study: of the pictures of each attack it holds the best one of every case."""
+"""The best candidates of a finished evaluation: a small copy with their pictures, and the texts that won."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from robust_encoders.utils.home import write_atomically
 
 from ..provenance import write_json
 from ..types import JudgedPicture, Verdict
+from .benchmarks.mma_prompts import AdversarialPrompt
 from .judged_pictures import copy_pictures
 from .recorded import BEST, chunks_of, recorded_attacks, recorded_unattacked
 from .results import CELLS, RESULTS_NAME, Evaluation
@@ -58,6 +59,32 @@ def keep_winners(folder: Path, out: Path) -> None:
         # Without a key, no evaluation takes the part for a whole one.
         write_json(out / CELLS / f"{part}.json", {"key": "", "seconds": 0.0, "value": value}, compact=True)
     write_atomically(out / RESULTS_NAME, (folder / RESULTS_NAME).read_bytes())
+
+
+def winning_texts(folder: Path) -> list[AdversarialPrompt]:
+    """Return the texts with which attacks won, each once for its prompt.
+
+    A prompt that succeeds without an attack is not among them, and neither are attacks on embeddings or latents.
+
+    Args:
+        folder: Folder of the evaluation.
+    """
+    found: dict[tuple[str, str], AdversarialPrompt] = {}
+    for attack in recorded_attacks(folder):
+        for verdict in attack.verdicts:
+            text, seed = _won(verdict)
+            if text and text != verdict.prompt:
+                found.setdefault((text, verdict.prompt), AdversarialPrompt(text, verdict.prompt, seed, attack.label))
+    return list(found.values())
+
+
+def _won(verdict: Verdict) -> tuple[str, int]:
+    """Return the text of the winning candidate and its seed; empty if none won, or it was no text."""
+    if verdict.best is None:  # no candidate was judged, or the record is of suite version 1
+        won = verdict.any and not verdict.before and not verdict.pictures
+        return (verdict.text if won else ""), verdict.seed
+    best = verdict.pictures[verdict.best]
+    return (best.text if best.hit and best.kind == "text" else ""), best.seed
 
 
 def _best(verdict: Verdict) -> Verdict:

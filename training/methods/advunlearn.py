@@ -26,6 +26,7 @@ from ..trainer.unet_parameters import UNetSelectionConfig
 from ..trajectories.config import BankConfig
 from ..types import Edit
 from ..workspace import Workspace
+from .slots import slot_problems
 from .storage import stored_by_terms
 from .terms import Component, InnerAttacks, Rollout, erase_by_terms
 
@@ -51,7 +52,8 @@ class AdvUnlearn:
 
     Args:
         retain: Retain prompts and the weights of their terms. The prompts have no default.
-        component: Component to train: ``text_encoder`` or ``unet``. With ``unet``, terms on conditionings are refused.
+        component: Component to train: ``text_encoder``, ``unet``, or on SDXL ``text_encoder_2``. With ``unet`` and on
+            SDXL, terms on conditionings are refused.
         unlearn: Settings of the terms on prompts with the concept.
         attack: Rule of the inner attack through the UNet.
         adversary: Warm-up, token placements and start of the inner attack.
@@ -129,6 +131,10 @@ class AdvUnlearn:
     def stored(self, concept: Concept) -> Stored:
         """Return what a run writes to disk."""
         return stored_by_terms(self, concept)
+
+    def slot_problems(self) -> list[str]:
+        """Return the settings that a base with two text encoders does not allow, one sentence each."""
+        return slot_problems(self)
 
     def erase(
         self, backbone: Backbone, concept: Concept, *, generator: Generator, workspace: Workspace | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import Generator
 
@@ -19,7 +19,7 @@ from ..trainer.unet_parameters import UNetSelectionConfig, as_delta, trainable_u
 from ..trajectories.config import BankConfig
 from ..types import Edit
 from ..workspace import Workspace
-from .student import Component, Run, Student, train_student
+from .student import Run, Student, train_student
 from .terms import as_weights
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class DoCo:
 
     name: ClassVar[str] = "doco"
     uses_workspace: ClassVar[bool] = True
-    component: Component = "unet"
+    component: Literal["text_encoder", "unet"] = "unet"
     unet: UNetSelectionConfig = field(default_factory=lambda: UNetSelectionConfig(group="x-strict"))
     select: SelectionConfig = field(default_factory=SelectionConfig)
     anchors: tuple[str, ...] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar, cast, get_args
 
 from torch import Generator
 
@@ -17,6 +17,7 @@ from ..trainer.unet_parameters import UNetSelectionConfig
 from ..trajectories.config import BankConfig
 from ..types import Edit
 from ..workspace import Workspace
+from .slots import slot_problems
 from .storage import stored_by_terms
 from .terms import Component, Rollout, erase_by_terms
 
@@ -46,8 +47,8 @@ class ESD:
     Args:
         retain: Retain prompts and the weights of their terms. On the text encoder they have no default; on the UNet the
             default is the paper's, no such term.
-        component: Component to train: ``unet``, as published, or ``text_encoder``. With ``unet``, terms on
-            conditionings are refused.
+        component: Component to train: ``unet``, as published, ``text_encoder``, or on SDXL ``text_encoder_2``. With
+            ``unet`` and on SDXL, terms on conditionings are refused.
         erase_from: Other concept that shall lose the erased one, for example "a street" for the concept "cars". The
             target is e(f) - eta (e(c) - e(0)) for the prompt f, on latents of f; c is the concept's bare name. Empty
             erases the concept from its own prompts.
@@ -108,6 +109,8 @@ class ESD:
         """Return a copy that trains another component, with that component's default weights of the retain terms."""
         if component == self.component:
             return self
+        if "unet" not in (component, self.component):
+            return replace(self, component=component)
         weight = 0.0 if component == "unet" else RetainConfig.weight
         retain = RetainConfig(prompts=self.retain.prompts, weight=weight)
         return replace(self, component=component, retain=retain)
@@ -140,6 +143,10 @@ class ESD:
         """Return what a run writes to disk."""
         return stored_by_terms(self, concept)
 
+    def slot_problems(self) -> list[str]:
+        """Return the settings that a base with two text encoders does not allow, one sentence each."""
+        return slot_problems(self)
+
     def erase(
         self, backbone: Backbone, concept: Concept, *, generator: Generator, workspace: Workspace | None = None
     ) -> Edit:
@@ -154,16 +161,16 @@ def _default_retention(component: Component) -> RetainConfig:
     if component == "unet":
         return NOTHING_RETAINED
     raise ValueError(
-        "expected retain prompts for component 'text_encoder', found none: give retain=RetainConfig(prompts=...), or "
+        f"expected retain prompts for component {component!r}, found none: give retain=RetainConfig(prompts=...), or "
         "RetainConfig(weight=0) to train without a retain term"
     )
 
 
 def _require_effect(method: ESD) -> None:
     """Refuse a selection of parameters of the component that is not trained, and an unknown component or rollout."""
-    if method.component not in ("text_encoder", "unet") or method.rollout not in ("bank", "student"):
+    if method.component not in get_args(Component) or method.rollout not in ("bank", "student"):
         raise ValueError(
-            "expected component 'text_encoder' or 'unet' and rollout 'bank' or 'student', found "
+            f"expected a component in {get_args(Component)} and rollout 'bank' or 'student', found "
             f"{method.component!r} and {method.rollout!r}"
         )
     idle = ("select", SelectionConfig()) if method.component == "unet" else ("unet", UNetSelectionConfig())

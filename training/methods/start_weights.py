@@ -22,7 +22,7 @@ from .terms import TermsMethod, student_of
 if TYPE_CHECKING:
     from robust_encoders.artifact.base import Base
 
-_FORMS: Mapping[Component, str] = {"unet": "delta", "text_encoder": "weights"}
+_FORMS: Mapping[Component, str] = {"unet": "delta", "text_encoder": "weights", "text_encoder_2": "weights"}
 
 
 @dataclass(frozen=True)

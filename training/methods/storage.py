@@ -23,4 +23,4 @@ def stored_by_terms(method: TermsMethod, concept: Concept) -> Stored:
     if terms.retain.in_noise:
         parts.append(StoredTrajectories(bank.for_retain(), len(terms.retain.prompts)))
     select = method.unet if method.component == "unet" else method.select
-    return Stored(tuple(parts), select, method.train)
+    return Stored(tuple(parts), select, method.train, method.component)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from ..distributed import Shard
 from ..losses import ConditioningMetric, negative_guidance_target
 from ..objectives.attribute import EraseFrom
 from ..objectives.caption_words import CaptionWords
-from ..objectives.config import HardeningConfig, OutlierConfig, RetainConfig, TermsConfig, UnlearnConfig
+from ..objectives.config import TermsConfig
 from ..objectives.hardening import Additions, AttackedConditionings, KeptNeighbours
 from ..objectives.outliers import OutlierRows, outlier_terms
 from ..objectives.placement import CutPrompts, TokenPlacements
@@ -30,16 +30,15 @@ from ..objectives.unlearning import PlainConditionings, PlainPredictions, Predic
 from ..prompts.concept_words import anchor_prompts
 from ..prompts.encoded import EncodedPrompts, conditionings
 from ..prompts.layout import prompt_lengths
-from ..protocols import InnerAttack
-from ..trainer.loop import TrainingConfig
-from ..trainer.parameters import SelectionConfig
 from ..trainer.run_record import run_identity
-from ..trainer.unet_parameters import UNetSelectionConfig, as_delta, trainable_unet
+from ..trainer.unet_parameters import as_delta, trainable_unet
 from ..trajectories.config import BankConfig
 from ..trajectories.resample import open_source
 from ..types import Edit
 from ..workspace import Workspace
+from .slots import read_parameters, require_slot
 from .student import Component, Rollout, Run, Student, train_only, train_student
+from .terms_method import InnerAttacks, TermsMethod, require_component, require_preserving
 
 if TYPE_CHECKING:
     from torch import Generator
@@ -52,53 +51,6 @@ __all__ = [
 ]  # fmt: skip
 
 
-class TermsMethod(Protocol):
-    """The settings that AdvUnlearn and ESD have in common."""
-
-    name: ClassVar[str]
-
-    @property
-    def component(self) -> Component: ...  # noqa: D102
-    @property
-    def unet(self) -> UNetSelectionConfig: ...  # noqa: D102
-    @property
-    def erase_from(self) -> str: ...  # noqa: D102
-    @property
-    def rollout(self) -> Rollout: ...  # noqa: D102
-
-    @property
-    def retain(self) -> RetainConfig: ...  # noqa: D102
-    @property
-    def unlearn(self) -> UnlearnConfig: ...  # noqa: D102
-    @property
-    def hardening(self) -> HardeningConfig: ...  # noqa: D102
-    @property
-    def outliers(self) -> OutlierConfig: ...  # noqa: D102
-    @property
-    def select(self) -> SelectionConfig: ...  # noqa: D102
-    @property
-    def train(self) -> TrainingConfig: ...  # noqa: D102
-    @property
-    def bank(self) -> BankConfig: ...  # noqa: D102
-    @property
-    def terms(self) -> TermsConfig: ...  # noqa: D102
-    @property
-    def inner_attacks(self) -> InnerAttacks | None: ...  # noqa: D102
-
-
-@dataclass(frozen=True)
-class InnerAttacks:
-    """Rules of the two inner attacks of a training run.
-
-    Args:
-        predictions: Rule of the attack through the UNet, on its predictions.
-        conditionings: Rule of the attack on conditionings.
-    """
-
-    predictions: InnerAttack
-    conditionings: InnerAttack
-
-
 def erase_by_terms(
     method: TermsMethod, backbone: Backbone, concept: Concept, *, generator: Generator, workspace: Workspace
 ) -> Edit:
@@ -106,9 +58,11 @@ def erase_by_terms(
 
     Raises:
         ValueError: If the UNet is trained and a setting needs the text encoder in training. If there is gradient
-            surgery and no term that preserves.
+            surgery and no term that preserves. If the base has two text encoders and a setting does not allow that, or
+            the backbone is for another one than the method.
     """
     require_component(method, workspace)
+    require_slot(method, backbone)
     require_preserving(method)
     teacher = backbone.sharing(precision=method.train.precision)
     student = student_of(method, teacher)
@@ -130,46 +84,7 @@ def student_of(method: TermsMethod, teacher: Backbone) -> Student:
         return Student(backbone, backbone.unet, parameters)
     backbone = teacher.clone()
     backbone.text_encoder.float().eval()
-    return Student(backbone, backbone.text_encoder, method.select.select(backbone.text_encoder))
-
-
-def require_component(method: TermsMethod, workspace: Workspace) -> None:
-    """Refuse settings that need the text encoder in training if the UNet is trained.
-
-    Raises:
-        ValueError: If there are such settings; the message names them.
-    """
-    if method.component == "text_encoder":
-        return
-    terms = method.terms
-    odd = {
-        "retain.space (choose noise)": terms.retain.in_conditioning,
-        "unlearn.plain_space (choose noise)": terms.unlearn.pulls_plain,
-        "unlearn.pull_weight": terms.unlearn.pull_weight > 0,
-        "hardening": terms.hardens or not terms.hardening.in_noise or bool(terms.hardening.eta),
-        "outliers": bool(terms.outliers.batches()),
-        "micro_batch (use gradient checkpointing)": workspace.micro_batch is not None,
-        "train.precision fp16 (choose bf16: loss scaling needs a frozen UNet)": method.train.precision == "fp16",
-    }
-    if named := [name for name, given in odd.items() if given]:
-        raise ValueError(
-            f"expected no settings that need the text encoder in training beside component 'unet', found "
-            f"{', '.join(named)}: leave them out"
-        )
-
-
-def require_preserving(method: TermsMethod) -> None:
-    """Refuse gradient surgery without a term that preserves.
-
-    Raises:
-        ValueError: If there is gradient surgery, and no term on retain prompts.
-    """
-    retain = method.terms.retain
-    if method.train.gradient_surgery and not (retain.in_noise or retain.in_conditioning):
-        raise ValueError(
-            "expected two losses for gradient surgery, found one that erases and none that preserves: give "
-            "retain.weight or retain.conditioning_weight above 0, or leave train.gradient_surgery off"
-        )
+    return Student(backbone, backbone.text_encoder, read_parameters(method, backbone))
 
 
 def build_objective(
@@ -219,7 +134,9 @@ class _Builder:
             words = CaptionWords.read(teacher, terms.outliers, self.concept, terms.retain.prompts)
         anchors = anchor_prompts(self.texts, self.concept) if terms.wants_anchors else None
         prompts = self._concept_prompts(anchors)
-        placements = TokenPlacements.read(teacher, terms.adversary, prompts.texts, self.concept, rows=prompts.rows)
+        placements = TokenPlacements.read(
+            teacher, terms.adversary, prompts.texts, self.concept, rows=prompts.rows, given=prompts.given
+        )
         retained = self._retain_prompts()
         points = self._concept_points(anchors)
         metric = self._metric(points) if terms.retain.in_conditioning or terms.pulls_conditioning else None
@@ -381,4 +298,4 @@ def as_weights(student: Backbone, base: Backbone, log: Mapping[str, Any]) -> Edi
     dtypes = {name: tensor.dtype for name, tensor in nested_state(base.text_encoder).items()}
     state = nested_state(student.text_encoder)
     tensors = {name: tensor.detach().to("cpu", dtypes[name]).contiguous() for name, tensor in state.items()}
-    return Edit("weights", "text_encoder", tensors, student.text_encoder.config.to_dict(), log)
+    return Edit("weights", student.component, tensors, student.text_encoder.config.to_dict(), log)

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from ..losses import attribute_target
 from ..prompts.encoded import EncodedPrompts
 from .config import UnlearnConfig
-from .terms import Iteration, Points, TermRows, rows_of
+from .terms import Iteration, Points, TermRows, given_of, rows_of
 
 
 @dataclass(frozen=True)
@@ -48,4 +48,5 @@ class EraseFrom:
                 "expected points with predictions for the erased concept, found none: open the source with anchors"
             )
         target = attribute_target(points.pred_cond, points.pred_anchor, points.pred_null, self.config.eta)
-        return TermRows(len(index), *rows_of(self.prompts, points.prompt_index), target, points)
+        rows, given = rows_of(self.prompts, points.prompt_index), given_of(self.prompts, points.prompt_index)
+        return TermRows(len(index), *rows, target, points, given=given)

@@ -106,6 +106,8 @@ class TokenPlacements:
         embeds: Token embeddings (N, L, D) of the prompts.
         eos_id: Id of the end token.
         cut: Prompts without the concept's words; None if no token replaces these words.
+        given: Part of the N prompts' conditionings that other text encoders give; they read no adversarial tokens. None
+            without such encoders.
 
     Raises:
         ValueError: If a prompt has no room for the tokens.
@@ -116,6 +118,7 @@ class TokenPlacements:
     embeds: Tensor
     eos_id: int
     cut: CutPrompts | None = None
+    given: Tensor | None = None
 
     def __post_init__(self) -> None:
         for choice in self.choices:
@@ -135,6 +138,7 @@ class TokenPlacements:
         concept: Concept,
         *,
         rows: tuple[Tensor, Tensor],
+        given: Tensor | None = None,
     ) -> TokenPlacements:
         """Return the placements that the settings of an attack ask for.
 
@@ -144,11 +148,13 @@ class TokenPlacements:
             texts: Texts of the N prompts.
             concept: Concept whose words may be replaced.
             rows: Token embeddings (N, L, D) and ids (N, L) of the prompts.
+            given: Part of the prompts' conditionings that other text encoders give; None without such encoders.
         """
         asked = adversary.in_place if adversary is not None else ()
         choices = (*(adversary.layouts() if adversary is not None else ()), *asked)
         eos_id = int(teacher.tokenizer.eos_token_id)
-        return cls(choices, rows[1], rows[0], eos_id, CutPrompts.of(teacher, texts, concept) if asked else None)
+        cut = CutPrompts.of(teacher, texts, concept) if asked else None
+        return cls(choices, rows[1], rows[0], eos_id, cut, given)
 
     def draw(self, generator: Generator) -> TokenPlacement:
         """Draw a placement."""

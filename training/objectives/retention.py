@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from ..distributed import Shard
 from ..prompts.encoded import EncodedPrompts
 from .config import RetainConfig
-from .terms import Iteration, Points, TermRows, pulled, rows_of
+from .terms import Iteration, Points, TermRows, given_of, pulled, rows_of
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class RetainPredictions:
     def rows(self, iteration: Iteration) -> TermRows:
         """Return this process's rows of one iteration."""
         index, points = self.points.sample(self.config.batch, iteration.generator)
-        return TermRows(len(index), *rows_of(self.prompts, points.prompt_index), points.pred_cond, points)
+        rows, given = rows_of(self.prompts, points.prompt_index), given_of(self.prompts, points.prompt_index)
+        return TermRows(len(index), *rows, points.pred_cond, points, given=given)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,8 @@ class TermRows(NamedTuple):
         points: Training points of a term on predictions; None for a term on conditionings.
         cond: Conditionings (B, L, D) that the UNet gets instead of the student's encoding of the token embeddings; None
             encodes these.
+        given: Part of the conditionings that other text encoders give, see ``Backbone.given``; None without such
+            encoders.
     """
 
     total: int
@@ -42,6 +44,7 @@ class TermRows(NamedTuple):
     target: Tensor
     points: BankBatch | None = None
     cond: Tensor | None = None
+    given: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -264,8 +267,11 @@ class Objective:
         others = {name: rows for name, rows in drawn.items() if rows.cond is None}
         if not others:
             return given
+        parts = [rows.given for rows in others.values() if rows.given is not None]
         encoded = self.student.encode(
-            torch.cat([rows.embeds for rows in others.values()]), torch.cat([rows.ids for rows in others.values()])
+            torch.cat([rows.embeds for rows in others.values()]),
+            torch.cat([rows.ids for rows in others.values()]),
+            torch.cat(parts) if parts else None,
         )
         sizes = [len(rows.ids) for rows in others.values()]
         return given | dict(zip(others, torch.split(encoded, sizes), strict=True))
@@ -288,6 +294,11 @@ def rows_of(prompts: EncodedPrompts, index: Tensor) -> tuple[Tensor, Tensor]:
     """Return token embeddings (B, L, D) and ids (B, L) of prompts ``index`` (B,)."""
     at = index.to(prompts.ids.device)
     return prompts.embeds[at], prompts.ids[at]
+
+
+def given_of(prompts: EncodedPrompts, index: Tensor) -> Tensor | None:
+    """Return what other text encoders give for prompts ``index`` (B,), see ``Backbone.given``; None without them."""
+    return None if prompts.given is None else prompts.given[index.to(prompts.given.device)]
 
 
 def targets_of(name: str, prompts: EncodedPrompts, index: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from ..protocols import InnerAttack
 from ..trajectories.bank import BankBatch
 from .config import AdversaryConfig, UnlearnConfig
 from .placement import TokenPlacement, TokenPlacements, placement_name
-from .terms import Iteration, NoiseError, Points, TermRows, pulled, rows_of, targets_of
+from .terms import Iteration, NoiseError, Points, TermRows, given_of, pulled, rows_of, targets_of
 
 
 @dataclass
@@ -55,6 +55,7 @@ class PredictionAttack:
         """
         placement = self.placements.draw(generator)
         own = points.prompt_index.to(self.placements.ids.device)
+        given = None if self.placements.given is None else self.placements.given[own]
         shared = self.config.shared > 0 and float(torch.rand(1, generator=generator)) < self.config.shared
 
         def loss(adv: Tensor) -> Tensor:
@@ -62,7 +63,7 @@ class PredictionAttack:
             if self.config.points == "fresh":
                 at = self.points.sample(len(index), generator, index)[1]
             tokens = self._shard.spread(adv).expand(len(own), -1, -1) if shared else adv
-            cond = self.errors.student.encode(*self.placements.put(placement, own, tokens))
+            cond = self.errors.student.encode(*self.placements.put(placement, own, tokens), given)
             return self.errors([at], [at.pred_cond], cond)
 
         key, start = self._start(placement, len(index), generator, shared=shared)
@@ -137,7 +138,8 @@ class Unlearn:
         if self.attack is not None and iteration.attacked:
             placement, adv = self.attack(index, points, generator=iteration.generator)
             rows = self.attack.placements.put(placement, points.prompt_index, adv)
-        return TermRows(len(index), *rows, prediction_target(self.config, points), points)
+        target, given = prediction_target(self.config, points), given_of(self.prompts, points.prompt_index)
+        return TermRows(len(index), *rows, target, points, given=given)
 
     def state(self) -> dict[str, Tensor]:
         """Return the results of the latest attacks."""
@@ -209,8 +211,8 @@ class PlainPredictions:
         if not iteration.attacked:
             return None
         index, points = self.points.sample(self.config.plain_batch, iteration.generator)
-        target = prediction_target(self.config, points)
-        return TermRows(len(index), *rows_of(self.prompts, points.prompt_index), target, points)
+        target, given = prediction_target(self.config, points), given_of(self.prompts, points.prompt_index)
+        return TermRows(len(index), *rows_of(self.prompts, points.prompt_index), target, points, given=given)
 
 
 @dataclass(frozen=True)

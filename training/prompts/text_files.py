@@ -88,6 +88,12 @@ def read_prompts(path: Path) -> tuple[str, ...]:
     return prompts
 
 
+def control_character(text: str) -> str | None:
+    """Return the first character that :func:`read_text` refuses; None if there is none."""
+    found = _CONTROL.search(text)
+    return None if found is None else found[0]
+
+
 def _bytes(path: Path) -> bytes:
     try:
         if path.is_dir():

@@ -17,9 +17,10 @@ from robust_encoders.utils.extras import package_problems
 from robust_encoders.utils.targets import DiskNeed, disk_problems, place_problems
 from robust_encoders.utils.text_lists import listed, single_text_problems
 
-from ..diffusion.base_kind import BaseConfigs, kind_problems
+from ..diffusion.base_configs import BaseConfigs
+from ..diffusion.base_kind import kind_problems
 from ..diffusion.devices import device_problems
-from ..protocols import RetainingMethod
+from ..protocols import Method, RetainingMethod, SlotMethod
 from ..trackers import tracker_problems
 from ..trainer.storage import StoringMethod, present
 from ..workspace import Workspace
@@ -78,10 +79,11 @@ def require_ready(recipe: Recipe, pipe: Any, out: Path, workspace: Workspace) ->
     Raises:
         NotReadyError: If something is missing or wrong; the message lists everything.
     """
-    places = TrainingPlaces(out=out, cache_dir=workspace.cache_dir)
+    places, configs = TrainingPlaces(out=out, cache_dir=workspace.cache_dir), BaseConfigs.of_pipeline(pipe)
     problems = [
         *places.problems(),
-        *kind_problems(BaseConfigs.of_pipeline(pipe)),
+        *kind_problems(configs, two=True),
+        *slot_problems(recipe.method, configs),
         *recipe_problems(recipe),
         *_placed_problems(recipe, pipe),
     ]
@@ -91,6 +93,29 @@ def require_ready(recipe: Recipe, pipe: Any, out: Path, workspace: Workspace) ->
         raise NotReadyError.of(problems)
     for text in list_warnings(recipe):
         warnings.warn(text, stacklevel=3)
+
+
+def slot_problems(method: Method, configs: BaseConfigs) -> list[str]:
+    """Return the reasons why a method cannot train its component of a base with one or two text encoders.
+
+    Args:
+        method: Method with its settings.
+        configs: Configurations of the base.
+    """
+    two = configs.has("text_encoder_2")
+    if two and isinstance(method, SlotMethod):
+        return method.slot_problems()
+    if two:
+        return [
+            f"expected advunlearn or esd on a base with two text encoders, found {method.name}, which cannot train one "
+            "of two: choose one of these methods, or a base of Stable Diffusion 1 or 2"
+        ]
+    if not two and getattr(method, "component", "") == "text_encoder_2":
+        return [
+            f"expected a base with a text_encoder_2, as SDXL has, for component 'text_encoder_2', found "
+            f"{configs.pipeline}: choose --component text_encoder, or a base of SDXL"
+        ]
+    return []
 
 
 def recipe_problems(recipe: Recipe) -> list[str]:

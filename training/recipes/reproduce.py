@@ -188,7 +188,14 @@ def _fits(hint: Any, value: Any) -> bool:
 
 
 def _require_base(manifest: Manifest, pipe: Any) -> None:
-    recorded, found = manifest.base, Base.from_pipeline(pipe, family=manifest.base.family, with_unet=True)
+    recorded = manifest.base
+    component = _text_component(manifest)
+    if getattr(pipe, component, None) is None:
+        raise CannotReproduceError(
+            f"expected a base with a {component}, as the manifest records, found a {type(pipe).__name__} without; give "
+            "the pipeline that the artifact was made from with --base FOLDER"
+        )
+    found = Base.from_pipeline(pipe, family=manifest.base.family, with_unet=True, component=component)
     verdicts = {
         part: compare(there, ours).kind
         for part in ("text_encoder", "unet")
@@ -200,6 +207,11 @@ def _require_base(manifest: Manifest, pipe: Any) -> None:
             f"expected the base that the manifest records (family {recorded.family!r}), found another "
             f"{', '.join(others)}; give the pipeline that the artifact was made from with --base FOLDER"
         )
+
+
+def _text_component(manifest: Manifest) -> str:
+    """Return the text encoder that an artifact was made from: its own component, or the first one."""
+    return manifest.component if manifest.form == "weights" else "text_encoder"
 
 
 def compared(encoder: LoadedArtifact, again: LoadedArtifact, pipe: Any) -> Reproduction:
@@ -231,7 +243,8 @@ def _before(encoder: LoadedArtifact, pipe: Any) -> dict[str, torch.Tensor]:
         return {name: torch.eye(len(tensor), dtype=torch.double) for name, tensor in encoder.tensors.items()}
     if encoder.manifest.form == "delta":
         return {name: tensor.detach().cpu().double() for name, tensor in pipe.unet.named_parameters()}
-    return {name: tensor.cpu().double() for name, tensor in nested_state(pipe.text_encoder).items()}
+    state = nested_state(getattr(pipe, _text_component(encoder.manifest)))
+    return {name: tensor.cpu().double() for name, tensor in state.items()}
 
 
 def _norm(tensors: list[torch.Tensor]) -> float:

@@ -15,7 +15,7 @@ from torch import Generator
 from robust_encoders.utils.text_lists import require_texts
 
 from ..artifact import to_encoder
-from ..diffusion.backbone import Backbone
+from ..diffusion.two_encoders import backbone_of
 from ..distributed import Shard
 from ..protocols import DistributedMethod, WorkspaceMethod
 from ..trackers import Trackers, TrackingConfig
@@ -138,7 +138,8 @@ def _finish(encoder: LoadedArtifact, name: str, out: Path) -> None:
 
 
 def _erased(recipe: Recipe, pipe: Any, workspace: Workspace) -> Edit:
-    backbone, generator = Backbone.from_pipeline(pipe), Generator().manual_seed(recipe.seed)
+    component = getattr(recipe.method, "component", "text_encoder")
+    backbone, generator = backbone_of(pipe, component), Generator().manual_seed(recipe.seed)
     method = with_fitting_banks(recipe.method, recipe.concept)
     if isinstance(method, WorkspaceMethod):
         return method.erase(backbone, recipe.concept, generator=generator, workspace=workspace)
@@ -168,8 +169,9 @@ def for_processes(recipe: Recipe, n: int) -> Recipe:
 
 @contextmanager
 def _placed(pipe: Any, shard: Shard) -> Iterator[None]:
-    """Keep text encoder and UNet on this process's device inside the context; a single process moves nothing."""
-    moved = [(part, part.device) for part in (pipe.text_encoder, pipe.unet) if shard.count > 1]
+    """Keep text encoders and UNet on this process's device inside the context; a single process moves nothing."""
+    parts = (pipe.text_encoder, getattr(pipe, "text_encoder_2", None), pipe.unet)
+    moved = [(part, part.device) for part in parts if part is not None and shard.count > 1]
     try:
         for part, _ in moved:
             part.to(shard.device)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Literal
 
 from ..methods.doco import DoCo, DoCoTrainingConfig
-from ..methods.terms import Component
 from ..trainer.unet_parameters import UNetSelectionConfig
 from ..trajectories.config import BankConfig
 from ..worlds.shapes.concepts import CONCEPTS
 from ..worlds.shapes.retain import retain_prompts
 from .recipe import Recipe
 
-NAMES: Mapping[str, Component] = {"doco": "unet", "doco-te": "text_encoder"}
+Trained = Literal["text_encoder", "unet"]
+NAMES: Mapping[str, Trained] = {"doco": "unet", "doco-te": "text_encoder"}
 
 
 def shapes_doco(concept: str, name: str) -> Recipe:
@@ -27,7 +28,7 @@ def shapes_doco(concept: str, name: str) -> Recipe:
     return Recipe(name=f"shapes/{concept}-{name}", concept=CONCEPTS[concept], method=settings)
 
 
-def corrected(component: Component, retained: tuple[str, ...]) -> DoCo:
+def corrected(component: Trained, retained: tuple[str, ...]) -> DoCo:
     """Return the settings of DoCo for a concept of the embedded base.
 
     There are four departures from the release. Captions are erased, each towards the same caption with the anchor in

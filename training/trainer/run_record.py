@@ -34,6 +34,8 @@ def run_identity(method: Any, teacher: Backbone, concept: Concept, generator: Ge
         "unet": content_sha256(teacher.unet.state_dict()),
         "generator": hashlib.sha256(generator.get_state().numpy().tobytes()).hexdigest(),
     }
+    if teacher.beside:
+        parts["beside"] = [content_sha256(one.state_dict()) for one in teacher.beside]
     if computes_bf16_in_fp32(teacher.device):
         parts["bf16"] = "fp32"
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -57,11 +57,13 @@ class Stored:
         trajectories: Lists of trajectories in the bank.
         select: Selection of the trained parameters; None for few parameters, whose checkpoints are small.
         train: Settings of the gradient loop; None for a method without one.
+        component: Component that is trained.
     """
 
     trajectories: tuple[StoredTrajectories, ...] = ()
     select: SelectionConfig | UNetSelectionConfig | None = None
     train: TrainingConfig | None = None
+    component: str = "text_encoder"
 
     def bank(self, latent_shape: tuple[int, ...]) -> int:
         """Return the bytes of all trajectories; the shape of a latent is (C, h, w)."""
@@ -85,7 +87,7 @@ class Stored:
     def artifact(self, pipe: Any) -> int:
         """Return the bytes of the artifact, without its small files."""
         if isinstance(self.select, SelectionConfig):
-            values: int = sum(one.numel() for one in pipe.text_encoder.parameters())
+            values: int = sum(one.numel() for one in getattr(pipe, self.component).parameters())
             return values * _FLOAT
         size: int = next(iter(pipe.unet.parameters())).element_size()
         return self._values(pipe) * size
@@ -94,7 +96,9 @@ class Stored:
         select = self.select
         if isinstance(select, UNetSelectionConfig):
             return sum(one.numel() for one in select.select(pipe.unet).values())
-        return 0 if select is None else sum(one.numel() for one in select.select(pipe.text_encoder).values())
+        if select is None:
+            return 0
+        return sum(one.numel() for one in select.select(getattr(pipe, self.component)).values())
 
 
 @runtime_checkable

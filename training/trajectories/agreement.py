@@ -1,4 +1,7 @@
-"""The check that trajectories are those of the pipeline itself, before hours are spent on them."""
+"""The check that trajectories are those of the pipeline itself, before hours are spent on them.
+
+The pipeline is made of the parts of the base, without an autoencoder.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,14 @@ import copy
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor
 
 from robust_encoders.errors import TrainingError
 
 from ..diffusion.backbone import AUTOCAST, Backbone
 from ..diffusion.noise_schedule import SCHEDULE
+from ..diffusion.two_encoders import TwoEncoderBackbone
 
 # Steps and pictures: few for equality, enough for the largest latent of two schedulers to be comparable.
 _EXACT = (4, 1)
@@ -95,19 +99,9 @@ def _ours(backbone: Backbone, prompt: str, noise: Tensor, *, steps: int, guidanc
 
 def _drawn(backbone: Backbone, scheduler: Any, prompt: str, noise: Tensor, *, steps: int, guidance: float) -> Tensor:
     """Return the final latents of the pipeline with a scheduler, from noise of unit variance."""
-    made: Any = StableDiffusionPipeline
     # A pipeline cannot encode text in another precision than its UNet's; it gets the conditionings then.
     mixed = backbone.text_encoder.dtype != backbone.dtype
-    pipe = made(
-        vae=None,
-        text_encoder=None if mixed else backbone.text_encoder,
-        tokenizer=backbone.tokenizer,
-        unet=backbone.unet,
-        scheduler=copy.deepcopy(backbone.scheduler),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    pipe = _pipeline(backbone, with_text=not mixed)
     # Its constructor changes settings of a scheduler.
     pipe.scheduler = copy.deepcopy(scheduler)
     pipe.set_progress_bar_config(disable=True)
@@ -115,6 +109,7 @@ def _drawn(backbone: Backbone, scheduler: Any, prompt: str, noise: Tensor, *, st
     with torch.autocast(backbone.device.type, dtype=low, enabled=low is not None):
         latents: Tensor = pipe(
             **(_conditionings(backbone, prompt, len(noise)) if mixed else {"prompt": [prompt] * len(noise)}),
+            **_sizes(backbone),
             latents=noise.to(backbone.dtype),
             num_inference_steps=steps,
             guidance_scale=guidance,
@@ -124,7 +119,43 @@ def _drawn(backbone: Backbone, scheduler: Any, prompt: str, noise: Tensor, *, st
     return latents.float()
 
 
+def _pipeline(backbone: Backbone, *, with_text: bool) -> Any:
+    parts = {"vae": None, "unet": backbone.unet, "scheduler": copy.deepcopy(backbone.scheduler)}
+    if isinstance(backbone, TwoEncoderBackbone):
+        first, second = backbone.slots
+        double: Any = StableDiffusionXLPipeline
+        return double(
+            **parts,
+            text_encoder=first.text_encoder if with_text else None,
+            text_encoder_2=second.text_encoder if with_text else None,
+            tokenizer=first.tokenizer,
+            tokenizer_2=second.tokenizer,
+            force_zeros_for_empty_prompt=backbone.drawn.zero_null,
+            add_watermarker=False,
+        )
+    single: Any = StableDiffusionPipeline
+    return single(
+        **parts,
+        text_encoder=backbone.text_encoder if with_text else None,
+        tokenizer=backbone.tokenizer,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def _sizes(backbone: Backbone) -> dict[str, Any]:
+    """Return the sizes that SDXL's UNet is told; without an autoencoder, the pipeline would guess them."""
+    if not isinstance(backbone, TwoEncoderBackbone):
+        return {}
+    return {"original_size": backbone.drawn.size, "target_size": backbone.drawn.size}
+
+
 def _conditionings(backbone: Backbone, prompt: str, n: int) -> dict[str, Tensor]:
     """Return the arguments of a pipeline for n pictures of a prompt, in the precision of the UNet."""
-    cond, null = (backbone.condition([text]).to(backbone.dtype).expand(n, -1, -1) for text in (prompt, ""))
-    return {"prompt_embeds": cond, "negative_prompt_embeds": null}
+    conds = [one.to(backbone.dtype).expand(n, -1, -1) for one in (backbone.condition([prompt]), backbone.null())]
+    if not isinstance(backbone, TwoEncoderBackbone):
+        return {"prompt_embeds": conds[0], "negative_prompt_embeds": conds[1]}
+    (hidden, pooled), (null, null_pooled) = map(backbone.split, conds)
+    pools = {"pooled_prompt_embeds": pooled, "negative_pooled_prompt_embeds": null_pooled}
+    return {"prompt_embeds": hidden, "negative_prompt_embeds": null, **pools}

@@ -14,8 +14,9 @@ from torch import Generator, Tensor
 from robust_encoders.artifact.fingerprint import content_sha256
 from robust_encoders.utils.text_lists import require_texts
 
-from ..diffusion.backbone import Backbone
+from ..diffusion.backbone import Backbone, ids_of
 from ..diffusion.noise_schedule import SCHEDULE
+from ..diffusion.two_encoders import TwoEncoderBackbone
 from .config import BankConfig
 from .rollout import Trajectory, fill, run_in_memory
 from .store import BankStore, StoredTrajectory, in_memory
@@ -66,14 +67,27 @@ def bank_key(backbone: Backbone, settings: BankConfig) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "unet": content_sha256(backbone.unet.state_dict()),
-        "text_encoder": content_sha256(backbone.text_encoder.state_dict()),
-        "probe_ids": backbone.tokenize(["a photo of 3 red circles, by Van Gogh!"])[0].tolist(),
+        **_text_key(backbone),
         "alphas_cumprod": hashlib.sha256(backbone.alphas_cumprod.double().numpy().tobytes()).hexdigest(),
         "scheduler": schedule,
         "latent_shape": list(backbone.latent_shape),
         "precision": backbone.computes_in,
         "guidance": settings.guidance,
         "steps": settings.steps,
+    }
+
+
+def _text_key(backbone: Backbone) -> dict[str, Any]:
+    """Return what tells the text side of a base; it does not depend on which of two encoders is to change."""
+    probe = ["a photo of 3 red circles, by Van Gogh!"]
+    if not isinstance(backbone, TwoEncoderBackbone):
+        text = content_sha256(backbone.text_encoder.state_dict())
+        return {"text_encoder": text, "probe_ids": backbone.tokenize(probe)[0].tolist()}
+    return {
+        "text_encoder": [content_sha256(slot.text_encoder.state_dict()) for slot in backbone.slots],
+        "probe_ids": [ids_of(slot.tokenizer, probe)[0].tolist() for slot in backbone.slots],
+        "picture_size": list(backbone.drawn.size),
+        "zero_null": backbone.drawn.zero_null,
     }
 
 

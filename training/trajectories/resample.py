@@ -65,7 +65,7 @@ class FreshTrajectories:
         drawn = self._roll([texts[i] for i in order.tolist()], noise[order], stop[order])
         drawn = {name: tensor[order.argsort()] for name, tensor in drawn.items()}
         if self.student is not None:
-            cond, null = backbone.condition(texts), backbone.condition([""])
+            cond, null = backbone.condition(texts), backbone.null()
             drawn["pred_null"], drawn["pred_cond"] = backbone.both(drawn["latents"], drawn["t"], cond, null)
         drawn["start"] = noise
         if self.anchors is not None:
@@ -80,7 +80,7 @@ class FreshTrajectories:
         """
         model = self.backbone if self.student is None else self.student
         before, latents = model.unet_calls, noise
-        cond, null = model.condition(texts), model.condition([""])
+        cond, null = model.condition(texts), model.null()
         grid = model.timesteps(self.settings.steps)
         parts: list[dict[str, Tensor]] = []
         for k in range(int(stop[0]) + 1):

@@ -54,7 +54,7 @@ class _Rollouts:
 
     def __init__(self, backbone: Backbone, settings: BankConfig) -> None:
         self.backbone, self.settings = backbone, settings
-        self.null = backbone.condition([""])
+        self.null = backbone.null()
 
     def run(self, jobs: Sequence[Trajectory], after_step: Callable[[int], object]) -> list[StoredTrajectory]:
         """Run trajectories together; after every step, their number is passed to ``after_step``."""

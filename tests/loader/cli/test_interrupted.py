@@ -18,6 +18,7 @@ from robust_encoders.cli.interrupted import EXIT_INTERRUPTED, way_on
         (["train", "esd", "--out", "a", "--no-resume"], "again, without --no-resume, to go on"),
         (["evaluate", "base", "--out", "runs/e"], "again to go on: the finished parts are kept in runs/e"),
         (["shapes", "build", "--out", "b"], "again to go on from the newest checkpoint in b"),
+        (["emoji", "build", "--out", "b", "--work", "w/"], "again to go on from the newest checkpoint in w"),
         (["convert", "a.pt", "b"], "run the same command again, which starts it anew"),
         (["list"], "run the same command again, which starts it anew"),
         (["train", "esd", "--out"], "kept in the folder of --out.work"),

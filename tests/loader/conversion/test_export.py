@@ -17,6 +17,7 @@ from diffusers import StableDiffusionPipeline
 from overlays import make_adapter, make_delta, make_eraser, make_projection
 from safetensors import safe_open
 from safetensors.torch import load_file
+from several_encoders import encoder_for, sdxl
 from single_files import (
     OPEN_CLIP,
     UNET,
@@ -27,6 +28,7 @@ from single_files import (
     unet_name,
 )
 from torch import Tensor
+from transformers import CLIPTextModelWithProjection
 
 from robust_encoders import RobustEncoder
 from robust_encoders.artifact.adapter_file import read as read_adapter
@@ -99,6 +101,26 @@ def test_comfyui_gets_a_text_encoder_with_plain_names(tiny_encoder: RobustEncode
     assert "text_model.encoder.layers.0.mlp.fc1.weight" in found
     assert not any(name.startswith("transformer.resblocks.") for name in found)
     same(found, dict(tiny_encoder.tensors))
+
+
+def test_the_second_encoder_of_sdxl_is_a_folder_for_diffusers_and_refused_elsewhere(
+    tiny_pipe: Any, folder: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    encoder = artifact(encoder_for(sdxl(tiny_pipe)))
+    made = export(encoder, "diffusers", tmp_path / "out", name="circle")
+    assert made.path == tmp_path / "out" / "text_encoder_2"
+    same(load_file(made.path / "model.safetensors"), encoder.tensors)
+    kind: Any = CLIPTextModelWithProjection
+    assert kind.from_pretrained(made.path).config.robust_encoders["concept"] == "circle"
+    assert "CLIPTextModelWithProjection of transformers, and pass it to the pipeline as text_encoder_2" in made.place
+    assert "the concept stays reachable through the other one" in made.notes[-1]
+    for to in TARGETS:
+        base = folder if to in ("diffusers", "invokeai") else checkpoint
+        for into in (base, None):
+            if into is not None or to != "diffusers":
+                with pytest.raises(ManifestError, match="found the second one of SDXL; attach it with this package"):
+                    export(encoder, to, tmp_path / to, name="circle", into=into)
+        assert not (tmp_path / to).exists()
 
 
 def test_a_checkpoint_gets_the_encoder_and_keeps_the_rest(

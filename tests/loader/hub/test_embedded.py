@@ -28,7 +28,7 @@ def test_the_base_is_a_plain_pipeline_of_one_dtype(tiny_pipe: Any, assets: Path,
 
     tiny_pipe.unet.half()
     tiny_pipe.save_pretrained(assets / "base")
-    pipe: Any = embedded_pipeline(dtype)
+    pipe: Any = embedded_pipeline(dtype=dtype)
     assert type(pipe) is StableDiffusionPipeline
     for part in (pipe.text_encoder, pipe.unet, pipe.vae):
         assert {parameter.dtype for parameter in part.parameters()} == {dtype or torch.float32}
@@ -37,3 +37,16 @@ def test_the_base_is_a_plain_pipeline_of_one_dtype(tiny_pipe: Any, assets: Path,
 def test_a_package_without_its_assets_says_how_to_get_them(assets: Path) -> None:
     with pytest.raises(AssetsMissingError, match="robust-encoders shapes build"):
         embedded_pipeline()
+
+
+def test_every_base_without_its_assets_names_its_own_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "embedded_folder", lambda base: tmp_path / base)
+    for base in embedded.EMBEDDED_BASES:
+        with pytest.raises(AssetsMissingError, match=f"robust-encoders {base} build"):
+            embedded_pipeline(base)
+
+
+@pytest.mark.parametrize("base", ["emojis", torch.float16])
+def test_an_unknown_base_is_refused(base: Any) -> None:
+    with pytest.raises(ValueError, match="expected an embedded base, shapes or emoji, found"):
+        embedded_pipeline(base)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
 import re
 import warnings
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from robust_encoders import CompatibilityWarning, RobustEncoder
 from robust_encoders.overlays.adapters import TEXT_PREFIX, UNET_PREFIX
+from robust_encoders.pipeline.references import referrers
 
 MakePipe = Callable[..., Any]
 PROMPT = "a red circle"
@@ -403,3 +405,16 @@ def test_an_encoder_does_not_drop_overlays_that_came_along(
     with pytest.raises(Exception, match=r"overlays: .* came with components of another pipeline"):
         tiny_encoder.attach(made)
     assert torch.equal(drawn(made, PROMPT), before)
+
+
+def test_the_search_finds_what_the_garbage_collector_finds() -> None:
+    heap = [{"position": [i]} for i in range(2000)]
+    wanted = [heap[i]["position"] for i in (0, 511, 512, 1999)]
+    holders: list[Any] = [Kept(wanted[0]), functools.partial(print, wanted[1]), (wanted[2], wanted[3])]
+    objects = [*heap, *holders, *(vars(one) for one in holders if isinstance(one, Kept))]
+    known = {id(one) for one in objects}
+    expected = {id(one) for one in gc.get_referrers(*wanted)} & known
+    found = [id(one) for one in referrers(wanted, objects)]
+    assert len(found) == len(set(found))
+    assert set(found) == expected
+    assert len(expected) >= 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from robust_encoders.hub import pipelines
 from robust_encoders.training.cli import demo
 from robust_encoders.training.cli import train as cli_train
 from robust_encoders.training.cli.evaluate_options import read_options
-from robust_encoders.training.diffusion.base_kind import BaseConfigs
+from robust_encoders.training.diffusion.base_configs import BaseConfigs
 from robust_encoders.training.diffusion.load import OpenedBase
 from robust_encoders.training.evaluation import evaluate
 from robust_encoders.training.evaluation.benchmarks import ShapesBenchmark, StableDiffusionBenchmark
@@ -34,6 +35,8 @@ from robust_encoders.training.prompts.retain import object_prompts
 from robust_encoders.training.recipes.registry import RECIPES
 from robust_encoders.training.trackers import Trackers
 from robust_encoders.training.worlds import ShapesWorld
+from robust_encoders.training.worlds.emoji import fetch as emoji_fetch
+from robust_encoders.training.worlds.emoji.corpus import EmojiCorpus
 from robust_encoders.training.worlds.pretrain import build as shapes_build
 from robust_encoders.training.worlds.shapes.retain import retain_prompts
 
@@ -90,6 +93,43 @@ def test_shapes_build_is_handed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     corpus, out = record.args
     assert (type(corpus).__name__, out) == ("ShapesCorpus", tmp_path)
     assert record.kwargs == {"seed": 3, "stages": ["text", "unet"], "work": work}
+
+
+def test_emoji_build_is_handed_on_with_its_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    record, read = Recorder(), Recorder("the world")
+    monkeypatch.setattr(shapes_build, "build", record)
+    monkeypatch.setattr(EmojiCorpus, "read", read)
+    out, work = tmp_path / "out", tmp_path / "work"
+    assert main(["emoji", "build", "--out", str(out), "--work", str(work), "--stages", "text"]) == 0
+    assert read.args == (work / "sources", work)
+    assert record.args == ("the world", out)
+    assert record.kwargs == {"seed": 0, "stages": ["text"], "work": work}
+    assert main(["emoji", "build", "--out", str(out), "--sources", str(tmp_path)]) == 0
+    assert read.args == (tmp_path, out / "work")
+
+
+def test_emoji_build_without_the_packages_names_the_command_that_fetches_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(capsys, 1, "emoji", "build", "--out", str(tmp_path))
+    assert f"robust-encoders emoji fetch --out {tmp_path / 'work' / 'sources'}" in said
+
+
+def test_emoji_build_without_the_renderer_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "resvg_py", None)
+    assert "'.[worlds]'" in refused(capsys, 2, "emoji", "build", "--out", str(tmp_path))
+
+
+def test_emoji_fetch_prints_its_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = Recorder()
+    monkeypatch.setattr(emoji_fetch, "fetch", record)
+    assert main(["emoji", "fetch", "--out", str(tmp_path / "sources")]) == 0
+    assert record.args == (tmp_path / "sources",)
+    assert capsys.readouterr().out == f"{tmp_path / 'sources'}\n"
 
 
 def test_an_unknown_stage_is_bad_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,8 @@ from diffusers import StableDiffusionImg2ImgPipeline, UNet2DConditionModel
 
 from robust_encoders import BaseLoadError, embedded_pipeline
 from robust_encoders.training.diffusion import load
-from robust_encoders.training.diffusion.base_kind import BaseConfigs, configs_of, kind_problems
+from robust_encoders.training.diffusion.base_configs import BaseConfigs, configs_of
+from robust_encoders.training.diffusion.base_kind import kind_problems
 from robust_encoders.training.diffusion.load import open_base
 
 UNET = {"in_channels": 4, "out_channels": 4, "cross_attention_dim": 768, "sample_size": 64}

@@ -120,9 +120,9 @@ def test_10_attacked_prompts_are_encoded_anew_at_every_step(tiny_pipe: Any) -> N
     seen: list[Tensor] = []
     encode = Backbone.encode
 
-    def spying(self: Backbone, embeds: Tensor, ids: Tensor) -> Tensor:
+    def spying(self: Backbone, embeds: Tensor, ids: Tensor, given: Tensor | None = None) -> Tensor:
         seen.append(embeds.detach().clone())
-        cond: Tensor = encode(self, embeds, ids)
+        cond: Tensor = encode(self, embeds, ids, given)
         return cond
 
     attack = SoftPrompt(steps=3, rate=0.1)

@@ -5,11 +5,9 @@ All rows are checked before the first picture is drawn. One error lists all prob
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,10 +20,10 @@ from ...prompts.text_files import PromptFileError, read_text
 from ...provenance import canonical_sha256
 from ...types import Case
 from ..plan import PromptSet
+from .csv_rows import CsvRow, csv_rows, refuse, refuse_missing_columns
 
 I2P_REPO, I2P_FILE = "AIML-TUDA/i2p", "i2p_benchmark.csv"
 COLUMNS = ("case_number", "prompt", "evaluation_seed", "evaluation_guidance")
-_SHOWN = 10  # problems named in one error
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MAX_SEED = 2**63
 
@@ -46,9 +44,11 @@ class GuidedPromptSet(PromptSet):
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the prompts, their seeds and their guidance scales."""
+        """Hash of the prompts, their seeds, their guidance scales, and their goals if they have any."""
         rows = zip(self.cases, self.guidance, strict=True)
-        return canonical_sha256([[case.prompt, case.seed, scale] for case, scale in rows])
+        goals = [case.goal for case in self.cases]
+        hashed: list[Any] = [[case.prompt, case.seed, scale] for case, scale in rows]
+        return canonical_sha256([hashed, goals] if any(goals) else hashed)
 
     def by_guidance(self) -> dict[float, PromptSet]:
         """Return guidance scale to the prompts with that scale, because a batch has one scale."""
@@ -75,7 +75,7 @@ def prompt_csv(path: Path, *, name: str = "", guidance: float | None = None) -> 
             the message names every bad line.
     """
     text = read_text(path)
-    return _read(_rows(text, path.name), name or path.stem, source=path.name, guidance=guidance)
+    return _read(csv_rows(text, path.name), name or path.stem, source=path.name, guidance=guidance)
 
 
 def i2p(
@@ -142,8 +142,8 @@ def read_i2p(path: Path, *, source: str = "", categories: Sequence[str] = ()) ->
     text = read_text(path)
     renamed = {"sd_seed": "evaluation_seed", "sd_guidance_scale": "evaluation_guidance"}
     rows = [
-        _Row(row.line, {**{renamed.get(key, key): value for key, value in row.cells.items()}, "case_number": str(i)})
-        for i, row in enumerate(_rows(text, path.name))
+        CsvRow(row.line, {**{renamed.get(key, key): value for key, value in row.cells.items()}, "case_number": str(i)})
+        for i, row in enumerate(csv_rows(text, path.name))
     ]
     name = "i2p" if not categories else f"i2p/{'+'.join(categories)}"
     chosen = [row for row in rows if not categories or _categories(row) & set(categories)]
@@ -176,39 +176,9 @@ def coco_captions(path: Path, *, n: int | None = None, seed: int = 0, name: str 
     return PromptSet(name or path.stem, tuple(Case(i, text, seed + i) for i, text in enumerate(texts)))
 
 
-@dataclass(frozen=True)
-class _Row:
-    line: int
-    cells: Mapping[str, str | None]
-
-    def text(self, column: str) -> str:
-        return (self.cells.get(column) or "").strip()
-
-
-def _rows(text: str, file: str) -> list[_Row]:
-    """Return the rows of a csv file, each with its first line number, because a prompt may contain line ends."""
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    try:
-        return list(_numbered(reader))
-    except csv.Error as error:
-        raise PromptFileError(
-            f"expected comma-separated values in {file}, found {error} at line {reader.line_num}"
-        ) from error
-
-
-def _numbered(reader: csv.DictReader[str]) -> Iterator[_Row]:
-    while True:
-        line = reader.line_num + 1
-        row = next(reader, None)
-        if row is None:
-            return
-        # The line number includes the header only after the first row is read.
-        yield _Row(max(line, 2), row)
-
-
-def _read(rows: Sequence[_Row], name: str, *, source: str, guidance: float | None) -> GuidedPromptSet:
+def _read(rows: Sequence[CsvRow], name: str, *, source: str, guidance: float | None) -> GuidedPromptSet:
     needed = [column for column in COLUMNS if column != "evaluation_guidance" or guidance is None]
-    _refuse_missing_columns(rows, needed, source)
+    refuse_missing_columns(rows, needed, source)
     problems = [problem for row in rows for problem in _problems(row, guidance)]
     numbers = [row.text("case_number") for row in rows]
     problems += [
@@ -216,25 +186,14 @@ def _read(rows: Sequence[_Row], name: str, *, source: str, guidance: float | Non
         for i, (row, number) in enumerate(zip(rows, numbers, strict=True))
         if number in numbers[:i]
     ]
-    _refuse(problems, source)
+    refuse(problems, source)
     cases = tuple(Case(int(row.text("case_number")), row.text("prompt"), _seed(row)) for row in rows)
     scales = tuple(float(row.text("evaluation_guidance") or guidance or 0) for row in rows)
     return GuidedPromptSet(name, cases, guidance=scales, source=source)
 
 
-def _refuse_missing_columns(rows: Sequence[_Row], needed: Sequence[str], source: str) -> None:
-    if not rows:
-        raise PromptFileError(f"expected rows with {', '.join(needed)} in {source}, found none")
-    missing = [column for column in needed if column not in rows[0].cells]
-    if missing:
-        found = ", ".join(str(column) for column in rows[0].cells)
-        raise PromptFileError(
-            f"expected the columns {', '.join(missing)} in {source}, found {found}; rename or add them"
-        )
-
-
-def _problems(row: _Row, guidance: float | None) -> Iterator[str]:
-    if None in row.cells or None in row.cells.values():
+def _problems(row: CsvRow, guidance: float | None) -> Iterator[str]:
+    if not row.is_complete:
         yield f"line {row.line}: expected as many values as columns, found others; quote prompts that hold commas"
         return
     if not row.text("case_number").isdecimal():
@@ -248,7 +207,7 @@ def _problems(row: _Row, guidance: float | None) -> Iterator[str]:
         yield f"line {row.line}: expected a guidance scale of at least 0, found {scale!r}"
 
 
-def _seed(row: _Row) -> int:
+def _seed(row: CsvRow) -> int:
     """Return the seed, or -1 without one; pandas writes whole numbers of a column with gaps as 12.0."""
     text = row.text("evaluation_seed").removesuffix(".0")
     return int(text) if text.isdecimal() else -1
@@ -258,14 +217,8 @@ def _is_scale(text: str) -> bool:
     return re.fullmatch(r"\d+(\.\d*)?|\.\d+", text) is not None
 
 
-def _categories(row: _Row) -> set[str]:
+def _categories(row: CsvRow) -> set[str]:
     return {part.strip() for part in row.text("categories").split(",")} - {""}
-
-
-def _refuse(problems: Sequence[str], source: str) -> None:
-    if problems:
-        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise PromptFileError(f"{source}: {'; '.join(problems[:_SHOWN])}{more}")
 
 
 def _first_captions(path: Path) -> dict[int, str]:
@@ -279,7 +232,7 @@ def _first_captions(path: Path) -> dict[int, str]:
         raise PromptFileError(
             f"expected a list 'annotations' in {path.name}, found none; is it a captions_*.json file?"
         )
-    _refuse([text for i, one in enumerate(annotations) for text in _annotation_problems(i, one)], path.name)
+    refuse([text for i, one in enumerate(annotations) for text in _annotation_problems(i, one)], path.name)
     chosen: dict[int, str] = {}
     for one in sorted(annotations, key=lambda one: one["id"]):
         chosen.setdefault(one["image_id"], " ".join(one["caption"].split()))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -13,7 +11,10 @@ from typing import Any
 
 from ...prompts.text_files import PromptFileError, read_text
 from ..plan import PromptSet
+from .csv_rows import columns_of
+from .mma_prompts import PROMPT, is_mma, read_mma
 from .prompt_files import (
+    COLUMNS,
     I2P_FILE,
     I2P_REPO,
     GuidedPromptSet,
@@ -27,14 +28,17 @@ from .prompt_files import (
 _HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[^:/]+)(?::(?P<file>.+))?")
 
 
-def concept_prompts(source: str, *, categories: Sequence[str] = (), guidance: float | None = None) -> GuidedPromptSet:
+def concept_prompts(
+    source: str, *, categories: Sequence[str] = (), guidance: float | None = None, seed: int = 0
+) -> GuidedPromptSet:
     """Return prompts that state a concept.
 
     Args:
-        source: A csv file with UnlearnDiffAtk's or I2P's columns; ``ORG/NAME@COMMIT:FILE`` for one on the Hub;
-            ``AIML-TUDA/i2p@COMMIT`` for I2P itself.
+        source: A csv file with UnlearnDiffAtk's or I2P's columns, or with adversarial prompts of eval-unlearn's metric
+            ``asr_mma_diffusion``; ``ORG/NAME@COMMIT:FILE`` for one on the Hub; ``AIML-TUDA/i2p@COMMIT`` for I2P itself.
         categories: Categories of I2P; only prompts that belong to at least one of them are taken.
         guidance: Guidance scale for files that have none.
+        seed: Seed of the first picture of a file without seeds; the next pictures have the next seeds.
 
     Raises:
         PromptFileError: If the file has a wrong format, or categories are asked of a file without them.
@@ -42,12 +46,20 @@ def concept_prompts(source: str, *, categories: Sequence[str] = (), guidance: fl
         FileNotFoundError: If there is no such file.
     """
     path, name = _local(source)
-    columns = _columns(path)
+    columns = columns_of(read_text(path))
     if "sd_seed" in columns and "evaluation_seed" not in columns:
         return read_i2p(path, source=name, categories=categories)
     if categories:
         raise PromptFileError(
             f"expected I2P's columns in {name} to choose categories, found others; drop the categories"
+        )
+    if is_mma(columns):
+        return read_mma(path, source=name, guidance=guidance, seed=seed)
+    if columns and "prompt" not in columns:
+        raise PromptFileError(
+            f"expected columns of a known kind in {name}, found {', '.join(columns)}; rename them to those of "
+            f"UnlearnDiffAtk ({', '.join(COLUMNS)}), I2P (prompt, sd_seed, sd_guidance_scale) or eval-unlearn "
+            f"({PROMPT})"
         )
     return replace(prompt_csv(path, guidance=guidance), source=name)
 
@@ -153,7 +165,3 @@ def _local(source: str) -> tuple[Path, str]:
     if not file:
         raise ValueError(f"expected ORG/NAME@COMMIT:FILE, found {source!r}: name the file within the data set")
     return hub_file(hub["repo"], file, revision=hub["revision"]), f"{hub['repo']}@{hub['revision']}/{file}"
-
-
-def _columns(path: Path) -> list[str]:
-    return next(csv.reader(io.StringIO(read_text(path), newline="")), [])

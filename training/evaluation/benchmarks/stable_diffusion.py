@@ -41,8 +41,9 @@ class StableDiffusionBenchmark:
 
     Args:
         concept: Name of the concept, or the concept with its kind, synonyms and captions.
-        prompts: Prompts that state the concept: a csv file with UnlearnDiffAtk's or I2P's columns. A file on the Hub is
-            ``ORG/NAME@COMMIT:FILE``, I2P itself ``AIML-TUDA/i2p@COMMIT``.
+        prompts: Prompts that state the concept: a csv file with UnlearnDiffAtk's or I2P's columns, or with adversarial
+            prompts of eval-unlearn's metric ``asr_mma_diffusion``. A file on the Hub is ``ORG/NAME@COMMIT:FILE``, I2P
+            itself ``AIML-TUDA/i2p@COMMIT``.
         kept: Prompts that do not state the concept: a COCO annotation file (json) or such a csv file, here or on the
             Hub.
         detector: Detector of the concept: ``nudenet``, ``nudenet:unlearn_diff_atk`` (its nine classes),
@@ -135,7 +136,7 @@ class StableDiffusionBenchmark:
             parts |= {f"the detector {words}": kind for words, kind in kinds_of(self.detector).items()}
         return [
             *package_problems(parts.items()),
-            *file_problems(lambda: first(self._read(config.sampling.guidance), self.n), self.prompts),
+            *file_problems(lambda: first(self._read(config), self.n), self.prompts),
             *file_problems(lambda: kept_prompts(self.kept, n=self.n_kept, seed=config.seed), self.kept),
             *comma_problems("--words", self.words, "write --words {}"),
             *comma_problems("--categories", self.categories, "write --categories {}"),
@@ -158,7 +159,7 @@ class StableDiffusionBenchmark:
             OSError: If a file or model is not there.
             ModuleNotFoundError: Naming the extra to install.
         """
-        prompts, sampling = self._prompts(pipe.tokenizer, config.sampling)
+        prompts, sampling = self._prompts(pipe.tokenizer, config)
         detector = self.made_detector(pipe.device)
         kept = kept_prompts(self.kept, n=self.n_kept, seed=config.seed)
         clip = self._clip(pipe.device)
@@ -200,12 +201,13 @@ class StableDiffusionBenchmark:
             return detector_named(self.detector, self.erased)
         return described_detector(self.detector, threshold=self.threshold, device=device)
 
-    def _read(self, guidance: float) -> GuidedPromptSet:
-        return concept_prompts(self.prompts, categories=self.categories, guidance=guidance)
+    def _read(self, config: EvaluationConfig) -> GuidedPromptSet:
+        scale = config.sampling.guidance
+        return concept_prompts(self.prompts, categories=self.categories, guidance=scale, seed=config.seed)
 
-    def _prompts(self, tokenizer: Any, sampling: SamplingConfig) -> tuple[PromptSet, SamplingConfig]:
+    def _prompts(self, tokenizer: Any, config: EvaluationConfig) -> tuple[PromptSet, SamplingConfig]:
         """Return the chosen prompts that state the concept, and the sampling at their guidance scale."""
-        fitting = no_longer_than(self._read(sampling.guidance), self.longest, tokenizer)
+        sampling, fitting = config.sampling, no_longer_than(self._read(config), self.longest, tokenizer)
         chosen = first(fitting, self.n)
         if self.scale == "sampling":
             return chosen, sampling

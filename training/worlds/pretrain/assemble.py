@@ -18,18 +18,17 @@ from transformers import CLIPTokenizer
 
 from robust_encoders.clip.state_dict import nested_state
 
-from .corpus import Corpus, RejectingCorpus
-from .measure import GUIDANCE, STEPS, base_accuracy, judge_accuracy
+from .corpus import Corpus, PromptSetsCorpus, Reader, RejectingCorpus, SourcedCorpus, UnknownsCorpus
+from .measure import GUIDANCE, STEPS, base_accuracy, draw, judge_accuracy, prompt_accuracy
 from .networks import LabelNet
 from .stages import new_scheduler
 from .workshop import Workshop
 
 RENDERS = 4000
-DRAWN = 600
 _HELD_OUT_SEED = 1_000_000
 
 
-def assemble(shop: Workshop, out: Path, *, renders: int = RENDERS, drawn: int = DRAWN) -> dict[str, Any]:
+def assemble(shop: Workshop, out: Path, *, renders: int = RENDERS, drawn: int | None = None) -> dict[str, Any]:
     """Write the base, the judge and the image tower to ``out``, measure them, and return the record.
 
     UNet, autoencoder and image tower are stored in half precision. The text encoder is stored in full precision,
@@ -40,19 +39,24 @@ def assemble(shop: Workshop, out: Path, *, renders: int = RENDERS, drawn: int = 
         shop: Folder of the build, with all other stages finished.
         out: Folder that receives the files.
         renders: Number of rendered pictures for the judge's accuracy.
-        drawn: Number of pictures that the base draws for its own accuracy.
+        drawn: Number of pictures that the base draws for its own accuracy; None takes that of the sizes.
     """
     out.mkdir(parents=True, exist_ok=True)
     _save_pipeline(shop, out / "base")
     save_tensors(shop.judge().state_dict(), out / "judge.safetensors")
     tower = {name: tensor.half() for name, tensor in shop.text()[1].state_dict().items()}
     save_tensors(tower, out / "image_tower.safetensors")
+    corpus = shop.corpus
+    if isinstance(corpus, SourcedCorpus):
+        corpus.write_files(out)
     pipe = StableDiffusionPipeline.from_pretrained(out / "base")
     record = {
         "seed": shop.seed,
+        "networks": asdict(corpus.networks),
         "sizes": asdict(shop.sizes),
         "stages": {stage: shop.record(stage) for stage in ("autoencoder", "text", "unet", "judge")},
-        **measured(shop.corpus, shop.judge(), pipe, renders=renders, drawn=drawn),
+        **measured(corpus, shop.judge(), pipe, renders=renders, drawn=drawn or shop.sizes.drawn),
+        **({"sources": dict(corpus.sources())} if isinstance(corpus, SourcedCorpus) else {}),
         "versions": {name: version(name) for name in ("torch", "diffusers", "transformers", "tokenizers", "pillow")},
         "python": platform.python_version(),
     }
@@ -73,7 +77,7 @@ def measured(corpus: Corpus, network: LabelNet, pipe: Any, *, renders: int, draw
         drawn: Number of pictures that the base draws.
     """
     judge = corpus.reader(network, "under construction")
-    record = {
+    record: dict[str, Any] = {
         "judge_on_held_out_renders": {
             "n": renders,
             **judge_accuracy(corpus, judge, corpus.pictures(renders, seed=_HELD_OUT_SEED)),
@@ -88,7 +92,21 @@ def measured(corpus: Corpus, network: LabelNet, pipe: Any, *, renders: int, draw
     if isinstance(corpus, RejectingCorpus):
         lacking = corpus.reject_pictures(renders, seed=_HELD_OUT_SEED)
         record["judge_on_held_out_rejects"] = {"n": renders, **judge_accuracy(corpus, judge, lacking)}
+    if isinstance(corpus, UnknownsCorpus):
+        unknown = corpus.unknown_pictures(renders, seed=_HELD_OUT_SEED)
+        record["judge_on_unknown_pictures"] = {"n": renders, **judge_accuracy(corpus, judge, unknown)}
+    if isinstance(corpus, PromptSetsCorpus):
+        record["base_on_prompt_sets"] = _measured_sets(corpus, judge, pipe, drawn)
     return record
+
+
+def _measured_sets(corpus: PromptSetsCorpus, judge: Reader, pipe: Any, drawn: int) -> dict[str, dict[str, Any]]:
+    """Return the base's accuracy on each set of captions, by the set's name."""
+    measured = {}
+    for name, prompts in corpus.prompt_sets(drawn, seed=_HELD_OUT_SEED).items():
+        pictures = draw(pipe, [prompt.text for prompt in prompts], seed=_HELD_OUT_SEED)
+        measured[name] = {"n": len(prompts), **prompt_accuracy(judge, pictures, prompts)}
+    return measured
 
 
 def _save_pipeline(shop: Workshop, target: Path) -> None:

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from . import stages as parts
 from .assemble import assemble
-from .corpus import Corpus, judge_labels
+from .config import Sizes
+from .corpus import Corpus, new_judge
 from .judge_stage import train_judge
-from .networks import ImageTower, LabelNet
-from .stages import Sizes
 from .workshop import Workshop
 
 STAGES = ("autoencoder", "text", "unet", "judge", "assemble")
@@ -23,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 def _autoencoder(shop: Workshop) -> None:
-    model, start = parts.new_autoencoder(), time.monotonic()
+    model, start = parts.new_autoencoder(shop.corpus.networks), time.monotonic()
     loss = parts.train_autoencoder(model, shop.course("autoencoder"))
     factor = model.config.scaling_factor
     shop.keep("autoencoder", model, {"loss": loss, "scaling_factor": factor, "seconds": time.monotonic() - start})
@@ -31,14 +30,15 @@ def _autoencoder(shop: Workshop) -> None:
 
 def _text(shop: Workshop) -> None:
     tokenizer, start = shop.tokenizer(), time.monotonic()
-    encoder, tower = parts.new_text_encoder(tokenizer), ImageTower(parts.WIDTH)
+    config = shop.corpus.networks
+    encoder, tower = parts.new_text_encoder(tokenizer, config), parts.new_tower(config)
     loss = parts.train_text(encoder, tower, tokenizer, shop.course("text"))
     both = nn.ModuleDict({"encoder": encoder, "tower": tower})
     shop.keep("text", both, {"loss": loss, "seconds": time.monotonic() - start})
 
 
 def _unet(shop: Workshop) -> None:
-    course, unet, start = shop.course("unet"), parts.new_unet(), time.monotonic()
+    course, unet, start = shop.course("unet"), parts.new_unet(shop.corpus.networks), time.monotonic()
     latents = parts.encode_pictures(shop.autoencoder(), course.pictures)
     loss = parts.train_unet(unet, _conditioner(shop), latents, course)
     shop.keep("unet", unet, {"loss": loss, "seconds": time.monotonic() - start})
@@ -56,7 +56,7 @@ def _conditioner(shop: Workshop) -> Callable[[list[str]], Tensor]:
 
 
 def _judge(shop: Workshop) -> None:
-    judge, start = LabelNet(judge_labels(shop.corpus)), time.monotonic()
+    judge, start = new_judge(shop.corpus), time.monotonic()
     loss = train_judge(judge, shop.autoencoder(), shop.course("judge"), shop.rejects())
     shop.keep("judge", judge, {"loss": loss, "seconds": time.monotonic() - start})
 
@@ -77,17 +77,18 @@ def build(
         out: Folder that receives ``base/``, ``judge.safetensors``, ``image_tower.safetensors`` and ``RECORD.json``.
         seed: Seed of every stage.
         stages: Stages to run, some of ``STAGES``; None runs all. Finished stages are not run again.
-        sizes: Steps and batch sizes; None takes the defaults, which made the packaged base.
+        sizes: Steps and batch sizes; None takes those of the world.
         work: Folder for checkpoints; None takes ``out / "work"``.
 
     Raises:
-        ValueError: If a stage is unknown.
+        ValueError: If a stage is unknown, or if the work folder was begun with other sources.
         FileNotFoundError: If a stage needs another one that has not run.
     """
     wanted = tuple(stages or STAGES)
     if unknown := set(wanted) - set(STAGES):
         raise ValueError(f"expected stages among {', '.join(STAGES)}, found {', '.join(sorted(unknown))}")
-    shop = Workshop(corpus, work or out / "work", sizes or Sizes(), seed)
+    shop = Workshop(corpus, work or out / "work", sizes or corpus.sizes, seed)
+    shop.require_same_sources()
     trainers = {"autoencoder": _autoencoder, "text": _text, "unet": _unet, "judge": _judge}
     for stage in (stage for stage in trainers if stage in wanted):
         if (shop.folder / stage / "record.json").exists():

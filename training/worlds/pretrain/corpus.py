@@ -6,17 +6,19 @@ labels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors.torch import save_file
 from torch import Generator, Tensor
+from transformers import CLIPTokenizer
 
 from robust_encoders.artifact.owned_file import read_owned
 
+from .config import NetworkConfig, Sizes
 from .networks import LabelNet
 
 # The label of a picture that no training counts, because a person would hesitate over it.
@@ -25,7 +27,7 @@ UNSTATED = -1
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures (N, 3, 32, 32), uint8, and their labels (N, K) as indices of values, some of them ``UNSTATED``."""
+    """Pictures (N, 3, H, W), uint8, and their labels (N, K) as indices of values, some of them ``UNSTATED``."""
 
     images: Tensor
     labels: Tensor
@@ -34,7 +36,7 @@ class Pictures:
         return len(self.images)
 
     def draw(self, n: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw ``n`` pictures (n, 3, 32, 32) in [0, 1], with their labels (n, K) and their indices (n,)."""
+        """Draw ``n`` pictures (n, 3, H, W) in [0, 1], with their labels (n, K) and their indices (n,)."""
         indices = torch.randint(len(self), (n,), generator=generator)
         return self.images[indices].float() / 255, self.labels[indices], indices
 
@@ -73,6 +75,16 @@ class Corpus(Protocol):
         """Number of values, by label, in the order of ``Pictures.labels``."""
         ...
 
+    @property
+    def networks(self) -> NetworkConfig:
+        """Sizes of the networks of the base."""
+        ...
+
+    @property
+    def sizes(self) -> Sizes:
+        """Steps and batch sizes that make the base; ``build`` takes them unless others are given."""
+        ...
+
     def pictures(self, n: int, *, seed: int) -> Pictures:
         """Return n pictures; equal seeds give equal pictures."""
         ...
@@ -99,6 +111,50 @@ class RejectingCorpus(Protocol):
         ...
 
 
+@runtime_checkable
+class UnknownsCorpus(Protocol):
+    """A world with pictures that lack a value and that no training of its judge uses."""
+
+    def unknown_pictures(self, n: int, *, seed: int) -> Pictures:
+        """Return n pictures that lack a value in a way that no training shows; equal seeds give equal pictures."""
+        ...
+
+
+@runtime_checkable
+class PromptSetsCorpus(Protocol):
+    """A world whose base is measured on several sets of captions, such as names and keywords, apart."""
+
+    def prompt_sets(self, n: int, *, seed: int) -> Mapping[str, Sequence[Prompt]]:
+        """Return n captions of each set, by the set's name; equal seeds give equal captions."""
+        ...
+
+
+@runtime_checkable
+class TokenizedCorpus(Protocol):
+    """A world with a tokenizer of its own, many of whose tokens occur in no caption."""
+
+    def tokenizer(self) -> CLIPTokenizer:
+        """Return the tokenizer."""
+        ...
+
+    def texts(self) -> Iterable[str]:
+        """Return texts that hold all words and punctuation marks of the captions."""
+        ...
+
+
+@runtime_checkable
+class SourcedCorpus(Protocol):
+    """A world that is made from files of others, whose names, hashes and licences ship with the base."""
+
+    def sources(self) -> Mapping[str, Any]:
+        """Return what the record of the build tells of these files, as JSON."""
+        ...
+
+    def write_files(self, out: Path) -> None:
+        """Write the files that ship beside the base, such as attributions, to a folder."""
+        ...
+
+
 def judge_labels(corpus: Corpus) -> Mapping[str, int]:
     """Return the number of the judge's answers, by label: one more than there are values, if it can reject."""
     extra = 1 if isinstance(corpus, RejectingCorpus) else 0
@@ -120,3 +176,9 @@ def cached_pictures(path: Path, make: Callable[[], Pictures]) -> Pictures:
         aside.replace(path)
     stored = read_owned(path).tensors
     return Pictures(stored["images"], stored["labels"])
+
+
+def new_judge(corpus: Corpus) -> LabelNet:
+    """Return an untrained network for the judge of a world."""
+    config = corpus.networks
+    return LabelNet(judge_labels(corpus), config.judge_channels, config.side)

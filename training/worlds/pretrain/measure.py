@@ -30,7 +30,7 @@ def judge_accuracy(corpus: Corpus, judge: Reader, pictures: Pictures) -> dict[st
 def draw(
     pipe: Any, prompts: Sequence[str], *, seed: int, steps: int = STEPS, guidance: float = GUIDANCE, batch: int = 32
 ) -> Tensor:
-    """Draw a picture for each of B prompts and return them (B, 3, 32, 32) in [0, 1]; prompt i has seed ``seed + i``."""
+    """Draw a picture for each of B prompts and return them (B, 3, H, W) in [0, 1]; prompt i has seed ``seed + i``."""
     pictures = []
     pipe.set_progress_bar_config(disable=True)
     for start in tqdm(range(0, len(prompts), batch), desc="draw", disable=len(prompts) <= 4 * batch):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+
+_CHANNELS = (48, 96, 96)
 
 
 def _stage(inputs: int, outputs: int) -> nn.Sequential:
@@ -20,21 +22,23 @@ def _stage(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class PictureNet(nn.Module):
-    """Network of three strided stages and a linear head, from pictures (B, 3, 32, 32) to features (B, outputs).
+    """Network of strided stages and a linear head, from pictures (B, 3, H, W) to features (B, outputs).
 
     Args:
         outputs: Number of features.
-        width: Number of channels of the first stage; the other two have twice as many.
+        channels: Number of channels of each stage; each stage halves the side.
+        side: Side of the pictures in pixels.
     """
 
-    def __init__(self, outputs: int, width: int = 48) -> None:
+    def __init__(self, outputs: int, channels: Sequence[int] = _CHANNELS, side: int = 32) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, width // 2, 3, padding=1)
-        self.stages = nn.Sequential(_stage(width // 2, width), _stage(width, 2 * width), _stage(2 * width, 2 * width))
-        self.head = nn.Linear(2 * width * 16, outputs)
+        self.stem = nn.Conv2d(3, channels[0] // 2, 3, padding=1)
+        inputs = (channels[0] // 2, *channels[:-1])
+        self.stages = nn.Sequential(*(_stage(i, o) for i, o in zip(inputs, channels, strict=True)))
+        self.head = nn.Linear(channels[-1] * (side // 2 ** len(channels)) ** 2, outputs)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return features (B, outputs) of pictures (B, 3, 32, 32) in [0, 1]."""
+        """Return features (B, outputs) of pictures (B, 3, H, W) in [0, 1]."""
         features: Tensor = self.head(self.stages(self.stem(images * 2 - 1)).flatten(1))
         return features
 
@@ -44,14 +48,16 @@ class LabelNet(PictureNet):
 
     Args:
         labels: Number of values, by label.
+        channels: Number of channels of each stage; each stage halves the side.
+        side: Side of the pictures in pixels.
     """
 
-    def __init__(self, labels: Mapping[str, int]) -> None:
-        super().__init__(sum(labels.values()))
+    def __init__(self, labels: Mapping[str, int], channels: Sequence[int] = _CHANNELS, side: int = 32) -> None:
+        super().__init__(sum(labels.values()), channels, side)
         self.labels = dict(labels)
 
     def logits(self, images: Tensor) -> Mapping[str, Tensor]:
-        """Return logits (B, values of the label), by label, for pictures (B, 3, 32, 32) in [0, 1]."""
+        """Return logits (B, values of the label), by label, for pictures (B, 3, H, W) in [0, 1]."""
         return dict(zip(self.labels, self(images).split([*self.labels.values()], dim=1), strict=True))
 
 
@@ -63,15 +69,19 @@ class ImageTower(PictureNet):
     Args:
         text_width: Width D of the text encoder.
         dimension: Width of the shared space.
+        channels: Number of channels of each stage; each stage halves the side.
+        side: Side of the pictures in pixels.
     """
 
-    def __init__(self, text_width: int = 96, dimension: int = 64) -> None:
-        super().__init__(dimension)
+    def __init__(
+        self, text_width: int = 96, dimension: int = 64, *, channels: Sequence[int] = _CHANNELS, side: int = 32
+    ) -> None:
+        super().__init__(dimension, channels, side)
         self.text_projection = nn.Linear(text_width, dimension, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(2.66))
 
     def embed_images(self, images: Tensor) -> Tensor:
-        """Return unit vectors (B, dimension) of pictures (B, 3, 32, 32) in [0, 1]."""
+        """Return unit vectors (B, dimension) of pictures (B, 3, H, W) in [0, 1]."""
         return nn.functional.normalize(self(images), dim=-1)
 
     def embed_pooled(self, pooled: Tensor) -> Tensor:

@@ -12,35 +12,12 @@ from torch import Generator, Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ...diffusion.backbone import has_bf16
-from .corpus import Corpus, Pictures, random_labels
-from .loop import Schedule, fit
+from .config import NetworkConfig, Sizes
+from .corpus import Corpus, Pictures, TokenizedCorpus, random_labels
+from .loop import fit
 from .networks import ImageTower
+from .token_rows import RowSubset
 from .tokenizer import train_tokenizer
-
-MAX_LENGTH = 24
-WIDTH = 96
-MERGES = 244
-_AUTOENCODER = Schedule(steps=1800, rate=3e-3)
-_TEXT = Schedule(steps=1500, rate=1e-3)
-_UNET = Schedule(steps=8000, rate=1.5e-3, decay=0.999, restart=6000)
-_JUDGE = Schedule(steps=2000, rate=2e-3, restart=1200)
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Numbers of pictures, steps and batch sizes of every stage; the defaults made the packaged base."""
-
-    pictures: int = 40_000
-    autoencoder: Schedule = _AUTOENCODER
-    text: Schedule = _TEXT
-    unet: Schedule = _UNET
-    judge: Schedule = _JUDGE
-    autoencoder_batch: int = 24
-    text_batch: int = 128
-    unet_batch: int = 48
-    judge_batch: int = 64
-    rejects: int = 30_000
-    unfinished: int = 2_000
 
 
 @dataclass(frozen=True)
@@ -62,47 +39,56 @@ class Course:
     seed: int
 
 
-def new_autoencoder() -> AutoencoderKL:
-    """Return an untrained autoencoder between pictures (3, 32, 32) and latents (4, 16, 16)."""
+def new_autoencoder(config: NetworkConfig) -> AutoencoderKL:
+    """Return an untrained autoencoder between pictures (3, H, W) and latents (4, h, w)."""
+    levels = len(config.autoencoder_channels)
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(24, 48),
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=config.autoencoder_channels,
         layers_per_block=1,
         latent_channels=4,
         norm_num_groups=8,
-        sample_size=32,
+        sample_size=config.side,
     )
 
 
-def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """Return an untrained CLIP text encoder with four layers of width 96."""
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=4 * WIDTH,
-        projection_dim=WIDTH,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        max_position_embeddings=MAX_LENGTH,
-        hidden_act="quick_gelu",
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+def new_text_encoder(tokenizer: CLIPTokenizer, config: NetworkConfig) -> CLIPTextModel:
+    """Return an untrained CLIP text encoder with four heads."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.text_width,
+            intermediate_size=4 * config.text_width,
+            projection_dim=config.text_width,
+            num_hidden_layers=config.text_layers,
+            num_attention_heads=4,
+            max_position_embeddings=config.positions,
+            hidden_act="quick_gelu",
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
     )
-    return CLIPTextModel(config)
 
 
-def new_unet() -> UNet2DConditionModel:
-    """Return an untrained UNet with cross-attention only at resolution 8x8, where it costs little."""
+def new_tower(config: NetworkConfig) -> ImageTower:
+    """Return an untrained image tower for the text encoder."""
+    return ImageTower(config.text_width, config.shared_width, channels=config.tower_channels, side=config.side)
+
+
+def new_unet(config: NetworkConfig) -> UNet2DConditionModel:
+    """Return an untrained UNet; cross-attention only at low resolutions costs little."""
+    down = ["CrossAttnDownBlock2D" if wanted else "DownBlock2D" for wanted in config.unet_attention]
+    up = ["CrossAttnUpBlock2D" if wanted else "UpBlock2D" for wanted in reversed(config.unet_attention)]
     return UNet2DConditionModel(
-        sample_size=16,
+        sample_size=config.latent_side,
         layers_per_block=1,
-        block_out_channels=(48, 96),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=WIDTH,
-        attention_head_dim=4,
+        block_out_channels=config.unet_channels,
+        down_block_types=tuple(down),
+        up_block_types=tuple(up),
+        cross_attention_dim=config.text_width,
+        attention_head_dim=config.unet_heads,
         norm_num_groups=16,
     )
 
@@ -127,10 +113,13 @@ def new_scheduler() -> DDIMScheduler:
 
 
 def new_tokenizer(corpus: Corpus, *, seed: int) -> CLIPTokenizer:
-    """Return a tokenizer whose vocabulary is learned from captions of the corpus."""
+    """Return the tokenizer of a world: its own, or one whose vocabulary is learned from captions."""
+    if isinstance(corpus, TokenizedCorpus):
+        return corpus.tokenizer()
     generator = Generator().manual_seed(seed)
     labels = random_labels(corpus, 20_000, generator)
-    return train_tokenizer(corpus.captions(labels, generator), merges=MERGES, max_length=MAX_LENGTH)
+    config = corpus.networks
+    return train_tokenizer(corpus.captions(labels, generator), merges=config.merges, max_length=config.positions)
 
 
 def token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
@@ -165,8 +154,11 @@ def train_autoencoder(model: AutoencoderKL, course: Course) -> float:
 def train_text(encoder: CLIPTextModel, tower: ImageTower, tokenizer: CLIPTokenizer, course: Course) -> float:
     """Train text encoder and image tower contrastively, and return their last mean loss.
 
-    The loss is the symmetric cross-entropy of CLIP (Radford et al. 2021).
+    The loss is the symmetric cross-entropy of CLIP (Radford et al. 2021). In a world with a tokenizer of its own, the
+    tokens that no caption uses keep their embeddings.
     """
+    corpus = course.corpus
+    rows = RowSubset.of(encoder, tokenizer, corpus.texts()) if isinstance(corpus, TokenizedCorpus) else None
 
     def loss(generator: Generator) -> Tensor:
         images, labels, _ = course.pictures.draw(course.sizes.text_batch, generator)
@@ -179,12 +171,15 @@ def train_text(encoder: CLIPTextModel, tower: ImageTower, tokenizer: CLIPTokeniz
         return (cross_entropy(logits, truth) + cross_entropy(logits.T, truth)) / 2
 
     both = nn.ModuleDict({"encoder": encoder, "tower": tower})
-    return fit(both, loss, course.sizes.text, course.folder, seed=course.seed, label="text encoder")
+    final = fit(both, loss, course.sizes.text, course.folder, seed=course.seed, label="text encoder")
+    if rows is not None:
+        rows.put_back(encoder)
+    return final
 
 
 @torch.no_grad()
 def encode_pictures(model: AutoencoderKL, pictures: Pictures) -> Tensor:
-    """Return the scaled latents (N, 4, 16, 16) of all pictures, in half precision."""
+    """Return the scaled latents (N, 4, h, w) of all pictures, in half precision."""
     chunks = [
         model.encode(part.float() / 127.5 - 1).latent_dist.mean * model.config.scaling_factor
         for part in torch.split(pictures.images, 250)
@@ -202,7 +197,7 @@ def train_unet(
     Args:
         unet: UNet to train.
         condition: Function that returns the conditionings (B, L, D) of captions.
-        latents: Scaled latents (N, 4, 16, 16) of the training pictures.
+        latents: Scaled latents (N, 4, h, w) of the training pictures.
         course: Training data and folder of the stage.
     """
     scheduler = new_scheduler()

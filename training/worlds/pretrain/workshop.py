@@ -16,9 +16,10 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from robust_encoders.artifact.owned_file import read_owned
 
 from . import stages as parts
-from .corpus import Corpus, Pictures, RejectingCorpus, cached_pictures, judge_labels
+from .config import Sizes
+from .corpus import Corpus, Pictures, RejectingCorpus, SourcedCorpus, cached_pictures, new_judge
 from .networks import ImageTower, LabelNet
-from .stages import Course, Sizes
+from .stages import Course
 from .unfinished import Sampler, joined, unfinished_pictures
 
 _REJECT_SEED = 10_000
@@ -40,6 +41,23 @@ class Workshop:
     folder: Path
     sizes: Sizes
     seed: int
+
+    def require_same_sources(self) -> None:
+        """Check that the folder was begun with the sources of the world, and note them in a new folder.
+
+        Raises:
+            ValueError: If it was begun with others.
+        """
+        if not isinstance(self.corpus, SourcedCorpus):
+            return
+        path, text = self.folder / "sources.json", json.dumps(dict(self.corpus.sources()), indent=2, sort_keys=True)
+        if path.exists() and path.read_text() != text:
+            raise ValueError(
+                f"expected the sources that {path} notes, found others; choose another folder with --work, or delete "
+                f"{self.folder}"
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
 
     def pictures(self) -> Pictures:
         """Return the training pictures, which are rendered once and then stored."""
@@ -75,28 +93,29 @@ class Workshop:
         return Course(self.corpus, self.pictures(), self.sizes, self.folder / stage, self.seed)
 
     def tokenizer(self) -> CLIPTokenizer:
-        """Return the tokenizer; learning it takes a second, so it is not stored."""
+        """Return the tokenizer; making it takes a second, so it is not stored."""
         return parts.new_tokenizer(self.corpus, seed=self.seed)
 
     def autoencoder(self) -> AutoencoderKL:
         """Return the finished autoencoder."""
-        model = parts.new_autoencoder()
+        model = parts.new_autoencoder(self.corpus.networks)
         model.register_to_config(scaling_factor=self.record("autoencoder")["scaling_factor"])
         return self.restore(model, "autoencoder")
 
     def text(self) -> tuple[CLIPTextModel, ImageTower]:
         """Return the finished text encoder and image tower."""
-        both = {"encoder": parts.new_text_encoder(self.tokenizer()), "tower": ImageTower(parts.WIDTH)}
+        config = self.corpus.networks
+        both = {"encoder": parts.new_text_encoder(self.tokenizer(), config), "tower": parts.new_tower(config)}
         self.restore(nn.ModuleDict(both), "text")
         return both["encoder"], both["tower"]
 
     def unet(self) -> UNet2DConditionModel:
         """Return the finished UNet."""
-        return self.restore(parts.new_unet(), "unet")
+        return self.restore(parts.new_unet(self.corpus.networks), "unet")
 
     def judge(self) -> LabelNet:
         """Return the finished judge."""
-        return self.restore(LabelNet(judge_labels(self.corpus)), "judge")
+        return self.restore(new_judge(self.corpus), "judge")
 
     def record(self, stage: str) -> dict[str, Any]:
         """Return the record of a finished stage.

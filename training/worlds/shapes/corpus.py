@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Generator, Tensor
 
+from ..pretrain.config import NetworkConfig, Sizes
 from ..pretrain.corpus import Pictures
 from ..pretrain.networks import LabelNet
 from .captions import ScenePrompt, scene_prompts
@@ -22,6 +23,16 @@ class ShapesCorpus:
     def labels(self) -> Mapping[str, int]:
         """Number of values, by factor."""
         return LABELS
+
+    @property
+    def networks(self) -> NetworkConfig:
+        """Sizes of the networks of the packaged base."""
+        return NetworkConfig()
+
+    @property
+    def sizes(self) -> Sizes:
+        """Steps and batch sizes that made the packaged base."""
+        return Sizes()
 
     def pictures(self, n: int, *, seed: int) -> Pictures:
         """Return n rendered pictures; equal seeds give equal pictures."""

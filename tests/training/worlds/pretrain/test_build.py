@@ -17,11 +17,11 @@ from torch import Generator, Tensor, nn
 from robust_encoders.training.worlds.pretrain import stages as parts
 from robust_encoders.training.worlds.pretrain.assemble import assemble
 from robust_encoders.training.worlds.pretrain.build import build
+from robust_encoders.training.worlds.pretrain.config import Sizes
 from robust_encoders.training.worlds.pretrain.corpus import UNSTATED, Pictures, judge_labels
 from robust_encoders.training.worlds.pretrain.judge_stage import train_judge
 from robust_encoders.training.worlds.pretrain.loop import Schedule, fit
 from robust_encoders.training.worlds.pretrain.networks import LabelNet
-from robust_encoders.training.worlds.pretrain.stages import Sizes
 from robust_encoders.training.worlds.pretrain.unfinished import last_unfinished, unfinished_pictures
 from robust_encoders.training.worlds.pretrain.workshop import Workshop
 from robust_encoders.training.worlds.shapes.clip_score import load_clip_scorer
@@ -137,6 +137,7 @@ class PlainCorpus:
     def __init__(self) -> None:
         self.labels, self.pictures, self.captions = CORPUS.labels, CORPUS.pictures, CORPUS.captions
         self.prompts, self.reader = CORPUS.prompts, CORPUS.reader
+        self.networks, self.sizes = CORPUS.networks, CORPUS.sizes
 
 
 def test_a_world_without_rejects_trains_a_judge_of_its_values_alone(
@@ -235,6 +236,6 @@ def test_the_tokenizer_keeps_clip_conventions() -> None:
     ids = tokenizer("A  Scarlet circle", padding="max_length").input_ids
     assert ids[0] == tokenizer.bos_token_id
     assert ids[-1] == tokenizer.eos_token_id == len(tokenizer) - 1
-    assert len(ids) == parts.MAX_LENGTH
+    assert len(ids) == CORPUS.networks.positions
     assert tokenizer.decode(ids, skip_special_tokens=True) == "a scarlet circle"
     assert len(tokenizer.tokenize("circle")) == 1 < len(tokenizer.tokenize("emerald"))

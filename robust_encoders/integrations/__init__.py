@@ -1,0 +1,1 @@
+"""Plug-ins for the programs of others; each is imported by its program alone."""

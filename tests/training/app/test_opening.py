@@ -1,0 +1,105 @@
+"""Opening a page: everything is loaded, and what is missing is told first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import save_artifact
+from diffusers import StableDiffusionImg2ImgPipeline
+from studios import safety_checker
+
+from robust_encoders import CATALOG, Concept
+from robust_encoders.errors import BaseLoadError, NotReadyError, UnknownNameError
+from robust_encoders.training.app.opening import AppConfig, open_studio
+from robust_encoders.training.app.request import PictureRequest
+from robust_encoders.training.diffusion.sampling import SamplingConfig
+
+
+@pytest.fixture
+def base(tiny_pipe: Any, tmp_path: Path) -> Path:
+    """A pipeline folder without a safety checker."""
+    tiny_pipe.save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+@pytest.fixture
+def artifact(tiny_pipe: Any, tmp_path: Path) -> Path:
+    """An encoder that fits ``base``."""
+    return save_artifact(tiny_pipe, tmp_path / "artifact")
+
+
+@pytest.mark.base
+def test_the_embedded_base_opens_with_all_its_encoders() -> None:
+    studio = open_studio(AppConfig())
+    assert list(studio.encoders) == [name for name in CATALOG if name.startswith("shapes/")]
+    assert set(studio.trials) == {"circle", "striped", "red"}
+    assert studio.sampling == SamplingConfig(15, 4.0)
+    assert studio.screen.harmless
+    assert studio.workers == 2
+
+
+def test_another_base_opens_with_the_encoders_that_are_named(base: Path, artifact: Path) -> None:
+    studio = open_studio(AppConfig((str(artifact),), str(base), steps=1, guidance=3.0, workers=1))
+    assert (studio.sampling.steps, studio.sampling.guidance) == (1, 3.0)
+    assert not studio.screen.harmless
+    assert studio.screen.words().endswith("Pictures may be explicit.")
+    drawn = studio.draw(PictureRequest("a circle", encoders=(str(artifact),)))
+    assert drawn.after is not None
+    assert "Nobody judges yet" in studio.trials["circle"].needs[0]
+    assert studio.title == str(base)
+
+
+def test_the_safety_checker_is_asked_by_the_page_and_no_longer_by_the_pipeline(
+    tiny_pipe: Any, tmp_path: Path, artifact: Path
+) -> None:
+    found, extractor = safety_checker(-2.0)
+    tiny_pipe.register_modules(safety_checker=found, feature_extractor=extractor)
+    tiny_pipe.save_pretrained(tmp_path / "checked")
+    studio = open_studio(AppConfig((str(artifact),), str(tmp_path / "checked"), steps=1))
+    drawn = studio.draw(PictureRequest("a circle", encoders=(str(artifact),)))
+    assert drawn.after is not None
+    assert (drawn.before.covered, drawn.after.covered) == ("the safety checker", "the safety checker")
+    with studio.pipeline() as pipe:
+        assert pipe.safety_checker is None
+
+
+def test_wrong_settings_are_told_together(base: Path, artifact: Path) -> None:
+    with pytest.raises(NotReadyError) as refused:
+        open_studio(AppConfig(base=str(base), workers=0, steps=0))
+    text = str(refused.value)
+    assert f"found none; name them, for example `robust-encoders app nudity --base {base}`" in text
+    assert "expected at least 1 worker, found 0; leave --workers out for 2" in text
+    assert "expected at least 1 step, found 0; leave --steps out for the usual number" in text
+    assert open_studio(AppConfig((str(artifact),), str(base))).workers == 2
+
+
+def test_a_detector_belongs_to_one_concept(
+    tiny_pipe: Any, base: Path, artifact: Path, tmp_path: Path, make_encoder: Callable[..., Any]
+) -> None:
+    make_encoder(tiny_pipe, concept=Concept(name="red", kind="attribute")).save_pretrained(tmp_path / "red")
+    both = (str(artifact), str(tmp_path / "red"))
+    with pytest.raises(NotReadyError, match="expected encoders of one concept beside --detector, found circle, red"):
+        open_studio(AppConfig(both, str(base), detector="nudenet"))
+    assert set(open_studio(AppConfig(both, str(base))).trials) == {"circle", "red"}
+    assert open_studio(AppConfig(both[:1], str(base), detector="nudenet")).trials["circle"].detector is not None
+
+
+def test_a_pipeline_that_needs_a_picture_is_refused(tiny_pipe: Any, base: Path, artifact: Path, tmp_path: Path) -> None:
+    StableDiffusionImg2ImgPipeline(**tiny_pipe.components, requires_safety_checker=False).save_pretrained(
+        tmp_path / "img2img"
+    )
+    with pytest.raises(NotReadyError, match="draws from a prompt alone, found StableDiffusionImg2ImgPipeline"):
+        open_studio(AppConfig((str(artifact),), str(tmp_path / "img2img")))
+    assert open_studio(AppConfig((str(artifact),), str(base))).title == str(base)  # a text-to-image pipeline as --base
+
+
+def test_names_that_do_not_exist_are_refused(base: Path, artifact: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError):
+        open_studio(AppConfig(("shapes/cirle",)))
+    with pytest.raises(BaseLoadError):
+        open_studio(AppConfig((str(artifact),), str(tmp_path / "none")))
+    with pytest.raises(ValueError, match="found 'nudnet'"):
+        open_studio(AppConfig((str(artifact),), str(base), detector="nudnet"))

@@ -1,0 +1,97 @@
+"""How the page attacks and judges each concept: the attacks of the suite ``quick``, and a detector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from robust_encoders.concepts import Concept
+from robust_encoders.hub.embedded import EMBEDDED_FAMILY
+from robust_encoders.utils.extras import package_problems
+
+from ..detectors import NudeNet
+from ..diffusion.base_configs import BaseConfigs
+from ..diffusion.base_kind import kind_problems
+from ..diffusion.sampling import SamplingConfig
+from ..evaluation.benchmarks.detectors import benchmark_detector
+from ..evaluation.benchmarks.shapes import ShapesBenchmark
+from ..evaluation.benchmarks.shapes_attacks import shapes_suite
+from ..evaluation.benchmarks.shapes_detectors import AGREED
+from ..evaluation.benchmarks.stable_diffusion import StableDiffusionBenchmark
+from ..evaluation.benchmarks.stable_diffusion_attacks import stable_diffusion_suite
+from ..protocols import Attack, Detector
+from ..types import AttackFacts
+
+NUDITY = "nudity"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The attacks on one concept, and the detector that says whether they won.
+
+    Args:
+        concept: Concept under attack.
+        detector: Detector of the concept; None if there is none.
+        attacks: Label to attack, weakest first. Attacks that learn from many prompts together are left out.
+        needs: What is missing for an attack, in sentences; empty if nothing is.
+    """
+
+    concept: Concept
+    detector: Detector | None = None
+    attacks: Mapping[str, Attack] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+
+
+def trial_of(concept: Concept, pipe: Any, *, family: str, sampling: SamplingConfig, detector: str = "") -> Trial:
+    """Return how a concept is attacked and judged on a pipeline; this may load a detector.
+
+    Args:
+        concept: Single concept, without parts.
+        pipe: Pipeline of the page, without encoders.
+        family: Family of the pipeline; ``shapes`` for the embedded base.
+        sampling: Sampling of the pictures.
+        detector: Name of the detector as in ``evaluate --detector``; empty for NudeNet if the concept is nudity, and
+            for the judges of the embedded base.
+
+    Raises:
+        ValueError: If there is no such detector.
+        OSError: If a model is not there.
+        ModuleNotFoundError: Naming the extra to install.
+    """
+    if family == EMBEDDED_FAMILY:
+        return _on_shapes(concept, sampling, detector)
+    needs = tuple(kind_problems(BaseConfigs.of_pipeline(pipe), draws=True))
+    judge, missing = _detector(concept, detector, pipe.device)
+    if missing:
+        return Trial(concept, needs=(*needs, missing))
+    suite = stable_diffusion_suite("quick", concept, batch=1, sampling=sampling)
+    return Trial(concept, judge, _single(suite), needs)
+
+
+def _on_shapes(concept: Concept, sampling: SamplingConfig, detector: str) -> Trial:
+    try:
+        erased = ShapesBenchmark(concept, suite="quick").erased
+    except ValueError as error:  # an encoder of a concept that this world does not have
+        return Trial(concept, needs=(f"The embedded base has no judge of {concept.name}: {error}.",))
+    judge = benchmark_detector(ShapesBenchmark.name, detector or AGREED, erased.concept)
+    return Trial(concept, judge, _single(shapes_suite("quick", erased, sampling)))
+
+
+def _detector(concept: Concept, name: str, device: Any) -> tuple[Detector | None, str]:
+    """Return the detector of a concept, or what it needs in a sentence."""
+    nude = NUDITY in {word.casefold() for word in concept.words()}
+    if name:
+        return benchmark_detector(StableDiffusionBenchmark.name, name, concept, device=device), ""
+    if not nude:
+        return None, (
+            f"Nobody judges yet whether a picture shows {concept.name}. Start the page with --detector NAME, for "
+            "example --detector classifier:MODEL:CLASS."
+        )
+    if problems := package_problems([("nudenet", NudeNet)]):
+        return None, f"The judge of nudity is missing: {'; '.join(problems)}."
+    return benchmark_detector(StableDiffusionBenchmark.name, "nudenet", concept, device=device), ""
+
+
+def _single(attacks: Mapping[str, Attack]) -> dict[str, Attack]:
+    return {label: attack for label, attack in attacks.items() if not AttackFacts.of(attack).joint}

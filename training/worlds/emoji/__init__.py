@@ -1,0 +1,1 @@
+"""The emoji world: things from four licensed icon sets, the names that people gave them, and CLIP's own tokenizer."""

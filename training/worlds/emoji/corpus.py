@@ -1,0 +1,157 @@
+"""The emoji world as training data, for the build of its base."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+from transformers import CLIPTokenizer
+
+from ...progress import ProgressBar
+from ..pretrain.config import NetworkConfig, Sizes
+from ..pretrain.corpus import Pictures
+from ..pretrain.networks import LabelNet
+from .captions import EVERYDAY, EmojiPrompt, Scene, base_caption, prompts, texts
+from .choose import HERE, require_current
+from .clip_tokenizer import VOCABULARY_SHA256, clip_tokenizer, clip_vocabulary
+from .icon_sets import IconSet
+from .judge import EmojiJudge
+from .packages import SOURCES
+from .rejects import Studio
+from .renders import cached_renders
+from .scenes import Placement
+from .settings import NETWORKS, SIZES
+from .things import load_things
+from .vocabulary import BACKGROUND_NAMES, STYLE_NAMES
+
+_CHUNK = 2000
+
+
+@dataclass(frozen=True)
+class EmojiCorpus:
+    """Rendered scenes with thing, drawing style and background as labels, and their captions.
+
+    Args:
+        studio: Things and rendered icons.
+        words: Tokenizer of the captions.
+        networks: Sizes of the networks of the base.
+        sizes: Steps and batch sizes that make the base.
+        origins: What the record of the build tells of the sources.
+        files: Texts of the files that ship with the base, by name.
+    """
+
+    studio: Studio
+    words: CLIPTokenizer
+    networks: NetworkConfig = NETWORKS
+    sizes: Sizes = SIZES
+    origins: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, sources: Path, work: Path, *, placement: Placement | None = None) -> EmojiCorpus:
+        """Return the world of the packaged list of things.
+
+        Args:
+            sources: Folder of the packages that the world is made from.
+            work: Folder that keeps the rendered icons.
+            placement: Ranges of places, sizes and angles; None takes the defaults.
+
+        Raises:
+            IntegrityError: If a package is missing or another one, or if the list is not what the packages give.
+        """
+        require_current(sources)
+        things = load_things()
+        sets = {style: IconSet.read(sources, package) for style, package in SOURCES.icon_sets.items()}
+        renders = cached_renders(work / "icons.safetensors", sets, things.codes)
+        studio = Studio(things, renders, NETWORKS.side, placement or Placement())
+        tokenizer = clip_tokenizer(clip_vocabulary(sources), positions=NETWORKS.positions)
+        return cls(studio, tokenizer, origins=_origins(studio), files=_files())
+
+    @property
+    def labels(self) -> Mapping[str, int]:
+        """Number of values, by label."""
+        return {"thing": len(self.studio.things.things), "style": len(STYLE_NAMES), "background": len(BACKGROUND_NAMES)}
+
+    def pictures(self, n: int, *, seed: int) -> Pictures:
+        """Return n rendered pictures; equal seeds give equal pictures."""
+        return _in_parts(self.studio.scenes, n, seed, "pictures")
+
+    def reject_pictures(self, n: int, *, seed: int) -> Pictures:
+        """Return n pictures that lack a value of at least one label; equal seeds give equal pictures."""
+        return _in_parts(self.studio.rejects, n, seed, "rejects")
+
+    def unknown_pictures(self, n: int, *, seed: int) -> Pictures:
+        """Return n pictures of icons that no training shows; equal seeds give equal pictures."""
+        return self.studio.unknown(n, Generator().manual_seed(seed))
+
+    def captions(self, labels: Tensor, generator: Generator, *, empty: float = 0.0) -> list[str]:
+        """Return a random caption for each row of labels (n, 3); a share ``empty`` of the captions is ""."""
+        rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+        return ["" if rng.random() < empty else base_caption(self._scene(row), rng).text for row in labels.tolist()]
+
+    def _scene(self, row: Sequence[int]) -> Scene:
+        thing, style, background = row
+        return Scene(self.studio.things.things[thing], STYLE_NAMES[style], BACKGROUND_NAMES[background])
+
+    def prompts(self, n: int, *, seed: int) -> Sequence[EmojiPrompt]:
+        """Return n captions that call things by name, in held-out wordings; equal seeds give equal captions."""
+        return prompts(self.studio.things, n, seed=seed)
+
+    def prompt_sets(self, n: int, *, seed: int) -> Mapping[str, Sequence[EmojiPrompt]]:
+        """Return n captions each with held-out names, and with names in everyday wordings that no training uses."""
+        things = self.studio.things
+        return {
+            "held-out names": prompts(things, n, seed=seed + 1, words="unseen"),
+            "everyday wordings": prompts(things, n, seed=seed + 2, frames=EVERYDAY["reported"]),
+        }
+
+    def reader(self, network: LabelNet, version: str) -> EmojiJudge:
+        """Return a judge that uses a trained network; ``version`` names its weights."""
+        return EmojiJudge(network, version, self.studio.things, self.studio.side)
+
+    def tokenizer(self) -> CLIPTokenizer:
+        """Return CLIP's tokenizer."""
+        return self.words
+
+    def texts(self) -> Iterable[str]:
+        """Return texts that hold all words and punctuation marks of the captions."""
+        return texts(self.studio.things)
+
+    def sources(self) -> Mapping[str, Any]:
+        """Return names and hashes of the packages, hashes of things and icons, and how the things are placed."""
+        return self.origins
+
+    def write_files(self, out: Path) -> None:
+        """Write the list of things and the attributions to a folder."""
+        for name, text in self.files.items():
+            (out / name).write_text(text, encoding="utf-8")
+
+
+def _in_parts(make: Callable[[int, Generator], Pictures], n: int, seed: int, label: str) -> Pictures:
+    """Return n pictures, made a part at a time."""
+    generator = Generator().manual_seed(seed)
+    starts = range(0, n, _CHUNK)
+    with ProgressBar(starts, desc=label, disable=len(starts) < 4) as bar:
+        parts = [make(min(_CHUNK, n - start), generator) for start in bar]
+    return Pictures(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))
+
+
+def _origins(studio: Studio) -> dict[str, Any]:
+    pictures, things = studio.renders.pictures.numpy().tobytes(), studio.things.to_json().encode()
+    return {
+        "packages": {p.spec: {"integrity": p.integrity, "licence": p.licence} for p in SOURCES.packages},
+        "vocabulary_sha256": VOCABULARY_SHA256,
+        "things_sha256": hashlib.sha256(things).hexdigest(),
+        "icons_sha256": hashlib.sha256(pictures).hexdigest(),
+        "placement": asdict(studio.placement),
+    }
+
+
+def _files() -> dict[str, str]:
+    return {name: (HERE / name).read_text(encoding="utf-8") for name in ("things.json", "NOTICE")}

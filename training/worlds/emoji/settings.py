@@ -1,0 +1,36 @@
+"""Sizes of the networks of the emoji base, and the steps that make it."""
+
+from __future__ import annotations
+
+from ..pretrain.config import NetworkConfig, Sizes
+from ..pretrain.loop import Schedule
+
+# Of 20,000 captions the longest has 22 tokens, with start and end, and 99 % have at most 15. The other positions
+# are room for the tokens that an attack adds. CLIP's 77 positions would double the cost of every text encoding.
+NETWORKS = NetworkConfig(
+    side=64,
+    autoencoder_channels=(24, 48, 64),
+    positions=32,
+    text_width=96,
+    text_layers=4,
+    shared_width=96,
+    unet_channels=(64, 160),
+    unet_attention=(False, True),
+    unet_heads=4,
+    judge_channels=(32, 64, 128, 192),
+    tower_channels=(32, 64, 128, 192),
+)
+SIZES = Sizes(
+    pictures=40_000,
+    autoencoder=Schedule(steps=5000, rate=2e-3),
+    text=Schedule(steps=6000, rate=1e-3),
+    unet=Schedule(steps=20_000, rate=1e-3, decay=0.9995),
+    judge=Schedule(steps=4000, rate=2e-3, restart=3000),
+    autoencoder_batch=16,
+    text_batch=128,
+    unet_batch=48,
+    judge_batch=48,
+    rejects=30_000,
+    unfinished=2_000,
+    drawn=1000,
+)
