@@ -77,7 +77,7 @@ def _token(source: Path, match: re.Match[str]) -> str:
     if paper := match["paper"]:
         return f"[arXiv {paper}](https://arxiv.org/abs/{paper})"
     target = match["target"]
-    if match["code"] or "://" in target or target.startswith(("#", "mailto:")):
+    if match["code"] or re.match(r"#|[a-z]+:", target):
         return match[0]
     name, hash_sign, heading = target.partition("#")
     path = (source.parent / name).resolve()

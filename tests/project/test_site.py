@@ -109,7 +109,8 @@ def test_links_lead_from_page_to_page(hooks: Any) -> None:
     assert hooks.for_site("see [use.md](use.md#memory)", hooks.DOCS / "README.md") == (
         "see [How do I attach an encoder to my pipeline?](use.md#memory)"
     )
-    same = "`[x](../pyproject.toml)`, [y](https://example.org/x), [z](#here)\n\n```text\n[x](../pyproject.toml)\n```\n"
+    elsewhere = "[y](https://example.org/x), [z](#here), ![d](data:image/png;base64,AA)"
+    same = f"`[x](../pyproject.toml)`, {elsewhere}\n\n```text\n[x](../pyproject.toml)\n```\n"
     assert hooks.for_site(same, hooks.DOCS / "use.md") == same
 
 
