@@ -3,7 +3,7 @@
     $ python examples/sdxl.py
 
 ``attach`` refuses such a pipeline unless you accept that with ``allow_partial=True``. The warning and ``status`` name
-the encoders that the concept can still pass through.
+the encoders that the concept can still pass through. How to close both: docs/use.md, "Several text encoders".
 """
 
 from typing import Any

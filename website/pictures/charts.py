@@ -3,46 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from matplotlib.axes import Axes
-
-from robust_encoders.training.reports.plots.figures import MARKERS
-from robust_encoders.training.reports.plots.style import LIGHT, Draw, Theme, legend, percent, single, svg
+from robust_encoders.training.reports.plots.style import LIGHT, Draw, svg
 from studies.methods.table import HERE as METHODS
 from studies.methods.table import component_of, numbers, rows, version_of
 
+from .dots import Dot, dots
 from .svg import variables
 
 STUDIES = METHODS.parent
 _NAMES = {
-    **{"ablation": "Ablating Concepts", "advunlearn": "AdvUnlearn", "advunlearn+surgery": "AdvUnlearn, surgery"},
+    **{"ablation": "Ablating Concepts", "advunlearn": "AdvUnlearn"},
     **{"base": "base", "doco": "DoCo", "esd": "ESD", "race": "RACE", "rece": "RECE", "receler": "Receler"},
     **{"spm": "SPM", "uce": "UCE"},
 }
 _COMPONENTS = {"base": "base", "text_encoder": "text encoder", "unet": "UNet"}
-
-
-@dataclass(frozen=True)
-class Dot:
-    """A number with its interval.
-
-    Args:
-        row: Name of its row.
-        group: Name of its colour and marker.
-        value: Number.
-        low: Lower end of the 95 % interval.
-        high: Upper end.
-    """
-
-    row: str
-    group: str
-    value: float
-    low: float
-    high: float
 
 
 def both_themes(draw: Draw) -> bytes:
@@ -53,81 +30,6 @@ def both_themes(draw: Draw) -> bytes:
     for colour, name in names.items():
         text = text.replace(colour, f"var(--{name})")
     return text.replace("<defs>", f"{variables()}\n <defs>", 1).encode()
-
-
-def dots(found: Sequence[Dot], title: str, *, groups: Sequence[str], log: bool = False) -> Draw:
-    """Return a function that draws numbers in rows, those of one row below each other.
-
-    Args:
-        found: Numbers; rows stand in the order in which they occur, and numbers of a row in that of their groups.
-        title: Lines above the chart.
-        groups: Names in the order of their colours.
-        log: True for numbers on a scale of powers of ten, false for rates.
-    """
-    places: dict[str, list[Dot]] = defaultdict(list)
-    for dot in found:
-        places[dot.row].append(dot)
-    chart = _Dots(places, title, groups, log)
-    return single(chart.paint, height=1.2 + 0.17 * sum(chart.lines(row) for row in places) + 0.14 * len(places))
-
-
-@dataclass(frozen=True)
-class _Dots:
-    """One chart: rows of numbers, the lines above it, the names of the colours, and the kind of its scale."""
-
-    places: Mapping[str, Sequence[Dot]]
-    title: str
-    groups: Sequence[str]
-    log: bool
-
-    def lines(self, row: str) -> int:
-        """Return the height of a row, in numbers or lines of its name."""
-        return max(len(self.places[row]), 1 + row.count("\n"))
-
-    def paint(self, theme: Theme, axes: Axes) -> None:
-        """Draw the chart."""
-        y, ticks = 0.0, []
-        for row, members in self.places.items():
-            middle = y + (self.lines(row) - 1) / 2
-            ticks.append((middle, row))
-            for place, dot in enumerate(sorted(members, key=lambda dot: self.groups.index(dot.group))):
-                self._number(theme, axes, dot, middle + place - (len(members) - 1) / 2)
-            y += self.lines(row) - 0.1
-            axes.axhline(y, color=theme.faint, linewidth=0.6)
-            y += 0.9
-        axes.set_yticks([place for place, _ in ticks], [row for _, row in ticks])
-        axes.set_ylim(y - 0.9, -0.9)
-        axes.tick_params(axis="y", length=0)
-        self._scale(axes)
-        self._names(theme, axes)
-
-    def _number(self, theme: Theme, axes: Axes, dot: Dot, y: float) -> None:
-        place, scale = self.groups.index(dot.group), 1 if self.log else 100
-        look: dict[str, Any] = {"color": theme.colours[place], "clip_on": False, "zorder": 3}
-        axes.plot([scale * dot.low, scale * dot.high], [y, y], linewidth=1.4, **look)
-        axes.plot([scale * dot.value], [y], linestyle="none", marker=MARKERS[place], markersize=5, **look)
-
-    def _scale(self, axes: Axes) -> None:
-        if self.log:
-            axes.set_xscale("log")
-            axes.set_xlim(1_000, 1_000_000)
-            axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-            axes.minorticks_off()
-            axes.grid(visible=False, axis="y")
-        else:
-            percent(axes, "x", "%")
-            axes.set_xlim(-2, 102)
-
-    def _names(self, theme: Theme, axes: Axes) -> None:
-        used = {dot.group for members in self.places.values() for dot in members}
-        for place, name in enumerate(self.groups):
-            if name not in used:
-                continue
-            axes.plot([], [], linestyle="none", marker=MARKERS[place], color=theme.colours[place], label=name)
-        legend(axes, columns=len(self.groups))
-        figure = axes.get_figure(root=True)
-        assert figure is not None
-        figure.suptitle(self.title, x=0.01, horizontalalignment="left", fontsize=10)
 
 
 def of_methods(column: str, title: str) -> Draw:
@@ -156,8 +58,9 @@ def costs() -> Draw:
 
 
 def _method(row: str) -> str:
-    """Return the name of a method from that of a row, ``esd-unet-0``."""
-    return _NAMES[row.rpartition("-")[0].removesuffix("-te").removesuffix("-unet")]
+    """Return the name of a method from that of a row, ``esd-unet-0`` or ``advunlearn+surgery-0``."""
+    method, _, variant = row.rpartition("-")[0].removesuffix("-te").removesuffix("-unet").partition("+")
+    return f"{_NAMES[method]}, {variant}" if variant else _NAMES[method]
 
 
 def _by_row(found: Sequence[Dot]) -> list[Dot]:
@@ -195,27 +98,33 @@ def withdrawn() -> Draw:
     return dots(found, title, groups=["base", "shipped encoder"])
 
 
-def second_suite() -> Draw:
-    """Return a chart of the shipped encoder of ``circle`` and the base, suite version 2."""
-    wanted = {
-        **{"word_swap": "attack:\nword swap", "shared": "attack: shared\nembeddings"},
-        **{"conditioning_inversion": "attack: embeddings\nas the prompt"},
-        **{"everyday_factor": "kept: everyday\nwords, the shape", "retain_all": "kept: templates\nof the project"},
-    }
-    found: dict[str, list[Dot]] = defaultdict(list)
-    for subject, kind in (("base", "base"), ("encoder", "shapes/circle"), ("empty_prompt", "empty prompt")):
-        path = STUDIES / "second_suite" / "circle" / subject / "results.json"
-        records = json.loads(path.read_text(encoding="utf-8"))["results"]
-        assert version_of(records) == 2
-        for record in records:
-            name = (
-                record["settings"].get("attack", {}).get("label") if record["metric"] == "asr_any" else record["metric"]
-            )
-            if name in wanted:
-                found[name].append(Dot(wanted[name], kind, record["value"], *record["interval"]))
-    chosen = [dot for name in wanted for dot in found[name]]
-    title = "Prompts that attacks win, and prompts that are kept\ncircle, suite version 2, 95 % intervals"
-    return dots(chosen, title, groups=["base", "shapes/circle", "empty prompt"])
+def second_suite(title: str, wanted: Mapping[str, str]) -> Draw:
+    """Return a chart of the shipped encoders, the base and the empty prompt, from the study ``second_suite``.
+
+    Args:
+        title: First line above the chart.
+        wanted: Label of an attack, or name of a metric, to the name of its rows.
+    """
+    subjects = {"base": "base", "encoder": "shipped encoder", "empty_prompt": "empty prompt"}
+    found, versions = [], set()
+    for concept in ("circle", "red", "striped"):
+        for name, shown in wanted.items():
+            for subject, kind in subjects.items():
+                path = STUDIES / "second_suite" / concept / subject / "results.json"
+                records = json.loads(path.read_text(encoding="utf-8"))["results"]
+                versions.add(version_of(records))
+                record = next(record for record in records if name == _column(record))
+                found.append(Dot(f"{concept}:\n{shown}", kind, record["value"], *record["interval"]))
+    (version,) = versions  # numbers of different versions do not stand in one chart
+    title = f"{title}\nsuite version {version}, 95 % intervals"
+    return dots(found, title, groups=list(subjects.values()))
+
+
+def _column(record: Mapping[str, Any]) -> str:
+    """Return the label of a record's attack, or the name of its metric."""
+    if record["metric"] == "asr_any":
+        return str(record["settings"]["attack"]["label"])
+    return str(record["metric"])
 
 
 CHARTS: Mapping[str, Callable[[], Draw]] = {
@@ -225,7 +134,14 @@ CHARTS: Mapping[str, Callable[[], Draw]] = {
     "methods-costs": costs,
     "attack-in-the-loop": attack_in_the_loop,
     "withdrawn": withdrawn,
-    "second-suite": second_suite,
+    "second-suite-attacks": lambda: second_suite(
+        "Prompts that attacks win; lower is better",
+        {"word_swap_caption": "two words", "conditioning_inversion": "free embeddings"},
+    ),
+    "second-suite-kept": lambda: second_suite(
+        "Other prompts, drawn as asked; higher is better",
+        {"everyday_factor": "everyday words", "retain_all": "own templates"},
+    ),
 }
 
 
