@@ -59,7 +59,7 @@ class Connected:
 
     @cached_property
     def encoders(self) -> tuple[str, ...]:
-        """Names of the text encoders in the CLIP, in the order of a pipeline's slots: ``clip_l``, ``clip_g``, others."""
+        """Names of the text encoders in the CLIP, in the order of the slots of a pipeline: ``clip_l``, ``clip_g``."""
         known = [name for names in SLOTS.values() for name in names]
         found = dict.fromkeys(key.partition(_INSIDE)[0] for key in self.text.entries if _INSIDE in key)
         return tuple(sorted(found, key=lambda name: known.index(name) if name in known else len(known)))
