@@ -29,8 +29,8 @@ class RobustEncoderNode:
 
     CATEGORY = "loaders"
     DESCRIPTION = (
-        "Replaces a text encoder of Stable Diffusion 1 or 2 by one that has unlearned a concept. The connected CLIP "
-        "stays as it is. Overlays that change the UNet need MODEL, too."
+        "Replaces a text encoder of Stable Diffusion by one that has unlearned a concept. The connected CLIP stays as "
+        "it is. Overlays that change the UNet need MODEL, too."
     )
     SEARCH_ALIASES: ClassVar[list[str]] = ["concept erasure", "unlearning", "safe text encoder"]
     FUNCTION = "apply"
