@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,6 +33,34 @@ def results(arguments: Sequence[str]) -> int:
         UsageError: If a folder holds no numbers, or the CSV file cannot be written.
         SystemExit: With 0 after help, with 2 on arguments that do not parse.
     """
+    options = _parser().parse_args(arguments)
+    out = None if options.csv in (None, "-") else Path(options.csv)
+    if out is not None and out.is_dir():
+        raise UsageError(f"expected a file name after --csv, found a folder: {out}; name a file, such as {out}/all.csv")
+    mma = None if options.mma_csv is None else Path(options.mma_csv)
+    if mma is not None and (options.mma_csv == "-" or mma.is_dir()):
+        raise UsageError(f"expected a file name after --mma-csv, found {options.mma_csv}; name a file, such as mma.csv")
+    try:
+        sources = [Source.read(path) for path in own_folders(options.found)]
+        text = csv_text(sources)
+        shown = "" if options.csv == "-" else _tables(sources)
+    except FileNotFoundError as error:
+        raise UsageError(f"expected the results of a finished evaluation, found no {error.filename}") from error
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    evaluated = [source.path for source in sources if source.evaluated]
+    won = "" if mma is None else _winners(evaluated)
+    if out is not None:
+        _write(out, text)
+    if mma is not None:
+        _write(mma, won)
+    if options.keep_winners is not None:
+        _keep_winners(evaluated, options.keep_winners)
+    say(text.removesuffix("\n") if options.csv == "-" else shown)
+    return EXIT_OK
+
+
+def _parser() -> ArgumentParser:
     parser = parser_of("results", "Print the tables of finished evaluations, by concept and in pairs, in Markdown.")
     parser.add_argument(
         "found",
@@ -57,31 +86,7 @@ def results(arguments: Sequence[str]) -> int:
         help="CSV file with the texts that won, as adversarial prompts for eval-unlearn's metric asr_mma_diffusion and "
         "for evaluate --prompts",
     )
-    options = parser.parse_args(arguments)
-    out = None if options.csv in (None, "-") else Path(options.csv)
-    if out is not None and out.is_dir():
-        raise UsageError(f"expected a file name after --csv, found a folder: {out}; name a file, such as {out}/all.csv")
-    mma = None if options.mma_csv is None else Path(options.mma_csv)
-    if mma is not None and (options.mma_csv == "-" or mma.is_dir()):
-        raise UsageError(f"expected a file name after --mma-csv, found {options.mma_csv}; name a file, such as mma.csv")
-    try:
-        sources = [Source.read(path) for path in own_folders(options.found)]
-        text = csv_text(sources)
-        shown = "" if options.csv == "-" else _tables(sources)
-    except FileNotFoundError as error:
-        raise UsageError(f"expected the results of a finished evaluation, found no {error.filename}") from error
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    evaluated = [source.path for source in sources if source.evaluated]
-    won = "" if mma is None else _winners(evaluated)
-    if out is not None:
-        _write(out, text)
-    if mma is not None:
-        _write(mma, won)
-    if options.keep_winners is not None:
-        _keep_winners(evaluated, options.keep_winners)
-    say(text.removesuffix("\n") if options.csv == "-" else shown)
-    return EXIT_OK
+    return parser
 
 
 def _keep_winners(found: Sequence[Path], out: Path) -> None:
