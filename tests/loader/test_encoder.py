@@ -30,7 +30,9 @@ def test_an_encoder_introduces_itself(tiny_encoder: RobustEncoder) -> None:
 
 @pytest.mark.parametrize("change", [{"form": "projection"}, {"component": "unet"}])
 def test_other_forms_are_refused(tiny_encoder: RobustEncoder, change: dict[str, Any]) -> None:
-    with pytest.raises(ManifestError, match="expected form 'weights' of component 'text_encoder', found"):
+    with pytest.raises(
+        ManifestError, match="expected form 'weights' of component 'text_encoder' or 'text_encoder_2', found"
+    ):
         RobustEncoder(replace(tiny_encoder.manifest, **change), tiny_encoder.tensors, tiny_encoder.config)
 
 

@@ -92,6 +92,6 @@ def test_a_wrong_call_in_a_test_file_fails_the_type_check_and_a_right_one_passes
 def test_make_lint_checks_the_types_of_the_tests() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mypy"]
     assert settings["strict"] is True
-    assert settings["files"] == [".types/robust_encoders", "tests", "studies", "examples", "integrations"]
+    assert settings["files"] == [".types/robust_encoders", "tests", "studies", "examples", "integrations", "website"]
     (recipe,) = re.findall(r"^lint: env types\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
     assert "\t$(BIN)/mypy\n" in recipe

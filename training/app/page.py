@@ -57,12 +57,16 @@ class Page:
             return panels.problems([f"The drawing failed: {type(error).__name__}: {error}"]), ""
         return panels.pictures(drawn), panels.report(drawn, self.titles)
 
-    def attack(
-        self, prompt: str, negative: str, seed: float | None, names: list[str], concept: str, visitor: gr.Request
-    ) -> Iterator[tuple[str, Any, Any]]:
-        """Yield the states of an attack as HTML, with the two buttons of that time."""
+    def attack(self, visitor: gr.Request, *fields: Any) -> Iterator[tuple[str, Any, Any]]:
+        """Yield the states of an attack as HTML, with the two buttons of that time.
+
+        Args:
+            visitor: Visitor who asked; Gradio gives it.
+            fields: Prompt, negative prompt, seed, names of encoders, and the concept to bring back.
+        """
+        *asked, concept = fields
         try:
-            request = self._request(prompt, negative, seed, names)
+            request = self._request(*asked)
         except RequestError as error:
             yield panels.problems(error.problems), *_buttons(running=False)
             return

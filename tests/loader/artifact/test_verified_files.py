@@ -126,7 +126,7 @@ def artifact(tiny_encoder: RobustEncoder, tmp_path: Path) -> Path:
     return tmp_path / "artifact"
 
 
-ALL = ["_require_bytes", "_require_contents", "require_fit{'finite': False}"]
+ALL = ["_require_bytes", "_require_contents", "require_fit{'finite': False, 'projected': False}"]
 
 
 def test_the_first_load_verifies_all_and_later_ones_nothing(
@@ -136,7 +136,7 @@ def test_the_first_load_verifies_all_and_later_ones_nothing(
     assert work == ALL
     work.clear()
     later = RobustEncoder.from_pretrained(artifact)
-    assert work == ["require_fit{'finite': True}"]
+    assert work == ["require_fit{'finite': True, 'projected': False}"]
     assert later.content_sha256 == first.content_sha256 == tiny_encoder.content_sha256
     assert all(torch.equal(later.tensors[name], tiny_encoder.tensors[name]) for name in later.tensors)
 
@@ -151,7 +151,7 @@ def test_a_pinned_artifact_is_only_hashed(artifact: Path, work: Counted) -> None
     write_pin(str(artifact.resolve()), Pin(files=RobustEncoder.from_pretrained(artifact).manifest.files))
     work.clear()
     RobustEncoder.from_pretrained(artifact)
-    assert work == ["_require_bytes", "require_fit{'finite': True}"]
+    assert work == ["_require_bytes", "require_fit{'finite': True, 'projected': False}"]
 
 
 def test_a_file_damaged_after_it_was_verified_is_refused(artifact: Path, old_enough: None) -> None:

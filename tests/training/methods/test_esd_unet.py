@@ -83,7 +83,7 @@ def test_a_component_has_its_own_default_retention() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"component": "vae"}, "expected component 'text_encoder' or 'unet'"),
+        ({"component": "vae"}, r"expected a component in \('text_encoder', 'text_encoder_2', 'unet'\)"),
         ({"component": "unet", "rollout": "fresh"}, "rollout 'bank' or 'student'"),
         ({"component": "unet", "select": SelectionConfig(layers=(0,))}, "expected no select settings beside"),
         ({"retain": RetainConfig(weight=0), "unet": UNetSelectionConfig(group="u")}, "expected no unet settings"),
