@@ -110,7 +110,7 @@ def interrupted(arguments: list[str], after: str) -> list[str]:
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
 def test_a_stopped_training_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def command(out: str) -> list[str]:
-        short = ["--train.iterations", "100", "--every", "5", *TINY]  # a busy machine is slow to send the signal
+        short = ["--train.iterations", "40", "--every", "5", *TINY]  # a busy machine is slow to send the signal
         return ["train", "shapes/circle-esd", "--out", str(tmp_path / out), *short]
 
     said = interrupted(command("stopped"), "train: ")
