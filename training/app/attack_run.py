@@ -71,7 +71,7 @@ class AttackRun:
     Args:
         studio: Pipelines and encoders of the page.
         request: Prompt, seed and encoders; attacks do not use the negative prompt.
-        concept: Name of the concept to bring back.
+        concept: Name of the concept to bring back; of no account if the encoders erase a single one.
         stop: Event that stops it at the next pass of the UNet.
         tell: Function that takes every new state.
     """
@@ -116,6 +116,8 @@ class AttackRun:
         known = [concept.name for concept in self.studio.concepts(self.request.encoders)]
         if not known:
             raise _Refused("Expected an encoder to attack, found none. Choose one above.")
+        if len(known) == 1:
+            self.concept = known[0]
         if self.concept not in known:
             found = self.concept or "none"
             raise _Refused(f"Expected a concept of the chosen encoders, found {found}. Choose {' or '.join(known)}.")

@@ -32,7 +32,7 @@ class Attacks:
         Args:
             session: Name of the visitor's session; an attack that runs in it is stopped first.
             request: Prompt, seed and encoders; attacks do not use the negative prompt.
-            concept: Name of a concept that the encoders erase.
+            concept: Name of a concept that the encoders erase; of no account if they erase a single one.
         """
         stop, told = self._started(session), SimpleQueue[AttackState]()
         Thread(target=AttackRun(self.studio, request, concept, stop, told.put).run, name="attack", daemon=True).start()

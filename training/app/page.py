@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import gradio as gr
@@ -15,17 +13,13 @@ from . import panels
 from .attacks import Attacks
 from .opening import AppConfig, open_studio
 from .request import LONGEST, PictureRequest, RequestError
+from .serving import Sealed, without_proxy
 from .studio import Studio
 
 logger = get_logger(__name__)
 TITLE = "Robust text encoders"
 # What the page opens with on the embedded base.
 PROMPT, CHOSEN = "a red circle on a white background", "shapes/circle"
-# A browser then loads nothing from anywhere else, whatever a script of the page asks for.
-_POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:"
-)
 _FONTS = ("system-ui", "sans-serif")
 _MONO = ("ui-monospace", "monospace")
 _WAITING = 32  # visitors that may wait
@@ -61,8 +55,8 @@ class Page:
         """Yield the states of an attack as HTML, with the two buttons of that time.
 
         Args:
-            visitor: Visitor who asked; Gradio gives it.
-            fields: Prompt, negative prompt, seed, names of encoders, and the concept to bring back.
+            visitor: Session of the visitor, which Gradio passes.
+            fields: Values of the fields of a request, and the name of the concept to bring back.
         """
         *asked, concept = fields
         try:
@@ -70,18 +64,17 @@ class Page:
         except RequestError as error:
             yield panels.problems(error.problems), *_buttons(running=False)
             return
-        for state in self.attacks.run(str(visitor.session_hash), request, concept):
+        for state in self.attacks.run(str(visitor.session_hash), request, concept or ""):
             yield panels.attack(state, request.prompt), *_buttons(running=not state.ending)
 
     def stop(self, visitor: gr.Request) -> None:
         """Stop the visitor's attack."""
         self.attacks.stop(str(visitor.session_hash))
 
-    def choose(self, names: list[str], concept: str) -> tuple[Any, str]:
+    def choose(self, names: list[str]) -> tuple[Any, str]:
         """Return the field of the concept to attack, and what the attack does, after other encoders were chosen."""
         known = [one.name for one in self.studio.concepts(names)]
-        chosen = concept if concept in known else next(iter(known), None)
-        field = gr.Dropdown(choices=known, value=chosen, visible=len(known) > 1)
+        field = gr.Dropdown(value=next(iter(known), None), visible=len(known) > 1)
         return field, panels.attack_note(self.studio, names)
 
     def _request(self, prompt: str, negative: str, seed: float | None, names: list[str]) -> PictureRequest:
@@ -123,8 +116,12 @@ class Page:
         known = [one.name for one in self.studio.concepts(self.chosen)]
         with gr.Column():
             note = _html(panels.attack_note(self.studio, self.chosen), elem_id="attack-note")
+            # All concepts of the page: Gradio refuses a value that is no choice, while encoders are being chosen, too.
             concept = gr.Dropdown(
-                known, value=next(iter(known), None), label="Concept to bring back", visible=len(known) > 1
+                list(self.studio.trials),
+                value=next(iter(known), None),
+                label="Concept to bring back",
+                visible=len(known) > 1,
             )
             with gr.Row():
                 start = gr.Button("Attack it", elem_id="attack")
@@ -140,7 +137,7 @@ class Page:
             show_progress="hidden",
         )
         stop.click(self.stop, queue=False, api_visibility="private")
-        fields[-1].change(self.choose, [fields[-1], concept], [concept, note], queue=False, api_visibility="private")
+        fields[-1].change(self.choose, fields[-1], [concept, note], queue=False, api_visibility="private")
 
     def launch(self, *, host: str = "127.0.0.1", port: int | None = None, share: bool = False) -> str:
         """Serve the page from a thread of its own, and return its address.
@@ -153,7 +150,7 @@ class Page:
         Raises:
             OSError: If the port is taken.
         """
-        with _without_proxy():
+        with without_proxy():
             local, public = self._launched(host, port, share)
         return str(public or local)
 
@@ -174,7 +171,7 @@ class Page:
             pwa=False,
             mcp_server=False,
             max_file_size="1kb",  # nothing on the page takes files
-            app_kwargs={"middleware": [(_Sealed, (), {})]},
+            app_kwargs={"middleware": [(Sealed, (), {})]},
         )
         return local, public
 
@@ -188,26 +185,11 @@ def open_page(config: AppConfig) -> Page:
     """Return the page that a configuration describes, with everything loaded; see ``open_studio`` for its errors.
 
     Args:
-        config: Settings of the page.
+        config: What the page offers.
     """
     studio = open_studio(config)
     chosen = CHOSEN if CHOSEN in studio.encoders else next(iter(studio.encoders))
     return Page(studio, prompt=PROMPT if config.embedded else "", chosen=(chosen,))
-
-
-@contextmanager
-def _without_proxy() -> Iterator[None]:
-    """Let Gradio, which asks its own server at the start, reach it also where a proxy is set for everything."""
-    before = os.environ.get("no_proxy")
-    known = [before or os.environ.get("NO_PROXY", ""), "127.0.0.1", "localhost", "::1"]
-    os.environ["no_proxy"] = ",".join(filter(None, known))
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["no_proxy"]
-        else:
-            os.environ["no_proxy"] = before
 
 
 def _theme() -> Any:
@@ -232,22 +214,3 @@ def _html(value: str = "", *, elem_id: str | None = None) -> Any:
 
 def _buttons(*, running: bool) -> tuple[Any, Any]:
     return gr.Button(interactive=not running), gr.Button(interactive=running)
-
-
-class _Sealed:
-    """Middleware that tells browsers to load nothing from elsewhere.
-
-    Args:
-        app: Application behind it.
-    """
-
-    def __init__(self, app: Any) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def sealed(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), (b"content-security-policy", _POLICY.encode())]
-            await send(message)
-
-        await self.app(scope, receive, sealed if scope["type"] == "http" else send)

@@ -128,19 +128,28 @@ def test_a_stop_ends_the_waiting_for_a_pipeline(tiny_pipe: Any, encoder: RobustE
 def test_what_an_attack_needs_is_said(
     tiny_pipe: Any, encoder: RobustEncoder, make_pipe: Any, make_encoder: Any
 ) -> None:
-    alien = make_encoder(make_pipe(width=32))
-    studio = studio_of(tiny_pipe, {"mine": encoder, "alien": alien}, attacks={"discrete": SEARCH})
-    refused = {
-        "Expected an encoder to attack, found none. Choose one above.": ended(studio, PictureRequest(PROMPT)),
-        "Expected a concept of the chosen encoders, found star. Choose circle.": ended(studio, concept="star"),
-        "Not attached: alien. Draw first: the report says why it does not fit.": ended(
-            studio, request(PROMPT, "alien")
+    encoders = {"mine": encoder, "alien": make_encoder(make_pipe(width=32)), "red": make_encoder(tiny_pipe, name="red")}
+    studio = studio_of(tiny_pipe, encoders, attacks={"discrete": SEARCH})
+    told = [
+        ("Expected an encoder to attack, found none. Choose one above.", ended(studio, PictureRequest(PROMPT))),
+        (
+            "Expected a concept of the chosen encoders, found star. Choose circle or red.",
+            ended(studio, request(PROMPT, "mine", "red"), "star"),
         ),
-    }
-    assert {text: (text, state.message) for text, state in refused.items()} == {t: (t, t) for t in refused}
-    assert {state.ending for state in refused.values()} == {"refused"}
+        (
+            "Not attached: alien. Draw first: the report says why it does not fit.",
+            ended(studio, request(PROMPT, "alien")),
+        ),
+    ]
+    assert [text for text, _ in told] == [state.message for _, state in told]
+    assert {state.ending for _, state in told} == {"refused"}
     studio.trials["circle"] = replace(studio.trials["circle"], needs=("It needs a judge.", "And a base."))
     assert ended(studio).message == "It needs a judge.\nAnd a base."
+
+
+def test_a_single_concept_need_not_be_named(tiny_pipe: Any, encoder: RobustEncoder) -> None:
+    studio = studio_of(tiny_pipe, {"mine": encoder}, attacks={"discrete": SEARCH})
+    assert ended(studio, concept="star").ending == "finished"
 
 
 def test_a_prompt_without_the_concept_has_nothing_to_bring_back(tiny_pipe: Any, encoder: RobustEncoder) -> None:
