@@ -44,7 +44,7 @@ class AttackState:
     """What is known of an attack while it runs, and after it.
 
     Args:
-        doing: What it does now, in words.
+        doing: Words for its present work.
         done: Passes of the UNet so far.
         total: Passes of the UNet of the whole attack, as far as they are known.
         before: Picture of the prompt without encoders; None until it is drawn.

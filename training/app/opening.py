@@ -99,7 +99,7 @@ def open_studio(config: AppConfig) -> Studio:
     """Return the studio of a page, with everything loaded.
 
     Args:
-        config: What the page offers.
+        config: Settings of the page.
 
     Raises:
         NotReadyError: If settings are wrong, the pipeline, the device or the detector does not exist, the pipeline does

@@ -185,7 +185,7 @@ def open_page(config: AppConfig) -> Page:
     """Return the page that a configuration describes, with everything loaded; see ``open_studio`` for its errors.
 
     Args:
-        config: What the page offers.
+        config: Settings of the page.
     """
     studio = open_studio(config)
     chosen = CHOSEN if CHOSEN in studio.encoders else next(iter(studio.encoders))

@@ -40,6 +40,8 @@ class Sealed:
         self.app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a request of ASGI by the application, with the policy as a further header."""
+
         async def sealed(message: Any) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), (b"content-security-policy", _POLICY.encode())]

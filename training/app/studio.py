@@ -77,7 +77,7 @@ class Drawn:
         before: Picture without any encoder.
         after: Picture with all chosen encoders; None if none was chosen, or one of them was not attached.
         fits: Report on each chosen encoder, in the order of attaching.
-        status: What was attached while the second picture was drawn, and the ways past it.
+        status: Artifacts attached to the second picture, and the ways past them.
         notes: Remarks for the visitor, in sentences.
     """
 
@@ -99,7 +99,7 @@ class Studio:
         pipe: Pipeline that draws from prompts; it is not changed.
         encoders: Name to encoder or overlay, as the page offers them.
         trials: Name of a concept to its attacks and its detector, for every concept of the encoders.
-        screen: What the page covers.
+        screen: Filter that covers pictures.
         sampling: Sampling of all pictures.
         workers: Number of pipelines, so of visitors that are served at the same time.
         title: The base in a few words.

@@ -11,7 +11,8 @@ from robust_encoders.hub.embedded import EMBEDDED_FAMILY
 from robust_encoders.utils.extras import package_problems
 
 from ..detectors import NudeNet
-from ..diffusion.base_kind import BaseConfigs, kind_problems
+from ..diffusion.base_configs import BaseConfigs
+from ..diffusion.base_kind import kind_problems
 from ..diffusion.sampling import SamplingConfig
 from ..evaluation.benchmarks.detectors import benchmark_detector
 from ..evaluation.benchmarks.shapes import ShapesBenchmark
@@ -33,7 +34,7 @@ class Trial:
         concept: Concept under attack.
         detector: Detector of the concept; None if there is none.
         attacks: Label to attack, weakest first. Attacks that learn from many prompts together are left out.
-        needs: What is missing for an attack, in sentences; empty if nothing is.
+        needs: Sentences on what is missing for an attack; empty if nothing is.
     """
 
     concept: Concept

@@ -46,7 +46,12 @@ def test_this_machine_is_reached_without_a_proxy_and_the_environment_is_restored
         monkeypatch.delenv("no_proxy", raising=False)
     else:
         monkeypatch.setenv("no_proxy", before)
-    with pytest.raises(ValueError, match="in the block"), without_proxy():
-        assert os.environ["no_proxy"] == ",".join([*([before] if before else []), "127.0.0.1", "localhost", "::1"])
-        raise ValueError("in the block")
+
+    def inside() -> None:
+        with without_proxy():
+            assert os.environ["no_proxy"] == ",".join([*([before] if before else []), "127.0.0.1", "localhost", "::1"])
+            raise ValueError("in the block")
+
+    with pytest.raises(ValueError, match="in the block"):
+        inside()
     assert os.environ.get("no_proxy") == before
