@@ -33,4 +33,5 @@ SIZES = Sizes(
     rejects=30_000,
     unfinished=2_000,
     drawn=1000,
+    bf16=True,
 )

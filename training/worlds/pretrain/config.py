@@ -56,7 +56,8 @@ _JUDGE = Schedule(steps=2000, rate=2e-3, restart=1200)
 class Sizes:
     """Numbers of pictures, steps and batch sizes of every stage; the defaults made the base of the shapes world.
 
-    ``drawn`` is the number of pictures that the finished base draws for each measurement.
+    ``drawn`` is the number of pictures that the finished base draws for each measurement. With ``bf16``, autoencoder and
+    image tower train under autocast to bfloat16 on a processor that computes in it, as the UNet always does.
     """
 
     pictures: int = 40_000
@@ -71,3 +72,4 @@ class Sizes:
     rejects: int = 30_000
     unfinished: int = 2_000
     drawn: int = 600
+    bf16: bool = False

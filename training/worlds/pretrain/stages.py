@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,14 @@ class Course:
     sizes: Sizes
     folder: Path
     seed: int
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Return the autocast of the picture networks of this stage."""
+        return _bf16(self.sizes.bf16)
+
+
+def _bf16(wanted: bool = True) -> AbstractContextManager[None]:
+    return torch.autocast("cpu", torch.bfloat16, enabled=wanted and has_bf16())
 
 
 def new_autoencoder(config: NetworkConfig) -> AutoencoderKL:
@@ -136,9 +145,11 @@ def train_autoencoder(model: AutoencoderKL, course: Course) -> float:
 
     def loss(generator: Generator) -> Tensor:
         images = course.pictures.draw(course.sizes.autoencoder_batch, generator)[0] * 2 - 1
-        posterior = model.encode(images).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=generator)
-        error: Tensor = model.decode(posterior.mean + posterior.std * noise).sample - images
+        with course.autocast():
+            posterior = model.encode(images).latent_dist
+            noise = torch.randn(posterior.mean.shape, generator=generator)
+            drawn = model.decode(posterior.mean + posterior.std * noise).sample
+        error: Tensor = drawn.float() - images
         pull = posterior.kl().mean() / posterior.mean[0].numel()
         value: Tensor = error.abs().mean() + error.square().mean() + 1e-5 * pull
         return value
@@ -165,7 +176,9 @@ def train_text(encoder: CLIPTextModel, tower: ImageTower, tokenizer: CLIPTokeniz
         noisy = (images + 0.05 * torch.randn(images.shape, generator=generator)).clamp(0, 1)
         pooled = encoder(token_ids(tokenizer, course.corpus.captions(labels, generator))).pooler_output
         scale = tower.logit_scale.clamp(max=4.6).exp()
-        logits = scale * tower.embed_images(noisy) @ tower.embed_pooled(pooled).T  # (B, B)
+        with course.autocast():
+            seen = tower.embed_images(noisy)
+        logits = scale * seen.float() @ tower.embed_pooled(pooled).T  # (B, B)
         truth = torch.arange(len(logits))
         cross_entropy = nn.functional.cross_entropy
         return (cross_entropy(logits, truth) + cross_entropy(logits.T, truth)) / 2
@@ -208,7 +221,7 @@ def train_unet(
         noise = torch.randn(clean.shape, generator=generator)
         t = torch.randint(scheduler.config.num_train_timesteps, (len(clean),), generator=generator)
         text = condition(course.corpus.captions(course.pictures.labels[indices], generator, empty=0.1))
-        with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16()):
+        with _bf16():
             predicted = unet(scheduler.add_noise(clean, noise, t), t, text).sample
         error: Tensor = predicted.float() - scheduler.get_velocity(clean, noise, t)
         return error.square().mean()
