@@ -76,8 +76,7 @@ def test_wordings_that_are_read_as_the_same_share_a_draft_and_take_one_place(tin
 
 
 def test_no_draft_is_drawn_where_none_is_needed(tiny_pipe: Any) -> None:
-    few, every = (replace(FRAMED, **change) for change in ({"whole": 4}, {"draft_steps": 0}))
-    for attack in (few, every):
+    for attack in (replace(FRAMED, whole=4), replace(FRAMED, draft_steps=0)):
         assert len(asked(attack, Case(0, "a circle", 1), tiny_pipe)) == 4
     with pytest.raises(ValueError, match="only attacks that declare drafts"):
         asked(FRAMED, Case(0, "a circle", 1), tiny_pipe)
