@@ -136,6 +136,7 @@ WALKED: Mapping[str, str] = {
     "name one of checkable()": f"{_E}test_an_attack_without_a_budget",
     "base=Backbone.from_pipeline(pipe)": f"{_E}test_a_target_without_what_an_attack_uses",
     "give TargetModel(..., query=...)": f"{_E}test_a_target_without_what_an_attack_uses",
+    "give TargetModel(..., draft=...)": f"{_E}test_a_target_without_what_an_attack_uses",
     "with output_type='latent'": f"{_E}test_cases_without_reference_latents",
     "expected top or threshold": f"{_E}test_a_rule_of_a_classifier",
     "call update() first": f"{_E}test_metrics_without_pictures",

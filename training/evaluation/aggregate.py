@@ -200,7 +200,7 @@ class Aggregation:
             found += white_not_below_black({k: verdicts[k] for k in strong}, black)
             # Whoever may replace the prompt may also keep it. An attack that asks for scores follows no gradient.
             white = [k for k, a in attacks.items() if a.tier == "T3" and (whole or not facts[k].whole_prompt)]
-            by_gradient = {k: verdicts[k] for k in white if "queries" not in facts[k].uses}
+            by_gradient = {k: verdicts[k] for k in white if not {"queries", "drafts"} & {*facts[k].uses}}
             found += masked_gradients(by_gradient, black, whole_prompt=whole)
         # A free prefix of each prompt can take every value that a search over typed prefixes can find, as its norm
         # bound is at least 1. It cannot replace the whole prompt.
