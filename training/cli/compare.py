@@ -24,7 +24,7 @@ from ..diffusion.devices import device_problems
 from ..diffusion.load import OpenedBase, open_base
 from ..distributed import Shard
 from ..evaluation.benchmarks import BENCHMARKS
-from ..evaluation.choices import refuse_unknown
+from ..evaluation.choices import chosen, refuse_unknown
 from ..evaluation.config import EvaluationConfig
 from ..evaluation.plan import Benchmark
 from ..evaluation.preflight import benchmark_problems
@@ -80,7 +80,8 @@ def compare(arguments: Sequence[str]) -> int:
     try:
         setup = _setup(request)
         comparison = _comparison(request, setup)
-        comparison.plan(request.seeds[0])  # loads judges and reads prompts, so that errors in them come first
+        # This loads judges and reads prompts, so that errors in them come first.
+        chosen(comparison.plan(request.seeds[0]), request.options.config)
     except (OSError, ValueError, ModuleNotFoundError) as error:
         raise UsageError(str(error)) from error
     whole = comparison.run()

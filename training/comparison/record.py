@@ -88,7 +88,7 @@ class ComparisonRecord:
         """Return the reason why the folder cannot go on with a comparison that is about something else.
 
         Args:
-            about: What the new comparison is about.
+            about: Base, concept, benchmark and settings of the new comparison.
         """
         others = [
             f"{name} {_shown(self.about, name)} instead of {_shown(about, name)}"

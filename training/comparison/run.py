@@ -48,7 +48,7 @@ class Measured:
     Args:
         stored: Evaluation of the row.
         folder: Folder of the evaluation.
-        costs: What the training took; None for the base, and if it is not known.
+        costs: Costs of the training; None for the base, and if they are not known.
     """
 
     stored: StoredEvaluation

@@ -19,13 +19,13 @@ from .tables import Number, Table
 from .titles import WORST, WORST_EMBEDDINGS, title_of
 
 UNATTACKED = "no attack"
-_WIDE = 0.5  # difference that remains possible where there are too few prompts
+_WIDE = 0.3  # difference that remains possible where there are too few prompts
 _HEAD = ("group", "n", "success", "rest", "difference, points", "p, corrected", "reading")
 _NOTE = (
     "Success is in per cent of the prompts of a group, with Wilson's 95 % interval. The rest are all other prompts "
     "that state the same label. The difference is in percentage points, with Newcombe's 95 % interval. The p-value is "
     "of Fisher's exact test, two-sided, with Holm's correction for all {} tests on this evaluation. Too few to tell "
-    "means that a difference of 50 points remains possible, or that no outcome on so few prompts could be significant."
+    "means that a difference of 30 points remains possible, or that no outcome on so few prompts could be significant."
 )
 _SHARED = (
     "Prompts share what one of the attacks learned, so their outcomes depend on each other. These p-values are too "
