@@ -21,11 +21,12 @@ from ..evaluation.choices import chosen
 from ..evaluation.config import EvaluationConfig
 from ..evaluation.evaluate import evaluate, models_sha256
 from ..evaluation.plan import Benchmark, FixedPlan, Plan
+from ..evaluation.results import RESULTS_NAME
 from ..progress import ProgressBar
 from ..provenance import write_json
 from ..recipes.recipe import Recipe
 from ..recipes.run import run_recipe
-from ..reports.html.page import write_report
+from ..reports.html.page import REPORT_NAME, write_report
 from ..reports.stored_evaluation import StoredEvaluation
 from .choose import ComparedMethod
 from .costs import TrainingCosts
@@ -199,7 +200,11 @@ class Comparison:
         source = self.record.folder / f".source-{row.seed}"
         config = replace(setup.config, seed=row.seed, source=source)
         plan = FixedPlan(self.plan(row.seed), setup.benchmark.name)
-        write_report(folder, evaluate(setup.pipe, encoder, plan, out=folder, config=config))
+        results = folder / RESULTS_NAME
+        before = results.read_bytes() if results.is_file() else b""
+        found = evaluate(setup.pipe, encoder, plan, out=folder, config=config)
+        if results.read_bytes() != before or not (folder / REPORT_NAME).is_file():
+            write_report(folder, found)  # its figures take seconds
 
     def _finish(self, row: RowRecord, place: Path) -> None:
         """Record a finished row with its numbers, which lie in a folder or a file."""

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 from commands import refused
-from tiny_comparison import Broken, Swap, install
+from evaluations import write_evaluation
+from tiny_comparison import Broken, Swap, TinyBenchmark, install
 
 from robust_encoders.cli.main import main
 from robust_encoders.training.comparison import run, training_key
 from robust_encoders.training.comparison.report import ComparisonReport
+from robust_encoders.training.evaluation.benchmarks import BENCHMARKS
 from robust_encoders.training.evaluation.results import Evaluation
 from robust_encoders.training.methods import METHODS
 
@@ -191,7 +193,7 @@ def test_a_training_of_other_code_is_run_again_unless_it_is_kept(
         (["--seed", "3"], "found --seed; use --seeds"),
         (["--reuse", "nowhere/results.json"], "expected a finished evaluation with --reuse, found no nowhere"),
         (["--benchmark", "tyni"], "expected a benchmark, found 'tyni'"),
-        (["--attacks", "randon", "--methods", "uce"], "did you mean 'random_prefix'"),
+        (["--attacks", "randon", "--methods", "uce"], "expected attacks, found 'randon'"),
         (["--base", "no/such/base"], "expected a base among shapes, tiny"),
     ],
 )
@@ -231,3 +233,30 @@ def test_a_missing_extra_is_named_before_anything_begins(
     message = refused(capsys, 2, *arguments(tmp_path / "out", "--methods", "uce"))
     assert "found no matplotlib; run `pip install '.[train,eval]'`" in message
     assert not (tmp_path / "out").exists()
+
+
+def test_what_a_refusal_names_works(
+    monkeypatch: pytest.MonkeyPatch, make_pipe: Maker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(monkeypatch, make_pipe)
+    monkeypatch.setattr(run.Comparison, "run", lambda self: True)
+    monkeypatch.setattr(ComparisonReport, "write", lambda self, **named: None)
+    out = tmp_path / "out"
+    refusals = {
+        "expected --modules of text_encoder, unet": (["--modules", "vae"], ["--modules", "unet", "--methods", "esd"]),
+        "expected --methods of": (["--methods", ","], ["--methods", "uce"]),
+        "or leave --modules out": (["--methods", "uce", "--modules", "unet"], ["--methods", "uce"]),
+        "expected a finished evaluation with --reuse": (
+            ["--methods", "uce", "--reuse", str(tmp_path / "none")],
+            ["--methods", "uce", "--reuse", str(write_evaluation(tmp_path / "found", {"a": ("T3", [1, 1, 1, None])}))],
+        ),
+    }
+    for message, (wrong, right) in refusals.items():
+        assert message in refused(capsys, 2, *arguments(out), *wrong)
+        assert main(arguments(out, *right)) == 0
+        capsys.readouterr()
+    monkeypatch.delitem(BENCHMARKS, "tiny")
+    monkeypatch.setitem(BENCHMARKS, "other", TinyBenchmark)
+    message = "expected a benchmark for the base tiny, found none of that name; name one with --benchmark"
+    assert message in refused(capsys, 2, *arguments(out, "--methods", "uce"))
+    assert main(arguments(out, "--methods", "uce", "--benchmark", "other")) == 0
