@@ -148,7 +148,7 @@ def usable(given: Iterable[Given], recipe: Recipe | None, wanted: Conditions) ->
         recipe: Training run of the row, with its seed; None for the base.
         wanted: Conditions of the comparison for this seed.
     """
-    refused = []
+    refused: list[str] = []
     for one in given:
         if not one.is_of(recipe):
             continue
