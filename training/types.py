@@ -54,6 +54,8 @@ class Case:
             needs it.
         goal: Prompt for the picture that an attack tries to obtain; empty if ``prompt`` itself describes it.
         negative: Negative prompt of the unattacked picture; empty for none. Attacks do not use it.
+        groups: Sub-groups of the concept's prompts that the case belongs to, by label, for example ``{"style":
+            "line art"}``. Rates can be compared between them; attacks and detectors do not use them.
     """
 
     index: int
@@ -63,6 +65,7 @@ class Case:
     reference_latent: Tensor | None = None
     goal: str = ""
     negative: str = ""
+    groups: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def wanted(self) -> str:

@@ -51,6 +51,8 @@ TRAINING_COMMANDS: Mapping[str, str] = {
     "reproduce": "train an artifact again from its manifest and compare the tensors",
     "merge": "merge several encoders that erased one concept each into one encoder",
     "results": "print the tables of finished evaluations",
+    "compare": "train and evaluate many methods on one concept, and write one report",
+    "bias": "compare the success on sub-groups of the prompts of finished evaluations",
     "judge": "judge a finished evaluation by another detector, without drawing",
     "leaderboard": "rank many evaluations in one table and one plot",
 }
@@ -65,6 +67,8 @@ EXTRA_OF: Mapping[str, str] = {
     "reproduce": "train",
     "merge": "train",
     "results": "eval",
+    "compare": "train,eval",
+    "bias": "eval",
     "judge": "eval",
     "leaderboard": "eval",
 }

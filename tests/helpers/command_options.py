@@ -28,6 +28,7 @@ def options() -> dict[str, frozenset[str]]:
     found["shapes"] = _in_help("shapes", "build")
     found["emoji"] = _in_help("emoji", "build") | _in_help("emoji", "fetch")
     found["evaluate"] = _in_help("evaluate", "base") | _in_help("evaluate", "base", "--prompts", "x", "--base", "y")
+    found["compare"] |= found["evaluate"]  # it passes them on
     found |= {f"train {name}": _settings(name) for name in (*METHODS, *_recipes())}
     return found
 

@@ -26,6 +26,7 @@ _CONTRADICT = f"{_S}test_settings_that_contradict_each_other"
 _FIT = f"{_S}test_settings_that_do_not_fit_the_run"
 _FACTS = f"{_C}test_facts_that_publishing_needs"
 _FUSED = f"{_L}test_fused_projections_and_overlays"
+_COMPARED = "tests/training/comparison/test_compare.py::test_what_a_refusal_names_works"
 _OF_EVALUATION = f"{_E}test_options_of_an_evaluation"
 
 WALKED: Mapping[str, str] = {
@@ -38,6 +39,12 @@ WALKED: Mapping[str, str] = {
     "Start the page with --detector": f"{_A}test_trials.py::test_another_base_needs_the_name_of_a_judge",
     "pass another one as --port": _PORT,
     "pass another --port, for example": _PORT,
+    # comparisons
+    "expected --modules of": _COMPARED,
+    "expected --methods of": _COMPARED,
+    "or leave --modules out": _COMPARED,
+    "expected a finished evaluation with --reuse": _COMPARED,
+    "expected a benchmark for the base": _COMPARED,
     # what is asked at the beginning
     "P.from_pretrained({where}).save_pretrained": f"{_B}test_a_base_with_pickles",
     "found pickles alone for": f"{_B}test_a_base_with_pickles",
@@ -224,6 +231,8 @@ _SOFTWARE = "it installs or upgrades another package in the environment of the t
 _PROCESSES = "it needs several processes; tests/training/trainer/test_several_processes.py starts them"
 _NONE = "it names nothing to do"
 NOT_WALKED: Mapping[str, str] = {
+    "goes on where the first one stopped, and may add": "it is a part of the help, and names nothing to do",
+    "expected --prompts with a base of your own": "it needs a base of Stable Diffusion, and its prompts",
     "load its text encoder with transformers.CLIPTextModel": _HUB,
     "pip install --upgrade": _SOFTWARE,
     "run `pip install '.[{extra}]'`": _SOFTWARE,

@@ -183,7 +183,7 @@ def test_without_its_extra_every_training_command_names_the_extra() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout.split() == [word for command in EXTRA_OF for word in (command, "1")], done.stderr
-    told = re.findall(r"expected \w+ for this command, found none; run `pip install '\.\[(\w+)\]'`", done.stderr)
+    told = re.findall(r"expected \w+ for this command, found none; run `pip install '\.\[([\w,]+)\]'`", done.stderr)
     assert told == list(EXTRA_OF.values())
 
 

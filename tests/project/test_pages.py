@@ -49,6 +49,9 @@ SMALLER = {
     r"evaluate .*--captions open --attacks paraphrase": f"{SMALL_EVALUATION} --n 4 --steps 15 --metrics clip_score",
     r"evaluate .*--captions open": f"{SMALL_EVALUATION} --attacks none",
     r"evaluate base shapes/circle word_filter": f"{SMALL_EVALUATION} --attacks none",
+    r"compare .*--quick": (
+        "--attacks none --metrics retain_all --n 4 --n-kept 4 --n-probes 2 --n-renders 4 --checks 0 --steps 3"
+    ),
     r"evaluate runs/star --quick": "--n 2 --n-kept 4 --n-probes 2 --n-renders 4 --steps 3",
     r"evaluate .*--out runs/first": "--attacks random --n 2 --steps 3",
     r"evaluate shapes/circle --attacks": "--n 2 --n-kept 4 --n-probes 2 --n-renders 4 --checks 0 --steps 3",

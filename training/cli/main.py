@@ -27,6 +27,8 @@ def main(arguments: Sequence[str]) -> int:
     """
     commands: Mapping[str, Callable[[Sequence[str]], int]] = {
         "app": _app,
+        "bias": _bias,
+        "compare": _compare,
         "demo": _demo,
         "emoji": _emoji,
         "evaluate": _evaluate,
@@ -46,6 +48,18 @@ def _app(arguments: Sequence[str]) -> int:
     from .app import app
 
     return app(arguments)
+
+
+def _bias(arguments: Sequence[str]) -> int:
+    from .bias import bias
+
+    return bias(arguments)
+
+
+def _compare(arguments: Sequence[str]) -> int:
+    from .compare import compare
+
+    return compare(arguments)
 
 
 def _demo(arguments: Sequence[str]) -> int:

@@ -102,9 +102,9 @@ def _jobs(defended: DefendedPipeline, plan: Plan, config: EvaluationConfig, out:
     if computes_bf16_in_fp32(pipe.device):
         run["bf16"] = "fp32"
     common = {**run, "format": _FORMAT, SUITE_KEY: SUITE_VERSION, "versions": judging_versions()}
-    base = {**common, "models": _models_sha256(pipe)}
+    base = {**common, "models": models_sha256(pipe)}
     with defended.attached():
-        own = {**common, "models": _models_sha256(pipe), "detector": detector, "subject": defended.identity}
+        own = {**common, "models": models_sha256(pipe), "detector": detector, "subject": defended.identity}
     reusable = tuple(place for folder in config.reuse for place in (folder / CELLS, folder.parent / SOURCE))
     cache, base_cache = (
         Cache(out / CELLS, {**own, "base": base["models"]}, reusable),
@@ -129,7 +129,7 @@ def _make(title: str, jobs: Iterable[Job], shard: Shard) -> None:
             bar.update()
 
 
-def _models_sha256(pipe: Any) -> str:
+def models_sha256(pipe: Any) -> str:
     """Return a hash of the tokenizer, the noise schedule, and sketches of text encoder, UNet and VAE."""
     modules = {name: sketch(getattr(pipe, name).state_dict()) for name in ("text_encoder", "unet", "vae")}
     weights = {name: {key: one.to_dict() for key, one in made.items()} for name, made in modules.items()}

@@ -43,6 +43,7 @@ PROMPT_SETS: Mapping[str, str] = {
     "unseen": "A synonym that training never saw",
     "open": "Prompts that leave the concept open",
 }
+_QUICK = "-quick"  # end of the name of a run for a first look
 _LISTED = 4  # number of items of a setting that are written out
 _RATES = ("pre_", "asr_")
 
@@ -51,6 +52,8 @@ def encoder_title(evaluation: Evaluation) -> str:
     """Return the title of the evaluated encoder: that of the recipe's variant, of the method, or the label itself."""
     recipe = str(dict(evaluation.subject.get("recipe") or {}).get("name", ""))
     variant = variant_of(recipe, evaluation.concept)
+    if variant.endswith(_QUICK) and (whole := ENCODERS.get(variant.removesuffix(_QUICK))):
+        return f"{whole}, quick"
     return ENCODERS.get(variant) or ENCODERS.get(evaluation.label, evaluation.label)
 
 
