@@ -40,13 +40,12 @@ def onto_ball(z: Tensor) -> Tensor:
 def test_a_search_comes_near_the_bound_and_never_below(seed: int, rank: int) -> None:
     projection, gram, norm, wanted = problem(seed, rank)
     bound = lower_bound(projection, gram, norm, wanted)
-    z = onto_ball(3 * random(200, L, D, seed=seed + 6))
+    z = onto_ball(3 * random(40, L, D, seed=seed + 6))
     step = 1 / torch.linalg.matrix_norm(root_of(gram) @ projection @ torch.diag(norm.weight), 2).square()
-    for _ in range(4000):
+    for _ in range(2000):
         rest = (norm.bias + norm.weight * z) @ projection.T - wanted
-        assert z.shape == (200, L, D)
         z = onto_ball(z - step * (rest @ gram @ projection) * norm.weight)
-    found = seen_distance((norm.bias + norm.weight * z) @ projection.T, wanted.expand(200, L, D), gram)
+    found = seen_distance((norm.bias + norm.weight * z) @ projection.T, wanted.expand(40, L, D), gram)
     assert float(found.min()) >= bound
     assert float(found.min()) <= bound * 1.02 + 1e-3
     started = seen_distance(
