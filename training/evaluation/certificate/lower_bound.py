@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # Widening of the ball of normalised vectors, because the encoder itself rounds.
 _ROUNDING = 1e-4
 _STEPS = 200
+# Stands for the largest squared singular value of a projection that is 0, whose logarithm does not exist.
+_SMALLEST = 1e-200
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def _largest_dual(parts: Tensor, squares: Tensor, radius: float) -> Tensor:
         squares: Squared singular values (D,).
         radius: Squared radius of the ball.
     """
-    scale = squares.max().clamp_min(torch.finfo(torch.float64).tiny)
+    scale = squares.max().clamp_min(_SMALLEST)
     low = (scale * 1e-18).log().expand(len(parts)).clone()
     # At the optimum, lambda is at most the root of sum_i p_i^2 s_i^2 / radius, where the slope is negative.
     high = ((parts @ squares).div(radius).sqrt().clamp_min(scale * 1e-18)).log()

@@ -242,8 +242,8 @@ def test_a_certificate_of_other_weights_is_refused(
         with_certificate(other, made)
     # As if somebody had copied the results by hand, or saved the weights in another precision.
     other.manifest = replace(other.manifest, results=(falling(made).result.record(),))
-    other.save_pretrained(tmp_path)
-    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    other.save_pretrained(tmp_path / "artifact")
+    text = (tmp_path / "artifact" / "README.md").read_text(encoding="utf-8")
     assert "**A certificate of other weights is left out**" in text
     assert "showed the concept" not in text
 
