@@ -59,7 +59,8 @@ class ConceptDistance:
 def root_of(gram: Tensor) -> Tensor:
     """Return a matrix R (D, D) in float64 with ``R^T R = G``, from the eigenvectors of G (D, D)."""
     values, vectors = torch.linalg.eigh(gram.double())
-    return values.clamp_min(0).sqrt()[:, None] * vectors.T
+    root: Tensor = values.clamp_min(0).sqrt()[:, None] * vectors.T
+    return root
 
 
 @dataclass(frozen=True)

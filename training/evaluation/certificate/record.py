@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from robust_encoders.loaded import LoadedArtifact
 
 PROMPT_SET = "prompts of up to two tokens"
+# Settings of a certificate's result that are no settings of its run.
+_FIELDS = frozenset(
+    ("holds", "statement", "concept", "words", "content_sha256", "base", "prompts", "pairs_among", "nearest", "random",
+     "tenths", "trend", "margins", "bound", CHANCE_KEY, SUITE_KEY)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -178,18 +183,6 @@ class Certificate:
     def of(cls, result: Result) -> Certificate:
         """Return the certificate of a result that ``result`` made."""
         s = dict(result.settings)
-        taken = (
-            "holds",
-            "statement",
-            "concept",
-            "words",
-            "content_sha256",
-            "base",
-            "prompts",
-            "pairs_among",
-            "nearest",
-        )
-        taken += ("random", "tenths", "trend", "margins", "bound", CHANCE_KEY, SUITE_KEY)
         floors = {of: Floor(**{**one, "interval": tuple(one["interval"])}) for of, one in s[CHANCE_KEY].items()}
         return cls(
             concept=s["concept"],
@@ -206,7 +199,7 @@ class Certificate:
             bound=s["bound"],
             chance=Chance(floors["encoder"], floors["base"]),
             detector=(result.detector, result.detector_version, result.threshold or 0.0),
-            settings={key: value for key, value in s.items() if key not in taken},
+            settings={key: value for key, value in s.items() if key not in _FIELDS},
             versions=result.versions,
         )
 
@@ -243,4 +236,4 @@ def _replaced(record: Mapping[str, Any], certificate: Certificate) -> bool:
     s = record["settings"]
     bases = [one["models_sha256"] for one in (s["base"], certificate.base)]
     same = bases[0] == bases[1] and s["concept"] == certificate.concept
-    return same or s["content_sha256"] != certificate.content_sha256
+    return bool(same or s["content_sha256"] != certificate.content_sha256)

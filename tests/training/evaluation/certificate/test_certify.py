@@ -50,12 +50,12 @@ class Bright:
     def __init__(self, stop_after: int = 10**6) -> None:
         self.left = stop_after
 
-    def __call__(self, pictures: Tensor) -> Tensor:
+    def __call__(self, images: Tensor) -> Tensor:
         if not self.left:
             raise KeyboardInterrupt
         self.left -= 1
         type(self).calls += 1
-        return pictures.mean((1, 2, 3)) * 2
+        return images.mean((1, 2, 3)) * 2
 
 
 def _tenth(shown: int) -> Share:

@@ -33,7 +33,8 @@ def problem(seed: int, rank: int) -> tuple[Tensor, Tensor, FinalNorm, Tensor]:
 def onto_ball(z: Tensor) -> Tensor:
     """Return vectors (..., D) of mean 0 within the ball that a layer normalisation gives."""
     z = z - z.mean(-1, keepdim=True)
-    return z * (D**0.5 / z.norm(dim=-1, keepdim=True)).clamp_max(1)
+    inside: Tensor = z * (D**0.5 / z.norm(dim=-1, keepdim=True)).clamp_max(1)
+    return inside
 
 
 @pytest.mark.parametrize(("seed", "rank"), [(0, 4), (10, 8), (20, D)])
