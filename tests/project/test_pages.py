@@ -35,6 +35,7 @@ SMALL_EVALUATION = "--suite quick --n 2 --n-kept 4 --n-probes 2 --n-renders 4 --
 ATTACKED = "--train.iterations 2 --adversary.warmup 1 --bank.limit 4"
 # Budgets in place of those of a page, by the start of its command.
 SMALLER = {
+    r"certify shapes/circle": ("--pairs-among 2 --nearest 2 --random 2 --each 1 --seeds 1 --floor 1 --steps 2"),
     r"train shapes/\S+-(advunlearn|hardened)\b(?!.*--train)": ATTACKED,
     r"train shapes/\S+-esd\b(?!.*--train)": "--train.iterations 2 --bank.limit 4",
     r"train shapes/\S+-ablation(-te)?\b(?!.*--train)": "--train.iterations 2 --pictures 4 --bank.limit 4",

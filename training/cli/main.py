@@ -28,6 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     commands: Mapping[str, Callable[[Sequence[str]], int]] = {
         "app": _app,
         "bias": _bias,
+        "certify": _certify,
         "compare": _compare,
         "demo": _demo,
         "emoji": _emoji,
@@ -167,6 +168,12 @@ def _merge(arguments: Sequence[str]) -> int:
     merged.save_pretrained(options.out)
     say(str(options.out))
     return EXIT_OK
+
+
+def _certify(arguments: Sequence[str]) -> int:
+    from .certify import certify
+
+    return certify(arguments)
 
 
 def _results(arguments: Sequence[str]) -> int:
