@@ -50,7 +50,5 @@ def misdirected(target: Target, retained: tuple[str, ...]) -> HiRM:
 
 
 RECIPES: Mapping[str, Callable[[], Recipe]] = {
-    f"shapes/{concept}-{variant}": partial(shapes_hirm, concept, variant)
-    for concept in CONCEPTS
-    for variant in TARGETS
+    f"shapes/{concept}-{variant}": partial(shapes_hirm, concept, variant) for concept in CONCEPTS for variant in TARGETS
 }

@@ -71,7 +71,9 @@ def naive(backbone: Backbone, text: str) -> np.ndarray[Any, Any]:
         return rows @ module.weight.detach().double().numpy().T + module.bias.detach().double().numpy()
 
     heads, length = int(encoder.config.num_attention_heads), len(x)
-    q, k, v = (linear(one, x).reshape(length, heads, -1) for one in (attention.q_proj, attention.k_proj, attention.v_proj))
+    q, k, v = (
+        linear(one, x).reshape(length, heads, -1) for one in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
     mixed = []
     for head in range(heads):
         scores = q[:, head] @ k[:, head].T / math.sqrt(q.shape[2])

@@ -240,11 +240,11 @@ def test_the_latent_lies_in_the_range_of_timesteps(tiny_pipe: Any) -> None:
     teacher = Backbone.from_pipeline(tiny_pipe)
     scale = len(teacher.alphas_cumprod) / 1000
     for seed in range(4):
-        point = noisy_point(
-            teacher, "circle", timesteps=(750, 950), steps=20, guidance=3.0, generator=generator(seed)
-        )
+        point = noisy_point(teacher, "circle", timesteps=(750, 950), steps=20, guidance=3.0, generator=generator(seed))
         assert 750 * scale <= int(point.t) <= 950 * scale
-    with pytest.raises(ValueError, match=r"a timestep from 100 to 200 on a run of 2 steps, found none: raise ddim_steps"):
+    with pytest.raises(
+        ValueError, match=r"a timestep from 100 to 200 on a run of 2 steps, found none: raise ddim_steps"
+    ):
         noisy_point(teacher, "circle", timesteps=(100, 200), steps=2, guidance=3.0, generator=generator())
 
 
