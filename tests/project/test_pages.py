@@ -40,7 +40,8 @@ SMALLER = {
     r"train shapes/\S+-esd\b(?!.*--train)": "--train.iterations 2 --bank.limit 4",
     r"train shapes/\S+-ablation(-te)?\b(?!.*--train)": "--train.iterations 2 --pictures 4 --bank.limit 4",
     r"train shapes/\S+-doco(-te)?\b(?!.*--train)": "--train.iterations 2 --warmup 1 --pictures 2 --bank.steps 2",
-    r"train shapes/\S+-(des|sage)\b(?!.*--train)": "--train.iterations 2",
+    r"train shapes/\S+-(des|sage|hirm|hirm-s)\b(?!.*--train)": "--train.iterations 2",
+    r"train shapes/\S+-s-grace\b(?!.*--train)": "--train.iterations 2 --attack.steps 1",
     r"train shapes/\S+-race(-te)?\b(?!.*--train)": (
         "--train.iterations 1 --start.train.iterations 1 --start.bank.limit 4"
     ),

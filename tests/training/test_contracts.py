@@ -19,12 +19,26 @@ from robust_encoders.training.attacks.transfer import Recorded
 from robust_encoders.training.detectors import DETECTORS
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.diffusion.target import TargetModel
-from robust_encoders.training.methods import DES, ESD, METHODS, RACE, RECE, SPM, UCE, Ablation, AdvUnlearn, Receler
+from robust_encoders.training.methods import (
+    DES,
+    ESD,
+    METHODS,
+    RACE,
+    RECE,
+    SGRACE,
+    SPM,
+    UCE,
+    Ablation,
+    AdvUnlearn,
+    Receler,
+)
 from robust_encoders.training.methods.doco import DoCo, DoCoTrainingConfig
+from robust_encoders.training.methods.hirm import HiRM, HiRMTrainingConfig
 from robust_encoders.training.methods.spm import SPMTrainingConfig
 from robust_encoders.training.metrics import METRICS
 from robust_encoders.training.objectives.config import RetainConfig
 from robust_encoders.training.prompts.adversarial_rows import AdversarialRowsConfig
+from robust_encoders.training.prompts.adversarial_words import AdversarialWordsConfig
 from robust_encoders.training.protocols import (
     Attack,
     DistributedMethod,
@@ -68,6 +82,13 @@ SMALL["doco"] = DoCo(
     pictures=2, batch=2, warmup=1, train=DoCoTrainingConfig(iterations=2, rate=1e-3), bank=BankConfig(steps=2)
 )
 SMALL["des"] = DES(safe=("a blue square", "a green star"), train=TrainingConfig(iterations=2, rate=1e-3))
+SMALL["hirm"] = HiRM(train=HiRMTrainingConfig(iterations=2, rate=1e-3))
+SMALL["s_grace"] = SGRACE(
+    retain=("a blue square", "a green star"),
+    attack=AdversarialWordsConfig(rows=2, steps=2),
+    rounds=2,
+    train=TrainingConfig(iterations=2, rate=1e-3),
+)
 # Fields that make an attack of the evaluation cheap, where it has them.
 CHEAP = {"steps": 2, "every": 1, "timesteps": 1, "iterations": 2, "tokens": 1}
 # What an attack of the evaluation cannot do without; one that needs something adds its own line.

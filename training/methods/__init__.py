@@ -11,9 +11,11 @@ from .advunlearn import AdvUnlearn
 from .des import DES
 from .doco import DoCo
 from .esd import ESD
+from .hirm import HiRM
 from .race import RACE
 from .rece import RECE
 from .receler import Receler
+from .s_grace import SGRACE
 from .spm import SPM
 from .uce import UCE
 
@@ -23,12 +25,17 @@ _OURS: Mapping[str, type[Method]] = {
     "des": DES,
     "doco": DoCo,
     "esd": ESD,
+    "hirm": HiRM,
     "race": RACE,
     "rece": RECE,
     "receler": Receler,
+    "s_grace": SGRACE,
     "spm": SPM,
     "uce": UCE,
 }
 METHODS: Registry[type[Method]] = Registry("robust_encoders.methods", _OURS)
 
-__all__ = ["DES", "ESD", "METHODS", "RACE", "RECE", "SPM", "UCE", "Ablation", "AdvUnlearn", "DoCo", "Receler"]
+__all__ = [
+    "DES", "ESD", "METHODS", "RACE", "RECE", "SGRACE", "SPM", "UCE", "Ablation", "AdvUnlearn", "DoCo", "HiRM",
+    "Receler",
+]  # fmt: skip
