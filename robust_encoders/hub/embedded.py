@@ -32,6 +32,11 @@ def shapes_folder() -> Path:
     return embedded_folder(EMBEDDED_FAMILY)
 
 
+def remedy_of(base: str) -> str:
+    """Return what to do if an embedded base is not there, for the end of an error message."""
+    return _REMEDIES[base]
+
+
 def embedded_file(base: str, name: str) -> Path:
     """Return the path of a file among a base's assets.
 
