@@ -90,10 +90,9 @@ def load_pipeline(name: str | Path | None, options: PipelineOptions | None = Non
     """
     options = options or PipelineOptions()
     require_device(options.device)
-    embedded = EMBEDDED_FAMILY if name is None else str(name) if name in EMBEDDED_BASES else ""
-    if embedded and (name is None or not Path(name).exists()):
+    if name is None or (name in EMBEDDED_BASES and not Path(name).exists()):
         single = options.dtype if isinstance(options.dtype, torch.dtype) else None
-        return LoadedPipeline(_placed(embedded_pipeline(embedded, dtype=single), options.device))
+        return LoadedPipeline(_placed(embedded_pipeline(str(name or EMBEDDED_FAMILY), dtype=single), options.device))
     with broken_libraries_named():
         folder, ids, revision = _located(name, options)
         return LoadedPipeline(_placed(_loaded(folder, options), options.device), ids, revision)

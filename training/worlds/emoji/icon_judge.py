@@ -122,7 +122,7 @@ class IconJudge:
         ground = Ground.of(images)
         apart = torch.cdist(ground.colour, _palette())  # (B, backgrounds)
         icons = self._unexplained(images, ground.colour, apart) / _UNEXPLAINED
-        by_name = icons.unflatten(1, (-1, len(STYLE_NAMES)))  # (B, things, styles)
+        by_name = icons.reshape(len(images), -1, len(STYLE_NAMES))  # (B, things, styles)
         uneven = ((1 - ground.even) / _UNEVEN)[:, None]
         return {
             "thing": by_name.amin(2),

@@ -170,4 +170,5 @@ class _Fit:
         square = slopes.transpose(1, 2) @ slopes
         square = square + torch.diag_embed(square.diagonal(dim1=1, dim2=2) * damping[:, None] + 1e-6)
         change = torch.linalg.solve(square, slopes.transpose(1, 2) @ wrong[:, :, None])[:, :, 0]
-        return change.clamp(-_LARGEST, _LARGEST)
+        clamped: Tensor = change.clamp(-_LARGEST, _LARGEST)
+        return clamped

@@ -25,7 +25,7 @@ from .corpus import EmojiCorpus
 from .icon_judge import ICONS_NAME, load_icon_judge
 from .judge import load_judge
 from .settings import NETWORKS
-from .things import Things, load_things
+from .things import Things, WordChoice, load_things
 from .vocabulary import BACKGROUND_NAMES, LABELS, NONE, STYLE_NAMES
 
 SEED = 3_000_000  # apart from the seeds of training, of the build's own measurement, and of the judges' limits
@@ -101,11 +101,12 @@ def prompt_sets(things: Things, n: int, *, seed: int) -> dict[str, PromptSet]:
 
     Wordings are held out. Every set calls the values of one label by canonical names or by held-out words.
     """
+    calls: Mapping[str, WordChoice] = {"name": "name", "unseen word": "unseen"}
     fixed = {"thing": {}, "style": {"style": STYLE_NAMES}, "background": {"background": BACKGROUND_NAMES}}
     found = {
         f"{label} by {call}": PromptSet(label, prompts(things, n, seed=seed + i, words=words, fixed=fixed[label]))
         for i, label in enumerate(LABELS)
-        for call, words in (("name", "name"), ("unseen word", "unseen"))
+        for call, words in calls.items()
     }
     everyday = prompts(things, n, seed=seed + len(LABELS), frames=EVERYDAY["reported"])
     return {**found, "thing in everyday wordings": PromptSet("thing", everyday)}

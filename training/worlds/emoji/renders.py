@@ -59,7 +59,7 @@ class Renders:
         pictures = self.pictures[:n]
         if pictures.shape[-1] > side:
             small = nn.functional.adaptive_avg_pool2d(pictures.flatten(0, 1).float(), side).round().byte()
-            pictures = small.unflatten(0, pictures.shape[:2])
+            pictures = small.reshape(*pictures.shape[:2], *small.shape[1:])
         return Renders(pictures.contiguous(), self.codes[:n], self.styles)
 
     def save(self, path: Path) -> None:

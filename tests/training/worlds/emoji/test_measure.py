@@ -160,6 +160,8 @@ def test_the_command_writes_record_and_sheet(
     monkeypatch.setattr(EmojiCorpus, "read", lambda sources, work: tiny_corpus())
     out = tmp_path / "out"
     options = ["--out", str(out), "--n", "1", "--sheet", "3", "--seed", "7"]
+    assert main(["emoji", "measure", *options]) == 0
+    assert "name the packages by --sources" in capsys.readouterr().out
     assert main(["emoji", "measure", *options, "--sources", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     record = json.loads((out / "measure.json").read_text())
@@ -167,8 +169,6 @@ def test_the_command_writes_record_and_sheet(
     assert table(record).strip() == shown.strip()
     with Image.open(out / "sheet.png") as page:
         assert page.width == 3 * 140 + 12
-    assert main(["emoji", "measure", *options]) == 0
-    assert "name the packages by --sources" in capsys.readouterr().out
 
 
 def test_the_command_without_the_base_names_the_build(
