@@ -92,7 +92,8 @@ def load_pipeline(name: str | Path | None, options: PipelineOptions | None = Non
     require_device(options.device)
     if name is None or (name in EMBEDDED_BASES and not Path(name).exists()):
         single = options.dtype if isinstance(options.dtype, torch.dtype) else None
-        return LoadedPipeline(_placed(embedded_pipeline(str(name or EMBEDDED_FAMILY), dtype=single), options.device))
+        other = () if name in (None, EMBEDDED_FAMILY) else (str(name),)
+        return LoadedPipeline(_placed(embedded_pipeline(*other, dtype=single), options.device))
     with broken_libraries_named():
         folder, ids, revision = _located(name, options)
         return LoadedPipeline(_placed(_loaded(folder, options), options.device), ids, revision)

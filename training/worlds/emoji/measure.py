@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -14,10 +14,9 @@ from torch import Tensor
 from robust_encoders.artifact.owned_file import read_owned
 from robust_encoders.hub.embedded import embedded_file
 
-from ...detectors.label_judge import LabelJudge
 from ..clip_scorer import ClipScorer
 from ..pretrain.config import NetworkConfig
-from ..pretrain.corpus import Pictures
+from ..pretrain.corpus import Pictures, Reader
 from ..pretrain.measure import GUIDANCE, STEPS, draw
 from .captions import EVERYDAY, EmojiPrompt, prompts
 from .clip_score import load_clip_scorer
@@ -30,6 +29,22 @@ from .vocabulary import BACKGROUND_NAMES, LABELS, NONE, STYLE_NAMES
 
 SEED = 3_000_000  # apart from the seeds of training, of the build's own measurement, and of the judges' limits
 BOTH = "both"
+
+
+class NamedJudge(Reader, Protocol):
+    """A judge with a name and a version, which results record."""
+
+    version: str
+
+    @property
+    def name(self) -> str:
+        """Name of the judge in results."""
+        ...
+
+    @property
+    def values(self) -> Mapping[str, Sequence[str]]:
+        """Answers for each label, in the order of the labels of pictures; the last one is ``none``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -46,7 +61,7 @@ class Measured:
     """
 
     pipe: Any
-    judges: Mapping[str, LabelJudge]
+    judges: Mapping[str, NamedJudge]
     scorer: ClipScorer
     things: Things
     files: Mapping[str, str]
@@ -74,7 +89,7 @@ class Measured:
         place = folder or embedded_file("emoji", "base").parent
         known = things or load_things()
         pipe = StableDiffusionPipeline.from_pretrained(place / "base")
-        judges: dict[str, LabelJudge] = {
+        judges: dict[str, NamedJudge] = {
             "trained": load_judge(place / "judge.safetensors", things=known, networks=networks),
             "icons": load_icon_judge(place / ICONS_NAME, things=known, side=networks.side),
         }
@@ -143,7 +158,7 @@ def measure(base: Measured, n: int, *, seed: int = SEED, corpus: EmojiCorpus | N
 
 
 def as_asked(
-    judges: Mapping[str, LabelJudge], images: Tensor, asked: Sequence[EmojiPrompt]
+    judges: Mapping[str, NamedJudge], images: Tensor, asked: Sequence[EmojiPrompt]
 ) -> dict[str, dict[str, float]]:
     """Return the share of pictures that show what their captions state, by label, for each judge and for both at once.
 
@@ -168,7 +183,7 @@ def as_asked(
 
 
 def measure_judges(
-    judges: Mapping[str, LabelJudge], corpus: EmojiCorpus, n: int, *, seed: int
+    judges: Mapping[str, NamedJudge], corpus: EmojiCorpus, n: int, *, seed: int
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Return the errors of judges on pictures that no training used, by judge.
 
@@ -186,7 +201,7 @@ def measure_judges(
     return {name: _errors(judge, renders, unknown) for name, judge in judges.items()}
 
 
-def _errors(judge: LabelJudge, renders: Pictures, unknown: Pictures) -> dict[str, dict[str, float]]:
+def _errors(judge: NamedJudge, renders: Pictures, unknown: Pictures) -> dict[str, dict[str, float]]:
     found, shares = judge(renders.images.float() / 255), {}
     for i, label in enumerate(LABELS):
         truth = [judge.values[label][place] for place in renders.labels[:, i].tolist()]

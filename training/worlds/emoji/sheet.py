@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import chain
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ...detectors.label_judge import LabelJudge
-from ...reports.plots.picture_grid import font_of
+from ..pretrain.corpus import Reader
 from .captions import EmojiPrompt, prompts
 from .measure import SEED, Measured
 from .things import Things
@@ -17,7 +16,7 @@ from .vocabulary import LABELS
 
 NUMBER = 100
 _COLUMNS = 10
-_PICTURE, _GAP, _LINE, _LINES = 128, 12, 14, 5
+_PICTURE, _GAP, _LETTERS, _LINE, _LINES = 128, 12, 11, 14, 5
 _INK, _WRONG, _PAPER = (25, 25, 30), (205, 40, 40), (252, 252, 250)
 
 
@@ -41,7 +40,7 @@ def contact_sheet(base: Measured, n: int = NUMBER, *, seed: int = SEED) -> Image
     return sheet(images, asked, base.judges)
 
 
-def sheet(images: Tensor, asked: Sequence[EmojiPrompt], judges: Mapping[str, LabelJudge]) -> Image.Image:
+def sheet(images: Tensor, asked: Sequence[EmojiPrompt], judges: Mapping[str, Reader]) -> Image.Image:
     """Return pictures as one picture, ten in a row.
 
     Below each picture stands its caption, and in red what a judge sees where it is not what the caption states.
@@ -63,7 +62,7 @@ def sheet(images: Tensor, asked: Sequence[EmojiPrompt], judges: Mapping[str, Lab
         lines = [(line, _INK) for line in _wrapped(prompt.text)]
         lines += [(line, _WRONG) for line in _wrong(seen, i, prompt)]
         for k, (line, colour) in enumerate(lines[:_LINES]):
-            pen.text((left, top + _PICTURE + 2 + k * _LINE), line, fill=colour, font=font_of(11))
+            pen.text((left, top + _PICTURE + 2 + k * _LINE), line, fill=colour, font=ImageFont.load_default(_LETTERS))
     return canvas
 
 
@@ -78,7 +77,7 @@ def _wrong(seen: Mapping[str, Mapping[str, Sequence[str]]], i: int, prompt: Emoj
 
 def _wrapped(text: str) -> list[str]:
     """Return at most three lines as wide as a picture."""
-    lines, font = [""], font_of(11)
+    lines, font = [""], ImageFont.load_default(_LETTERS)
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
         if not lines[-1] or font.getlength(longer) <= _PICTURE:
