@@ -44,7 +44,7 @@ TRAINING_COMMANDS: Mapping[str, str] = {
     "app": "serve a page to draw with encoders side by side, and to attack them",
     "demo": "draw the same prompts with and without a robust encoder into one picture",
     "shapes": "`shapes build`: train the embedded base from random weights",
-    "emoji": "`emoji fetch` and `emoji build`: train the base with real words from licensed icons",
+    "emoji": "`emoji fetch`, `build` and `measure`: train the base with real words from licensed icons",
     "train": "train an encoder by a named recipe or a method",
     "synonyms": "print the words nearest to a concept in a base's text encoder",
     "evaluate": "attack an encoder, classify the pictures and print the attack success rates",

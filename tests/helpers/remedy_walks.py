@@ -97,6 +97,7 @@ WALKED: Mapping[str, str] = {
     "safe prompts, found": f"{_T}test_des_without_captions",
     "expected the base that the manifest records": f"{_T}test_reproduce_on_another_base",
     "without --no-resume,": f"{_T}test_a_run_that_was_stopped",
+    "name the packages by --sources": f"{_M}test_measure.py::test_the_command_writes_record_and_sheet",
     "fetch them by `robust-encoders emoji": f"{_M}test_packages.py::test_the_command_that_the_error_names_fetches",
     "found others; choose another folder with --work": f"{_M}test_build.py::test_a_folder_begun_with_other_sources",
     # settings
@@ -246,6 +247,7 @@ NOT_WALKED: Mapping[str, str] = {
     "`git lfs pull` in the clone": "it needs a clone of a repository with large files from its server",
     "or build it with `robust-encoders shapes build`": "the build takes hours",
     "or build it with `robust-encoders emoji build`": "the build takes hours",
+    "build the base again by `robust-encoders emoji build`": "the build takes hours",
     "train the base with real words from licensed icons": _NONE,
     "processes of WORLD_SIZE": _PROCESSES,
     "the folder of --out": "commands that keep something demand --out, so they end before they can be stopped",
