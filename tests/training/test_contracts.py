@@ -19,7 +19,22 @@ from robust_encoders.training.attacks.transfer import Recorded
 from robust_encoders.training.detectors import DETECTORS
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.diffusion.target import TargetModel
-from robust_encoders.training.methods import DES, ESD, METHODS, RACE, RECE, SPM, UCE, Ablation, AdvUnlearn, Receler
+from robust_encoders.training.methods import (
+    DES,
+    DP,
+    ESD,
+    MACE,
+    METHODS,
+    RACE,
+    RECE,
+    SPEED,
+    SPM,
+    TRCE,
+    UCE,
+    Ablation,
+    AdvUnlearn,
+    Receler,
+)
 from robust_encoders.training.methods.doco import DoCo, DoCoTrainingConfig
 from robust_encoders.training.methods.spm import SPMTrainingConfig
 from robust_encoders.training.metrics import METRICS
@@ -49,7 +64,7 @@ SMALL: dict[str, Any] = {
         bank=BankConfig(steps=2),
     )
     for name, kind in TRAINED.items()
-} | {kind.name: kind.standard(("a blue square", "a green star")) for kind in (UCE, RECE)}
+} | {kind.name: kind.standard(("a blue square", "a green star")) for kind in (UCE, RECE, SPEED, DP, TRCE, MACE)}
 SMALL["spm"] = SPM(train=SPMTrainingConfig(iterations=2, rate=1e-2, warmup=0, cycles=1), bank=BankConfig(steps=2))
 SMALL["receler"] = Receler(
     rank=2,

@@ -10,11 +10,15 @@ from .ablation import Ablation
 from .advunlearn import AdvUnlearn
 from .des import DES
 from .doco import DoCo
+from .dp import DP
 from .esd import ESD
+from .mace import MACE
 from .race import RACE
 from .rece import RECE
 from .receler import Receler
+from .speed import SPEED
 from .spm import SPM
+from .trce import TRCE
 from .uce import UCE
 
 _OURS: Mapping[str, type[Method]] = {
@@ -22,13 +26,33 @@ _OURS: Mapping[str, type[Method]] = {
     "advunlearn": AdvUnlearn,
     "des": DES,
     "doco": DoCo,
+    "dp": DP,
     "esd": ESD,
+    "mace": MACE,
     "race": RACE,
     "rece": RECE,
     "receler": Receler,
+    "speed": SPEED,
     "spm": SPM,
+    "trce": TRCE,
     "uce": UCE,
 }
 METHODS: Registry[type[Method]] = Registry("robust_encoders.methods", _OURS)
 
-__all__ = ["DES", "ESD", "METHODS", "RACE", "RECE", "SPM", "UCE", "Ablation", "AdvUnlearn", "DoCo", "Receler"]
+__all__ = [
+    "DES",
+    "DP",
+    "ESD",
+    "MACE",
+    "METHODS",
+    "RACE",
+    "RECE",
+    "SPEED",
+    "SPM",
+    "TRCE",
+    "UCE",
+    "Ablation",
+    "AdvUnlearn",
+    "DoCo",
+    "Receler",
+]

@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 from . import (
     ablation,
+    closed_forms,
     doco,
     esd_race,
     receler,
     shapes,
     shapes_ablation,
+    shapes_closed_forms,
     shapes_doco,
     shapes_esd_race,
     shapes_overlays,
@@ -20,11 +22,13 @@ from . import (
 from .recipe import Recipe
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
+    **closed_forms.RECIPES,
     **doco.RECIPES,
     **esd_race.RECIPES,
     **receler.RECIPES,
     **shapes.RECIPES,
     **shapes_ablation.RECIPES,
+    **shapes_closed_forms.RECIPES,
     **shapes_doco.RECIPES,
     **shapes_esd_race.RECIPES,
     **shapes_overlays.RECIPES,

@@ -34,6 +34,11 @@ ENCODERS: Mapping[str, str] = {
     "race-te": "RACE on the text encoder",
     "rece": "RECE",
     "receler": "Receler",
+    "speed": "SPEED",
+    "speed-te": "SPEED as one matrix",
+    "dp": "DP",
+    "trce": "TRCE, first stage",
+    "mace": "MACE, first stage",
     "spm": "SPM",
     "spm-te": "SPM on the text encoder",
 }
