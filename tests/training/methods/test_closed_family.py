@@ -16,6 +16,7 @@ from robust_encoders.training.methods.closed_form import (
     Moments,
     RidgeConfig,
     double_projection,
+    free_below,
     free_beyond,
     least_change,
     most_changed,
@@ -211,13 +212,12 @@ def test_dp_without_preserved_prompts_and_with_one_target_is_uce_without_its_rid
     torch.testing.assert_close(found, uce, rtol=1e-6, atol=1e-6)
 
 
-def test_preserved_prompts_that_leave_nothing_free_are_refused(backbone: Backbone) -> None:
+def test_preserved_prompts_that_leave_nothing_free_are_refused() -> None:
     with pytest.raises(ValueError, match="found none of 16: choose a smaller rank, or preserve fewer prompts"):
-        DP(tokens="from_last", preserve=KEPT).erase(backbone, CIRCLE, generator=Generator())
+        free_beyond(EYE)
     with pytest.raises(ValueError, match="found none of 16: raise the threshold, or preserve fewer prompts"):
-        SPEED(threshold=1e-30, kept_tokens="all", preserve=KEPT, component="text_encoder").erase(
-            backbone, CIRCLE, generator=Generator()
-        )
+        free_below(EYE, 0.5)
+    assert free_beyond(EYE, 15).shape == free_below(EYE - 0.6 * torch.outer(EYE[0], EYE[0]), 0.5).shape == (16, 1)
 
 
 # TRCE and MACE
