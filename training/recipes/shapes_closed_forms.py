@@ -13,28 +13,26 @@ from .recipe import Recipe
 
 
 def shapes_closed_form(concept: str, name: str) -> Recipe:
-    """Return the recipe of a closed form for a concept of the embedded base; see ``captioned``.
+    """Return the recipe of a closed form for a concept of the embedded base; see ``embedded_settings``.
 
     Args:
         concept: Name of the concept.
         name: One of ``closed_forms.NAMES``.
     """
-    settings = captioned(name, retain_prompts(concept))
+    settings = embedded_settings(name, retain_prompts(concept))
     return Recipe(name=f"shapes/{concept}-{name}", concept=CONCEPTS[concept], method=settings)
 
 
-def captioned(name: str, retained: tuple[str, ...]) -> SPEED | DP | TRCE | MACE:
+def embedded_settings(name: str, retained: tuple[str, ...]) -> SPEED | DP | TRCE | MACE:
     """Return the settings of a closed form for a concept of the embedded base.
 
-    There are these departures from the papers:
+    Captions are preserved. TRCE and MACE have the papers' other settings. There are these departures:
 
-    - Captions are edited instead of bare words, each towards the same caption with the anchor in the concept's place.
-      Captions are preserved, with all their tokens.
+    - SPEED and DP edit captions instead of bare words, each towards the same caption with the anchor in the concept's
+      place, and preserve all tokens of captions. With bare words, the concept comes back in captions.
     - DP protects only the leading 64 of 96 directions of the preserved captions, because all of them together leave
       none free. A caption's target is the caption with the anchor, without DP's first projection: the part of a caption
       in the span of few vectors would lose its colour and background.
-    - TRCE and MACE have a weight of 0.5 on the distance from the unedited matrices, as UCE has. The few hundred
-      captions leave directions of little energy, in which the edit would grow without bound.
 
     Args:
         name: One of ``closed_forms.NAMES``.
@@ -43,9 +41,9 @@ def captioned(name: str, retained: tuple[str, ...]) -> SPEED | DP | TRCE | MACE:
     if name == "dp":
         return DP(texts="prompts", tokens="from_last", target="anchor", preserve=retained, rank=64)
     if name == "trce":
-        return TRCE(texts="prompts", preserve=retained, lamb=0.5)
+        return TRCE(preserve=retained)
     if name == "mace":
-        return MACE(texts="prompts", preserve=retained, lamb=0.5)
+        return MACE(preserve=retained)
     settings = SPEED(texts="prompts", tokens="from_last", kept_tokens="all", preserve=retained)
     return settings.for_component("unet" if name == "speed" else "text_encoder")
 
