@@ -10,6 +10,7 @@ from robust_encoders.hub.catalog import CATALOG
 
 from ..methods import DP, MACE, SPEED, TRCE
 from ..prompts.retain import object_prompts
+from ..types import Component
 from .recipe import Recipe
 from .stable_diffusion import LICENSES, PUBLISHED_CONCEPTS
 
@@ -42,7 +43,7 @@ def _settings(name: str, concept: Concept) -> SPEED | DP | TRCE | MACE:
         return TRCE(preserve=kept)
     if name == "mace":
         return MACE(preserve=kept, preserve_scale=0.021) if concept.kind == "content" else MACE(preserve=kept)
-    component = "unet" if name == "speed" else "text_encoder"
+    component: Component = "unet" if name == "speed" else "text_encoder"
     if concept.kind == "content":
         return SPEED(preserve=kept, tokens="after_start", retain_scale=0.7, lamb=0.5).for_component(component)
     return SPEED(preserve=kept).for_component(component)

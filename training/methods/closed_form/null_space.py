@@ -78,14 +78,14 @@ def invariant_edit(
     seen = spread @ invariants.T.to(torch.float64)  # (D, N)
     held = invariants.to(torch.float64) @ seen + lamb * torch.eye(len(invariants), dtype=torch.float64)
     inverse, _ = pseudo_inverse(held)
-    moved = (erase.cross - erase.second) @ (spread - seen @ inverse @ seen.T)
+    moved: Tensor = (erase.cross - erase.second) @ (spread - seen @ inverse @ seen.T)
     return torch.eye(len(moved), dtype=torch.float64) + moved
 
 
 def onto(vectors: Tensor) -> Tensor:
     """Return the orthogonal projection (D, D) onto the span of token vectors (N, D): ``S (S^T S)^+ S^T``."""
     values, rows = torch.linalg.svd(vectors.to(torch.float64), full_matrices=False)[1:]
-    basis = rows[values > SEEN**0.5 * values.max()]
+    basis: Tensor = rows[values > SEEN**0.5 * values.max()]  # (r, D)
     return basis.T @ basis
 
 
