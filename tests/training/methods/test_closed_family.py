@@ -87,7 +87,8 @@ def speed_edit(backbone: Backbone, w: Tensor, method: SPEED) -> Tensor:
     n = torch.inverse(second @ p + method.retain_scale * EYE)
     k = unchanged_rows(hidden(backbone, "")).T
     held = torch.inverse(k.T @ p @ n @ k + method.lamb * torch.eye(4, dtype=torch.float64))
-    return w + w @ (cross - second) @ p @ (EYE - n @ k @ held @ k.T @ p) @ n
+    new: Tensor = w + w @ (cross - second) @ p @ (EYE - n @ k @ held @ k.T @ p) @ n
+    return new
 
 
 @pytest.mark.parametrize("lamb", [0.0, 0.5])
@@ -282,8 +283,8 @@ def test_mace_moves_every_row_beside_the_concepts_tokens_in_every_matrix(backbon
 )
 def test_prompts_differ_in_one_span_of_tokens(own: Any, other: Any, spans: Any) -> None:
     ids = [torch.tensor([1, *text, *[2] * (8 - len(text))]) for text in (own, other)]
-    assert differing(*ids, 2) == spans
-    rows, others, weights = beside(*ids, 2)
+    assert differing(ids[0], ids[1], 2) == spans
+    rows, others, weights = beside(ids[0], ids[1], 2)
     assert rows.shape == others.shape == weights.shape
     assert not set(rows.tolist()) & set(range(*spans[0]))
     shared = [(int(ids[0][i]), int(ids[1][j])) for i, j in zip(rows, others, strict=True)]
