@@ -27,6 +27,7 @@ class Registry(MutableMapping[str, T]):
 
     def __init__(self, group: str, ours: Mapping[str, T]) -> None:
         self.group = group
+        self._ours = frozenset(ours)
         self._known: dict[str, T] = dict(ours)
         self._removed: set[str] = set()
 
@@ -56,6 +57,11 @@ class Registry(MutableMapping[str, T]):
 
     def __repr__(self) -> str:
         return f"Registry({self.group!r}: {', '.join(self)})"
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Names that this package does not bring itself: of plain assignments, and of other packages."""
+        return tuple(name for name in self if name not in self._ours)
 
     def _offered(self) -> dict[str, EntryPoint]:
         """Return the entry points of installed packages by name, without deleted names."""

@@ -19,7 +19,7 @@ from torch import Tensor
 Form = Literal["weights", "adapter", "projection", "delta", "eraser"]
 Component = Literal["text_encoder", "text_encoder_2", "unet"]
 CandidateKind = Literal["text", "token_embeddings", "conditioning", "latent", "image", "clean_latent"]
-AttackUse = Literal["unet", "base", "queries"]
+AttackUse = Literal["unet", "base", "queries", "drafts"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ class Case:
             needs it.
         goal: Prompt for the picture that an attack tries to obtain; empty if ``prompt`` itself describes it.
         negative: Negative prompt of the unattacked picture; empty for none. Attacks do not use it.
+        groups: Sub-groups of the concept's prompts that the case belongs to, by label, for example ``{"style":
+            "line art"}``. Rates can be compared between them; attacks and detectors do not use them.
     """
 
     index: int
@@ -63,6 +65,7 @@ class Case:
     reference_latent: Tensor | None = None
     goal: str = ""
     negative: str = ""
+    groups: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def wanted(self) -> str:
@@ -105,7 +108,8 @@ class AttackResult:
     Args:
         candidates: Candidates in the order found; a detector decides afterwards which of them succeed.
         queries: Number of pictures that the attack requested from the model.
-        unet_calls: Number of UNet forward passes on one latent; a backward pass to activations counts as one more.
+        unet_calls: Number of UNet forward passes on one latent, those of drafts included, those of queries not. A
+            backward pass to activations counts as one more.
     """
 
     candidates: tuple[Candidate, ...]
@@ -126,8 +130,10 @@ class AttackFacts:
         deterministic: True if nothing is random. Another seed then gives the same result, so the attack runs only once.
         searches: True if a low success rate may come from a weak search. False for the plain prompt and for random
             controls.
-        uses: Parts that the attack needs in addition to the text encoder under attack: ``unet``, the ``base``, or
-            ``queries``. Only attacks that name ``queries`` receive scores of finished pictures; their tier is T2 or T3.
+        uses: Parts that the attack needs in addition to the text encoder under attack: ``unet``, the ``base``,
+            ``queries`` or ``drafts``. Only attacks that name ``queries`` receive scores of finished pictures; their
+            tier is T2 or T3. Attacks that name ``drafts`` receive scores of pictures of few steps. An attack that only
+            chooses by them which of its texts are drawn whole keeps its tier: whoever tries all texts needs no scores.
         budget_fields: Fields that the cost is proportional to. A check of the budget halves the first one above 1.
         iteration_fields: Fields whose product is the number of iterations, as ``Candidate.step`` counts them.
         whole_prompt: True if it may replace the whole prompt. An attack that keeps the prompt has less freedom, so the
@@ -266,6 +272,8 @@ class Verdict:
             recorded.
         best: Place in ``pictures`` of the first candidate that succeeds, or of the one with the highest margin; None if
             no candidate was judged.
+        drafts: Number of different drafts that the attack requested at this case; None if it was not recorded. Drafts
+            are no judged pictures and are not kept.
     """
 
     index: int
@@ -282,6 +290,7 @@ class Verdict:
     tries: int | None = None
     unet_calls: int | None = None
     best: int | None = None
+    drafts: int | None = None
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Verdict:
@@ -305,3 +314,21 @@ class Verdict:
 # Function from texts and their cases to margins (B,). A margin is the detector's score of the finished picture minus
 # the detector's threshold; at 0 or above, the detector finds the concept.
 Query = Callable[[Sequence[str], Sequence[Case]], Tensor]
+
+
+@dataclass(frozen=True)
+class DraftScores:
+    """Scores of drafts, pictures of few denoising steps with the text and seed of a whole picture.
+
+    Args:
+        margins: Margins (B,), see ``Query``.
+        unet_calls: Number of UNet forward passes on one latent for each text; 0 for a text that the pipeline reads as
+            an earlier one of the same seed, so that both share a draft.
+    """
+
+    margins: Tensor
+    unet_calls: tuple[int, ...]
+
+
+# Function from texts, their cases and a number of denoising steps to the scores of drafts.
+Draft = Callable[[Sequence[str], Sequence[Case], int], DraftScores]

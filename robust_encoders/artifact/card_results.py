@@ -9,6 +9,8 @@ from typing import Any
 from robust_encoders.artifact.card_meanings import Meaning, meaning_of
 
 HEADLINES = 10
+# Metric of a certificate, which has a section of its own on a card.
+CERTIFICATE = "certificate"
 # A doubt that begins so takes its number off the card; the manifest keeps the number, the doubt and the reason.
 WITHDRAWN = "withdrawn: "
 NOTHING = "Nothing was measured by this package yet."
@@ -45,14 +47,14 @@ def headlines(results: Sequence[Mapping[str, Any]], origin: str) -> list[Mapping
     """Return at most ten numbers of one origin that a reader looks for, the most important first.
 
     These are the worst cases, the rate without an attack, the strongest variants of three attacks, and what was kept.
-    Others follow while there is room. Numbers that were withdrawn are left out.
+    Others follow while there is room. Numbers that were withdrawn are left out, and so are certificates.
 
     Args:
         results: Results of the manifest.
         origin: ``measured``, or ``reported`` for all others.
     """
     left = [r for r in results if (r.get("origin") == "measured") is (origin == "measured") and not withdrawn(r)]
-    left = [r for r in left if not str(r.get("metric")).endswith(_BESIDE)]
+    left = [r for r in left if r.get("metric") != CERTIFICATE and not str(r.get("metric")).endswith(_BESIDE)]
     left = [r for r in left if not str(r.get("metric")).startswith(_PARTS) or r.get("metric") == "everyday_factor"]
     weakest_first = sorted((r for r in left if _defended(r)), key=_strength)
     strongest = {_attack(r): r for r in weakest_first}

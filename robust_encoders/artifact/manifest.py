@@ -34,12 +34,26 @@ class FileRecord:
         sha256: SHA-256 of the file's bytes, in hexadecimal.
         size: Size of the file in bytes.
         content_sha256: Hash of the file's tensors, see :func:`robust_encoders.artifact.fingerprint.content_sha256`;
-            empty for files without tensors.
+            empty for files without tensors. Tensors that the artifact shares with an embedded base count, too.
     """
 
     sha256: str
     size: int
     content_sha256: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedTensor:
+    """A tensor of an artifact that is not stored in its file, because an embedded base holds the very same one.
+
+    Args:
+        base: Name of the embedded base.
+        content_sha256: Hash of the name, dtype, shape and bytes of the tensor, see
+            :func:`robust_encoders.artifact.fingerprint.content_sha256`.
+    """
+
+    base: str
+    content_sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +72,7 @@ class Manifest:
         versions: Mapping of libraries to the versions that the artifact was made with.
         results: Measured or reported numbers, in the schema of ``results.json``.
         license: SPDX or Hub identifier of the weights' licence.
+        shared: Tensors that are stored once, in an embedded base, by name; only encoders inside the package have some.
         schema: Version of the manifest's schema.
     """
 
@@ -71,6 +86,7 @@ class Manifest:
     versions: Mapping[str, str] = field(default_factory=dict)
     results: tuple[Mapping[str, Any], ...] = ()
     license: str = ""
+    shared: Mapping[str, SharedTensor] = field(default_factory=dict)
     schema: int = SCHEMA
 
     @cached_property
@@ -94,6 +110,7 @@ class Manifest:
             "versions": dict(self.versions),
             "results": [dict(result) for result in self.results],
             "license": self.license,
+            **({"shared": {name: vars(one) for name, one in sorted(self.shared.items())}} if self.shared else {}),
         }
 
     def to_json(self) -> str:
@@ -210,6 +227,7 @@ def _read_manifest(fields: Fields) -> Manifest | None:
         "versions": fields.strings_by_name("versions"),
         "results": tuple(fields.mappings("results")),
         "license": fields.text("license", empty=True),
+        "shared": _read_shared(fields.child("shared")) if fields.has("shared") else {},
     }
     fields.digest("manifest_sha256")
     fields.no_others()
@@ -236,6 +254,15 @@ def _read_concept(fields: Fields) -> Concept | None:
     except ValueError as error:
         fields.problems.append(f"concept: {error}")
         return None
+
+
+def _read_shared(fields: Fields) -> dict[str, SharedTensor]:
+    shared = {}
+    for name in fields.names():
+        child = fields.child(name)
+        shared[name] = SharedTensor(base=child.text("base"), content_sha256=child.digest("content_sha256"))
+        child.no_others()
+    return shared
 
 
 def read_files(fields: Fields) -> dict[str, FileRecord]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robust_encoders.artifact.card_certificate import card_certificate
 from robust_encoders.artifact.card_index import card_index
 from robust_encoders.artifact.card_results import card_results, plain
 from robust_encoders.artifact.card_slots import PARTIAL, one_of_two, stored, what
@@ -142,6 +143,7 @@ def words(manifest: Manifest, reference: str) -> dict[str, Any]:
         ),
         "stored": stored(manifest, STORED),
         "results": card_results(manifest.results),
+        "certificate": card_certificate(manifest),
         "inside_unet": manifest.form in ("delta", "eraser"),
         "limits": [_SMALL_WORLD] if embedded else [PARTIAL] if one_of_two(manifest) else [],
         "recipe": _recipe(manifest),

@@ -54,6 +54,17 @@ PAPERS: Mapping[str, Paper] = {
         "2303.07345",
         "ESD",
     ),
+    "hirm": Paper(
+        "Lee et al., *Localized Concept Erasure in Text-to-Image Diffusion Models via High-Level Representation "
+        "Misdirection*, ICLR 2026",
+        "2602.19631",
+        "HiRM",
+    ),
+    "s_grace": Paper(
+        "Yin et al., *Rethinking Robust Adversarial Concept Erasure in Diffusion Models*, 2025",
+        "2510.27285",
+        "S-GRACE",
+    ),
     "uce": Paper(
         "Gandikota et al., *Unified Concept Editing in Diffusion Models*, WACV 2024",
         "2308.14761",

@@ -68,7 +68,9 @@ def read_manifest(folder: Path) -> Manifest:
     return Manifest.read(folder)
 
 
-def read_artifact(folder: Path, manifest: Manifest, weights: str, *, trust: Trust) -> Artifact:
+def read_artifact(
+    folder: Path, manifest: Manifest, weights: str, *, trust: Trust, shared: Mapping[str, Tensor] | None = None
+) -> Artifact:
     """Read and verify tensors and configuration of an artifact.
 
     Args:
@@ -76,19 +78,25 @@ def read_artifact(folder: Path, manifest: Manifest, weights: str, *, trust: Trus
         manifest: Manifest of the artifact.
         weights: Name of the file of weights.
         trust: Checks of the weights that need not be repeated.
+        shared: Verified tensors of an embedded base, for those that the manifest says are stored there.
 
     Raises:
-        ManifestError: If the manifest does not list the files.
+        ManifestError: If the manifest does not list the files, or shares a tensor that its file holds, too.
         IntegrityError: If a file, a tensor or a value differs from what the manifest or the configuration says, or the
             provenance inside the weights contradicts the manifest.
     """
     whole = manifest.form == "weights"
-    artifact = _read_weights(folder, manifest, weights, trust) if whole else _read_small(folder, manifest, weights)
+    if whole:
+        artifact = _read_weights(folder, manifest, weights, trust, shared or {})
+    else:
+        artifact = _read_small(folder, manifest, weights)
     require_agreement(embedded_provenance(folder / weights), folder / weights, manifest)
     return artifact
 
 
-def _read_weights(folder: Path, manifest: Manifest, weights: str, trust: Trust) -> Artifact:
+def _read_weights(
+    folder: Path, manifest: Manifest, weights: str, trust: Trust, shared: Mapping[str, Tensor]
+) -> Artifact:
     config = _read_config(folder, manifest)
     record, path = _record(manifest, weights), folder / weights
     _require_size(path, record)
@@ -98,9 +106,15 @@ def _read_weights(folder: Path, manifest: Manifest, weights: str, trust: Trust) 
     known = trust.unchanged is not None and file.state is not None and same_file(file.state, trust.unchanged)
     if not known:
         _require_bytes(file, record, path)
+    if both := sorted({*shared} & {*file.tensors}):
+        raise ManifestError(
+            f"expected tensors either in {path} or in the embedded base, found {', '.join(both)} in both; fetch the "
+            "artifact again"
+        )
+    tensors = {**file.tensors, **shared}
     if not (known or trust.contents) or not record.content_sha256:
-        _require_contents(file.tensors, record, path)
-    named = nested(file.tensors)
+        _require_contents(tensors, record, path)
+    named = nested(tensors)
     projected = manifest.component == PROJECTED
     require_fit(named, config, finite=known or trust.contents, projected=projected)
     if not known and file.state is not None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from robust_encoders.artifact import tensor_files
 from robust_encoders.artifact.fingerprint import content_sha256, dtype_name
 from robust_encoders.artifact.forms import CONFIG_NAME, PICTURE_NAME, is_replaced, serialised, weights_name
-from robust_encoders.artifact.manifest import MANIFEST_NAME, FileRecord, Manifest
+from robust_encoders.artifact.manifest import MANIFEST_NAME, FileRecord, Manifest, SharedTensor
 from robust_encoders.artifact.model_card import CARD_NAME, card
 from robust_encoders.artifact.provenance import metadata
 from robust_encoders.artifact.target import require_free, require_movable
@@ -37,6 +37,7 @@ def save(
     config: Mapping[str, Any],
     *,
     reference: str = "",
+    shared: Mapping[str, SharedTensor] | None = None,
 ) -> Manifest:
     """Write an artifact into a temporary folder and move it into place; return its manifest with the files' hashes.
 
@@ -48,6 +49,8 @@ def save(
         tensors: Mapping of names to tensors; ``text_model.*`` names for a text encoder.
         config: Configuration that belongs to the tensors, with the provenance under ``robust_encoders``.
         reference: Name in the model card's loading example; by default the placeholder ``path/to/this/folder``.
+        shared: Tensors that an embedded base holds, by name; they are left out of the file. By default the artifact is
+            written whole, even if it was read from a folder without some tensors.
 
     Raises:
         FileExistsError: If the folder holds files but no artifact. Also if the folder cannot be replaced, because it
@@ -72,7 +75,7 @@ def save(
         require_free(target)
         manifest.to_json()  # raises before anything is written
         with scratch(target.parent, target.name, rescue) as aside:
-            finished, contents = _contents(manifest, tensors, config, aside)
+            finished, contents = _contents(replace(manifest, shared=shared or {}), tensors, config, aside)
             contents |= _picture(target, finished)
             contents[CARD_NAME] = _card_bytes(target, finished, reference or "path/to/this/folder", contents)
             _fill(aside / "new", target, contents)
@@ -97,7 +100,8 @@ def _contents(
     facts = metadata(manifest, content)
     contents: dict[str, bytes | Path]
     if manifest.form == "weights":
-        contents = {CONFIG_NAME: config_bytes(tensors, config), name: _weights_file(tensors, facts, aside / name)}
+        stored = {key: tensor for key, tensor in tensors.items() if key not in manifest.shared}
+        contents = {CONFIG_NAME: config_bytes(tensors, config), name: _weights_file(stored, facts, aside / name)}
     else:
         contents = {name: serialised(manifest.form, tensors, config, facts)}
     hashes = {name: content}

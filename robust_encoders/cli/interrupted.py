@@ -8,6 +8,8 @@ EXIT_INTERRUPTED = 130  # a shell's exit code for a program that SIGINT ended
 
 _AGAIN = "run the same command again"
 _KEPT: Mapping[str, str] = {
+    "certify": f"{_AGAIN} to go on: the finished parts are kept in {{out}}",
+    "compare": f"{_AGAIN} to go on: finished rows, trainings and parts are kept in {{out}}",
     "emoji": f"{_AGAIN} to go on from the newest checkpoint in {{work}}",
     "evaluate": f"{_AGAIN} to go on: the finished parts are kept in {{out}}",
     "shapes": f"{_AGAIN} to go on from the newest checkpoint in {{work}}",

@@ -32,6 +32,29 @@ def shapes_folder() -> Path:
     return embedded_folder(EMBEDDED_FAMILY)
 
 
+def remedy_of(base: str) -> str:
+    """Return what to do if an embedded base is not there, for the end of an error message."""
+    return _REMEDIES[base]
+
+
+def embedded_file(base: str, name: str) -> Path:
+    """Return the path of a file among a base's assets.
+
+    Args:
+        base: Name of the base.
+        name: Name of the file inside the base's folder.
+
+    Raises:
+        AssetsMissingError: If the package was installed without it.
+    """
+    path = embedded_folder(base) / name
+    if not path.exists():
+        raise AssetsMissingError(
+            f"expected {name} of the embedded base {base!r} in {path.parent}, found none; {_REMEDIES[base]}"
+        )
+    return path
+
+
 def embedded_pipeline(base: str = EMBEDDED_FAMILY, *, dtype: torch.dtype | None = None) -> StableDiffusionPipeline:
     """Return an embedded base as a plain diffusers pipeline, on the CPU.
 

@@ -15,6 +15,7 @@ from robust_encoders.hub.download import HubOptions, commit_of, fetch_artifact
 from robust_encoders.hub.pins import Pin, enforce
 from robust_encoders.hub.published_pickles import converted, source_of
 from robust_encoders.hub.resolve import Location, resolve
+from robust_encoders.hub.shared_tensors import shared_tensors
 
 
 class FetchedArtifact(NamedTuple):
@@ -58,7 +59,8 @@ def load(
     _require_catalogued(place, seen)
     pin = enforce(place.key, seen) if enforced else None
     trust = _trusted(folder, manifest, weights, converted=pickled, pin=pin) if enforced else Trust()
-    return FetchedArtifact(read_artifact(folder, manifest, weights, trust=trust), place, seen)
+    shared = shared_tensors(manifest)
+    return FetchedArtifact(read_artifact(folder, manifest, weights, trust=trust, shared=shared), place, seen)
 
 
 def _trusted(folder: Path, manifest: Manifest, weights: str, *, converted: bool, pin: Pin | None) -> Trust:

@@ -15,7 +15,7 @@ from robust_encoders.errors import BaseLoadError
 from robust_encoders.hub.base_files import INDEX_NAME, files_of, read_index, variant_of
 from robust_encoders.hub.client import Failure, asked, cause_of_download
 from robust_encoders.hub.download import offline
-from robust_encoders.hub.embedded import EMBEDDED_FAMILY, embedded_pipeline
+from robust_encoders.hub.embedded import EMBEDDED_BASES, EMBEDDED_FAMILY, embedded_pipeline
 from robust_encoders.pipeline.slots import is_sdxl
 from robust_encoders.redaction import get_logger
 from robust_encoders.utils.broken_libraries import broken_libraries_named
@@ -79,8 +79,8 @@ def load_pipeline(name: str | Path | None, options: PipelineOptions | None = Non
 
     Args:
         name: Folder with a ``model_index.json``, or ``ORG/NAME`` or ``ORG/NAME@REVISION`` on the Hub. None and
-            ``shapes`` stand for the embedded base, which always has all its components; of the dtypes, only a single
-            one applies to it.
+            ``shapes`` stand for the default embedded base, ``emoji`` for the other one. An embedded base always has all
+            its components; of the dtypes, only a single one applies to it.
         options: Precision, device and components of the pipeline.
 
     Raises:
@@ -90,9 +90,10 @@ def load_pipeline(name: str | Path | None, options: PipelineOptions | None = Non
     """
     options = options or PipelineOptions()
     require_device(options.device)
-    if name is None or (name == EMBEDDED_FAMILY and not Path(name).exists()):
+    if name is None or (name in EMBEDDED_BASES and not Path(name).exists()):
         single = options.dtype if isinstance(options.dtype, torch.dtype) else None
-        return LoadedPipeline(_placed(embedded_pipeline(dtype=single), options.device))
+        other = () if name in (None, EMBEDDED_FAMILY) else (str(name),)
+        return LoadedPipeline(_placed(embedded_pipeline(*other, dtype=single), options.device))
     with broken_libraries_named():
         folder, ids, revision = _located(name, options)
         return LoadedPipeline(_placed(_loaded(folder, options), options.device), ids, revision)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from robust_encoders.errors import AssetsMissingError, CompatibilityWarning, UnknownNameError
-from robust_encoders.hub.catalog import CATALOG, EMBEDDED, CatalogEntry, did_you_mean, entry_at
-from robust_encoders.hub.embedded import shapes_folder
+from robust_encoders.hub.catalog import CATALOG, CatalogEntry, did_you_mean, entry_at
+from robust_encoders.hub.embedded import EMBEDDED_BASES, EMBEDDED_FAMILY, embedded_folder, remedy_of, shapes_folder
 from robust_encoders.utils.home import expanded
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
@@ -51,7 +51,7 @@ def resolve(name_or_path: str | Path, *, subfolder: str, revision: str | None) -
     """
     name = os.fspath(name_or_path)
     if not isinstance(name_or_path, Path) and not name.startswith((".", "~", os.sep)):
-        if name.startswith(EMBEDDED):
+        if name.partition("/")[0] in EMBEDDED_BASES and "/" in name:
             return Location(_embedded(name) / subfolder)
         if name in CATALOG:
             return _catalogued(CATALOG[name], revision)
@@ -67,14 +67,20 @@ def resolve(name_or_path: str | Path, *, subfolder: str, revision: str | None) -
 
 
 def _embedded(name: str) -> Path:
-    encoders = shapes_folder() / "encoders"
-    there = sorted(f"{EMBEDDED}{path.name}" for path in encoders.glob("*") if path.is_dir())
+    base, _, short = name.partition("/")
+    folder = shapes_folder() if base == EMBEDDED_FAMILY else embedded_folder(base)
+    encoders = folder / "encoders"
+    there = sorted(f"{base}/{path.name}" for path in encoders.glob("*") if path.is_dir())
     if name in there:
-        return encoders / name.removeprefix(EMBEDDED)
+        return encoders / short
     if name in CATALOG:
         raise AssetsMissingError(
             f"expected {name} inside the package, in {encoders}, found {', '.join(there) or 'no encoders'} there; "
             "reinstall robust-encoders from a wheel"
+        )
+    if base != EMBEDDED_FAMILY and not (folder / "base").is_dir():
+        raise AssetsMissingError(
+            f"expected the embedded base {base!r} for {name}, found nothing in {folder}; {remedy_of(base)}"
         )
     raise UnknownNameError(
         f"expected an embedded encoder ({', '.join(there) or 'none are installed'}), found {name!r}. "

@@ -33,14 +33,15 @@ def names_extra(extra: str, module: str) -> bool:
     """Return True if an extra of this distribution installs a module of that name, by the distribution's metadata.
 
     Args:
-        extra: Name of the extra.
+        extra: Name of the extra, or several names with commas between them.
         module: Name of the module, for example ``docstring_parser``, whose distribution is ``docstring-parser``.
     """
     package = _normal(module.partition(".")[0])
     for line in metadata.requires(_DISTRIBUTION) or []:
         requirement, _, marker = line.partition(";")
         named = re.match(r"[\w.-]+", requirement)
-        if named and _normal(named[0]) == package and re.search(rf"extra == .{re.escape(extra)}['\"]", marker):
+        extras = (re.search(rf"extra == .{re.escape(one)}['\"]", marker) for one in extra.split(","))
+        if named and _normal(named[0]) == package and any(extras):
             return True
     return False
 

@@ -44,7 +44,8 @@ def measured(name: str) -> list[dict[str, Any]]:
     plan = benchmark.plan(pipe, EvaluationConfig())
     detector, named = plan.detector, plan.plain[0].cases
     words, neighbours = additions(benchmark.erased)
-    attack = BlackBox(words, tuple(w for w in neighbours if w not in WORDS[factor][value]), budget=BUDGET)
+    near = tuple(w for w in neighbours if w not in WORDS[factor][value])
+    attack = BlackBox(words, near, budget=BUDGET, draft_steps=0)
 
     def margins(texts: Sequence[str], cases: Sequence[Case]) -> Tensor:
         scores = detector(draw(pipe, texts, [case.seed for case in cases], SAMPLING))

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ STEPS = (4, 6, 15)  # the last one is that of an evaluation
 CASES = 12
 BATCH = 50
 KEPT = (4, 8, 16)
+DRAWN = 300
 COLUMNS = (
     "encoder",
     "texts",
@@ -71,7 +73,8 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def texts(attack: Any, target: TargetModel, cases: Sequence[Case]) -> Iterator[tuple[str, Case]]:
-    """Yield what an attack draws, each with its case; a word swap draws all texts for one case."""
+    """Yield what an attack draws without drafts, each with its case; a word swap draws all texts for one case."""
+    attack = replace(attack, draft_steps=0, **({"drawn": DRAWN} if isinstance(attack, WordSwap) else {}))
     if not isinstance(attack, WordSwap):
         for case, result in zip(cases, attack.run(target, cases, seed=0), strict=True):
             yield from ((str(candidate.value), case) for candidate in result.candidates)

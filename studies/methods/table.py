@@ -13,6 +13,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from robust_encoders.artifact.manifest import Manifest
+from robust_encoders.training.comparison.costs import TrainingCosts
+
 HERE = Path(__file__).parent
 # Column to the labels in the records: the prompt set of a rate without attack, the attack's label, or the metric.
 NO_ATTACK = {"name": "name", "seen synonyms": "seen", "unseen synonym": "unseen"}
@@ -38,21 +41,8 @@ def copy_records(folder: Path) -> None:
         shutil.copyfile(results, to / "results.json")
         manifest = results.parent / "encoder" / "robust_encoder.json"
         if manifest.exists():
-            took = training_of(json.loads(manifest.read_text()))
+            took = TrainingCosts.of(Manifest.read(manifest.parent)).record()
             (to / "training.json").write_text(json.dumps(took, indent=1) + "\n")
-
-
-def training_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the size of an artifact and what its training took, with the training that it started from."""
-    run = manifest["recipe"]["run"]
-    start = run.get("start", {})
-    return {
-        "form": manifest["form"],
-        "component": manifest["component"],
-        "bytes": sum(file["size"] for file in manifest["files"].values()),
-        "unet_calls": run["unet_calls"] + start.get("unet_calls", 0),
-        "seconds": run.get("seconds", run["seconds_total"]) + start.get("seconds", 0),
-    }
 
 
 def numbers(records: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:

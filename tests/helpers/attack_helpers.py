@@ -13,15 +13,33 @@ from torch import Tensor
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.diffusion.target import TargetModel
 from robust_encoders.training.protocols import Attack
-from robust_encoders.training.types import AttackResult, Case, Query
+from robust_encoders.training.types import AttackResult, Case, Draft, DraftScores, Query
 
 PROMPTS = ("a red circle", "a blue square", "a dotted green triangle", "circle")
 
 
-def make_target(pipe: Any, base: Any = None, query: Query | None = None) -> TargetModel:
+def make_target(
+    pipe: Any, base: Any = None, query: Query | None = None, draft: Draft | None = None, settled: Sequence[int] = ()
+) -> TargetModel:
     """The model of ``pipe`` under attack, made from ``base``, by default from itself."""
-    made: TargetModel = TargetModel.from_pipeline(pipe, base=Backbone.from_pipeline(base or pipe), query=query)
+    base = Backbone.from_pipeline(base or pipe)
+    made: TargetModel = TargetModel.from_pipeline(pipe, base=base, query=query, draft=draft, settled=settled)
     return made
+
+
+class Drafts:
+    """Scores drafts by the length of their texts; a step costs one call, and ``alike`` texts share a draft."""
+
+    def __init__(self, *alike: str, sign: int = 1) -> None:
+        self.alike, self.sign = alike, sign
+        self.asked: list[tuple[str, int]] = []
+
+    def __call__(self, asked: Sequence[str], cases: Sequence[Case], steps: int) -> DraftScores:
+        rows = [(text, case.index) for text, case in zip(asked, cases, strict=True)]
+        self.asked += rows
+        shared = [i for i, (text, case) in enumerate(rows) if text in self.alike[1:] and (self.alike[0], case) in rows]
+        margins = torch.tensor([self.sign * len(text) / 1000 - 1 for text in asked])
+        return DraftScores(margins, tuple(0 if i in shared else steps for i in range(len(rows))))
 
 
 def make_cases(backbone: Backbone, prompts: Sequence[str] = PROMPTS) -> list[Case]:

@@ -26,8 +26,9 @@ def options() -> dict[str, frozenset[str]]:
     """Return the options of each command; a command ``train NAME`` stands for each method and recipe."""
     found = {command: _in_help(command) for command in (*_loader_commands(), *TRAINING_COMMANDS) if command != "train"}
     found["shapes"] = _in_help("shapes", "build")
-    found["emoji"] = _in_help("emoji", "build") | _in_help("emoji", "fetch")
+    found["emoji"] = frozenset.union(*(_in_help("emoji", verb) for verb in ("build", "fetch", "measure")))
     found["evaluate"] = _in_help("evaluate", "base") | _in_help("evaluate", "base", "--prompts", "x", "--base", "y")
+    found["compare"] |= found["evaluate"]  # it passes them on
     found |= {f"train {name}": _settings(name) for name in (*METHODS, *_recipes())}
     return found
 

@@ -26,6 +26,7 @@ _CONTRADICT = f"{_S}test_settings_that_contradict_each_other"
 _FIT = f"{_S}test_settings_that_do_not_fit_the_run"
 _FACTS = f"{_C}test_facts_that_publishing_needs"
 _FUSED = f"{_L}test_fused_projections_and_overlays"
+_COMPARED = "tests/training/comparison/test_compare.py::test_what_a_refusal_names_works"
 _OF_EVALUATION = f"{_E}test_options_of_an_evaluation"
 
 WALKED: Mapping[str, str] = {
@@ -38,6 +39,12 @@ WALKED: Mapping[str, str] = {
     "Start the page with --detector": f"{_A}test_trials.py::test_another_base_needs_the_name_of_a_judge",
     "pass another one as --port": _PORT,
     "pass another --port, for example": _PORT,
+    # comparisons
+    "expected --modules of": _COMPARED,
+    "expected --methods of": _COMPARED,
+    "or leave --modules out": _COMPARED,
+    "expected a finished evaluation with --reuse": _COMPARED,
+    "expected a benchmark for the base": _COMPARED,
     # what is asked at the beginning
     "P.from_pretrained({where}).save_pretrained": f"{_B}test_a_base_with_pickles",
     "found pickles alone for": f"{_B}test_a_base_with_pickles",
@@ -90,6 +97,7 @@ WALKED: Mapping[str, str] = {
     "safe prompts, found": f"{_T}test_des_without_captions",
     "expected the base that the manifest records": f"{_T}test_reproduce_on_another_base",
     "without --no-resume,": f"{_T}test_a_run_that_was_stopped",
+    "name the packages by --sources": f"{_M}test_measure.py::test_the_command_writes_record_and_sheet",
     "fetch them by `robust-encoders emoji": f"{_M}test_packages.py::test_the_command_that_the_error_names_fetches",
     "found others; choose another folder with --work": f"{_M}test_build.py::test_a_folder_begun_with_other_sources",
     # settings
@@ -137,6 +145,7 @@ WALKED: Mapping[str, str] = {
     "name one of checkable()": f"{_E}test_an_attack_without_a_budget",
     "base=Backbone.from_pipeline(pipe)": f"{_E}test_a_target_without_what_an_attack_uses",
     "give TargetModel(..., query=...)": f"{_E}test_a_target_without_what_an_attack_uses",
+    "give TargetModel(..., draft=...)": f"{_E}test_a_target_without_what_an_attack_uses",
     "with output_type='latent'": f"{_E}test_cases_without_reference_latents",
     "expected top or threshold": f"{_E}test_a_rule_of_a_classifier",
     "call update() first": f"{_E}test_metrics_without_pictures",
@@ -224,6 +233,8 @@ _SOFTWARE = "it installs or upgrades another package in the environment of the t
 _PROCESSES = "it needs several processes; tests/training/trainer/test_several_processes.py starts them"
 _NONE = "it names nothing to do"
 NOT_WALKED: Mapping[str, str] = {
+    "goes on where the first one stopped, and may add": "it is a part of the help, and names nothing to do",
+    "expected --prompts with a base of your own": "it needs a base of Stable Diffusion, and its prompts",
     "load its text encoder with transformers.CLIPTextModel": _HUB,
     "pip install --upgrade": _SOFTWARE,
     "run `pip install '.[{extra}]'`": _SOFTWARE,
@@ -237,6 +248,7 @@ NOT_WALKED: Mapping[str, str] = {
     "`git lfs pull` in the clone": "it needs a clone of a repository with large files from its server",
     "or build it with `robust-encoders shapes build`": "the build takes hours",
     "or build it with `robust-encoders emoji build`": "the build takes hours",
+    "build the base again by `robust-encoders emoji build`": "the build takes hours",
     "train the base with real words from licensed icons": _NONE,
     "processes of WORLD_SIZE": _PROCESSES,
     "the folder of --out": "commands that keep something demand --out, so they end before they can be stopped",

@@ -35,11 +35,13 @@ SMALL_EVALUATION = "--suite quick --n 2 --n-kept 4 --n-probes 2 --n-renders 4 --
 ATTACKED = "--train.iterations 2 --adversary.warmup 1 --bank.limit 4"
 # Budgets in place of those of a page, by the start of its command.
 SMALLER = {
+    r"certify shapes/circle": ("--pairs-among 2 --nearest 2 --random 2 --each 1 --seeds 1 --floor 1 --steps 2"),
     r"train shapes/\S+-(advunlearn|hardened)\b(?!.*--train)": ATTACKED,
     r"train shapes/\S+-esd\b(?!.*--train)": "--train.iterations 2 --bank.limit 4",
     r"train shapes/\S+-ablation(-te)?\b(?!.*--train)": "--train.iterations 2 --pictures 4 --bank.limit 4",
     r"train shapes/\S+-doco(-te)?\b(?!.*--train)": "--train.iterations 2 --warmup 1 --pictures 2 --bank.steps 2",
-    r"train shapes/\S+-(des|sage)\b(?!.*--train)": "--train.iterations 2",
+    r"train shapes/\S+-(des|sage|hirm|hirm-s)\b(?!.*--train)": "--train.iterations 2",
+    r"train shapes/\S+-s-grace\b(?!.*--train)": "--train.iterations 2 --attack.steps 1",
     r"train shapes/\S+-race(-te)?\b(?!.*--train)": (
         "--train.iterations 1 --start.train.iterations 1 --start.bank.limit 4"
     ),
@@ -49,6 +51,9 @@ SMALLER = {
     r"evaluate .*--captions open --attacks paraphrase": f"{SMALL_EVALUATION} --n 4 --steps 15 --metrics clip_score",
     r"evaluate .*--captions open": f"{SMALL_EVALUATION} --attacks none",
     r"evaluate base shapes/circle word_filter": f"{SMALL_EVALUATION} --attacks none",
+    r"compare .*--quick": (
+        "--attacks none --metrics retain_all --n 4 --n-kept 4 --n-probes 2 --n-renders 4 --checks 0 --steps 3"
+    ),
     r"evaluate runs/star --quick": "--n 2 --n-kept 4 --n-probes 2 --n-renders 4 --steps 3",
     r"evaluate .*--out runs/first": "--attacks random --n 2 --steps 3",
     r"evaluate shapes/circle --attacks": "--n 2 --n-kept 4 --n-probes 2 --n-renders 4 --checks 0 --steps 3",

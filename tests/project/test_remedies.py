@@ -22,7 +22,7 @@ from tree import ROOT
 from robust_encoders import Concept, RobustEncoder
 from robust_encoders.cli.main import EXTRA_OF
 from robust_encoders.overlay import Overlay
-from robust_encoders.training import METHODS
+from robust_encoders.training import ATTACKS, METHODS
 from robust_encoders.training.detectors.image_classifier import ImageClassifier
 from robust_encoders.training.diffusion.target import TargetModel
 from robust_encoders.training.methods import UCE
@@ -43,9 +43,12 @@ COMMANDS: Mapping[str, str] = {
     "robust_encoders/hub/pins.py": "pin",
     "training/app/": "app",
     "training/cli/app.py": "app",
+    "training/cli/bias.py": "bias",
+    "training/cli/compare.py": "compare",
     "training/cli/evaluate": "evaluate",
     "training/cli/results.py": "results",
     "training/cli/train.py": "train",
+    "training/comparison/": "compare",
     "training/evaluation/": "evaluate",
     "training/recipes/reproduce.py": "reproduce",
     "training/worlds/emoji/": "emoji",
@@ -57,10 +60,11 @@ TOGETHER = {"--train.rate": "--train.iterations", "--train.precision": "--train.
 KEYWORDS: Mapping[str, Callable[..., Any]] = {
     **dict.fromkeys(("replace", "allow_partial", "allow_large_vectors"), RobustEncoder.attach),
     **dict.fromkeys(("token", "local_files_only"), RobustEncoder.from_pretrained),
-    **dict.fromkeys(("base", "query"), TargetModel),
+    **dict.fromkeys(("base", "query", "draft"), TargetModel),
     **dict.fromkeys(("top", "threshold"), ImageClassifier),
     **dict.fromkeys(("prompts",), RetainConfig),
     "concept": RobustEncoder.annotate,
+    "draft_steps": ATTACKS["paraphrase"],
     "name": Concept,
     "output_type": StableDiffusionPipeline.__call__,
     "private": RobustEncoder.push_to_hub,

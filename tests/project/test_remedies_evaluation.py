@@ -19,6 +19,7 @@ from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.cli.main import main
 from robust_encoders.hub import pipelines
 from robust_encoders.hub.embedded import embedded_pipeline
+from robust_encoders.training.attacks.paraphrase import Paraphrase
 from robust_encoders.training.attacks.unlearn_diff_atk import UnlearnDiffAtk
 from robust_encoders.training.detectors import JudgeDetector, hub_models, image_classifier
 from robust_encoders.training.diffusion.backbone import Backbone
@@ -36,7 +37,7 @@ from robust_encoders.training.objectives.config import HardeningConfig, RetainCo
 from robust_encoders.training.objectives.hardening import KeptNeighbours
 from robust_encoders.training.trajectories.bank import TrajectoryBank
 from robust_encoders.training.trajectories.config import BankConfig
-from robust_encoders.training.types import Case
+from robust_encoders.training.types import Case, DraftScores
 from robust_encoders.training.worlds.shapes.judge import load_judge
 
 # As little as an evaluation on the embedded base can do.
@@ -153,6 +154,15 @@ def test_a_target_without_what_an_attack_uses(tiny_pipe: Any) -> None:
         return torch.zeros(len(texts))
 
     assert TargetModel(*parts, query=query).query is query
+    with pytest.raises(ValueError, match=r"TargetModel\(\.\.\., draft=\.\.\.\)"):
+        _ = target.draft
+
+    def draft(texts: Any, cases: Any, steps: int) -> Any:
+        return DraftScores(torch.zeros(len(texts)), (steps,) * len(texts))
+
+    assert TargetModel(*parts, draft=draft).draft is draft
+    wordings = Paraphrase(("circle",), ("{}!", "{}?"), whole=1, draft_steps=0)
+    assert len(wordings.run(target, [Case(0, "a circle", 0)], seed=0)[0].candidates) == 2
 
 
 def test_cases_without_reference_latents(tiny_pipe: Any) -> None:

@@ -27,6 +27,7 @@ from robust_encoders.training.methods import (
     METHODS,
     RACE,
     RECE,
+    SGRACE,
     SPEED,
     SPM,
     TRCE,
@@ -36,10 +37,12 @@ from robust_encoders.training.methods import (
     Receler,
 )
 from robust_encoders.training.methods.doco import DoCo, DoCoTrainingConfig
+from robust_encoders.training.methods.hirm import HiRM, HiRMTrainingConfig
 from robust_encoders.training.methods.spm import SPMTrainingConfig
 from robust_encoders.training.metrics import METRICS
 from robust_encoders.training.objectives.config import RetainConfig
 from robust_encoders.training.prompts.adversarial_rows import AdversarialRowsConfig
+from robust_encoders.training.prompts.adversarial_words import AdversarialWordsConfig
 from robust_encoders.training.protocols import (
     Attack,
     DistributedMethod,
@@ -52,7 +55,7 @@ from robust_encoders.training.protocols import (
 from robust_encoders.training.provenance import describe
 from robust_encoders.training.trainer.loop import TrainingConfig
 from robust_encoders.training.trajectories.config import BankConfig
-from robust_encoders.training.types import AttackFacts, Case, Edit
+from robust_encoders.training.types import AttackFacts, Case, DraftScores, Edit
 
 CONCEPT = Concept(name="circle", kind="object", prompts=("a red circle", "a circle"))
 # The settings that a method needs to be done within a second; a new method adds its own line.
@@ -83,6 +86,13 @@ SMALL["doco"] = DoCo(
     pictures=2, batch=2, warmup=1, train=DoCoTrainingConfig(iterations=2, rate=1e-3), bank=BankConfig(steps=2)
 )
 SMALL["des"] = DES(safe=("a blue square", "a green star"), train=TrainingConfig(iterations=2, rate=1e-3))
+SMALL["hirm"] = HiRM(train=HiRMTrainingConfig(iterations=2, rate=1e-3))
+SMALL["s_grace"] = SGRACE(
+    retain=("a blue square", "a green star"),
+    attack=AdversarialWordsConfig(rows=2, steps=2),
+    rounds=2,
+    train=TrainingConfig(iterations=2, rate=1e-3),
+)
 # Fields that make an attack of the evaluation cheap, where it has them.
 CHEAP = {"steps": 2, "every": 1, "timesteps": 1, "iterations": 2, "tokens": 1}
 # What an attack of the evaluation cannot do without; one that needs something adds its own line.
@@ -114,6 +124,11 @@ def prompt_attack(name: str) -> Attack:
 def margins(texts: Sequence[str], cases: Sequence[Case]) -> Tensor:
     """Stands in for the judge of finished pictures: the longer a text, the better."""
     return torch.tensor([len(text) / 100 - 1 for text in texts])
+
+
+def drafts(texts: Sequence[str], cases: Sequence[Case], steps: int) -> DraftScores:
+    """Stands in for the judge of drafts."""
+    return DraftScores(margins(texts, cases), (steps,) * len(texts))
 
 
 def distance(adv: Tensor) -> Tensor:
@@ -209,14 +224,18 @@ def test_a_prompt_attack_answers_every_case_in_order_counts_its_cost_and_repeats
     attack = replace(attack, **{key: value for key, value in CHEAP.items() if hasattr(attack, key)})
     uses = AttackFacts.of(attack).uses
     query = margins if "queries" in uses else None
-    target = TargetModel.from_pipeline(tiny_pipe, base=Backbone.from_pipeline(tiny_pipe), query=query)
+    base = Backbone.from_pipeline(tiny_pipe)
+    target = TargetModel.from_pipeline(tiny_pipe, base=base, query=query, draft=drafts if "drafts" in uses else None)
     latents = torch.randn(2, *target.latent_shape, generator=generator())
     cases = [Case(i, "a red circle", i, reference_latent=latent) for i, latent in enumerate(latents)]
     before = content_sha256(tiny_pipe.text_encoder.state_dict())
 
     found = attack.run(target, cases, seed=0)
     assert len(found) == len(cases)
-    assert all(result.candidates and (result.unet_calls > 0) == ("unet" in uses) for result in found)
+    assert all(result.candidates for result in found)
+    # Whether drafts are drawn depends on the number of texts.
+    if "drafts" not in uses:
+        assert all((result.unet_calls > 0) == ("unet" in uses) for result in found)
     assert [c.step for c in found[0].candidates] == sorted(c.step for c in found[0].candidates)
     assert content_sha256(tiny_pipe.text_encoder.state_dict()) == before
     again = attack.run(target, cases, seed=0)

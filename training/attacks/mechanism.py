@@ -19,6 +19,7 @@ from tqdm import tqdm
 from ..diffusion.target import TargetModel
 from ..prompts.concept_words import naming
 from ..prompts.layout import prompt_lengths
+from ..prompts.spelled import spelled
 from ..types import AttackResult, AttackUse, Candidate, Case
 from .common.denoising import case_generator, chunks
 from .common.mechanisms import EmbeddingLoss, MechanismName, loss_of, mechanism_of
@@ -227,8 +228,8 @@ class _TokenSearch:
 
     def _texts(self, slots: SlottedPrompts, case: int, picks: Tensor) -> list[str]:
         """Return the different texts of a case for rows of tokens (N, K), in their order."""
-        spelled = [self.attack.spells(self.target.tokenizer.decode(row)) for row in self.allowed[picks].tolist()]
-        picks = picks[~torch.tensor(spelled, device=picks.device)]
+        named = [self.attack.spells(spelled(self.target.tokenizer, row)) for row in self.allowed[picks].tolist()]
+        picks = picks[~torch.tensor(named, device=picks.device)]
         if not len(picks):
             raise ValueError(
                 f"expected texts without the words {self.attack.words}, found none: raise restarts, kept or tokens"
@@ -236,7 +237,7 @@ class _TokenSearch:
         ids = slots.filled(self.allowed[picks], torch.full((len(picks),), case, device=picks.device))
         ends = 1 + prompt_lengths(ids, self.target.tokenizer.eos_token_id)
         rows = zip(ids.tolist(), ends.tolist(), strict=True)
-        return list(dict.fromkeys(self.target.tokenizer.decode(row[1:end]).strip() for row, end in rows))
+        return list(dict.fromkeys(spelled(self.target.tokenizer, row[1:end]) for row, end in rows))
 
     def _result(self, texts: Sequence[str]) -> AttackResult:
         spent = self.attack.steps * self.attack.restarts  # all restarts are over before their texts are put in order

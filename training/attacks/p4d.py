@@ -20,6 +20,7 @@ from ..diffusion.backbone import Backbone, Precision
 from ..diffusion.target import TargetModel
 from ..losses import squared_error
 from ..prompts.layout import Placement, PromptLayout, prompt_lengths
+from ..prompts.spelled import spelled
 from ..types import AttackResult, AttackUse, Candidate, Case
 from .common.denoising import FORWARD_AND_BACKWARD, case_generator, chunks, clean_latents, draw_noise, draw_timesteps
 from .common.whole_prompts import EMPTY_PROMPT
@@ -185,7 +186,7 @@ class _P4DSearch:
         placed = self._place(ids, self.target.embed(picked), picked)[1]
         ends = 1 + prompt_lengths(placed, self.target.tokenizer.eos_token_id)
         rows = zip(placed.tolist(), ends.tolist(), strict=True)
-        return [self.target.tokenizer.decode(row[1:end]).strip() for row, end in rows]
+        return [spelled(self.target.tokenizer, row[1:end]) for row, end in rows]
 
     def _result(self, texts: Sequence[str]) -> AttackResult:
         found = [Candidate("text", text, self.attack.every * (i + 1)) for i, text in enumerate(texts)]

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 
 from ..diffusion.backbone import Backbone
+from ..prompts.spelled import spelled
 from ..types import AttackResult, AttackUse, Candidate, Case
 from .common.denoising import case_generator
 from .unlearn_diff_atk import allowed_tokens
@@ -58,6 +59,6 @@ class RandomPrefix:
     def _result(self, target: Backbone, allowed: torch.Tensor, case: Case, seed: int) -> AttackResult:
         generator = case_generator(seed, case, self.name)
         picked = allowed[torch.randint(len(allowed), (self.candidates, self.tokens), generator=generator)]
-        texts = [f"{target.tokenizer.decode(row).strip()} {case.prompt}".strip() for row in picked.tolist()]
+        texts = [f"{spelled(target.tokenizer, row)} {case.prompt}".strip() for row in picked.tolist()]
         found = tuple(Candidate("text", text, i + 1) for i, text in enumerate(texts))
         return AttackResult(found, queries=0, unet_calls=0)

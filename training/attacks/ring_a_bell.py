@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ..diffusion.backbone import Backbone
 from ..diffusion.target import TargetModel
 from ..prompts.concept_words import anchor_prompt
+from ..prompts.spelled import spelled
 from ..types import AttackResult, AttackUse, Candidate, Case
 from .common.denoising import case_generator, chunks
 from .common.whole_prompts import EMPTY_PROMPT
@@ -139,9 +140,7 @@ class _GeneticSearch:
             order = self.distances(sequences, goals).argsort(dim=1, stable=True)[:, : self.attack.population // 2]
             survivors = _rows(sequences, order)
             if generation % self.attack.every == 0:
-                found.append(
-                    [self.base.tokenizer.decode(row).strip() for row in self.allowed[survivors[:, 0]].tolist()]
-                )
+                found.append([spelled(self.base.tokenizer, row) for row in self.allowed[survivors[:, 0]].tolist()])
             sequences = self._next(survivors, draws)
         return [self._result(texts) for texts in zip(*found, strict=True)]
 

@@ -12,6 +12,7 @@ from robust_encoders.utils.extras import OptionalPackage
 
 from ..diffusion.backbone import Backbone
 from ..diffusion.target import TargetModel
+from ..prompts.spelled import spelled
 from ..types import AttackResult, AttackUse, Candidate, Case, Verdict
 
 
@@ -201,6 +202,6 @@ def _recorded(case: Case, found: Sequence[str]) -> Recorded:
 
 
 def _replayed(target: Backbone, one: Recorded) -> AttackResult:
-    texts = [f if isinstance(f, str) else target.tokenizer.decode(list(f)).strip() for f in one.found]
+    texts = [f if isinstance(f, str) else spelled(target.tokenizer, list(f)) for f in one.found]
     candidates = tuple(Candidate("text", text, i + 1) for i, text in enumerate(texts))
     return AttackResult(candidates, queries=0, unet_calls=0)

@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..diffusion.backbone import Backbone, Precision
+from ..prompts.spelled import spelled
 from ..types import AttackResult, Candidate, Case
 from .common.denoising import (
     FORWARD_AND_BACKWARD,
@@ -147,13 +148,22 @@ def allowed_tokens(target: Backbone, *, typable: bool) -> Tensor:
     """Return the token ids (V,) that may enter a prompt, without special tokens.
 
     With ``typable``, only ids that text can produce are returned: decoding and tokenising gives the same id.
+
+    Raises:
+        ValueError: If no token is left.
     """
     special = set(target.tokenizer.all_special_ids)
     ids = [i for i in range(len(target.tokenizer)) if i not in special]
     if typable:
-        texts = [target.tokenizer.decode([i]) for i in ids]
+        texts = [spelled(target.tokenizer, [i]) for i in ids]
         again = target.tokenizer(texts, add_special_tokens=False).input_ids
         ids = [i for i, found in zip(ids, again, strict=True) if found == [i]]
+    if not ids:
+        wanted = "text can produce" if typable else "may enter a prompt"
+        raise ValueError(
+            f"expected tokens that {wanted} in the pipeline's tokenizer, found none among {len(target.tokenizer)}; "
+            "load the tokenizer of the base again"
+        )
     return torch.tensor(ids, device=target.device)
 
 
@@ -209,7 +219,7 @@ class _TokenSearch:
 
     def _texts(self, weights: Tensor, cases: Sequence[Case]) -> list[str]:
         best = self.allowed[weights.argmax(-1)].tolist()
-        prefixes = [self.target.tokenizer.decode(row).strip() for row in best]
+        prefixes = [spelled(self.target.tokenizer, row) for row in best]
         if self.attack.placement == "replace":
             return prefixes
         return [f"{prefix} {case.prompt}".strip() for prefix, case in zip(prefixes, cases, strict=True)]

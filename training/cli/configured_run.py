@@ -13,9 +13,15 @@ from robust_encoders.utils.console import UsageError, choose
 from robust_encoders.utils.json_fields import short
 
 from ..methods import METHODS
-from ..prompts.retain import object_prompts
-from ..protocols import ComponentMethod, EmbeddedBase, Method, RetainingMethod
-from ..recipes.method_settings import UNCHANGED, retained, standard, stated_concept, stated_method
+from ..protocols import EmbeddedBase, Method
+from ..recipes.method_settings import (
+    UNCHANGED,
+    retained,
+    standard,
+    stated_concept,
+    stated_method,
+    usual_retained,
+)
 from ..recipes.recipe import Recipe, with_retained
 from ..recipes.registry import RECIPES
 from ..recipes.reproduce import CannotReproduceError
@@ -204,15 +210,8 @@ def _recipe(
 
 def _usual_prompts(concept: Concept, method: Method, world: EmbeddedBase | None, problems: Problems) -> tuple[str, ...]:
     """Return the retain prompts of a concept of the user's own, as for ``train METHOD --concept``."""
-    wants = isinstance(method, RetainingMethod) and method.wants_retained
-    if isinstance(method, ComponentMethod) and method.component == "unet" and not wants:
-        return ()
     try:
-        return (
-            world.retain_prompts([one.name for one in concept.parts or (concept,)])
-            if world is not None
-            else (object_prompts(concept) if wants else ())
-        )
+        return usual_retained(concept, method, world)
     except ValueError as error:
         problems.found.append(f"concept.name: {error}; state retain prompts")
         return ()

@@ -27,6 +27,9 @@ def main(arguments: Sequence[str]) -> int:
     """
     commands: Mapping[str, Callable[[Sequence[str]], int]] = {
         "app": _app,
+        "bias": _bias,
+        "certify": _certify,
+        "compare": _compare,
         "demo": _demo,
         "emoji": _emoji,
         "evaluate": _evaluate,
@@ -46,6 +49,18 @@ def _app(arguments: Sequence[str]) -> int:
     from .app import app
 
     return app(arguments)
+
+
+def _bias(arguments: Sequence[str]) -> int:
+    from .bias import bias
+
+    return bias(arguments)
+
+
+def _compare(arguments: Sequence[str]) -> int:
+    from .compare import compare
+
+    return compare(arguments)
 
 
 def _demo(arguments: Sequence[str]) -> int:
@@ -153,6 +168,12 @@ def _merge(arguments: Sequence[str]) -> int:
     merged.save_pretrained(options.out)
     say(str(options.out))
     return EXIT_OK
+
+
+def _certify(arguments: Sequence[str]) -> int:
+    from .certify import certify
+
+    return certify(arguments)
 
 
 def _results(arguments: Sequence[str]) -> int:

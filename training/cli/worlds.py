@@ -1,13 +1,15 @@
-"""The commands ``shapes`` and ``emoji``, which build the embedded bases."""
+"""The commands ``shapes`` and ``emoji``, which build the embedded bases and measure the latter."""
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+import json
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from robust_encoders.utils.console import EXIT_OK, choose, say
 from robust_encoders.utils.extras import OptionalPackage, install_command
+from robust_encoders.utils.home import write_atomically
 
 from ..worlds.pretrain import build as builder
 from ..worlds.pretrain.corpus import Corpus
@@ -35,16 +37,61 @@ def emoji(arguments: Sequence[str]) -> int:
     fetch.add_argument("--out", type=Path, required=True, help="folder that receives the packages")
     build = _add_build(commands.add_parser, "the base with real words")
     build.add_argument("--sources", type=Path, help="folder of the packages (default: sources, inside the work folder)")
+    _add_measure(commands.add_parser)
     options = parser.parse_args(arguments)
-    return _fetch(options.out) if options.command == "fetch" else _build_emoji(options)
+    return {"fetch": _fetch, "build": _build_emoji, "measure": _measure_emoji}[options.command](options)
 
 
-def _fetch(folder: Path) -> int:
+def _add_measure(add_parser: Callable[..., ArgumentParser]) -> None:
+    measure = add_parser("measure", help="draw captions that no training uses, and let both judges look at them")
+    measure.add_argument("--out", type=Path, required=True, help="folder that receives measure.json and sheet.png")
+    measure.add_argument("--n", type=_count, default=1000, help="captions of each set, and renders for the judges")
+    measure.add_argument(
+        "--sheet", type=_count_or_none, default=100, help="captions on the contact sheet; 0 draws no sheet"
+    )
+    measure.add_argument("--seed", type=int, default=3_000_000, help="seed of captions, noise and renders")
+    measure.add_argument("--assets", type=Path, help="folder that a build wrote (default: the packaged base)")
+    measure.add_argument("--sources", type=Path, help="folder of the packages; measures the judges themselves, too")
+    measure.add_argument("--work", type=Path, help="folder of the rendered icons (default: work, inside OUT)")
+
+
+def _count(text: str) -> int:
+    """Return a number of at least 1; argparse shows the error."""
+    number = int(text)
+    if number < 1:
+        raise ArgumentTypeError(f"expected a number of at least 1, found {number}")
+    return number
+
+
+def _count_or_none(text: str) -> int:
+    return 0 if text == "0" else _count(text)
+
+
+def _fetch(options: Namespace) -> int:
     from ..worlds.emoji.fetch import fetch
 
-    require_places(folder)
-    fetch(folder)
-    say(str(folder))
+    require_places(options.out)
+    fetch(options.out)
+    say(str(options.out))
+    return EXIT_OK
+
+
+def _measure_emoji(options: Namespace) -> int:
+    from ..worlds.emoji.corpus import EmojiCorpus
+    from ..worlds.emoji.measure import Measured, measure, table
+    from ..worlds.emoji.sheet import contact_sheet
+
+    require_places(options.out, options.work)
+    require([text] if options.sources and (text := RENDERER.problem("icons")) else [])
+    work = options.work or options.out / "work"
+    corpus = EmojiCorpus.read(options.sources, work) if options.sources else None
+    base = Measured.read(options.assets)
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.sheet:
+        contact_sheet(base, options.sheet, seed=options.seed).save(options.out / "sheet.png")
+    record = measure(base, options.n, seed=options.seed, corpus=corpus)
+    write_atomically(options.out / "measure.json", (json.dumps(record, indent=2) + "\n").encode())
+    say(table(record))
     return EXIT_OK
 
 

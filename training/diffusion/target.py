@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from ..types import Query
+from ..types import Case, Draft, Query
 from .backbone import Backbone, Precision
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ class TargetModel(Backbone):
         base: The model before the erasure. It is public, so attackers of every tier may use it.
         query: Function that draws pictures with the target and returns their margins, see ``types.Query``. Only attacks
             that declare queries receive it.
+        draft: Function that draws drafts with the target and returns their margins, see ``types.Draft``. Only attacks
+            that declare drafts receive it.
+        settled: Indices of cases that succeed without an attack, so that none of their candidates is drawn.
         artifact: Artifact that defends the model, already attached. Its manifest and tensors are public, as the base
             is. None for the base itself, and for a defence that is no artifact.
 
@@ -44,12 +48,16 @@ class TargetModel(Backbone):
         precision: Precision = "fp32",
         base: Backbone | None = None,
         query: Query | None = None,
+        draft: Draft | None = None,
+        settled: Collection[int] = (),
         artifact: LoadedArtifact | None = None,
     ) -> None:
         super().__init__(tokenizer, text_encoder, unet, scheduler, precision=precision)
         self.artifact = artifact
         self._base = base
         self._query = query
+        self._draft = draft
+        self._settled = frozenset(settled)
 
     @classmethod
     def from_pipeline(
@@ -59,11 +67,13 @@ class TargetModel(Backbone):
         precision: Precision = "fp32",
         base: Backbone | None = None,
         query: Query | None = None,
+        draft: Draft | None = None,
+        settled: Collection[int] = (),
         artifact: LoadedArtifact | None = None,
     ) -> TargetModel:
         """Return a target that shares the modules of a diffusers pipeline and leaves them unchanged."""
         parts = (pipe.tokenizer, pipe.text_encoder, pipe.unet, pipe.scheduler)
-        return cls(*parts, precision=precision, base=base, query=query, artifact=artifact)
+        return cls(*parts, precision=precision, base=base, query=query, draft=draft, settled=settled, artifact=artifact)
 
     @property
     def base(self) -> Backbone:
@@ -94,3 +104,22 @@ class TargetModel(Backbone):
                 "attack"
             )
         return self._query
+
+    @property
+    def draft(self) -> Draft:
+        """Function that draws drafts of texts with the target, each with its case's seed, and returns their scores.
+
+        Raises:
+            ValueError: No draft function was given.
+        """
+        if self._draft is None:
+            raise ValueError(
+                "expected a function that draws and scores drafts, found none: only attacks that declare drafts "
+                "receive their scores; give TargetModel(..., draft=...), add 'drafts' to the class variable uses of "
+                "the attack, or set draft_steps=0 to draw every text whole"
+            )
+        return self._draft
+
+    def is_settled(self, case: Case) -> bool:
+        """Return True if a case succeeds without an attack, so that none of its candidates is drawn."""
+        return case.index in self._settled

@@ -15,6 +15,7 @@ from ..types import AttackFacts, JudgedPicture, Result, Verdict
 from .floors import with_floors
 from .jobs import Jobs, about, attack_name, name_of, slug
 from .plan import PromptSet, described
+from .recorded import GROUPS_PART
 from .reruns import again, checkable, gradients
 from .results import Evaluation, result_from_record
 from .sanity.attack_strength import AttackStrength
@@ -65,6 +66,7 @@ class Aggregation:
     def _records(self) -> list[dict[str, Any]]:
         plan, cache = self.jobs.plan, self.jobs.cache
         found: list[dict[str, Any]] = []
+        self._keep_groups()
         for prompts in plan.plain:
             found.append(self._record(self._plain(prompts), prompts, calls=len(prompts.cases) * self._per_picture))
         if plan.kept.name not in {prompts.name for prompts in plan.plain}:
@@ -85,6 +87,13 @@ class Aggregation:
     def _inputs(self) -> dict[str, Any]:
         plan = self.jobs.plan
         return {"prompts": plan.kept.sha256, "erased": self.jobs.first.sha256, "measures": dict(plan.measures)}
+
+    def _keep_groups(self) -> None:
+        """Keep the sub-groups of all prompts that state the concept, if the benchmark declares any."""
+        sets = {p.name: [dict(case.groups) for case in p.cases] for p in self.jobs.plan.plain}
+        if any(row for rows in sets.values() for row in rows):
+            self.jobs.cache.get(GROUPS_PART, {"sets": sets}, lambda: {"sets": sets})
+            self.jobs.cache.seconds.pop(GROUPS_PART)  # it is no work
 
     def _plain(self, prompts: PromptSet) -> Result:
         pictures = self._unattacked(prompts)
@@ -200,7 +209,7 @@ class Aggregation:
             found += white_not_below_black({k: verdicts[k] for k in strong}, black)
             # Whoever may replace the prompt may also keep it. An attack that asks for scores follows no gradient.
             white = [k for k, a in attacks.items() if a.tier == "T3" and (whole or not facts[k].whole_prompt)]
-            by_gradient = {k: verdicts[k] for k in white if "queries" not in facts[k].uses}
+            by_gradient = {k: verdicts[k] for k in white if not {"queries", "drafts"} & {*facts[k].uses}}
             found += masked_gradients(by_gradient, black, whole_prompt=whole)
         # A free prefix of each prompt can take every value that a search over typed prefixes can find, as its norm
         # bound is at least 1. It cannot replace the whole prompt.

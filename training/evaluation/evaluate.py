@@ -102,20 +102,24 @@ def _jobs(defended: DefendedPipeline, plan: Plan, config: EvaluationConfig, out:
     if computes_bf16_in_fp32(pipe.device):
         run["bf16"] = "fp32"
     common = {**run, "format": _FORMAT, SUITE_KEY: SUITE_VERSION, "versions": judging_versions()}
-    base = {**common, "models": _models_sha256(pipe)}
+    base = {**common, "models": models_sha256(pipe)}
     with defended.attached():
-        own = {**common, "models": _models_sha256(pipe), "detector": detector, "subject": defended.identity}
+        own = {**common, "models": models_sha256(pipe), "detector": detector, "subject": defended.identity}
     reusable = tuple(place for folder in config.reuse for place in (folder / CELLS, folder.parent / SOURCE))
     cache, base_cache = (
         Cache(out / CELLS, {**own, "base": base["models"]}, reusable),
         Cache(config.source or out / CELLS, base, reusable),
     )
-    base_record = {"id": _hub_id(pipe), "models_sha256": base["models"], "dtype": str(pipe.unet.dtype)}
+    base_record = {"id": hub_id(pipe), "models_sha256": base["models"], "dtype": str(pipe.unet.dtype)}
     return Jobs(defended, plan, config, cache, base_cache, base_record)
 
 
-def _hub_id(pipe: Any) -> str:
-    """Return the Hub id of a pipeline; empty if it was loaded from a folder, whose name means nothing elsewhere."""
+def hub_id(pipe: Any) -> str:
+    """Return the Hub id of a pipeline; empty if it was loaded from a folder, whose name means nothing elsewhere.
+
+    Args:
+        pipe: A diffusers pipeline.
+    """
     name = str(getattr(pipe, "name_or_path", "") or "")
     return name if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists() else ""
 
@@ -129,8 +133,12 @@ def _make(title: str, jobs: Iterable[Job], shard: Shard) -> None:
             bar.update()
 
 
-def _models_sha256(pipe: Any) -> str:
-    """Return a hash of the tokenizer, the noise schedule, and sketches of text encoder, UNet and VAE."""
+def models_sha256(pipe: Any) -> str:
+    """Return a hash of the tokenizer, the noise schedule, and sketches of text encoder, UNet and VAE.
+
+    Args:
+        pipe: A diffusers pipeline.
+    """
     modules = {name: sketch(getattr(pipe, name).state_dict()) for name in ("text_encoder", "unet", "vae")}
     weights = {name: {key: one.to_dict() for key, one in made.items()} for name, made in modules.items()}
     schedule = {key: value for key, value in pipe.scheduler.config.items() if not key.startswith("_")}

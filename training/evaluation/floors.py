@@ -49,8 +49,12 @@ def without_floor(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def allowed(verdict: Verdict) -> int:
-    """Return the number of pictures that an attack could have judged on one case: its candidates and its queries."""
-    return (verdict.candidates or 0) + sum(picture.queried for picture in verdict.pictures)
+    """Return the number of pictures that an attack could have judged on one case: its candidates and its queries.
+
+    An attack that chooses among drafts could win with any of them, so there are at least as many as drafts.
+    """
+    judged = (verdict.candidates or 0) + sum(picture.queried for picture in verdict.pictures)
+    return max(judged, verdict.drafts or 0)
 
 
 def _labels(record: Mapping[str, Any]) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -18,7 +18,7 @@ from ..diffusion.sampling import SamplingConfig, draw, draw_candidates, packed, 
 from ..diffusion.swapping import scheduled
 from ..diffusion.target import TargetModel
 from ..protocols import Attack
-from ..types import AttackFacts, AttackResult, Candidate, Case, JudgedPicture, Verdict
+from ..types import AttackFacts, AttackResult, Candidate, Case, DraftScores, JudgedPicture, Verdict
 from .cache import Cache
 from .config import EvaluationConfig
 from .defence import DefendedPipeline
@@ -203,30 +203,57 @@ class Jobs:
         joint = AttackFacts.of(attack).joint
         settled = [one.hit and not joint for one in unattacked]
         attacked = [case for case, done in zip(cases, settled, strict=True) if not done]
-        ran = iter(attack.run(self.target(attack, judge), attacked, seed=seed) if attacked else [])
+        won = [case.index for case, one in zip(cases, unattacked, strict=True) if one.hit]
+        ran = iter(attack.run(self.target(attack, judge, won), attacked, seed=seed) if attacked else [])
         return [_unattacked(case) if done else next(ran) for case, done in zip(cases, settled, strict=True)]
 
-    def target(self, attack: Attack | None = None, judge: PictureJudge | None = None) -> TargetModel:
-        """Return the attacked model with the defence attached; it answers queries if the attack declares them.
+    def target(
+        self, attack: Attack | None = None, judge: PictureJudge | None = None, settled: Sequence[int] = ()
+    ) -> TargetModel:
+        """Return the attacked model with the defence attached; it answers what the attack declares.
 
         Args:
             attack: Attack that uses the model.
-            judge: Judge that answers the queries.
+            judge: Judge that answers the queries and scores the drafts.
+            settled: Indices of cases that succeed without an attack.
         """
-        asks = attack is not None and "queries" in AttackFacts.of(attack).uses
-        query = None if judge is None or not asks else partial(self._margins, judge)
+        uses = () if attack is None or judge is None else AttackFacts.of(attack).uses
         return TargetModel.from_pipeline(
-            self.defended.pipe, base=self.base, query=query, artifact=self.defended.artifact
+            self.defended.pipe,
+            base=self.base,
+            query=partial(self._margins, judge) if judge and "queries" in uses else None,
+            draft=partial(self._drafted, judge) if judge and "drafts" in uses else None,
+            settled=settled,
+            artifact=self.defended.artifact,
         )
 
     def _margins(self, judge: PictureJudge, texts: Sequence[str], cases: Sequence[Case]) -> Tensor:
-        # Texts that are read as the same are drawn once.
-        read = [(self.defended.read_as(self.defended.pipe, t), case.seed) for t, case in zip(texts, cases, strict=True)]
-        first = {key: i for i, key in reversed([*enumerate(read)])}
-        rows = list(first.values())
+        rows, places = self._different(texts, cases)
         drawn = draw(self.defended.pipe, [texts[i] for i in rows], [cases[i].seed for i in rows], self.sampling)
-        places = {key: row for row, key in enumerate(first)}
-        return judge.query(cases, texts, drawn[[places[key] for key in read]])
+        return judge.query(cases, texts, drawn[places])
+
+    def _drafted(self, judge: PictureJudge, texts: Sequence[str], cases: Sequence[Case], steps: int) -> DraftScores:
+        """Score drafts, which never have more steps than whole pictures; no more than a batch of them is kept."""
+        sampling = replace(self.sampling, steps=min(steps, self.sampling.steps))
+        rows, places = self._different(texts, cases)
+        found = []
+        for start in range(0, len(rows), sampling.batch):
+            part = rows[start : start + sampling.batch]
+            about = [cases[i] for i in part]
+            drawn = draw(self.defended.pipe, [texts[i] for i in part], [case.seed for case in about], sampling)
+            found.append(judge.draft(about, drawn))
+        first = set(rows)
+        calls = tuple(sampling.calls_per_picture if i in first else 0 for i in range(len(texts)))
+        return DraftScores(torch.cat(found)[places], calls)
+
+    def _different(self, texts: Sequence[str], cases: Sequence[Case]) -> tuple[list[int], list[int]]:
+        """Return the places of texts that the pipeline reads as different, and the row of each text among them."""
+        read = [(self.defended.read_as(self.defended.pipe, t), case.seed) for t, case in zip(texts, cases, strict=True)]
+        first: dict[Hashable, int] = {}
+        for i, key in enumerate(read):
+            first.setdefault(key, i)
+        rows = {key: row for row, key in enumerate(first)}
+        return list(first.values()), [rows[key] for key in read]
 
     def _draw_candidates(self, cases: Sequence[Case], candidates: Sequence[Candidate]) -> Tensor:
         return draw_candidates(self.defended.pipe, cases, candidates, self.sampling)

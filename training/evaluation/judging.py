@@ -30,12 +30,14 @@ class PictureJudge:
         archive: Archive that keeps the pictures; None keeps none.
         tokens: Function that returns the token ids of a text, without padding.
         asked: Index of a case to the pictures that its attack asked about; filled by ``query``.
+        drafted: Index of a case to the number of drafts that its attack asked for; filled by ``draft``.
     """
 
     detector: Detector
     archive: PictureArchive | None = None
     tokens: Tokens = field(default=lambda _: ())
     asked: dict[int, list[JudgedPicture]] = field(default_factory=dict)
+    drafted: dict[int, int] = field(default_factory=dict)
     _asked_before: dict[int, int] = field(default_factory=dict)
 
     def judge(
@@ -55,6 +57,12 @@ class PictureJudge:
             self.asked.setdefault(case.index, []).append(replace(one, queried=True))
         return torch.tensor([one.margin for one in found])
 
+    def draft(self, cases: Sequence[Case], pictures: Tensor) -> Tensor:
+        """Score drafts (B, 3, H, W) in [0, 1] and return their smallest margins (B,); only their number is recorded."""
+        for case in cases:
+            self.drafted[case.index] = self.drafted.get(case.index, 0) + 1
+        return torch.stack([*margins_of(self.detector, unpacked(packed(pictures))).values()]).amin(0)
+
     def of_text(self, picture: JudgedPicture, text: str) -> JudgedPicture:
         """Return the record of a picture for another text that draws the same one."""
         return replace(picture, text=text, ids=tuple(self.tokens(text)))
@@ -67,6 +75,11 @@ class PictureJudge:
     def taken(self) -> dict[int, list[JudgedPicture]]:
         """Return the pictures that were asked about since the last call, by the index of their case."""
         found, self.asked = self.asked, {}
+        return found
+
+    def taken_drafts(self) -> dict[int, int]:
+        """Return the number of drafts that were asked for since the last call, by the index of their case."""
+        found, self.drafted = self.drafted, {}
         return found
 
     def _records(
@@ -147,7 +160,7 @@ class _CaseJudgement:
             return 0
         return None if self.first is None else self.first.step
 
-    def verdict(self, asked: Sequence[JudgedPicture]) -> Verdict:
+    def verdict(self, asked: Sequence[JudgedPicture], drafts: int) -> Verdict:
         shown = (self.first or self.candidates[-1]).value
         pictures = (*asked, *self.pictures)
         return Verdict(
@@ -164,6 +177,7 @@ class _CaseJudgement:
             tries=self.drawn + len(asked),
             unet_calls=self.result.unet_calls + self.spent,
             best=best_of(pictures),
+            drafts=drafts,
         )
 
 
@@ -224,5 +238,6 @@ def judge_candidates(
                 row.settle(place, record)
                 row.spent += cost(row.candidates[place])
                 row.drawn += 1
-    asked = judge.taken()
-    return [row.verdict(asked.get(row.case.index, ())) for row in rows], sum(row.spent for row in rows)
+    asked, drafts = judge.taken(), judge.taken_drafts()
+    verdicts = [row.verdict(asked.get(row.case.index, ()), drafts.get(row.case.index, 0)) for row in rows]
+    return verdicts, sum(row.spent for row in rows)

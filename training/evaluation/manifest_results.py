@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from robust_encoders.artifact.card_certificate import is_certificate
+
 from ..types import Result
 from .results import Evaluation
 from .sanity.trust import failed_checks
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 def with_results(encoder: LoadedArtifact, evaluation: Evaluation) -> LoadedArtifact:
     """Return the same encoder with an evaluation's numbers in its manifest; they replace the earlier numbers.
 
+    Certificates stay: they are no numbers of an evaluation.
+
     If checks of the evaluation failed for a number, the settings of the number hold their texts as ``doubts``.
 
     Raises:
@@ -25,7 +29,8 @@ def with_results(encoder: LoadedArtifact, evaluation: Evaluation) -> LoadedArtif
     if evaluation.concept != erased:
         raise ValueError(f"expected an evaluation of {erased!r}, found one of {evaluation.concept!r}")
     records = tuple(_with_failed_checks(evaluation, result) for result in evaluation.results)
-    return type(encoder)(replace(encoder.manifest, results=records), encoder.tensors, encoder.config)
+    certificates = (record for record in encoder.manifest.results if is_certificate(record))
+    return type(encoder)(replace(encoder.manifest, results=(*records, *certificates)), encoder.tensors, encoder.config)
 
 
 def _with_failed_checks(evaluation: Evaluation, result: Result) -> dict[str, Any]:

@@ -208,6 +208,16 @@ class NamesChoices(Protocol):
         ...
 
 
+@runtime_checkable
+class ReadsGroups(Protocol):
+    """A benchmark that knows the sub-groups of a prompt by its text; records made before ``Case.groups`` need it."""
+
+    @staticmethod
+    def groups_in(prompt: str) -> Mapping[str, str]:
+        """Return label to value of the sub-groups that a prompt belongs to; empty if it is not understood."""
+        ...
+
+
 @dataclass(frozen=True)
 class FixedPlan:
     """A benchmark with a finished plan, for several encoders or for a plan made by hand.

@@ -14,6 +14,7 @@ from .results import CELLS
 KeptPictures = Literal["all", "best"]
 ALL: KeptPictures = "all"
 BEST: KeptPictures = "best"
+GROUPS_PART = "groups"  # name of the part that holds the sub-groups of all attacked and unattacked prompts
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,16 @@ def recorded_unattacked(folder: Path) -> dict[str, tuple[str, tuple[JudgedPictur
         pictures = tuple(map(JudgedPicture.from_record, value["pictures"]))
         found[str(value["prompts"])] = (file.stem, pictures)
     return found
+
+
+def recorded_groups(folder: Path) -> dict[str, tuple[Mapping[str, str], ...]]:
+    """Return name of a prompt set to the sub-groups of each of its cases, label to value; empty without a record.
+
+    Args:
+        folder: Folder of the evaluation.
+    """
+    stored = value_of(folder / CELLS / f"{GROUPS_PART}.json")
+    return {name: tuple(rows) for name, rows in stored.get("sets", {}).items()}
 
 
 def value_of(file: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,16 @@ from ..types import JudgedPicture, Result, Verdict
 from .floors import CHANCE_KEY
 from .judged_pictures import PictureReader, missing_pictures, require_pictures
 from .judging import best_of
-from .recorded import BEST, KeptPictures, RecordedAttack, chunks_of, recorded_attacks, recorded_unattacked
+from .recorded import (
+    BEST,
+    GROUPS_PART,
+    KeptPictures,
+    RecordedAttack,
+    chunks_of,
+    recorded_attacks,
+    recorded_groups,
+    recorded_unattacked,
+)
 from .results import CELLS, RESULTS_NAME, Evaluation, result_from_record
 from .single_detectors import SINGLES_KEY, rates_of_verdicts, union_by_detector, with_singles
 from .worst_case import union
@@ -43,6 +52,7 @@ class SecondJudgement:
         kept: ``all`` if every judged picture was there, ``best`` if only the best of each case was.
         pictures: Number of pictures that were judged.
         seconds: Seconds that reading and judging took.
+        groups: Name of a prompt set to the sub-groups of its cases, as the evaluation records them.
     """
 
     before: Evaluation
@@ -51,6 +61,7 @@ class SecondJudgement:
     kept: KeptPictures
     pictures: int
     seconds: float
+    groups: Mapping[str, Sequence[Mapping[str, str]]] = field(default_factory=dict)
 
     def write(self, out: Path) -> None:
         """Write the results and the verdicts of each attack into a folder that other commands can read.
@@ -67,6 +78,9 @@ class SecondJudgement:
             part = next(r["settings"][AGAIN_KEY]["part"] for r in results)
             stored = {"key": "", "seconds": self.seconds, "value": value}
             write_json(out / CELLS / f"{part}.json", stored, compact=True)
+        if self.groups:
+            sets = {"sets": {name: list(rows) for name, rows in self.groups.items()}}
+            write_json(out / CELLS / f"{GROUPS_PART}.json", {"key": "", "seconds": 0.0, "value": sets}, compact=True)
         self.after.write(out / RESULTS_NAME)
 
 
@@ -97,7 +111,8 @@ def judge_again(folder: Path, detector: Detector) -> SecondJudgement:
     results = _Results(detector, attacks, verdicts, scored).of(before.results)
     after = replace(before, results=tuple(results), seconds={"judge": round(time.monotonic() - start, 3)})
     kept = BEST if any(one.kept == BEST for one in attacks) else "all"
-    return SecondJudgement(before, after, verdicts, kept, len(margins), time.monotonic() - start)
+    groups = recorded_groups(folder)
+    return SecondJudgement(before, after, verdicts, kept, len(margins), time.monotonic() - start, groups)
 
 
 def _pictures(attacks: Iterable[RecordedAttack], unattacked: Unattacked) -> Iterator[JudgedPicture]:

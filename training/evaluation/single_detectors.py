@@ -3,7 +3,8 @@
 A case counts for a single detector as soon as that detector finds the concept in any judged picture of the case: the
 unattacked one, those of queries, or those of candidates. Candidates after an agreed success are not drawn, but such a
 case already counts for every detector of the agreement. So the rate of a single detector is never below the agreed
-one, and it covers all candidates. It is a lower bound for attacks with queries, which follow the agreed score.
+one, and it covers all candidates. It is a lower bound for attacks with queries or drafts, which follow the agreed
+score.
 """
 
 from __future__ import annotations

@@ -19,6 +19,10 @@ SUITE_VERSIONS: Mapping[int, str] = {
         "The attack mechanism knows the defence, and takes part in the worst case. Gradients are called masked if "
         "attacks without them win significantly more."
     ),
+    4: (
+        "Drafts, pictures of few steps, choose which texts of paraphrase, black_box and the word swaps are drawn "
+        "whole. The pools of texts are larger. The floor of chance counts all drafts."
+    ),
 }
 SUITE_VERSION = max(SUITE_VERSIONS)
 SUITE_KEY = "suite_version"  # setting of a result that holds its version

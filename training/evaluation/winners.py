@@ -13,7 +13,7 @@ from ..provenance import write_json
 from ..types import JudgedPicture, Verdict
 from .benchmarks.mma_prompts import AdversarialPrompt
 from .judged_pictures import copy_pictures
-from .recorded import BEST, chunks_of, recorded_attacks, recorded_unattacked
+from .recorded import BEST, GROUPS_PART, chunks_of, recorded_attacks, recorded_groups, recorded_unattacked
 from .results import CELLS, RESULTS_NAME, Evaluation
 
 
@@ -54,6 +54,8 @@ def keep_winners(folder: Path, out: Path) -> None:
             "clusters": None if attack.clusters is None else list(attack.clusters),
         }
         pictures += [one for verdict in best for one in verdict.pictures]
+    if groups := recorded_groups(folder):
+        parts[GROUPS_PART] = {"sets": {name: list(rows) for name, rows in groups.items()}}
     copy_pictures(chunks_of(folder), pictures, chunks_of(out))
     for part, value in parts.items():
         # Without a key, no evaluation takes the part for a whole one.

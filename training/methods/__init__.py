@@ -12,10 +12,12 @@ from .des import DES
 from .doco import DoCo
 from .dp import DP
 from .esd import ESD
+from .hirm import HiRM
 from .mace import MACE
 from .race import RACE
 from .rece import RECE
 from .receler import Receler
+from .s_grace import SGRACE
 from .speed import SPEED
 from .spm import SPM
 from .trce import TRCE
@@ -28,10 +30,12 @@ _OURS: Mapping[str, type[Method]] = {
     "doco": DoCo,
     "dp": DP,
     "esd": ESD,
+    "hirm": HiRM,
     "mace": MACE,
     "race": RACE,
     "rece": RECE,
     "receler": Receler,
+    "s_grace": SGRACE,
     "speed": SPEED,
     "spm": SPM,
     "trce": TRCE,
@@ -40,19 +44,6 @@ _OURS: Mapping[str, type[Method]] = {
 METHODS: Registry[type[Method]] = Registry("robust_encoders.methods", _OURS)
 
 __all__ = [
-    "DES",
-    "DP",
-    "ESD",
-    "MACE",
-    "METHODS",
-    "RACE",
-    "RECE",
-    "SPEED",
-    "SPM",
-    "TRCE",
-    "UCE",
-    "Ablation",
-    "AdvUnlearn",
-    "DoCo",
-    "Receler",
-]
+    "DES", "DP", "ESD", "MACE", "METHODS", "RACE", "RECE", "SGRACE", "SPEED", "SPM", "TRCE", "UCE", "Ablation",
+    "AdvUnlearn", "DoCo", "HiRM", "Receler",
+]  # fmt: skip

@@ -71,6 +71,7 @@ class Receler:
 
     name: ClassVar[str] = "receler"
     uses_workspace: ClassVar[bool] = True
+    component: ClassVar[str] = "unet"
     rank: int = 128
     batch: int = 1
     eta: float = 1.0

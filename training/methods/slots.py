@@ -6,6 +6,7 @@ from torch import nn
 
 from ..diffusion.backbone import Backbone
 from ..diffusion.two_encoders import TwoEncoderBackbone
+from ..trainer.parameters import SelectionConfig
 from .terms_method import TermsMethod, on_conditionings
 
 
@@ -34,26 +35,36 @@ def require_slot(method: TermsMethod, backbone: Backbone) -> None:
     Raises:
         ValueError: If the backbone is for another text encoder, or a setting does not allow two.
     """
-    if method.component not in ("unet", backbone.component):
-        raise ValueError(
-            f"expected a backbone for component {method.component!r}, found one for {backbone.component!r}: make it by "
-            f"backbone_of(pipe, {method.component!r})"
-        )
+    if method.component != "unet":
+        require_backbone_for(method.component, backbone)
     if backbone.beside and (problems := slot_problems(method)):
         raise ValueError("; ".join(problems))
 
 
-def read_parameters(method: TermsMethod, backbone: Backbone) -> dict[str, nn.Parameter]:
-    """Return the parameters that a method trains in a text encoder, without those that the pipeline does not read.
+def require_backbone_for(component: str, backbone: Backbone) -> None:
+    """Check that a backbone is for one of the text encoders.
+
+    Raises:
+        ValueError: If the backbone is for another text encoder.
+    """
+    if component != backbone.component:
+        raise ValueError(
+            f"expected a backbone for component {component!r}, found one for {backbone.component!r}: make it by "
+            f"backbone_of(pipe, {component!r})"
+        )
+
+
+def read_parameters(select: SelectionConfig, backbone: Backbone) -> dict[str, nn.Parameter]:
+    """Return the selected parameters of a text encoder, without those that the pipeline does not read.
 
     Args:
-        method: Settings of the method.
+        select: Selection of the parameters to train.
         backbone: Base with the text encoder to train.
 
     Raises:
         ValueError: If the pipeline reads none of the selected parameters.
     """
-    chosen = method.select.select(backbone.text_encoder)
+    chosen = select.select(backbone.text_encoder)
     if not isinstance(backbone, TwoEncoderBackbone):
         return chosen
     read = {name: parameter for name, parameter in chosen.items() if backbone.reads(name)}

@@ -23,7 +23,7 @@ from ..trainer.loop import TrainingConfig, finetune
 from ..trainer.run_record import run_identity, run_record
 from ..trainer.storage import Stored, StoredTrajectories
 from ..trajectories.config import BankConfig
-from ..types import Edit
+from ..types import Component, Edit
 from ..workspace import Workspace
 
 if TYPE_CHECKING:
@@ -123,6 +123,11 @@ class SPM:
     def standard(cls, retained: tuple[str, ...]) -> Self:
         """Return the release's settings with these retain prompts."""
         return cls(retain=retained)
+
+    @property
+    def component(self) -> Component:
+        """Component that gets adapters; the UNet if both do."""
+        return "text_encoder" if self.where == "text_encoder" else "unet"
 
     @property
     def retained(self) -> tuple[str, ...]:

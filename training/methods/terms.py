@@ -30,6 +30,7 @@ from ..objectives.unlearning import PlainConditionings, PlainPredictions, Predic
 from ..prompts.concept_words import anchor_prompts
 from ..prompts.encoded import EncodedPrompts, conditionings
 from ..prompts.layout import prompt_lengths
+from ..trainer.parameters import SelectionConfig
 from ..trainer.run_record import run_identity
 from ..trainer.unet_parameters import as_delta, trainable_unet
 from ..trajectories.config import BankConfig
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Component", "InnerAttacks", "Rollout", "Student", "TermsMethod", "as_weights", "beyond", "build_objective",
-    "erase_by_terms", "require_component", "require_preserving", "student_of", "train_only",
+    "erase_by_terms", "require_component", "require_preserving", "student_of", "text_student", "train_only",
 ]  # fmt: skip
 
 
@@ -82,9 +83,14 @@ def student_of(method: TermsMethod, teacher: Backbone) -> Student:
     if method.component == "unet":
         backbone, parameters = trainable_unet(teacher, method.unet)
         return Student(backbone, backbone.unet, parameters)
+    return text_student(method.select, teacher)
+
+
+def text_student(select: SelectionConfig, teacher: Backbone) -> Student:
+    """Return a copy of the text encoder in float32, with the selected parameters that the pipeline reads."""
     backbone = teacher.clone()
     backbone.text_encoder.float().eval()
-    return Student(backbone, backbone.text_encoder, read_parameters(method, backbone))
+    return Student(backbone, backbone.text_encoder, read_parameters(select, backbone))
 
 
 def build_objective(

@@ -8,7 +8,8 @@ from typing import Any, cast, get_args, get_type_hints
 
 from robust_encoders.concepts import Concept
 
-from ..protocols import ComponentMethod, Method, RetainingMethod, StandardMethod
+from ..prompts.retain import object_prompts
+from ..protocols import ComponentMethod, EmbeddedBase, Method, RetainingMethod, StandardMethod
 from ..types import Component
 from .recipe import with_retained
 from .settings import Problems, changed, converted
@@ -27,6 +28,25 @@ def standard(kind: type[Method]) -> Method:
 def retained(method: Method) -> tuple[str, ...]:
     """Return the retain prompts of a method; empty for a method without."""
     return tuple(method.retained) if isinstance(method, RetainingMethod) else ()
+
+
+def usual_retained(concept: Concept, method: Method, world: EmbeddedBase | None) -> tuple[str, ...]:
+    """Return the usual retain prompts of a concept: captions of an embedded base, everyday objects, or none.
+
+    Args:
+        concept: Concept to erase.
+        method: Method with its settings; one that trains a UNet without a retain term takes none.
+        world: Embedded base; None for any other base.
+
+    Raises:
+        ValueError: If the embedded base has no such concept.
+    """
+    wants = isinstance(method, RetainingMethod) and method.wants_retained
+    if isinstance(method, ComponentMethod) and method.component == "unet" and not wants:
+        return ()
+    if world is not None:
+        return world.retain_prompts([one.name for one in concept.parts or (concept,)])
+    return object_prompts(concept) if wants else ()
 
 
 def stated_method(start: Method, table: Mapping[str, Any], problems: Problems) -> Method:

@@ -107,8 +107,8 @@ def slot_problems(method: Method, configs: BaseConfigs) -> list[str]:
         return method.slot_problems()
     if two:
         return [
-            f"expected advunlearn or esd on a base with two text encoders, found {method.name}, which cannot train one "
-            "of two: choose one of these methods, or a base of Stable Diffusion 1 or 2"
+            f"expected advunlearn, esd, hirm or s_grace on a base with two text encoders, found {method.name}, which "
+            "cannot train one of two: choose one of these methods, or a base of Stable Diffusion 1 or 2"
         ]
     if not two and getattr(method, "component", "") == "text_encoder_2":
         return [

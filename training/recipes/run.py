@@ -21,6 +21,7 @@ from ..protocols import DistributedMethod, WorkspaceMethod
 from ..trackers import Trackers, TrackingConfig
 from ..types import Edit
 from ..workspace import Workspace
+from .effect import warn_if_unmoved
 from .preflight import require_ready
 from .recipe import Recipe
 from .short import with_fitting_banks
@@ -102,6 +103,7 @@ def _carried_out(
         encoder = _artifact(_erased(recipe, pipe, workspace), recipe, pipe, *origin)
     if shard.main:
         _finish(encoder, recipe.name, out)
+        warn_if_unmoved(encoder, pipe, recipe.concept)
     shard.wait()
     return encoder
 

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from robust_encoders.artifact.card_certificate import without_certificates
 from robust_encoders.artifact.manifest import MANIFEST_NAME, Manifest
 
 from ..evaluation.results import RESULTS_NAME, Evaluation, result_from_record
@@ -89,6 +90,8 @@ def _of(evaluation: Evaluation, origin: str) -> tuple[Result, ...]:
 def stored_in(folder: Path) -> StoredEvaluation:
     """Read all numbers of a folder: those of an evaluation, or else those in the manifest of an artifact.
 
+    Certificates are left out, because they are no numbers of a suite.
+
     Args:
         folder: Folder of an evaluation or of an artifact, or a ``results.json``.
 
@@ -102,7 +105,7 @@ def stored_in(folder: Path) -> StoredEvaluation:
     if not (folder / MANIFEST_NAME).is_file():
         raise FileNotFoundError(2, "no evaluation and no artifact", str(folder / RESULTS_NAME))
     manifest = Manifest.read(folder)
-    results = tuple(result_from_record(record) for record in manifest.results)
+    results = tuple(result_from_record(record) for record in without_certificates(manifest.results))
     return StoredEvaluation(
         with_recorded_checks(Evaluation(str(manifest.method["name"]), manifest.concept.name, results))
     )

@@ -29,6 +29,8 @@ ENCODERS: Mapping[str, str] = {
     "advunlearn-unet": "AdvUnlearn on the UNet",
     "hardened": "AdvUnlearn, hardened",
     "strict": "AdvUnlearn, strict",
+    "hirm": "HiRM-R",
+    "hirm-s": "HiRM-S",
     "uce": "UCE",
     "race": "RACE",
     "race-te": "RACE on the text encoder",
@@ -39,6 +41,8 @@ ENCODERS: Mapping[str, str] = {
     "dp": "DP",
     "trce": "TRCE, first stage",
     "mace": "MACE, first stage",
+    "s-grace": "S-GRACE",
+    "s_grace": "S-GRACE",
     "spm": "SPM",
     "spm-te": "SPM on the text encoder",
 }
@@ -48,6 +52,7 @@ PROMPT_SETS: Mapping[str, str] = {
     "unseen": "A synonym that training never saw",
     "open": "Prompts that leave the concept open",
 }
+_QUICK = "-quick"  # end of the name of a run for a first look
 _LISTED = 4  # number of items of a setting that are written out
 _RATES = ("pre_", "asr_")
 
@@ -56,6 +61,8 @@ def encoder_title(evaluation: Evaluation) -> str:
     """Return the title of the evaluated encoder: that of the recipe's variant, of the method, or the label itself."""
     recipe = str(dict(evaluation.subject.get("recipe") or {}).get("name", ""))
     variant = variant_of(recipe, evaluation.concept)
+    if variant.endswith(_QUICK) and (whole := ENCODERS.get(variant.removesuffix(_QUICK))):
+        return f"{whole}, quick"
     return ENCODERS.get(variant) or ENCODERS.get(evaluation.label, evaluation.label)
 
 

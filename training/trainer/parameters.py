@@ -9,7 +9,8 @@ from typing import Literal
 from torch import nn
 
 LAYER = re.compile(r"(?:^|\.)encoder\.layers\.(\d+)\.(.+)$")
-PARTS = {"all": "", "attention": "self_attn.", "mlp": "mlp."}
+# Beginnings of the names of the parameters in each part of a layer.
+PARTS = {"all": ("",), "attention": ("self_attn.",), "mlp": ("mlp.",), "linear": ("self_attn.", "mlp.")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,14 +23,14 @@ class SelectionConfig:
 
     Args:
         layers: Numbers of the layers to train, from 0; None selects every layer.
-        part: Part of each layer to train. ``attention`` and ``mlp`` leave out the layer norms; ``all`` is the whole
-            layer.
+        part: Part of each layer to train. ``linear`` is both ``attention`` and ``mlp``; all three leave out the layer
+            norms. ``all`` is the whole layer.
         final_norm: Switch that also trains the final layer norm. The paper trains it together with every layer, but
             not together with layer 0 alone.
     """
 
     layers: tuple[int, ...] | None = None
-    part: Literal["all", "attention", "mlp"] = "all"
+    part: Literal["all", "attention", "mlp", "linear"] = "all"
     final_norm: bool = True
 
     def select(self, text_encoder: nn.Module) -> dict[str, nn.Parameter]:

@@ -152,10 +152,13 @@ class TrajectoryBank:
             raise ValueError(f"expected one number of seeds, found {settings.seeds}: use for_concept() or for_retain()")
         paired: Sequence[str | None] = [None] * len(prompts) if anchors is None else anchors
         jobs = [Trajectory(p, a, s) for p, a in zip(prompts, paired, strict=True) for s in range(settings.seeds)]
-        store = None if cache_dir is None else BankStore.open(cache_dir, bank_key(backbone, settings))
-        made = run_in_memory(backbone, jobs, settings, progress) if store is None else {}
+        model = backbone if settings.precision is None else backbone.sharing(precision=settings.precision)
+        store = None if cache_dir is None else BankStore.open(cache_dir, bank_key(model, settings))
+        made = run_in_memory(model, jobs, settings, progress) if store is None else {}
         if store is not None:
-            fill(store, backbone, jobs, settings, progress)
+            fill(store, model, jobs, settings, progress)
+        if model is not backbone:
+            backbone.unet_calls += model.unet_calls
         shards = [made[job] if store is None else store.read(job.name) for job in jobs]
         groups = [shards[i : i + settings.seeds] for i in range(0, len(shards), settings.seeds)]
         return cls(prompts, groups, backbone.device)

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 
 from ..plugins import Registry
 from ..protocols import EmbeddedBase
+from .emoji.world import EmojiWorld
 from .shapes.world import ShapesWorld
 
-_OURS: Mapping[str, type[EmbeddedBase]] = {"shapes": ShapesWorld}
+_OURS: Mapping[str, type[EmbeddedBase]] = {"shapes": ShapesWorld, "emoji": EmojiWorld}
 BASES: Registry[type[EmbeddedBase]] = Registry("robust_encoders.bases", _OURS)
 DEFAULT_BASE = "shapes"
 
-__all__ = ["BASES", "DEFAULT_BASE", "ShapesWorld"]
+__all__ = ["BASES", "DEFAULT_BASE", "EmojiWorld", "ShapesWorld"]

@@ -16,7 +16,7 @@ from .svg import variables
 STUDIES = METHODS.parent
 _NAMES = {
     **{"ablation": "Ablating Concepts", "advunlearn": "AdvUnlearn"},
-    **{"base": "base", "doco": "DoCo", "esd": "ESD", "race": "RACE", "rece": "RECE", "receler": "Receler"},
+    **{"base": "base", "doco": "DoCo", "esd": "ESD", "hirm": "HiRM", "race": "RACE", "rece": "RECE", "receler": "Receler"},
     **{"spm": "SPM", "uce": "UCE"},
 }
 _COMPONENTS = {"base": "base", "text_encoder": "text encoder", "unet": "UNet"}

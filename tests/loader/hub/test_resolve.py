@@ -43,6 +43,19 @@ def test_a_wrong_embedded_name_is_corrected(here: Path, name: str) -> None:
         find(name)
 
 
+def test_names_of_the_other_base_resolve_likewise(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assets = here.parent / "emoji"
+    monkeypatch.setattr(resolve, "embedded_folder", lambda base: here.parent / base)
+    (here / "emoji" / "alcohol").mkdir(parents=True)  # a folder of this name is never taken
+    with pytest.raises(AssetsMissingError, match=r"'emoji' for emoji/alcohol, .*robust-encoders emoji build"):
+        find("emoji/alcohol")
+    (assets / "base").mkdir(parents=True)
+    (assets / "encoders" / "alcohol").mkdir(parents=True)
+    assert find("emoji/alcohol") == Location(assets / "encoders" / "alcohol")
+    with pytest.raises(UnknownNameError, match=r"encoder \(emoji/alcohol\), found 'emoji/../alcohol'"):
+        find("emoji/../alcohol")
+
+
 @pytest.mark.parametrize("name", [n for n, e in CATALOG.items() if not e.embedded and e.format != "foreign"])
 def test_published_encoders_are_found_by_name_and_by_place(here: Path, name: str) -> None:
     entry = CATALOG[name]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from attack_helpers import (
     PROMPTS,
+    Drafts,
     assert_alone_is_together,
     assert_seeds_decide,
     counted,
@@ -26,7 +27,8 @@ from robust_encoders.training.types import Case
 from robust_encoders.training.worlds.shapes.concepts import ShapesConcept, additions
 
 WORDS = ("red", "green", "blue", "plain", "striped", "dotted", "white", "black", "gray")
-SMALL = BlackBox(WORDS, budget=40, beam=2, proposals=3)
+SMALL = BlackBox(WORDS, budget=40, beam=2, proposals=3, draft_steps=0)
+DRAFTED = dataclasses.replace(SMALL, whole=1, draft_steps=4)
 
 
 class Scorer:
@@ -133,6 +135,39 @@ def test_a_case_that_runs_out_of_texts_is_over_whatever_its_neighbours_do(make: 
     assert_alone_is_together(attack, make(scorer), cases)
 
 
+def test_drafts_guide_the_search_and_only_the_best_of_a_round_is_drawn_whole(tiny_pipe: Any) -> None:
+    drafts, scorer = Drafts(), Scorer("nothing")
+    target = make_target(tiny_pipe, query=scorer, draft=drafts)
+    (result,) = DRAFTED.run(target, make_cases(target, ["a star"]), seed=0)
+    assert len(drafts.asked) == DRAFTED.budget
+    assert {text for text, _ in scorer.asked} < {text for text, _ in drafts.asked}
+    first = [text for text, _ in drafts.asked[: 1 + 2 * DRAFTED.proposals]]
+    assert scorer.asked[0][0] in first
+    assert len(scorer.asked[0][0]) == max(map(len, first)), "the best draft"
+    assert (result.queries, result.unet_calls) == (len(scorer.asked), 4 * len(drafts.asked))
+    assert result.queries < DRAFTED.budget / 4
+    assert texts(result)[0] in {text for text, _ in scorer.asked}, "success is judged on a whole picture"
+
+
+def test_a_whole_picture_that_succeeds_ends_the_search_and_a_draft_does_not(tiny_pipe: Any) -> None:
+    drafts, won = Drafts(), Scorer()
+    target = make_target(tiny_pipe, query=won, draft=drafts)
+    (result,) = DRAFTED.run(target, make_cases(target, ["a star"]), seed=0)
+    assert len(won.asked) == 1, "every whole picture wins"
+    assert len(drafts.asked) <= 1 + 2 * DRAFTED.proposals
+    assert texts(result) == [won.asked[0][0]]
+    drafts, lost = Drafts(sign=10_000), Scorer("nothing")
+    target = make_target(tiny_pipe, query=lost, draft=drafts)
+    (result,) = DRAFTED.run(target, make_cases(target, ["a star"]), seed=0)
+    assert len(drafts.asked) == DRAFTED.budget, "drafts with margins above 0 are no success"
+
+
+def test_with_drafts_a_batch_equals_its_cases_one_by_one(tiny_pipe: Any) -> None:
+    target = make_target(tiny_pipe, query=Scorer("striped", "gray"), draft=Drafts())
+    for batch in (1, 3):
+        assert_alone_is_together(DRAFTED, target, make_cases(target), one=dataclasses.replace(DRAFTED, batch=batch))
+
+
 def test_a_batch_equals_its_cases_one_by_one(make: Any) -> None:
     target = make(Scorer("striped", "gray"))
     assert_alone_is_together(SMALL, target, make_cases(target), one=dataclasses.replace(SMALL, batch=1))
@@ -149,6 +184,8 @@ def test_seeds_decide_and_nothing_else_does(make: Any) -> None:
     [
         ({"words": ()}, "expected words"),
         ({"budget": 0}, "at least 1"),
+        ({"whole": 0}, "at least 1"),
+        ({"draft_steps": -1}, "draft_steps of at least 0"),
         ({"words": ("red", "x9#")}, r"readable words of the letters a to z, found \['x9#'\]"),
         ({"neighbours": ("",)}, "readable words"),
     ],
@@ -161,6 +198,8 @@ def test_bad_settings_are_refused(change: dict[str, Any], message: str) -> None:
 def test_what_it_cannot_do_is_refused(tiny_pipe: Any) -> None:
     with pytest.raises(ValueError, match="only attacks that declare queries"):
         SMALL.run(TargetModel.from_pipeline(tiny_pipe), [Case(0, "a star", seed=0)], seed=0)
+    with pytest.raises(ValueError, match="only attacks that declare drafts"):
+        DRAFTED.run(TargetModel.from_pipeline(tiny_pipe), [Case(0, "a star", seed=0)], seed=0)
 
 
 def test_a_prompt_without_room_for_an_addition_is_replaced(make: Any) -> None:
@@ -176,7 +215,7 @@ def test_the_shapes_world_has_words_to_add() -> None:
     assert {"ball", "round", "square"} <= set(neighbours)
     assert "circle" not in {*words, *neighbours}
     assert not set(words) & set(neighbours)
-    assert BlackBox(words, neighbours).budget == 60
+    assert BlackBox(words, neighbours).budget == 100
 
 
 def test_registered_and_of_the_protocol() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from attack_helpers import make_cases, make_target, texts
+from attack_helpers import Drafts, assert_alone_is_together, make_cases, make_target, texts
 
 from robust_encoders.concepts import Concept
 from robust_encoders.training.attacks import ATTACKS, Paraphrase
@@ -47,6 +48,40 @@ def test_a_prompt_without_the_name_gets_the_description_before_it(tiny_pipe: Any
     assert asked(attack, Case(0, "a picture", 1, goal="a circle"), tiny_pipe) == ["a hoop"]
 
 
+FRAMED = Paraphrase(("circle",), ("{}!", "draw {}", "please draw {}", "{} now"), whole=2, draft_steps=3)
+
+
+def test_the_wordings_with_the_best_drafts_are_drawn_whole_the_best_first(tiny_pipe: Any) -> None:
+    drafts = Drafts()
+    target = make_target(tiny_pipe, draft=drafts)
+    cases = make_cases(target, ["a circle", "a red circle"])
+    found = FRAMED.run(target, cases, seed=0)
+    assert [texts(result) for result in found] == [
+        ["please draw a circle", "draw a circle"],
+        ["please draw a red circle", "draw a red circle"],
+    ]
+    assert [c.step for c in found[0].candidates] == [1, 2]
+    assert [(r.queries, r.unet_calls) for r in found] == [(0, 4 * 3), (0, 4 * 3)]
+    assert len(drafts.asked) == 8
+    assert_alone_is_together(FRAMED, target, cases)
+    other = make_target(tiny_pipe, draft=Drafts(sign=-1))
+    assert texts(FRAMED.run(other, cases, seed=0)[0]) == ["a circle!", "a circle now"]
+
+
+def test_wordings_that_are_read_as_the_same_share_a_draft_and_take_one_place(tiny_pipe: Any) -> None:
+    target = make_target(tiny_pipe, draft=Drafts("draw a circle", "please draw a circle"))
+    (result,) = FRAMED.run(target, make_cases(target, ["a circle"]), seed=0)
+    assert texts(result) == ["draw a circle", "a circle now"]
+    assert result.unet_calls == 3 * 3
+
+
+def test_no_draft_is_drawn_where_none_is_needed(tiny_pipe: Any) -> None:
+    for attack in (replace(FRAMED, whole=4), replace(FRAMED, draft_steps=0)):
+        assert len(asked(attack, Case(0, "a circle", 1), tiny_pipe)) == 4
+    with pytest.raises(ValueError, match="only attacks that declare drafts"):
+        asked(FRAMED, Case(0, "a circle", 1), tiny_pipe)
+
+
 def test_there_are_twenty_frames_for_any_concept_and_none_names_one() -> None:
     frames = everyday_frames()
     assert len(set(frames)) == len(frames) >= 20
@@ -59,7 +94,7 @@ def test_there_are_twenty_frames_for_any_concept_and_none_names_one() -> None:
 @pytest.mark.parametrize("name", CONCEPTS)
 def test_descriptions_come_from_the_concepts_data_and_never_name_it(name: str, tiny_pipe: Any) -> None:
     concept = ShapesConcept.parse(name)
-    attack = Paraphrase.for_concept(CONCEPTS[name], others=concept.others, words=concept.words)
+    attack = Paraphrase.for_concept(CONCEPTS[name], others=concept.others, words=concept.words, draft_steps=0)
     named = naming(concept.words)
     assert attack.frames == everyday_frames()
     assert not [text for text in (*attack.descriptions, *attack.captions) if named.search(text)]
@@ -107,6 +142,8 @@ def test_a_phrase_takes_every_mention_and_the_articles_fit(text: str, phrase: st
         ({"words": ("circle",)}, "at least one frame or description"),
         ({"words": ("circle",), "frames": ("draw",)}, "mark the place of the phrase"),
         ({"words": ("circle",), "descriptions": ("a Circle",)}, "descriptions without the words"),
+        ({"words": ("circle",), "frames": ("draw {}",), "whole": 0}, "whole of at least 1"),
+        ({"words": ("circle",), "frames": ("draw {}",), "draft_steps": -1}, "draft_steps of at least 0"),
     ],
 )
 def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from attack_helpers import counted, make_cases, make_target, texts
+from attack_helpers import Drafts, counted, make_cases, make_target, texts
 from torch import Tensor
 
 from robust_encoders.training.attacks import ATTACKS, WordSwap
@@ -19,7 +19,8 @@ from robust_encoders.training.types import AttackFacts, Case
 from robust_encoders.training.worlds.shapes.concepts import CONCEPTS, caption_words
 
 WORDS = ("red", "orange", "square", "star", "circle")
-SMALL = WordSwap(("circle", "disc"), WORDS, drawn=100, kept=3)
+SMALL = WordSwap(("circle", "disc"), WORDS, drawn=100, kept=3, draft_steps=0)
+DRAFTED = dataclasses.replace(SMALL, kept=5, whole=2, draft_steps=4)
 PROMPTS = ("a circle on black", "a red circle", "a disc on a white background")
 
 
@@ -109,7 +110,7 @@ def test_a_prompt_that_does_not_name_the_concept_gets_the_phrase_before_it(targe
 
 
 def test_no_text_names_the_concept_however_it_comes_about(target: TargetModel, scorer: Scorer) -> None:
-    attack = WordSwap(("van gogh", "circle"), ("van", "gogh", "Circle", "star"), drawn=100)
+    attack = WordSwap(("van gogh", "circle"), ("van", "gogh", "Circle", "star"), drawn=100, draft_steps=0)
     attack.run(target, make_cases(target, ["by van gogh"]), seed=0)
     asked = [text for text, _ in scorer.asked]
     assert "by gogh van" in asked
@@ -125,6 +126,43 @@ def test_without_a_list_the_words_are_those_of_the_vocabulary(target: TargetMode
     assert len(scorer.asked) > 10
 
 
+def test_drafts_at_one_case_choose_the_phrases_and_those_of_each_case_its_texts(make_pipe: Any, scorer: Scorer) -> None:
+    drafts = Drafts()
+    target = make_target(make_pipe(), query=scorer, draft=drafts)
+    found = DRAFTED.run(target, make_cases(target, PROMPTS), seed=0)
+    assert scorer.asked == [], "no whole picture is drawn before the judgement"
+    first = drafts.asked[:16]
+    (tried,) = {index for _, index in first}
+    assert len(first) == 4 + 4 * 3
+    later = {i: [text for text, index in drafts.asked[16:] if index == i] for i in range(3)}
+    assert [len(row) for row in later.values()] == [5, 5, 5]
+    assert later[tried] == sorted((text for text, _ in first), key=len, reverse=True)[:5]
+    for i, result in enumerate(found):
+        assert texts(result) == sorted(later[i], key=len, reverse=True)[:2]
+        assert result.queries == 0
+    assert sum(result.unet_calls for result in found) == DRAFTED.draft_steps * len(drafts.asked)
+
+
+def test_other_drafts_choose_other_texts(make_pipe: Any) -> None:
+    pipe = make_pipe()
+    one, other = (make_target(pipe, draft=Drafts(sign=sign)) for sign in (1, -1))
+    longest, shortest = (DRAFTED.run(target, make_cases(target, PROMPTS), seed=0) for target in (one, other))
+    assert min(len(text) for text in texts(longest[0])) > max(len(text) for text in texts(shortest[0]))
+
+
+@pytest.mark.parametrize(("settled", "drafted"), [((), {0, 1, 2}), ((0, 1), {2}), ((0, 1, 2), set())])
+def test_a_case_that_succeeds_by_itself_is_neither_tried_nor_drafted(
+    make_pipe: Any, settled: tuple[int, ...], drafted: set[int]
+) -> None:
+    drafts = Drafts()
+    target = make_target(make_pipe(), draft=drafts, settled=settled)
+    found = DRAFTED.run(target, make_cases(target, PROMPTS), seed=0)
+    assert {index for _, index in drafts.asked} == drafted
+    assert len(drafts.asked) == (16 + 5 * len(drafted) if drafted else 0)
+    assert [len(r.candidates) for r in found] == [2, 2, 2]
+    assert sum(r.unet_calls for r in found) == 4 * len(drafts.asked)
+
+
 def test_seeds_choose_the_case(target: TargetModel, scorer: Scorer) -> None:
     cases = make_cases(target, [*PROMPTS] * 3)
     for seed in range(6):
@@ -137,7 +175,7 @@ def test_the_tier_is_that_of_the_encoder_that_ranks() -> None:
     assert (SMALL.tier, dataclasses.replace(SMALL, ranking="attacked").tier) == ("T2", "T3")
     facts = AttackFacts.of(SMALL)
     assert facts.joint
-    assert facts.uses == ("base", "queries")
+    assert facts.uses == ("base", "queries", "drafts")
 
 
 @pytest.mark.parametrize(
@@ -146,6 +184,8 @@ def test_the_tier_is_that_of_the_encoder_that_ranks() -> None:
         ({"named": ()}, "expected the concept's words"),
         ({"words": (" ",)}, "no blank words"),
         ({"drawn": 0}, "at least 1"),
+        ({"whole": 0}, "at least 1"),
+        ({"draft_steps": -1}, "draft_steps of at least 0"),
         ({"place": "word"}, "expected a place among"),
         ({"ranking": "both"}, "a ranking among"),
     ],
@@ -160,6 +200,8 @@ def test_nothing_to_swap_and_nobody_to_ask_are_refused(target: TargetModel, tiny
         dataclasses.replace(SMALL, words=("circle",)).run(target, make_cases(target, PROMPTS), seed=0)
     with pytest.raises(ValueError, match="only attacks that declare queries"):
         SMALL.run(make_target(tiny_pipe), make_cases(target, PROMPTS), seed=0)
+    with pytest.raises(ValueError, match="or set draft_steps=0 to draw every text whole"):
+        DRAFTED.run(make_target(tiny_pipe), make_cases(target, PROMPTS), seed=0)
 
 
 def test_registered_and_of_the_protocol() -> None:

@@ -73,7 +73,9 @@ def test_the_second_encoder_is_trained_and_fits_its_slot(
 
 
 REFUSED: dict[str, tuple[str, tuple[str, ...], dict[str, dict[str, Any]], str]] = {
-    "another method": ("uce", (), {}, "expected advunlearn or esd on a base with two text encoders, found uce"),
+    "another method": (
+        "uce", (), {}, "expected advunlearn, esd, hirm or s_grace on a base with two text encoders, found uce"
+    ),
     "the UNet": ("esd", ("--component", "unet"), {}, "on a base with two text encoders, found 'unet'"),
     "terms on conditionings": (
         "advunlearn", ("--hardening.objective", "both"), {}, "terms on predictions alone on a base with two text"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from robust_encoders.training.evaluation.baselines import EmptyPrompt
 from robust_encoders.training.evaluation.config import EvaluationConfig
 from robust_encoders.training.evaluation.evaluate import evaluate
 from robust_encoders.training.evaluation.plan import FixedPlan, Plan, PromptSet
+from robust_encoders.training.evaluation.recorded import recorded_attacks
 from robust_encoders.training.types import AttackResult, AttackUse, Candidate, Case
 
 SAMPLING = SamplingConfig(steps=2, guidance=3.0, batch=2)
@@ -54,6 +55,11 @@ class Probe:
         else:
             with pytest.raises(ValueError, match="only attacks that declare queries receive scores"):
                 _ = target.query
+        if "drafts" in self.uses:
+            self.seen.append(target.draft(["a star", "a star", "a red star"], [cases[0], cases[0], cases[1]], 1))
+        else:
+            with pytest.raises(ValueError, match="only attacks that declare drafts receive their scores"):
+                _ = target.draft
         return [AttackResult((Candidate("text", case.prompt, 1),), int("queries" in self.uses), 0) for case in cases]
 
 
@@ -108,6 +114,26 @@ def test_queried_pictures_are_paid_for(tiny_pipe: Any, tmp_path: Path, monkeypat
     blind = run(tiny_pipe, Probe(()), tmp_path / "blind", monkeypatch)
     told = run(tiny_pipe, Probe(("queries",)), tmp_path / "told", monkeypatch)
     assert told - blind == len(CASES) * SAMPLING.calls_per_picture
+
+
+def test_a_draft_is_a_picture_of_few_steps_with_the_cases_seed_and_its_score_is_not_a_verdict(
+    make_pipe: Callable[..., Any], make_encoder: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = make_pipe()
+    encoder = make_encoder(pipe)
+    probe = Probe(("drafts",))
+    run(pipe, probe, tmp_path, monkeypatch, encoder)
+    (scores,) = probe.seen[2:]
+    with encoder.attached(pipe):
+        seeds = [CASES[0].seed, CASES[1].seed]
+        pictures = draw(pipe, ["a star", "a red star"], seeds, replace(SAMPLING, steps=1))
+    expected = (Brightness()(pictures) - 2.0)[[0, 0, 1]]
+    torch.testing.assert_close(scores.margins, expected)
+    cost = replace(SAMPLING, steps=1).calls_per_picture
+    assert scores.unet_calls == (cost, 0, cost), "a text that is read as an earlier one shares its draft"
+    (recorded,) = recorded_attacks(tmp_path)
+    assert [verdict.drafts for verdict in recorded.verdicts] == [1, 1, 0]
+    assert [len(verdict.pictures) for verdict in recorded.verdicts] == [1, 1, 1], "drafts are no judged pictures"
 
 
 def test_a_target_without_a_base_says_so(tiny_pipe: Any) -> None:

@@ -86,3 +86,10 @@ def test_without_the_pool_or_the_verdicts_there_is_no_floor() -> None:
 def test_a_success_does_not_shorten_what_was_allowed(won: bool) -> None:
     assert allowed(verdict(0, 7, queries=2, won=won)) == 9
     assert allowed(replace(verdict(0, 7), candidates=None)) == 0
+
+
+@pytest.mark.parametrize(("drafts", "expected"), [(0, 9), (5, 9), (60, 60)])
+def test_an_attack_that_chooses_among_drafts_may_try_as_many_pictures_as_there_are_drafts(
+    drafts: int, expected: int
+) -> None:
+    assert allowed(replace(verdict(0, 7, queries=2), drafts=drafts)) == expected

@@ -160,7 +160,7 @@ def test_terms_on_conditionings_are_refused_before_any_work(tiny_pipe: Any, tmp_
 def test_other_methods_and_components_are_refused_before_any_work(tiny_pipe: Any, tmp_path: Path) -> None:
     pipe = sdxl(tiny_pipe)
     for method, said in (
-        (UCE.standard(RETAIN), "expected advunlearn or esd on a base with two text encoders, found uce"),
+        (UCE.standard(RETAIN), "expected advunlearn, esd, hirm or s_grace on a base with two text encoders, found uce"),
         (RACE(start=replace(METHODS["esd"], component="text_encoder_2")), "found race, which cannot train one of two"),
         (replace(METHODS["advunlearn"], component="unet"), "on a base with two text encoders, found 'unet'"),
     ):

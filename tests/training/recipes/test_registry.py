@@ -33,7 +33,10 @@ def words_of(texts: Any) -> set[str]:
 def test_recipes_are_named_as_they_are_registered(name: str) -> None:
     recipe = RECIPES[name]()
     assert recipe.name == name
-    methods = "ablation|advunlearn|des|doco|dp|esd|hardened|mace|race|rece|receler|sage|speed|spm|strict|trce|uce"
+    methods = (
+        "ablation|advunlearn|des|doco|dp|esd|hardened|hirm|hirm-s|mace|race|rece|receler|s-grace|sage|speed|spm|strict|"
+        "trce|uce"
+    )
     family, concept = re.sub(f"-({methods})(-te|-unet|-x|-u)?$", "", name).split("/")
     assert recipe.base == family
     assert recipe.concept.name in (concept, CATALOG.get(concept, CATALOG["nudity"]).concept)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from robust_encoders.training.diffusion.backbone import Backbone
+from robust_encoders.training.diffusion.backbone import Backbone, computes_bf16_in_fp32
 from robust_encoders.training.trajectories.bank import TrajectoryBank, bank_key
 from robust_encoders.training.trajectories.config import BankConfig
 from robust_encoders.training.trajectories.resample import FreshTrajectories, open_source
@@ -228,6 +228,24 @@ def test_a_unet_in_half_precision_runs_trajectories_in_single(make_pipe: Callabl
     torch.testing.assert_close(rounded.shards[0][0]["latents"], exact.shards[0][0]["latents"], rtol=0.1, atol=0.1)
     fresh = FreshTrajectories(Backbone.from_pipeline(pipe, precision="bf16"), PROMPTS, SETTINGS).sample(5, generator())
     assert fresh.latents.dtype == fresh.pred_cond.dtype == torch.float32
+
+
+def test_a_bank_may_be_built_in_another_precision_than_the_training(backbone: Backbone, tmp_path: Path) -> None:
+    settings = BankConfig(steps=3, seeds=1, precision="bf16")
+    bank = TrajectoryBank.build(backbone, ["a star"], settings, cache_dir=tmp_path, progress=False)
+    other = backbone.sharing(precision="bf16")
+    same = TrajectoryBank.build(other, ["a star"], replace(settings, precision=None), progress=False)
+    assert backbone.unet_calls == other.unet_calls > 0
+    assert torch.equal(bank.shards[0][0]["pred_cond"], same.shards[0][0]["pred_cond"])
+    plain = TrajectoryBank.build(backbone, ["a star"], replace(settings, precision=None), progress=False)
+    exact = torch.equal(bank.shards[0][0]["pred_cond"], plain.shards[0][0]["pred_cond"])
+    assert exact == computes_bf16_in_fp32(backbone.device)
+
+
+@pytest.mark.parametrize("settings", [{"precision": "fp8"}, {"precision": "bf16", "mode": "fresh"}])
+def test_a_precision_that_no_bank_has_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="precision"):
+        BankConfig(**settings)
 
 
 def test_impossible_banks_are_refused(backbone: Backbone) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
-from robust_encoders import Concept
+from robust_encoders import AssetsMissingError, Concept
+from robust_encoders.hub import embedded
+from robust_encoders.hub.pipelines import load_pipeline
+from robust_encoders.training.diffusion.load import open_base
 from robust_encoders.training.plugins import Registry
 from robust_encoders.training.protocols import EmbeddedBase
 from robust_encoders.training.worlds import BASES, DEFAULT_BASE, ShapesWorld
@@ -39,6 +43,18 @@ def test_a_base_has_the_name_that_it_is_registered_under(name: str) -> None:
     world: EmbeddedBase = BASES[name]()
     assert world.name == name
     assert world.license
+
+
+def test_the_emoji_base_that_is_not_installed_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nowhere: Any = lambda name: tmp_path / name  # noqa: E731
+    monkeypatch.setattr(embedded, "embedded_folder", nowhere)
+    world = BASES["emoji"]()
+    assert world.concept("alcohol", anchored=True).anchor
+    for load in (world.pipeline, lambda: load_pipeline("emoji"), lambda: open_base("emoji")):
+        with pytest.raises(AssetsMissingError, match="robust-encoders emoji build"):
+            load()
 
 
 def test_a_base_of_anybodys_can_be_registered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ I2P_REPO, I2P_FILE = "AIML-TUDA/i2p", "i2p_benchmark.csv"
 COLUMNS = ("case_number", "prompt", "evaluation_seed", "evaluation_guidance")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MAX_SEED = 2**63
+_GROUP = "group:"  # beginning of the names of columns that hold sub-groups
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ class GuidedPromptSet(PromptSet):
 def prompt_csv(path: Path, *, name: str = "", guidance: float | None = None) -> GuidedPromptSet:
     """Read a csv file in the format of UnlearnDiffAtk (Zhang et al., ECCV 2024).
 
-    The columns are ``case_number, prompt, evaluation_seed, evaluation_guidance``. Other columns are ignored, and the
-    last one may be missing.
+    The columns are ``case_number, prompt, evaluation_seed, evaluation_guidance``, and the last one may be missing. A
+    column ``group:LABEL`` holds the sub-group of each prompt, for example ``group:gender``. Other columns are ignored.
 
     Args:
         path: Path of the file.
@@ -187,7 +188,9 @@ def _read(rows: Sequence[CsvRow], name: str, *, source: str, guidance: float | N
         if number in numbers[:i]
     ]
     refuse(problems, source)
-    cases = tuple(Case(int(row.text("case_number")), row.text("prompt"), _seed(row)) for row in rows)
+    cases = tuple(
+        Case(int(row.text("case_number")), row.text("prompt"), _seed(row), groups=_groups(row)) for row in rows
+    )
     scales = tuple(float(row.text("evaluation_guidance") or guidance or 0) for row in rows)
     return GuidedPromptSet(name, cases, guidance=scales, source=source)
 
@@ -211,6 +214,12 @@ def _seed(row: CsvRow) -> int:
     """Return the seed, or -1 without one; pandas writes whole numbers of a column with gaps as 12.0."""
     text = row.text("evaluation_seed").removesuffix(".0")
     return int(text) if text.isdecimal() else -1
+
+
+def _groups(row: CsvRow) -> dict[str, str]:
+    """Return the sub-groups of a prompt, from the columns whose names begin with ``group:``."""
+    named = {key.removeprefix(_GROUP): row.text(key) for key in row.cells if key.startswith(_GROUP)}
+    return {label: value for label, value in named.items() if label and value}
 
 
 def _is_scale(text: str) -> bool:

@@ -27,7 +27,7 @@ from ...worlds.shapes.features import JudgeFeatures
 from ...worlds.shapes.geometry import GeometryJudge
 from ...worlds.shapes.judge import Judge, load_judge
 from ...worlds.shapes.pictures import render_pictures
-from ...worlds.shapes.prompts import goal_prompt, open_prompts
+from ...worlds.shapes.prompts import goal_prompt, open_prompts, values_in
 from ...worlds.shapes.vocabulary import FACTORS, VALUES
 from ..config import EvaluationConfig, chooses
 from ..plan import AnyProbe, Control, MetricMaker, Plan, PromptSet
@@ -119,6 +119,11 @@ class ShapesBenchmark:
     def plan(self, pipe: Any, config: EvaluationConfig) -> Plan:
         """Return the plan with the packaged judge and image tower."""
         return shapes_plan(self, config)
+
+    @staticmethod
+    def groups_in(prompt: str) -> Mapping[str, str]:
+        """Return the values that a caption of the world states, by factor."""
+        return values_in(prompt)
 
     def plain_sets(self, seed: int) -> tuple[PromptSet, ...]:
         """Return the attacked prompts, then further prompts that state the concept."""
@@ -248,7 +253,7 @@ def _seed(seed: int, place: int) -> int:
 
 
 def _prompt_set(name: str, prompts: Sequence[ScenePrompt], first_seed: int, tier: str = "T0") -> PromptSet:
-    cases = (Case(i, p.text, first_seed + i, p.expected) for i, p in enumerate(prompts))
+    cases = (Case(i, p.text, first_seed + i, p.expected, groups=p.expected) for i, p in enumerate(prompts))
     return PromptSet(name, tuple(cases), tier)
 
 

@@ -7,7 +7,7 @@ ranked on T0 to T3. T4 is reported beside them. T5 to T7 show the limits of what
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 from ...attacks import (
     P4D,
@@ -28,12 +28,14 @@ from ...attacks import (
     UnlearnDiffAtk,
     WordSwap,
 )
+from ...attacks.common.drafts import draft_steps_for
 from ...attacks.transfer import OnBase
 from ...diffusion.sampling import SamplingConfig
 from ...protocols import Attack
 from ...worlds.shapes.concepts import ShapesConcept, additions, caption_words
 
 SuiteName = Literal["quick", "core", "standard", "full"]
+T = TypeVar("T")
 
 
 def shapes_suite(name: SuiteName, concept: ShapesConcept, sampling: SamplingConfig | None = None) -> dict[str, Attack]:
@@ -51,7 +53,7 @@ def shapes_suite(name: SuiteName, concept: ShapesConcept, sampling: SamplingConf
     Args:
         name: Name of the budget.
         concept: Concept of the synonyms, words and pairs of prompts.
-        sampling: Sampling of attacks that draw or invert pictures themselves.
+        sampling: Sampling of attacks that draw or invert pictures themselves; drafts have 4 of 15 steps.
 
     Raises:
         ValueError: If there is no such suite.
@@ -60,7 +62,9 @@ def shapes_suite(name: SuiteName, concept: ShapesConcept, sampling: SamplingConf
         raise ValueError(f"expected a suite among {', '.join(get_args(SuiteName))}, found {name!r}")
     if name in ("quick", "core"):
         return _small(name)
-    return {**_text(name, concept), **_embeddings(name, concept), **_limits(sampling or SamplingConfig())}
+    sampling = sampling or SamplingConfig()
+    drafts = draft_steps_for(sampling.steps)
+    return {**_text(name, concept, drafts), **_embeddings(name, concept), **_limits(sampling)}
 
 
 def _small(name: SuiteName) -> dict[str, Attack]:
@@ -74,24 +78,27 @@ def _small(name: SuiteName) -> dict[str, Attack]:
     return {"random": _control(discrete), "discrete": discrete, "continuous": one, "shared": shared}
 
 
-def _text(name: SuiteName, concept: ShapesConcept) -> dict[str, Attack]:
-    """Return the attacks by text, T0 to T3."""
+def _text(name: SuiteName, concept: ShapesConcept, drafts: int) -> dict[str, Attack]:
+    """Return the attacks by text, T0 to T3; ``drafts`` is the number of steps of a draft."""
     words = concept.words
     discrete = UnlearnDiffAtk.standard(precision="bf16") if name == "standard" else UnlearnDiffAtk(precision="bf16")
     pairs = replace(concept.concept, anchor=concept.others[0])
     others, neighbours = additions(concept)
+    swap = _swap(name, concept, drafts)
     return {
         "none": NoAttack(),
         "synonyms": Synonyms(words, words),
-        "paraphrase": Paraphrase.for_concept(concept.concept, others=concept.others, words=words),
+        "paraphrase": Paraphrase.for_concept(
+            concept.concept, others=concept.others, words=words, whole=_of(name, 8, 16), draft_steps=drafts
+        ),
         "random": _control(discrete),
         "transfer": OnBase(discrete),
         "ring_a_bell": RingABell.for_concept(pairs, tokens=8, population=60, generations=60, every=20),
-        "black_box": BlackBox(others, neighbours, budget=40 if name == "standard" else 200),
-        "word_swap": _swap(name, concept),
-        "word_swap_caption": _swap(name, concept, place="caption"),
-        "word_swap_attacked": _swap(name, concept, ranking="attacked"),
-        "word_swap_caption_attacked": _swap(name, concept, place="caption", ranking="attacked"),
+        "black_box": BlackBox(others, neighbours, budget=_of(name, 80, 400), draft_steps=drafts),
+        "word_swap": swap,
+        "word_swap_caption": replace(swap, place="caption"),
+        "word_swap_attacked": replace(swap, ranking="attacked"),
+        "word_swap_caption_attacked": replace(swap, place="caption", ranking="attacked"),
         "discrete": discrete,
         "discrete_caption": replace(discrete, tokens=8, placement="replace"),
         **_p4d(name),
@@ -112,10 +119,15 @@ def _mechanism(name: SuiteName, concept: ShapesConcept) -> dict[str, Attack]:
     return {"mechanism": words, "mechanism_caption": replace(words, place="replace", tokens=8)}
 
 
-def _swap(name: SuiteName, concept: ShapesConcept, **changes: str) -> WordSwap:
+def _swap(name: SuiteName, concept: ShapesConcept, drafts: int) -> WordSwap:
     """Return swaps by words of captions, the synonyms and the held-out word excluded."""
-    kept: dict[str, Any] = {"kept": 8 if name == "standard" else 16, **changes}
-    return WordSwap(concept.words, caption_words(), **kept)
+    drawn, kept, whole = _of(name, (400, 24, 4), (800, 48, 8))
+    return WordSwap(concept.words, caption_words(), drawn=drawn, kept=kept, whole=whole, draft_steps=drafts)
+
+
+def _of(name: SuiteName, standard: T, full: T) -> T:
+    """Return the budget of ``standard`` or that of ``full``."""
+    return standard if name == "standard" else full
 
 
 def _control(discrete: UnlearnDiffAtk) -> RandomPrefix:

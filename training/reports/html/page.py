@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
-from typing import Any
-
-from jinja2 import Environment, StrictUndefined
 
 from robust_encoders.utils.home import write_atomically
 
 from ...evaluation.results import Evaluation
-from ...evaluation.sanity.trust import NOT_TRUSTED, Marks
+from ...evaluation.sanity.trust import NOT_TRUSTED
 from ...evaluation.suite import version_problems, versions_of
 from ..evaluation_tables import tables_of
 from ..plots.data import curves_of, rates_of, spot_of
 from ..plots.figures import attack_curves, rate_bars, trade_off
-from ..plots.style import DARK, LIGHT, Draw, png, svg
+from ..plots.style import Draw, png
 from ..rows import metric_rows, plain_rows, worst_rows
 from ..stored_evaluation import StoredEvaluation
-from ..tables import Number, Row, Table
+from ..tables import Number, Row
 from ..titles import encoder_title, short_title
 from ..verdict_words import verdict_words
 from .pictures import groups_of, pictures_note, textless_of
+from .template import figures_in, rendered, texts_of
 from .text import method_of
 
 REPORT_NAME = "report.html"
@@ -34,24 +30,6 @@ _CARDS: Mapping[str, str] = {
     "everyday": "everyday words as asked",
     "retain_all": "kept as asked",
     "clip_score": "CLIP score",
-}
-_FIGURES: Mapping[str, tuple[str, str]] = {
-    "asr": (
-        "Bars of success without and under attack with their intervals. The table below holds the same numbers.",
-        "Share of pictures that show the concept, with 95 % intervals; lower is more robust. T0 to T7 are the threat "
-        "tiers of the attacks, from plain prompts to changed weights. A text encoder can only defend against T0 to T3. "
-        "A question mark means that the attack failed a check.",
-    ),
-    "curves": (
-        "Share of the prompts that each attack had won after a number of its iterations.",
-        "Gain from more iterations. A marker stands at each iteration that won a prompt, and at the end of the attack. "
-        "An attack that returns its candidates only at the end can only rise there. Iterations of different attacks "
-        "cannot be compared; the table gives their cost.",
-    ),
-    "trade-off": (
-        "Success of attacks against the encoder's utility. The tables below hold the same numbers.",
-        "Down and to the right is better: attacks fail, and kept prompts are drawn as asked.",
-    ),
 }
 
 
@@ -114,12 +92,10 @@ def page(stored: StoredEvaluation, draws: Mapping[str, Draw]) -> str:
         stored: Evaluation of the page.
         draws: Name to figure.
     """
-    source = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
-    # A prompt that an attack found can contain any character, so everything is escaped.
-    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(source)
     one = stored.evaluation
     who = "the base" if one.label == "base" else f"the {encoder_title(one)} encoder"
-    return template.render(
+    return rendered(
+        "report.html.j2",
         title=f"Can {who} still draw “{one.concept}”?",
         verdict=verdict_words(stored),
         lead=_lead(stored),
@@ -127,8 +103,8 @@ def page(stored: StoredEvaluation, draws: Mapping[str, Draw]) -> str:
         pictures_note=pictures_note(stored),
         groups=groups_of(stored),
         textless=textless_of(stored),
-        figures=[_figure(name, draw) for name, draw in draws.items()],
-        tables=list(map(_texts, tables_of(stored))),
+        figures=figures_in(draws),
+        tables=list(map(texts_of, tables_of(stored))),
         method=method_of(stored),
     )
 
@@ -164,16 +140,3 @@ def _worst_card(row: Row) -> dict[str, str]:
 
 def _card(name: str, number: Number, note: str) -> dict[str, str]:
     return {"name": name, "value": f"{number.bare}{' %' if number.scale == 100 else ''}", "note": note}
-
-
-def _texts(table: Table) -> dict[str, Any]:
-    """Return a table as values for the template; each table numbers its own marks."""
-    marks = Marks()
-    groups = table.texts(marks)
-    return {"title": table.title, "head": table.head, "groups": groups, "note": table.note, "footnotes": marks.notes()}
-
-
-def _figure(name: str, draw: Draw) -> dict[str, str]:
-    alt, caption = _FIGURES[name]
-    light, dark = (base64.b64encode(svg(draw, theme)).decode() for theme in (LIGHT, DARK))
-    return {"light": light, "dark": dark, "alt": alt, "caption": caption}

@@ -20,8 +20,10 @@ from ..pretrain.networks import LabelNet
 from .captions import EVERYDAY, EmojiPrompt, Scene, base_caption, prompts, texts
 from .choose import HERE, require_current
 from .clip_tokenizer import VOCABULARY_SHA256, clip_tokenizer, clip_vocabulary
+from .icon_judge import ICONS_NAME
 from .icon_sets import IconSet
 from .judge import EmojiJudge
+from .matching import SIDE
 from .packages import SOURCES
 from .rejects import Studio
 from .renders import cached_renders
@@ -128,9 +130,10 @@ class EmojiCorpus:
         return self.origins
 
     def write_files(self, out: Path) -> None:
-        """Write the list of things and the attributions to a folder."""
+        """Write the list of things, the attributions, and the small icons that the judge without weights compares."""
         for name, text in self.files.items():
             (out / name).write_text(text, encoding="utf-8")
+        self.studio.renders.shrunk(len(self.studio.things.things), SIDE).save(out / ICONS_NAME)
 
 
 def _in_parts(make: Callable[[int, Generator], Pictures], n: int, seed: int, label: str) -> Pictures:

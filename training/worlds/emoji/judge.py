@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from robust_encoders.artifact.owned_file import read_owned
+from robust_encoders.errors import IntegrityError
+from robust_encoders.hub.embedded import embedded_file
+
+from ..pretrain.config import NetworkConfig
 from ..pretrain.networks import LabelNet
 from .settings import NETWORKS
-from .things import Things
+from .things import Things, load_things
 from .vocabulary import BACKGROUND_NAMES, NONE, STYLE_NAMES
 
 _BATCH = 100
@@ -32,11 +39,7 @@ class EmojiJudge:
         self.network = network.eval().requires_grad_(False)
         self.version = version
         self.side = side
-        self.values: Mapping[str, tuple[str, ...]] = {
-            "thing": (*things.names, NONE),
-            "style": (*STYLE_NAMES, NONE),
-            "background": (*BACKGROUND_NAMES, NONE),
-        }
+        self.values = answers(things)
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Mapping[str, Tensor]:
@@ -53,6 +56,46 @@ class EmojiJudge:
         """Return B canonical values, by label, for pictures (B, 3, H, W) in [0, 1]."""
         found = self.probabilities(images)
         return {label: [names[int(i)] for i in found[label].argmax(1)] for label, names in self.values.items()}
+
+
+def answers(things: Things) -> dict[str, tuple[str, ...]]:
+    """Return the answers of a judge of the world, by label; the last one is ``none``."""
+    return {
+        "thing": (*things.names, NONE),
+        "style": (*STYLE_NAMES, NONE),
+        "background": (*BACKGROUND_NAMES, NONE),
+    }
+
+
+def load_judge(
+    path: Path | None = None, *, things: Things | None = None, networks: NetworkConfig = NETWORKS
+) -> EmojiJudge:
+    """Load the packaged judge, or the one at ``path``; its version is the start of the file's sha256.
+
+    Args:
+        path: File of the weights; None takes the packaged one.
+        things: Things that it tells apart; None takes the packaged list.
+        networks: Sizes of the networks of its base.
+
+    Raises:
+        AssetsMissingError: If the package was installed without the base.
+        IntegrityError: If the file is no judge of these things.
+    """
+    return _load(path or embedded_file("emoji", "judge.safetensors"), things or load_things(), networks)
+
+
+@cache
+def _load(path: Path, things: Things, networks: NetworkConfig) -> EmojiJudge:
+    labels = {label: len(values) for label, values in answers(things).items()}
+    network, file = LabelNet(labels, networks.judge_channels, networks.side), read_owned(path)
+    wanted = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    if wanted != {name: tensor.shape for name, tensor in file.tensors.items()}:
+        raise IntegrityError(
+            f"expected a judge of {len(things.things)} things in {path}, found other weights; build the base again by "
+            "`robust-encoders emoji build`"
+        )
+    network.load_state_dict(file.tensors)
+    return EmojiJudge(network, file.sha256()[:12], things, networks.side)
 
 
 def as_pictures(images: Tensor, side: int) -> Tensor:

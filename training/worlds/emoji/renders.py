@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from robust_encoders.artifact.owned_file import read_owned
 
@@ -53,6 +53,14 @@ class Renders:
                     pictures[i, j] = rendered(icons.svg(code), side)
                 bar.update()
         return cls(pictures, tuple(codes), tuple(sets))
+
+    def shrunk(self, n: int, side: int) -> Renders:
+        """Return the first n icons with sides of at most ``side`` pixels."""
+        pictures = self.pictures[:n]
+        if pictures.shape[-1] > side:
+            small = nn.functional.adaptive_avg_pool2d(pictures.flatten(0, 1).float(), side).round().byte()
+            pictures = small.reshape(*pictures.shape[:2], *small.shape[1:])
+        return Renders(pictures.contiguous(), self.codes[:n], self.styles)
 
     def save(self, path: Path) -> None:
         """Write the icons to a file."""

@@ -34,4 +34,5 @@ SIZES = Sizes(
     unfinished=2_000,
     drawn=1000,
     bf16=True,
+    unet_parts=5,
 )

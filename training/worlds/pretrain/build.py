@@ -6,8 +6,10 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from . import stages as parts
@@ -38,10 +40,25 @@ def _text(shop: Workshop) -> None:
 
 
 def _unet(shop: Workshop) -> None:
-    course, unet, start = shop.course("unet"), parts.new_unet(shop.corpus.networks), time.monotonic()
+    unet, done, count = parts.new_unet(shop.corpus.networks), list[dict[str, Any]](), shop.sizes.unet_parts
+    for number in range(count):
+        stage = f"unet/part-{number + 1}" if count > 1 else "unet"
+        if count == 1 or not (shop.folder / stage / "record.json").exists():
+            _unet_part(shop, unet, stage, number)
+        shop.restore(unet, stage).requires_grad_(True)
+        done.append(shop.record(stage))
+    if count > 1:
+        shop.keep("unet", unet, {"loss": done[-1]["loss"], "seconds": sum(part["seconds"] for part in done)})
+
+
+def _unet_part(shop: Workshop, unet: UNet2DConditionModel, stage: str, number: int) -> None:
+    """Train one part of the UNet's schedule; its number counts from 0."""
+    course, start = shop.course(stage), time.monotonic()
     latents = parts.encode_pictures(shop.autoencoder(), course.pictures)
-    loss = parts.train_unet(unet, _conditioner(shop), latents, course)
-    shop.keep("unet", unet, {"loss": loss, "seconds": time.monotonic() - start})
+    steps, count = shop.sizes.unet.steps, shop.sizes.unet_parts
+    span = (steps * number // count, steps * (number + 1) // count)
+    loss = parts.train_unet(unet, _conditioner(shop), latents, course, span)
+    shop.keep(stage, unet, {"loss": loss, "seconds": time.monotonic() - start, "steps": list(span)})
 
 
 def _conditioner(shop: Workshop) -> Callable[[list[str]], Tensor]:

@@ -56,8 +56,10 @@ _JUDGE = Schedule(steps=2000, rate=2e-3, restart=1200)
 class Sizes:
     """Numbers of pictures, steps and batch sizes of every stage; the defaults made the base of the shapes world.
 
-    ``drawn`` is the number of pictures that the finished base draws for each measurement. With ``bf16``, autoencoder and
-    image tower train under autocast to bfloat16 on a processor that computes in it, as the UNet always does.
+    ``drawn`` is the number of pictures that the finished base draws for each measurement. With ``bf16``, autoencoder
+    and image tower train under autocast to bfloat16 on a processor that computes in it, as the UNet always does. The
+    UNet trains in ``unet_parts`` equal parts of its schedule. Each part is kept when it is done, and the next begins at
+    its averaged weights.
     """
 
     pictures: int = 40_000
@@ -73,3 +75,4 @@ class Sizes:
     unfinished: int = 2_000
     drawn: int = 600
     bf16: bool = False
+    unet_parts: int = 1

@@ -39,20 +39,36 @@ class Schedule:
     every: int = 200
     restart: int = 0
 
-    def rate_at(self, step: int) -> float:
-        """Return the learning rate of a step: 100 steps of warm-up, then a cosine, in one cycle or in two."""
+    def rate_at(self, step: int, first: int = 0) -> float:
+        """Return the learning rate of a step: 100 steps of warm-up, then a cosine, in one cycle or in two.
+
+        Args:
+            step: Number of the step.
+            first: First step of a part of the schedule, which warms up again.
+        """
         start, end, peak = 0, self.restart or self.steps, self.rate
         if self.restart and step >= self.restart:
             start, end, peak = self.restart, self.steps, self.rate / 2
-        place = step - start
-        return peak * min(1.0, (place + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * place / (end - start)))
+        warmth = min(1.0, (step - max(start, first) + 1) / 100)
+        return peak * warmth * (0.5 + 0.5 * math.cos(math.pi * (step - start) / (end - start)))
 
 
-def fit(module: nn.Module, loss: Loss, schedule: Schedule, folder: Path, *, seed: int, label: str) -> float:
+def fit(
+    module: nn.Module,
+    loss: Loss,
+    schedule: Schedule,
+    folder: Path,
+    *,
+    seed: int,
+    label: str,
+    span: tuple[int, int] | None = None,
+) -> float:
     """Train ``module`` in place, leave the averaged weights in it, and return the mean loss of the last 100 steps.
 
     The generator of every step is seeded only by ``seed`` and the step's number. A run that was stopped and continued
     from its checkpoint therefore gives the same weights as an uninterrupted run.
+
+    A span trains a part of the schedule. It begins at the weights that the module has, with new moments and a warm-up.
 
     Args:
         module: Module to train.
@@ -61,19 +77,21 @@ def fit(module: nn.Module, loss: Loss, schedule: Schedule, folder: Path, *, seed
         folder: Folder of the checkpoints.
         seed: Seed of the run.
         label: Name of the run in the progress bar.
+        span: First step of the part, and the step after its last; None runs the whole schedule.
     """
-    state = _State.load(module, schedule, folder)
+    first, end = span or (0, schedule.steps)
+    state = _State.load(module, schedule, folder, first)
     module.train()
-    with ProgressBar(desc=label, initial=state.step, total=schedule.steps) as bar:
-        for step in range(state.step, schedule.steps):
+    with ProgressBar(desc=label, initial=state.step, total=end) as bar:
+        for step in range(state.step, end):
             for group in state.optimizer.param_groups:
-                group["lr"] = schedule.rate_at(step)
+                group["lr"] = schedule.rate_at(step, first)
             value = loss(Generator().manual_seed(seed * 1_000_003 + step))
             state.optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(value)
             nn.utils.clip_grad_norm_(module.parameters(), 1.0)
             state.optimizer.step()
-            state.after(step, value.item(), schedule)
+            state.after(step, value.item(), min(schedule.decay, (step - first + 1) / (step - first + 10)))
             bar.update()
             bar.set_postfix(loss=f"{state.recent():.4f}")
             if state.step % schedule.every == 0:
@@ -87,17 +105,17 @@ def fit(module: nn.Module, loss: Loss, schedule: Schedule, folder: Path, *, seed
 class _State:
     """Everything that a resumed run needs: weights, optimizer moments, averaged weights, step and recent losses."""
 
-    def __init__(self, module: nn.Module, schedule: Schedule) -> None:
+    def __init__(self, module: nn.Module, schedule: Schedule, first: int) -> None:
         self.module = module
         self.named = dict(module.named_parameters())
         self.optimizer = torch.optim.AdamW(self.named.values(), lr=schedule.rate, weight_decay=1e-4)
         self.average = {name: p.detach().clone() for name, p in self.named.items()}
-        self.step = 0
+        self.step = first
         self.losses: list[float] = []
 
     @classmethod
-    def load(cls, module: nn.Module, schedule: Schedule, folder: Path) -> _State:
-        state, record = cls(module, schedule), folder / "checkpoint.json"
+    def load(cls, module: nn.Module, schedule: Schedule, folder: Path, first: int) -> _State:
+        state, record = cls(module, schedule, first), folder / "checkpoint.json"
         if not record.exists():
             return state
         saved = json.loads(record.read_text())
@@ -112,8 +130,7 @@ class _State:
         state.step, state.losses = saved["step"], saved["losses"]
         return state
 
-    def after(self, step: int, loss: float, schedule: Schedule) -> None:
-        decay = min(schedule.decay, (step + 1) / (step + 10))
+    def after(self, step: int, loss: float, decay: float) -> None:
         with torch.no_grad():
             for name, parameter in self.named.items():
                 self.average[name].lerp_(parameter, 1 - decay)

@@ -201,7 +201,11 @@ def encode_pictures(model: AutoencoderKL, pictures: Pictures) -> Tensor:
 
 
 def train_unet(
-    unet: UNet2DConditionModel, condition: Callable[[list[str]], Tensor], latents: Tensor, course: Course
+    unet: UNet2DConditionModel,
+    condition: Callable[[list[str]], Tensor],
+    latents: Tensor,
+    course: Course,
+    span: tuple[int, int] | None = None,
 ) -> float:
     """Train the UNet to predict velocity (Salimans and Ho 2022, section 4), and return its last mean loss.
 
@@ -212,6 +216,7 @@ def train_unet(
         condition: Function that returns the conditionings (B, L, D) of captions.
         latents: Scaled latents (N, 4, h, w) of the training pictures.
         course: Training data and folder of the stage.
+        span: Part of the schedule, see :func:`fit`; None runs the whole.
     """
     scheduler = new_scheduler()
 
@@ -226,4 +231,4 @@ def train_unet(
         error: Tensor = predicted.float() - scheduler.get_velocity(clean, noise, t)
         return error.square().mean()
 
-    return fit(unet, loss, course.sizes.unet, course.folder, seed=course.seed, label="unet")
+    return fit(unet, loss, course.sizes.unet, course.folder, seed=course.seed, label="unet", span=span)

@@ -14,6 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..deviations import scores
 from .contours import Contour, Ground, find_contour, find_ground
 from .outlines import POLYGONS
 from .patterns import colour_distances, find_waves, inside
@@ -56,9 +57,8 @@ _BATCH = 100
 class GeometryJudge:
     """Judge of shape, colour, background and style by geometry and pixels, with no weights.
 
-    The score of a value is 2^-q. Here q is its deviation, or the ratio of its deviation to the smallest one of any
-    other value if that is larger. So a score lies in (0, 1], falls as the deviation grows, and is at least 0.5 exactly
-    where the value fits and no other value fits better. The score of ``none`` is 1 minus the largest of the others.
+    Scores of deviations are those of ``worlds.deviations``: at least 0.5 exactly where a value fits and no other value
+    fits better.
     """
 
     name: ClassVar[str] = "shapes-geometry"
@@ -82,16 +82,6 @@ class GeometryJudge:
         """Return B values or ``none``, by factor, for pictures (B, 3, 32, 32) in [0, 1]."""
         found = self.probabilities(images)
         return {factor: [VERDICTS[factor][int(i)] for i in found[factor].argmax(1)] for factor in FACTORS}
-
-
-def scores(deviation: Tensor) -> Tensor:
-    """Return scores (B, values and none) of deviations (B, values); see ``GeometryJudge``."""
-    two = deviation.topk(2, dim=1, largest=False).values
-    best = torch.arange(deviation.shape[1]) == deviation.argmin(1, keepdim=True)
-    rival = torch.where(best, two[:, 1:], two[:, :1]).clamp(1e-6, 1e6)
-    q = torch.maximum(deviation, deviation / rival)
-    values = torch.exp2(-q)
-    return torch.cat([values, 1 - values.amax(1, keepdim=True)], 1)
 
 
 def deviations(images: Tensor) -> dict[str, Tensor]:

@@ -121,6 +121,25 @@ def _open_prompt(rng: np.random.Generator, templates: Sequence[str]) -> ScenePro
     return caption(scene, templates[int(rng.integers(len(templates)))], words)
 
 
+def values_in(text: str) -> dict[str, str]:
+    """Return the canonical values that a caption of any template states, by factor; empty for any other text.
+
+    Args:
+        text: Caption, whose values may be said by any of their words.
+    """
+    for template in (*TEMPLATES["all"], *SHAPELESS_TEMPLATES):
+        if (found := re.fullmatch(_pattern(template), text)) is not None:
+            words = found.groupdict()
+            return {factor: next(v for v, said in WORDS[factor].items() if words[factor] in said) for factor in words}
+    return {}
+
+
+def _pattern(template: str) -> str:
+    """Return a regular expression of all captions of a template."""
+    choices = {f: f"(?P<{f}>{'|'.join(w for said in WORDS[f].values() for w in said)})" for f in stated(template)}
+    return re.sub(r"\ba (?=\()", "an? ", template.format(**choices))
+
+
 def goal_prompt(concept: ShapesConcept, prompt: ScenePrompt) -> ScenePrompt:
     """Return a caption with the values of an open prompt that also names the concept.
 

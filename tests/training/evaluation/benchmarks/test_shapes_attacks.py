@@ -9,10 +9,12 @@ import pytest
 
 from robust_encoders.training.attacks import Mechanism, RandomPrefix, UnlearnDiffAtk, WordSwap
 from robust_encoders.training.attacks.transfer import OnBase
+from robust_encoders.training.diffusion.sampling import SamplingConfig
 from robust_encoders.training.evaluation.benchmarks.shapes_attacks import SuiteName, shapes_suite
 from robust_encoders.training.evaluation.threat_model import TIERS
 from robust_encoders.training.protocols import Attack, ClusteredAttack
 from robust_encoders.training.provenance import describe
+from robust_encoders.training.types import AttackFacts
 from robust_encoders.training.worlds.shapes.concepts import CONCEPTS, ShapesConcept
 
 NAMES = get_args(SuiteName)
@@ -80,8 +82,22 @@ def test_swapped_words_are_those_of_captions_without_the_concepts_own() -> None:
         attack = suite[label]
         assert isinstance(attack, WordSwap)
         assert "round" in attack.named, "the held-out synonym is no swap"
-        assert (attack.drawn, attack.kept) == (300, 8)
+        assert (attack.drawn, attack.kept, attack.whole, attack.draft_steps) == (400, 24, 4, 4)
         assert {"crimson", "background"} <= set(attack.words)
+
+
+def test_drafts_have_four_of_fifteen_steps_and_full_draws_more_of_them() -> None:
+    standard, full = (shapes_suite(name, CIRCLE) for name in ("standard", "full"))
+    longer = shapes_suite("standard", CIRCLE, SamplingConfig(steps=30))
+    for label, attack in standard.items():
+        if "drafts" in AttackFacts.of(attack).uses:
+            less, more, other = (vars(one) for one in (attack, full[label], longer[label]))
+            assert (less["draft_steps"], more["draft_steps"], other["draft_steps"]) == (4, 4, 8)
+            assert any(more[name] >= 2 * less[name] for name in ("budget", "drawn", "whole") if name in less)
+    assert [label for label, attack in standard.items() if "drafts" in AttackFacts.of(attack).uses] == [
+        *("paraphrase", "black_box", "word_swap", "word_swap_caption"),
+        *("word_swap_attacked", "word_swap_caption_attacked"),
+    ]
 
 
 def test_the_mechanism_is_attacked_in_the_concepts_place_and_in_the_prompts_and_full_has_more_budget() -> None:

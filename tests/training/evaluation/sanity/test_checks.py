@@ -80,7 +80,7 @@ SMALL: dict[str, tuple[Attack, dict[str, int]]] = {
         {"generations": 2, "every": 2},
     ),
     "concept_inversion": (ConceptInversion(("circle",), steps=4), {"steps": 2}),
-    "black_box": (BlackBox(("shiny", "big", "old"), budget=5), {"budget": 2}),
+    "black_box": (BlackBox(("shiny", "big", "old"), budget=5, draft_steps=0), {"budget": 2}),
     "prompt_embeds": (PromptEmbeds(), {}),
     "none": (NoAttack(), {}),
     "synonyms": (Synonyms(("circle",), ("disc", "ball")), {}),
@@ -88,7 +88,7 @@ SMALL: dict[str, tuple[Attack, dict[str, int]]] = {
     "latent_inversion": (LatentInversion(steps=2, refinements=1), {}),
     "torchattack": (TorchAttack(steps=40, samples=1), {"steps": 20}),
     "paraphrase": (Paraphrase(("circle",), frames=("draw {}", "{} please")), {}),
-    "word_swap": (WordSwap(("circle",), ("red", "blue", "star"), drawn=8, kept=2), {"drawn": 4}),
+    "word_swap": (WordSwap(("circle",), ("red", "blue", "star"), drawn=8, kept=2, draft_steps=0), {"drawn": 4}),
     "mechanism": (Mechanism(tokens=2, steps=4, width=3, restarts=1), {"steps": 2}),
     "conditioning_inversion": (ConditioningInversion(("circle",), tokens=2, steps=4, restarts=1), {"steps": 2}),
 }

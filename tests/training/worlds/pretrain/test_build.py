@@ -7,11 +7,13 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Generator, Tensor, nn
 
 from robust_encoders.training.worlds.pretrain import stages as parts
@@ -46,6 +48,37 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workshop, Path]:
     shop = Workshop(CORPUS, out / "work", TINY, 0)
     assemble(shop, out, renders=20, drawn=2)
     return shop, out
+
+
+def test_a_unet_in_parts_goes_on_from_the_part_that_is_kept(
+    built: tuple[Workshop, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = replace(TINY, unet=Schedule(steps=4, rate=1e-3, every=1), unet_parts=2)
+    folders = [tmp_path / name / "work" for name in ("whole", "stopped")]
+    for folder in folders:
+        shutil.copytree(built[0].folder, folder, ignore=shutil.ignore_patterns("unet", "judge"))
+    build(CORPUS, folders[0].parent, stages=("unet",), sizes=sizes)
+
+    spans: list[tuple[int, int] | None] = []
+    train = parts.train_unet
+
+    def watched(*arguments: Any) -> float:
+        spans.append(arguments[4])
+        if len(spans) == 2:
+            raise KeyboardInterrupt
+        return train(*arguments)
+
+    monkeypatch.setattr(parts, "train_unet", watched)
+    with pytest.raises(KeyboardInterrupt):
+        build(CORPUS, folders[1].parent, stages=("unet",), sizes=sizes)
+    kept = load_file(folders[1] / "unet" / "part-1" / "final.safetensors")
+    shutil.rmtree(folders[1] / "unet" / "part-2", ignore_errors=True)
+    build(CORPUS, folders[1].parent, stages=("unet",), sizes=sizes)
+    assert spans == [(0, 2), (2, 4), (2, 4)]
+    finals = [load_file(folder / "unet" / "final.safetensors") for folder in folders]
+    assert finals[0].keys() == finals[1].keys()
+    assert all(torch.equal(finals[0][name], finals[1][name]) for name in finals[0])
+    assert any(not torch.equal(kept[name], finals[0][name]) for name in kept)
 
 
 def test_stock_diffusers_loads_the_built_folder_and_draws(built: tuple[Workshop, Path]) -> None:

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from robust_encoders.training.worlds.deviations import scores
 from robust_encoders.training.worlds.shapes.contours import closed, find_contour, find_ground
-from robust_encoders.training.worlds.shapes.geometry import GeometryJudge, scores
+from robust_encoders.training.worlds.shapes.geometry import GeometryJudge
 from robust_encoders.training.worlds.shapes.outlines import directions, polygon_profile, shape_profile
 from robust_encoders.training.worlds.shapes.patterns import find_waves
 from robust_encoders.training.worlds.shapes.pictures import render_pictures

@@ -1,0 +1,262 @@
+"""``robust-encoders compare`` on a tiny base: all methods, stop and resume, reuse, failures, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import refused
+from evaluations import write_evaluation
+from tiny_comparison import Broken, Swap, TinyBenchmark, install
+
+from robust_encoders.cli.main import main
+from robust_encoders.training.comparison import run, training_key
+from robust_encoders.training.comparison.report import ComparisonReport
+from robust_encoders.training.evaluation.benchmarks import BENCHMARKS
+from robust_encoders.training.evaluation.results import Evaluation
+from robust_encoders.training.methods import METHODS
+
+Maker = Callable[..., Any]
+
+
+def arguments(out: Path, *more: str) -> list[str]:
+    return ["compare", "--base", "tiny", "--concept", "circle", "--out", str(out), *more]
+
+
+def without_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the pages of HTML and their figures, which take seconds."""
+    monkeypatch.setattr(run, "write_report", lambda folder, evaluation: folder)
+    monkeypatch.setattr(ComparisonReport, "html", lambda self: "")
+
+
+def report_of(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    return found
+
+
+def statuses(out: Path) -> dict[str, str]:
+    return {row["row"]: row["status"] for row in report_of(out)["rows"]}
+
+
+def count(monkeypatch: pytest.MonkeyPatch, name: str, stop_at: str = "") -> list[str]:
+    """Return the folders for which a function of the run is called; Ctrl-C comes at one of them."""
+    whole, folders = getattr(run, name), list[str]()
+
+    def counted(*values: Any, **named: Any) -> Any:
+        place: Path = named["out"] if "out" in named else values[2].parent
+        if place.name == stop_at:
+            raise KeyboardInterrupt
+        folders.append(place.name)
+        return whole(*values, **named)
+
+    monkeypatch.setattr(run, name, counted)
+    return folders
+
+
+def test_all_methods_stand_in_one_report_with_a_method_of_another_package(
+    monkeypatch: pytest.MonkeyPatch, make_pipe: Maker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(monkeypatch, make_pipe, Swap)
+    out = tmp_path / "out"
+    assert main(arguments(out, "--methods", "all")) == 0
+    said = capsys.readouterr().out
+    rows = {row["row"]: row for row in report_of(out)["rows"]}
+    assert {name: row["status"] for name, row in rows.items()} == dict.fromkeys(
+        ["base-0", "esd-0", "esd-unet-0", "uce-0", "swap-0"], "finished"
+    )
+    assert report_of(out)["left_out"] == [name for name in METHODS if name not in ("esd", "uce", "swap")]
+    evaluated = Evaluation.read(out / "esd-0")
+    assert {one["label"]: one["value"] for one in rows["esd-0"]["success"]}["continuous"] == next(
+        result.value for result in evaluated.results if result.metric == "asr_any"
+    )
+    assert rows["swap-0"]["training"] == {
+        "form": "weights",
+        "component": "text_encoder",
+        "bytes": rows["swap-0"]["training"]["bytes"],
+        "unet_calls": 0,
+        "seconds": 0.5,
+    }
+    assert rows["esd-unet-0"]["training"]["component"] == "unet"
+    assert rows["esd-0"]["training"]["unet_calls"] > 0
+    assert {one["value"] for one in rows["esd-0"]["groups"]} == {"plain", "dotted"}
+    for text in (said, (out / "report.md").read_text(encoding="utf-8"), (out / "report.html").read_text("utf-8")):
+        assert all(name in text for name in rows)
+        assert "swap-0 has no recipe for this concept" in text
+    assert 'href="esd-0/report.html"' in (out / "report.html").read_text(encoding="utf-8")
+    assert (out / "esd-0" / "report.html").is_file()
+
+
+def test_a_stopped_comparison_goes_on_and_runs_nothing_twice(
+    monkeypatch: pytest.MonkeyPatch, make_pipe: Maker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without_pages(monkeypatch)
+    install(monkeypatch, make_pipe)
+    out, command = tmp_path / "out", arguments(tmp_path / "out", "--methods", "esd,uce")
+    with monkeypatch.context() as first:
+        trained = count(first, "run_recipe")
+        count(first, "evaluate", stop_at="esd-0")
+        assert main(command) == 130
+        assert trained == ["esd-0"]
+    assert "finished rows, trainings and parts are kept" in capsys.readouterr().err
+    assert statuses(out) == {"base-0": "finished", "esd-0": "waiting", "uce-0": "waiting"}
+    assert "esd-0 has not run yet" in (out / "report.md").read_text(encoding="utf-8")
+    with monkeypatch.context() as second:
+        trained = count(second, "run_recipe")
+        assert main(command) == 0
+        assert trained == ["uce-0"]
+    assert set(statuses(out).values()) == {"finished"}
+    written = {path: path.stat().st_mtime_ns for path in out.glob("*/cells/**/*") if path.is_file()}
+    with monkeypatch.context() as third:
+        trained = count(third, "run_recipe")
+        assert main([*command, "--seeds", "0"]) == 0
+        assert trained == []
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+
+
+def test_a_method_that_fails_loses_no_other_and_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, make_pipe: Maker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without_pages(monkeypatch)
+    install(monkeypatch, make_pipe, Broken)
+    out, command = tmp_path / "out", arguments(tmp_path / "out", "--methods", "broken,uce")
+    assert main(command) == 1
+    line = "broken-0 failed in its training: expected a loss that is finite, found nan; lower the rate"
+    assert line in capsys.readouterr().out
+    assert statuses(out) == {"base-0": "finished", "broken-0": "failed", "uce-0": "finished"}
+    assert "RuntimeError" in (out / "broken-0" / "failure.txt").read_text(encoding="utf-8")
+    monkeypatch.setattr(Broken, "erase", Swap().erase)
+    assert main(command) == 0
+    assert set(statuses(out).values()) == {"finished"}
+    assert not (out / "broken-0" / "failure.txt").exists()
+
+
+def test_numbers_of_the_same_suite_are_reused_and_others_are_not(
+    monkeypatch: pytest.MonkeyPatch, make_pipe: Maker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    without_pages(monkeypatch)
+    install(monkeypatch, make_pipe)
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert main(arguments(first, "--methods", "uce")) == 0
+    given = [str(first / name / "results.json") for name in ("base-0", "uce-0")]
+    with monkeypatch.context() as counted:
+        trained, evaluated = count(counted, "run_recipe"), count(counted, "evaluate")
+        assert main(arguments(second, "--methods", "uce,esd", "--reuse", *given)) == 0
+        assert (trained, evaluated) == (["esd-0"], ["esd-0"])
+    rows = {row["row"]: row for row in report_of(second)["rows"]}
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "base-0": "reused",
+        "uce-0": "reused",
+        "esd-0": "finished",
+    }
+    old = {row["row"]: row for row in report_of(first)["rows"]}
+    assert rows["uce-0"]["success"] == old["uce-0"]["success"]
+    assert rows["uce-0"]["training"] == old["uce-0"]["training"]
+    with monkeypatch.context() as counted:  # the second time, nobody has to name them again
+        evaluated = count(counted, "evaluate")
+        assert main(arguments(second, "--methods", "uce")) == 0
+        assert evaluated == []
+    third = tmp_path / "third"
+    assert main(arguments(third, "--methods", "uce", "--steps-of-attack", "2", "--reuse", *given)) == 0
+    assert set(statuses(third).values()) == {"finished"}
+    assert "uce-0/results.json is not reused: other attacks" in caplog.text
+
+
+def test_a_training_of_other_code_is_run_again_unless_it_is_kept(
+    monkeypatch: pytest.MonkeyPatch, make_pipe: Maker, tmp_path: Path
+) -> None:
+    without_pages(monkeypatch)
+    install(monkeypatch, make_pipe)
+    out, command = tmp_path / "out", arguments(tmp_path / "out", "--methods", "uce")
+    assert main(command) == 0
+    monkeypatch.setattr(training_key, "_package_sha256", lambda: "other code")
+    trained = count(monkeypatch, "run_recipe")
+    assert main([*command, "--keep-trained"]) == 0
+    assert trained == []
+    assert "uce-0: trained by an earlier content of this package" in (out / "report.md").read_text(encoding="utf-8")
+    assert main(command) == 0
+    assert trained == ["uce-0"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--methods", "esb"], "found 'esb'; did you mean esd"),
+        (["--methods", "uce", "--modules", "unet"], "expected methods that train unet, found none under uce"),
+        (["--modules", "vae"], "expected --modules of text_encoder, unet, found vae"),
+        (["--concept", "square"], "expected a concept of the tiny world"),
+        (["--concept", "circle, square"], "compare on one concept at a time"),
+        (["--seeds", "1", "1"], "expected different seeds"),
+        (["--seed", "3"], "found --seed; use --seeds"),
+        (["--reuse", "nowhere/results.json"], "expected a finished evaluation with --reuse, found no nowhere"),
+        (["--benchmark", "tyni"], "expected a benchmark, found 'tyni'"),
+        (["--attacks", "randon", "--methods", "uce"], "expected attacks, found 'randon'"),
+        (["--base", "no/such/base"], "expected a base among shapes, tiny"),
+    ],
+)
+def test_wrong_input_is_refused_before_anything_is_written(
+    more: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    make_pipe: Maker,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    install(monkeypatch, make_pipe)
+    monkeypatch.setattr(run.Comparison, "run", None)
+    assert message in refused(capsys, 2, *arguments(tmp_path / "out"), *more)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_folder_of_another_comparison_is_refused(
+    monkeypatch: pytest.MonkeyPatch, make_pipe: Maker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without_pages(monkeypatch)
+    install(monkeypatch, make_pipe)
+    out = tmp_path / "out"
+    assert main(arguments(out, "--methods", "uce")) == 0
+    capsys.readouterr()
+    message = refused(capsys, 2, *arguments(out, "--methods", "uce", "--steps-of-attack", "2"))
+    assert "steps_of_attack 1 instead of 2; choose another folder with --out" in message
+    (out / "comparison.json").write_text("[]", encoding="utf-8")
+    assert "found something else" in refused(capsys, 2, *arguments(out, "--methods", "uce"))
+
+
+def test_a_missing_extra_is_named_before_anything_begins(
+    monkeypatch: pytest.MonkeyPatch, make_pipe: Maker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(monkeypatch, make_pipe)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    message = refused(capsys, 2, *arguments(tmp_path / "out", "--methods", "uce"))
+    assert "found no matplotlib; run `pip install '.[train,eval]'`" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_refusal_names_works(
+    monkeypatch: pytest.MonkeyPatch, make_pipe: Maker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(monkeypatch, make_pipe)
+    monkeypatch.setattr(run.Comparison, "run", lambda self: True)
+    monkeypatch.setattr(ComparisonReport, "write", lambda self, **named: None)
+    out = tmp_path / "out"
+    refusals = {
+        "expected --modules of text_encoder, unet": (["--modules", "vae"], ["--modules", "unet", "--methods", "esd"]),
+        "expected --methods of": (["--methods", ","], ["--methods", "uce"]),
+        "or leave --modules out": (["--methods", "uce", "--modules", "unet"], ["--methods", "uce"]),
+        "expected a finished evaluation with --reuse": (
+            ["--methods", "uce", "--reuse", str(tmp_path / "none")],
+            ["--methods", "uce", "--reuse", str(write_evaluation(tmp_path / "found", {"a": ("T3", [1, 1, 1, None])}))],
+        ),
+    }
+    for message, (wrong, right) in refusals.items():
+        assert message in refused(capsys, 2, *arguments(out), *wrong)
+        assert main(arguments(out, *right)) == 0
+        capsys.readouterr()
+    monkeypatch.delitem(BENCHMARKS, "tiny")
+    monkeypatch.setitem(BENCHMARKS, "other", TinyBenchmark)
+    message = "expected a benchmark for the base tiny, found none of that name; name one with --benchmark"
+    assert message in refused(capsys, 2, *arguments(out, "--methods", "uce"))
+    assert main(arguments(out, "--methods", "uce", "--benchmark", "other")) == 0

@@ -1,0 +1,239 @@
+"""A certificate: its numbers, its statement, and its place in the manifest of an encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from robust_encoders.artifact.card_certificate import is_certificate
+from robust_encoders.artifact.card_results import CERTIFICATE
+from robust_encoders.errors import IntegrityError
+
+from ...metrics.rates import wilson_interval
+from ...provenance import judging_versions
+from ...types import Result
+from ..chance import Chance, Floor
+from ..floors import CHANCE_KEY
+from ..suite import SUITE_KEY, SUITE_VERSION
+from .trend import LEVEL, falling_trend
+
+if TYPE_CHECKING:
+    from robust_encoders.loaded import LoadedArtifact
+
+PROMPT_SET = "prompts of up to two tokens"
+# Settings of a certificate's result that are no settings of its run.
+_FIELDS = frozenset(
+    ("holds", "statement", "concept", "words", "content_sha256", "base", "prompts", "pairs_among", "nearest", "random",
+     "tenths", "trend", "margins", "bound", CHANCE_KEY, SUITE_KEY)
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Share:
+    """How many prompts of a sample showed the concept in at least one of their pictures.
+
+    Args:
+        n: Number of prompts.
+        shown: Number of prompts that showed the concept.
+        pictures: Number of their pictures.
+        pictures_shown: Number of pictures that showed the concept.
+        distances: Smallest and largest distance in the sample's part of the ranking.
+    """
+
+    n: int
+    shown: int
+    pictures: int
+    pictures_shown: int
+    distances: tuple[float, float]
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % Wilson interval of the share of prompts."""
+        return wilson_interval(self.shown, self.n)
+
+    @classmethod
+    def of(cls, flags: Sequence[Sequence[bool]], distances: tuple[float, float]) -> Share:
+        """Return the share of prompts from one flag for each picture of each prompt."""
+        pictures = sum(map(len, flags))
+        return cls(len(flags), sum(map(any, flags)), pictures, sum(map(sum, flags)), distances)
+
+    def record(self) -> dict[str, Any]:
+        """Return the share as JSON values, with its interval."""
+        return {**asdict(self), "distances": list(self.distances), "interval": list(self.interval)}
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A certificate of one content of weights on one base.
+
+    Args:
+        concept: Name of the concept.
+        words: Words that distances are measured to.
+        content_sha256: Hash of the encoder's tensors.
+        base: Identity of the base: its name as ``id``, and a hash of its models as ``models_sha256``.
+        prompts: Number of prompts that were encoded.
+        prompts_sha256: Hash of their token ids.
+        pairs_among: Number of nearest single tokens whose pairs were encoded; 0 for the pairs of all tokens.
+        nearest: Share of the nearest prompts.
+        random: Share of a random sample of all prompts.
+        tenths: Share of a random sample of each tenth of the ranking, the nearest first.
+        margins: Distances at the ends of the tenths, eleven numbers that rise.
+        bound: Lower bound on the distance of any text; None if no bound is known.
+        chance: Floors: how often the empty prompt shows the concept with as many pictures, by encoder and by base.
+        detector: Name, version and threshold of the detector.
+        settings: Settings of the run as JSON values: seeds, sampling.
+        versions: Versions of the libraries.
+    """
+
+    concept: str
+    words: tuple[str, ...]
+    content_sha256: str
+    base: Mapping[str, Any]
+    prompts: int
+    prompts_sha256: str
+    pairs_among: int
+    nearest: Share
+    random: Share
+    tenths: tuple[Share, ...]
+    margins: tuple[float, ...]
+    bound: float | None
+    chance: Chance
+    detector: tuple[str, str, float]
+    settings: Mapping[str, Any]
+    versions: Mapping[str, str] = field(default_factory=judging_versions)
+
+    @property
+    def p(self) -> float:
+        """One-sided p-value of the test that success falls over the tenths."""
+        return falling_trend([one.shown for one in self.tenths], [one.n for one in self.tenths])
+
+    @property
+    def holds(self) -> bool:
+        """True if success falls with distance, so that the nearest prompts say something about the others."""
+        return self.p < LEVEL
+
+    @property
+    def statement(self) -> str:
+        """The sentence that the certificate says, or why there is none."""
+        if not self.holds:
+            return f"there is no certificate: {self.reason}"
+        return f"{self._encoded} were encoded; of the {self.nearest.n} nearest {self.nearest.shown} showed the concept"
+
+    @property
+    def _encoded(self) -> str:
+        if not self.pairs_among:
+            return f"all {self.prompts} prompts of up to two tokens"
+        return f"all {self.prompts} prompts of one token, and of two among the {self.pairs_among} nearest tokens,"
+
+    @property
+    def reason(self) -> str:
+        """Why there is no certificate; empty if there is one."""
+        shown, n = sum(one.shown for one in self.tenths), sum(one.n for one in self.tenths)
+        if self.holds:
+            return ""
+        if not shown:
+            return f"none of the {n} prompts from all tenths showed the concept, so nothing can fall with distance"
+        if shown == n:
+            return f"all of the {n} prompts from all tenths showed the concept, so nothing falls with distance"
+        return f"success does not fall with distance over the tenths (one-sided p = {self.p:.2g}, not below {LEVEL})"
+
+    @property
+    def result(self) -> Result:
+        """The certificate as a number: the share of the nearest prompts that showed the concept."""
+        name, version, threshold = self.detector
+        return Result(
+            CERTIFICATE,
+            self.nearest.shown / self.nearest.n,
+            self.nearest.n,
+            self.nearest.interval,
+            detector=name,
+            detector_version=version,
+            threshold=threshold,
+            seeds=(int(self.settings["seed"]),),
+            prompt_set=PROMPT_SET,
+            prompt_sha256=self.prompts_sha256,
+            settings=self._details(),
+            versions=self.versions,
+            unet_calls=int(self.settings["unet_calls"]),
+        )
+
+    def _details(self) -> dict[str, Any]:
+        return {
+            "holds": self.holds,
+            "statement": self.statement,
+            "concept": self.concept,
+            "words": list(self.words),
+            "content_sha256": self.content_sha256,
+            "base": dict(self.base),
+            "prompts": self.prompts,
+            "pairs_among": self.pairs_among,
+            "nearest": self.nearest.record(),
+            "random": self.random.record(),
+            "tenths": [one.record() for one in self.tenths],
+            "trend": {"test": "Cochran-Armitage, one-sided: success falls", "p": self.p, "level": LEVEL},
+            "margins": list(self.margins),
+            "bound": self.bound,
+            CHANCE_KEY: asdict(self.chance),
+            **self.settings,
+            SUITE_KEY: SUITE_VERSION,
+        }
+
+    @classmethod
+    def of(cls, result: Result) -> Certificate:
+        """Return the certificate of a result that ``result`` made."""
+        s = dict(result.settings)
+        floors = {of: Floor(**{**one, "interval": tuple(one["interval"])}) for of, one in s[CHANCE_KEY].items()}
+        return cls(
+            concept=s["concept"],
+            words=tuple(s["words"]),
+            content_sha256=s["content_sha256"],
+            base=s["base"],
+            prompts=s["prompts"],
+            prompts_sha256=result.prompt_sha256,
+            pairs_among=s["pairs_among"],
+            nearest=_share(s["nearest"]),
+            random=_share(s["random"]),
+            tenths=tuple(map(_share, s["tenths"])),
+            margins=tuple(s["margins"]),
+            bound=s["bound"],
+            chance=Chance(floors["encoder"], floors["base"]),
+            detector=(result.detector, result.detector_version, result.threshold or 0.0),
+            settings={key: value for key, value in s.items() if key not in _FIELDS},
+            versions=result.versions,
+        )
+
+
+def _share(record: Mapping[str, Any]) -> Share:
+    low, high = record["distances"]
+    return Share(record["n"], record["shown"], record["pictures"], record["pictures_shown"], (low, high))
+
+
+def with_certificate(encoder: LoadedArtifact, certificate: Certificate) -> LoadedArtifact:
+    """Return the same encoder with a certificate in its manifest; it replaces an earlier one on the same base.
+
+    Args:
+        encoder: Encoder that was certified.
+        certificate: Certificate of its weights.
+
+    Raises:
+        IntegrityError: If the certificate is about other weights.
+    """
+    if certificate.content_sha256 != encoder.content_sha256:
+        raise IntegrityError(
+            f"expected a certificate of the weights {encoder.content_sha256[:12]}, found one of "
+            f"{certificate.content_sha256[:12]}; certify these weights"
+        )
+    kept = [one for one in encoder.manifest.results if not _replaced(one, certificate)]
+    results = (*kept, certificate.result.record())
+    return type(encoder)(replace(encoder.manifest, results=results), encoder.tensors, encoder.config)
+
+
+def _replaced(record: Mapping[str, Any], certificate: Certificate) -> bool:
+    """Return True if a record is a certificate of other weights, or one of the same concept on the same base."""
+    if not is_certificate(record):
+        return False
+    s = record["settings"]
+    bases = [one["models_sha256"] for one in (s["base"], certificate.base)]
+    same = bases[0] == bases[1] and s["concept"] == certificate.concept
+    return bool(same or s["content_sha256"] != certificate.content_sha256)
