@@ -44,6 +44,11 @@ PAPERS: Mapping[str, Paper] = {
         "2405.15304",
         "DoCo",
     ),
+    "dp": Paper(
+        "Zhang et al., *Closed-Form Concept Erasure via Double Projections*, CVPR 2026",
+        "2604.10032",
+        "DP",
+    ),
     "esd": Paper(
         "Gandikota et al., *Erasing Concepts from Diffusion Models*, ICCV 2023",
         "2303.07345",
@@ -65,6 +70,11 @@ PAPERS: Mapping[str, Paper] = {
         "2308.14761",
         "UCE",
     ),
+    "mace": Paper(
+        "Lu et al., *MACE: Mass Concept Erasure in Diffusion Models*, CVPR 2024 (its first stage)",
+        "2403.06135",
+        "MACE",
+    ),
     "race": Paper(
         "Kim et al., *R.A.C.E.: Robust Adversarial Concept Erasure for Secure Text-to-Image Diffusion Model*, "
         "ECCV 2024",
@@ -76,11 +86,22 @@ PAPERS: Mapping[str, Paper] = {
         "2407.12383",
         "RECE",
     ),
+    "speed": Paper(
+        "Li et al., *SPEED: Scalable, Precise, and Efficient Concept Erasure for Diffusion Models*, ICLR 2026",
+        "2503.07392",
+        "SPEED",
+    ),
     "spm": Paper(
         "Lyu et al., *One-dimensional Adapter to Rule Them All: Concepts, Diffusion Models and Erasing Applications*, "
         "CVPR 2024",
         "2312.16145",
         "SPM",
+    ),
+    "trce": Paper(
+        "Chen et al., *TRCE: Towards Reliable Malicious Concept Erasure in Text-to-Image Diffusion Models*, ICCV 2025 "
+        "(its first stage)",
+        "2503.07389",
+        "TRCE",
     ),
     "receler": Paper(
         "Huang et al., *Receler: Reliable Concept Erasing of Text-to-Image Diffusion Models via Lightweight Erasers*, "

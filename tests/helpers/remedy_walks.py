@@ -112,6 +112,7 @@ WALKED: Mapping[str, str] = {
     "expected no gradient surgery, found": _CONTRADICT,
     "expected bank.mode 'bank' beside rollout": _CONTRADICT,
     "expected texts='words' together with attributes": _CONTRADICT,
+    "expected safe prompts together with target": _CONTRADICT,
     "bank.mode fresh (pictures are drawn once)": _CONTRADICT,
     "bank.seeds (set pictures)": _CONTRADICT,
     "train.precision fp16 (choose bf16, because fp16 scales": _CONTRADICT,

@@ -73,6 +73,7 @@ KEYWORDS: Mapping[str, Callable[..., Any]] = {
     "retain": METHODS["esd"],
     "subset_size": KernelDistance,
     "text_encoder": StableDiffusionPipeline.__init__,
+    "target": METHODS["dp"],
     "texts": UCE,
     "transport": Overlay.attach,
 }

@@ -65,6 +65,9 @@ CONTRADICTIONS = [
     ("uce", "--attributes big --shares 0.5 --texts prompts", "texts='words' together with attributes", [
         "--attributes big --shares 0.5", "--texts prompts",
     ]),
+    ("dp", "--safe dog --target anchor", "expected safe prompts together with target='projection'", [
+        "--safe dog --target projection", "--target anchor",
+    ]),
     ("ablation", "--bank.mode fresh", "bank.mode fresh (pictures are drawn once)", ["--bank.mode bank"]),
     ("ablation", "--bank.seeds 2 1", "bank.seeds (set pictures)", ["--pictures 2"]),
     ("ablation", "--train.precision fp16", "train.precision fp16 (choose bf16, because fp16 scales", [

@@ -21,12 +21,16 @@ from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.diffusion.target import TargetModel
 from robust_encoders.training.methods import (
     DES,
+    DP,
     ESD,
+    MACE,
     METHODS,
     RACE,
     RECE,
     SGRACE,
+    SPEED,
     SPM,
+    TRCE,
     UCE,
     Ablation,
     AdvUnlearn,
@@ -63,7 +67,7 @@ SMALL: dict[str, Any] = {
         bank=BankConfig(steps=2),
     )
     for name, kind in TRAINED.items()
-} | {kind.name: kind.standard(("a blue square", "a green star")) for kind in (UCE, RECE)}
+} | {kind.name: kind.standard(("a blue square", "a green star")) for kind in (UCE, RECE, SPEED, DP, TRCE, MACE)}
 SMALL["spm"] = SPM(train=SPMTrainingConfig(iterations=2, rate=1e-2, warmup=0, cycles=1), bank=BankConfig(steps=2))
 SMALL["receler"] = Receler(
     rank=2,

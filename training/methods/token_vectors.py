@@ -17,7 +17,7 @@ from ..diffusion.backbone import Backbone
 from ..prompts.layout import prompt_lengths
 from .closed_form import Moments
 
-Tokens = Literal["last", "from_last", "all"]
+Tokens = Literal["last", "from_last", "after_start", "all"]
 T = TypeVar("T")
 
 
@@ -70,8 +70,8 @@ class TokenVectors:
             targets: Prompts with their targets, any number of them.
             tokens: Positions whose vectors are taken. ``last`` takes the last token of the subject, as UCE's code does
                 since 2025. ``from_last`` also takes all positions after it, end token and padding included; prompt and
-                guide are aligned at their subjects. UCE's code before 2025 and RECE's do that. ``all`` takes all
-                positions.
+                guide are aligned at their subjects. UCE's code before 2025 and RECE's do that. ``after_start`` takes
+                all positions but the begin token's, ``all`` takes all.
         """
         found = Moments.none(self._width)
         with self.backbone.frozen():
@@ -85,16 +85,32 @@ class TokenVectors:
 
     @torch.no_grad()
     def kept(self, prompts: Sequence[str], tokens: Tokens) -> Moments:
-        """Return the moments of the vectors that prompts keep: the last token's if ``tokens`` is ``last``, else all."""
+        """Return the moments of the vectors that prompts keep, see ``read``."""
         found = Moments.none(self._width)
         with self.backbone.frozen():
-            for part in self._batches(prompts):
-                hidden = self.backbone.condition(part)  # (B, L, D)
-                if tokens == "last":
-                    rows = torch.arange(len(part), device=hidden.device)
-                    hidden = hidden[rows, self._lengths(self.backbone.tokenize(part))][:, None]
-                found += Moments.of(hidden.flatten(0, 1))
+            for vectors in self._read(prompts, tokens):
+                found += Moments.of(vectors)
         return found
+
+    @torch.no_grad()
+    def read(self, prompts: Sequence[str], tokens: Tokens) -> Tensor:
+        """Return the vectors of prompts themselves (N, D), in float64 on the CPU.
+
+        Args:
+            prompts: Prompts, at least one.
+            tokens: Positions. ``last`` takes the last token of each prompt, ``after_start`` all but the begin token's,
+                and any other value all positions.
+        """
+        with self.backbone.frozen():
+            return torch.cat([vectors.to("cpu", torch.float64) for vectors in self._read(prompts, tokens)])
+
+    def _read(self, prompts: Sequence[str], tokens: Tokens) -> Iterator[Tensor]:
+        for part in self._batches(prompts):
+            hidden = self.backbone.condition(part)  # (B, L, D)
+            if tokens == "last":
+                rows = torch.arange(len(part), device=hidden.device)
+                hidden = hidden[rows, self._lengths(self.backbone.tokenize(part))][:, None]
+            yield hidden[:, 1 if tokens == "after_start" else 0 :].flatten(0, 1)
 
     @property
     def _width(self) -> int:
@@ -111,7 +127,8 @@ class TokenVectors:
     def _pair(self, target: VectorTarget, vectors: Mapping[str, Tensor], tokens: Tokens) -> tuple[Tensor, Tensor]:
         """Return the chosen vectors of a prompt and their targets, both (n, D)."""
         hidden = [vectors[text] for text in target.texts]  # 1 + K times (L, D)
-        starts = [0] * len(hidden) if tokens == "all" else self.positions(target.texts)
+        fixed = {"all": 0, "after_start": 1}.get(tokens)
+        starts = self.positions(target.texts) if fixed is None else [fixed] * len(hidden)
         n = 1 if tokens == "last" else len(hidden[0]) - max(starts)
         own, *others = (row[start : start + n] for row, start in zip(hidden, starts, strict=True))
         moved = target.own * own

@@ -177,13 +177,18 @@ def as_edit(matrix: Tensor, moved: Moments, kept: Moments, *, seconds: tuple[flo
         log: Further entries of the log.
     """
     require_square(matrix, len(matrix))
+    numbers = {**run_numbers(moved, kept, seconds), **log}
+    return Edit("projection", "text_encoder", {PROJECTION_TENSOR: matrix.float()}, {}, numbers)
+
+
+def run_numbers(moved: Moments, kept: Moments, seconds: tuple[float, float]) -> dict[str, Any]:
+    """Return the log of a closed form: numbers of token vectors, seconds, and no UNet calls; see ``as_edit``."""
     started, read = seconds
     now = time.monotonic()
-    numbers = {
+    return {
         "moved_vectors": moved.count,
         "kept_vectors": kept.count,
         "seconds_solving": round(now - read, 3),
         "seconds_total": round(now - started, 3),
         "unet_calls": 0,
     }
-    return Edit("projection", "text_encoder", {PROJECTION_TENSOR: matrix.float()}, {}, {**numbers, **log})

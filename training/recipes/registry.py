@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from . import (
     ablation,
+    closed_forms,
     doco,
     esd_race,
     hirm,
@@ -13,6 +14,7 @@ from . import (
     s_grace,
     shapes,
     shapes_ablation,
+    shapes_closed_forms,
     shapes_doco,
     shapes_esd_race,
     shapes_hirm,
@@ -24,6 +26,7 @@ from . import (
 from .recipe import Recipe
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
+    **closed_forms.RECIPES,
     **doco.RECIPES,
     **esd_race.RECIPES,
     **hirm.RECIPES,
@@ -31,6 +34,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     **s_grace.RECIPES,
     **shapes.RECIPES,
     **shapes_ablation.RECIPES,
+    **shapes_closed_forms.RECIPES,
     **shapes_doco.RECIPES,
     **shapes_esd_race.RECIPES,
     **shapes_hirm.RECIPES,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from diffusers import StableDiffusionPipeline
 from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.cli.main import main
 from robust_encoders.training.cli import train as cli_train
-from robust_encoders.training.methods import ESD, RACE
+from robust_encoders.training.methods import DP, ESD, MACE, RACE, SPEED, TRCE
+from robust_encoders.training.methods.speed import PriorConfig
 from robust_encoders.training.objectives.config import RetainConfig
 from robust_encoders.training.recipes.recipe import Recipe
 from robust_encoders.training.recipes.registry import RECIPES
@@ -120,3 +122,22 @@ def test_an_artifact_of_the_unet_is_saved_and_can_start_race(own: list[str], tmp
     recorded = Manifest.read(tmp_path / "race")
     assert recorded.recipe["run"]["start"]["source"] == str(tmp_path / "out")
     assert recorded.method["start_from"] == str(tmp_path / "out")
+
+
+def test_closed_forms_retain_everyday_objects_and_speed_follows_its_component(
+    trained: list[Recipe], own: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kind in (SPEED, DP, TRCE, MACE):
+        assert main(["train", kind.name, *own]) == 0
+        method: Any = trained[-1].method
+        assert method == kind.standard(method.retained)
+        assert "a photo of a fire truck" in method.retained
+    speed = SPEED.standard(method.retained)
+    assert main(["train", "speed", *own, "--component", "text_encoder", "--threshold", "0.2"]) == 0
+    assert trained[-1].method == replace(speed, component="text_encoder", threshold=0.2)
+    assert main(["train", "speed", *own, "--prior.copies", "0"]) == 0
+    assert trained[-1].method == replace(speed, prior=PriorConfig(copies=0))
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "speed", *own, "--component", "text_encoder_2"])
+    assert stop.value.code == 2
+    assert "text_encoder_2" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from robust_encoders.hub.catalog import CATALOG
 from robust_encoders.training.attacks.soft_prompt import SoftPrompt
 from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.losses import gram_distance
-from robust_encoders.training.methods import ESD, RACE, RECE, UCE, AdvUnlearn
+from robust_encoders.training.methods import DP, ESD, MACE, RACE, RECE, SPEED, TRCE, UCE, AdvUnlearn
 from robust_encoders.training.objectives.config import AdversaryConfig
 from robust_encoders.training.prompts.concept_words import anchor_prompt
 from robust_encoders.training.prompts.retain import everyday_objects, object_prompts
@@ -33,7 +33,10 @@ def words_of(texts: Any) -> set[str]:
 def test_recipes_are_named_as_they_are_registered(name: str) -> None:
     recipe = RECIPES[name]()
     assert recipe.name == name
-    methods = "ablation|advunlearn|des|doco|esd|hardened|hirm|hirm-s|race|rece|receler|s-grace|sage|spm|strict|uce"
+    methods = (
+        "ablation|advunlearn|des|doco|dp|esd|hardened|hirm|hirm-s|mace|race|rece|receler|s-grace|sage|speed|spm|strict|"
+        "trce|uce"
+    )
     family, concept = re.sub(f"-({methods})(-te|-unet|-x|-u)?$", "", name).split("/")
     assert recipe.base == family
     assert recipe.concept.name in (concept, CATALOG.get(concept, CATALOG["nudity"]).concept)
@@ -247,3 +250,34 @@ def test_race_begins_with_the_esd_of_the_same_component(concept: str) -> None:
     assert isinstance(esd, ESD)
     assert text.start == replace(esd, train=text.start.train)
     assert (unet.component, text.component) == ("unet", "text_encoder")
+
+
+@pytest.mark.parametrize("family", LICENSES)
+@pytest.mark.parametrize("concept", PUBLISHED_CONCEPTS)
+def test_published_closed_forms_have_the_papers_settings(concept: str, family: str) -> None:
+    recipes = {name: RECIPES[f"{family}/{concept}-{name}"]() for name in ("speed", "speed-te", "dp", "trce", "mace")}
+    erased = CATALOG[concept].erased()
+    kept = object_prompts(erased)
+    nudity = concept == "nudity"
+    speed = SPEED(preserve=kept)
+    if nudity:
+        speed = replace(speed, tokens="after_start", retain_scale=0.7, lamb=0.5)
+    assert recipes["speed"].method == speed
+    assert recipes["speed-te"].method == replace(speed, component="text_encoder")
+    assert recipes["dp"].method == DP(preserve=kept)
+    assert recipes["trce"].method == TRCE(preserve=kept)
+    assert recipes["mace"].method == MACE(preserve=kept, preserve_scale=0.021 if nudity else 3.0)
+    assert {(one.concept, one.base, one.license) for one in recipes.values()} == {(erased, family, LICENSES[family])}
+
+
+@pytest.mark.parametrize("concept", NAMES)
+def test_closed_forms_of_the_embedded_base_preserve_captions(concept: str) -> None:
+    for name in ("speed", "speed-te", "dp", "trce", "mace"):
+        recipe = RECIPES[f"shapes/{concept}-{name}"]()
+        method: Any = recipe.method
+        assert method.retained == retain_prompts(concept)
+        assert method.texts == ("words" if name in ("trce", "mace") else "prompts")
+        assert recipe.concept == RECIPES[f"shapes/{concept}-uce"]().concept
+    one, other = (RECIPES[f"shapes/{concept}-{name}"]().method for name in ("speed", "speed-te"))
+    assert isinstance(one, SPEED)
+    assert one.for_component("text_encoder") == other

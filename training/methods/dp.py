@@ -1,0 +1,121 @@
+"""DP: the concept moves to its safe part, in directions that preserved prompts leave free, by one matrix."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from torch import Generator
+
+from robust_encoders.concepts import Concept
+
+from ..diffusion.backbone import Backbone
+from ..types import Edit
+from ..workspace import Workspace
+from .closed_form import Moments, double_projection, free_beyond, onto
+from .token_vectors import TokenVectors
+from .uce import UCE, as_edit, guide
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+@dataclass(frozen=True, kw_only=True)
+class DP:
+    """Double Projections (Zhang et al., CVPR 2026, arXiv 2604.10032).
+
+    The first projection gives a token vector c of the concept its target: its part in the span of safe vectors S,
+    ``c* = S (S^T S)^+ S^T c``. The second one allows only edits that leave the preserved vectors exactly as they are.
+    U are the directions that these leave free, their left null space, and ``x = U^T c``. The edit of all key and value
+    matrices (K and V) equals one matrix on the text encoder's output:
+
+        M = I + (c* - c) x^T U^T / |x|^2
+
+    For several vectors it is their least squares in the free directions. UCE is the case of one safe vector and of no
+    free directions, with a soft term for preserved ones.
+
+    Args:
+        texts: Texts to edit. ``words`` edits the concept's name and synonyms, ``prompts`` its captions, if it has any.
+        tokens: Positions whose token vectors are edited, see ``UCE``: ``last`` or ``from_last``.
+        target: Target of a vector. ``projection`` is the paper's. ``anchor`` leaves the first projection out, which the
+            paper allows, and takes the anchor's vector; a style without an anchor goes to ``art``, any other concept to
+            the empty prompt.
+        safe: Further prompts whose last tokens span the safe vectors; the anchors always belong to them.
+        preserve: Preserved prompts, which keep their meaning: their last tokens, or with ``from_last`` all their tokens
+            and the empty prompt's.
+        rank: Number of the preserved vectors' leading directions that are protected (the paper's k). None protects all
+            of them, exactly.
+        batch: Number of prompts encoded at once. It changes results by rounding only.
+
+    Raises:
+        ValueError: If a number is too small, or safe prompts would have no effect.
+    """
+
+    name: ClassVar[str] = "dp"
+    uses_workspace: ClassVar[bool] = True
+    texts: Literal["words", "prompts"] = "words"
+    tokens: Literal["last", "from_last"] = "last"
+    target: Literal["projection", "anchor"] = "projection"
+    safe: tuple[str, ...] = ()
+    preserve: tuple[str, ...] = ()
+    rank: int | None = None
+    batch: int = 64
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or (self.rank is not None and self.rank < 0):
+            raise ValueError(
+                f"expected a batch of at least 1 prompt and a rank of at least 0, found {self.batch} and {self.rank}"
+            )
+        if self.safe and self.target == "anchor":
+            raise ValueError(
+                "expected safe prompts together with target='projection', found 'anchor': drop one of them"
+            )
+
+    @classmethod
+    def standard(cls, retained: tuple[str, ...]) -> Self:
+        """Return the paper's settings with these preserved prompts."""
+        return cls(preserve=retained)
+
+    @property
+    def retained(self) -> tuple[str, ...]:
+        """The prompts that keep their meaning."""
+        return self.preserve
+
+    @property
+    def wants_retained(self) -> bool:
+        """True, because everyday objects are preserved when the user gives no prompts."""
+        return True
+
+    def retaining(self, prompts: tuple[str, ...]) -> Self:
+        """Return a copy with other preserved prompts."""
+        return replace(self, preserve=prompts)
+
+    def erase(
+        self, backbone: Backbone, concept: Concept, *, generator: Generator, workspace: Workspace | None = None
+    ) -> Edit:
+        """Solve for the matrix with ``backbone``'s text encoder; ``backbone`` stays unchanged.
+
+        Args:
+            backbone: Base that the matrix will be attached to; its text encoder gives every token vector.
+            concept: Concept to erase; its anchor is the target.
+            generator: Unused, because the method draws nothing at random.
+            workspace: Workspace whose ``progress`` switch is used; nothing else of it matters.
+
+        Raises:
+            ValueError: If a conditioning is not finite, if a caption does not name the concept, or if the preserved
+                prompts leave no direction free.
+        """
+        started = time.monotonic()
+        progress = workspace is not None and workspace.progress
+        reader = UCE(texts=self.texts, tokens=self.tokens, preserve=self.preserve, batch=self.batch)
+        moved = reader.moved(backbone, concept, self.tokens, progress=progress)
+        kept = reader.kept(backbone, self.tokens, progress=progress)
+        if self.target == "projection":
+            anchors = dict.fromkeys(guide(part) for part in concept.parts or (concept,))
+            safe = TokenVectors(backbone, batch=self.batch).read([*anchors, *self.safe], "last")
+            moved = Moments(moved.second, onto(safe) @ moved.second, moved.count)
+        read = time.monotonic()
+        free = free_beyond(kept.second, self.rank)
+        matrix = double_projection(moved, free)
+        return as_edit(matrix, moved, kept, seconds=(started, read), free_directions=free.shape[1])
