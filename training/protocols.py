@@ -73,6 +73,17 @@ class RetainingMethod(Protocol):
 
 
 @runtime_checkable
+class CaptionMethod(Protocol):
+    """A method that edits either the bare words of a concept or its captions."""
+
+    name: ClassVar[str]
+
+    def by_captions(self) -> Self:
+        """Return the same method, which edits the captions of the concept."""
+        ...
+
+
+@runtime_checkable
 class StandardMethod(Protocol):
     """A method whose retain prompts have no default, so its standard settings need them as an argument."""
 

@@ -17,9 +17,9 @@ from ..protocols import EmbeddedBase, Method
 from ..recipes.method_settings import (
     UNCHANGED,
     retained,
-    standard,
     stated_concept,
     stated_method,
+    usual,
     usual_retained,
 )
 from ..recipes.recipe import Recipe, with_retained
@@ -93,7 +93,7 @@ def _configured(values: Mapping[str, Any], name: str, kind: type, problems: Prob
         return None
     known = RECIPES[recipe_name]() if recipe_name in RECIPES else None
     ours = known is not None and method_name in ("", known.method.name)
-    start = known.method if known is not None and ours else standard(METHODS[method_name])
+    start = known.method if known is not None and ours else usual(METHODS[method_name], captioned=_captioned(values))
     options = _options(values, kind, _allowed(values, known), start, problems)
     placed = stated_method(with_retained(start, UNCHANGED), table, problems)
     states_retained = retained(placed) != UNCHANGED
@@ -101,6 +101,13 @@ def _configured(values: Mapping[str, Any], name: str, kind: type, problems: Prob
     recipe = _recipe(values, recipe_name, known, kept, options=options, problems=problems)
     title = recipe_name or method_name if recipe is None else recipe.name
     return ConfiguredRun(name=title, method=kept, recipe=recipe, options=options, states_retained=states_retained)
+
+
+def _captioned(values: Mapping[str, Any]) -> bool:
+    """Return True if the concept has captions: stated ones, or those of an embedded base."""
+    concept = values.get("concept")
+    stated = values.get("prompts") or (isinstance(concept, Mapping) and concept.get("prompts"))
+    return bool(stated) or values.get("base", DEFAULT_BASE) in BASES
 
 
 def _names(values: Mapping[str, Any], table: Mapping[str, Any], name: str, problems: Problems) -> tuple[str, str]:

@@ -23,7 +23,7 @@ from ..prompts.synonyms import SynonymConfig, SynonymSpace
 from ..prompts.text_files import read_prompts
 from ..protocols import ComponentMethod, EmbeddedBase, InnerAttack, Method, RetainingMethod
 from ..provenance import EXTRA
-from ..recipes.method_settings import UNCHANGED, standard
+from ..recipes.method_settings import UNCHANGED, usual
 from ..recipes.recipe import Recipe, with_retained
 from ..recipes.registry import RECIPES
 from ..recipes.run import run_name, run_recipe
@@ -215,9 +215,15 @@ def _recipe(name: str, recipe: Recipe, options: RecipeRun[Any], file: Configured
 def _method_run(
     name: str, arguments: Sequence[str], file: ConfiguredRun | None = None
 ) -> tuple[MethodRun[Any], Callable[[], Recipe]]:
-    method, stated = (standard(METHODS[name]), {}) if file is None else (file.method, file.options)
+    method, stated = (_standard(name, arguments), {}) if file is None else (file.method, file.options)
     options = _parse(MethodRun, name, method, arguments, stated)
     return options, lambda: _method_recipe(name, options)
+
+
+def _standard(name: str, arguments: Sequence[str]) -> Method:
+    bases = _values_of("--base", arguments)
+    captioned = not bases or bases[-1] in BASES or bool(_values_of("--prompts", arguments))
+    return usual(METHODS[name], captioned=captioned)
 
 
 def _method_recipe(name: str, options: MethodRun[Any]) -> Recipe:

@@ -72,6 +72,10 @@ class DP:
                 "expected safe prompts together with target='projection', found 'anchor': drop one of them"
             )
 
+    def by_captions(self) -> Self:
+        """Return the method with the concept's captions as its texts."""
+        return replace(self, texts="prompts")
+
     @classmethod
     def standard(cls, retained: tuple[str, ...]) -> Self:
         """Return the paper's settings with these preserved prompts."""

@@ -115,6 +115,10 @@ class HiRM:
                 f"{self.batch}, {self.retain_batch} and {self.retain_weight}"
             )
 
+    def by_captions(self) -> Self:
+        """Return the method with the concept's captions as its texts."""
+        return replace(self, texts="prompts")
+
     @classmethod
     def standard(cls, retained: tuple[str, ...]) -> Self:
         """Return the default settings with these retain prompts."""

@@ -61,6 +61,10 @@ class MACE:
     def __post_init__(self) -> None:
         require_paired(self)
 
+    def by_captions(self) -> Self:
+        """Return the method with the concept's captions as its texts."""
+        return replace(self, texts="prompts")
+
     @classmethod
     def standard(cls, retained: tuple[str, ...]) -> Self:
         """Return the paper's settings with these preserved prompts."""

@@ -61,6 +61,10 @@ class RECE:
         if self.start.attributes:
             raise ValueError("expected concepts to erase, found attributes to add: use UCE for debiasing")
 
+    def by_captions(self) -> Self:
+        """Return the method with the concept's captions as its texts."""
+        return replace(self, start=self.start.by_captions())
+
     @classmethod
     def standard(cls, retained: tuple[str, ...]) -> Self:
         """Return the paper's settings with these preserved prompts."""

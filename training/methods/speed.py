@@ -118,6 +118,10 @@ class SPEED:
             return replace(self, component="unet")
         return replace(self, component="text_encoder", prior=PriorConfig()) if component == "text_encoder" else self
 
+    def by_captions(self) -> Self:
+        """Return the method with the concept's captions as its texts."""
+        return replace(self, texts="prompts")
+
     @classmethod
     def standard(cls, retained: tuple[str, ...]) -> Self:
         """Return the paper's settings with these preserved prompts."""

@@ -77,6 +77,10 @@ class TRCE:
     def _weights(self) -> tuple[float, float, float, float]:
         return self.start_weight, self.end_weight, self.padding_weight, self.key_weight
 
+    def by_captions(self) -> Self:
+        """Return the method with the concept's captions as its texts."""
+        return replace(self, texts="prompts")
+
     @classmethod
     def standard(cls, retained: tuple[str, ...]) -> Self:
         """Return the paper's settings with these preserved prompts."""

@@ -87,6 +87,10 @@ class UCE:
         """Weights of the objective's three terms."""
         return RidgeConfig(erase_scale=self.erase_scale, preserve_scale=self.preserve_scale, lamb=self.lamb)
 
+    def by_captions(self) -> Self:
+        """Return the method with the concept's captions as its texts."""
+        return replace(self, texts="prompts")
+
     @classmethod
     def standard(cls, retained: tuple[str, ...]) -> Self:
         """Return the authors' settings with these preserved prompts."""

@@ -9,7 +9,7 @@ from typing import Any, cast, get_args, get_type_hints
 from robust_encoders.concepts import Concept
 
 from ..prompts.retain import object_prompts
-from ..protocols import ComponentMethod, EmbeddedBase, Method, RetainingMethod, StandardMethod
+from ..protocols import CaptionMethod, ComponentMethod, EmbeddedBase, Method, RetainingMethod, StandardMethod
 from ..types import Component
 from .recipe import with_retained
 from .settings import Problems, changed, converted
@@ -23,6 +23,19 @@ def standard(kind: type[Method]) -> Method:
     if issubclass(kind, StandardMethod):
         return cast(Method, kind.standard(UNCHANGED))
     return with_retained(kind(), UNCHANGED)
+
+
+def usual(kind: type[Method], *, captioned: bool) -> Method:
+    """Return a method's standard settings; where the concept has captions, closed forms edit these.
+
+    Bare words, the choice of the papers, may leave the concept in captions.
+
+    Args:
+        kind: Class of the method.
+        captioned: True if the concept has captions: those of an embedded base, or the user's own.
+    """
+    method = standard(kind)
+    return cast(Method, method.by_captions()) if captioned and isinstance(method, CaptionMethod) else method
 
 
 def retained(method: Method) -> tuple[str, ...]:

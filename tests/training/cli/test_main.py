@@ -292,7 +292,7 @@ def test_train_by_a_projection_retains_what_is_named_and_else_nothing(
     assert main(["train", method, *options]) == 0
     kind = METHODS[method]
     assert issubclass(kind, UCE | RECE)
-    assert trained.args[0].method == kind.standard(())
+    assert trained.args[0].method == kind.standard(()).by_captions()
     assert main(["train", method, "--out", str(tmp_path / "star"), "--concept", "star"]) == 0
     assert trained.args[0].method.retained == retain_prompts("star")
 

@@ -13,7 +13,7 @@ from diffusers import StableDiffusionPipeline
 from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.cli.main import main
 from robust_encoders.training.cli import train as cli_train
-from robust_encoders.training.methods import DP, ESD, MACE, RACE, SPEED, TRCE
+from robust_encoders.training.methods import DP, ESD, MACE, RACE, RECE, SPEED, TRCE, UCE
 from robust_encoders.training.methods.speed import PriorConfig
 from robust_encoders.training.objectives.config import RetainConfig
 from robust_encoders.training.recipes.recipe import Recipe
@@ -141,3 +141,29 @@ def test_closed_forms_retain_everyday_objects_and_speed_follows_its_component(
         main(["train", "speed", *own, "--component", "text_encoder_2"])
     assert stop.value.code == 2
     assert "text_encoder_2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "texts"),
+    [
+        (["--concept", "circle"], "prompts"),
+        (["--base", "shapes", "--concept", "circle"], "prompts"),
+        (["--concept", "circle", "--texts", "words"], "words"),
+    ],
+)
+def test_a_closed_form_edits_the_captions_of_an_embedded_base(
+    trained: list[Recipe], tmp_path: Path, arguments: list[str], texts: str
+) -> None:
+    assert main(["train", "uce", "--out", str(tmp_path / "out"), *arguments]) == 0
+    method = trained[0].method
+    assert isinstance(method, UCE)
+    assert method.texts == texts
+
+
+def test_a_closed_form_on_another_base_edits_captions_only_if_there_are_some(
+    trained: list[Recipe], own: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "captions.txt").write_text("a red circle\n")
+    for given in ([], ["--prompts", str(tmp_path / "captions.txt")]):
+        assert main(["train", "rece", *own, *given]) == 0
+    assert [one.method.start.texts for one in trained if isinstance(one.method, RECE)] == ["words", "prompts"]
