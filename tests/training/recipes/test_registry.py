@@ -33,7 +33,7 @@ def words_of(texts: Any) -> set[str]:
 def test_recipes_are_named_as_they_are_registered(name: str) -> None:
     recipe = RECIPES[name]()
     assert recipe.name == name
-    methods = "ablation|advunlearn|des|doco|esd|hardened|race|rece|receler|sage|spm|strict|uce"
+    methods = "ablation|advunlearn|des|doco|esd|hardened|pooled-fast|pooled|race|rece|receler|sage|spm|strict|uce"
     family, concept = re.sub(f"-({methods})(-te|-unet|-x|-u)?$", "", name).split("/")
     assert recipe.base == family
     assert recipe.concept.name in (concept, CATALOG.get(concept, CATALOG["nudity"]).concept)
