@@ -210,8 +210,9 @@ class _Builder:
         unlearn = self.terms.unlearn
         if unlearn.pulls_plain:
             return [PlainConditionings(unlearn, prompts, self.shard)]
-        wanted = unlearn.plain_weight > 0 and points is not None
-        return [PlainPredictions(unlearn, prompts, points)] if wanted else []
+        if unlearn.plain_weight <= 0 or points is None:
+            return []
+        return [PlainPredictions(unlearn, prompts, points)]
 
     def _retention(self, retained: EncodedPrompts | None, points: Points | None) -> list[LossTerm]:
         retain, found = self.terms.retain, list[LossTerm]()

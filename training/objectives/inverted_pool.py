@@ -89,7 +89,7 @@ class InvertedPool:
 
     @property
     def least(self) -> int:
-        """Number of rows per iteration and number of free embeddings."""
+        """Number of rows per iteration that have the same number of free embeddings."""
         return self.config.pool_batch // len(self.config.pool_tokens)
 
     def rows(self, iteration: Iteration) -> TermRows | None:
@@ -122,8 +122,8 @@ class InvertedPool:
             places: Numbers (B,) of the prompts in their part of the pool.
         """
         gram = self.prompts.metric.gram
-        both = (distance(conds, goals, gram) for distance in (seen_distance, cosine_distance))
-        return torch.where(places % 2 == 0, *both)
+        seen, apart = seen_distance(conds, goals, gram), cosine_distance(conds, goals, gram)
+        return torch.where(places % 2 == 0, seen, apart)
 
     def fresh(self, n: int, k: int, generator: Generator) -> PoolPart:
         """Return n prompts of k random tokens each, inside the ball, that the attack has not yet changed."""

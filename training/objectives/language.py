@@ -95,7 +95,7 @@ class Pairs:
     """Term that gives two words in the concept's place the meaning of the first one that fits there.
 
     Two words beside each other blend: the base draws a circle for "a ring cross". The target is the base's conditioning
-    of the prompt with the one word alone.
+    of the prompt with the one word alone, token by token. The other word's tokens get that of the one word.
 
     Args:
         language: Settings, texts and encoded prompts.
@@ -119,11 +119,20 @@ class Pairs:
         """Return this process's rows of one iteration."""
         teacher, n = self.language.teacher, self.least
         drawn = self.draw(n, iteration.generator)[self.language.shard.part(n)]
-        ids, wanted = (teacher.tokenize(list(texts)) for texts in zip(*drawn, strict=True))
-        return TermRows(n, teacher.embed(ids).detach(), ids, self.language.frozen(wanted))
+        both, alone, first = zip(*drawn, strict=True)
+        ids, wanted = (teacher.tokenize(list(texts)) for texts in (both, alone))
+        rows = zip(ids.tolist(), wanted.tolist(), first, strict=True)
+        index = torch.tensor([aligned(*row, eos=self.language.prompts.eos) for row in rows], device=ids.device)
+        frozen = self.language.frozen(wanted)
+        target = frozen.gather(1, index[..., None].expand(-1, -1, frozen.shape[2]))
+        return TermRows(n, teacher.embed(ids).detach(), ids, target)
 
-    def draw(self, n: int, generator: Generator) -> list[tuple[str, str]]:
-        """Draw n prompts, each with two words in the concept's place, and the same with the word that counts."""
+    def draw(self, n: int, generator: Generator) -> list[tuple[str, str, bool]]:
+        """Draw n prompts with two words in the concept's place.
+
+        Returns:
+            Each prompt, the same with the word that counts, and True if that is the first of the two words.
+        """
         made = self.language
         index = torch.randint(len(made.texts), (n,), generator=generator).tolist()
         fits = torch.randint(len(made.fitting), (n, 2), generator=generator).tolist()
@@ -133,8 +142,9 @@ class Pairs:
         for i, (one, two), other, share, side in zip(index, fits, others, odd, before, strict=True):
             pair = [made.fitting[one], made.foreign[other] if share < made.config.foreign else made.fitting[two]]
             pair = pair[::-1] if side < 0.5 else pair
-            counts = next(word for word in pair if word in self._known)
-            found.append((self._placed(i, " ".join(pair)), self._placed(i, counts)))
+            first = pair[0] in self._known
+            counts = pair[0] if first else pair[1]
+            found.append((self._placed(i, " ".join(pair)), self._placed(i, counts), first))
         return found
 
     @cached_property
@@ -145,6 +155,28 @@ class Pairs:
         placed = in_place_of(self.language.texts[i], self.language.concept.words(), phrase)
         assert placed is not None, "every prompt with the concept names it"
         return placed
+
+
+def aligned(both: Sequence[int], alone: Sequence[int], first: bool, *, eos: int) -> list[int]:
+    """Return for each token of a row with two words the position of its counterpart in the row with one of them.
+
+    A token that the shorter row lacks gets the nearest token of the word that counts. The padding moves along.
+
+    Args:
+        both: Token ids (L) of the row with two words.
+        alone: Token ids (L) of the row with the word that counts.
+        first: True if that word is the first of the two.
+        eos: Id of the end token.
+    """
+    sizes = both.index(eos, 1), alone.index(eos, 1)
+    extra, shortest = max(0, sizes[0] - sizes[1]), min(sizes)
+    if first:
+        after = next((i for i in range(shortest) if both[i] != alone[i]), shortest)
+        place, counterpart = after, after - 1
+    else:
+        same = next((i for i in range(shortest) if both[sizes[0] - 1 - i] != alone[sizes[1] - 1 - i]), shortest)
+        place, counterpart = sizes[0] - same - extra, sizes[1] - same
+    return [i if i < place else counterpart if i < place + extra else i - extra for i in range(len(both))]
 
 
 @dataclass(frozen=True)

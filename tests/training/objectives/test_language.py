@@ -22,6 +22,7 @@ from robust_encoders.training.objectives.language import (
     LanguageRows,
     NegativePrompts,
     Pairs,
+    aligned,
     pulled_back,
 )
 from robust_encoders.training.objectives.language_config import LanguageConfig
@@ -72,31 +73,51 @@ def test_two_words_mean_the_first_that_fits(tiny_pipe: Any) -> None:
     assert not {"circle", "disc"} & set(made.foreign)
     pairs = term.draw(200, generator())
     odd = 0
-    for both, alone in pairs:
+    for both, alone, first in pairs:
         extra = set(made.foreign) | set(made.fitting)
         said, wanted = ([{"an": "a"}.get(word, word) for word in one.split()] for one in (both, alone))
         assert len(said) == len(wanted) + 1
         at = next(i for i in range(len(said)) if [*said[:i], *said[i + 1 :]] == wanted)
         assert said[at] in extra
-        first = next(word for word in said if word in made.fitting)
-        assert first in wanted
+        counts = next(word for word in said if word in made.fitting)
+        assert counts in wanted
+        assert first == (at > 0 and said[at - 1] == counts) or said[at] == counts
         odd += said[at] not in made.fitting
     assert 50 < odd < 150, "about half of the pairs have a word from anywhere"
 
 
-def test_the_target_of_a_pair_is_the_base_with_one_word(tiny_pipe: Any) -> None:
-    term = term_of(language_objective(tiny_pipe, **WEIGHTS), Pairs)
-    row, pairs = drawn(term), term.draw(4, generator())
+def test_the_target_of_a_pair_is_the_base_with_one_word_token_by_token(tiny_pipe: Any) -> None:
+    term = term_of(language_objective(tiny_pipe, **WEIGHTS, pairs_batch=20), Pairs)
+    row, pairs = drawn(term), term.draw(20, generator())
     teacher = term.language.teacher
-    assert torch.equal(row.ids, teacher.tokenize([both for both, _ in pairs]))
-    torch.testing.assert_close(row.target, teacher.condition([alone for _, alone in pairs]))
+    assert torch.equal(row.ids, teacher.tokenize([both for both, *_ in pairs]))
     assert not row.target.requires_grad
+    frozen = teacher.condition([alone for _, alone, _ in pairs])
+    for i, (both, alone, _) in enumerate(pairs):
+        said, one = ([*teacher.tokenizer(text).input_ids] for text in (both, alone))
+        extra = len(said) - len(one)
+        assert extra > 0
+        torch.testing.assert_close(row.target[i, 0], frozen[i, 0])
+        torch.testing.assert_close(row.target[i, len(said) - 1 :], frozen[i, len(one) - 1 : frozen.shape[1] - extra])
+        for j in range(len(said)):
+            assert any(torch.allclose(row.target[i, j], frozen[i, k]) for k in (j, j - extra, *range(len(one))))
+
+
+def test_tokens_of_two_words_have_counterparts_in_the_row_with_one() -> None:
+    # Tokens 5 6 are a word of two tokens, 7 is one of one token; 1 2 3 are around, 9 ends the row.
+    assert aligned([0, 1, 5, 6, 7, 2, 9, 9, 9], [0, 1, 5, 6, 2, 9, 9, 9, 9], True, eos=9) == [0, 1, 2, 3, 3, 4, 5, 6, 7]
+    assert aligned([0, 1, 5, 6, 7, 2, 9, 9, 9], [0, 1, 7, 2, 9, 9, 9, 9, 9], False, eos=9) == [
+        *(0, 1, 2, 2, 2, 3, 4, 5, 6),
+    ]
+    # The article before the word changes with it.
+    assert aligned([0, 3, 5, 7, 9, 9], [0, 1, 7, 9, 9, 9], False, eos=9) == [0, 1, 2, 2, 3, 4]
+    assert aligned([0, 5, 5, 9, 9], [0, 5, 9, 9, 9], True, eos=9) == [0, 1, 1, 2, 3], "a word beside itself"
 
 
 def test_without_foreign_words_both_fit(tiny_pipe: Any) -> None:
     term = term_of(language_objective(tiny_pipe, **WEIGHTS, foreign=0.0), Pairs)
     known = {*term.language.fitting, "a", "an", "red", "on", "white"}
-    assert {word for both, _ in term.draw(50, generator()) for word in both.split()} <= known
+    assert {word for both, *_ in term.draw(50, generator()) for word in both.split()} <= known
 
 
 @pytest.mark.parametrize("end", [False, True])
