@@ -21,7 +21,8 @@ from ..objectives.attribute import EraseFrom
 from ..objectives.caption_words import CaptionWords
 from ..objectives.config import TermsConfig
 from ..objectives.hardening import Additions, AttackedConditionings, KeptNeighbours
-from ..objectives.language import LanguageRows, language_terms
+from ..objectives.language import language_terms
+from ..objectives.language_rows import LanguageRows
 from ..objectives.outliers import OutlierRows, outlier_terms
 from ..objectives.placement import CutPrompts, TokenPlacements
 from ..objectives.prompt_augmentation import ConceptPrompts, require_room

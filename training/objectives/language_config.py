@@ -15,12 +15,13 @@ class LanguageConfig:
     Their words are those of the retain prompts and the tokens of the tokenizer. None of them runs the UNet.
 
     Args:
-        pairs_weight: Weight of a term on two words in the concept's place; 0 leaves it out. At least one of the two
-            fits there, which means that retain prompts have it in the same place. The target is the base's
-            conditioning of the prompt with the first word that fits.
+        pairs_weight: Weight of a term on two words in the concept's place; 0 leaves it out. The first one fits there,
+            which means that retain prompts have it in the same place. The target is the base's conditioning of the
+            prompt with the first word alone.
         pairs_batch: Number of prompts with two words per iteration.
-        foreign: Share, from 0 to 1, of the pairs with one word from anywhere: from the retain prompts, or a whole word
-            of the tokenizer's vocabulary. It stands before or after the word that fits.
+        foreign: Share, from 0 to 1, of the pairs whose second word comes from anywhere: from the retain prompts, or a
+            whole word of the tokenizer's vocabulary. The second words of the other pairs fit as well. A word from
+            anywhere never comes first: "yellow star" keeps its meaning.
         pool_weight: Weight of a term on a pool of prompts of free embeddings; 0 leaves it out. An attack fits them
             until the student answers as the base does for a prompt with the concept. The attack goes on in every
             iteration, so the pool follows the student. The targets are the base's conditionings of the anchored

@@ -16,17 +16,11 @@ from robust_encoders.training.distributed import Shard
 from robust_encoders.training.losses import gram_distance
 from robust_encoders.training.methods import ESD
 from robust_encoders.training.objectives.config import RetainConfig
-from robust_encoders.training.objectives.language import (
-    EmptyPrompt,
-    KeptContext,
-    LanguageRows,
-    NegativePrompts,
-    Pairs,
-    aligned,
-    pulled_back,
-)
+from robust_encoders.training.objectives.language import EmptyPrompt, KeptContext, NegativePrompts, pulled_back
 from robust_encoders.training.objectives.language_config import LanguageConfig
+from robust_encoders.training.objectives.language_rows import LanguageRows
 from robust_encoders.training.objectives.terms import Objective
+from robust_encoders.training.objectives.word_pairs import Pairs, aligned
 from robust_encoders.training.trainer.loop import TrainingConfig
 from robust_encoders.training.workspace import Workspace
 
@@ -65,7 +59,7 @@ def test_a_training_without_predictions_needs_no_bank(tiny_pipe: Any, monkeypatc
     assert TINY.stored(ANCHORED).trajectories
 
 
-def test_two_words_mean_the_first_that_fits(tiny_pipe: Any) -> None:
+def test_two_words_mean_the_first(tiny_pipe: Any) -> None:
     term = term_of(language_objective(tiny_pipe, **WEIGHTS, foreign=0.5), Pairs)
     made = term.language
     assert set(made.fitting) == {"square", "star"}
@@ -73,15 +67,12 @@ def test_two_words_mean_the_first_that_fits(tiny_pipe: Any) -> None:
     assert not {"circle", "disc"} & set(made.foreign)
     pairs = term.draw(200, generator())
     odd = 0
-    for both, alone, first in pairs:
-        extra = set(made.foreign) | set(made.fitting)
-        said, wanted = ([{"an": "a"}.get(word, word) for word in one.split()] for one in (both, alone))
+    for both, alone in pairs:
+        said, wanted = both.split(), alone.split()
         assert len(said) == len(wanted) + 1
         at = next(i for i in range(len(said)) if [*said[:i], *said[i + 1 :]] == wanted)
-        assert said[at] in extra
-        counts = next(word for word in said if word in made.fitting)
-        assert counts in wanted
-        assert first == (at > 0 and said[at - 1] == counts) or said[at] == counts
+        assert said[at] in {*made.foreign, *made.fitting}
+        assert said[at - 1] in made.fitting or said[at] in made.fitting, "the first word fits"
         odd += said[at] not in made.fitting
     assert 50 < odd < 150, "about half of the pairs have a word from anywhere"
 
@@ -90,10 +81,10 @@ def test_the_target_of_a_pair_is_the_base_with_one_word_token_by_token(tiny_pipe
     term = term_of(language_objective(tiny_pipe, **WEIGHTS, pairs_batch=20), Pairs)
     row, pairs = drawn(term), term.draw(20, generator())
     teacher = term.language.teacher
-    assert torch.equal(row.ids, teacher.tokenize([both for both, *_ in pairs]))
+    assert torch.equal(row.ids, teacher.tokenize([both for both, _ in pairs]))
     assert not row.target.requires_grad
-    frozen = teacher.condition([alone for _, alone, _ in pairs])
-    for i, (both, alone, _) in enumerate(pairs):
+    frozen = teacher.condition([alone for _, alone in pairs])
+    for i, (both, alone) in enumerate(pairs):
         said, one = ([*teacher.tokenizer(text).input_ids] for text in (both, alone))
         extra = len(said) - len(one)
         assert extra > 0
@@ -103,21 +94,18 @@ def test_the_target_of_a_pair_is_the_base_with_one_word_token_by_token(tiny_pipe
             assert any(torch.allclose(row.target[i, j], frozen[i, k]) for k in (j, j - extra, *range(len(one))))
 
 
-def test_tokens_of_two_words_have_counterparts_in_the_row_with_one() -> None:
-    # Tokens 5 6 are a word of two tokens, 7 is one of one token; 1 2 3 are around, 9 ends the row.
-    assert aligned([0, 1, 5, 6, 7, 2, 9, 9, 9], [0, 1, 5, 6, 2, 9, 9, 9, 9], True, eos=9) == [0, 1, 2, 3, 3, 4, 5, 6, 7]
-    assert aligned([0, 1, 5, 6, 7, 2, 9, 9, 9], [0, 1, 7, 2, 9, 9, 9, 9, 9], False, eos=9) == [
-        *(0, 1, 2, 2, 2, 3, 4, 5, 6),
-    ]
-    # The article before the word changes with it.
-    assert aligned([0, 3, 5, 7, 9, 9], [0, 1, 7, 9, 9, 9], False, eos=9) == [0, 1, 2, 2, 3, 4]
-    assert aligned([0, 5, 5, 9, 9], [0, 5, 9, 9, 9], True, eos=9) == [0, 1, 1, 2, 3], "a word beside itself"
+def test_tokens_of_two_words_have_counterparts_in_the_row_with_the_first() -> None:
+    # Tokens 5 6 are a word of two tokens, 7 is one of one token; 1 and 2 are around, 9 ends the row.
+    assert aligned([0, 1, 5, 6, 7, 2, 9, 9, 9], [0, 1, 5, 6, 2, 9, 9, 9, 9], eos=9) == [0, 1, 2, 3, 3, 4, 5, 6, 7]
+    assert aligned([0, 1, 7, 5, 6, 2, 9, 9, 9], [0, 1, 7, 2, 9, 9, 9, 9, 9], eos=9) == [0, 1, 2, 2, 2, 3, 4, 5, 6]
+    assert aligned([0, 5, 5, 9, 9], [0, 5, 9, 9, 9], eos=9) == [0, 1, 1, 2, 3], "a word beside itself"
+    assert aligned([0, 5, 9, 9], [0, 5, 9, 9], eos=9) == [0, 1, 2, 3]
 
 
 def test_without_foreign_words_both_fit(tiny_pipe: Any) -> None:
     term = term_of(language_objective(tiny_pipe, **WEIGHTS, foreign=0.0), Pairs)
     known = {*term.language.fitting, "a", "an", "red", "on", "white"}
-    assert {word for both, *_ in term.draw(50, generator()) for word in both.split()} <= known
+    assert {word for both, _ in term.draw(50, generator()) for word in both.split()} <= known
 
 
 @pytest.mark.parametrize("end", [False, True])
