@@ -37,6 +37,7 @@ ATTACKED = "--train.iterations 2 --adversary.warmup 1 --bank.limit 4"
 SMALLER = {
     r"certify shapes/circle": ("--pairs-among 2 --nearest 2 --random 2 --each 1 --seeds 1 --floor 1 --steps 2"),
     r"train shapes/\S+-(advunlearn|hardened)\b(?!.*--train)": ATTACKED,
+    r"train shapes/\S+-pooled(-fast)?\b(?!.*--train)": ATTACKED,
     r"train shapes/\S+-esd\b(?!.*--train)": "--train.iterations 2 --bank.limit 4",
     r"train shapes/\S+-ablation(-te)?\b(?!.*--train)": "--train.iterations 2 --pictures 4 --bank.limit 4",
     r"train shapes/\S+-doco(-te)?\b(?!.*--train)": "--train.iterations 2 --warmup 1 --pictures 2 --bank.steps 2",

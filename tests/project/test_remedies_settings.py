@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_language import RETAINED, on_language
+from tiny_training import ANCHORED, prepared
 from walking import Walk, tiny_base
 
 from robust_encoders.cli.main import main
+from robust_encoders.concepts import Concept
 from robust_encoders.training.cli import train as cli_train
+from robust_encoders.training.objectives.config import RetainConfig
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +55,11 @@ CONTRADICTIONS = [
         "--unlearn.pull-weight 0 --hardening.objective conditioning",
     ]),
     ("esd", "--outliers.searched-weight 1", "expected outliers.searched_weight 0", ["--outliers.searched-weight 0"]),
+    ("esd", "--language.pool-weight 1", "expected language.pool_weight 0", ["--language.pool-weight 0"]),
+    ("advunlearn", "--language.pool 95", "different language.pool_tokens, and", ["--language.pool 94"]),
+    ("advunlearn", "--language.pool 12", "expected language.pool of at least", [
+        "--language.pool 24", "--language.pool 12 --language.pool-batch 12",
+    ]),
     ("advunlearn", "--adversary.shared 0.5 --hardening.objective conditioning", "for adversary.shared", [
         "--adversary.shared 0.5 --hardening.objective noise", "--adversary.shared 0.5 --hardening.objective both",
         "--adversary.shared 0 --hardening.objective conditioning",
@@ -135,3 +145,25 @@ def test_settings_that_do_not_fit_the_run(method: str, wrong: str, fragment: str
     walk.refused(2, fragment, *options, *wrong.split())
     for way in ways:
         assert main([*options, *way.split(), "--no-resume"]) == 0, way
+
+
+def test_words_in_the_place_of_the_concept(tiny_pipe: Any) -> None:
+    def terms(prompts: tuple[str, ...], *, said: Concept = ANCHORED, kept: float = 1.0, **weights: float) -> set[str]:
+        retain = RetainConfig(prompts=prompts, space="conditioning", conditioning_weight=kept)
+        method = replace(on_language(**weights), retain=retain)
+        return {term.name for term in prepared(method, tiny_pipe, concept=said).terms}
+
+    with pytest.raises(ValueError, match="retain prompts that differ from the concept's prompts in its word alone, or"):
+        terms(("the sea",), pairs_weight=1.0)
+    assert "pairs" in terms(("a red star",), pairs_weight=1.0)
+    assert "pairs" not in terms(("the sea",), pairs_weight=0.0)
+    with pytest.raises(ValueError, match="a weight above 0 for them, or leave both weights at 0"):
+        terms(RETAINED, kept=0.0, context_weight=1.0)
+    assert "context" in terms(RETAINED, kept=1.0, context_weight=1.0)
+    assert "context" not in terms(RETAINED, kept=0.0, context_weight=0.0)
+    long = replace(ANCHORED, prompts=("a red circle on white " * 3, "a red circle"))
+    odd = ("a red xyzxyzxyz", "a red star")
+    with pytest.raises(ValueError, match=r"shorten the concept's prompts, or leave language\.pairs_weight at 0"):
+        terms(odd, said=long, pairs_weight=1.0)
+    assert "pairs" in terms(odd, said=replace(long, prompts=("a red circle",)), pairs_weight=1.0)
+    assert "pairs" not in terms(odd, said=long, pairs_weight=0.0)

@@ -17,6 +17,7 @@ from ..objectives.config import (
     TermsConfig,
     UnlearnConfig,
 )
+from ..objectives.language_config import LanguageConfig
 from ..protocols import InnerAttack
 from ..provenance import ADDED, EXTRA
 from ..trainer.loop import TrainingConfig
@@ -47,8 +48,8 @@ class AdvUnlearn:
     There are two departures from the paper. First, the latents come from a bank of whole trajectories, each at its own
     timestep. They can be stored, because no sample depends on the student. Second, four bugs of the authors' code are
     not reproduced: summed attack gradients, a lost last attack step, words counted as tokens, and layers selected by
-    string prefix. Settings beyond the paper are off by default: all of ``hardening`` and ``outliers``, and every other
-    setting whose description calls it a departure.
+    string prefix. Settings beyond the paper are off by default: all of ``hardening``, ``outliers`` and ``language``,
+    and every other setting whose description calls it a departure.
 
     Args:
         retain: Retain prompts and the weights of their terms. The prompts have no default.
@@ -64,6 +65,7 @@ class AdvUnlearn:
         hardening: Settings of terms on conditionings, against stronger attacks.
         hardening_attack: Rule of the inner attack on conditionings.
         outliers: Settings of terms on outliers, text that no caption resembles.
+        language: Settings of terms on any text, which need no list of words.
 
     Raises:
         ValueError: If a setting has no effect beside the others.
@@ -85,6 +87,7 @@ class AdvUnlearn:
     hardening: HardeningConfig = field(default_factory=HardeningConfig, metadata=EXTRA)
     hardening_attack: InnerAttack = field(default_factory=lambda: SoftPrompt(steps=4, rate=5e-2), metadata=EXTRA)
     outliers: OutlierConfig = field(default_factory=OutlierConfig, metadata=EXTRA)
+    language: LanguageConfig = field(default_factory=LanguageConfig, metadata=EXTRA | ADDED)
 
     def __post_init__(self) -> None:
         _ = self.terms  # refuses settings that contradict each other
@@ -92,7 +95,7 @@ class AdvUnlearn:
     @property
     def terms(self) -> TermsConfig:
         """Settings of the objective."""
-        return TermsConfig(self.unlearn, self.retain, self.hardening, self.outliers, self.adversary)
+        return TermsConfig(self.unlearn, self.retain, self.hardening, self.outliers, self.adversary, self.language)
 
     @property
     def inner_attacks(self) -> InnerAttacks:
@@ -126,6 +129,7 @@ class AdvUnlearn:
             retain=self.retain.for_processes(n),
             hardening=self.hardening.for_processes(n),
             outliers=self.outliers.for_processes(n),
+            language=self.language.for_processes(n),
         )
 
     def stored(self, concept: Concept) -> Stored:

@@ -9,6 +9,7 @@ from torch import Generator
 
 from ..diffusion.backbone import Backbone
 from ..objectives.config import HardeningConfig, OutlierConfig, RetainConfig, TermsConfig, UnlearnConfig
+from ..objectives.language_config import LanguageConfig
 from ..provenance import ADDED, EXTRA
 from ..trainer.loop import TrainingConfig
 from ..trainer.parameters import SelectionConfig
@@ -62,6 +63,7 @@ class ESD:
         bank: DDIM steps and guidance of the latents, and settings of the frozen model's stored trajectories.
         hardening: Settings of terms on conditionings, without their attack.
         outliers: Settings of terms on outliers, text that no caption resembles.
+        language: Settings of terms on any text, which need no list of words.
 
     Raises:
         ValueError: If strings shall be searched for, which is an attack, if a setting has no effect, or if the text
@@ -82,6 +84,7 @@ class ESD:
     bank: BankConfig = field(default_factory=BankConfig)
     hardening: HardeningConfig = field(default_factory=HardeningConfig, metadata=EXTRA)
     outliers: OutlierConfig = field(default_factory=OutlierConfig, metadata=EXTRA)
+    language: LanguageConfig = field(default_factory=LanguageConfig, metadata=EXTRA | ADDED)
 
     def __post_init__(self) -> None:
         if self.retain is _BY_COMPONENT:
@@ -92,13 +95,13 @@ class ESD:
             raise ValueError(
                 f"expected no terms on anchored prompts or conditionings beside erase_from {self.erase_from!r}, found "
                 "some: choose unlearn.target 'negative_guidance', and leave unlearn.plain_weight, "
-                "unlearn.pull_weight, hardening and outliers at their defaults"
+                "unlearn.pull_weight, hardening, outliers and language at their defaults"
             )
 
     @property
     def terms(self) -> TermsConfig:
         """Settings of the objective."""
-        return TermsConfig(self.unlearn, self.retain, self.hardening, self.outliers)
+        return TermsConfig(self.unlearn, self.retain, self.hardening, self.outliers, language=self.language)
 
     @classmethod
     def standard(cls, retained: tuple[str, ...]) -> Self:
@@ -137,6 +140,7 @@ class ESD:
             retain=self.retain.for_processes(n),
             hardening=self.hardening.for_processes(n),
             outliers=self.outliers.for_processes(n),
+            language=self.language.for_processes(n),
         )
 
     def stored(self, concept: Concept) -> Stored:

@@ -18,7 +18,7 @@ def stored_by_terms(method: TermsMethod, concept: Concept) -> Stored:
     texts = len(concept.parts or (concept,)) if method.erase_from else len(concept.prompts or (concept.name,))
     aside = bool(method.erase_from) or terms.unlearn.target == "anchor"
     parts = []
-    if method.rollout == "bank":
+    if method.rollout == "bank" and terms.predicts:
         parts.append(StoredTrajectories(bank.for_concept(), texts, 4 if aside else 3))
     if terms.retain.in_noise:
         parts.append(StoredTrajectories(bank.for_retain(), len(terms.retain.prompts)))

@@ -21,6 +21,8 @@ from ..objectives.attribute import EraseFrom
 from ..objectives.caption_words import CaptionWords
 from ..objectives.config import TermsConfig
 from ..objectives.hardening import Additions, AttackedConditionings, KeptNeighbours
+from ..objectives.language import language_terms
+from ..objectives.language_rows import LanguageRows
 from ..objectives.outliers import OutlierRows, outlier_terms
 from ..objectives.placement import CutPrompts, TokenPlacements
 from ..objectives.prompt_augmentation import ConceptPrompts, require_room
@@ -144,16 +146,20 @@ class _Builder:
             teacher, terms.adversary, prompts.texts, self.concept, rows=prompts.rows, given=prompts.given
         )
         retained = self._retain_prompts()
-        points = self._concept_points(anchors)
+        points = self._concept_points(anchors) if terms.predicts else None
         metric = self._metric(points) if terms.retain.in_conditioning or terms.pulls_conditioning else None
         retain_points = self._points(terms.retain.prompts, method.bank.for_retain()) if terms.retain.in_noise else None
         errors = NoiseError(teacher, self.student, self.workspace.micro_batch)
-        listed = self._unlearning(prompts, points, errors, placements) if terms.hardening.in_noise else []
+        listed = list[LossTerm]()
+        if points is not None and terms.hardening.in_noise:
+            listed += self._unlearning(prompts, points, errors, placements)
         if terms.hardens and metric is not None:
             augmented = self._augmented(prompts, retained, placements, metric)
             listed += self._hardening(augmented, placements)
             if words is not None:
                 listed += outlier_terms(OutlierRows(terms.outliers, augmented, words), points, errors)
+            rows = LanguageRows(terms.language, augmented, self.concept, self.texts, terms.retain.prompts)
+            listed += language_terms(rows)
         listed += [*self._plain(prompts, points), *self._retention(retained, retain_points)]
         warmup = None if terms.adversary is None else terms.adversary.warmup
         return Objective(listed, errors, metric, warmup, self.shard)
@@ -189,9 +195,11 @@ class _Builder:
         return Points(source, self.shard)
 
     @torch.no_grad()
-    def _metric(self, points: Points) -> ConditioningMetric:
+    def _metric(self, points: Points | None) -> ConditioningMetric:
+        """Return the metric in the units of the noise loss; without one, prompts lie at 1 from the empty prompt."""
         conds, null = self.teacher.condition(self.texts[:256]), self.teacher.condition([""])
-        return ConditioningMetric.fit(self.teacher.text_gram(), conds, null, unit=points.source.mean_difference())
+        unit = 1.0 if points is None else points.source.mean_difference()
+        return ConditioningMetric.fit(self.teacher.text_gram(), conds, null, unit=unit)
 
     def _unlearning(
         self, prompts: EncodedPrompts, points: Points, errors: NoiseError, placements: TokenPlacements
@@ -205,12 +213,12 @@ class _Builder:
         found: list[LossTerm] = [Unlearn(unlearn, prompts, points, attack)]
         return [*found, Pull(unlearn, prompts)] if unlearn.pull_weight > 0 else found
 
-    def _plain(self, prompts: EncodedPrompts, points: Points) -> list[LossTerm]:
+    def _plain(self, prompts: EncodedPrompts, points: Points | None) -> list[LossTerm]:
         unlearn = self.terms.unlearn
-        if unlearn.plain_weight <= 0:
-            return []
-        if unlearn.plain_space == "conditioning":
+        if unlearn.pulls_plain:
             return [PlainConditionings(unlearn, prompts, self.shard)]
+        if unlearn.plain_weight <= 0 or points is None:
+            return []
         return [PlainPredictions(unlearn, prompts, points)]
 
     def _retention(self, retained: EncodedPrompts | None, points: Points | None) -> list[LossTerm]:

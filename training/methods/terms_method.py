@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from ..objectives.config import HardeningConfig, OutlierConfig, RetainConfig, TermsConfig, UnlearnConfig
+from ..objectives.language_config import LanguageConfig
 from ..protocols import InnerAttack
 from ..trainer.loop import TrainingConfig
 from ..trainer.parameters import SelectionConfig
@@ -37,6 +38,8 @@ class TermsMethod(Protocol):
     def hardening(self) -> HardeningConfig: ...  # noqa: D102
     @property
     def outliers(self) -> OutlierConfig: ...  # noqa: D102
+    @property
+    def language(self) -> LanguageConfig: ...  # noqa: D102
     @property
     def select(self) -> SelectionConfig: ...  # noqa: D102
     @property
@@ -91,6 +94,7 @@ def on_conditionings(method: TermsMethod) -> dict[str, bool]:
         "unlearn.pull_weight": terms.unlearn.pull_weight > 0,
         "hardening": terms.hardens or not terms.hardening.in_noise or bool(terms.hardening.eta),
         "outliers": bool(terms.outliers.batches()),
+        "language": bool(terms.language.batches()),
     }
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 from ..prompts.layout import Placement, PromptLayout
 from ..provenance import EXTRA
+from .language_config import LanguageConfig
 
 Space = Literal["noise", "conditioning", "both"]
 
@@ -385,9 +386,10 @@ class TermsConfig:
         hardening: Settings of the terms on conditionings against stronger attacks.
         outliers: Settings of the terms on outliers.
         adversary: Placement and start of the inner attack; None for no attack.
+        language: Settings of the terms on any text.
 
     Raises:
-        ValueError: If a setting has no effect beside the others, or if there is a search but no attack.
+        ValueError: If a setting has no effect beside the others, or if there is a search or a pool but no attack.
     """
 
     unlearn: UnlearnConfig
@@ -395,6 +397,7 @@ class TermsConfig:
     hardening: HardeningConfig
     outliers: OutlierConfig
     adversary: AdversaryConfig | None = None
+    language: LanguageConfig = field(default_factory=LanguageConfig)
 
     def __post_init__(self) -> None:
         if self.hardening.eta and not (self._eta_matters or self.unlearn.pulls_plain or self.unlearn.pull_weight > 0):
@@ -414,6 +417,11 @@ class TermsConfig:
                 f"expected outliers.searched_weight 0, found {self.outliers.searched_weight}: the search is an attack, "
                 "and ESD has no attack; leave it at 0, or train AdvUnlearn"
             )
+        if self.adversary is None and self.language.inverts:
+            raise ValueError(
+                f"expected language.pool_weight 0, found {self.language.pool_weight}: the pool is fitted by an attack, "
+                "and ESD has no attack; leave it at 0, or train AdvUnlearn"
+            )
         if self.adversary is not None and self.adversary.shared > 0 and not self.hardening.in_noise:
             raise ValueError(
                 f"expected attacks through the UNet for adversary.shared {self.adversary.shared}, found "
@@ -425,12 +433,19 @@ class TermsConfig:
     def _eta_matters(self) -> bool:
         """True if ``hardening.eta`` shifts the targets of a hardening or outlier term."""
         others = set(self.outliers.batches()) - {"shuffled"}
-        return self.hardening.in_conditioning or self.hardening.additions_weight > 0 or bool(others)
+        hardened = self.hardening.in_conditioning or self.hardening.additions_weight > 0
+        return hardened or bool(others) or self.language.inverts
 
     @property
     def hardens(self) -> bool:
-        """True if there is a hardening or outlier term."""
-        return bool(self.hardening.batches() or self.outliers.batches())
+        """True if there is a hardening or outlier term, or one on any text."""
+        return bool(self.hardening.batches() or self.outliers.batches() or self.language.batches())
+
+    @property
+    def predicts(self) -> bool:
+        """True if a term compares predictions of the UNet, or searches through it; otherwise nothing runs the UNet."""
+        plain = self.unlearn.plain_weight > 0 and not self.unlearn.pulls_plain
+        return self.hardening.in_noise or plain or self.retain.in_noise or self.outliers.searches
 
     @property
     def pulls_conditioning(self) -> bool:

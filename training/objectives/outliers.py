@@ -267,12 +267,12 @@ class SearchedStrings:
         self.search.load_state(state)
 
 
-def outlier_terms(outliers: OutlierRows, points: Points, errors: NoiseError) -> list[LossTerm]:
+def outlier_terms(outliers: OutlierRows, points: Points | None, errors: NoiseError) -> list[LossTerm]:
     """Return the terms that the settings ask for, in the order in which they draw.
 
     Args:
         outliers: Settings, prompts and words.
-        points: Training points on the prompts with the concept.
+        points: Training points on the prompts with the concept; None if there is no search.
         errors: Error of the student's predictions.
     """
     config, asked = outliers.config, outliers.config.batches()
@@ -283,7 +283,7 @@ def outlier_terms(outliers: OutlierRows, points: Points, errors: NoiseError) -> 
     ]
     if config.empty_weight > 0:
         found.append(KeptEmptyPrompt(outliers, config.empty_weight, outliers.prompts.shard.count))
-    if config.searches:
+    if config.searches and points is not None:
         search = PromptSearch(config, outliers.teacher, outliers.prompts.ordinary)
         size = config.searched_batch
         found.append(SearchedStrings(outliers, config.searched_weight, size, search, points, errors))

@@ -36,6 +36,7 @@ class TermRows(NamedTuple):
             encodes these.
         given: Part of the conditionings that other text encoders give, see ``Backbone.given``; None without such
             encoders.
+        compared: True (B, L) at the positions where conditionings are compared; None compares all.
     """
 
     total: int
@@ -45,6 +46,11 @@ class TermRows(NamedTuple):
     points: BankBatch | None = None
     cond: Tensor | None = None
     given: Tensor | None = None
+    compared: Tensor | None = None
+
+    def seen(self, cond: Tensor) -> Tensor:
+        """Return the student's conditionings (B, L, D) with the target at the positions that are not compared."""
+        return cond if self.compared is None else torch.where(self.compared[..., None], cond, self.target)
 
 
 @dataclass(frozen=True)
@@ -248,7 +254,7 @@ class Objective:
         weights = {term.name: term.weight for term in self.terms}
         parts = self._conditionings(drawn)
         losses = {
-            name: (weights[name], self.metric(parts[name], rows.target))
+            name: (weights[name], self.metric(rows.seen(parts[name]), rows.target))
             for name, rows in drawn.items()
             if rows.points is None and self.metric is not None
         }

@@ -1,0 +1,41 @@
+"""The words that fit the concept's place are read off the retain prompts."""
+
+from __future__ import annotations
+
+import pytest
+
+from robust_encoders.training.prompts.fitting_words import fitting_words, words_of
+from robust_encoders.training.recipes.registry import RECIPES
+from robust_encoders.training.worlds.shapes.concepts import beside
+
+
+def test_a_word_fits_where_a_retain_prompt_differs_by_it_alone() -> None:
+    retained = ("a red star", "a red square on white", "an annulus", "a blue disc", "one star, red and plain", "a red")
+    said = ("a red circle", "a circle", "a disc on white", "one circle, red and plain")
+    assert fitting_words(said, ("circle", "disc"), retained) == ("star", "annulus")
+    assert fitting_words(("circle, red",), ("circle",), ("star , red", "ring, green")) == ("star",)
+
+
+def test_words_beside_the_concept_do_not_take_its_place() -> None:
+    retained = ("a dotted star", "a green star")
+    assert fitting_words(("a red star", "a dotted red ring"), ("red",), retained) == ("green",)
+
+
+def test_without_such_a_prompt_every_word_counts_that_another_prompt_replaces() -> None:
+    retained = ("a photo of a dog", "a photo of a cat", "a photo of an owl", "the sea")
+    assert fitting_words(("church",), ("church",), retained) == ("dog", "cat", "owl")
+    assert fitting_words(("church",), ("church",), ("a photo of a dog",)) == ()
+
+
+@pytest.mark.parametrize("concept", ["circle", "red", "striped"])
+def test_captions_of_the_shapes_world_give_its_words_and_hardly_any_other(concept: str) -> None:
+    recipe = RECIPES[f"shapes/{concept}-pooled-fast"]()
+    method: object = recipe.method
+    found = fitting_words(recipe.concept.prompts, recipe.concept.words(), method.retained)  # type: ignore[attr-defined]
+    listed = set(beside(concept))
+    assert len(set(found) & listed) >= 0.8 * len(listed) - 2
+    assert len(set(found) - listed) <= 1
+
+
+def test_words_of_texts_are_without_marks_and_each_once() -> None:
+    assert words_of(("a star, red", "red star.")) == ("a", "star", "red")

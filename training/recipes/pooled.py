@@ -1,0 +1,52 @@
+"""Recipes for Stable Diffusion with terms on any text, with the sizes that 77 positions allow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+
+from ..methods import AdvUnlearn
+from ..objectives.language_config import LanguageConfig
+from ..trainer.parameters import SelectionConfig
+from .recipe import Recipe
+from .stable_diffusion import LICENSES, PUBLISHED_CONCEPTS, published
+
+
+def pooled(concept: str, family: str) -> Recipe:
+    """Return the recipe of AdvUnlearn for one of the paper's six concepts with terms on any text.
+
+    The terms are those of ``shapes_pooled``, with smaller batches, because a prompt has 77 positions instead of 24.
+    Every layer is trained: a term on conditionings cannot be met by layer 0 alone. No run has chosen these weights.
+
+    Args:
+        concept: Name of the concept in the catalog.
+        family: Family of the base, ``sd1`` or ``sd2``.
+    """
+    like = published(concept, family)
+    assert isinstance(like.method, AdvUnlearn)
+    method = replace(
+        like.method,
+        retain=replace(like.method.retain, space="both", conditioning_weight=5.0, conditioning_batch=32),
+        select=SelectionConfig(),
+        train=replace(like.method.train, average=0.99),
+        language=LanguageConfig(
+            pairs_weight=1.0,
+            pairs_batch=8,
+            pool_weight=1.0,
+            pool=32,
+            pool_batch=8,
+            context_weight=5.0,
+            context_batch=16,
+            negative_weight=1.0,
+            empty_weight=5.0,
+        ),
+    )
+    return replace(like, name=f"{family}/{concept}-pooled", method=method)
+
+
+RECIPES: Mapping[str, Callable[[], Recipe]] = {
+    f"{family}/{concept}-pooled": partial(pooled, concept, family)
+    for family in LICENSES
+    for concept in PUBLISHED_CONCEPTS
+}
