@@ -88,7 +88,7 @@ class _Measured:
         """Count the cases that one or two other words in the concept's place win."""
         attack = shapes_suite("standard", self.concept)["word_swap"]
         assert isinstance(attack, WordSwap)
-        return self._won(replace(attack, drawn=100))
+        return self._won(replace(attack, drawn=100, draft_steps=0))
 
     def _won(self, attack: Any) -> tuple[int, int]:
         cases = self.cases[:CASES]

@@ -34,8 +34,8 @@ def test_recipes_are_named_as_they_are_registered(name: str) -> None:
     recipe = RECIPES[name]()
     assert recipe.name == name
     methods = (
-        "ablation|advunlearn|des|doco|dp|esd|hardened|hirm|hirm-s|mace|pooled-fast|pooled|race|rece|receler|s-grace|sage|speed|spm|strict|"
-        "trce|uce"
+        "ablation|advunlearn|des|doco|dp|esd|hardened|hirm|hirm-s|mace|pooled-fast|pooled|race|rece|receler|s-grace|sage|"
+        "speed|spm|strict|trce|uce"
     )
     family, concept = re.sub(f"-({methods})(-te|-unet|-x|-u)?$", "", name).split("/")
     assert recipe.base == family
