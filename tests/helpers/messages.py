@@ -19,7 +19,9 @@ PIP = re.compile(r"pip install(?: --?[a-z-]+)* (?:'[^']*'|\S+)")
 KEYWORD = re.compile(r"\b([a-z]\w*)=(?=True|False|None|\.\.\.|'|[A-Z]\w*|encoder\.|Backbone|\{)")
 CALL = re.compile(r"(?:\b([A-Za-z]\w*)\.)?(?<!\\)\b([A-Za-z]\w*)\((?!s\))")
 ENVIRONMENT = re.compile(r"\b(?:HF|ROBUST_ENCODERS|CUDA|WORLD)_[A-Z][A-Z_]*\b")
-SETTING = re.compile(r"\b(?:retain|unlearn|hardening|outliers|adversary|train|bank|start|attack|prior)\.[a-z][a-z_]*\b")
+SETTING = re.compile(
+    r"\b(?:retain|unlearn|hardening|language|outliers|adversary|train|bank|start|attack|prior)\.[a-z][a-z_]*\b"
+)
 SNAKE = re.compile(r"(?<![\w./<{-])[a-z][a-z0-9]*(?:_[a-z0-9]+)+\b(?![./}])")
 
 

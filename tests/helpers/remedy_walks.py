@@ -22,6 +22,10 @@ _OPENED = f"{_A}test_opening.py::test_wrong_settings_are_told_together"
 _JUDGE = f"{_A}test_opening.py::test_a_detector_belongs_to_one_concept"
 _PORT = "tests/training/cli/test_app.py::test_a_port_that_is_taken_is_told_before_anything_is_loaded"
 _M = "tests/training/worlds/emoji/"
+_GRACE = "tests/training/methods/test_s_grace.py::test_no_retain_prompts_are_refused_before_anything_is_trained"
+_HIRM = "tests/training/methods/test_hirm.py::test_a_semantic_target_needs_an_anchor"
+_CERTIFY = "tests/training/cli/test_certify.py::"
+_CERTIFIED = "tests/training/evaluation/certificate/test_certify.py::"
 _CONTRADICT = f"{_S}test_settings_that_contradict_each_other"
 _FIT = f"{_S}test_settings_that_do_not_fit_the_run"
 _FACTS = f"{_C}test_facts_that_publishing_needs"
@@ -30,6 +34,12 @@ _COMPARED = "tests/training/comparison/test_compare.py::test_what_a_refusal_name
 _OF_EVALUATION = f"{_E}test_options_of_an_evaluation"
 
 WALKED: Mapping[str, str] = {
+    "expected the folder of an encoder with --record": f"{_CERTIFY}test_what_cannot_work_is_refused",
+    "expected --detector for the base": f"{_CERTIFY}test_a_base_of_ones_own_needs_a_detector",
+    "at least 1 retain prompt, found none: give captions without the concept": _GRACE,
+    "for target 'anchor', found none: give the anchor": _HIRM,
+    "A certificate of other weights is left out": f"{_CERTIFIED}test_a_certificate_of_other_weights_is_refused",
+    "A certificate cannot be read": f"{_CERTIFIED}test_a_damaged_record_leaves_the_rest_of_the_card",
     # the page
     "name them, for example `robust-encoders app": _OPENED,
     "leave --workers out": _OPENED,

@@ -232,4 +232,7 @@ def test_a_semantic_target_needs_an_anchor(tiny_pipe: Any) -> None:
     bare = replace(CONCEPT, anchor="")
     with pytest.raises(ValueError, match=r"an anchor of 'circle' for target 'anchor', found none: give the anchor"):
         erase(HiRM(target="anchor", train=SHORT), tiny_pipe, concept=bare)
+    assert (
+        erase(HiRM(target="anchor", train=SHORT), tiny_pipe, concept=replace(bare, anchor="square")).form == "weights"
+    )
     assert erase(HiRM(target="subtracted", train=SHORT), tiny_pipe, concept=bare).form == "weights"

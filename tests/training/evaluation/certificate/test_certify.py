@@ -252,3 +252,15 @@ def test_weights_in_another_precision_lose_it(made: Certificate, tiny_encoder: R
     with_certificate(tiny_encoder, falling(made)).save_pretrained(tmp_path / "whole-precision")
     RobustEncoder.from_pretrained(tmp_path / "whole-precision", dtype=torch.float16).save_pretrained(tmp_path / "half")
     assert "is left out" in (tmp_path / "half" / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_damaged_record_leaves_the_rest_of_the_card(
+    made: Certificate, tiny_encoder: RobustEncoder, tmp_path: Path
+) -> None:
+    record = falling(made).result.record()
+    settings = {key: value for key, value in record["settings"].items() if key != "base"}
+    tiny_encoder.manifest = replace(tiny_encoder.manifest, results=({**record, "settings": settings},))
+    tiny_encoder.save_pretrained(tmp_path / "artifact")
+    text = (tmp_path / "artifact" / "README.md").read_text(encoding="utf-8")
+    assert "**A certificate cannot be read**: KeyError" in text.replace("\\", "")
+    assert "## Limits" in text or "## What it does not protect" in text
