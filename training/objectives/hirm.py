@@ -73,7 +73,8 @@ def random_target(shape: tuple[int, int], scale: float, generator: Generator) ->
         generator: Generator of r.
     """
     direction = torch.rand(shape, generator=generator)
-    return scale * direction / direction.norm()
+    target: Tensor = scale * direction / direction.norm()
+    return target
 
 
 def concept_texts(concept: Concept, texts: Texts) -> tuple[str, ...]:

@@ -80,7 +80,8 @@ def naive(backbone: Backbone, text: str) -> np.ndarray[Any, Any]:
         scores[np.triu_indices(length, 1)] = -np.inf
         weights = np.exp(scores - scores.max(1, keepdims=True))
         mixed.append(weights / weights.sum(1, keepdims=True) @ v[:, head])
-    return linear(attention.out_proj, np.concatenate(mixed, axis=1))
+    found: np.ndarray[Any, Any] = linear(attention.out_proj, np.concatenate(mixed, axis=1))
+    return found
 
 
 def loss_of(method: HiRM, pipe: Any, concept: Concept = CONCEPT, seed: int = 0) -> tuple[Misdirection, Any]:

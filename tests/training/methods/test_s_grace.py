@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,13 +149,17 @@ def test_the_projection_is_the_nearest_point_of_the_ball() -> None:
     assert torch.allclose(projected(inside, clean, 0.5), inside)
 
 
+def _linear(slopes: Tensor, embeds: Tensor, rows: Tensor) -> Tensor:
+    return (slopes[rows] * embeds).flatten(1).sum(1)
+
+
 def test_adam_gets_signs_and_only_words_move(tiny_pipe: Any) -> None:
     moves = []
     for size in (1.0, 1e-3):  # the size of a gradient does not matter
         words = words_of(tiny_pipe, replace(ATTACK, steps=3, radius=1e6))
         words.refresh(generator(1))
         slopes = torch.randn(words.embeds.shape, generator=generator(2)).sign() * size
-        words.attack(lambda embeds, rows, slopes=slopes: (slopes[rows] * embeds).flatten(1).sum(1))
+        words.attack(partial(_linear, slopes))
         moves.append(words.embeds - words.backbone.embed(words.ids).detach())
     assert torch.allclose(moves[0], moves[1], atol=1e-6)
     counts = prompt_lengths(words.ids, int(words.backbone.tokenizer.eos_token_id))

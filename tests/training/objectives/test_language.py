@@ -212,7 +212,7 @@ def test_gradients_reach_the_student_and_not_the_base(tiny_pipe: Any) -> None:
         alone = replace(made, terms=[term for term in made.terms if term.name == name])
         loss, _ = alone(5, generator())
         made.student.text_encoder.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         reached = [p.grad for p in made.student.text_encoder.parameters() if p.grad is not None]
         beyond = name == "negative"  # no gradient where nothing lies beyond the anchor
         assert beyond or any(bool(grad.abs().sum() > 0) for grad in reached), name
@@ -244,7 +244,8 @@ def test_a_run_interrupted_in_the_middle_ends_where_a_whole_one_does(
 
 def test_processes_share_the_rows_of_one(tiny_pipe: Any) -> None:
     made = language_objective(tiny_pipe, **WEIGHTS)
-    for kind in (Pairs, KeptContext, NegativePrompts):
+    kinds: tuple[type[Pairs | KeptContext | NegativePrompts], ...] = (Pairs, KeptContext, NegativePrompts)
+    for kind in kinds:
         term = term_of(made, kind)
         whole, parts = drawn(term), [drawn(sharded(term, Shard(i, 2))) for i in range(2)]
         assert [part.total for part in parts] == [whole.total] * 2

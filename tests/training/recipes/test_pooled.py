@@ -40,7 +40,7 @@ def short(recipe: Recipe) -> AdvUnlearn:
     """Return the recipe's method with three iterations, a warm-up of one, and small batches."""
     method = recipe.method
     assert isinstance(method, AdvUnlearn)
-    sizes = {"pairs_batch": 4, "pool": 8, "pool_batch": 4, "context_batch": 4, "negative_batch": 4}
+    sizes: dict[str, Any] = {"pairs_batch": 4, "pool": 8, "pool_batch": 4, "context_batch": 4, "negative_batch": 4}
     return replace(
         method,
         retain=replace(method.retain, conditioning_batch=4, batch=2),

@@ -46,7 +46,8 @@ def test_a_part_runs_its_own_steps_from_the_weights_that_it_is_given(tmp_path: P
 
         def loss(generator: Generator) -> Tensor:
             seen.append(generator.initial_seed())
-            return layer(torch.randn((4, 2), generator=generator)).square().mean()
+            value: Tensor = layer(torch.randn((4, 2), generator=generator)).square().mean()
+            return value
 
         fit(layer, loss, Schedule(steps=6, rate=0.1, every=2), folder, seed=0, label="layer", span=span)
         return layer
