@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -72,6 +71,25 @@ class LanguageRows:
         return found
 
     @cached_property
+    def roomy(self) -> tuple[str, ...]:
+        """Prompts with the concept that have room for two fitting words in its place.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        sizes = {word: len(self.teacher.tokenizer(word, add_special_tokens=False).input_ids) for word in self.fitting}
+        longest, named = max(sizes, key=sizes.__getitem__), self.concept.words()
+        filled = {text: in_place_of(text, named, f"{longest} {longest}") or text for text in self.texts}
+        found = tuple(text for text, full in filled.items() if self.teacher.fits(full))
+        if not found:
+            raise ValueError(
+                f"expected prompts with room for two words in the concept's place, of {self.teacher.max_length - 2} "
+                f"tokens in all, found none, such as {next(iter(filled.values()))!r}: shorten the concept's prompts, "
+                "or leave language.pairs_weight at 0"
+            )
+        return found
+
+    @cached_property
     def foreign(self) -> tuple[str, ...]:
         """Words from anywhere: those of the retain prompts, and all whole words of the vocabulary."""
         named = {word.lower() for word in self.concept.words()}
@@ -91,7 +109,7 @@ def require_words(language: LanguageRows) -> None:
 
     Raises:
         ValueError: If no retain prompt has a word in the concept's place, if the term on random tokens has no retain
-            prompts, or if a prompt has no room for two words in the concept's place.
+            prompts, or if no prompt has room for two words in the concept's place.
     """
     asked = language.config.batches()
     if ("pairs" in asked and not language.retained) or ("context" in asked and language.prompts.retained is None):
@@ -100,14 +118,4 @@ def require_words(language: LanguageRows) -> None:
             "prompts and a weight above 0 for them, or leave both weights at 0"
         )
     if "pairs" in asked:
-        _require_room(language.teacher, language.texts, language)
-
-
-def _require_room(teacher: Backbone, texts: Sequence[str], language: LanguageRows) -> None:
-    longest = max(language.fitting, key=lambda word: len(teacher.tokenizer(word, add_special_tokens=False).input_ids))
-    filled = (in_place_of(text, language.concept.words(), f"{longest} {longest}") or text for text in texts)
-    if odd := next((text for text in filled if not teacher.fits(text)), None):
-        raise ValueError(
-            f"expected prompts with room for two words in the concept's place, of {teacher.max_length - 2} tokens in "
-            f"all, found {odd!r}: shorten the concept's prompts, or leave language.pairs_weight at 0"
-        )
+        _ = language.roomy

@@ -53,7 +53,7 @@ class Pairs:
     def draw(self, n: int, generator: Generator) -> list[tuple[str, str]]:
         """Draw n prompts, each with two words in the concept's place, and the same with the first of them."""
         made = self.language
-        index = torch.randint(len(made.texts), (n,), generator=generator).tolist()
+        index = torch.randint(len(made.roomy), (n,), generator=generator).tolist()
         fits = torch.randint(len(made.fitting), (n, 2), generator=generator).tolist()
         others = torch.randint(len(made.foreign), (n,), generator=generator).tolist()
         odd = (torch.rand(n, generator=generator) < made.config.foreign).tolist()
@@ -64,7 +64,7 @@ class Pairs:
         return found
 
     def _placed(self, i: int, phrase: str) -> str:
-        placed = in_place_of(self.language.texts[i], self.language.concept.words(), phrase)
+        placed = in_place_of(self.language.roomy[i], self.language.concept.words(), phrase)
         assert placed is not None, "every prompt with the concept names it"
         return placed
 

@@ -77,6 +77,16 @@ def test_two_words_mean_the_first(tiny_pipe: Any) -> None:
     assert 50 < odd < 150, "about half of the pairs have a word from anywhere"
 
 
+def test_prompts_without_room_for_two_words_are_left_out_of_the_pairs(tiny_pipe: Any) -> None:
+    long = "a red circle on white " * 3
+    retain = RetainConfig(prompts=("a red xyzxyzxyz", "a red star"), space="conditioning")
+    method = replace(on_language(pairs_weight=1.0), retain=retain)
+    made = prepared(method, tiny_pipe, concept=replace(ANCHORED, prompts=(long, "a red circle")))
+    term = term_of(made, Pairs)
+    assert term.language.roomy == ("a red circle",)
+    assert not any("on white" in both for both, _ in term.draw(50, generator()))
+
+
 def test_the_target_of_a_pair_is_the_base_with_one_word_token_by_token(tiny_pipe: Any) -> None:
     term = term_of(language_objective(tiny_pipe, **WEIGHTS, pairs_batch=20), Pairs)
     row, pairs = drawn(term), term.draw(20, generator())
@@ -268,7 +278,7 @@ def test_a_training_is_refused_before_anything_is_run(tiny_pipe: Any) -> None:
     none = {"conditioning_weight": 0.0}
     said = refused(tiny_pipe, RETAINED, retain=none, context_weight=1.0)
     assert "expected retain prompts for language.pairs_weight and language.context_weight" in said
-    long = replace(ANCHORED, prompts=("a red circle on white " * 3, "a red circle"))
+    long = replace(ANCHORED, prompts=("a red circle on white " * 3,))
     said = refused(tiny_pipe, ("a red xyzxyzxyz", "a red star"), long, pairs_weight=1.0)
     assert "room for two words in the concept's place, of 22 tokens" in said
     with pytest.raises(ValueError, match=r"expected language\.pool_weight 0, found 1\.0: the pool is fitted by an att"):

@@ -127,3 +127,15 @@ def test_stable_diffusion_gets_the_same_terms_with_other_sizes(concept: str, fam
         theirs.context_tokens,
     )
     assert (recipe.concept, recipe.method.retained) == (paper.concept, paper.method.retained)
+
+
+@pytest.mark.base
+@pytest.mark.parametrize("name", [f"shapes/{concept}-pooled-fast" for concept in CONCEPTS])
+def test_the_recipe_of_every_concept_begins(name: str) -> None:
+    """Captions of some concepts have more tokens than others."""
+    recipe = RECIPES[name]()
+    backbone = Backbone.from_pipeline(embedded_pipeline())
+    edit = short(recipe).erase(
+        backbone, recipe.concept, generator=torch.Generator().manual_seed(0), workspace=Workspace(progress=False)
+    )
+    assert edit.log["losses"]["pairs"]
