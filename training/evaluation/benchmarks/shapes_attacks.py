@@ -94,7 +94,7 @@ def _text(name: SuiteName, concept: ShapesConcept, drafts: int) -> dict[str, Att
         "random": _control(discrete),
         "transfer": OnBase(discrete),
         "ring_a_bell": RingABell.for_concept(pairs, tokens=8, population=60, generations=60, every=20),
-        "black_box": BlackBox(others, neighbours, budget=_of(name, 80, 400), draft_steps=drafts),
+        "black_box": BlackBox(others, neighbours, budget=_of(name, 160, 400), draft_steps=drafts),
         "word_swap": swap,
         "word_swap_caption": replace(swap, place="caption"),
         "word_swap_attacked": replace(swap, ranking="attacked"),
