@@ -115,7 +115,7 @@ class LoadedArtifact(ABC):
     ) -> LoadedArtifact:
         """Load a whole encoder or an overlay, and verify every byte of it against its manifest.
 
-        A name is looked up in this order: ``shapes/...`` (inside the package), the catalog, an existing folder,
+        A name is looked up in this order: ``shapes/...`` and ``emoji/...`` (inside the package), the catalog, a folder,
         ``org/name`` on the Hub.
 
         Args:

@@ -112,7 +112,8 @@ def _read_weights(
             "artifact again"
         )
     tensors = {**file.tensors, **shared}
-    if not (known or trust.contents) or not record.content_sha256:
+    # A pin or a note of an earlier check is about the file, not about tensors that the base gives.
+    if shared or not (known or trust.contents) or not record.content_sha256:
         _require_contents(tensors, record, path)
     named = nested(tensors)
     projected = manifest.component == PROJECTED

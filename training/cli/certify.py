@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from robust_encoders.artifact.target import target_problems
 from robust_encoders.encoder import RobustEncoder
 from robust_encoders.utils.console import EXIT_OK, UsageError, say
 from robust_encoders.utils.extras import package_problems
@@ -73,8 +74,10 @@ def certify(arguments: Sequence[str]) -> int:
     out = options.out or Path("certificates") / (re.sub(r"[^A-Za-z0-9_.]+", "-", options.name).strip("-.") or "encoder")
     try:
         config = _config(options)
-        require([*place_problems(out), *_problems(options)])
-        encoder = RobustEncoder.from_pretrained(options.name)
+        written = target_problems(Path(options.name)) if options.record else []
+        require([*place_problems(out), *written, *_problems(options)])
+        # What is recorded goes into the folder, so the folder is read, even if an encoder of the package has its name.
+        encoder = RobustEncoder.from_pretrained(Path(options.name) if options.record else options.name)
         require(form_problems(encoder))
         concept = concept_of(options.concept, [encoder])
         pipe, base_name = _base(options)
@@ -84,7 +87,7 @@ def certify(arguments: Sequence[str]) -> int:
         raise UsageError(str(error)) from error
     _write(certificate, out)
     if options.record:
-        with_certificate(encoder, certificate).save_pretrained(options.name)
+        with_certificate(encoder, certificate).save_pretrained(Path(options.name))
     say(json.dumps(certificate.result.record()) if options.json else certificate_text(certificate, out))
     return EXIT_OK
 
@@ -158,10 +161,8 @@ def _problems(options: Namespace) -> list[str]:
 
 def _base(options: Namespace) -> tuple[Any, str]:
     """Return the pipeline of the base, and its name in the record."""
-    if options.base in BASES:
-        return BASES[options.base]().pipeline(), str(options.base)
     opened = open_base(options.base, dtype=options.dtype, device=options.device, whole=True)
-    return opened.pipe, next(iter(opened.ids), "")
+    return opened.pipe, str(options.base) if options.base in BASES else next(iter(opened.ids), "")
 
 
 def _write(certificate: Certificate, out: Path) -> None:

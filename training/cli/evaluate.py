@@ -53,7 +53,8 @@ def evaluate(arguments: Sequence[str]) -> int:
         raise UsageError(f"expected folders of encoders with --record, found {', '.join(names)}")
     folders = _folders(names, options.out)
     require_evaluation(options, kind, folders)
-    encoders = [_encoder(name) for name in names]
+    # Records go into the folders, so the folders are read, even if an encoder of the package has the name of one.
+    encoders = [_encoder(Path(name) if options.record else name) for name in names]
     concept = concept_of(options.concept, encoders)
     if options.record and any(e is not None and e.manifest.concept.name != concept.name for e in encoders):
         raise UsageError(f"expected encoders that erase {concept.name!r} with --record, found one of another concept")
@@ -90,7 +91,7 @@ class _Evaluations:
             if self.shard.main:
                 say(f"{write_report(folder, found[-1], beside=self.options.beside)}\n")
             if self.options.record and encoder is not None and self.shard.main:
-                with_results(encoder, found[-1]).save_pretrained(name)
+                with_results(encoder, found[-1]).save_pretrained(Path(name))
         if self.shard.main:
             say(tables(found))
 
@@ -102,7 +103,7 @@ class _Evaluations:
         return evaluation.evaluate(self.pipe, defence, plan, out=folder, config=config, shard=self.shard)
 
 
-def _encoder(name: str) -> LoadedArtifact | None:
+def _encoder(name: str | Path) -> LoadedArtifact | None:
     return None if name in ("base", *BASELINES) else RobustEncoder.from_pretrained(name)
 
 

@@ -223,6 +223,8 @@ def _method_run(
 def _standard(name: str, arguments: Sequence[str]) -> Method:
     bases = _values_of("--base", arguments)
     captioned = not bases or bases[-1] in BASES or bool(_values_of("--prompts", arguments))
+    # Attributes to add belong to words.
+    captioned = captioned and not any(one.partition("=")[0] == "--attributes" for one in arguments)
     return usual(METHODS[name], captioned=captioned)
 
 

@@ -27,11 +27,14 @@ def with_floors(records: Sequence[dict[str, Any]], verdicts: Mapping[str, Sequen
     if not {record["metric"] for record in records}.issuperset(CHANCE_METRICS):
         return list(records)
     encoder, base = pools_of(records)
+    budgets = {label: _budget(record) for record in records if len(alone := _labels(record)) == 1 for label in alone}
     found = []
     for record in records:
         labels = _labels(record)
         if labels and all(label in verdicts for label in labels):
-            tries = [sum(map(allowed, row)) for row in zip(*(verdicts[label] for label in labels), strict=True)]
+            rows = zip(*(verdicts[label] for label in labels), strict=True)
+            least = [budgets.get(label, 0) for label in labels]
+            tries = [sum(max(allowed(one), n) for one, n in zip(row, least, strict=True)) for row in rows]
             chance = asdict(chance_of(encoder, base, tries))
             record = {**record, "settings": {**record["settings"], CHANCE_KEY: chance}}
         found.append(record)
@@ -55,6 +58,11 @@ def allowed(verdict: Verdict) -> int:
     """
     judged = (verdict.candidates or 0) + sum(picture.queried for picture in verdict.pictures)
     return max(judged, verdict.drafts or 0)
+
+
+def _budget(record: Mapping[str, Any]) -> int:
+    """Return the number of texts that an attack may try until it wins; 0 for one that tries all that it proposes."""
+    return int(record["settings"].get("attack", {}).get("budget", 0))
 
 
 def _labels(record: Mapping[str, Any]) -> tuple[str, ...]:

@@ -235,7 +235,7 @@ class Jobs:
     def _drafted(self, judge: PictureJudge, texts: Sequence[str], cases: Sequence[Case], steps: int) -> DraftScores:
         """Score drafts, which never have more steps than whole pictures; no more than a batch of them is kept."""
         sampling = replace(self.sampling, steps=min(steps, self.sampling.steps))
-        rows, places = self._different(texts, cases)
+        rows, places = self._different(texts, cases, apart=True)
         found = []
         for start in range(0, len(rows), sampling.batch):
             part = rows[start : start + sampling.batch]
@@ -246,9 +246,17 @@ class Jobs:
         calls = tuple(sampling.calls_per_picture if i in first else 0 for i in range(len(texts)))
         return DraftScores(torch.cat(found)[places], calls)
 
-    def _different(self, texts: Sequence[str], cases: Sequence[Case]) -> tuple[list[int], list[int]]:
-        """Return the places of texts that the pipeline reads as different, and the row of each text among them."""
-        read = [(self.defended.read_as(self.defended.pipe, t), case.seed) for t, case in zip(texts, cases, strict=True)]
+    def _different(
+        self, texts: Sequence[str], cases: Sequence[Case], *, apart: bool = False
+    ) -> tuple[list[int], list[int]]:
+        """Return the places of texts that the pipeline reads as different, and the row of each text among them.
+
+        With ``apart``, a text that two cases share counts for each of them.
+        """
+        read = [
+            (self.defended.read_as(self.defended.pipe, text), case.seed, case.index if apart else None)
+            for text, case in zip(texts, cases, strict=True)
+        ]
         first: dict[Hashable, int] = {}
         for i, key in enumerate(read):
             first.setdefault(key, i)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from robust_encoders.concepts import Concept
+from robust_encoders.errors import RobustEncodersError
 
 from ..attacks.common.seen_distance import energy
 from ..diffusion.cross_attention import GramMatrix
@@ -55,8 +56,12 @@ def warn_if_unmoved(encoder: LoadedArtifact, pipe: Any, concept: Concept) -> Non
     if not encoder.manifest.component.startswith("text_encoder"):
         return
     for part in concept.parts or (concept,):
-        share = moved_share(encoder, pipe, part)
-        if share < _ENOUGH:
+        try:
+            share = moved_share(encoder, pipe, part)
+        except (RobustEncodersError, RuntimeError, ValueError) as error:  # the artifact is saved; nothing may lose it
+            logger.warning("captions of %r were not compared with the base's: %s", part.name, error)
+            continue
+        if not share >= _ENOUGH:  # also if it is not a number
             logger.warning(
                 "expected captions of %r to move about as far as without its name (1) or further, found %.2f: pictures "
                 "may still show it. Draw some, or evaluate. Remedy: captions of the concept (prompts), a method that "

@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 
 from robust_encoders import AssetsMissingError, IntegrityError, Manifest, ManifestError, RobustEncoder
+from robust_encoders.artifact.fingerprint import content_sha256
 from robust_encoders.artifact.manifest import SharedTensor
 from robust_encoders.hub import embedded, shared_tensors
 from robust_encoders.hub.shared_tensors import save_shared
@@ -135,4 +136,16 @@ def test_the_entry_is_covered_by_the_manifests_hash(folder: Path) -> None:
     path = folder / "robust_encoder.json"
     path.write_text(path.read_text().replace('"base": "emoji"', '"base": "shapes"'))
     with pytest.raises(ManifestError, match="was edited after it was written"):
+        RobustEncoder.from_pretrained(folder)
+
+
+def test_a_note_of_an_earlier_check_does_not_vouch_for_the_bases_table(
+    tiny_encoder: RobustEncoder, folder: Path, base: Path
+) -> None:
+    """The noted file is unchanged; another table in the base, and its hash in the manifest, are not the encoder."""
+    RobustEncoder.from_pretrained(folder)
+    _other_values(base, tiny_encoder.tensors[TABLE])
+    found = content_sha256({TABLE: safetensors.torch.load(base.read_bytes())[TABLE]})
+    replace(Manifest.read(folder), shared={TABLE: SharedTensor(base="emoji", content_sha256=found)}).write(folder)
+    with pytest.raises(IntegrityError, match="content hash"):
         RobustEncoder.from_pretrained(folder)

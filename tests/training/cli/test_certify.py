@@ -73,3 +73,16 @@ def test_it_is_written_recorded_and_printed(tmp_path: Path, capsys: pytest.Captu
 def test_a_stopped_run_says_how_to_go_on() -> None:
     said = way_on(["certify", "shapes/circle", "--out", "runs/c"])
     assert said == "run the same command again to go on: the finished parts are kept in runs/c"
+
+
+def test_a_record_goes_into_the_folder_that_was_certified(
+    tiny_pipe: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder may have the name of an encoder of the package; that one must not be written over it."""
+    folder = save_artifact(tiny_pipe, tmp_path / "shapes" / "circle")
+    before = (folder / "robust_encoder.json").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    for command, more in (("certify", TINY), ("evaluate", ["--suite", "quick"])):
+        assert main([command, "shapes/circle", "--record", "--out", str(tmp_path / command), *more]) != 0
+        assert "the encoder does not fit this pipeline" in capsys.readouterr().err
+        assert (folder / "robust_encoder.json").read_bytes() == before

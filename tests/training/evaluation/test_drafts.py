@@ -100,3 +100,15 @@ def test_a_draft_has_no_more_steps_than_a_whole_picture(tiny_pipe: Any, tmp_path
     run(tiny_pipe, plan_of(tiny_pipe, replace(WORDINGS, draft_steps=40)), tmp_path)
     spent = [v.unet_calls for v in verdicts_of(tmp_path) if not v.before]
     assert spent == [(len(FRAMES) + 2) * SAMPLING.calls_per_picture] * 3
+
+
+@pytest.mark.parametrize("attack", [WORDINGS, SWAP], ids=["paraphrase", "word_swap"])
+def test_cases_with_one_seed_do_not_take_each_others_texts(tiny_pipe: Any, tmp_path: Path, attack: Attack) -> None:
+    """Files of prompts may have one seed for all rows, and two equal rows."""
+    plan = plan_of(tiny_pipe, attack)
+    first = next(case for case in plan.plain[0].cases if case.prompt == "circle")
+    twins = replace(plan.plain[0], cases=tuple(replace(first, index=i) for i in range(3)))
+    run(tiny_pipe, replace(plan, plain=(twins,)), tmp_path)
+    found = [[(p.text, p.margin) for p in v.pictures] for v in verdicts_of(tmp_path)]
+    assert found[0] == found[1] == found[2]
+    assert len({v.drafts for v in verdicts_of(tmp_path)}) == 1

@@ -93,3 +93,12 @@ def test_an_attack_that_chooses_among_drafts_may_try_as_many_pictures_as_there_a
     drafts: int, expected: int
 ) -> None:
     assert allowed(replace(verdict(0, 7, queries=2), drafts=drafts)) == expected
+
+
+def test_an_attack_that_stops_at_its_first_success_may_try_its_whole_budget() -> None:
+    searched = [record("asr_any", attack={"label": label, "name": "black_box", "budget": 8}) for label in ("a", "b")]
+    worst = record("worst_case", attack={"label": "worst_case", "name": "worst_case", "attacks": ["a", "b"]})
+    found = [chance_in(result_from_record(one)) for one in with_floors([*searched, worst, *pool()], VERDICTS)][:3]
+    assert [one.encoder for one in found if one] == [
+        floor_of(ENCODER, (8, 8)), floor_of(ENCODER, (8, 8)), floor_of(ENCODER, (16, 16)),
+    ]  # fmt: skip

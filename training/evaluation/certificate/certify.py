@@ -106,6 +106,9 @@ class _Run:
 
     def certificate(self) -> Certificate:
         """Return the certificate."""
+        defended = DefendedPipeline(self.pipe, self.encoder)
+        with defended.attached():
+            pass  # an encoder that does not fit is refused here, before anything long
         base, words = Backbone.from_pipeline(self.pipe), self.concept.words()
         distance = ConceptDistance.of(base, words)
         singles = self.cache.tensor("singles", {}, lambda: single_prompts(self.pipe.tokenizer))
@@ -113,7 +116,7 @@ class _Run:
         pairs = None if self.shortlist else self._pairs(len(singles), None)
         bound = bound_of(self.encoder, base, words)
         base_floor = self._floor("empty-base")
-        with DefendedPipeline(self.pipe, self.encoder).attached():
+        with defended.attached():
             encoding = Encoding(Backbone.from_pipeline(self.pipe), distance, self.cache, self.config)
             prompts, distances = self._encoded(encoding, singles, pairs)
             floor = self._floor("empty")
