@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import torch
+
 from robust_encoders.artifact.target import target_problems
 from robust_encoders.encoder import RobustEncoder
 from robust_encoders.utils.console import EXIT_OK, UsageError, say
@@ -144,7 +146,8 @@ def _config(options: Namespace) -> CertificateConfig:
 
 def _problems(options: Namespace) -> list[str]:
     """Return what is wrong with base, device and detector, before anything is loaded."""
-    problems = [*base_problems(options.base, draws=True), *device_problems(options.device, options.dtype)]
+    own = [] if options.base in BASES else base_problems(options.base, draws=True)
+    problems = [*own, *device_problems(options.device, options.dtype)]
     name = _detector(options)
     if not name:
         return [
@@ -161,8 +164,11 @@ def _problems(options: Namespace) -> list[str]:
 
 def _base(options: Namespace) -> tuple[Any, str]:
     """Return the pipeline of the base, and its name in the record."""
+    if options.base in BASES:
+        pipe = BASES[options.base]().pipeline().to(getattr(torch, options.dtype))
+        return (pipe.to(options.device) if options.device else pipe), str(options.base)
     opened = open_base(options.base, dtype=options.dtype, device=options.device, whole=True)
-    return opened.pipe, str(options.base) if options.base in BASES else next(iter(opened.ids), "")
+    return opened.pipe, next(iter(opened.ids), "")
 
 
 def _write(certificate: Certificate, out: Path) -> None:
