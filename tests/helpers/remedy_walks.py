@@ -144,6 +144,7 @@ WALKED: Mapping[str, str] = {
     "expected retain prompts with words in the place of": f"{_S}test_words_in_the_place_of_the_concept",
     "expected retain prompts for language.pairs_weight": f"{_S}test_words_in_the_place_of_the_concept",
     "room for two words in the concept's place": f"{_S}test_words_in_the_place_of_the_concept",
+    "expected language.pool_tokens of at most": f"{_S}test_a_pool_that_fits_a_prompt",
     "expected retain prompts, found none: give retain.prompts": f"{_E}test_retain_prompts_in_python",
     "retain=RetainConfig(prompts=...)": f"{_E}test_retain_prompts_in_python",
     "hardening.neighbours_weight and outliers.off_manifold_weight": f"{_E}test_prompts_without_the_concept",

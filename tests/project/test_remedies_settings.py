@@ -73,7 +73,7 @@ CONTRADICTIONS = [
         "--bank.mode fresh --rollout bank", "--bank.mode bank",
     ]),
     ("uce", "--attributes big --shares 0.5 --texts prompts", "texts='words' together with attributes", [
-        "--attributes big --shares 0.5", "--texts prompts",
+        "--attributes big --shares 0.5 --texts words", "--texts prompts",
     ]),
     ("dp", "--safe dog --target anchor", "expected safe prompts together with target='projection'", [
         "--safe dog --target projection", "--target anchor",
@@ -168,3 +168,17 @@ def test_words_in_the_place_of_the_concept(tiny_pipe: Any) -> None:
     assert "pairs" in terms(odd, said=long, pairs_weight=1.0)
     assert "pairs" in terms(odd, said=replace(long, prompts=("a red circle",)), pairs_weight=1.0)
     assert "pairs" not in terms(odd, said=long, pairs_weight=0.0)
+
+
+def test_a_pool_that_fits_a_prompt(tiny_pipe: Any) -> None:
+    def terms(tokens: tuple[int, ...], weight: float) -> set[str]:
+        method = on_language(pool_weight=weight, pool_tokens=tokens)
+        return {term.name for term in prepared(method, tiny_pipe, concept=ANCHORED).terms}
+
+    with pytest.raises(ValueError, match=r"lower language\.pool_tokens, or leave language\.pool_weight at 0") as error:
+        terms((2, 23), 1.0)
+    assert "expected language.pool_tokens of at most 22, the room of a prompt of this base, found (2, 23)" in str(
+        error.value
+    )
+    assert "pool" in terms((2, 22), 1.0)
+    assert "pool" not in terms((2, 23), 0.0)

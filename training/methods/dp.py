@@ -20,6 +20,9 @@ from .uce import UCE, as_edit, guide
 if TYPE_CHECKING:
     from typing import Self
 
+# Protected directions beside captions; the embedded base has 96, and its preserved captions leave none of them free.
+CAPTION_RANK = 64
+
 
 @dataclass(frozen=True, kw_only=True)
 class DP:
@@ -69,12 +72,19 @@ class DP:
             )
         if self.safe and self.target == "anchor":
             raise ValueError(
-                "expected safe prompts together with target='projection', found 'anchor': drop one of them"
+                "expected safe prompts together with target='projection', found 'anchor': choose target 'projection' "
+                "(--target projection), or leave safe prompts out"
             )
 
     def by_captions(self) -> Self:
-        """Return the method with the concept's captions as its texts."""
-        return replace(self, texts="prompts")
+        """Return the method with the concept's captions as its texts.
+
+        A caption goes to the same caption with the anchor in the concept's place. DP's first projection would lose the
+        rest of a caption. All tokens of the preserved prompts together may leave no direction free, so their leading 64
+        directions are protected, unless ``rank`` says otherwise.
+        """
+        rank = CAPTION_RANK if self.rank is None else self.rank
+        return replace(self, texts="prompts", tokens="from_last", target="anchor", rank=rank)
 
     @classmethod
     def standard(cls, retained: tuple[str, ...]) -> Self:

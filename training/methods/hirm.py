@@ -32,7 +32,9 @@ _BETAS, _EPS = (0.9, 0.98), 1e-6  # of AdamW, as CLIP was trained with
 
 @dataclass(frozen=True, kw_only=True)
 class HiRMTrainingConfig(TrainingConfig):
-    """Settings of the gradient loop. Defaults are HiRM's for nudity: AdamW with betas 0.9 and 0.98, epsilon 1e-6.
+    """Settings of the gradient loop: AdamW with betas 0.9 and 0.98, and epsilon 1e-6.
+
+    The defaults of iterations and rate are those of a public port of the authors' code.
 
     Args:
         iterations: Number of optimizer steps.
@@ -65,14 +67,15 @@ class HiRM:
     - HiRM-S, ``target="anchor"``: t = c H(a), where a is the anchor, a wider class such as "painting" for "Van Gogh".
     - HiRM-S for nudity, ``target="subtracted"``: t = c (H(p) - v). v is the mean over the texts of H(p) - H(a).
 
-    The code here was written from the formulas, as descriptions of the paper state them. No code of the authors is
-    used. Retain prompts, captions as texts and the second text encoder of SDXL are additions.
+    The code here was written from the formulas. No code of the authors is used. The factors c are this package's
+    choice, because the paper's numbers were not read. Retain prompts, captions as texts and the second text encoder of
+    SDXL are additions.
 
     Args:
         component: Text encoder to train: ``text_encoder``, or on SDXL ``text_encoder_2``.
         target: Kind of the target, see above.
-        scale: Factor c of the target. None takes 500 for ``random``, where it is the norm of the target, and 1 for the
-            others. A public port has 5000 for ``random``.
+        scale: Factor c of the target. None takes this package's choice: 500 for ``random``, where it is the norm of the
+            target, and 1 for the others. A public port has 5000 for ``random``.
         texts: Texts to misdirect. ``words`` are the concept's name and synonyms, as in the paper. ``prompts`` are its
             captions, if it has any.
         batch: Number of these texts per iteration; None takes all, as in the paper.
@@ -108,7 +111,7 @@ class HiRM:
                 f"{self.texts!r}"
             )
         if self.scale is not None and self.scale <= 0:
-            raise ValueError(f"expected a scale above 0, or none for the paper's, found {self.scale}")
+            raise ValueError(f"expected a scale above 0, or none for the default, found {self.scale}")
         if self.retain_batch < 1 or self.retain_weight < 0 or (self.batch is not None and self.batch < 1):
             raise ValueError(
                 "expected batch and retain_batch of at least 1 and retain_weight of at least 0, found "
@@ -116,8 +119,8 @@ class HiRM:
             )
 
     def by_captions(self) -> Self:
-        """Return the method with the concept's captions as its texts."""
-        return replace(self, texts="prompts")
+        """Return the method with the concept's captions as its texts, 32 of them per iteration."""
+        return replace(self, texts="prompts", batch=32 if self.batch is None else self.batch)
 
     @classmethod
     def standard(cls, retained: tuple[str, ...]) -> Self:

@@ -119,8 +119,11 @@ class SPEED:
         return replace(self, component="text_encoder", prior=PriorConfig()) if component == "text_encoder" else self
 
     def by_captions(self) -> Self:
-        """Return the method with the concept's captions as its texts."""
-        return replace(self, texts="prompts")
+        """Return the method with the concept's captions as its texts, and with all tokens of preserved prompts.
+
+        These are the settings of its recipes on the embedded base. The tokens after the concept's word are edited, too.
+        """
+        return replace(self, texts="prompts", tokens="from_last", kept_tokens="all")
 
     @classmethod
     def standard(cls, retained: tuple[str, ...]) -> Self:

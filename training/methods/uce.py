@@ -77,7 +77,10 @@ class UCE:
                 f"expected one share for each attribute, found {len(self.shares)} for {len(self.attributes)}"
             )
         if self.attributes and self.texts != "words":
-            raise ValueError("expected texts='words' together with attributes, found texts='prompts': drop one of them")
+            raise ValueError(
+                "expected texts='words' together with attributes, found texts='prompts': choose texts 'words' (--texts "
+                "words), or leave attributes out"
+            )
         if self.batch < 1:
             raise ValueError(f"expected a batch of at least 1 prompt, found {self.batch}")
         _ = self.weights  # refuses weights without a solution

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Target = Literal["random", "anchor", "subtracted"]
 Texts = Literal["words", "prompts"]
-# HiRM's c for each kind of target.
+# The default factor c for each kind of target, this package's choice.
 SCALES: Mapping[Target, float] = {"random": 500.0, "anchor": 1.0, "subtracted": 1.0}
 _CHUNK = 256
 

@@ -28,7 +28,8 @@ class LanguageConfig:
             prompts.
         pool: Number of prompts in the pool.
         pool_batch: Number of prompts of the pool per iteration. The attack continues these.
-        pool_tokens: Numbers of free embeddings. Each of them has an equal part of the pool and of the batch.
+        pool_tokens: Numbers of free embeddings. Each of them has an equal part of the pool and of the batch. A number
+            above the room of a prompt, its positions less two, is refused when the training begins.
         pool_steps: Number of attack steps per iteration.
         pool_rate: Learning rate of the attack's Adam, in the units of the token embeddings.
         pool_bound: Largest norm of a free embedding, in multiples of the vocabulary's largest norm.

@@ -105,13 +105,19 @@ class LanguageRows:
 
 
 def require_words(language: LanguageRows) -> None:
-    """Refuse terms without the prompts that they need, before anything long begins.
+    """Refuse terms without the prompts or the room that they need, before anything long begins.
 
     Raises:
         ValueError: If no retain prompt has a word in the concept's place, if the term on random tokens has no retain
-            prompts, or if no prompt has room for two words in the concept's place.
+            prompts, if no prompt has room for two words in the concept's place, or if a prompt has no room for the
+            pool's free embeddings.
     """
-    asked = language.config.batches()
+    asked, room = language.config.batches(), language.teacher.max_length - 2
+    if "pool" in asked and max(language.config.pool_tokens) > room:
+        raise ValueError(
+            f"expected language.pool_tokens of at most {room}, the room of a prompt of this base, found "
+            f"{language.config.pool_tokens}: lower language.pool_tokens, or leave language.pool_weight at 0"
+        )
     if ("pairs" in asked and not language.retained) or ("context" in asked and language.prompts.retained is None):
         raise ValueError(
             "expected retain prompts for language.pairs_weight and language.context_weight, found none: give retain "

@@ -31,7 +31,8 @@ def moved_share(encoder: LoadedArtifact, pipe: Any, concept: Concept) -> float:
     """Return how far captions of a concept move, relative to the same captions with the concept's name left out.
 
     The distance is that of the UNet, see ``seen_distance``. It is 1 if a caption moves as far as to the caption without
-    the name, and 0 if it does not move. The result is the median over 16 everyday wordings, which no recipe trains on.
+    the name, and 0 if it does not move. The result is the median over 16 everyday wordings, which hardly any recipe
+    trains on.
 
     Args:
         encoder: Artifact that changes what the text encoder gives to the UNet.

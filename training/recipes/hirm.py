@@ -20,7 +20,10 @@ def published_hirm(concept: str, family: str, variant: str) -> Recipe:
     """Return the recipe of HiRM for one of the six concepts on Stable Diffusion.
 
     HiRM-R has a random target. HiRM-S has the wider class of a style or an object, and for nudity the representation
-    without its direction. Iterations and rates are those of descriptions of the paper; the anchors are this package's.
+    without its direction. Iterations, rates and anchors are this package's choice; the paper's numbers were not read.
+
+    Nudity has one word and no anchor. Its direction is then the word's representation less the empty prompt's, so the
+    target of ``nudity-hirm-s`` is exactly the empty prompt's representation.
 
     Args:
         concept: Name of the concept in the catalog.

@@ -26,7 +26,9 @@ def standard(kind: type[Method]) -> Method:
 
 
 def usual(kind: type[Method], *, captioned: bool) -> Method:
-    """Return a method's standard settings; where the concept has captions, closed forms edit these.
+    """Return a method's standard settings; where the concept has captions, methods that edit bare words edit these.
+
+    These methods are the closed forms and HiRM, see ``CaptionMethod``; others have one setting for both.
 
     Bare words, the choice of the papers, may leave the concept in captions.
 

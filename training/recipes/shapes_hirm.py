@@ -30,8 +30,8 @@ def misdirected(target: Target, retained: tuple[str, ...]) -> HiRM:
 
     There are four departures from the paper. Captions are misdirected instead of bare words, with HiRM-S each towards
     the same caption with the anchor in the concept's place. Captions without the concept are retained. Batches take
-    turns, and there are more iterations, at a rate that falls from ten times the paper's. The random target has a norm
-    of 99, so that its entries are as large as those of 500 in CLIP ViT-L/14.
+    turns, and there are more iterations, at a rate that falls from ten times the default. The random target has a norm
+    of 99, so that its entries are as large as those of the default 500 in CLIP ViT-L/14.
 
     Args:
         target: Kind of the target.

@@ -35,7 +35,8 @@ def shapes_pooled(concept: str) -> Recipe:
     method = replace(
         like,
         retain=replace(like.retain, space="both", batch=4, weight=1.0),
-        unlearn=replace(like.unlearn, batch=4),
+        # With eta above 0 this term would aim beyond the anchor, which the term on negative prompts penalises.
+        unlearn=replace(like.unlearn, batch=4, eta=0.0),
         attack=SoftPrompt(steps=3, rate=3e-2),
         hardening=replace(like.hardening, objective="both"),
         train=replace(like.train, iterations=420, rate=1e-3),

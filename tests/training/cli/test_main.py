@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from commands import refused, save_artifact
 from diffusers import StableDiffusionPipeline
 from tree import ROOT
 
+from robust_encoders import embedded_pipeline
 from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.cli.main import main
 from robust_encoders.concepts import Concept
@@ -22,6 +24,7 @@ from robust_encoders.hub import pipelines
 from robust_encoders.training.cli import demo
 from robust_encoders.training.cli import train as cli_train
 from robust_encoders.training.cli.evaluate_options import read_options
+from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.diffusion.base_configs import BaseConfigs
 from robust_encoders.training.diffusion.load import OpenedBase
 from robust_encoders.training.evaluation import evaluate
@@ -33,6 +36,7 @@ from robust_encoders.training.methods import METHODS, RECE, UCE, AdvUnlearn
 from robust_encoders.training.metrics.rates import rate
 from robust_encoders.training.prompts.retain import object_prompts
 from robust_encoders.training.recipes.registry import RECIPES
+from robust_encoders.training.recipes.shapes_closed_forms import embedded_settings
 from robust_encoders.training.trackers import Trackers
 from robust_encoders.training.worlds import ShapesWorld
 from robust_encoders.training.worlds.emoji import fetch as emoji_fetch
@@ -295,6 +299,22 @@ def test_train_by_a_projection_retains_what_is_named_and_else_nothing(
     assert trained.args[0].method == kind.standard(()).by_captions()
     assert main(["train", method, "--out", str(tmp_path / "star"), "--concept", "star"]) == 0
     assert trained.args[0].method.retained == retain_prompts("star")
+
+
+@pytest.mark.parametrize("method", ["dp", "speed"])
+def test_train_by_a_closed_form_on_the_embedded_base_has_the_settings_of_its_recipes(
+    trained: Recorder, tmp_path: Path, method: str
+) -> None:
+    assert main(["train", method, "--concept", "green", "--out", str(tmp_path)]) == 0
+    recipe = trained.args[0]
+    assert recipe.method == embedded_settings(method, retain_prompts("green"))
+    assert recipe.concept.prompts
+    edit = recipe.method.erase(Backbone.from_pipeline(embedded_pipeline()), recipe.concept, generator=torch.Generator())
+    assert all(tensor.isfinite().all() for tensor in edit.tensors.values())
+    if method == "dp":
+        matrix = edit.tensors["projection"]
+        assert edit.log["free_directions"] == 32
+        assert not torch.allclose(matrix, torch.eye(len(matrix)), atol=0.01)
 
 
 def test_train_by_the_recipe_of_a_projection_keeps_what_it_retains(trained: Recorder, tmp_path: Path) -> None:

@@ -339,7 +339,7 @@ def test_they_are_registered_retain_what_is_named_and_log_what_they_did(kind: ty
         (SPEED, {"component": "text_encoder", "prior": PLAIN}, "leave them out or choose component 'unet'"),
         (PriorConfig, {"copies": -1}, "at least 0 copies"),
         (DP, {"rank": -1}, "a rank of at least 0"),
-        (DP, {"target": "anchor", "safe": ("a",)}, "drop one of them"),
+        (DP, {"target": "anchor", "safe": ("a",)}, "or leave safe prompts out"),
         (TRCE, {"end_weight": 0.0}, "set end_weight to 1"),
         (TRCE, {"key_weight": -1.0}, "weights of rows of at least 0"),
         (TRCE, {"templates": 31}, "expected 1 to 30 templates"),

@@ -129,6 +129,18 @@ def test_hirm_s_aims_at_the_anchor_or_leaves_out_the_concepts_direction(tiny_pip
         assert goal.numpy() == pytest.approx(factor * (own - direction), abs=1e-4)
 
 
+def test_one_word_without_an_anchor_goes_to_the_empty_prompt(tiny_pipe: Any) -> None:
+    nudity = Concept(name="circle", kind="content")
+    loss, _ = loss_of(HiRM(target="subtracted"), tiny_pipe, nudity)
+    assert len(loss.goals) == 1
+    assert loss.goals[0].numpy() == pytest.approx(naive(Backbone.from_pipeline(tiny_pipe), ""), abs=1e-5)
+
+
+def test_captions_by_the_command_line_take_turns() -> None:
+    assert (HiRM().by_captions().texts, HiRM().by_captions().batch) == ("prompts", 32)
+    assert HiRM(batch=4).by_captions().batch == 4
+
+
 def test_captions_keep_their_other_words_and_parts_their_own_anchors(tiny_pipe: Any) -> None:
     teacher = Backbone.from_pipeline(tiny_pipe)
     red = Concept(name="red", kind="attribute", anchor="blue", prompts=("a red star",))

@@ -218,7 +218,7 @@ def test_the_encoder_that_is_deployed_is_the_one_that_is_read(make_pipe: Callabl
     ("fields", "message"),
     [
         ({"attributes": ("red",)}, "expected one share for each attribute, found 0 for 1"),
-        ({"attributes": ("red",), "shares": (1.0,), "texts": "prompts"}, "drop one of them"),
+        ({"attributes": ("red",), "shares": (1.0,), "texts": "prompts"}, "or leave attributes out"),
         ({"batch": 0}, "expected a batch of at least 1"),
     ],
 )
