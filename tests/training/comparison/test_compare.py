@@ -206,7 +206,9 @@ def test_rows_under_other_conditions_are_left_out(
     monkeypatch.setattr(TinyBenchmark, "plan", changed)
     assert main(arguments(out, "--methods", "swap")) == 0
     assert statuses(out) == {"base-0": "finished", "uce-0": "waiting", "swap-0": "finished"}
-    assert "uce-0 is left out: it was measured with other prompts" in (out / "report.md").read_text(encoding="utf-8")
+    assert "uce-0 is left out: it was measured with other prompts; run it again with --methods" in (
+        out / "report.md"
+    ).read_text(encoding="utf-8")
     assert main(arguments(out, "--methods", "uce")) == 0
     assert statuses(out) == {"base-0": "finished", "uce-0": "finished", "swap-0": "finished"}
     (out / "uce-0" / "results.json").unlink()
