@@ -137,7 +137,7 @@ class Conditions:
             "base": base_sha256,
             "seed": [seed],
             "prompts": [[one.name, one.sha256] for one in plan.plain],
-            _OTHERS: {plan.kept.name: plan.kept.sha256},
+            _OTHERS: [[plan.kept.name, plan.kept.sha256]],
             "detector": [judge.name, judge.version, judge.threshold],
             "sampling": asdict(plan.sampling or sampling),
             "attacks": {label: described(label, attack) for label, attack in plan.attacks.items()},
@@ -157,7 +157,7 @@ class Conditions:
             "base": evaluation.subject.get("base", {}).get("models_sha256", ""),
             "seed": [] if first is None else list(first.seeds),
             "prompts": [[one.prompt_set, one.prompt_sha256] for one in plain],
-            _OTHERS: {one.prompt_set: one.prompt_sha256 for one in evaluation.results},
+            _OTHERS: [[one.prompt_set, one.prompt_sha256] for one in evaluation.results],
             "detector": [] if first is None else [first.detector, first.detector_version, first.threshold],
             "sampling": {} if first is None else first.settings.get("sampling"),
             "attacks": {label_of(one): dict(attack_of(one)) for one in attacked},
@@ -176,7 +176,7 @@ class Conditions:
 def _differs(name: str, wanted: Any, found: Any) -> bool:
     """Return True if a condition differs; prompts without the concept only count if numbers about them exist."""
     if name == _OTHERS:
-        return any(found.get(prompts, sha256) != sha256 for prompts, sha256 in wanted.items())
+        return any(one not in found and one[0] in (name for name, _ in found) for one in wanted)
     return bool(wanted != found)
 
 

@@ -218,11 +218,11 @@ def test_rows_under_other_conditions_are_left_out(
 
 
 def test_other_prompts_without_the_concept_are_another_condition() -> None:
-    wanted = Conditions({"prompts without the concept": {"kept": "1"}})
-    assert not wanted.differences(Conditions({"prompts without the concept": {"kept": "1", "circle": "5"}}))
-    assert not wanted.differences(Conditions({"prompts without the concept": {"circle": "5"}}))
-    other = Conditions({"prompts without the concept": {"kept": "2"}})
-    assert wanted.differences(other) == ["prompts without the concept"]
+    name = "prompts without the concept"
+    wanted = Conditions({name: [["kept", "1"]]})
+    assert not wanted.differences(Conditions({name: [["circle", "5"], ["kept", "1"]]}))
+    assert not wanted.differences(Conditions({name: [["circle", "5"]]}))
+    assert wanted.differences(Conditions({name: [["circle", "5"], ["kept", "2"]]})) == [name]
 
 
 def test_a_method_without_a_recipe_edits_captions_as_train_does(
