@@ -30,7 +30,9 @@ _CONTRADICT = f"{_S}test_settings_that_contradict_each_other"
 _FIT = f"{_S}test_settings_that_do_not_fit_the_run"
 _FACTS = f"{_C}test_facts_that_publishing_needs"
 _FUSED = f"{_L}test_fused_projections_and_overlays"
-_COMPARED = "tests/training/comparison/test_compare.py::test_what_a_refusal_names_works"
+_COMPARISON = "tests/training/comparison/test_compare.py::"
+_COMPARED = f"{_COMPARISON}test_what_a_refusal_names_works"
+_REUSED = f"{_COMPARISON}test_numbers_of_the_same_suite_are_reused_and_others_are_refused"
 _OF_EVALUATION = f"{_E}test_options_of_an_evaluation"
 
 WALKED: Mapping[str, str] = {
@@ -53,7 +55,10 @@ WALKED: Mapping[str, str] = {
     "expected --modules of": _COMPARED,
     "expected --methods of": _COMPARED,
     "or leave --modules out": _COMPARED,
-    "expected a finished evaluation with --reuse": _COMPARED,
+    "-METHOD for --methods": _COMPARED,
+    "expected a finished evaluation with --reuse": _REUSED,
+    "expected evaluations that stand for a row": _REUSED,
+    "run it again with --methods": f"{_COMPARISON}test_rows_under_other_conditions_are_left_out",
     "expected a benchmark for the base": _COMPARED,
     # what is asked at the beginning
     "P.from_pretrained({where}).save_pretrained": f"{_B}test_a_base_with_pickles",

@@ -18,7 +18,7 @@ from ..comparison.choose import ALL, MODULES, ComparedMethod, MethodChoice
 from ..comparison.record import BASE_ROW, ComparisonRecord, RowRecord
 from ..comparison.report import HTML_NAME, ComparisonReport
 from ..comparison.reuse import Given, read_given
-from ..comparison.run import Comparison, ComparisonSetup, read_finished
+from ..comparison.run import Comparison, ComparisonSetup
 from ..diffusion.base_configs import BaseConfigs, configs_of
 from ..diffusion.devices import device_problems
 from ..diffusion.load import OpenedBase, open_base
@@ -82,6 +82,8 @@ def compare(arguments: Sequence[str]) -> int:
         comparison = _comparison(request, setup)
         # This loads judges and reads prompts, so that errors in them come first.
         chosen(comparison.plan(request.seeds[0]), request.options.config)
+        require(comparison.reuse_problems())
+        comparison.read_finished()
     except (OSError, ValueError, ModuleNotFoundError) as error:
         raise UsageError(str(error)) from error
     whole = comparison.run()
@@ -272,12 +274,10 @@ def _setup(request: _Request) -> ComparisonSetup:
 
 def _comparison(request: _Request, setup: ComparisonSetup) -> Comparison:
     rows = {RowRecord(one.name, seed).slug: one for one in request.methods for seed in request.seeds}
-    comparison = Comparison(
+    return Comparison(
         request.record,
         setup,
         rows,
         given=request.given,
         report=lambda made: ComparisonReport(made.record, made.measured, request.left_out).write(),
     )
-    comparison.measured.update(read_finished(request.record))
-    return comparison

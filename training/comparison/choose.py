@@ -11,7 +11,7 @@ from robust_encoders.hub.catalog import CATALOG
 
 from ..methods import METHODS
 from ..protocols import EmbeddedBase
-from ..recipes.method_settings import standard, usual_retained
+from ..recipes.method_settings import usual, usual_retained
 from ..recipes.recipe import Recipe, with_retained
 from ..recipes.registry import RECIPES
 from ..recipes.short import quick
@@ -95,6 +95,11 @@ class MethodChoice:
             covered = {made().method.name for made in recipes.values()}
             wanted = [*recipes, *(name for name in METHODS.others if name not in recipes)]
             left_out = [name for name in METHODS if name not in covered and name not in METHODS.others]
+            if not wanted:
+                raise ValueError(
+                    f"expected recipes {self.family}/{self.concept}-METHOD for --methods {ALL}, found none; name "
+                    f"methods, which then have their standard settings: --methods {','.join(left_out[:2])}"
+                )
             found = [self._method(name, recipes) for name in wanted]
         else:
             self._refuse_unknown(names)
@@ -127,7 +132,7 @@ class MethodChoice:
         if name in recipes:
             return ComparedMethod(name, recipes[name]())
         concept = self._concept()
-        method = standard(METHODS[name])
+        method = usual(METHODS[name], captioned=self.world is not None or bool(concept.prompts))
         recipe = Recipe(
             name=f"{self.family}/{self.concept}-{name}",
             concept=concept,

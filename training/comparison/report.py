@@ -106,7 +106,7 @@ class ComparisonReport:
             if row.status == "failed":
                 lines.append(f"{row.slug} failed in its {row.problem}")
             elif row.status == "waiting":
-                lines.append(f"{row.slug} has not run yet")
+                lines.append(f"{row.slug} is left out: {row.note}" if row.note else f"{row.slug} has not run yet")
             elif row.status == "reused":
                 lines.append(f"{row.slug}: numbers of {row.source}{f' ({row.note})' if row.note else ''}")
             elif row.note:
@@ -177,10 +177,10 @@ class ComparisonReport:
 
 
 def _bias(folder: Path) -> Sequence[Any]:
-    """Return the rows of the bias report of an evaluation; none if no sub-group or verdict is on record."""
+    """Return the rows of the bias report of an evaluation; none if no file, sub-group or verdict is on record."""
     try:
         return BiasReport.read(folder).rows
-    except ValueError:
+    except (OSError, ValueError):
         return ()
 
 

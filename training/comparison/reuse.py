@@ -17,9 +17,12 @@ from ..evaluation.suite import SUITE_VERSION, versions_of
 from ..evaluation.threat_model import attack_of, label_of
 from ..provenance import describe
 from ..recipes.recipe import Recipe
+from ..reports.row_sources import contents_sha256
 from .record import BASE_ROW
 
 UNKNOWN_SETTINGS = "reused; the settings of its training are not on record, only the name of the recipe"
+
+_OTHERS = "prompts without the concept"
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,14 @@ class Given:
         """Read an evaluation from its folder or file.
 
         Raises:
-            ValueError: If there are no results, or they have another schema.
+            ValueError: If there are no results, the file has another name, or the results have another schema.
         """
         file = path / RESULTS_NAME if path.is_dir() else path
+        if file.is_file() and file.name != RESULTS_NAME:  # its parts and its encoder could not be told from others
+            raise ValueError(
+                f"expected a finished evaluation with --reuse, found a file of another name, {file}; name a "
+                f"{RESULTS_NAME} or its folder"
+            )
         try:
             return cls(file, Evaluation.read(file))
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -60,11 +68,30 @@ class Given:
         made = dict(self.evaluation.subject.get("recipe") or {})
         return (made.get("name"), made.get("seed")) == (recipe.name, recipe.seed)
 
+    def refusal(self, recipe: Recipe | None, wanted: Conditions) -> str:
+        """Return why the numbers do not stand for a row about the same encoder; empty if they do.
+
+        Args:
+            recipe: Training run of the row, with its seed; None for the base.
+            wanted: Conditions of the comparison for this seed.
+        """
+        others = wanted.differences(Conditions.of_evaluation(self.evaluation))
+        return f"other {', '.join(others)}" if others else self.settings_differ(recipe)
+
+    @property
+    def about(self) -> str:
+        """The recipe and the seed of the encoder, or the label if no recipe is on record."""
+        made = dict(self.evaluation.subject.get("recipe") or {})
+        return f"{made['name']}, seed {made.get('seed')}" if made.get("name") else self.evaluation.label
+
     def settings_differ(self, recipe: Recipe | None) -> str:
-        """Return how the training on record differs from a recipe; empty if it does not, or nothing is on record."""
+        """Return how the encoder on record differs from that of a recipe; empty if not, or if nothing is on record."""
         manifest = self._manifest()
         if recipe is None or manifest is None:
             return ""
+        evaluated, beside = self.evaluation.subject.get("content_sha256", ""), contents_sha256(manifest)
+        if evaluated and evaluated != beside:
+            return f"the encoder beside it has the tensors {beside[:12]}, and {evaluated[:12]} were evaluated"
         if dict(manifest.method) != json.loads(json.dumps(describe(recipe.method))):
             return f"its encoder was trained with other settings than {recipe.name} has now"
         same = manifest.concept.to_dict() == recipe.concept.to_dict()
@@ -110,6 +137,7 @@ class Conditions:
             "base": base_sha256,
             "seed": [seed],
             "prompts": [[one.name, one.sha256] for one in plan.plain],
+            _OTHERS: [[plan.kept.name, plan.kept.sha256]],
             "detector": [judge.name, judge.version, judge.threshold],
             "sampling": asdict(plan.sampling or sampling),
             "attacks": {label: described(label, attack) for label, attack in plan.attacks.items()},
@@ -129,6 +157,7 @@ class Conditions:
             "base": evaluation.subject.get("base", {}).get("models_sha256", ""),
             "seed": [] if first is None else list(first.seeds),
             "prompts": [[one.prompt_set, one.prompt_sha256] for one in plain],
+            _OTHERS: [[one.prompt_set, one.prompt_sha256] for one in evaluation.results],
             "detector": [] if first is None else [first.detector, first.detector_version, first.threshold],
             "sampling": {} if first is None else first.settings.get("sampling"),
             "attacks": {label_of(one): dict(attack_of(one)) for one in attacked},
@@ -136,8 +165,19 @@ class Conditions:
         return cls(json.loads(json.dumps(found)))
 
     def differences(self, other: Conditions) -> list[str]:
-        """Return the names of the conditions that differ."""
-        return [name for name, value in self.values.items() if other.values[name] != value]
+        """Return the names of the conditions that differ.
+
+        Args:
+            other: Conditions that an evaluation records.
+        """
+        return [name for name, value in self.values.items() if _differs(name, value, other.values[name])]
+
+
+def _differs(name: str, wanted: Any, found: Any) -> bool:
+    """Return True if a condition differs; prompts without the concept only count if numbers about them exist."""
+    if name == _OTHERS:
+        return any(one not in found and one[0] in (name for name, _ in found) for one in wanted)
+    return bool(wanted != found)
 
 
 def usable(given: Iterable[Given], recipe: Recipe | None, wanted: Conditions) -> tuple[Given | None, list[str]]:
@@ -152,9 +192,7 @@ def usable(given: Iterable[Given], recipe: Recipe | None, wanted: Conditions) ->
     for one in given:
         if not one.is_of(recipe):
             continue
-        others = wanted.differences(Conditions.of_evaluation(one.evaluation))
-        problem = f"other {', '.join(others)}" if others else one.settings_differ(recipe)
-        if not problem:
+        if not (problem := one.refusal(recipe, wanted)):
             return one, refused
         refused.append(f"{one.path} is not reused: {problem}")
     return None, refused

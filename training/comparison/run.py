@@ -91,7 +91,7 @@ class Comparison:
         methods: Name of a row to its method; the base has none.
         given: Finished evaluations to reuse.
         report: Function that writes the report of all rows after each of them.
-        measured: Name of a row to its numbers; filled by ``run``.
+        measured: Name of a row to its numbers; filled by ``read_finished`` and ``run``.
     """
 
     record: ComparisonRecord
@@ -111,7 +111,7 @@ class Comparison:
             True if no row of this run failed.
         """
         self.record.write()
-        rows = [row for slug, row in self.record.rows.items() if slug in self.methods or row.name == BASE_ROW]
+        rows = self._rows()
         done = sum(row.status in ("finished", "reused") for row in rows)
         with ProgressBar(total=len(rows), initial=done, desc="compare", unit="row") as bar:
             for row in rows:
@@ -120,6 +120,55 @@ class Comparison:
                 self.report(self)
                 bar.update(row.status not in ("finished", "reused"))
         return all(self.record.rows[row.slug].status != "failed" for row in rows)
+
+    def read_finished(self) -> None:
+        """Take up the numbers that an earlier run finished.
+
+        A row that was measured under other conditions, or whose files cannot be read, waits with a note.
+
+        Raises:
+            ValueError: If the benchmark makes no plan with the seed of a row.
+        """
+        for slug, row in list(self.record.rows.items()):
+            if row.status not in ("finished", "reused"):
+                continue
+            wanted = self.conditions(row.seed)
+            try:
+                found = _measured(Given.read(Path(row.source) if row.source else self.folder(row)).path)
+                others = wanted.differences(Conditions.of_evaluation(found.stored.evaluation))
+                problem = f"it was measured with other {', '.join(others)}" if others else ""
+            except (OSError, ValueError) as error:
+                problem = f"its files cannot be read ({error})"
+            if problem:
+                self.record.rows[slug] = replace(row, status="waiting", note=f"{problem}; run it again with --methods")
+            else:
+                self.measured[slug] = found
+
+    def reuse_problems(self) -> list[str]:
+        """Return one problem for each given evaluation that stands for no row of this run."""
+        rows = [(row, self._recipe(row)) for row in self._rows()] if self.given else []
+        problems = []
+        for one in self.given:
+            refused = [one.refusal(made, self.conditions(row.seed)) for row, made in rows if one.is_of(made)]
+            if refused and not all(refused):
+                continue
+            why = refused[0] if refused else f"it is about {one.about}"
+            problems.append(
+                f"expected evaluations that stand for a row ({', '.join(row.slug for row, _ in rows)}) with --reuse, "
+                f"found {one.path}, which does not: {why}; leave it out"
+            )
+        return problems
+
+    def conditions(self, seed: int) -> Conditions:
+        """Return the conditions of the evaluations with a seed."""
+        setup, config = self.setup, replace(self.setup.config, seed=seed)
+        return Conditions.of_plan(
+            chosen(self.plan(seed), config),
+            config.sampling,
+            seed=seed,
+            base_sha256=setup.base_sha256,
+            benchmark=setup.benchmark.name,
+        )
 
     def plan(self, seed: int) -> Plan:
         """Return the plan of the evaluations with a seed."""
@@ -130,6 +179,10 @@ class Comparison:
     def folder(self, row: RowRecord) -> Path:
         """Return the folder of a row's files."""
         return self.record.folder / row.slug
+
+    def _rows(self) -> list[RowRecord]:
+        """Return the rows of this run."""
+        return [row for slug, row in self.record.rows.items() if slug in self.methods or row.name == BASE_ROW]
 
     def _row(self, row: RowRecord) -> None:
         """Make the numbers of a row, or record why there are none."""
@@ -157,15 +210,7 @@ class Comparison:
         given = [*self.given, *([Given.read(before)] if before is not None and before.is_file() else [])]
         if not given:
             return None
-        setup, config = self.setup, replace(self.setup.config, seed=row.seed)
-        wanted = Conditions.of_plan(
-            chosen(self.plan(row.seed), config),
-            config.sampling,
-            seed=row.seed,
-            base_sha256=setup.base_sha256,
-            benchmark=setup.benchmark.name,
-        )
-        found, refused = usable(given, recipe, wanted)
+        found, refused = usable(given, recipe, self.conditions(row.seed))
         for text in refused:
             logger.warning("%s", text)
         return found
@@ -208,9 +253,7 @@ class Comparison:
 
     def _finish(self, row: RowRecord, place: Path) -> None:
         """Record a finished row with its numbers, which lie in a folder or a file."""
-        folder = place if place.is_dir() else place.parent
-        stored = StoredEvaluation.read(place)
-        self.measured[row.slug] = Measured(stored, folder, TrainingCosts.beside(folder))
+        self.measured[row.slug] = _measured(place)
         (self.folder(row) / FAILURE_NAME).unlink(missing_ok=True)
         self._keep(replace(row, problem=""))
 
@@ -225,19 +268,10 @@ class Comparison:
         self.record.write()
 
 
-def read_finished(record: ComparisonRecord) -> dict[str, Measured]:
-    """Return name of a row to the numbers that an earlier run of the comparison finished, as far as they exist.
-
-    Args:
-        record: State of the comparison.
-    """
-    found = {}
-    for slug, row in record.rows.items():
-        place = Path(row.source) if row.source else record.folder / slug
-        if row.status in ("finished", "reused") and place.exists():
-            folder = place if place.is_dir() else place.parent
-            found[slug] = Measured(StoredEvaluation.read(place), folder, TrainingCosts.beside(folder))
-    return found
+def _measured(place: Path) -> Measured:
+    """Return the numbers in a folder, or in its ``results.json``."""
+    folder = place if place.is_dir() else place.parent
+    return Measured(StoredEvaluation.read(place), folder, TrainingCosts.beside(folder))
 
 
 def _read_key(path: Path) -> TrainingKey | None:

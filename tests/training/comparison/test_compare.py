@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import refused
-from evaluations import write_evaluation
-from tiny_comparison import Broken, Swap, TinyBenchmark, install
+from evaluations import set_version
+from tiny_comparison import Broken, Swap, TinyBenchmark, install, recipes
+from tiny_training import RETAIN
 
 from robust_encoders.cli.main import main
 from robust_encoders.training.comparison import run, training_key
+from robust_encoders.training.comparison.choose import MethodChoice
 from robust_encoders.training.comparison.report import ComparisonReport
+from robust_encoders.training.comparison.reuse import Conditions
 from robust_encoders.training.evaluation.benchmarks import BENCHMARKS
+from robust_encoders.training.evaluation.config import EvaluationConfig
+from robust_encoders.training.evaluation.plan import Plan
 from robust_encoders.training.evaluation.results import Evaluation
 from robust_encoders.training.methods import METHODS
+from robust_encoders.training.recipes.registry import RECIPES
+from robust_encoders.training.worlds import BASES
 
 Maker = Callable[..., Any]
 
@@ -134,8 +143,8 @@ def test_a_method_that_fails_loses_no_other_and_is_tried_again(
     assert not (out / "broken-0" / "failure.txt").exists()
 
 
-def test_numbers_of_the_same_suite_are_reused_and_others_are_not(
-    monkeypatch: pytest.MonkeyPatch, make_pipe: Maker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_numbers_of_the_same_suite_are_reused_and_others_are_refused(
+    monkeypatch: pytest.MonkeyPatch, make_pipe: Maker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     without_pages(monkeypatch)
     install(monkeypatch, make_pipe)
@@ -159,10 +168,70 @@ def test_numbers_of_the_same_suite_are_reused_and_others_are_not(
         evaluated = count(counted, "evaluate")
         assert main(arguments(second, "--methods", "uce")) == 0
         assert evaluated == []
-    third = tmp_path / "third"
-    assert main(arguments(third, "--methods", "uce", "--steps-of-attack", "2", "--reuse", *given)) == 0
-    assert set(statuses(third).values()) == {"finished"}
-    assert "uce-0/results.json is not reused: other attacks" in caplog.text
+    third, command = tmp_path / "third", arguments(tmp_path / "third", "--methods", "uce")
+    shutil.copy(given[1], first / "circle.json")
+    capsys.readouterr()
+    for more, message in {
+        ("--reuse", str(first / "circle.json")): "found a file of another name",
+        ("--reuse", str(second / "esd-0")): "which does not: it is about tiny/circle-esd, seed 0; leave it out",
+        ("--reuse", given[1], "--steps-of-attack", "2"): "uce-0/results.json, which does not: other attacks; leave",
+    }.items():
+        assert message in refused(capsys, 2, *command, *more)
+    set_version(first / "base-0", 1)
+    assert "which does not: other suite version" in refused(capsys, 2, *command, "--reuse", *given)
+    found = json.loads(Path(given[1]).read_text(encoding="utf-8"))
+    found["subject"]["content_sha256"] = "f" * 64
+    Path(given[1]).write_text(json.dumps(found), encoding="utf-8")
+    message = refused(capsys, 2, *command, "--reuse", given[1])
+    assert "which does not: the encoder beside it has the tensors" in message
+    assert not third.exists()
+
+
+def test_rows_under_other_conditions_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, make_pipe: Maker, tmp_path: Path
+) -> None:
+    without_pages(monkeypatch)
+    install(monkeypatch, make_pipe, Swap)
+    out = tmp_path / "out"
+    assert main(arguments(out, "--methods", "uce")) == 0
+    usual = TinyBenchmark.plan
+
+    def changed(self: TinyBenchmark, pipe: Any, config: EvaluationConfig) -> Plan:
+        """The same file of prompts with another first prompt."""
+        made = usual(self, pipe, config)
+        first, *others = made.plain
+        cases = (replace(first.cases[0], prompt="a circle"), *first.cases[1:])
+        return replace(made, plain=(replace(first, cases=cases), *others))
+
+    monkeypatch.setattr(TinyBenchmark, "plan", changed)
+    assert main(arguments(out, "--methods", "swap")) == 0
+    assert statuses(out) == {"base-0": "finished", "uce-0": "waiting", "swap-0": "finished"}
+    assert "uce-0 is left out: it was measured with other prompts; run it again with --methods" in (
+        out / "report.md"
+    ).read_text(encoding="utf-8")
+    assert main(arguments(out, "--methods", "uce")) == 0
+    assert statuses(out) == {"base-0": "finished", "uce-0": "finished", "swap-0": "finished"}
+    (out / "uce-0" / "results.json").unlink()
+    assert main(arguments(out, "--methods", "swap")) == 0
+    assert statuses(out) == {"base-0": "finished", "uce-0": "waiting", "swap-0": "finished"}
+    assert "uce-0 is left out: its files cannot be read" in (out / "report.md").read_text(encoding="utf-8")
+
+
+def test_other_prompts_without_the_concept_are_another_condition() -> None:
+    name = "prompts without the concept"
+    wanted = Conditions({name: [["kept", "1"]]})
+    assert not wanted.differences(Conditions({name: [["circle", "5"], ["kept", "1"]]}))
+    assert not wanted.differences(Conditions({name: [["circle", "5"]]}))
+    assert wanted.differences(Conditions({name: [["circle", "5"], ["kept", "2"]]})) == [name]
+
+
+def test_a_method_without_a_recipe_edits_captions_as_train_does(
+    monkeypatch: pytest.MonkeyPatch, make_pipe: Maker
+) -> None:
+    install(monkeypatch, make_pipe)
+    (found,), _ = MethodChoice("tiny", "circle", BASES["tiny"]()).chosen(["rece"])
+    made: Any = found.recipe.method
+    assert made == made.by_captions() != made.__class__.standard(RETAIN)
 
 
 def test_a_training_of_other_code_is_run_again_unless_it_is_kept(
@@ -191,10 +260,11 @@ def test_a_training_of_other_code_is_run_again_unless_it_is_kept(
         (["--concept", "circle, square"], "compare on one concept at a time"),
         (["--seeds", "1", "1"], "expected different seeds"),
         (["--seed", "3"], "found --seed; use --seeds"),
+        (["--reuse", __file__], "found a file of another name"),
         (["--reuse", "nowhere/results.json"], "expected a finished evaluation with --reuse, found no nowhere"),
         (["--benchmark", "tyni"], "expected a benchmark, found 'tyni'"),
         (["--attacks", "randon", "--methods", "uce"], "expected attacks, found 'randon'"),
-        (["--base", "no/such/base"], "expected a base among shapes, tiny"),
+        (["--base", "no/such/base"], "expected a base among shapes, "),
     ],
 )
 def test_wrong_input_is_refused_before_anything_is_written(
@@ -246,15 +316,19 @@ def test_what_a_refusal_names_works(
         "expected --modules of text_encoder, unet": (["--modules", "vae"], ["--modules", "unet", "--methods", "esd"]),
         "expected --methods of": (["--methods", ","], ["--methods", "uce"]),
         "or leave --modules out": (["--methods", "uce", "--modules", "unet"], ["--methods", "uce"]),
-        "expected a finished evaluation with --reuse": (
-            ["--methods", "uce", "--reuse", str(tmp_path / "none")],
-            ["--methods", "uce", "--reuse", str(write_evaluation(tmp_path / "found", {"a": ("T3", [1, 1, 1, None])}))],
-        ),
     }
     for message, (wrong, right) in refusals.items():
         assert message in refused(capsys, 2, *arguments(out), *wrong)
         assert main(arguments(out, *right)) == 0
         capsys.readouterr()
+    for name in recipes():
+        monkeypatch.delitem(RECIPES, name)
+    for name in METHODS.others:
+        monkeypatch.delitem(METHODS, name)
+    message = refused(capsys, 2, *arguments(out, "--methods", "all"))
+    assert "expected recipes tiny/circle-METHOD for --methods all, found none; name methods" in message
+    assert main(arguments(out, "--methods", message.rpartition("--methods ")[2].strip())) == 0
+    capsys.readouterr()
     monkeypatch.delitem(BENCHMARKS, "tiny")
     monkeypatch.setitem(BENCHMARKS, "other", TinyBenchmark)
     message = "expected a benchmark for the base tiny, found none of that name; name one with --benchmark"
