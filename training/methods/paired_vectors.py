@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -26,9 +26,6 @@ from .uce import as_edit, guide
 
 if TYPE_CHECKING:
     from robust_encoders.concepts import Concept
-
-    from .mace import MACE
-    from .trce import TRCE
 
 # Sentences of this package's own; the authors have lists of 15 (TRCE) and 30 (MACE), made by a language model.
 _THINGS = (
@@ -154,7 +151,41 @@ def beside(own: Tensor, other: Tensor, eos_id: int) -> tuple[Tensor, Tensor, Ten
     )
 
 
-def require_paired(method: TRCE | MACE) -> None:
+class Paired(Protocol):
+    """What the methods on pairs of prompts have in common; each class says what its settings mean."""
+
+    @property
+    def texts(self) -> Literal["words", "prompts"]:
+        """Texts of the pairs."""
+        ...
+
+    @property
+    def templates(self) -> int:
+        """Number of sentences for each word of the concept."""
+        ...
+
+    @property
+    def preserve(self) -> tuple[str, ...]:
+        """Preserved prompts."""
+        ...
+
+    @property
+    def preserve_scale(self) -> float:
+        """Weight of the preserved prompts."""
+        ...
+
+    @property
+    def lamb(self) -> float:
+        """Weight of the squared distance from the unedited matrices."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """Number of pairs encoded at once."""
+        ...
+
+
+def require_paired(method: Paired) -> None:
     """Check the settings that TRCE and MACE have in common.
 
     Raises:
@@ -172,9 +203,7 @@ def require_paired(method: TRCE | MACE) -> None:
         )
 
 
-def erase_pairs(
-    method: TRCE | MACE, backbone: Backbone, concept: Concept, rows: Rows, workspace: Workspace | None
-) -> Edit:
+def erase_pairs(method: Paired, backbone: Backbone, concept: Concept, rows: Rows, workspace: Workspace | None) -> Edit:
     """Return the projection that moves the chosen rows of a concept's prompts to those of the anchor's prompts.
 
     Args:

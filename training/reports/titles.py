@@ -29,6 +29,8 @@ ENCODERS: Mapping[str, str] = {
     "advunlearn-unet": "AdvUnlearn on the UNet",
     "hardened": "AdvUnlearn, hardened",
     "strict": "AdvUnlearn, strict",
+    "pooled": "AdvUnlearn, against any text",
+    "pooled-fast": "AdvUnlearn, against any text, without a UNet",
     "hirm": "HiRM-R",
     "hirm-s": "HiRM-S",
     "uce": "UCE",
