@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Generator, Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -209,7 +210,9 @@ def train_unet(
 ) -> float:
     """Train the UNet to predict velocity (Salimans and Ho 2022, section 4), and return its last mean loss.
 
-    10 % of the captions are empty, which classifier-free guidance needs.
+    10 % of the captions are empty, which classifier-free guidance needs. The attention is computed in separate steps:
+    in bf16 on processors, PyTorch's fused attention takes most of its time backward, and 0.705 s a step of the emoji
+    base became 0.507 s without it.
 
     Args:
         unet: UNet to train.
@@ -219,6 +222,7 @@ def train_unet(
         span: Part of the schedule, see :func:`fit`; None runs the whole.
     """
     scheduler = new_scheduler()
+    unet.set_attn_processor(AttnProcessor())
 
     def loss(generator: Generator) -> Tensor:
         indices = torch.randint(len(course.pictures), (course.sizes.unet_batch,), generator=generator)
