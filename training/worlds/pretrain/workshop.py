@@ -117,6 +117,10 @@ class Workshop:
         """Return the finished judge."""
         return self.restore(new_judge(self.corpus), "judge")
 
+    def has(self, stage: str) -> bool:
+        """Return whether a stage is finished: its record is there."""
+        return (self.folder / stage / "record.json").exists()
+
     def record(self, stage: str) -> dict[str, Any]:
         """Return the record of a finished stage.
 
@@ -124,7 +128,7 @@ class Workshop:
             FileNotFoundError: If the stage has not run.
         """
         path = self.folder / stage / "record.json"
-        if not path.exists():
+        if not self.has(stage):
             raise FileNotFoundError(f"expected a finished stage {stage!r} in {self.folder}, found none; run it first")
         stored: dict[str, Any] = json.loads(path.read_text())
         return stored
