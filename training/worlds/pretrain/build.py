@@ -57,10 +57,9 @@ def _unet(shop: Workshop) -> None:
 def _unet_part(shop: Workshop, unet: UNet2DConditionModel, stage: str, number: int) -> None:
     """Train one part of the UNet's schedule; its number counts from 0."""
     course, start = shop.course(stage), time.monotonic()
-    latents = parts.encode_pictures(shop.autoencoder(), course.pictures)
     steps, count = shop.sizes.unet.steps, shop.sizes.unet_parts
     span = (steps * number // count, steps * (number + 1) // count)
-    loss = parts.train_unet(unet, _conditioner(shop), latents, course, span)
+    loss = parts.train_unet(unet, _conditioner(shop), shop.latents(), course, span)
     shop.keep(stage, unet, {"loss": loss, "seconds": time.monotonic() - start, "steps": list(span)})
 
 

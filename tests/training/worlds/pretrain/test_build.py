@@ -71,11 +71,14 @@ def test_a_unet_in_parts_goes_on_from_the_part_that_is_kept(
     monkeypatch.setattr(parts, "train_unet", watched)
     with pytest.raises(KeyboardInterrupt):
         build(CORPUS, folders[1].parent, stages=("unet",), sizes=sizes)
+    encoded: list[Any] = []
+    monkeypatch.setattr(parts, "encode_pictures", lambda *found: encoded.append(found))
     kept = load_file(folders[1] / "unet" / "part-2" / "final.safetensors")
     shutil.rmtree(folders[1] / "unet" / "part-3", ignore_errors=True)
     (folders[1] / "unet" / "part-1" / "final.safetensors").unlink()  # only the last finished part is read
     build(CORPUS, folders[1].parent, stages=("unet",), sizes=sizes)
     assert spans == [(0, 2), (2, 4), (4, 6), (4, 6)]
+    assert encoded == []  # the latents are kept from the first run
     finals = [load_file(folder / "unet" / "final.safetensors") for folder in folders]
     assert finals[0].keys() == finals[1].keys()
     assert all(torch.equal(finals[0][name], finals[1][name]) for name in finals[0])
