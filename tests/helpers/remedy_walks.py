@@ -42,6 +42,8 @@ WALKED: Mapping[str, str] = {
     "for target 'anchor', found none: give the anchor": _HIRM,
     "A certificate of other weights is left out": f"{_CERTIFIED}test_a_certificate_of_other_weights_is_refused",
     "A certificate cannot be read": f"{_CERTIFIED}test_a_damaged_record_leaves_the_rest_of_the_card",
+    "withdrawn numbers that are left out": "tests/loader/cli/test_main.py::"
+    "test_info_counts_withdrawn_numbers_and_json_has_them",
     # the page
     "name them, for example `robust-encoders app": _OPENED,
     "leave --workers out": _OPENED,

@@ -93,6 +93,25 @@ def draw_grid(title: str, notes: Sequence[str], sections: Sequence[Section]) -> 
     return canvas
 
 
+def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Return pictures below each other, flush left, on paper as wide as the widest.
+
+    Args:
+        pictures: Pictures, the topmost first.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if not pictures:
+        raise ValueError("expected at least one picture, found none")
+    canvas = Image.new("RGB", (max(one.width for one in pictures), sum(one.height for one in pictures)), _PAPER)
+    top = 0
+    for one in pictures:
+        canvas.paste(one, (0, top))
+        top += one.height
+    return canvas
+
+
 def _pair_width() -> int:
     return 2 * PICTURE + _GAP
 
