@@ -56,15 +56,22 @@ class LoadedPipeline:
         pipe: The diffusers pipeline.
         ids: Hub ids of the pipeline; empty for an embedded base, and for a folder outside of the Hub's cache.
         revision: Commit of the first id; empty if unknown.
+        embedded: Name of the embedded base; empty for any other pipeline.
     """
 
     pipe: Any
     ids: tuple[str, ...] = ()
     revision: str = ""
+    embedded: str = ""
 
     @property
     def family(self) -> str:
-        """Family of the pipeline by the sizes of its text encoders, such as ``sdxl``; else ``"not stated"``."""
+        """Family of the pipeline: name of the embedded base, else by the sizes of its text encoders, such as ``sdxl``.
+
+        It is ``"not stated"`` for other sizes.
+        """
+        if self.embedded:
+            return self.embedded
         second = getattr(self.pipe, "text_encoder_2", None)
         first = getattr(self.pipe, "text_encoder", None)
         configs = [one.config.to_dict() for one in (first, second) if one is not None]
@@ -93,7 +100,7 @@ def load_pipeline(name: str | Path | None, options: PipelineOptions | None = Non
     base = embedded_name(name)
     if name is None or base:
         single = options.dtype if isinstance(options.dtype, torch.dtype) else None
-        return LoadedPipeline(_placed(embedded_pipeline(base, dtype=single), options.device))
+        return LoadedPipeline(_placed(embedded_pipeline(base, dtype=single), options.device), embedded=base)
     with broken_libraries_named():
         folder, ids, revision = _located(name, options)
         return LoadedPipeline(_placed(_loaded(folder, options), options.device), ids, revision)

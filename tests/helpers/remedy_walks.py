@@ -277,7 +277,7 @@ NOT_WALKED: Mapping[str, str] = {
     "processes of WORLD_SIZE": _PROCESSES,
     "the folder of --out": "commands that keep something demand --out, so they end before they can be stopped",
     "writes it into the key and value": _NONE,
-    "train the embedded base from random weights": _NONE,
+    "train the base of coloured shapes from random weights": _NONE,
     "base={self.manifest.base.family}": _NONE,
     "it runs in the ball of norm=": _NONE,
     "`evaluate NAME --help` shows": _NONE,

@@ -70,8 +70,6 @@ def open_base(
     elif problems := device_problems(device) if device else []:
         raise BaseLoadError(problems[0])
     loaded = load_pipeline(name, _whole(dtype, device) if whole else _for_training(dtype, device))
-    if embedded:
-        return OpenedBase(loaded.pipe, embedded)
     family = loaded.family
     return OpenedBase(loaded.pipe, family if family.isalnum() else "", loaded.ids, loaded.revision)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
-from robust_encoders import AssetsMissingError, Concept
+from robust_encoders import AssetsMissingError, Concept, RobustEncoder
 from robust_encoders.hub import embedded
 from robust_encoders.hub.pipelines import load_pipeline
+from robust_encoders.training.cli.requirements import base_of
 from robust_encoders.training.diffusion.load import open_base
 from robust_encoders.training.plugins import Registry
 from robust_encoders.training.protocols import EmbeddedBase
@@ -55,6 +57,29 @@ def test_the_emoji_base_that_is_not_installed_says_how_to_get_it(
     for load in (world.pipeline, lambda: load_pipeline("emoji"), lambda: open_base("emoji")):
         with pytest.raises(AssetsMissingError, match="robust-encoders emoji build"):
             load()
+
+
+def test_the_loader_and_the_training_know_the_same_bases() -> None:
+    assert set(embedded.EMBEDDED_BASES) == set(BASES) - set(BASES.others)
+    assert embedded.EMBEDDED_FAMILY == DEFAULT_BASE
+
+
+def test_the_family_of_an_opened_base_is_its_name(
+    tiny_pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "embedded_folder", lambda name: tmp_path / name)
+    for name in embedded.EMBEDDED_BASES:
+        tiny_pipe.save_pretrained(tmp_path / name / "base")
+        assert open_base(name).family == name
+
+
+def test_a_command_opens_the_embedded_base_of_its_artifacts(tiny_encoder: RobustEncoder) -> None:
+    made = tiny_encoder.manifest
+    of = {name: replace(made, base=replace(made.base, family=name)) for name in ("shapes", "emoji", "sd1")}
+    assert base_of([of["emoji"], of["emoji"]], None) == "emoji"
+    assert base_of([of["emoji"]], "a/folder") == "a/folder"
+    for mixed in (["shapes"], ["sd1"], ["emoji", "shapes"], ["emoji", "sd1"]):
+        assert base_of([of[name] for name in mixed], None) is None
 
 
 def test_a_base_of_anybodys_can_be_registered(monkeypatch: pytest.MonkeyPatch) -> None:
