@@ -12,12 +12,12 @@ class EmbeddedFacts:
 
     Args:
         name: Name of the base. It is the family in manifests, and the first part of the names of its encoders.
-        draws: What the base draws, as in "a small base of coloured shapes".
+        draws: Things that the base draws, as in "a small base of coloured shapes".
         concept: Concept of the encoder that the demo and the page open with.
         prompt: Prompt that states this concept.
         kept: Prompt that states none of the concepts that encoders of this base erase.
         call: Python expression that returns the pipeline.
-        remedy: What to do if the base is not there, for the end of an error message.
+        remedy: Remedy for a missing base, for the end of an error message.
     """
 
     name: str

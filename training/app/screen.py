@@ -24,7 +24,7 @@ class Screen:
         checker: Safety checker of the pipeline; None if it has none.
         extractor: Image processor of the safety checker.
         detectors: Name of a concept of the kind ``content`` to its detector.
-        draws: What the base draws, if it can draw nothing that needs a cover, as the embedded ones; empty otherwise.
+        draws: Things that an embedded base draws, none of which needs a cover; empty for any other base.
     """
 
     checker: Any = None

@@ -39,8 +39,10 @@ def test_the_example_of_an_embedded_card_runs_and_the_first_part_is_short(entry:
     (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     names: dict[str, Any] = {}
     exec(example, names)
-    assert names["image"].size == (32, 32)
-    assert RobustEncoder.status(names["pipe"]).attached or RobustEncoder.status(names["pipe"]).overlays
+    pipe = names["pipe"]
+    side = pipe.unet.config.sample_size * pipe.vae_scale_factor
+    assert names["image"].size == (side, side)
+    assert RobustEncoder.status(pipe).attached or RobustEncoder.status(pipe).overlays
     shown = text[text.index("<!-- robust-encoders: written") :].partition("<details>")[0]
     assert len(shown.splitlines()) <= 60
 

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from robust_encoders import AssetsMissingError, Concept, RobustEncoder
+from robust_encoders import CATALOG, AssetsMissingError, Concept, RobustEncoder
+from robust_encoders.cli.card_pictures import SHOWN
 from robust_encoders.hub import embedded
 from robust_encoders.hub.pipelines import load_pipeline
 from robust_encoders.training.cli.requirements import base_of
@@ -16,6 +17,8 @@ from robust_encoders.training.diffusion.load import open_base
 from robust_encoders.training.plugins import Registry
 from robust_encoders.training.protocols import EmbeddedBase
 from robust_encoders.training.worlds import BASES, DEFAULT_BASE, ShapesWorld
+
+HELD_OUT = {"shapes": (), "emoji": ("stein", "squirt gun")}
 
 
 class Digits:
@@ -62,6 +65,18 @@ def test_the_emoji_base_that_is_not_installed_says_how_to_get_it(
 def test_the_loader_and_the_training_know_the_same_bases() -> None:
     assert set(embedded.EMBEDDED_BASES) == set(BASES) - set(BASES.others)
     assert embedded.EMBEDDED_FAMILY == DEFAULT_BASE
+
+
+@pytest.mark.parametrize("base", embedded.EMBEDDED_BASES)
+def test_pictures_of_cards_show_the_concept_by_two_words_and_then_others(base: str) -> None:
+    known = {entry.concept for entry in CATALOG.values() if entry.embedded_base == base}
+    assert known <= set(SHOWN[base])
+    for concept, (named, synonym, *kept) in SHOWN[base].items():
+        words = [f" {word} " for word in (*BASES[base]().concept(concept).words(), *HELD_OUT[base])]
+        assert any(word in f" {named} " for word in words)
+        assert any(word in f" {synonym} " for word in words)
+        own = [f" {word} " for word in BASES[base]().concept(concept).words()]
+        assert [text for text in kept for word in own if word in f" {text} "] == []
 
 
 def test_the_family_of_an_opened_base_is_its_name(
