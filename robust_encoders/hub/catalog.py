@@ -109,7 +109,7 @@ def _embedded(base: str, concept: str, kind: ConceptKind, method: str = "") -> C
     """Return the entry of an embedded artifact: AdvUnlearn's whole encoder, or the overlay of another method."""
     short = f"{concept}-{method}" if method else concept
     return CatalogEntry(
-        name=f"{base}/{short.replace(' ', '-')}",
+        name=f"{base}/{short.replace(' ', '_')}",
         concept=concept,
         kind=kind,
         method=method or "advunlearn",

@@ -28,19 +28,32 @@ def embedded_folder(base: str) -> Path:
 def embedded_name(name: str | Path | None) -> str:
     """Return the name of the embedded base that the name of a pipeline stands for; empty for any other pipeline.
 
-    A file or folder of that name, relative to the working folder, wins over the embedded base.
+    A pipeline in a folder of that name, relative to the working folder, wins over the embedded base. Any other folder
+    of that name, such as one of runs, does not.
 
     Args:
         name: Name of a pipeline; None stands for the default base.
     """
     if name is None:
         return EMBEDDED_FAMILY
-    return str(name) if name in EMBEDDED_BASES and not Path(name).exists() else ""
+    return str(name) if name in EMBEDDED_BASES and not (Path(name) / _INDEX).is_file() else ""
 
 
 def is_installed(base: str) -> bool:
     """Return True if the package holds the pipeline of an embedded base."""
     return (embedded_folder(base) / "base" / _INDEX).is_file()
+
+
+def embedded_problems(base: str) -> list[str]:
+    """Return the reason why the package holds no base of a name that it should hold; empty for any other name.
+
+    Args:
+        base: Name of the base.
+    """
+    if base not in EMBEDDED_BASES or is_installed(base):
+        return []
+    folder = embedded_folder(base) / "base"
+    return [f"expected the embedded base in {folder}, found no {_INDEX} there; {remedy_of(base)}"]
 
 
 def remedy_of(base: str) -> str:
@@ -84,9 +97,9 @@ def embedded_pipeline(base: str = EMBEDDED_FAMILY, *, dtype: torch.dtype | None 
     """
     if base not in EMBEDDED_BASES:
         raise ValueError(f"expected an embedded base, {' or '.join(EMBEDDED_BASES)}, found {base!r}")
+    if problems := embedded_problems(base):
+        raise AssetsMissingError(problems[0])
     folder = embedded_folder(base) / "base"
-    if not is_installed(base):
-        raise AssetsMissingError(f"expected the embedded base in {folder}, found no {_INDEX} there; {remedy_of(base)}")
     with broken_libraries_named():
         from diffusers import StableDiffusionPipeline
 

@@ -86,7 +86,7 @@ def load_pipeline(name: str | Path | None, options: PipelineOptions | None = Non
 
     Args:
         name: Folder with a ``model_index.json``, or ``ORG/NAME`` or ``ORG/NAME@REVISION`` on the Hub. The
-            name of an embedded base stands for it if nothing here has that name, and None for the default one. An
+            name of an embedded base stands for it if no pipeline here has that name, and None for the default one. An
             embedded base always has all its components; of the dtypes, only a single one applies to it.
         options: Precision, device and components of the pipeline.
 

@@ -14,7 +14,7 @@ from robust_encoders.concepts import Concept
 from robust_encoders.encoder import RobustEncoder
 from robust_encoders.errors import BaseLoadError, NotReadyError
 from robust_encoders.hub.catalog import CATALOG
-from robust_encoders.hub.embedded import embedded_name, is_installed, remedy_of
+from robust_encoders.hub.embedded import embedded_name, embedded_problems
 from robust_encoders.hub.pipelines import PipelineOptions, load_pipeline, require_place
 from robust_encoders.loaded import LoadedArtifact
 from robust_encoders.utils.devices import device_problem
@@ -82,8 +82,8 @@ def _base_problems(config: AppConfig) -> list[str]:
     try:
         if config.embedded is None:
             require_place(config.base)
-        elif not is_installed(name := config.embedded.name):
-            found.append(f"expected the embedded base {name!r}, found none in the package; {remedy_of(name)}")
+        else:
+            found += embedded_problems(config.embedded.name)
     except BaseLoadError as error:
         found.append(str(error))
     return found

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
-from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.artifact.target import target_problems
 from robust_encoders.errors import BaseLoadError, NotReadyError
-from robust_encoders.hub.embedded import EMBEDDED_BASES
 from robust_encoders.hub.pipelines import require_place
 from robust_encoders.utils.targets import place_problems
 
 from ..diffusion.base_configs import configs_of
 from ..diffusion.base_kind import kind_problems
-from ..worlds import BASES, DEFAULT_BASE
+from ..worlds import BASES
 
 
 def require(problems: Iterable[str]) -> None:
@@ -43,21 +41,6 @@ def base_problems(name: str | Path | None, *, draws: bool = False, two: bool = F
         return [str(error)]
     configs = configs_of(name, draws=draws)
     return [] if configs is None else kind_problems(configs, draws=draws, two=two)
-
-
-def base_of(manifests: Sequence[Manifest], base: str | None) -> str | None:
-    """Return the base that a command opens: the one that is asked for, else the embedded one of all artifacts.
-
-    Args:
-        manifests: Manifests of the artifacts.
-        base: Folder or Hub id of the base; None if no base is asked for.
-
-    Returns:
-        Folder, Hub id or name of an embedded base; None for the default one.
-    """
-    families = {manifest.base.family for manifest in manifests}
-    embedded = [family for family in families if family in EMBEDDED_BASES and family != DEFAULT_BASE]
-    return embedded[0] if base is None and len(families) == len(embedded) == 1 else base
 
 
 def require_artifact_run(out: Path | None, base: str | None, *, two: bool = False) -> None:

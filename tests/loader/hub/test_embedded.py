@@ -23,13 +23,15 @@ def test_the_folder_lies_in_the_package() -> None:
     assert embedded.EMBEDDED_FAMILY == "shapes"
 
 
-def test_a_name_stands_for_an_embedded_base_unless_something_here_has_it(
+def test_a_name_stands_for_an_embedded_base_unless_a_pipeline_here_has_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     asked = (None, "shapes", "emoji", "org/emoji", tmp_path / "emoji", "")
     assert [embedded.embedded_name(name) for name in asked] == ["shapes", "shapes", "emoji", "", "", ""]
-    (tmp_path / "emoji").mkdir()
+    for folder in ("shapes", "emoji"):
+        (tmp_path / folder / "runs").mkdir(parents=True)
+    (tmp_path / "emoji" / "model_index.json").write_text("{}")
     assert [embedded.embedded_name(name) for name in (None, "shapes", "emoji")] == ["shapes", "shapes", ""]
 
 

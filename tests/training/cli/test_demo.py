@@ -39,6 +39,7 @@ from robust_encoders.training.reports.plots.picture_grid import (
     draw_grid,
     font_of,
     printable,
+    shortened,
     stacked,
     wrapped,
 )
@@ -373,6 +374,15 @@ def test_prompts_are_wrapped_to_the_width_of_their_pictures() -> None:
     assert wrapped("", font) == [""]
     assert wrapped("w" * 100, font) == ["w" * 100]
     assert wrapped("circle " * 50, font)[-1].endswith(" ...")
+
+
+def test_a_verdict_is_no_wider_than_its_picture() -> None:
+    font = font_of(13)
+    long = "not asked: flying saucer, twemoji, purple"
+    assert shortened("as asked", font) == "as asked"
+    assert font.getlength(shortened(long, font)) <= PICTURE < font.getlength(long)
+    assert shortened(long, font).startswith("not asked: fly")
+    assert shortened(long, font).endswith("...")
 
 
 def test_unprintable_tokens_are_escaped() -> None:

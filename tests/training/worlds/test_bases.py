@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
-from robust_encoders import CATALOG, AssetsMissingError, Concept, RobustEncoder
+from robust_encoders import CATALOG, AssetsMissingError, Concept
 from robust_encoders.cli.card_pictures import SHOWN
 from robust_encoders.hub import embedded
 from robust_encoders.hub.pipelines import load_pipeline
-from robust_encoders.training.cli.requirements import base_of
 from robust_encoders.training.diffusion.load import open_base
 from robust_encoders.training.plugins import Registry
 from robust_encoders.training.protocols import EmbeddedBase
@@ -86,15 +84,6 @@ def test_the_family_of_an_opened_base_is_its_name(
     for name in embedded.EMBEDDED_BASES:
         tiny_pipe.save_pretrained(tmp_path / name / "base")
         assert open_base(name).family == name
-
-
-def test_a_command_opens_the_embedded_base_of_its_artifacts(tiny_encoder: RobustEncoder) -> None:
-    made = tiny_encoder.manifest
-    of = {name: replace(made, base=replace(made.base, family=name)) for name in ("shapes", "emoji", "sd1")}
-    assert base_of([of["emoji"], of["emoji"]], None) == "emoji"
-    assert base_of([of["emoji"]], "a/folder") == "a/folder"
-    for mixed in (["shapes"], ["sd1"], ["emoji", "shapes"], ["emoji", "sd1"]):
-        assert base_of([of[name] for name in mixed], None) is None
 
 
 def test_a_base_of_anybodys_can_be_registered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,12 +147,20 @@ def wrapped(text: str, font: Font) -> list[str]:
     return lines
 
 
+def shortened(text: str, font: Font) -> str:
+    """Return the text in one line as wide as a picture; a longer text ends in an ellipsis."""
+    if font.getlength(text) <= PICTURE:
+        return text
+    length = next(n for n in range(len(text), -1, -1) if font.getlength(f"{text[:n]}...") <= PICTURE)
+    return f"{text[:length].rstrip(' ,')}..."
+
+
 def _draw_tile(canvas: Image.Image, pen: ImageDraw.ImageDraw, tile: Tile, at: tuple[int, int]) -> None:
     x, y = at
     colour = _GOOD if tile.good else _BAD
     canvas.paste(_to_image(tile.picture), at)
     pen.rectangle((x, y, x + PICTURE - 1, y + PICTURE - 1), outline=colour, width=_BORDER)
-    pen.text((x, y + PICTURE + 4), tile.verdict, fill=colour, font=font_of(13))
+    pen.text((x, y + PICTURE + 4), shortened(tile.verdict, font_of(13)), fill=colour, font=font_of(13))
 
 
 def _to_image(picture: Tensor) -> Image.Image:
