@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 # CLIP marks a token that ends a word.
@@ -20,3 +21,12 @@ def whole_words(tokenizer: Any) -> tuple[str, ...]:
         return ()
     again = tokenizer([word for word, _ in found], add_special_tokens=False).input_ids
     return tuple(word for (word, i), ids in zip(found, again, strict=True) if ids == [i])
+
+
+def tokens_like(tokenizer: Any, words: Iterable[str]) -> list[int]:
+    """Return the ids of the tokens that spell one of the words by themselves, at a word's end or before more of it.
+
+    A simple plural (``s`` or ``es``) counts as well. A word of several tokens has no such token.
+    """
+    forms = {word.lower() + ending for word in words for ending in ("", "s", "es")}
+    return sorted(i for token, i in tokenizer.get_vocab().items() if token.removesuffix("</w>").lower() in forms)
