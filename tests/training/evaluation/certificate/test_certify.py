@@ -360,6 +360,8 @@ def test_an_adapter_with_another_configuration_loses_it(
     assert "showed the concept" not in (tmp_path / "other" / "README.md").read_text(encoding="utf-8")
     again = with_certificate(other, replace(certificate, config_sha256=other.config_sha256))
     assert [one["metric"] for one in again.manifest.results].count("certificate") == 1
+    again.save_pretrained(tmp_path / "other")
+    assert "showed the concept" in (tmp_path / "other" / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_damaged_record_leaves_the_rest_of_the_card(
