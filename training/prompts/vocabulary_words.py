@@ -29,4 +29,8 @@ def tokens_like(tokenizer: Any, words: Iterable[str]) -> list[int]:
     A simple plural (``s`` or ``es``) counts as well. A word of several tokens has no such token.
     """
     forms = {word.lower() + ending for word in words for ending in ("", "s", "es")}
-    return sorted(i for token, i in tokenizer.get_vocab().items() if token.removesuffix("</w>").lower() in forms)
+    # A letter beyond ASCII stands for a byte in the vocabulary, so only the tokenizer knows words with such letters.
+    known = {form for form in forms if form.isascii()}
+    spelled = {i for token, i in tokenizer.get_vocab().items() if token.removesuffix("</w>") in known}
+    rows = tokenizer(sorted(forms), add_special_tokens=False).input_ids if forms else []
+    return sorted(spelled | {row[0] for row in rows if len(row) == 1})

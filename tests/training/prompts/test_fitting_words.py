@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from robust_encoders.training.prompts.fitting_words import every_word, fitting_words, words_of
+from robust_encoders.training.prompts.vocabulary_words import tokens_like
 from robust_encoders.training.recipes.registry import RECIPES
 from robust_encoders.training.worlds.shapes.concepts import beside
 
@@ -56,3 +59,14 @@ def test_words_of_texts_are_without_marks_and_each_once() -> None:
     assert words_of(("a star, red", "red star.")) == ("a", "star", "red")
     assert words_of(('A "Red" star-shaped (box)', "the star's")) == ("a", "red", "star-shaped", "box", "the", "star's")
     assert every_word(("A star-shaped box",)) == {"a", "star-shaped", "star", "shaped", "box"}
+
+
+def test_tokens_that_spell_a_word_are_found_at_its_end_and_before_more_of_it(tiny_pipe: Any) -> None:
+    tokenizer = tiny_pipe.tokenizer
+    found = tokenizer.convert_ids_to_tokens(tokens_like(tokenizer, ["Star", "xyzxyz"]))
+    assert "star</w>" in found
+    assert {token.removesuffix("</w>") for token in found} <= {"star", "stars", "stares", "xyzxyz"}
+    letter = tokenizer("é", add_special_tokens=False).input_ids
+    assert tokens_like(tokenizer, ["é"]) == (letter if len(letter) == 1 else [])
+    assert tokens_like(tokenizer, []) == []
+    assert set(tokenizer.convert_ids_to_tokens(tokens_like(tokenizer, ["a"]))) >= {"a", "a</w>"}
