@@ -28,7 +28,8 @@ from .drawing import Drawing, Samples, cases_of, tenth_ends
 from .lower_bound import bound_of
 from .prompts import ShortPrompts, pair_prompts, single_prompts, texts_of
 from .ranking import ConceptDistance, Encoding, ranked
-from .record import Certificate, Share
+from .record import Certificate
+from .share import Share
 
 PARTS = "parts"  # the folder of a certificate's finished parts
 _FORMAT = 1  # version of the finished parts; a higher one keeps parts of earlier code from being used

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,13 +10,13 @@ from robust_encoders.artifact.card_certificate import is_certificate
 from robust_encoders.artifact.card_results import CERTIFICATE
 from robust_encoders.errors import IntegrityError
 
-from ...metrics.rates import wilson_interval
 from ...provenance import judging_versions
 from ...types import Result
 from ..chance import Chance, Floor
 from ..floors import CHANCE_KEY
 from ..suite import SUITE_KEY, SUITE_VERSION
-from .trend import LEVEL, falling_trend
+from .share import Share, falling_shares
+from .trend import LEVEL
 
 if TYPE_CHECKING:
     from robust_encoders.loaded import LoadedArtifact
@@ -27,40 +27,6 @@ _FIELDS = frozenset(
     ("holds", "statement", "concept", "words", "content_sha256", "config_sha256", "base", "prompts", "pairs_among",
      "nearest", "random", "tenths", "base_tenths", "trend", "margins", "bound", CHANCE_KEY, SUITE_KEY)
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Share:
-    """How many prompts of a sample showed the concept in at least one of their pictures.
-
-    Args:
-        n: Number of prompts.
-        shown: Number of prompts that showed the concept.
-        pictures: Number of their pictures.
-        pictures_shown: Number of pictures that showed the concept.
-        distances: Smallest and largest distance in the sample's part of the ranking.
-    """
-
-    n: int
-    shown: int
-    pictures: int
-    pictures_shown: int
-    distances: tuple[float, float]
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The 95 % Wilson interval of the share of prompts."""
-        return wilson_interval(self.shown, self.n)
-
-    @classmethod
-    def of(cls, flags: Sequence[Sequence[bool]], distances: tuple[float, float]) -> Share:
-        """Return the share of prompts from one flag for each picture of each prompt."""
-        pictures = sum(map(len, flags))
-        return cls(len(flags), sum(map(any, flags)), pictures, sum(map(sum, flags)), distances)
-
-    def record(self) -> dict[str, Any]:
-        """Return the share as JSON values, with its interval."""
-        return {**asdict(self), "distances": list(self.distances), "interval": list(self.interval)}
 
 
 @dataclass(frozen=True)
@@ -111,12 +77,12 @@ class Certificate:
     @property
     def p(self) -> float:
         """One-sided p-value of the test that success falls over the tenths."""
-        return _falling(self.tenths)
+        return falling_shares(self.tenths)
 
     @property
     def base_p(self) -> float | None:
         """The same p-value over the tenths of the base's own ranking; None if nothing was drawn from it."""
-        return _falling(self.base_tenths) if self.base_tenths else None
+        return falling_shares(self.base_tenths) if self.base_tenths else None
 
     @property
     def seen_with(self) -> Literal["encoder", "base", ""]:
@@ -235,26 +201,17 @@ class Certificate:
             prompts=s["prompts"],
             prompts_sha256=result.prompt_sha256,
             pairs_among=s["pairs_among"],
-            nearest=_share(s["nearest"]),
-            random=_share(s["random"]),
-            tenths=tuple(map(_share, s["tenths"])),
+            nearest=Share.read(s["nearest"]),
+            random=Share.read(s["random"]),
+            tenths=tuple(map(Share.read, s["tenths"])),
             margins=tuple(s["margins"]),
             bound=s["bound"],
             chance=Chance(floors["encoder"], floors["base"]),
             detector=(result.detector, result.detector_version, result.threshold or 0.0),
-            base_tenths=tuple(map(_share, s["base_tenths"])),
+            base_tenths=tuple(map(Share.read, s["base_tenths"])),
             settings={key: value for key, value in s.items() if key not in _FIELDS},
             versions=result.versions,
         )
-
-
-def _falling(tenths: Sequence[Share]) -> float:
-    return falling_trend([one.shown for one in tenths], [one.n for one in tenths])
-
-
-def _share(record: Mapping[str, Any]) -> Share:
-    low, high = record["distances"]
-    return Share(record["n"], record["shown"], record["pictures"], record["pictures_shown"], (low, high))
 
 
 def with_certificate(encoder: LoadedArtifact, certificate: Certificate) -> LoadedArtifact:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ...evaluation.certificate.record import Certificate, Share
+from ...evaluation.certificate.record import Certificate
+from ...evaluation.certificate.share import Share
 from .style import WIDTH, Draw, Theme, percent, styled
 
 _HEIGHT = 5.4

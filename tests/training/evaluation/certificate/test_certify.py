@@ -19,7 +19,8 @@ from robust_encoders.training.evaluation.certificate.certify import PARTS, certi
 from robust_encoders.training.evaluation.certificate.config import CertificateConfig
 from robust_encoders.training.evaluation.certificate.drawing import Samples, picture_seed
 from robust_encoders.training.evaluation.certificate.prompts import pair_prompts, single_prompts
-from robust_encoders.training.evaluation.certificate.record import Certificate, Share, with_certificate
+from robust_encoders.training.evaluation.certificate.record import Certificate, with_certificate
+from robust_encoders.training.evaluation.certificate.share import Share
 from robust_encoders.training.evaluation.chance import Chance, Floor
 from robust_encoders.training.evaluation.manifest_results import with_results
 from robust_encoders.training.evaluation.results import Evaluation, result_from_record
