@@ -41,6 +41,7 @@ WALKED: Mapping[str, str] = {
     "at least 1 retain prompt, found none: give captions without the concept": _GRACE,
     "for target 'anchor', found none: give the anchor": _HIRM,
     "A certificate of other weights is left out": f"{_CERTIFIED}test_a_certificate_of_other_weights_is_refused",
+    "of another configuration than that of": f"{_CERTIFIED}test_an_adapter_with_another_configuration_loses_it",
     "A certificate cannot be read": f"{_CERTIFIED}test_a_damaged_record_leaves_the_rest_of_the_card",
     "withdrawn numbers that are left out": "tests/loader/cli/test_main.py::"
     "test_info_counts_withdrawn_numbers_and_json_has_them",
