@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from copies import Stock
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DModel
 from tiny_models import make_text_encoder, make_tokenizer, make_unet, make_vae
-from tree import ROOT
-from untraced import UNTRACED
+from untraced import long_files, tracing_stopped, without_trace
 
 from robust_encoders import Base, Concept, Manifest, RobustEncoder
 from robust_encoders.clip.state_dict import nested_state
 
 
+@pytest.hookimpl(trylast=True)  # after tests that are not selected have gone
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what pytest-cov does not trace."""
-    files = {ROOT / name for name in UNTRACED}
-    for item in items:
-        if item.path in files:
-            item.add_marker(pytest.mark.no_cover)
+    """Begin with the long files, so that all processes end together; mark what coverage leaves out."""
+    long = long_files()
+    items.sort(key=lambda item: item.path not in long)
+    for item, untraced in zip(items, without_trace((item.path, item.name) for item in items), strict=True):
+        if untraced:
+            item.add_marker(pytest.mark.untraced)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Run a test with its fixtures; coverage stops for one that it leaves out."""
+    with tracing_stopped() if item.get_closest_marker("untraced") else nullcontext():
+        return (yield)
 
 
 @pytest.fixture(autouse=True)
@@ -50,8 +60,58 @@ def textless_unet() -> Any:
 PipelineMaker = Callable[..., Any]
 
 
+def _new_pipe(
+    folder: Path,
+    *,
+    seed: int = 0,
+    width: int = 16,
+    layers: int = 2,
+    heads: int = 2,
+    positions: int = 24,
+    prediction_type: str = "epsilon",
+    merges: int = 120,
+    extra_tokens: int = 0,
+    unet_width: int | None = None,
+    **text_config: Any,
+) -> Any:
+    tokenizer = make_tokenizer(folder, merges=merges, max_length=positions, extra_tokens=extra_tokens)
+    shape = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        text_encoder = make_text_encoder(tokenizer, **{**shape, **text_config})
+        unet = make_unet(unet_width or width)
+        vae = make_vae()
+    scheduler = DDIMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type=prediction_type,
+    )
+    pipe: Any = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="session")
+def pipe_stocks() -> dict[str, Stock]:
+    """Return what ``make_pipe`` copies, by its arguments."""
+    return {}
+
+
 @pytest.fixture
-def make_pipe(tmp_path: Path) -> PipelineMaker:
+def make_pipe(pipe_stocks: dict[str, Stock], tmp_path_factory: pytest.TempPathFactory) -> PipelineMaker:
     """Return a maker of tiny random ``StableDiffusionPipeline``s, the same one for the same arguments.
 
     Overrides: ``seed``, ``width``, ``layers``, ``heads``, ``positions``, ``prediction_type``, ``merges`` (size of the
@@ -59,48 +119,11 @@ def make_pipe(tmp_path: Path) -> PipelineMaker:
     ``CLIPTextConfig``.
     """
 
-    def make(
-        *,
-        seed: int = 0,
-        width: int = 16,
-        layers: int = 2,
-        heads: int = 2,
-        positions: int = 24,
-        prediction_type: str = "epsilon",
-        merges: int = 120,
-        extra_tokens: int = 0,
-        unet_width: int | None = None,
-        **text_config: Any,
-    ) -> Any:
-        folder = tmp_path / f"tokenizer-{merges}-{positions}-{extra_tokens}"
-        tokenizer = make_tokenizer(folder, merges=merges, max_length=positions, extra_tokens=extra_tokens)
-        shape = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            text_encoder = make_text_encoder(tokenizer, **{**shape, **text_config})
-            unet = make_unet(unet_width or width)
-            vae = make_vae()
-        scheduler = DDIMScheduler(
-            beta_schedule="scaled_linear",
-            beta_start=0.00085,
-            beta_end=0.012,
-            clip_sample=False,
-            set_alpha_to_one=False,
-            steps_offset=1,
-            prediction_type=prediction_type,
-        )
-        pipe: Any = StableDiffusionPipeline(
-            vae=vae,
-            text_encoder=text_encoder,
-            tokenizer=tokenizer,
-            unet=unet,
-            scheduler=scheduler,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
-        pipe.set_progress_bar_config(disable=True)
-        return pipe
+    def make(**overrides: Any) -> Any:
+        key = repr(sorted(overrides.items()))
+        if key not in pipe_stocks:
+            pipe_stocks[key] = Stock(_new_pipe(tmp_path_factory.mktemp("tokenizer"), **overrides))
+        return pipe_stocks[key].copy()
 
     return make
 

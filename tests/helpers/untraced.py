@@ -1,10 +1,22 @@
-"""Test files that pytest-cov does not trace: they are long, and shorter tests run the same lines.
+"""Tests that coverage does not trace: they are long, or further cases of a test whose first cases run the same lines.
 
 Tracing takes a third to a half of a test's time. ``make test`` fails if the traced tests alone cover too little.
 """
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tree import ROOT
+
+# Of a test with parameters in these folders, coverage traces so many cases.
+FEW_CASES = "tests/training"
+TRACED_CASES = 2
+# Files of long tests; shorter tests run the same lines.
 UNTRACED = (
     "tests/loader/artifact/test_killed.py",
     "tests/loader/artifact/test_mutations.py",
@@ -59,3 +71,39 @@ UNTRACED = (
     "tests/training/worlds/pretrain/test_build.py",
     "tests/training/worlds/shapes/test_base.py",
 )
+
+
+def long_files() -> frozenset[Path]:
+    """Return the files of long tests."""
+    return frozenset(ROOT / name for name in UNTRACED)
+
+
+def without_trace(tests: Iterable[tuple[Path, str]]) -> list[bool]:
+    """Return for each test whether coverage leaves it out.
+
+    Args:
+        tests: File and name of each test, with its parameters in brackets, in the order in which they are collected.
+    """
+    long, few = long_files(), ROOT / FEW_CASES
+    cases: Counter[tuple[Path, str]] = Counter()
+    found = []
+    for path, name in tests:
+        test = path, name.partition("[")[0]
+        cases[test] += 1
+        found.append(path in long or (path.is_relative_to(few) and cases[test] > TRACED_CASES))
+    return found
+
+
+@contextmanager
+def tracing_stopped() -> Iterator[None]:
+    """Stop coverage for the length of a block, if it is running at all."""
+    coverage = sys.modules.get("coverage")  # not in the environment of the oldest versions
+    running = coverage.Coverage.current() if coverage is not None else None
+    if running is None:
+        yield
+        return
+    running.stop()
+    try:
+        yield
+    finally:
+        running.start()
