@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from built_wheel import build_wheel, copy_of_the_source, wheelhouse
+from built_wheel import built_once, wheelhouse
 from safetensors import safe_open
 from tree import ROOT
 
@@ -26,7 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Runner:
     pip resolves what the wheel requires, and finds it in the running environment, so that nothing is downloaded.
     """
     folder, house = tmp_path_factory.mktemp("pipx"), tmp_path_factory.mktemp("wheels")
-    wheel = build_wheel(copy_of_the_source(tmp_path_factory.mktemp("source")), tmp_path_factory.mktemp("wheel"))
+    wheel = built_once(tmp_path_factory).wheel
     wheelhouse(house, [re.split(r"[<>=]", line)[0] for line in PROJECT["dependencies"]])
     command = [
         *(sys.executable, "-m", "pipx", "run", "--skip-maintenance", "--backend", "pip", "--python", sys.executable),
