@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable, Generator
 from contextlib import nullcontext
@@ -17,6 +18,11 @@ from untraced import long_files, tracing_stopped, without_trace
 
 from robust_encoders import Base, Concept, Manifest, RobustEncoder
 from robust_encoders.clip.state_dict import nested_state
+
+
+def pytest_configure() -> None:
+    """Look for cycles of objects less often: beside torch and diffusers, that is a twentieth of the tests' time."""
+    gc.set_threshold(50_000)
 
 
 @pytest.hookimpl(trylast=True)  # after tests that are not selected have gone

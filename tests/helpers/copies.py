@@ -35,7 +35,7 @@ class _Reader(pickle.Unpickler):
         super().__init__(file)
         self._tensors = tensors
         self._made: dict[int, Tensor] = {}
-        self._memory: dict[int, torch.UntypedStorage] = {}
+        self._memory: dict[int, Any] = {}
 
     def persistent_load(self, place: int) -> Tensor:
         if place not in self._made:
@@ -43,7 +43,7 @@ class _Reader(pickle.Unpickler):
         return self._made[place]
 
     def _copied(self, tensor: Tensor) -> Tensor:
-        memory = tensor.untyped_storage()
+        memory: Any = tensor.untyped_storage()
         if memory.data_ptr() not in self._memory:
             self._memory[memory.data_ptr()] = memory.clone()
         copy = torch.empty(0, dtype=tensor.dtype)

@@ -231,9 +231,9 @@ def test_the_wheel_holds_the_tree_and_nothing_else(built: Built) -> None:
         if path.is_file()
     }
     with zipfile.ZipFile(wheel) as archive:
-        built = [name for name in archive.namelist() if ".dist-info/" not in name]
-        assert sorted(built) == sorted(files)
-        assert [name for name in built if archive.read(name) != files[name].read_bytes()] == []
+        packed = [name for name in archive.namelist() if ".dist-info/" not in name]
+        assert sorted(packed) == sorted(files)
+        assert [name for name in packed if archive.read(name) != files[name].read_bytes()] == []
         assert len([name for name in archive.namelist() if name.endswith("/LICENSE")]) == 1
 
 

@@ -27,6 +27,7 @@ from robust_encoders.training.evaluation.plan import Plan
 from robust_encoders.training.evaluation.results import Evaluation
 from robust_encoders.training.methods import METHODS
 from robust_encoders.training.recipes.registry import RECIPES
+from robust_encoders.training.reports.html.page import write_report
 from robust_encoders.training.worlds import BASES
 
 Maker = Callable[..., Any]
@@ -86,7 +87,7 @@ def test_all_methods_stand_in_one_report_with_a_method_of_another_package(
     monkeypatch: pytest.MonkeyPatch, make_pipe: Maker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     install(monkeypatch, make_pipe, Swap)
-    out, write_report = tmp_path / "out", run.write_report
+    out = tmp_path / "out"
     # One row's page with its figures, which take seconds, stands for those of all rows.
     monkeypatch.setattr(run, "write_report", lambda at, found: write_report(at, found) if at.name == "esd-0" else at)
     assert main(arguments(out, "--methods", "all")) == 0
