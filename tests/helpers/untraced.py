@@ -16,7 +16,7 @@ from tree import ROOT
 # Of a test with parameters in these folders, coverage traces so many cases.
 FEW_CASES = "tests/training"
 TRACED_CASES = 2
-# Files of long tests; shorter tests run the same lines.
+# Files of long tests, and of tests of the tree; shorter tests run the same lines.
 UNTRACED = (
     "tests/loader/artifact/test_killed.py",
     "tests/loader/artifact/test_mutations.py",
@@ -28,15 +28,22 @@ UNTRACED = (
     "tests/loader/pipeline/test_references.py",
     "tests/loader/pipeline/test_threads.py",
     "tests/project/test_contributing.py",
+    "tests/project/test_eval_unlearn.py",
     "tests/project/test_examples.py",
     "tests/project/test_packaging.py",
+    "tests/project/test_pipx.py",
+    "tests/project/test_project.py",
     "tests/project/test_remedies.py",
     "tests/project/test_remedies_beginning.py",
     "tests/project/test_remedies_evaluation.py",
     "tests/project/test_remedies_loader.py",
     "tests/project/test_remedies_settings.py",
     "tests/project/test_remedies_training.py",
+    "tests/project/test_rooms.py",
+    "tests/project/test_site.py",
     "tests/project/test_studies.py",
+    "tests/project/test_texts.py",
+    "tests/project/test_types.py",
     "tests/training/attacks/common/test_ddim_inversion.py",
     "tests/training/attacks/test_latent_inversion.py",
     "tests/training/cli/test_signs_of_life.py",
