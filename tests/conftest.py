@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 from collections.abc import Callable, Generator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,12 @@ import torch
 from copies import Stock
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DModel
 from tiny_models import make_text_encoder, make_tokenizer, make_unet, make_vae
-from untraced import long_files, tracing_stopped, without_trace
+from untraced import Repetitions, long_files, reached_lines, tracing_stopped
 
 from robust_encoders import Base, Concept, Manifest, RobustEncoder
 from robust_encoders.clip.state_dict import nested_state
+
+LONG, REPETITIONS = long_files(), Repetitions()
 
 
 def pytest_configure() -> None:
@@ -25,21 +26,21 @@ def pytest_configure() -> None:
     gc.set_threshold(50_000)
 
 
-@pytest.hookimpl(trylast=True)  # after tests that are not selected have gone
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the long files, so that all processes end together; mark what coverage leaves out."""
-    long = long_files()
-    items.sort(key=lambda item: item.path not in long)
-    for item, untraced in zip(items, without_trace((item.path, item.name) for item in items), strict=True):
-        if untraced:
-            item.add_marker(pytest.mark.untraced)
+    """Begin with the long files, so that all processes end together."""
+    items.sort(key=lambda item: item.path not in LONG)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Run a test with its fixtures; coverage stops for one that it leaves out."""
-    with tracing_stopped() if item.get_closest_marker("untraced") else nullcontext():
-        return (yield)
+    """Run a test with its fixtures; coverage leaves out long ones and repetitions."""
+    if item.path in LONG or REPETITIONS.expected(item.path, item.name):
+        with tracing_stopped():
+            return (yield)
+    before = reached_lines()
+    result = yield
+    REPETITIONS.note(item.path, item.name, reached=reached_lines() > before)
+    return result
 
 
 @pytest.fixture(autouse=True)
