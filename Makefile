@@ -2,7 +2,7 @@
 # make test-browser: the report, the site and the page of `robust-encoders app` in a real browser.
 # make docs: the documentation as a site, site/index.html.  make pictures: its diagrams and charts.
 # make space: a folder that can be uploaded as a Space on the Hub.
-# make test-docs: every command and every block of code of README and docs, and the site.
+# make test-docs: every command and every block of code of README and docs, the site, and long walks of other tests.
 # make test-oldest: the loader's tests on the oldest versions it supports, in .venv-oldest.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 # In the order of collection, which begins with the long files (tests/conftest.py): so all processes end together.
@@ -90,7 +90,7 @@ test-browser: env types $(APP)
 		tests/training/app/test_page_browser.py
 
 test-docs: env types
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m docs $(filter-out --dist loadfile --no-loadscope-reorder,$(PYTEST_ARGS)) tests/project
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m docs $(patsubst loadfile,loadgroup,$(filter-out --no-loadscope-reorder,$(PYTEST_ARGS))) tests/project
 
 # A warning is an error. The site opens from its folder: it needs no server, and no network.
 docs: env types

@@ -1,4 +1,7 @@
-"""A user without a clone runs the wheel by pipx, from any folder."""
+"""A user without a clone runs the wheel by pipx, from any folder: make test-docs.
+
+``test_packaging.py`` installs the wheel without pipx, and runs its modules and its command.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +47,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Runner:
     return run
 
 
+@pytest.mark.xdist_group("pipx")
+@pytest.mark.docs
 @pytest.mark.base
 def test_pipx_runs_the_wheel_from_another_folder(run: Runner, tmp_path: Path) -> None:
     done = run("info", "shapes/circle", cwd=tmp_path)
@@ -57,6 +62,8 @@ def test_pipx_runs_the_wheel_from_another_folder(run: Runner, tmp_path: Path) ->
         assert any(name.startswith("text_model.") for name in file.keys())  # noqa: SIM118 - it is no mapping
 
 
+@pytest.mark.xdist_group("pipx")
+@pytest.mark.docs
 def test_pipx_hands_on_the_answer_no(run: Runner, tmp_path: Path) -> None:
     done = run("info", "shapes/no-such-encoder", cwd=tmp_path)
     assert done.returncode == 2
