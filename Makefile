@@ -2,10 +2,11 @@
 # make test-browser: the report, the site and the page of `robust-encoders app` in a real browser.
 # make docs: the documentation as a site, site/index.html.  make pictures: its diagrams and charts.
 # make space: a folder that can be uploaded as a Space on the Hub.
-# make test-docs: every command and every block of code of README and docs, and the site.
+# make test-docs: every command and every block of code of README and docs, the site, and long walks of other tests.
 # make test-oldest: the loader's tests on the oldest versions it supports, in .venv-oldest.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-PYTEST_ARGS ?= --numprocesses auto --dist loadfile
+# In the order of collection, which begins with the long files (tests/conftest.py): so all processes end together.
+PYTEST_ARGS ?= --numprocesses auto --dist loadfile --no-loadscope-reorder
 BIN := .venv/bin
 # make -j2 results: the table of studies/results; hours. Every part that is finished is kept.
 RESULTS := runs/results
@@ -64,6 +65,10 @@ types:
 	rm -rf .types && mkdir -p .types/robust_encoders
 	ln -s $(foreach entry,$(wildcard robust_encoders/*),../../$(entry)) ../../training .types/robust_encoders
 
+# Images of containers often forbid to keep compiled modules; each of the many programs that tests start would compile
+# the package again.
+test test-browser test-docs test-oldest: export PYTHONDONTWRITEBYTECODE =
+
 # One thread a process: pytest-xdist already runs one process a core.
 test: env lint
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(PYTEST_ARGS) --cov --cov-report=term:skip-covered
@@ -85,7 +90,7 @@ test-browser: env types $(APP)
 		tests/training/app/test_page_browser.py
 
 test-docs: env types
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m docs $(filter-out --dist loadfile,$(PYTEST_ARGS)) tests/project
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m docs $(patsubst loadfile,loadgroup,$(filter-out --no-loadscope-reorder,$(PYTEST_ARGS))) tests/project
 
 # A warning is an error. The site opens from its folder: it needs no server, and no network.
 docs: env types

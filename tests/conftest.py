@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
+import gc
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from copies import Stock
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DModel
 from tiny_models import make_text_encoder, make_tokenizer, make_unet, make_vae
-from tree import ROOT
-from untraced import UNTRACED
+from untraced import Repetitions, long_files, reached_lines, tracing_stopped
 
 from robust_encoders import Base, Concept, Manifest, RobustEncoder
 from robust_encoders.clip.state_dict import nested_state
 
+LONG, REPETITIONS = long_files(), Repetitions()
+
+
+def pytest_configure() -> None:
+    """Look for cycles of objects less often: beside torch and diffusers, that is a twentieth of the tests' time."""
+    gc.set_threshold(50_000)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what pytest-cov does not trace."""
-    files = {ROOT / name for name in UNTRACED}
-    for item in items:
-        if item.path in files:
-            item.add_marker(pytest.mark.no_cover)
+    """Begin with the long files, so that all processes end together."""
+    items.sort(key=lambda item: item.path not in LONG)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Run a test with its fixtures; coverage leaves out long ones and repetitions."""
+    if item.path in LONG or REPETITIONS.expected(item.path, item.name):
+        with tracing_stopped():
+            return (yield)
+    before = reached_lines()
+    result = yield
+    REPETITIONS.note(item.path, item.name, reached=reached_lines() > before)
+    return result
 
 
 @pytest.fixture(autouse=True)
@@ -50,8 +67,54 @@ def textless_unet() -> Any:
 PipelineMaker = Callable[..., Any]
 
 
+def _new_pipe(
+    tokenizer: Any,
+    *,
+    seed: int = 0,
+    width: int = 16,
+    layers: int = 2,
+    heads: int = 2,
+    prediction_type: str = "epsilon",
+    unet_width: int | None = None,
+    **text_config: Any,
+) -> Any:
+    shape = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        text_encoder = make_text_encoder(tokenizer, **{**shape, **text_config})
+        unet = make_unet(unet_width or width)
+        vae = make_vae()
+    scheduler = DDIMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type=prediction_type,
+    )
+    pipe: Any = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="session")
+def pipe_stocks() -> dict[str, Stock]:
+    """Return what ``make_pipe`` copies, by its arguments: pipelines without their tokenizers."""
+    return {}
+
+
 @pytest.fixture
-def make_pipe(tmp_path: Path) -> PipelineMaker:
+def make_pipe(pipe_stocks: dict[str, Stock], tmp_path: Path) -> PipelineMaker:
     """Return a maker of tiny random ``StableDiffusionPipeline``s, the same one for the same arguments.
 
     Overrides: ``seed``, ``width``, ``layers``, ``heads``, ``positions``, ``prediction_type``, ``merges`` (size of the
@@ -59,47 +122,18 @@ def make_pipe(tmp_path: Path) -> PipelineMaker:
     ``CLIPTextConfig``.
     """
 
-    def make(
-        *,
-        seed: int = 0,
-        width: int = 16,
-        layers: int = 2,
-        heads: int = 2,
-        positions: int = 24,
-        prediction_type: str = "epsilon",
-        merges: int = 120,
-        extra_tokens: int = 0,
-        unet_width: int | None = None,
-        **text_config: Any,
-    ) -> Any:
-        folder = tmp_path / f"tokenizer-{merges}-{positions}-{extra_tokens}"
-        tokenizer = make_tokenizer(folder, merges=merges, max_length=positions, extra_tokens=extra_tokens)
-        shape = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            text_encoder = make_text_encoder(tokenizer, **{**shape, **text_config})
-            unet = make_unet(unet_width or width)
-            vae = make_vae()
-        scheduler = DDIMScheduler(
-            beta_schedule="scaled_linear",
-            beta_start=0.00085,
-            beta_end=0.012,
-            clip_sample=False,
-            set_alpha_to_one=False,
-            steps_offset=1,
-            prediction_type=prediction_type,
-        )
-        pipe: Any = StableDiffusionPipeline(
-            vae=vae,
-            text_encoder=text_encoder,
-            tokenizer=tokenizer,
-            unet=unet,
-            scheduler=scheduler,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
-        pipe.set_progress_bar_config(disable=True)
+    def make(*, positions: int = 24, merges: int = 120, extra_tokens: int = 0, **overrides: Any) -> Any:
+        words = {"merges": merges, "max_length": positions, "extra_tokens": extra_tokens}
+        tokenizer = make_tokenizer(tmp_path / f"tokenizer-{merges}-{positions}-{extra_tokens}", **words)
+        key = repr(sorted({**words, **overrides}.items()))
+        if key not in pipe_stocks:
+            made = _new_pipe(tokenizer, **overrides)
+            # A copied tokenizer of transformers 5 spells other texts than the original. Set in this way, the
+            # configuration of the pipeline stays as it is.
+            vars(made)["tokenizer"] = None
+            pipe_stocks[key] = Stock(made)
+        pipe = pipe_stocks[key].copy()
+        vars(pipe)["tokenizer"] = tokenizer
         return pipe
 
     return make

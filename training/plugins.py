@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, MutableMapping
-from importlib.metadata import EntryPoint, entry_points
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from functools import lru_cache
+from importlib import metadata
+from importlib.metadata import EntryPoint
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -85,3 +89,30 @@ class Registry(MutableMapping[str, T]):
         logger.info("%s: %s from %s", self.group, point.name, owner)
         found: T = loaded
         return found
+
+
+def entry_points(*, group: str) -> Iterable[EntryPoint]:
+    """Return the entry points of all installed packages in one group.
+
+    They are read once, and again after a package was added to a folder of ``sys.path`` or removed from it.
+
+    Args:
+        group: Group of entry points, for example ``robust_encoders.attacks``.
+    """
+    folders = tuple((folder, _changed(folder or os.curdir)) for folder in sys.path)
+    found: Iterable[EntryPoint] = _installed(folders).select(group=group)
+    return found
+
+
+@lru_cache(maxsize=1)
+def _installed(folders: tuple[tuple[str, int], ...]) -> Any:
+    """Return all entry points; ``folders`` are those of ``sys.path``, each with the time of its last change."""
+    return metadata.entry_points()
+
+
+def _changed(folder: str) -> int:
+    """Return when an entry was last added to a folder or removed from it, in nanoseconds; 0 if there is none."""
+    try:
+        return os.stat(folder).st_mtime_ns
+    except OSError:
+        return 0

@@ -6,7 +6,8 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from importlib.metadata import version
+from functools import cache
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,17 @@ def describe(value: Any) -> Any:
 
 def library_versions() -> dict[str, str]:
     """Return the versions of the libraries that a run depends on."""
-    return {name: version(name) for name in LIBRARIES}
+    return {name: _version(name) for name in LIBRARIES}
 
 
 def judging_versions() -> dict[str, str]:
     """Return ``library_versions()`` and the versions of the installed libraries that only evaluations use."""
-    return {**library_versions(), **{name: version(name) for name in JUDGING if find_spec(name)}}
+    return {**library_versions(), **{name: _version(name) for name in JUDGING if find_spec(name)}}
+
+
+@cache  # every number of an evaluation states them, and the metadata of a library is a long file
+def _version(library: str) -> str:
+    return metadata.version(library)
 
 
 def canonical_sha256(value: Any) -> str:

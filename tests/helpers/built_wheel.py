@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -10,12 +11,39 @@ import zipfile
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
+import pytest
+from filelock import FileLock
 from tree import ROOT
+
+
+class Built(NamedTuple):
+    """A wheel, and the copy of the source that it was built from."""
+
+    source: Path
+    wheel: Path
+
+
+def built_once(factory: pytest.TempPathFactory) -> Built:
+    """Return the wheel of this run of the tests; the first process that asks for it builds it. Nobody changes it."""
+    own = factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    place = shared / "built"
+    with FileLock(shared / "built.lock"):
+        if not place.exists():
+            begun = shared / "begun"
+            shutil.rmtree(begun, ignore_errors=True)
+            source = copy_of_the_source(begun / "source")
+            build_wheel(source, begun / "wheel")
+            begun.rename(place)
+    (wheel,) = (place / "wheel").glob("*.whl")
+    return Built(place / "source", wheel)
 
 
 def copy_of_the_source(folder: Path) -> Path:
     """Copy all that the wheel is built from, so that no build folder of this tree can leak into it."""
+    folder.mkdir(parents=True, exist_ok=True)
     for name in ("robust_encoders", "training"):
         shutil.copytree(ROOT / name, folder / name, ignore=_left_out)
     for name in ("pyproject.toml", "README.md", "LICENSE"):

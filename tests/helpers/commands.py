@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -50,3 +54,44 @@ def refused(capsys: pytest.CaptureFixture[str], code: int, *arguments: str) -> s
     assert message
     assert "Traceback" not in err
     return message
+
+
+# Runs commands one after another, as one shell would, without importing everything each time.
+_TOGETHER = """
+import contextlib, io, json, sys
+before, commands = json.load(sys.stdin)
+exec(before)
+from robust_encoders.cli.main import main
+answers = sys.stdout
+for arguments in commands:
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        try:
+            code = main(arguments)
+        except SystemExit as stopped:
+            code = stopped.code
+    answers.write(json.dumps([code or 0, said.getvalue()]) + "\\n")
+    sys.stderr.write("\\0")
+"""
+
+
+class Ended(NamedTuple):
+    """A command that ended: its exit code, and what it wrote to stdout and stderr."""
+
+    code: int
+    out: str
+    err: str
+
+
+def ran_together(commands: Sequence[Sequence[str]], environment: Mapping[str, str], before: str = "") -> list[Ended]:
+    """Run commands in one process of their own; ``before`` is code that runs at its beginning."""
+    done = subprocess.run(
+        [sys.executable, "-c", _TOGETHER],
+        input=json.dumps([before, commands]), env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    *told, rest = done.stderr.split("\0")
+    assert len(answers) == len(told) == len(commands), done.stderr
+    assert rest == "", "nothing comes after the last command"
+    return [Ended(code, out, err) for (code, out), err in zip(answers, told, strict=True)]

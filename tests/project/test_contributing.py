@@ -130,6 +130,7 @@ def test_one_file_and_one_line_each_are_enough(copied: Path, tmp_path: Path) -> 
     follow_the_page(copied, tmp_path)
 
 
+@pytest.mark.docs  # with the commands of the test above; test_plugins.py tests entry points
 def test_a_package_of_its_own_is_enough(tmp_path: Path) -> None:
     site = tmp_path / "site"
     (site / "my_package").mkdir(parents=True)

@@ -1,5 +1,6 @@
 """eval-unlearn itself finds the technique, draws with it, and reads the prompts that we write; its reports say so.
 
+Its runs are part of make test-docs; ``tests/loader/integrations/test_eval_unlearn.py`` tests the technique without it.
 What it cannot have without a download is replaced: ``datasets``, by which it would fetch, and ``mma_diff``, its search
 for prompts, which prompts from a file make unnecessary.
 """
@@ -78,6 +79,8 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.xdist_group("eval-unlearn")
+@pytest.mark.docs
 @pytest.mark.base
 def test_its_command_line_scores_an_encoder(folder: Path) -> None:
     report = read(folder / "robust_encoders" / "robust_encoders_circle_latest_report.json")
@@ -90,6 +93,8 @@ def test_its_command_line_scores_an_encoder(folder: Path) -> None:
     assert results["asr_mma_diffusion"]["value"] == 0
 
 
+@pytest.mark.xdist_group("eval-unlearn")
+@pytest.mark.docs
 @pytest.mark.base
 def test_its_own_technique_draws_the_same_with_the_same_seeds_once_the_encoder_is_off(folder: Path) -> None:
     answer = read(folder / "answer.json")
@@ -97,6 +102,8 @@ def test_its_own_technique_draws_the_same_with_the_same_seeds_once_the_encoder_i
     assert answer["attached"][0] != answer["detached"][0]
 
 
+@pytest.mark.xdist_group("eval-unlearn")
+@pytest.mark.docs
 @pytest.mark.base
 def test_a_run_without_a_seed_can_be_drawn_again(folder: Path) -> None:
     answer = read(folder / "answer.json")

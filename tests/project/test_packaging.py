@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from built_wheel import build_wheel, copy_of_the_source, lent
+from built_wheel import Built, built_once, lent
 from tree import ROOT
 
 from robust_encoders.cli.main import EXTRA_OF
@@ -196,15 +196,15 @@ def test_every_declared_dependency_is_pinned_in_the_constraints() -> None:
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of all that the wheel is built from."""
-    return copy_of_the_source(tmp_path_factory.mktemp("source"))
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The wheel, and a copy of all that it is built from."""
+    return built_once(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
-def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wheel(built: Built) -> Path:
     """The wheel."""
-    return build_wheel(source, tmp_path_factory.mktemp("wheel"))
+    return built.wheel
 
 
 def test_the_page_on_releases_gives_size_and_reasons(wheel: Path) -> None:
@@ -221,7 +221,8 @@ def test_the_page_on_releases_gives_size_and_reasons(wheel: Path) -> None:
     assert stated == declared - {(name, extra) for name in declared_by() for extra in extras}
 
 
-def test_the_wheel_holds_the_tree_and_nothing_else(source: Path, wheel: Path) -> None:
+def test_the_wheel_holds_the_tree_and_nothing_else(built: Built) -> None:
+    source, wheel = built
     folders = {"robust_encoders": source / "robust_encoders", "robust_encoders/training": source / "training"}
     files = {
         f"{package}/{path.relative_to(folder).as_posix()}": path
@@ -230,9 +231,9 @@ def test_the_wheel_holds_the_tree_and_nothing_else(source: Path, wheel: Path) ->
         if path.is_file()
     }
     with zipfile.ZipFile(wheel) as archive:
-        built = [name for name in archive.namelist() if ".dist-info/" not in name]
-        assert sorted(built) == sorted(files)
-        assert [name for name in built if archive.read(name) != files[name].read_bytes()] == []
+        packed = [name for name in archive.namelist() if ".dist-info/" not in name]
+        assert sorted(packed) == sorted(files)
+        assert [name for name in packed if archive.read(name) != files[name].read_bytes()] == []
         assert len([name for name in archive.namelist() if name.endswith("/LICENSE")]) == 1
 
 

@@ -1,4 +1,7 @@
-"""A user without a clone runs the wheel by pipx, from any folder."""
+"""A user without a clone runs the wheel by pipx, from any folder: make test-docs.
+
+``test_packaging.py`` installs the wheel without pipx, and runs its modules and its command.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from built_wheel import build_wheel, copy_of_the_source, wheelhouse
+from built_wheel import built_once, wheelhouse
 from safetensors import safe_open
 from tree import ROOT
 
@@ -26,7 +29,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Runner:
     pip resolves what the wheel requires, and finds it in the running environment, so that nothing is downloaded.
     """
     folder, house = tmp_path_factory.mktemp("pipx"), tmp_path_factory.mktemp("wheels")
-    wheel = build_wheel(copy_of_the_source(tmp_path_factory.mktemp("source")), tmp_path_factory.mktemp("wheel"))
+    wheel = built_once(tmp_path_factory).wheel
     wheelhouse(house, [re.split(r"[<>=]", line)[0] for line in PROJECT["dependencies"]])
     command = [
         *(sys.executable, "-m", "pipx", "run", "--skip-maintenance", "--backend", "pip", "--python", sys.executable),
@@ -44,6 +47,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Runner:
     return run
 
 
+@pytest.mark.xdist_group("pipx")
+@pytest.mark.docs
 @pytest.mark.base
 def test_pipx_runs_the_wheel_from_another_folder(run: Runner, tmp_path: Path) -> None:
     done = run("info", "shapes/circle", cwd=tmp_path)
@@ -57,6 +62,8 @@ def test_pipx_runs_the_wheel_from_another_folder(run: Runner, tmp_path: Path) ->
         assert any(name.startswith("text_model.") for name in file.keys())  # noqa: SIM118 - it is no mapping
 
 
+@pytest.mark.xdist_group("pipx")
+@pytest.mark.docs
 def test_pipx_hands_on_the_answer_no(run: Runner, tmp_path: Path) -> None:
     done = run("info", "shapes/no-such-encoder", cwd=tmp_path)
     assert done.returncode == 2

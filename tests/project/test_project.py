@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard, ModelCardData
 from tree import ROOT
-from untraced import UNTRACED
 
 import robust_encoders
 from robust_encoders.cli.main import EXTRA_OF, TRAINING_COMMANDS
@@ -173,8 +172,3 @@ def test_every_test_that_the_table_of_pitfalls_names_is_there() -> None:
     ]
     assert missing == []
     assert re.findall(r"^\| (P\d+) \|", text, re.MULTILINE) == [f"P{i}" for i in range(1, 24)]
-
-
-def test_every_file_that_is_not_traced_exists() -> None:
-    assert [name for name in UNTRACED if not (ROOT / name).is_file()] == []
-    assert list(UNTRACED) == sorted(set(UNTRACED))

@@ -1,4 +1,4 @@
-"""A wrong call of a training function in a test file fails the type check of ``make lint``."""
+"""A wrong call of a training function in a test file fails the type check of ``make lint``: make test-docs."""
 
 from __future__ import annotations
 
@@ -82,6 +82,8 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> str:
     return found.stdout
 
 
+@pytest.mark.xdist_group("types")
+@pytest.mark.docs
 @pytest.mark.parametrize("name", CALLS)
 def test_a_wrong_call_in_a_test_file_fails_the_type_check_and_a_right_one_passes(name: str, said: str) -> None:
     wrong = {number for number, line in enumerate(CALLS[name].splitlines(), 1) if line.endswith("# wrong")}

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
+from importlib import metadata
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -152,3 +155,37 @@ def test_a_broken_entry_point_names_itself_and_its_package(
     with pytest.raises(ImportError, match="of an installed package for 'nameless'"):
         registry["nameless"]
     assert registry["ours"] is Ours, "the others stay usable"
+
+
+def install(site: Path, package: str, name: str) -> Path:
+    """Write what an installed package leaves of itself beside its code; return the folder."""
+    info = site / f"{package}-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text(f"[{GROUP}]\n{name} = {package}:Toy\n", encoding="utf-8")
+    return info
+
+
+def test_packages_are_read_once_and_again_when_one_comes_or_goes(
+    registry: Registry[type], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times, whole = [0], metadata.entry_points
+
+    def counted() -> Any:
+        times[0] += 1
+        return whole()
+
+    monkeypatch.setattr(metadata, "entry_points", counted)
+    first = install(tmp_path / "site", "first-toys", "first")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    for _ in range(3):
+        assert list(registry) == ["ours", "first"]
+        assert "first" in registry
+    assert times == [1]
+    install(tmp_path / "site", "second-toys", "second")
+    assert set(registry) == {"ours", "first", "second"}
+    assert times == [2]
+    shutil.rmtree(first)
+    assert list(registry) == ["ours", "second"]
+    monkeypatch.undo()
+    assert list(registry) == ["ours"]

@@ -67,16 +67,19 @@ def test_a_whole_encoder_carries_it(tiny_encoder: RobustEncoder, tmp_path: Path)
 def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom robust_encoders import RobustEncoder\n"
-        "for name in ('circle', 'circle-spm', 'circle-rece'):\n"
-        "    RobustEncoder.from_pretrained('shapes/' + name).save_pretrained(sys.argv[1] + '/' + name)\n"
+        "for place in sys.argv[1:]:\n"
+        "    for name in ('circle', 'circle-spm', 'circle-rece'):\n"
+        "        RobustEncoder.from_pretrained('shapes/' + name).save_pretrained(place + '/' + name)\n"
     )
+    places = [str(tmp_path / run) for run in "1234"]
+    for twice in (places[:2], places[2:]):
+        subprocess.run([sys.executable, "-c", code, *twice], check=True, capture_output=True)
     digests = []
-    for run in ("1", "2", "3"):
-        subprocess.run([sys.executable, "-c", code, str(tmp_path / run)], check=True, capture_output=True)
-        files = sorted((tmp_path / run).rglob("*.safetensors"))
+    for place in places:
+        files = sorted(Path(place).rglob("*.safetensors"))
         digests.append([hashlib.sha256(path.read_bytes()).hexdigest() for path in files])
     assert len(digests[0]) == 3
-    assert digests[0] == digests[1] == digests[2]
+    assert digests == [digests[0]] * 4
 
 
 @pytest.mark.parametrize("extra", range(9))

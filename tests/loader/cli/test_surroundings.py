@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -11,27 +12,33 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import ran_together, save_artifact
 from hub_client import push_folder
 from hub_server import serve
 
+from robust_encoders.cli import main as cli
 from robust_encoders.cli.main import main
 from robust_encoders.cli.surroundings import configure_logs, debugging, prepare_streams, run_in_shell
-from robust_encoders.utils.console import say
+from robust_encoders.utils.console import say, say_json
 
 PROGRAM = [sys.executable, "-m", "robust_encoders"]
+TEXT = "Zoë → 95 % ± \U0001f600 \udcff"
+ENCODINGS: list[tuple[str, list[str]]] = [
+    ("ascii", []),
+    ("cp1252", ["--json"]),
+    ("latin-1:strict", []),
+    ("utf-8", ["--json"]),
+    ("utf-16", []),
+]
 # Answers with characters that few terminals have, without the time that importing a pipeline takes.
-ANSWER = """
+ANSWER = f"""
 import sys
 from robust_encoders.cli import main as cli
-from robust_encoders.utils.console import say, say_json
-def answer(options):
-    say_json({{"text": {text!r}}}) if options.json else say({text!r})
-    return 0
-cli._list = answer
-sys.argv = ["robust-encoders", "list", *{flags!r}]
+from robust_encoders.utils.console import say
+cli._list = lambda options: say({TEXT!r}) or 0
+sys.argv = ["robust-encoders", "list"]
 raise SystemExit(cli.main())
 """
-TEXT = "Zoë → 95 % ± \U0001f600 \udcff"
 
 
 def ran(*arguments: str, drop: tuple[str, ...] = (), **settings: Any) -> subprocess.CompletedProcess[bytes]:
@@ -46,21 +53,43 @@ def test_python_dash_m_is_the_command_line() -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-@pytest.mark.parametrize(
-    ("encoding", "flags"),
-    [("ascii", []), ("cp1252", ["--json"]), ("latin-1:strict", []), ("utf-8", ["--json"]), ("utf-16", [])],
-)
-def test_a_terminal_of_any_encoding_gets_every_character(encoding: str, flags: list[str]) -> None:
-    environment = {**os.environ, "PYTHONIOENCODING": encoding}
-    code = ANSWER.format(text=TEXT, flags=flags)
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
-    assert (done.returncode, done.stderr) == (0, b"")
-    out = done.stdout.decode(encoding.partition(":")[0])
+def require_answer(data: bytes, encoding: str, flags: list[str]) -> None:
+    out = data.decode(encoding.partition(":")[0])
     if flags:
         assert json.loads(out) == {"text": TEXT}, "escapes that JSON knows"
     else:
         assert out.startswith("Zoë" if encoding != "ascii" else "Zo\\u00eb")
         assert ("±" in out) == (encoding != "ascii")
+
+
+@pytest.mark.parametrize(("encoding", "flags"), ENCODINGS)
+def test_a_terminal_of_any_encoding_gets_every_character(
+    encoding: str, flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stream as Python makes it for PYTHONIOENCODING."""
+    name, _, errors = encoding.partition(":")
+    screen, complaints = io.BytesIO(), io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(screen, name, errors or "strict"))
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(complaints, name, "backslashreplace"))
+
+    def answer(options: Any) -> int:
+        say_json({"text": TEXT}) if options.json else say(TEXT)
+        return 0
+
+    monkeypatch.setattr(cli, "_list", answer)
+    monkeypatch.setattr(sys, "argv", ["robust-encoders", "list", *flags])
+    assert cli.main() == 0
+    sys.stdout.flush()
+    sys.stderr.flush()
+    assert complaints.getvalue() == b""
+    require_answer(screen.getvalue(), encoding, flags)
+
+
+def test_a_terminal_of_few_characters_gets_all_as_escapes() -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", ANSWER], env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    require_answer(done.stdout, "ascii", [])
 
 
 def test_a_program_without_streams_has_streams(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,29 +127,19 @@ def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 # The password database does not know the user of this process.
-UNKNOWN = """
-import os, sys
-os.getuid = lambda: 54321
-from robust_encoders.cli.main import main
-sys.argv = ["robust-encoders", *sys.argv[1:]]
-raise SystemExit(main())
-"""
+UNKNOWN = "import os; os.getuid = lambda: 54321"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no list of users by number")
 def test_a_user_without_a_home_may_check_and_learns_how_to_pin() -> None:
     without = ("HOME", "XDG_CACHE_HOME", "ROBUST_ENCODERS_HOME", "HF_HOME")
     environment = {key: value for key, value in os.environ.items() if key not in without}
-    found = {
-        arguments[0]: subprocess.run(
-            [sys.executable, "-c", UNKNOWN, *arguments], env=environment, capture_output=True, text=True, check=False
-        )
-        for arguments in (["check", "shapes/circle", "shapes"], ["pin", "shapes/circle"])
-    }
-    assert found["check"].stdout.splitlines()[-1:] == ["fits"], found["check"].stderr
-    assert found["pin"].returncode == 1
-    assert "this user has no home directory; set ROBUST_ENCODERS_HOME" in found["pin"].stderr
-    assert "Traceback" not in found["pin"].stderr
+    commands = (["check", "shapes/circle", "shapes"], ["pin", "shapes/circle"])
+    checked, pinned = ran_together(commands, environment, UNKNOWN)
+    assert checked.out.splitlines()[-1:] == ["fits"], checked.err
+    assert pinned.code == 1
+    assert "this user has no home directory; set ROBUST_ENCODERS_HOME" in pinned.err
+    assert "Traceback" not in pinned.err
 
 
 @pytest.mark.parametrize("home", ["/dev/null", "/nonexistent"])
@@ -165,14 +184,13 @@ def test_a_broken_library_is_named_and_does_not_disturb_answers_from_memory(tmp_
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: torchvision\nVersion: 0.20.1\n")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    done = ran("info", "shapes/circle", env={"PYTHONPATH": path})
-    assert done.returncode == 0, done.stderr
-    done = ran("check", "shapes/circle", "shapes", env={"PYTHONPATH": path})
-    text = done.stderr.decode()
-    assert "Traceback" not in text
-    if done.returncode:  # some versions of transformers do without torchvision if it fails by an ImportError
-        assert "expected a torchvision 0.20.1 that can be imported, found one that fails" in text
-        assert "pip uninstall torchvision" in text
+    commands = (["info", "shapes/circle"], ["check", "shapes/circle", "shapes"])
+    told, checked = ran_together(commands, {**os.environ, "PYTHONPATH": path})
+    assert told.code == 0, told.err
+    assert "Traceback" not in checked.err
+    if checked.code:  # some versions of transformers do without torchvision if it fails by an ImportError
+        assert "expected a torchvision 0.20.1 that can be imported, found one that fails" in checked.err
+        assert "pip uninstall torchvision" in checked.err
     else:
         assert kind == "ImportError"
 
@@ -188,30 +206,29 @@ def test_offline_a_name_that_is_not_cached_is_refused_in_one_line(tmp_path: Path
     )
 
 
-@pytest.mark.parametrize("name", ["org/base", "org/base@{commit}"])
-def test_a_base_may_be_named_by_its_id_on_the_hub(tiny_pipe: Any, tmp_path: Path, name: str) -> None:
+def test_a_base_may_be_named_by_its_id_on_the_hub(tiny_pipe: Any, tmp_path: Path) -> None:
+    """By a commit, and then by the name alone, which needs another answer of the Hub than the one in the cache."""
     tiny_pipe.save_pretrained(tmp_path / "base")
-    artifact = tmp_path / "artifact"
-    from commands import save_artifact
-
-    save_artifact(tiny_pipe, artifact)
     with serve() as hub:
         commit = push_folder(hub, "org/base", tmp_path / "base")
-        environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
-        named = name.format(commit=commit)
-        checked = ran("check", str(artifact), named, env=environment)
-        stated = ran("annotate", str(artifact), "--base", named, env=environment)
-    assert checked.stdout.decode().splitlines()[-1:] == ["fits"], checked.stderr
-    assert stated.returncode == 0, stated.stderr
-    base = json.loads((artifact / "robust_encoder.json").read_text(encoding="utf-8"))["base"]
-    assert (base["ids"], base["revision"]) == (["org/base"], commit)
-    for done in (checked, stated):
-        assert hub.url not in done.stderr.decode(), "no address of a request"
+        named = {save_artifact(tiny_pipe, tmp_path / "by commit"): f"org/base@{commit}"}
+        named |= {save_artifact(tiny_pipe, tmp_path / "by name"): "org/base"}
+        commands = [
+            arguments
+            for artifact, name in named.items()
+            for arguments in (["check", str(artifact), name], ["annotate", str(artifact), "--base", name])
+        ]
+        reached = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+        found = ran_together(commands, {**os.environ, **reached})
+    for artifact, checked, stated in zip(named, found[::2], found[1::2], strict=True):
+        assert checked.out.splitlines()[-1:] == ["fits"], checked.err
+        assert stated.code == 0, stated.err
+        base = json.loads((artifact / "robust_encoder.json").read_text(encoding="utf-8"))["base"]
+        assert (base["ids"], base["revision"]) == (["org/base"], commit)
+    assert not any(hub.url in one.err for one in found), "no address of a request"
 
 
 def test_a_folder_with_an_at_sign_in_its_path_is_a_folder(tiny_pipe: Any, tmp_path: Path) -> None:
-    from commands import save_artifact
-
     folder = tmp_path / "me@work" / "base@v1"
     tiny_pipe.save_pretrained(folder)
     save_artifact(tiny_pipe, tmp_path / "artifact")

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from copies import Stock
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from overlays import (
     make_adapter,
@@ -113,8 +114,8 @@ def warnings_are_another_matter() -> Any:
 
 
 @pytest.fixture(scope="module")
-def stock(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """Return a tiny pipeline, pickled: that is the quickest way to many equal ones."""
+def stock(tmp_path_factory: pytest.TempPathFactory) -> Stock:
+    """Return a tiny pipeline of which equal copies can be made."""
     tokenizer = make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -125,19 +126,19 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> bytes:
         requires_safety_checker=False,
     )  # fmt: skip
     pipe.set_progress_bar_config(disable=True)
-    return pickle.dumps(pipe)
+    return Stock(pipe)
 
 
 @pytest.fixture
-def fresh(stock: bytes) -> FreshPipe:
+def fresh(stock: Stock) -> FreshPipe:
     """Return a maker of equal pipelines."""
-    return lambda: pickle.loads(stock)
+    return stock.copy
 
 
 @pytest.fixture(scope="module")
-def artifacts(stock: bytes) -> Mapping[str, Any]:
+def artifacts(stock: Stock) -> Mapping[str, Any]:
     """Return one artifact of each form."""
-    pipe = pickle.loads(stock)
+    pipe = stock.copy()
     g = torch.Generator().manual_seed(1)
     state = nested_state(pipe.text_encoder)
     weights = {name: value + 0.1 * torch.randn(value.shape, generator=g) for name, value in state.items()}

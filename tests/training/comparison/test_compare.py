@@ -27,6 +27,7 @@ from robust_encoders.training.evaluation.plan import Plan
 from robust_encoders.training.evaluation.results import Evaluation
 from robust_encoders.training.methods import METHODS
 from robust_encoders.training.recipes.registry import RECIPES
+from robust_encoders.training.reports.html.page import write_report
 from robust_encoders.training.worlds import BASES
 
 Maker = Callable[..., Any]
@@ -40,6 +41,22 @@ def without_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the pages of HTML and their figures, which take seconds."""
     monkeypatch.setattr(run, "write_report", lambda folder, evaluation: folder)
     monkeypatch.setattr(ComparisonReport, "html", lambda self: "")
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a finished comparison is kept for all tests that begin with one."""
+    return tmp_path_factory.mktemp("kept") / "out"
+
+
+@pytest.fixture
+def finished(kept: Path, monkeypatch: pytest.MonkeyPatch, make_pipe: Maker, tmp_path: Path) -> Path:
+    """Return the folder of a comparison that has run UCE, a copy; the base and its recipes are registered."""
+    without_pages(monkeypatch)
+    install(monkeypatch, make_pipe)
+    if not kept.exists():
+        assert main(arguments(kept, "--methods", "uce")) == 0
+    return Path(shutil.copytree(kept, tmp_path / "out"))
 
 
 def report_of(out: Path) -> dict[str, Any]:
@@ -71,6 +88,8 @@ def test_all_methods_stand_in_one_report_with_a_method_of_another_package(
 ) -> None:
     install(monkeypatch, make_pipe, Swap)
     out = tmp_path / "out"
+    # One row's page with its figures, which take seconds, stands for those of all rows.
+    monkeypatch.setattr(run, "write_report", lambda at, found: write_report(at, found) if at.name == "esd-0" else at)
     assert main(arguments(out, "--methods", "all")) == 0
     said = capsys.readouterr().out
     rows = {row["row"]: row for row in report_of(out)["rows"]}
@@ -144,12 +163,9 @@ def test_a_method_that_fails_loses_no_other_and_is_tried_again(
 
 
 def test_numbers_of_the_same_suite_are_reused_and_others_are_refused(
-    monkeypatch: pytest.MonkeyPatch, make_pipe: Maker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    without_pages(monkeypatch)
-    install(monkeypatch, make_pipe)
-    first, second = tmp_path / "first", tmp_path / "second"
-    assert main(arguments(first, "--methods", "uce")) == 0
+    first, second = finished, tmp_path / "second"
     given = [str(first / name / "results.json") for name in ("base-0", "uce-0")]
     with monkeypatch.context() as counted:
         trained, evaluated = count(counted, "run_recipe"), count(counted, "evaluate")
@@ -188,12 +204,10 @@ def test_numbers_of_the_same_suite_are_reused_and_others_are_refused(
 
 
 def test_rows_under_other_conditions_are_left_out(
-    monkeypatch: pytest.MonkeyPatch, make_pipe: Maker, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, make_pipe: Maker, finished: Path
 ) -> None:
-    without_pages(monkeypatch)
     install(monkeypatch, make_pipe, Swap)
-    out = tmp_path / "out"
-    assert main(arguments(out, "--methods", "uce")) == 0
+    out = finished
     usual = TinyBenchmark.plan
 
     def changed(self: TinyBenchmark, pipe: Any, config: EvaluationConfig) -> Plan:
@@ -235,12 +249,9 @@ def test_a_method_without_a_recipe_edits_captions_as_train_does(
 
 
 def test_a_training_of_other_code_is_run_again_unless_it_is_kept(
-    monkeypatch: pytest.MonkeyPatch, make_pipe: Maker, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, finished: Path
 ) -> None:
-    without_pages(monkeypatch)
-    install(monkeypatch, make_pipe)
-    out, command = tmp_path / "out", arguments(tmp_path / "out", "--methods", "uce")
-    assert main(command) == 0
+    out, command = finished, arguments(finished, "--methods", "uce")
     monkeypatch.setattr(training_key, "_package_sha256", lambda: "other code")
     trained = count(monkeypatch, "run_recipe")
     assert main([*command, "--keep-trained"]) == 0
@@ -281,14 +292,8 @@ def test_wrong_input_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_folder_of_another_comparison_is_refused(
-    monkeypatch: pytest.MonkeyPatch, make_pipe: Maker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    without_pages(monkeypatch)
-    install(monkeypatch, make_pipe)
-    out = tmp_path / "out"
-    assert main(arguments(out, "--methods", "uce")) == 0
-    capsys.readouterr()
+def test_the_folder_of_another_comparison_is_refused(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = finished
     message = refused(capsys, 2, *arguments(out, "--methods", "uce", "--steps-of-attack", "2"))
     assert "steps_of_attack 1 instead of 2; choose another folder with --out" in message
     (out / "comparison.json").write_text("[]", encoding="utf-8")

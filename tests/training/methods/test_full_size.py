@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from robust_encoders.conversion.text_config import family_of
 from robust_encoders.training.trainer.parameters import SelectionConfig
 
+# Trains in a folder at a size, with options, and says what it took.
+Run = Callable[[str, dict[str, Any], Path], dict[str, Any]]
 # Rows of the study: fields of Workspace.
 ROWS: dict[str, dict[str, Any]] = {
     "one pass": {},
@@ -108,10 +111,10 @@ def test_two_iterations_complete_at_full_size(size: str, tmp_path: Path) -> None
         assert peaks["micro-batches of 1, checkpointing"] <= 6 * GIB
 
 
-def in_conditioning_space(size: str, folder: Path) -> list[dict[str, Any]]:
+def in_conditioning_space(size: str, folder: Path, run: Run) -> list[dict[str, Any]]:
     rows = []
     for steps in (0, 8):
-        found = in_a_process(size, {"conditioning": steps}, folder / str(steps))
+        found = run(size, {"conditioning": steps}, folder / str(steps))
         assert found["finite"]
         assert found["unet_calls"] == 0  # the bank's, which the metric's unit comes from, are counted apart
         assert len(found["losses"]["attacked"]) == len(found["losses"]["retain_conditioning"]) > 0
@@ -128,14 +131,14 @@ def in_conditioning_space(size: str, folder: Path) -> list[dict[str, Any]]:
 
 
 def test_steps_in_conditioning_space_call_no_unet(tmp_path: Path) -> None:
-    free, attacked = in_conditioning_space("small", tmp_path)
+    free, attacked = in_conditioning_space("small", tmp_path, full_size.run)
     assert free["s/iteration"] > 0
     assert attacked["attack steps"] == 8
 
 
 @pytest.mark.slow
 def test_steps_in_conditioning_space_at_full_size(tmp_path: Path) -> None:
-    rows = in_conditioning_space("sd1", tmp_path)
+    rows = in_conditioning_space("sd1", tmp_path, in_a_process)
     where = record("full_size_conditioning", {"rows": rows})
     sys.stdout.write(f"\n{table(rows)}\n{where}\n")
     assert rows[0]["s/iteration"] < rows[1]["s/iteration"]
