@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 from collections.abc import Callable, Generator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ import torch
 from copies import Stock
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DModel
 from tiny_models import make_text_encoder, make_tokenizer, make_unet, make_vae
-from untraced import Repetitions, long_files, reached_lines, tracing_stopped
+from untraced import long_files, tracing_stopped
 
 from robust_encoders import Base, Concept, Manifest, RobustEncoder
 from robust_encoders.clip.state_dict import nested_state
 
-LONG, REPETITIONS = long_files(), Repetitions()
+LONG = long_files()
 
 
 def pytest_configure() -> None:
@@ -33,14 +34,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Run a test with its fixtures; coverage leaves out long ones and repetitions."""
-    if item.path in LONG or REPETITIONS.expected(item.path, item.name):
-        with tracing_stopped():
-            return (yield)
-    before = reached_lines()
-    result = yield
-    REPETITIONS.note(item.path, item.name, reached=reached_lines() > before)
-    return result
+    """Run a test with its fixtures; coverage leaves out the long files."""
+    with tracing_stopped() if item.path in LONG else nullcontext():
+        return (yield)
 
 
 @pytest.fixture(autouse=True)

@@ -1,12 +1,11 @@
-"""Tests that coverage does not trace, because they are long, or because those before them reached no new line.
+"""Test files that coverage does not trace: they are long, and shorter tests run the same lines.
 
-Tracing adds a third to a test's time, and ``make test`` fails if the traced tests alone cover too little.
+Tracing adds a third to a test's time. ``make test COVERAGE=yes`` fails if the traced tests alone cover too little.
 """
 
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,10 +75,6 @@ UNTRACED = (
     "tests/training/worlds/pretrain/test_build.py",
     "tests/training/worlds/shapes/test_base.py",
 )
-# After so many cases of a test that reach no new line, or so many tests of a file in these rooms, the next ones are
-# left out.
-CASES, TESTS = 2, 6
-ROOMS = (ROOT / "tests" / "training",)
 
 
 def long_files() -> frozenset[Path]:
@@ -87,16 +82,11 @@ def long_files() -> frozenset[Path]:
     return frozenset(ROOT / name for name in UNTRACED)
 
 
-def running_coverage() -> Any:
-    """Return the coverage that is running in this process, or None."""
-    coverage = sys.modules.get("coverage")  # not in the environment of the oldest versions
-    return None if coverage is None else coverage.Coverage.current()
-
-
 @contextmanager
 def tracing_stopped() -> Iterator[None]:
     """Stop coverage for the length of a block, if it is running at all."""
-    running = running_coverage()
+    coverage: Any = sys.modules.get("coverage")  # not in the environment of the oldest versions
+    running = None if coverage is None else coverage.Coverage.current()
     if running is None:
         yield
         return
@@ -105,37 +95,3 @@ def tracing_stopped() -> Iterator[None]:
         yield
     finally:
         running.start()
-
-
-def reached_lines() -> int:
-    """Return how many lines coverage has seen in this process; 0 if it is not running."""
-    running = running_coverage()
-    # What coverage offers to everybody writes its data into a file first, which takes longer than most tests.
-    return 0 if running is None else sum(map(len, running._collector.data.values()))
-
-
-class Repetitions:
-    """Knows which tests follow others of the same kind that reached no new line."""
-
-    def __init__(self) -> None:
-        self._in_vain: Counter[object] = Counter()
-
-    def expected(self, path: Path, name: str) -> bool:
-        """Return true if the next test is one.
-
-        Args:
-            path: File of the test.
-            name: Name of the test, with its parameters in brackets.
-        """
-        file, test = _kinds(path, name)
-        in_rooms = any(path.is_relative_to(room) for room in ROOMS)
-        return self._in_vain[test] >= CASES or (in_rooms and self._in_vain[file] >= TESTS)
-
-    def note(self, path: Path, name: str, *, reached: bool) -> None:
-        """Note whether a test reached a new line."""
-        for kind in _kinds(path, name):
-            self._in_vain[kind] = 0 if reached else self._in_vain[kind] + 1
-
-
-def _kinds(path: Path, name: str) -> tuple[object, object]:
-    return path, (path, name.partition("[")[0])

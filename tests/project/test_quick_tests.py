@@ -1,11 +1,8 @@
-"""What makes the tests quick leaves them as they are: equal copies of a pipeline, and coverage without repetitions."""
+"""What makes the tests quick does not change what they find: copies of a pipeline, and long files without coverage."""
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +10,7 @@ import torch
 from copies import Stock
 from coverage import Coverage
 from tree import ROOT
-from untraced import CASES, ROOMS, TESTS, UNTRACED, Repetitions, reached_lines, tracing_stopped
+from untraced import UNTRACED, tracing_stopped
 
 MakePipe = Callable[..., Any]
 
@@ -84,47 +81,6 @@ def test_tensors_that_share_memory_share_it_in_a_copy() -> None:
 def test_every_file_that_is_not_traced_exists() -> None:
     assert [name for name in UNTRACED if not (ROOT / name).is_file()] == []
     assert list(UNTRACED) == sorted(set(UNTRACED))
-
-
-def test_cases_that_reach_nothing_new_make_the_next_ones_repetitions() -> None:
-    path, found = ROOT / "tests" / "loader" / "test_encoder.py", Repetitions()
-    for _ in range(CASES):
-        assert not found.expected(path, "test_a[last]")
-        found.note(path, "test_a[first]", reached=False)
-    assert found.expected(path, "test_a[last]")
-    assert not found.expected(path, "test_b[first]"), "another test"
-    assert not found.expected(path.with_name("test_delta.py"), "test_a[first]"), "another file"
-    found.note(path, "test_a[some]", reached=True)
-    assert not found.expected(path, "test_a[last]")
-
-
-def test_tests_that_reach_nothing_new_count_for_their_file_in_some_rooms() -> None:
-    def expected(path: Path, number: int) -> bool:
-        found = Repetitions()
-        for i in range(number):
-            found.note(path, f"test_{i}", reached=False)
-        return found.expected(path, "test_next")
-
-    for room in ROOMS:
-        assert [expected(room / "test_losses.py", number) for number in (TESTS - 1, TESTS)] == [False, True]
-    assert not expected(ROOT / "tests" / "loader" / "test_encoder.py", 10 * TESTS)
-
-
-def test_lines_are_counted_where_they_are_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "counted.py").write_text("def f(x):\n    if x:\n        return 1\n    return 2\n", encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
-    measured = Coverage(data_file=None, source=[str(tmp_path)])
-    measured.start()
-    try:
-        f = importlib.import_module("counted").f
-        seen = []
-        for given in (True, True, False, False):
-            assert f(given) in (1, 2)
-            seen.append(reached_lines())
-    finally:
-        measured.stop()
-        sys.modules.pop("counted", None)
-    assert seen[0] == seen[1] < seen[2] == seen[3]
 
 
 def test_coverage_stops_for_a_block_and_goes_on() -> None:
