@@ -55,6 +55,21 @@ def embedded_file(base: str, name: str) -> Path:
     return path
 
 
+def embedded_problems(base: str) -> list[str]:
+    """Return the reason why the package holds no base of a name that it should hold; empty for any other name.
+
+    Args:
+        base: Name of the base.
+    """
+    if base not in EMBEDDED_BASES or (folder := _base_folder(base)).joinpath("model_index.json").is_file():
+        return []
+    return [f"expected the embedded base in {folder}, found no model_index.json there; {_REMEDIES[base]}"]
+
+
+def _base_folder(base: str) -> Path:
+    return (shapes_folder() if base == EMBEDDED_FAMILY else embedded_folder(base)) / "base"
+
+
 def embedded_pipeline(base: str = EMBEDDED_FAMILY, *, dtype: torch.dtype | None = None) -> StableDiffusionPipeline:
     """Return an embedded base as a plain diffusers pipeline, on the CPU.
 
@@ -73,11 +88,9 @@ def embedded_pipeline(base: str = EMBEDDED_FAMILY, *, dtype: torch.dtype | None 
     """
     if base not in EMBEDDED_BASES:
         raise ValueError(f"expected an embedded base, {' or '.join(EMBEDDED_BASES)}, found {base!r}")
-    folder = (shapes_folder() if base == EMBEDDED_FAMILY else embedded_folder(base)) / "base"
-    if not (folder / "model_index.json").is_file():
-        raise AssetsMissingError(
-            f"expected the embedded base in {folder}, found no model_index.json there; {_REMEDIES[base]}"
-        )
+    if problems := embedded_problems(base):
+        raise AssetsMissingError(problems[0])
+    folder = _base_folder(base)
     with broken_libraries_named():
         from diffusers import StableDiffusionPipeline
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from robust_encoders.artifact.target import target_problems
 from robust_encoders.errors import BaseLoadError, NotReadyError
+from robust_encoders.hub.embedded import embedded_problems
 from robust_encoders.hub.pipelines import require_place
 from robust_encoders.utils.targets import place_problems
 
 from ..diffusion.base_configs import configs_of
 from ..diffusion.base_kind import kind_problems
-from ..worlds import BASES
+from ..worlds import BASES, DEFAULT_BASE
 
 
 def require(problems: Iterable[str]) -> None:
@@ -26,7 +27,7 @@ def require(problems: Iterable[str]) -> None:
 
 
 def base_problems(name: str | Path | None, *, draws: bool = False, two: bool = False) -> list[str]:
-    """Return the reasons why a base cannot be loaded or is of the wrong kind.
+    """Return the reasons why a base cannot be loaded, is not installed, or is of the wrong kind.
 
     Args:
         name: Folder, Hub id, or name of an embedded base; None for the default one.
@@ -34,7 +35,7 @@ def base_problems(name: str | Path | None, *, draws: bool = False, two: bool = F
         two: True to accept a base with two text encoders, as SDXL has.
     """
     if name is None or name in BASES:
-        return []
+        return embedded_problems(DEFAULT_BASE if name is None else str(name))
     try:
         require_place(name)
     except BaseLoadError as error:
