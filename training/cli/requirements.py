@@ -9,6 +9,7 @@ from robust_encoders.artifact.target import target_problems
 from robust_encoders.errors import BaseLoadError, NotReadyError
 from robust_encoders.hub.embedded import embedded_problems
 from robust_encoders.hub.pipelines import require_place
+from robust_encoders.loaded import LoadedArtifact
 from robust_encoders.utils.targets import place_problems
 
 from ..diffusion.base_configs import configs_of
@@ -42,6 +43,18 @@ def base_problems(name: str | Path | None, *, draws: bool = False, two: bool = F
         return [str(error)]
     configs = configs_of(name, draws=draws)
     return [] if configs is None else kind_problems(configs, draws=draws, two=two)
+
+
+def base_of_encoders(base: str | None, encoders: Iterable[LoadedArtifact]) -> str | None:
+    """Return the base of a command: the stated one, or the embedded one that all encoders are for.
+
+    Args:
+        base: Stated folder, Hub id, or name of an embedded base; None if none is stated.
+        encoders: Encoders of the command.
+    """
+    families = {one.manifest.base.family for one in encoders}
+    embedded = len(families) == 1 and families <= {*BASES}
+    return next(iter(families)) if base is None and embedded else base
 
 
 def require_artifact_run(out: Path | None, base: str | None, *, two: bool = False) -> None:
