@@ -149,8 +149,8 @@ def _base_of(benchmark: str, base: str) -> str:
     """
     if benchmark in BASES and base in BASES and base != benchmark:
         raise UsageError(
-            f"expected the benchmark of the base {base}, found {benchmark}; leave --benchmark out, or add "
-            f"--base {benchmark}"
+            f"expected the benchmark of the base {base}, found {benchmark}; leave --benchmark out, or "
+            f"write --base {benchmark}"
         )
     return base or (benchmark if benchmark in BASES and benchmark != DEFAULT_BASE else "")
 

@@ -47,7 +47,7 @@ def require_training(options: Any, make: Callable[[], Recipe]) -> Recipe:
     problems += device_problems(options.device, *dtypes, *(dtypes_of(recipe) if recipe is not None else ()))
     problems += base_problems(base, two=True)
     if recipe is not None:
-        problems += recipe_problems(recipe)
+        problems += [*recipe_problems(recipe), *_other_world_problems(base, recipe)]
         configs = None if base is None or base in BASES or problems else configs_of(base)
         if configs is not None:
             problems += slot_problems(recipe.method, configs)
@@ -65,6 +65,16 @@ def base_of(base: str | None, recipe: Recipe | None) -> str | None:
         recipe: Recipe of the run; None if it could not be made.
     """
     return recipe.base if base is None and recipe is not None and recipe.base in BASES else base
+
+
+def _other_world_problems(base: str | None, recipe: Recipe) -> list[str]:
+    """Return the problem of a recipe for one embedded base on another one."""
+    if recipe.base not in BASES or base in (None, recipe.base) or base not in BASES:
+        return []
+    return [
+        f"expected the base {recipe.base} for {recipe.name}, found {base}; leave --base out, or write "
+        f"--base {recipe.base}"
+    ]
 
 
 def word_problems(options: Any) -> list[str]:

@@ -309,11 +309,6 @@ def _fitting(recipe: Recipe, opened: OpenedBase) -> Recipe:
             f"expected a base of the family {recipe.base} for {recipe.name}, for example {EXAMPLES[recipe.base]}, "
             f"found one of {opened.family or 'an unknown family'}"
         )
-    if recipe.base in BASES and opened.family in BASES and opened.family != recipe.base:
-        raise UsageError(
-            f"expected the base {recipe.base} for {recipe.name}, found {opened.family}; leave --base out, or write "
-            f"--base {recipe.base}"
-        )
     return recipe
 
 

@@ -87,9 +87,9 @@ def variants(name: str) -> tuple[str, ...]:
     """Return the variants of a concept; terms on outliers need a thing, because every caption of this world names one.
 
     Args:
-        name: Name of the concept.
+        name: Name in ``CONCEPTS``.
     """
-    strict = ("strict",) if emoji_concept(name).label == "thing" else ()
+    strict = ("strict",) if CONCEPTS[name].label == "thing" else ()
     return (*_BY_RETAINED, *strict, "s-grace")
 
 

@@ -148,7 +148,7 @@ def emoji_concept(name: str, things: Things | None = None) -> EmojiConcept:
     Raises:
         ValueError: If the world has no such concept.
     """
-    name = name if name in (things or load_things()).by_name else name.replace("_", " ")
+    name = name.replace("_", " ")
     if name in CONCEPTS:
         return CONCEPTS[name]
     values = {"thing": (things or load_things()).names, "style": tuple(STYLES), "background": tuple(BACKGROUNDS)}
