@@ -11,6 +11,8 @@ from commands import refused
 
 from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.cli.main import main
+from robust_encoders.training.cli.evaluate_options import embedded_base_of, read_options
+from robust_encoders.training.evaluation.benchmarks import BENCHMARKS
 from robust_encoders.training.evaluation.results import Evaluation
 from robust_encoders.training.recipes.variants import variant_of
 
@@ -93,15 +95,42 @@ def test_an_encoder_of_the_world_is_refused_on_the_other_base(
     assert "expected encoders made from the base shapes, found one made from emoji; add --base emoji" in said
 
 
-def test_methods_are_compared_on_the_base(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("names", "arguments", "benchmark", "base"),
+    [
+        (("base",), (), "shapes", ""),
+        (("base",), ("--base", "emoji"), "emoji", "emoji"),
+        (("base",), ("--base=emoji",), "emoji", "emoji"),
+        (("base",), ("--benchmark", "emoji"), "emoji", "emoji"),
+        (("emoji/alcohol", "emoji/weapon"), (), "emoji", "emoji"),
+        (("emoji/alcohol",), ("--base", "shapes"), "shapes", "shapes"),
+        (("shapes/circle",), (), "shapes", ""),
+        (("emoji/alcohol", "shapes/circle"), (), "shapes", ""),
+        (("org/name",), (), "shapes", ""),
+    ],
+)
+def test_base_and_benchmark_follow_from_each_other_and_from_the_names(
+    names: tuple[str, ...], arguments: tuple[str, ...], benchmark: str, base: str
 ) -> None:
+    options, kind = read_options([*arguments, "--out", "out"], names)
+    assert (options.benchmark, kind, options.base) == (benchmark, BENCHMARKS[benchmark], base)
+
+
+def test_a_folder_with_the_name_of_an_encoder_names_no_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "emoji" / "alcohol").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert embedded_base_of(["emoji/alcohol"]) == ""
+    assert embedded_base_of(["emoji/weapon"]) == "emoji"
+
+
+def test_methods_are_compared_on_the_base(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     untrained_emoji.install(base, monkeypatch)
     few = ["--attacks", "none", "--metrics", "retain_all", "--n", "2", "--n-kept", "2", "--n-probes", "2"]
     asked = ["compare", "--base", "emoji", "--concept", "hot_dog", "--methods", "uce", "--out", str(tmp_path)]
     assert main([*asked, "--steps", "2", "--checks", "0", *few]) == 0
-    assert "| uce " in capsys.readouterr().out
-    (found,) = map(Evaluation.read, tmp_path.glob("uce*"))
+    rows = {path.name: Evaluation.read(path) for path in (tmp_path / "base-0", tmp_path / "uce-0")}
+    assert {row.benchmark for row in rows.values()} == {"emoji"}
+    found = rows["uce-0"]
     assert found.subject["recipe"]["name"] == "emoji/hot_dog-uce"
     assert variant_of("emoji/hot_dog-uce", found.concept) == "uce"
 
