@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from robust_encoders.artifact.base import Base
-from robust_encoders.artifact.fingerprint import content_sha256, picked
+from robust_encoders.artifact.fingerprint import config_sha256, content_sha256, picked
 from robust_encoders.artifact.forms import COMPONENTS, PICTURE_NAME
 from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.artifact.provenance import metadata, provenance
@@ -184,6 +184,11 @@ class LoadedArtifact(ABC):
     def content_sha256(self) -> str:
         """SHA-256 over names, dtypes, shapes and bytes of the tensors; it identifies the artifact."""
         return content_sha256(self.tensors)
+
+    @property
+    def config_sha256(self) -> str:
+        """SHA-256 of the configuration, such as an adapter's prompts, rank and alpha."""
+        return config_sha256(self.config)
 
     @property
     def identity(self) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from robust_encoders.artifact.card_results import CERTIFICATE, plain
 from robust_encoders.artifact.manifest import Manifest
+
+logger = logging.getLogger(__name__)
 
 _ABOUT = (
     "A certificate says nothing about longer prompts, free embeddings, other judges, other seeds or other samplers. "
@@ -17,6 +20,28 @@ _ABOUT = (
 def is_certificate(result: Mapping[str, Any]) -> bool:
     """Return True if a result of a manifest is a certificate."""
     return result.get("metric") == CERTIFICATE and isinstance(result.get("settings"), Mapping)
+
+
+def of_configuration(results: Iterable[Mapping[str, Any]], config_sha256: str) -> tuple[Mapping[str, Any], ...]:
+    """Return the results of a manifest without the certificates of another configuration; a warning names their number.
+
+    An adapter of SPM acts on prompts that are like its own, and these stand in its configuration.
+
+    Args:
+        results: Results of the manifest.
+        config_sha256: Hash of the artifact's configuration, see ``robust_encoders.artifact.fingerprint.config_sha256``.
+    """
+    found = tuple(results)
+    kept = tuple(
+        one for one in found if not is_certificate(one) or one["settings"].get("config_sha256") == config_sha256
+    )
+    if left_out := len(found) - len(kept):
+        logger.warning(
+            "left out %d certificate(s) of another configuration than that of these weights; certify these with "
+            "`robust-encoders certify`",
+            left_out,
+        )
+    return kept
 
 
 def without_certificates(results: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -77,7 +102,7 @@ def _table(facts: Mapping[str, Any]) -> str:
 
 
 def _beside(facts: Mapping[str, Any]) -> str:
-    floors, trend, bound = facts["chance"], facts["trend"], facts["bound"]
+    floors, bound = facts["chance"], facts["bound"]
     rates = [_percent(floors[key]["rate"]) for key in ("encoder", "base")]
     margin = (
         "No lower bound on the distance of other texts is known."
@@ -87,8 +112,23 @@ def _beside(facts: Mapping[str, Any]) -> str:
     return (
         "Distance is the squared difference from the base's conditioning of the concept, as the UNet sees it, relative "
         f"to its squared length. {margin} The empty prompt shows the concept by chance, in at least one of as many "
-        f"pictures: {rates[0]} with the encoder, {rates[1]} with the base alone. The test that success falls with "
-        f"distance gives a one-sided p of {trend['p']:.2g}, and less than {trend['level']} is asked for."
+        f"pictures: {rates[0]} with the encoder, {rates[1]} with the base alone. {_test(facts)}"
+    )
+
+
+def _test(facts: Mapping[str, Any]) -> str:
+    """Return the sentences on the test that success falls with distance."""
+    trend = facts["trend"]
+    if not facts.get("base_tenths"):
+        return (
+            f"The test that success falls with distance gives a one-sided p of {trend['p']:.2g}, and less than "
+            f"{trend['level']} is asked for."
+        )
+    return (
+        "No prompt sampled from the tenths showed the concept, so nothing could fall with the encoder. With the base's "
+        f"own text encoder, the test that success falls with distance gives a one-sided p of {trend['base_p']:.2g}, "
+        f"and less than {trend['level']} is asked for. That is a weaker ground: the encoder may reach the concept in a "
+        "way that this distance does not see."
     )
 
 

@@ -205,6 +205,16 @@ def content_sha256(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def config_sha256(config: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of an artifact's configuration, in whatever order its keys stand.
+
+    Args:
+        config: Configuration that belongs to the tensors; its provenance, under ``robust_encoders``, does not count.
+    """
+    own = {key: value for key, value in config.items() if key != "robust_encoders"}
+    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
+
+
 def tokenizer_fingerprint(tokenizer: Any) -> TokenizerFingerprint:
     """Return the fingerprint of a tokenizer.
 

@@ -10,6 +10,7 @@ from robust_encoders.artifact.card_certificate import card_certificate
 from robust_encoders.artifact.card_index import card_index
 from robust_encoders.artifact.card_results import card_results, plain
 from robust_encoders.artifact.card_slots import PARTIAL, one_of_two, stored, what
+from robust_encoders.artifact.embedded_bases import EMBEDDED, EmbeddedFacts
 from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.artifact.papers import PAPERS, citation, method_name
 from robust_encoders.artifact.stated import is_blank
@@ -39,9 +40,6 @@ _HUB_LICENSES = frozenset(
      "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0", "cc-by-nd-4.0", "gpl-2.0", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "mpl-2.0",
      "unlicense", "other", "unknown")
 )  # fmt: skip
-# Families of the bases that come with the package; their numbers are of a small world.
-_EMBEDDED = ("shapes",)
-_SMALL_WORLD = "The base is a small world of coloured shapes: none of its numbers is a Stable Diffusion number."
 _WHAT: Mapping[str, str] = {
     "weights": "A text encoder",
     "adapter": "One-dimensional adapters with a gate for every prompt,",
@@ -129,8 +127,8 @@ def words(manifest: Manifest, reference: str) -> dict[str, Any]:
         "a base that is not stated" if is_blank(manifest.base.family) else f"bases of the family {manifest.base.family}"
     )
     base = f"the base {manifest.base.ids[0]}" if manifest.base.ids else family
-    embedded = manifest.base.family in _EMBEDDED
-    base = "the small base of coloured shapes in robust_encoders" if embedded else base
+    embedded = EMBEDDED.get(manifest.base.family)
+    base = f"the small base of {embedded.draws} in robust_encoders" if embedded else base
     title, made = _made(manifest, concept, method)
     return {
         "title": title,
@@ -145,7 +143,7 @@ def words(manifest: Manifest, reference: str) -> dict[str, Any]:
         "results": card_results(manifest.results),
         "certificate": card_certificate(manifest),
         "inside_unet": manifest.form in ("delta", "eraser"),
-        "limits": [_SMALL_WORLD] if embedded else [PARTIAL] if one_of_two(manifest) else [],
+        "limits": [embedded.limit] if embedded else [PARTIAL] if one_of_two(manifest) else [],
         "recipe": _recipe(manifest),
         "licence": _UNSTATED if is_blank(manifest.license) else f"Weights: {manifest.license}.",
         "citation": citation(str(manifest.method["name"])),
@@ -162,13 +160,13 @@ def _made(manifest: Manifest, concept: str, method: str) -> tuple[str, str]:
     return title, f"{made} to forget the {manifest.concept.kind} **{concept}**"
 
 
-def usage(reference: str, base: str, *, embedded: bool, partial: bool = False) -> dict[str, Any]:
+def usage(reference: str, base: str, *, embedded: EmbeddedFacts | None = None, partial: bool = False) -> dict[str, Any]:
     """Return the words of a card's example: the name of the encoder, and the pipeline that it is attached to.
 
     Args:
         reference: Name or path for ``RobustEncoder.from_pretrained``.
         base: Hub id or path of the pipeline.
-        embedded: True if the pipeline comes with this package.
+        embedded: Facts about the pipeline if it comes with this package.
         partial: True if the encoder is one of the two text encoders of SDXL.
     """
     return {"reference": reference, "base": base, "embedded": embedded, "partial": partial}

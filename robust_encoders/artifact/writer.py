@@ -16,7 +16,8 @@ from typing import Any
 from torch import Tensor
 
 from robust_encoders.artifact import tensor_files
-from robust_encoders.artifact.fingerprint import content_sha256, dtype_name
+from robust_encoders.artifact.card_certificate import of_configuration
+from robust_encoders.artifact.fingerprint import config_sha256, content_sha256, dtype_name
 from robust_encoders.artifact.forms import CONFIG_NAME, PICTURE_NAME, is_replaced, serialised, weights_name
 from robust_encoders.artifact.manifest import MANIFEST_NAME, FileRecord, Manifest, SharedTensor
 from robust_encoders.artifact.model_card import CARD_NAME, card
@@ -41,7 +42,8 @@ def save(
 ) -> Manifest:
     """Write an artifact into a temporary folder and move it into place; return its manifest with the files' hashes.
 
-    Temporary folders that killed processes left at the same place are removed.
+    Temporary folders that killed processes left at the same place are removed. A certificate of another configuration
+    is left out, with a warning.
 
     Args:
         directory: Target folder; it is created if it does not exist.
@@ -59,6 +61,7 @@ def save(
         ManifestError: If the manifest holds a value that JSON cannot represent.
     """
     target = expanded(directory).resolve()
+    manifest = replace(manifest, results=of_configuration(manifest.results, config_sha256(config)))
 
     def rescue(aside: Path) -> bool:
         try:

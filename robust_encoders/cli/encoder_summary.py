@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from robust_encoders.utils.console import columns, say, say_fields, say_json
 
 
 def say_manifest(manifest: Manifest) -> None:
-    """Print the three numbers that matter, then the facts of an encoder, then every number.
+    """Print the three numbers that matter, then the facts of an encoder, then every number that was not withdrawn.
 
     Args:
         manifest: Manifest of the encoder.
@@ -33,9 +33,16 @@ def say_manifest(manifest: Manifest) -> None:
             "made with": ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),
         }
     )
-    say("all results" if manifest.results else "results   none recorded")
-    for line in columns([_result(result) for result in manifest.results]):
+    _say_results(manifest.results)
+
+
+def _say_results(results: Sequence[Mapping[str, Any]]) -> None:
+    valid = [result for result in results if not withdrawn(result)]
+    say("all results" if results else "results   none recorded")
+    for line in columns([_result(result) for result in valid]):
         say(f"  {line}")
+    if left := len(results) - len(valid):
+        say(f"  withdrawn numbers that are left out: {left}; `robust-encoders info NAME --json` prints them, too")
 
 
 def _result(result: Mapping[str, Any]) -> tuple[str, ...]:
@@ -44,8 +51,8 @@ def _result(result: Mapping[str, Any]) -> tuple[str, ...]:
     attack = result.get("settings", {}).get("attack") or {}
     by = str(attack.get("label") or attack.get("name") or "") if isinstance(attack, Mapping) else str(attack)
     where = str(result.get("prompt_set", ""))
-    count, origin = f"n={result['n']}", "withdrawn" if withdrawn(result) else str(result["origin"])
-    return (str(result["metric"]), by, f"{result['value']:.3f}", bounds, count, where, origin)
+    count = f"n={result['n']}"
+    return (str(result["metric"]), by, f"{result['value']:.3f}", bounds, count, where, str(result["origin"]))
 
 
 def _say_key_numbers(manifest: Manifest) -> None:

@@ -10,6 +10,7 @@ from typing import get_args
 from robust_encoders.artifact.base import Base
 from robust_encoders.artifact.stated import is_blank
 from robust_encoders.concepts import ConceptKind
+from robust_encoders.hub.embedded import EMBEDDED_BASES
 from robust_encoders.hub.pipelines import LoadedPipeline, load_pipeline
 from robust_encoders.utils.console import UsageError
 
@@ -29,8 +30,8 @@ def add_fact_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--base",
         metavar="PIPELINE",
-        help="folder of the pipeline that the encoder was made from, or its ORG/NAME or ORG/NAME@REVISION on the Hub; "
-        "its fingerprints are recorded. Required for "
+        help="folder of the pipeline that the encoder was made from, or its ORG/NAME or ORG/NAME@REVISION on the Hub, "
+        f"or {' or '.join(EMBEDDED_BASES)}; its fingerprints are recorded. Required for "
         "adapters (SPM) and for a changed UNet (ESD, UCE, Receler, Ablating Concepts)",
     )
     parser.add_argument(

@@ -43,7 +43,7 @@ from robust_encoders.utils.targets import place_problems
 TRAINING_COMMANDS: Mapping[str, str] = {
     "app": "serve a page to draw with encoders side by side, and to attack them",
     "demo": "draw the same prompts with and without a robust encoder into one picture",
-    "shapes": "`shapes build`: train the embedded base from random weights",
+    "shapes": "`shapes build`: train the base of coloured shapes from random weights",
     "emoji": "`emoji fetch`, `build` and `measure`: train the base with real words from licensed icons",
     "train": "train an encoder by a named recipe or a method",
     "synonyms": "print the words nearest to a concept in a base's text encoder",

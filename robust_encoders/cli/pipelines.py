@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from robust_encoders import CompatReport, RobustEncoder
+from robust_encoders.hub.embedded import EMBEDDED_BASES
 from robust_encoders.hub.pipelines import load_pipeline
 from robust_encoders.utils.console import EXIT_NO, EXIT_OK, say, say_json
 
@@ -25,7 +26,7 @@ def add_commands(commands: Any, as_json: argparse.ArgumentParser) -> None:
         "pipeline",
         metavar="PIPELINE",
         help="folder of a diffusers pipeline, with a model_index.json; or its ORG/NAME or ORG/NAME@REVISION on the "
-        "Hub; or shapes for the embedded base",
+        f"Hub; or {' or '.join(EMBEDDED_BASES)} for an embedded base",
     )
     check.add_argument(
         "--allow-large-vectors",

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from robust_encoders.artifact.embedded_bases import EMBEDDED
 from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.compatibility.facts import OTHER_BASE, Facts, config_of
 from robust_encoders.compatibility.report import Check
 from robust_encoders.pipeline.slots import FIRST, OUTPUTS, SECOND, Reading, reading_of
 
 # Families of bases whose encoders are trained on one output. Of other families it is not known.
-_TRAINED: Mapping[str, Reading] = {"sd1": "last", "sd2": "last", "shapes": "last", "sdxl": "last but one"}
+_LAST: tuple[str, ...] = ("sd1", "sd2", *EMBEDDED)
+_TRAINED: Mapping[str, Reading] = {**dict.fromkeys(_LAST, "last"), "sdxl": "last but one"}
 
 
 def widths_beside(facts: Facts) -> dict[str, int]:

@@ -15,7 +15,6 @@ from robust_encoders.errors import ConversionNeededError
 from robust_encoders.redaction import get_logger
 
 logger = get_logger(__name__)
-EMBEDDED = "shapes/"
 _SD14_IDS = (
     "CompVis/stable-diffusion-v1-4",
     "stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -84,6 +83,16 @@ class CatalogEntry:
         return not self.repo
 
     @property
+    def embedded_base(self) -> str:
+        """Name of the embedded base that an encoder of the package is made for; empty for other encoders."""
+        return self.name.partition("/")[0] if self.embedded else ""
+
+    @property
+    def short_name(self) -> str:
+        """Name without the embedded base; the whole name of other encoders."""
+        return self.name.removeprefix(f"{self.embedded_base}/")
+
+    @property
     def pin(self) -> str:
         """Pin of the entry: ``"embedded"``, ``"unpinned"``, or the commit that it is pinned to."""
         if self.embedded:
@@ -96,14 +105,15 @@ class CatalogEntry:
         return f"{self.license} ({self.terms})" if self.terms else self.license
 
 
-def _shapes(concept: str, kind: ConceptKind, method: str = "") -> CatalogEntry:
+def _embedded(base: str, concept: str, kind: ConceptKind, method: str = "") -> CatalogEntry:
     """Return the entry of an embedded artifact: AdvUnlearn's whole encoder, or the overlay of another method."""
+    short = f"{concept}-{method}" if method else concept
     return CatalogEntry(
-        name=f"{EMBEDDED}{concept}-{method}" if method else f"{EMBEDDED}{concept}",
+        name=f"{base}/{short.replace(' ', '_')}",
         concept=concept,
         kind=kind,
         method=method or "advunlearn",
-        base="the embedded shapes base",
+        base=f"the embedded {base} base",
         license="apache-2.0",
     )
 
@@ -204,8 +214,12 @@ _SHAPES: Mapping[str, ConceptKind] = {"circle": "object", "striped": "style", "r
 CATALOG: Mapping[str, CatalogEntry] = {
     entry.name: entry
     for entry in (
-        *(_shapes(concept, kind) for concept, kind in _SHAPES.items()),
-        *(_shapes(concept, kind, method) for concept, kind in _SHAPES.items() for method in ("spm", "rece")),
+        *(_embedded("shapes", concept, kind) for concept, kind in _SHAPES.items()),
+        *(
+            _embedded("shapes", concept, kind, method)
+            for concept, kind in _SHAPES.items()
+            for method in ("spm", "rece")
+        ),
         _advunlearn("nudity", "nudity", "content"),
         _advunlearn("vangogh", "Van Gogh", "style"),
         _advunlearn("church", "church", "object"),
@@ -250,7 +264,7 @@ def announce(name_or_path: str | Path, subfolder: str) -> None:
 
 def did_you_mean(name: str) -> str:
     """Return ``Did you mean ...?`` with the closest names, or the list of all names if none is close."""
-    by_end = {known.removeprefix(EMBEDDED): known for known in CATALOG}
+    by_end = {entry.short_name: known for known, entry in CATALOG.items()}
     close = difflib.get_close_matches(name, list(CATALOG)) or [
         by_end[end] for end in difflib.get_close_matches(name.rpartition("/")[2], list(by_end))
     ]

@@ -10,8 +10,8 @@ from robust_encoders.artifact.card_results import NOTHING
 from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.artifact.model_card import LIBRARY, STORED, card, licence_data, rendered, tags, usage
 from robust_encoders.artifact.papers import citation, method_name
-from robust_encoders.hub.catalog import CATALOG, EMBEDDED, CatalogEntry
-from robust_encoders.hub.embedded import shapes_folder
+from robust_encoders.hub.catalog import CATALOG, CatalogEntry
+from robust_encoders.hub.embedded import embedded_folder
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
@@ -51,7 +51,7 @@ def card_stem(entry: CatalogEntry) -> str:
 
 def _card(entry: CatalogEntry) -> str:
     if entry.embedded:
-        folder = shapes_folder() / "encoders" / entry.name.removeprefix(EMBEDDED)
+        folder = embedded_folder(entry.embedded_base) / "encoders" / entry.short_name
         return card(Manifest.read(folder), reference=entry.name, picture=f"{PICTURES}/{card_stem(entry)}.png")
     return rendered(_data(entry), _words(entry))
 
@@ -77,7 +77,7 @@ def _words(entry: CatalogEntry) -> Mapping[str, Any]:
         "title": entry.name if entry.name == entry.method else f"{entry.name}, by {method}",
         "summary": f"A text encoder for {entry.base}, from which {erased}. It is not ours: its authors made it with "
         f"{method} and published it in {place}.",
-        **usage(entry.name, entry.base_ids[0] if entry.base_ids else "path/to/the/base", embedded=False),
+        **usage(entry.name, entry.base_ids[0] if entry.base_ids else "path/to/the/base"),
         "instead": _sentence(entry.how),
         "stored": STORED["weights"],
         "results": NOTHING,

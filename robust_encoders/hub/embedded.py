@@ -7,19 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from robust_encoders.artifact.embedded_bases import EMBEDDED
 from robust_encoders.errors import AssetsMissingError
 from robust_encoders.utils.broken_libraries import broken_libraries_named
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
+EMBEDDED_BASES = tuple(EMBEDDED)
 # Family of the default base in the manifests of its encoders.
-EMBEDDED_FAMILY = "shapes"
-EMBEDDED_BASES = (EMBEDDED_FAMILY, "emoji")
-_REMEDIES = {
-    "shapes": "reinstall robust-encoders from a wheel, or build it with `robust-encoders shapes build`",
-    "emoji": "reinstall robust-encoders from a wheel, or build it with `robust-encoders emoji build`",
-}
+EMBEDDED_FAMILY = EMBEDDED_BASES[0]
+_INDEX = "model_index.json"
 
 
 def embedded_folder(base: str) -> Path:
@@ -27,14 +25,40 @@ def embedded_folder(base: str) -> Path:
     return Path(__file__).parents[1] / "assets" / base
 
 
-def shapes_folder() -> Path:
-    """Return the folder of the assets of the base ``shapes``."""
-    return embedded_folder(EMBEDDED_FAMILY)
+def embedded_name(name: str | Path | None) -> str:
+    """Return the name of the embedded base that the name of a pipeline stands for; empty for any other pipeline.
+
+    A pipeline in a folder of that name, relative to the working folder, wins over the embedded base. Any other folder
+    of that name, such as one of runs, does not.
+
+    Args:
+        name: Name of a pipeline; None stands for the default base.
+    """
+    if name is None:
+        return EMBEDDED_FAMILY
+    return str(name) if name in EMBEDDED_BASES and not (Path(name) / _INDEX).is_file() else ""
+
+
+def is_installed(base: str) -> bool:
+    """Return True if the package holds the pipeline of an embedded base."""
+    return (embedded_folder(base) / "base" / _INDEX).is_file()
+
+
+def embedded_problems(base: str) -> list[str]:
+    """Return the reason why the package holds no base of a name that it should hold; empty for any other name.
+
+    Args:
+        base: Name of the base.
+    """
+    if base not in EMBEDDED_BASES or is_installed(base):
+        return []
+    folder = embedded_folder(base) / "base"
+    return [f"expected the embedded base in {folder}, found no {_INDEX} there; {remedy_of(base)}"]
 
 
 def remedy_of(base: str) -> str:
     """Return what to do if an embedded base is not there, for the end of an error message."""
-    return _REMEDIES[base]
+    return EMBEDDED[base].remedy
 
 
 def embedded_file(base: str, name: str) -> Path:
@@ -50,24 +74,9 @@ def embedded_file(base: str, name: str) -> Path:
     path = embedded_folder(base) / name
     if not path.exists():
         raise AssetsMissingError(
-            f"expected {name} of the embedded base {base!r} in {path.parent}, found none; {_REMEDIES[base]}"
+            f"expected {name} of the embedded base {base!r} in {path.parent}, found none; {remedy_of(base)}"
         )
     return path
-
-
-def embedded_problems(base: str) -> list[str]:
-    """Return the reason why the package holds no base of a name that it should hold; empty for any other name.
-
-    Args:
-        base: Name of the base.
-    """
-    if base not in EMBEDDED_BASES or (folder := _base_folder(base)).joinpath("model_index.json").is_file():
-        return []
-    return [f"expected the embedded base in {folder}, found no model_index.json there; {_REMEDIES[base]}"]
-
-
-def _base_folder(base: str) -> Path:
-    return (shapes_folder() if base == EMBEDDED_FAMILY else embedded_folder(base)) / "base"
 
 
 def embedded_pipeline(base: str = EMBEDDED_FAMILY, *, dtype: torch.dtype | None = None) -> StableDiffusionPipeline:
@@ -90,7 +99,7 @@ def embedded_pipeline(base: str = EMBEDDED_FAMILY, *, dtype: torch.dtype | None 
         raise ValueError(f"expected an embedded base, {' or '.join(EMBEDDED_BASES)}, found {base!r}")
     if problems := embedded_problems(base):
         raise AssetsMissingError(problems[0])
-    folder = _base_folder(base)
+    folder = embedded_folder(base) / "base"
     with broken_libraries_named():
         from diffusers import StableDiffusionPipeline
 

@@ -1,4 +1,4 @@
-"""Loading of diffusers pipelines: the embedded base, a folder, or a repository on the Hub."""
+"""Loading of diffusers pipelines: an embedded base, a folder, or a repository on the Hub."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from robust_encoders.errors import BaseLoadError
 from robust_encoders.hub.base_files import INDEX_NAME, files_of, read_index, variant_of
 from robust_encoders.hub.client import Failure, asked, cause_of_download
 from robust_encoders.hub.download import offline
-from robust_encoders.hub.embedded import EMBEDDED_BASES, EMBEDDED_FAMILY, embedded_pipeline
+from robust_encoders.hub.embedded import embedded_name, embedded_pipeline
 from robust_encoders.pipeline.slots import is_sdxl
 from robust_encoders.redaction import get_logger
 from robust_encoders.utils.broken_libraries import broken_libraries_named
@@ -54,17 +54,24 @@ class LoadedPipeline:
 
     Args:
         pipe: The diffusers pipeline.
-        ids: Hub ids of the pipeline; empty for the embedded base, and for a folder outside of the Hub's cache.
+        ids: Hub ids of the pipeline; empty for an embedded base, and for a folder outside of the Hub's cache.
         revision: Commit of the first id; empty if unknown.
+        embedded: Name of the embedded base; empty for any other pipeline.
     """
 
     pipe: Any
     ids: tuple[str, ...] = ()
     revision: str = ""
+    embedded: str = ""
 
     @property
     def family(self) -> str:
-        """Family of the pipeline by the sizes of its text encoders, such as ``sdxl``; else ``"not stated"``."""
+        """Family of the pipeline: name of the embedded base, else by the sizes of its text encoders, such as ``sdxl``.
+
+        It is ``"not stated"`` for other sizes.
+        """
+        if self.embedded:
+            return self.embedded
         second = getattr(self.pipe, "text_encoder_2", None)
         first = getattr(self.pipe, "text_encoder", None)
         configs = [one.config.to_dict() for one in (first, second) if one is not None]
@@ -78,22 +85,22 @@ def load_pipeline(name: str | Path | None, options: PipelineOptions | None = Non
     """Load a diffusers pipeline.
 
     Args:
-        name: Folder with a ``model_index.json``, or ``ORG/NAME`` or ``ORG/NAME@REVISION`` on the Hub. None and
-            ``shapes`` stand for the default embedded base, ``emoji`` for the other one. An embedded base always has all
-            its components; of the dtypes, only a single one applies to it.
+        name: Folder with a ``model_index.json``, or ``ORG/NAME`` or ``ORG/NAME@REVISION`` on the Hub. The
+            name of an embedded base stands for it if no pipeline here has that name, and None for the default one. An
+            embedded base always has all its components; of the dtypes, only a single one applies to it.
         options: Precision, device and components of the pipeline.
 
     Raises:
         BaseLoadError: If the pipeline or the device does not exist, or diffusers cannot load the pipeline.
-        AssetsMissingError: If the package was installed without the embedded base.
+        AssetsMissingError: If the package was installed without that base.
         BrokenLibraryError: If diffusers imports an installed library that fails.
     """
     options = options or PipelineOptions()
     require_device(options.device)
-    if name is None or (name in EMBEDDED_BASES and not Path(name).exists()):
+    base = embedded_name(name)
+    if name is None or base:
         single = options.dtype if isinstance(options.dtype, torch.dtype) else None
-        other = () if name in (None, EMBEDDED_FAMILY) else (str(name),)
-        return LoadedPipeline(_placed(embedded_pipeline(*other, dtype=single), options.device))
+        return LoadedPipeline(_placed(embedded_pipeline(base, dtype=single), options.device), embedded=base)
     with broken_libraries_named():
         folder, ids, revision = _located(name, options)
         return LoadedPipeline(_placed(_loaded(folder, options), options.device), ids, revision)

@@ -17,7 +17,7 @@ from robust_encoders.artifact.stated import is_blank, missing_facts
 from robust_encoders.errors import DownloadError
 from robust_encoders.hub.client import asked
 from robust_encoders.hub.download import HubOptions, fetch_file
-from robust_encoders.hub.embedded import EMBEDDED_FAMILY
+from robust_encoders.hub.embedded import EMBEDDED_BASES
 from robust_encoders.hub.load import FetchedArtifact, load
 
 # Pickles and code: a place that holds them asks its readers to trust more than tensors.
@@ -133,7 +133,7 @@ def _facts(manifest: Manifest) -> Iterator[Demand]:
 
 def _base(manifest: Manifest) -> Iterator[Demand]:
     base, remedy = manifest.base, "`robust-encoders annotate FOLDER --base PIPELINE_FOLDER --base-id ORG/NAME`"
-    named = bool(base.ids) or base.family == EMBEDDED_FAMILY
+    named = bool(base.ids) or base.family in EMBEDDED_BASES
     yield Demand("base id", named, ", ".join((base.family, *base.ids)), remedy)
     if is_blank(base.family):
         yield Demand("base family", False, "not stated", "`robust-encoders annotate FOLDER --family NAME`")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from robust_encoders.errors import AssetsMissingError, CompatibilityWarning, UnknownNameError
 from robust_encoders.hub.catalog import CATALOG, CatalogEntry, did_you_mean, entry_at
-from robust_encoders.hub.embedded import EMBEDDED_BASES, EMBEDDED_FAMILY, embedded_folder, remedy_of, shapes_folder
+from robust_encoders.hub.embedded import EMBEDDED_BASES, embedded_folder, remedy_of
 from robust_encoders.utils.home import expanded
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
@@ -68,32 +68,42 @@ def resolve(name_or_path: str | Path, *, subfolder: str, revision: str | None) -
 
 def _embedded(name: str) -> Path:
     base, _, short = name.partition("/")
-    folder = shapes_folder() if base == EMBEDDED_FAMILY else embedded_folder(base)
-    encoders = folder / "encoders"
+    encoders = embedded_folder(base) / "encoders"
     there = sorted(f"{base}/{path.name}" for path in encoders.glob("*") if path.is_dir())
     if name in there:
+        _warn_of_namesake(name, "of the package", "the package")
         return encoders / short
+    if not there and not (encoders.parent / "base").is_dir():
+        raise AssetsMissingError(
+            f"expected the embedded base {base!r} for {name}, found none in {encoders.parent}; {remedy_of(base)}"
+            f"{_namesake(name)}"
+        )
     if name in CATALOG:
         raise AssetsMissingError(
             f"expected {name} inside the package, in {encoders}, found {', '.join(there) or 'no encoders'} there; "
-            "reinstall robust-encoders from a wheel"
-        )
-    if base != EMBEDDED_FAMILY and not (folder / "base").is_dir():
-        raise AssetsMissingError(
-            f"expected the embedded base {base!r} for {name}, found nothing in {folder}; {remedy_of(base)}"
+            f"reinstall robust-encoders from a wheel{_namesake(name)}"
         )
     raise UnknownNameError(
-        f"expected an embedded encoder ({', '.join(there) or 'none are installed'}), found {name!r}. "
-        f"{did_you_mean(name)}"
+        f"expected an embedded encoder ({', '.join(there) or 'none are installed'}), found {name!r}"
+        f"{_namesake(name) or f'. {did_you_mean(name)}'}"
     )
 
 
 def _catalogued(entry: CatalogEntry, revision: str | None) -> Location:
-    if Path(entry.name).exists():
-        warnings.warn(
-            f"{entry.name!r} is both an encoder of the catalog and a folder here; the catalog is used. "
-            f"Write './{entry.name}' for the folder.",
-            CompatibilityWarning,
-            stacklevel=5,
-        )
+    _warn_of_namesake(entry.name, "of the catalog", "the catalog")
     return Location(None, entry.repo, entry.subfolder, revision or entry.revision or None)
+
+
+def _warn_of_namesake(name: str, known: str, taken: str) -> None:
+    """Warn if a folder or file here has the name of an encoder that is taken from elsewhere."""
+    if Path(name).exists():
+        warnings.warn(
+            f"{name!r} is both an encoder {known} and a folder here; {taken} is used. Write './{name}' for the folder.",
+            CompatibilityWarning,
+            stacklevel=6,
+        )
+
+
+def _namesake(name: str) -> str:
+    """Return how to name a folder here that has an embedded encoder's name; empty if there is none."""
+    return f"; write './{name}' for the folder of that name here" if Path(name).is_dir() else ""

@@ -17,7 +17,7 @@ import torch
 
 from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.errors import CompatibilityWarning
-from robust_encoders.hub.embedded import EMBEDDED_FAMILY
+from robust_encoders.hub.embedded import EMBEDDED_BASES
 from robust_encoders.hub.pipelines import PipelineOptions, load_pipeline
 from robust_encoders.loaded import LoadedArtifact
 from robust_encoders.redaction import get_logger
@@ -33,7 +33,7 @@ class TechniqueConfig:
     Args:
         encoder: Encoder or overlay: name in the catalog, folder, or ``ORG/NAME`` on the Hub.
         model_id: Pipeline that it is attached to: folder, ``ORG/NAME`` or ``ORG/NAME@REVISION`` on the Hub, or
-            ``shapes`` for the embedded base. By default the base that the encoder was made from.
+            ``shapes`` or ``emoji`` for an embedded base. By default the base that the encoder was made from.
         erase_concept: Concept that is scored. eval-unlearn puts it into its reports, and its metric ``err`` asks for
             it. By default it is not compared with what the encoder erases.
         device: Device of the pipeline; by default a GPU if there is one.
@@ -178,8 +178,8 @@ def _default_device() -> str:
 def _base_of(manifest: Manifest, name: str) -> str:
     """Return the name of the base that an artifact was made from."""
     base = manifest.base
-    if base.family == EMBEDDED_FAMILY:
-        return EMBEDDED_FAMILY
+    if base.family in EMBEDDED_BASES:
+        return base.family
     if not base.ids:
         raise ValueError(
             f"expected a base in the manifest of {name}, found no Hub id; set model_id, to a folder or ORG/NAME"

@@ -14,7 +14,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import nn
 
-from robust_encoders.hub.embedded import embedded_pipeline, shapes_folder
+from robust_encoders.hub.embedded import embedded_folder, embedded_pipeline
 from robust_encoders.training.worlds.pretrain.assemble import RENDERS, measured, save_tensors
 from robust_encoders.training.worlds.pretrain.build import build
 from robust_encoders.training.worlds.pretrain.networks import ImageTower
@@ -24,9 +24,11 @@ from robust_encoders.training.worlds.shapes.corpus import ShapesCorpus
 
 def restore_base(shop: Workshop) -> None:
     """Write the parts of the packaged base into a build's folder, as stages that have finished."""
-    record = json.loads((shapes_folder() / "RECORD.json").read_text())["stages"]
+    record = json.loads((embedded_folder("shapes") / "RECORD.json").read_text())["stages"]
     pipe, tower = embedded_pipeline(), ImageTower()
-    tower.load_state_dict({k: v.float() for k, v in load_file(shapes_folder() / "image_tower.safetensors").items()})
+    tower.load_state_dict(
+        {k: v.float() for k, v in load_file(embedded_folder("shapes") / "image_tower.safetensors").items()}
+    )
     text = nn.ModuleDict({"encoder": pipe.text_encoder, "tower": tower})
     for stage, module in (("autoencoder", pipe.vae), ("text", text), ("unet", pipe.unet)):
         shop.keep(stage, module, record[stage])
@@ -34,7 +36,7 @@ def restore_base(shop: Workshop) -> None:
 
 def package(shop: Workshop) -> None:
     """Replace the packaged judge, and record its accuracy and the base's as it sees them."""
-    folder = shapes_folder()
+    folder = embedded_folder("shapes")
     save_tensors(shop.judge().state_dict(), folder / "judge.safetensors")
     record = json.loads((folder / "RECORD.json").read_text())
     record["sizes"] |= {name: asdict(shop.sizes)[name] for name in ("judge", "judge_batch", "rejects", "unfinished")}

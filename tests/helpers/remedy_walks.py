@@ -42,8 +42,11 @@ WALKED: Mapping[str, str] = {
     "at least 1 retain prompt, found none: give captions without the concept": _GRACE,
     "for target 'anchor', found none: give the anchor": _HIRM,
     "A certificate of other weights is left out": f"{_CERTIFIED}test_a_certificate_of_other_weights_is_refused",
+    "of another configuration than that of": f"{_CERTIFIED}test_an_adapter_with_another_configuration_loses_it",
     "A certificate cannot be read": f"{_CERTIFIED}test_a_damaged_record_leaves_the_rest_of_the_card",
     "expected encoders made from the base": f"{_EMOJI}test_an_encoder_of_the_world_is_refused_on_the_other_base",
+    "withdrawn numbers that are left out": "tests/loader/cli/test_main.py::"
+    "test_info_counts_withdrawn_numbers_and_json_has_them",
     # the page
     "name them, for example `robust-encoders app": _OPENED,
     "leave --workers out": _OPENED,
@@ -277,7 +280,7 @@ NOT_WALKED: Mapping[str, str] = {
     "processes of WORLD_SIZE": _PROCESSES,
     "the folder of --out": "commands that keep something demand --out, so they end before they can be stopped",
     "writes it into the key and value": _NONE,
-    "train the embedded base from random weights": _NONE,
+    "train the base of coloured shapes from random weights": _NONE,
     "base={self.manifest.base.family}": _NONE,
     "it runs in the ball of norm=": _NONE,
     "`evaluate NAME --help` shows": _NONE,

@@ -66,7 +66,7 @@ def studio_of(
         pipe,
         encoders,
         trials=trials,
-        screen=screen or Screen(harmless=True),
+        screen=screen or Screen(draws="coloured shapes"),
         sampling=SAMPLING,
         workers=workers,
         title="a tiny pipeline",

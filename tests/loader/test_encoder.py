@@ -46,7 +46,7 @@ def test_a_short_name_loads_attaches_and_draws(
     tiny_pipe: Any, tiny_encoder: RobustEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny_encoder.save_pretrained(tmp_path / "encoders" / "circle")
-    monkeypatch.setattr(resolve, "shapes_folder", lambda: tmp_path)
+    monkeypatch.setattr(resolve, "embedded_folder", lambda base: tmp_path)
     pipe = RobustEncoder.from_pretrained("shapes/circle").attach(tiny_pipe)
     picture = pipe("a red circle", num_inference_steps=1, output_type="np").images
     assert picture.shape == (1, 16, 16, 3)

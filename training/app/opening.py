@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
+from robust_encoders.artifact.embedded_bases import EMBEDDED, EmbeddedFacts
 from robust_encoders.concepts import Concept
 from robust_encoders.encoder import RobustEncoder
 from robust_encoders.errors import BaseLoadError, NotReadyError
-from robust_encoders.hub.catalog import CATALOG, EMBEDDED
-from robust_encoders.hub.embedded import EMBEDDED_FAMILY
+from robust_encoders.hub.catalog import CATALOG
+from robust_encoders.hub.embedded import embedded_name, embedded_problems
 from robust_encoders.hub.pipelines import PipelineOptions, load_pipeline, require_place
 from robust_encoders.loaded import LoadedArtifact
 from robust_encoders.utils.devices import device_problem
@@ -21,12 +22,13 @@ from robust_encoders.utils.devices import device_problem
 from ..detectors import DETECTORS
 from ..diffusion.load import UNetDtype
 from ..diffusion.sampling import SamplingConfig
-from ..evaluation.benchmarks import ShapesBenchmark, StableDiffusionBenchmark
+from ..evaluation.benchmarks import BENCHMARKS, StableDiffusionBenchmark
 from ..evaluation.benchmarks.described_detectors import refuse_undescribed
-from ..evaluation.benchmarks.shapes_detectors import refuse_unknown_shapes_detector
+from ..evaluation.config import EvaluationConfig
+from ..evaluation.evaluate import defaults_of
 from .screen import Screen
 from .studio import Studio
-from .trials import Trial, trial_of
+from .trials import Trial, refuse_unknown_detector, trial_of
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,13 @@ class AppConfig:
     """What the page offers.
 
     Args:
-        encoders: Names or folders of encoders and overlays; empty for all of the embedded base.
-        base: Folder or Hub id of the pipeline; empty for the embedded base.
+        encoders: Names or folders of encoders and overlays; empty for all that the package has for an embedded base.
+        base: Folder or Hub id of the pipeline, or name of an embedded base; empty for the default one.
         detector: Name of the detector, as in ``evaluate --detector``; empty for the usual one of each concept.
         steps: Denoising steps of every picture; None for those of an evaluation.
         guidance: Guidance scale of every picture; None for that of an evaluation.
         workers: Number of visitors that are served at the same time.
-        device: Device of the pipeline; empty for a GPU if there is one, and for the CPU with the embedded base.
+        device: Device of the pipeline; empty for a GPU if there is one, and for the CPU with an embedded base.
         dtype: Precision of all weights.
     """
 
@@ -54,17 +56,18 @@ class AppConfig:
     dtype: UNetDtype = "float32"
 
     @property
-    def embedded(self) -> bool:
-        """True if the page draws with the embedded base."""
-        return self.base in ("", EMBEDDED_FAMILY)
+    def embedded(self) -> EmbeddedFacts | None:
+        """Facts about the embedded base that the page draws with; None for any other base."""
+        return EMBEDDED.get(embedded_name(self.base or None))
 
     def problems(self) -> list[str]:
         """Return what is wrong with the settings, in sentences."""
         found = []
-        if not self.embedded and not self.encoders:
+        if not self.encoders and not _embedded_names(self):
+            example = "FOLDER" if self.embedded else "nudity"
             found.append(
                 "expected encoders for this base, found none; name them, for example "
-                f"`robust-encoders app nudity --base {self.base}`"
+                f"`robust-encoders app {example} --base {self.base}`"
             )
         if self.workers < 1:
             found.append(f"expected at least 1 worker, found {self.workers}; leave --workers out for 2")
@@ -77,8 +80,10 @@ def _base_problems(config: AppConfig) -> list[str]:
     """Return why the device or the pipeline does not exist; it is asked first, because encoders take long to fetch."""
     found = [problem] if (problem := device_problem(config.device)) else []
     try:
-        if not config.embedded:
+        if config.embedded is None:
             require_place(config.base)
+        else:
+            found += embedded_problems(config.embedded.name)
     except BaseLoadError as error:
         found.append(str(error))
     return found
@@ -86,8 +91,8 @@ def _base_problems(config: AppConfig) -> list[str]:
 
 def _detector_problems(config: AppConfig) -> list[str]:
     try:
-        if config.detector and config.embedded:
-            refuse_unknown_shapes_detector(config.detector)
+        if config.detector and config.embedded is not None:
+            refuse_unknown_detector(config.embedded, config.detector)
         elif config.detector and config.detector not in DETECTORS:
             refuse_undescribed(config.detector)
     except ValueError as error:
@@ -111,7 +116,7 @@ def open_studio(config: AppConfig) -> Studio:
     """
     if problems := config.problems():
         raise NotReadyError.of(problems)
-    encoders = {name: RobustEncoder.from_pretrained(name) for name in config.encoders or _embedded_names()}
+    encoders = {name: RobustEncoder.from_pretrained(name) for name in config.encoders or _embedded_names(config)}
     concepts = _concepts(encoders)
     if config.detector and len(concepts) > 1:
         raise NotReadyError.of(
@@ -122,7 +127,8 @@ def open_studio(config: AppConfig) -> Studio:
         )
     pipe, sampling = _pipeline(config), _sampling(config)
     checker, extractor = _taken_checker(pipe)
-    family = EMBEDDED_FAMILY if config.embedded else ""
+    facts = config.embedded
+    family = facts.name if facts else ""
     trials = {
         name: trial_of(concept, pipe, family=family, sampling=sampling, detector=config.detector)
         for name, concept in concepts.items()
@@ -131,15 +137,17 @@ def open_studio(config: AppConfig) -> Studio:
         pipe,
         encoders,
         trials=trials,
-        screen=Screen(checker, extractor, _content(trials), harmless=config.embedded),
+        screen=Screen(checker, extractor, _content(trials), draws=facts.draws if facts else ""),
         sampling=sampling,
         workers=config.workers,
-        title="the small base of shapes in the package" if config.embedded else config.base,
+        title=f"the small base of {facts.draws} in the package" if facts else config.base,
     )
 
 
-def _embedded_names() -> tuple[str, ...]:
-    return tuple(name for name in CATALOG if name.startswith(EMBEDDED))
+def _embedded_names(config: AppConfig) -> tuple[str, ...]:
+    """Return the names of all encoders that the package has for the page's base."""
+    facts = config.embedded
+    return tuple(name for name, entry in CATALOG.items() if facts and entry.embedded_base == facts.name)
 
 
 def _concepts(encoders: Mapping[str, LoadedArtifact]) -> dict[str, Concept]:
@@ -156,7 +164,9 @@ def _content(trials: Mapping[str, Trial]) -> tuple[tuple[str, Any], ...]:
 
 
 def _sampling(config: AppConfig) -> SamplingConfig:
-    usual = (ShapesBenchmark if config.embedded else StableDiffusionBenchmark).defaults.sampling
+    facts = config.embedded
+    kind = BENCHMARKS.get(facts.name) if facts else StableDiffusionBenchmark
+    usual = (EvaluationConfig() if kind is None else defaults_of(kind)).sampling
     return SamplingConfig(
         usual.steps if config.steps is None else config.steps,
         usual.guidance if config.guidance is None else config.guidance,
@@ -166,9 +176,9 @@ def _sampling(config: AppConfig) -> SamplingConfig:
 
 def _pipeline(config: AppConfig) -> Any:
     device = config.device or ("cuda" if torch.cuda.is_available() and not config.embedded else "")
-    plain = config.embedded and config.dtype == "float32"  # as it is loaded anyway
+    plain = config.embedded is not None and config.dtype == "float32"  # as it is loaded anyway
     options = PipelineOptions(dtype=None if plain else getattr(torch, config.dtype), device=device)
-    pipe = load_pipeline(None if config.embedded else config.base, options).pipe
+    pipe = load_pipeline(config.base or None, options).pipe
     if not _draws_from_prompts(type(pipe)):
         raise NotReadyError.of(
             [

@@ -18,8 +18,6 @@ from .studio import Studio
 
 logger = get_logger(__name__)
 TITLE = "Robust text encoders"
-# What the page opens with on the embedded base.
-PROMPT, CHOSEN = "a red circle on a white background", "shapes/circle"
 _FONTS = ("system-ui", "sans-serif")
 _MONO = ("ui-monospace", "monospace")
 _WAITING = 32  # visitors that may wait
@@ -188,8 +186,9 @@ def open_page(config: AppConfig) -> Page:
         config: Settings of the page.
     """
     studio = open_studio(config)
-    chosen = CHOSEN if CHOSEN in studio.encoders else next(iter(studio.encoders))
-    return Page(studio, prompt=PROMPT if config.embedded else "", chosen=(chosen,))
+    facts = config.embedded
+    chosen = facts.encoder if facts and facts.encoder in studio.encoders else next(iter(studio.encoders))
+    return Page(studio, prompt=facts.prompt if facts else "", chosen=(chosen,))
 
 
 def _theme() -> Any:

@@ -24,16 +24,18 @@ class Screen:
         checker: Safety checker of the pipeline; None if it has none.
         extractor: Image processor of the safety checker.
         detectors: Name of a concept of the kind ``content`` to its detector.
-        harmless: True if the base can draw nothing that needs a cover, as the embedded one.
+        draws: Things that an embedded base draws, none of which needs a cover; empty for any other base.
     """
 
     checker: Any = None
     extractor: Any = None
     detectors: tuple[tuple[str, Detector], ...] = ()
-    harmless: bool = False
+    draws: str = ""
 
     def reasons(self, images: Tensor) -> list[str]:
         """Return for each picture (B, 3, H, W) in [0, 1] who found something in it; empty for a picture to show."""
+        if self.draws:
+            return ["" for _ in images]
         found: list[list[str]] = [[] for _ in images]
         if self.checker is not None:
             for row, flagged in zip(found, self._flags(images), strict=True):
@@ -55,8 +57,8 @@ class Screen:
 
     def words(self) -> str:
         """Return in sentences what the page filters and what it does not."""
-        if self.harmless:
-            return "Nothing is filtered, because this base draws nothing but coloured shapes."
+        if self.draws:
+            return f"Nothing is filtered, because this base draws nothing but {self.draws}."
         parts = ["the pipeline's safety checker"] if self.checker is not None else []
         parts += [f"the judge of {concept}" for concept, _ in self.detectors]
         if not parts:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from robust_encoders.artifact.embedded_bases import EmbeddedFacts
 from robust_encoders.concepts import Concept
-from robust_encoders.hub.embedded import EMBEDDED_FAMILY
 from robust_encoders.utils.extras import package_problems
 
 from ..detectors import NudeNet
 from ..diffusion.base_configs import BaseConfigs
 from ..diffusion.base_kind import kind_problems
 from ..diffusion.sampling import SamplingConfig
+from ..evaluation.benchmarks import BENCHMARKS
 from ..evaluation.benchmarks.detectors import benchmark_detector
-from ..evaluation.benchmarks.shapes import ShapesBenchmark
-from ..evaluation.benchmarks.shapes_attacks import shapes_suite
-from ..evaluation.benchmarks.shapes_detectors import AGREED
 from ..evaluation.benchmarks.stable_diffusion import StableDiffusionBenchmark
 from ..evaluation.benchmarks.stable_diffusion_attacks import stable_diffusion_suite
+from ..evaluation.config import EvaluationConfig
+from ..evaluation.plan import Benchmark
 from ..protocols import Attack, Detector
 from ..types import AttackFacts
 
@@ -49,18 +49,18 @@ def trial_of(concept: Concept, pipe: Any, *, family: str, sampling: SamplingConf
     Args:
         concept: Single concept, without parts.
         pipe: Pipeline of the page, without encoders.
-        family: Family of the pipeline; ``shapes`` for the embedded base.
+        family: Name of the embedded base; empty for any other pipeline.
         sampling: Sampling of the pictures.
         detector: Name of the detector as in ``evaluate --detector``; empty for NudeNet if the concept is nudity, and
-            for the judges of the embedded base.
+            for the judges of an embedded base.
 
     Raises:
         ValueError: If there is no such detector.
         OSError: If a model is not there.
         ModuleNotFoundError: Naming the extra to install.
     """
-    if family == EMBEDDED_FAMILY:
-        return _on_shapes(concept, sampling, detector)
+    if family:
+        return _on_embedded(family, concept, pipe, sampling, detector)
     needs = tuple(kind_problems(BaseConfigs.of_pipeline(pipe), draws=True))
     judge, missing = _detector(concept, detector, pipe.device)
     if missing:
@@ -69,13 +69,39 @@ def trial_of(concept: Concept, pipe: Any, *, family: str, sampling: SamplingConf
     return Trial(concept, judge, _single(suite), needs)
 
 
-def _on_shapes(concept: Concept, sampling: SamplingConfig, detector: str) -> Trial:
+def refuse_unknown_detector(base: EmbeddedFacts, detector: str) -> None:
+    """Refuse a detector that the benchmark of an embedded base does not have.
+
+    Args:
+        base: Facts about the base.
+        detector: Name of the detector.
+
+    Raises:
+        ValueError: If the benchmark has no such detector.
+    """
+    if base.name in BENCHMARKS:
+        _benchmark(base.name, base.concept, detector)
+
+
+def _on_embedded(family: str, concept: Concept, pipe: Any, sampling: SamplingConfig, detector: str) -> Trial:
+    if family not in BENCHMARKS:
+        return Trial(concept, needs=(f"The embedded base {family} has no attacks yet: no benchmark has its name.",))
     try:
-        erased = ShapesBenchmark(concept, suite="quick").erased
+        _benchmark(family, concept)
     except ValueError as error:  # an encoder of a concept that this world does not have
-        return Trial(concept, needs=(f"The embedded base has no judge of {concept.name}: {error}.",))
-    judge = benchmark_detector(ShapesBenchmark.name, detector or AGREED, erased.concept)
-    return Trial(concept, judge, _single(shapes_suite("quick", erased, sampling)))
+        return Trial(concept, needs=(f"The embedded base {family} has no judge of {concept.name}: {error}.",))
+    plan = _benchmark(family, concept, detector).plan(pipe, EvaluationConfig(sampling=sampling))
+    return Trial(concept, plan.detector, _single(plan.attacks))
+
+
+def _benchmark(family: str, concept: str | Concept, detector: str = "") -> Benchmark:
+    """Return the benchmark of an embedded base with its short suite, and a detector other than its own if it is named.
+
+    Raises:
+        ValueError: If the world has no such concept, or the benchmark no such detector.
+    """
+    make: Callable[..., Benchmark] = BENCHMARKS[family]
+    return make(concept=concept, suite="quick", **({"detector": detector} if detector else {}))
 
 
 def _detector(concept: Concept, name: str, device: Any) -> tuple[Detector | None, str]:

@@ -12,6 +12,7 @@ from threading import Event
 from typing import get_args
 
 from robust_encoders.errors import NotReadyError
+from robust_encoders.hub.embedded import EMBEDDED_BASES
 from robust_encoders.utils.console import EXIT_OK, UsageError, flush, say
 
 from ..app.opening import AppConfig
@@ -84,14 +85,16 @@ def app_parser() -> ArgumentParser:
     """Return the parser of the command."""
     parser = parser_of("app", "Serve a page that draws prompts without and with encoders, and attacks what they see.")
     parser.add_argument(
-        "encoders", metavar="ENCODER", nargs="*", help="catalog name or folder; by default all of the embedded base"
+        "encoders", metavar="ENCODER", nargs="*", help="catalog name or folder; by default all of an embedded base"
     )
-    parser.add_argument("--base", default="", help="folder or Hub id of a pipeline; by default the embedded base")
+    parser.add_argument(
+        "--base", default="", help=f"folder or Hub id of a pipeline, or {' or '.join(EMBEDDED_BASES)}, embedded bases"
+    )
     parser.add_argument(
         "--detector",
         default="",
         metavar="NAME",
-        help="detector that says whether an attack won, as in evaluate --detector; by default the embedded base's own "
+        help="detector that says whether an attack won, as in evaluate --detector; by default an embedded base's own "
         "judges, and NudeNet for nudity",
     )
     parser.add_argument("--steps", type=int, help="denoising steps of every picture; by default those of an evaluation")

@@ -190,6 +190,7 @@ def certificate_text(certificate: Certificate, out: Path) -> str:
     """
     rows = [("nearest", certificate.nearest), ("random", certificate.random)]
     rows += [(f"tenth {i}", one) for i, one in enumerate(certificate.tenths, 1)]
+    rows += [(f"base {i}", one) for i, one in enumerate(certificate.base_tenths, 1)]
     lines = [f"{certificate.statement[:1].upper()}{certificate.statement[1:]}.", ""]
     for name, one in rows:
         (near, far), (low, high) = one.distances, one.interval
@@ -202,10 +203,17 @@ def certificate_text(certificate: Certificate, out: Path) -> str:
         "",
         f"By chance, the empty prompt shows it in at least one of as many pictures: {100 * chance.encoder.rate:.1f} % "
         f"with the encoder, {100 * chance.base.rate:.1f} % with the base alone.",
-        f"Test that success falls with distance: one-sided p = {certificate.p:.2g}; below {LEVEL} is asked for.",
+        f"Test that success falls with distance: one-sided p = {certificate.p:.2g}{_base_p(certificate)}; "
+        f"below {LEVEL} is asked for.",
         "No lower bound on the distance of other texts is known."
         if bound is None
         else f"No text has a distance below {bound:.4g}.",
         str(out / CERTIFICATE_NAME),
     ]
     return "\n".join(lines)
+
+
+def _base_p(certificate: Certificate) -> str:
+    if certificate.base_p is None:
+        return ""
+    return f" with the encoder, {certificate.base_p:.2g} in the ranking by the base's own text encoder"

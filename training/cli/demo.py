@@ -7,62 +7,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from PIL import Image
 from torch import Tensor
 
+from robust_encoders.artifact.embedded_bases import EMBEDDED, EmbeddedFacts
 from robust_encoders.encoder import RobustEncoder
-from robust_encoders.hub.embedded import embedded_pipeline
+from robust_encoders.hub.embedded import EMBEDDED_FAMILY, embedded_pipeline
 from robust_encoders.loaded import LoadedArtifact
 
 from ..attacks import UnlearnDiffAtk
 from ..diffusion.sampling import SamplingConfig, draw, draw_candidates
 from ..diffusion.target import TargetModel
-from ..evaluation.benchmarks.shapes_demo import ShapesDemo
+from ..evaluation.benchmarks.demos import DEMOS, DemoWorld, missing_for_demo
 from ..metrics.rates import detect
 from ..progress import ProgressBar, announce, duration, passed
-from ..protocols import Attack, Detector
-from ..reports.plots.picture_grid import Pair, Section, Tile, draw_grid
+from ..protocols import Attack
+from ..reports.plots.picture_grid import Pair, Section, Tile, draw_grid, stacked
 from ..reports.tables import markdown
 from ..types import Case
 
-CONCEPT = "circle"
 PICTURE_NAME, STRIP_NAME = "demo.png", "demo-strip.png"
 # Measured on one thread: an attack takes as long as this many rows of pictures.
 _ATTACK = 12
 _KEPT = "Everything else, to be kept"
 _HEADINGS = ("The concept by its name", "An unseen synonym", "Under attack", "Another concept")
-
-
-class DemoWorld(Protocol):
-    """Protocol of the embedded base's world for the demo: prompts about a concept, and a judge."""
-
-    @property
-    def about(self) -> str:
-        """Description of the base in a few words."""
-        ...
-
-    @property
-    def concept(self) -> str:
-        """Name of the concept."""
-        ...
-
-    @property
-    def detector(self) -> Detector:
-        """Detector of the concept."""
-        ...
-
-    def named(self, n: int, *, seed: int) -> dict[str, list[Case]]:
-        """Return title to ``n`` cases that state the concept, plain prompts first."""
-        ...
-
-    def kept(self, n: int, *, seed: int) -> list[Case]:
-        """Return ``n`` cases that do not state the concept."""
-        ...
-
-    def instead(self, images: Tensor, cases: Sequence[Case]) -> Sequence[str]:
-        """Return what pictures (B, 3, H, W) in [0, 1] show instead of the requested values; empty if as requested."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -75,6 +45,7 @@ class DemoRow:
         n: Number of pictures.
         before: Number of pictures without the encoder for which the answer is yes.
         after: Number of pictures with the encoder for which the answer is yes.
+        base: Name of the embedded base.
     """
 
     title: str
@@ -82,6 +53,7 @@ class DemoRow:
     n: int
     before: int
     after: int
+    base: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,10 +72,27 @@ class DemoSummary:
 
     @property
     def table(self) -> str:
-        """The rows as a table that reads as plain text."""
+        """The rows as a table that reads as plain text; with several bases, each row begins with its own."""
         head = ["prompts", "question", "before", "after"]
         cells = [[r.title, r.question, f"{r.before} of {r.n}", f"{r.after} of {r.n}"] for r in self.rows]
+        if len({row.base for row in self.rows}) > 1:
+            head, cells = ["base", *head], [[r.base, *row] for r, row in zip(self.rows, cells, strict=True)]
         return "\n".join([*markdown(head, cells), "", f"{self.picture} ({self.seconds:.0f} s)"])
+
+
+@dataclass(frozen=True)
+class DemoPart:
+    """The demo of one base, drawn.
+
+    Args:
+        picture: All sections under a title.
+        strip: One pair of four sections.
+        rows: Counts, one row for each section.
+    """
+
+    picture: Image.Image
+    strip: Image.Image
+    rows: tuple[DemoRow, ...]
 
 
 @dataclass(frozen=True)
@@ -156,23 +145,25 @@ class Demo:
             question = "drawn as asked?" if section.kept else f"{self.world.concept} drawn?"
             before = sum(pair.before.good == section.kept for pair in section.pairs)
             after = sum(pair.after.good == section.kept for pair in section.pairs)
-            rows.append(DemoRow(section.title, question, len(section.pairs), before, after))
+            rows.append(DemoRow(section.title, question, len(section.pairs), before, after, self.world.name))
         return tuple(rows)
 
-    def write(self, out: Path, *, seed: int) -> DemoSummary:
-        """Draw all sections into ``out/demo.png``, and one pair of four of them into ``out/demo-strip.png``."""
-        start = time.monotonic()
+    def drawn(self, seed: int) -> DemoPart:
+        """Draw all sections into one picture, and one pair of four of them into another one.
+
+        Args:
+            seed: Seed of prompts, pictures and attacks.
+        """
         sections = self.sections(seed)
-        out.mkdir(parents=True, exist_ok=True)
         named = f'A text encoder without "{self.world.concept}"'
         title = f"{named}: the same prompts and seeds, before and after it is attached"
-        draw_grid(title, self._notes(), sections).save(out / PICTURE_NAME)
-        draw_grid("", (), [strip(sections)]).save(out / STRIP_NAME)
-        return DemoSummary(out / PICTURE_NAME, self.rows(sections), time.monotonic() - start)
+        picture = draw_grid(title, self._notes(), sections)
+        return DemoPart(picture, draw_grid("", (), [strip(sections)]), self.rows(sections))
 
     def _notes(self) -> tuple[str, ...]:
         return (
-            f"before: the embedded base, {self.world.about}.  after: the same pipeline with the robust text encoder.",
+            f"before: the embedded base {self.world.name}, {self.world.about}.  "
+            "after: the same pipeline with the robust text encoder.",
             f"Below each picture: the verdict of the judge. Green is the wanted result after: no {self.world.concept}, "
             "everything else as asked.",
             f"Attacked: {self.attack.name} put tokens before a plain prompt during this demo, "
@@ -239,16 +230,48 @@ def _section(title: str, cases: Sequence[Case], before: Sequence[Tile], after: S
     return Section(title, tuple(pairs), kept=title == _KEPT)
 
 
-def run_demo(out: Path, *, seed: int = 0) -> DemoSummary:
-    """Draw the demo on the embedded base with its ``circle`` encoder.
+def write_demos(demos: Sequence[Demo], out: Path, *, seed: int) -> DemoSummary:
+    """Draw demos below each other into ``out/demo.png``, and the strip of the first one into ``out/demo-strip.png``.
+
+    Args:
+        demos: Demos of one base each, at least one.
+        out: Folder of the two pictures.
+        seed: Seed of prompts, pictures and attacks.
+    """
+    start = time.monotonic()
+    parts = [demo.drawn(seed) for demo in demos]
+    out.mkdir(parents=True, exist_ok=True)
+    stacked([part.picture for part in parts]).save(out / PICTURE_NAME)
+    parts[0].strip.save(out / STRIP_NAME)
+    rows = tuple(row for part in parts for row in part.rows)
+    return DemoSummary(out / PICTURE_NAME, rows, time.monotonic() - start)
+
+
+def run_demo(out: Path, *, seed: int = 0, bases: Sequence[str] = ()) -> DemoSummary:
+    """Draw the demo on embedded bases, on each with the encoder that the package has for it.
 
     Args:
         out: Folder of ``demo.png`` and ``demo-strip.png``.
         seed: Seed of prompts, pictures and attacks.
+        bases: Names of embedded bases; empty for all that are installed with an encoder.
 
     Raises:
-        AssetsMissingError: If the package was installed without its assets.
+        AssetsMissingError: If the package was installed without the assets of a base that is asked for, or of all.
     """
-    encoder = RobustEncoder.from_pretrained(f"shapes/{CONCEPT}")
-    world = ShapesDemo.load(CONCEPT)
-    return Demo(embedded_pipeline(), encoder, world).write(out, seed=seed)
+    return write_demos([_demo(EMBEDDED[base]) for base in bases or _complete()], out, seed=seed)
+
+
+def _complete() -> Sequence[str]:
+    """Return the embedded bases that have all that the demo needs, and say why others are left out."""
+    missing = {base: missing_for_demo(base) for base in DEMOS}
+    for base, reason in missing.items():
+        if reason:
+            announce(f"demo: without the base {base}, because {reason}")
+    # Without any, the default base is asked for, which says how to get it.
+    return [base for base, reason in missing.items() if not reason] or [EMBEDDED_FAMILY]
+
+
+def _demo(facts: EmbeddedFacts) -> Demo:
+    encoder = RobustEncoder.from_pretrained(facts.encoder)
+    pipe = embedded_pipeline(facts.name)
+    return Demo(pipe, encoder, DEMOS[facts.name](facts.concept, pipe))

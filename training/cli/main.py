@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from robust_encoders.hub.embedded import EMBEDDED_BASES
 from robust_encoders.utils.console import EXIT_NO, EXIT_OK, UsageError, say
 
 from .parsing import parser_of
@@ -67,6 +68,9 @@ def _demo(arguments: Sequence[str]) -> int:
     parser = parser_of("demo", "Draw the same prompts with and without a robust encoder, plain and under attack.")
     parser.add_argument("--out", type=Path, default=Path(), help="folder that receives demo.png and demo-strip.png")
     parser.add_argument("--seed", type=int, default=0, help="seed of prompts, pictures and attacks")
+    parser.add_argument(
+        "--base", choices=EMBEDDED_BASES, help="embedded base to draw with; by default all that are installed"
+    )
     options = parser.parse_args(arguments)
     if options.out.suffix or options.out.is_file():
         raise UsageError(f"expected a folder that receives demo.png, found a file name: {options.out}")
@@ -75,7 +79,7 @@ def _demo(arguments: Sequence[str]) -> int:
 
     require_places(options.out)
 
-    say(run_demo(options.out, seed=options.seed).table)
+    say(run_demo(options.out, seed=options.seed, bases=(options.base,) if options.base else ()).table)
     return EXIT_OK
 
 

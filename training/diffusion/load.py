@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from robust_encoders.errors import BaseLoadError
-from robust_encoders.hub.embedded import EMBEDDED_BASES, EMBEDDED_FAMILY
+from robust_encoders.hub.embedded import embedded_name
 from robust_encoders.hub.pipelines import PipelineOptions, load_pipeline, require_place
 
 from .base_configs import configs_of
@@ -27,7 +27,7 @@ class OpenedBase:
 
     Args:
         pipe: Pipeline of diffusers without a safety checker. It has an autoencoder if it was opened with ``whole`` or
-            is the embedded base.
+            is embedded.
         family: Family of bases that the pipeline belongs to, by the size of its text encoder; empty if unknown.
         ids: Hub ids of the pipeline.
         revision: Commit of the first Hub id.
@@ -54,7 +54,7 @@ def open_base(
             embedded base; None stands for the default one.
         dtype: Precision of the UNet, which is never trained; text encoders are in float32. With ``whole``, precision of
             all weights.
-        device: Device of the pipeline. The default is a GPU if there is one; the embedded base stays on the CPU.
+        device: Device of the pipeline. The default is a GPU if there is one; an embedded base stays on the CPU.
         whole: True to keep the autoencoder, which drawing pictures needs, and to accept weights stored as pickles, as
             diffusers does.
         two: True to accept a base with two text encoders, as SDXL has.
@@ -63,21 +63,15 @@ def open_base(
         BaseLoadError: If the pipeline or the device does not exist, the pipeline is of another kind, such as one for
             inpainting, diffusers cannot load it, or its weights are pickles and ``whole`` is False.
     """
-    embedded = EMBEDDED_FAMILY if name is None else str(name) if _is_embedded(name) else ""
+    embedded = embedded_name(name)
     if name is not None and not embedded:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         require_base(name, device=device, dtype=dtype, draws=whole, two=two)
     elif problems := device_problems(device) if device else []:
         raise BaseLoadError(problems[0])
     loaded = load_pipeline(name, _whole(dtype, device) if whole else _for_training(dtype, device))
-    if embedded:
-        return OpenedBase(loaded.pipe, embedded)
     family = loaded.family
     return OpenedBase(loaded.pipe, family if family.isalnum() else "", loaded.ids, loaded.revision)
-
-
-def _is_embedded(name: str | Path) -> bool:
-    return name in EMBEDDED_BASES and not Path(name).exists()
 
 
 def require_base(name: str | Path, *, device: str, dtype: UNetDtype, draws: bool, two: bool = False) -> None:

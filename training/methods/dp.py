@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from torch import Generator
-
-from robust_encoders.concepts import Concept
-
-from ..diffusion.backbone import Backbone
-from ..types import Edit
-from ..workspace import Workspace
 from .closed_form import Moments, double_projection, free_beyond, onto
+from .closed_method import ClosedForm, Problem, Reading, Solution
 from .token_vectors import TokenVectors
-from .uce import UCE, as_edit, guide
+from .uce import UCE, guide
 
 if TYPE_CHECKING:
     from typing import Self
@@ -25,7 +18,7 @@ CAPTION_RANK = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class DP:
+class DP(ClosedForm):
     """Double Projections (Zhang et al., CVPR 2026, arXiv 2604.10032).
 
     The first projection gives a token vector c of the concept its target: its part in the span of safe vectors S,
@@ -56,7 +49,6 @@ class DP:
     """
 
     name: ClassVar[str] = "dp"
-    uses_workspace: ClassVar[bool] = True
     texts: Literal["words", "prompts"] = "words"
     tokens: Literal["last", "from_last"] = "last"
     target: Literal["projection", "anchor"] = "projection"
@@ -86,50 +78,18 @@ class DP:
         rank = CAPTION_RANK if self.rank is None else self.rank
         return replace(self, texts="prompts", tokens="from_last", target="anchor", rank=rank)
 
-    @classmethod
-    def standard(cls, retained: tuple[str, ...]) -> Self:
-        """Return the paper's settings with these preserved prompts."""
-        return cls(preserve=retained)
-
-    @property
-    def retained(self) -> tuple[str, ...]:
-        """The prompts that keep their meaning."""
-        return self.preserve
-
-    @property
-    def wants_retained(self) -> bool:
-        """True, because everyday objects are preserved when the user gives no prompts."""
-        return True
-
-    def retaining(self, prompts: tuple[str, ...]) -> Self:
-        """Return a copy with other preserved prompts."""
-        return replace(self, preserve=prompts)
-
-    def erase(
-        self, backbone: Backbone, concept: Concept, *, generator: Generator, workspace: Workspace | None = None
-    ) -> Edit:
-        """Solve for the matrix with ``backbone``'s text encoder; ``backbone`` stays unchanged.
-
-        Args:
-            backbone: Base that the matrix will be attached to; its text encoder gives every token vector.
-            concept: Concept to erase; its anchor is the target.
-            generator: Unused, because the method draws nothing at random.
-            workspace: Workspace whose ``progress`` switch is used; nothing else of it matters.
-
-        Raises:
-            ValueError: If a conditioning is not finite, if a caption does not name the concept, or if the preserved
-                prompts leave no direction free.
-        """
-        started = time.monotonic()
-        progress = workspace is not None and workspace.progress
+    def problem(self, reading: Reading) -> Problem:
+        """Read the moved and the kept token vectors, and project the former on the safe vectors for their targets."""
+        backbone, concept = reading.backbone, reading.concept
         reader = UCE(texts=self.texts, tokens=self.tokens, preserve=self.preserve, batch=self.batch)
-        moved = reader.moved(backbone, concept, self.tokens, progress=progress)
-        kept = reader.kept(backbone, self.tokens, progress=progress)
+        moved = reader.moved(backbone, concept, self.tokens, progress=reading.progress)
+        kept = reader.kept(backbone, self.tokens, progress=reading.progress)
         if self.target == "projection":
             anchors = dict.fromkeys(guide(part) for part in concept.parts or (concept,))
             safe = TokenVectors(backbone, batch=self.batch).read([*anchors, *self.safe], "last")
             moved = Moments(moved.second, onto(safe) @ moved.second, moved.count)
-        read = time.monotonic()
+        return Problem(moved, kept, lambda: self._solution(moved, kept))
+
+    def _solution(self, moved: Moments, kept: Moments) -> Solution:
         free = free_beyond(kept.second, self.rank)
-        matrix = double_projection(moved, free)
-        return as_edit(matrix, moved, kept, seconds=(started, read), free_directions=free.shape[1])
+        return Solution(double_projection(moved, free), {"free_directions": free.shape[1]})

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
-from torch import Generator
+from torch import Tensor
 
-from ..diffusion.backbone import Backbone
-from ..types import Edit
-from ..workspace import Workspace
-from .paired_vectors import beside, erase_pairs, require_paired
-
-if TYPE_CHECKING:
-    from typing import Self
-
-    from robust_encoders.concepts import Concept
+from .paired_vectors import PairedForm, beside
 
 
 @dataclass(frozen=True, kw_only=True)
-class MACE:
+class MACE(PairedForm):
     """First stage of MACE (Lu et al., CVPR 2024, arXiv 2403.06135): closed-form refinement of cross-attention.
 
     In a prompt, the tokens beside the concept's words carry the concept, too, because the text encoder mixes positions.
@@ -50,7 +42,6 @@ class MACE:
     """
 
     name: ClassVar[str] = "mace"
-    uses_workspace: ClassVar[bool] = True
     texts: Literal["words", "prompts"] = "words"
     templates: int = 30
     preserve: tuple[str, ...] = ()
@@ -58,45 +49,6 @@ class MACE:
     lamb: float = 0.0
     batch: int = 64
 
-    def __post_init__(self) -> None:
-        require_paired(self)
-
-    def by_captions(self) -> Self:
-        """Return the method with the concept's captions as its texts."""
-        return replace(self, texts="prompts")
-
-    @classmethod
-    def standard(cls, retained: tuple[str, ...]) -> Self:
-        """Return the paper's settings with these preserved prompts."""
-        return cls(preserve=retained)
-
-    @property
-    def retained(self) -> tuple[str, ...]:
-        """The prompts that keep their meaning."""
-        return self.preserve
-
-    @property
-    def wants_retained(self) -> bool:
-        """True, because everyday objects are preserved when the user gives no prompts."""
-        return True
-
-    def retaining(self, prompts: tuple[str, ...]) -> Self:
-        """Return a copy with other preserved prompts."""
-        return replace(self, preserve=prompts)
-
-    def erase(
-        self, backbone: Backbone, concept: Concept, *, generator: Generator, workspace: Workspace | None = None
-    ) -> Edit:
-        """Solve for the matrix with ``backbone``'s text encoder; ``backbone`` stays unchanged.
-
-        Args:
-            backbone: Base that the matrix will be attached to; its text encoder gives every token vector.
-            concept: Concept to erase; its anchor is the target.
-            generator: Unused, because the method draws nothing at random.
-            workspace: Workspace whose ``progress`` switch is used; nothing else of it matters.
-
-        Raises:
-            ValueError: If a conditioning is not finite, or a caption does not name the concept.
-        """
-        eos_id = backbone.tokenizer.eos_token_id
-        return erase_pairs(self, backbone, concept, lambda own, other: beside(own, other, eos_id), workspace)
+    def rows(self, own: Tensor, other: Tensor, eos_id: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the rows beside the words in which a pair of prompts differs, and their weights; see ``beside``."""
+        return beside(own, other, eos_id)

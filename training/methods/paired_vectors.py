@@ -6,10 +6,10 @@ in the tokenizer's ids. The authors' programs count words, which is wrong as soo
 
 from __future__ import annotations
 
-import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -18,11 +18,9 @@ from tqdm import tqdm
 from ..diffusion.backbone import Backbone
 from ..prompts.concept_words import anchor_prompt, require_apart
 from ..prompts.layout import prompt_lengths
-from ..types import Edit
-from ..workspace import Workspace
 from .closed_form import Moments, least_change
-from .token_vectors import TokenVectors
-from .uce import as_edit, guide
+from .closed_method import ClosedForm, Problem, Reading, Solution
+from .uce import guide
 
 if TYPE_CHECKING:
     from robust_encoders.concepts import Concept
@@ -151,76 +149,53 @@ def beside(own: Tensor, other: Tensor, eos_id: int) -> tuple[Tensor, Tensor, Ten
     )
 
 
-class Paired(Protocol):
-    """What the methods on pairs of prompts have in common; each class says what its settings mean."""
+class PairedForm(ClosedForm):
+    """A closed form that moves rows of prompts with the concept to those of the same prompts with the anchor.
 
-    @property
-    def texts(self) -> Literal["words", "prompts"]:
-        """Texts of the pairs."""
-        ...
-
-    @property
-    def templates(self) -> int:
-        """Number of sentences for each word of the concept."""
-        ...
-
-    @property
-    def preserve(self) -> tuple[str, ...]:
-        """Preserved prompts."""
-        ...
-
-    @property
-    def preserve_scale(self) -> float:
-        """Weight of the preserved prompts."""
-        ...
-
-    @property
-    def lamb(self) -> float:
-        """Weight of the squared distance from the unedited matrices."""
-        ...
-
-    @property
-    def batch(self) -> int:
-        """Number of pairs encoded at once."""
-        ...
-
-
-def require_paired(method: Paired) -> None:
-    """Check the settings that TRCE and MACE have in common.
-
-    Raises:
-        ValueError: If a number is outside its range.
+    Attributes:
+        texts: Texts of the pairs.
+        templates: Number of sentences for each word of the concept.
+        preserve: Preserved prompts.
+        preserve_scale: Weight of the preserved prompts, for the mean over them.
+        lamb: Weight of the squared distance from the unedited matrices.
+        batch: Number of pairs encoded at once.
     """
-    infinite = float("inf")
-    if not (0 <= method.preserve_scale < infinite and 0 <= method.lamb < infinite):
-        raise ValueError(
-            f"expected finite preserve_scale >= 0 and lamb >= 0, found {method.preserve_scale} and {method.lamb}"
-        )
-    if not 1 <= method.templates <= TEMPLATES or method.batch < 1:
-        raise ValueError(
-            f"expected 1 to {TEMPLATES} templates and a batch of at least 1 prompt, found {method.templates} and "
-            f"{method.batch}"
-        )
 
+    texts: Literal["words", "prompts"]
+    templates: int
+    preserve: tuple[str, ...]
+    preserve_scale: float
+    lamb: float
+    batch: int
 
-def erase_pairs(method: Paired, backbone: Backbone, concept: Concept, rows: Rows, workspace: Workspace | None) -> Edit:
-    """Return the projection that moves the chosen rows of a concept's prompts to those of the anchor's prompts.
+    def __post_init__(self) -> None:
+        infinite = float("inf")
+        if not (0 <= self.preserve_scale < infinite and 0 <= self.lamb < infinite):
+            raise ValueError(
+                f"expected finite preserve_scale >= 0 and lamb >= 0, found {self.preserve_scale} and {self.lamb}"
+            )
+        if not 1 <= self.templates <= TEMPLATES or self.batch < 1:
+            raise ValueError(
+                f"expected 1 to {TEMPLATES} templates and a batch of at least 1 prompt, found {self.templates} and "
+                f"{self.batch}"
+            )
 
-    Args:
-        method: Settings.
-        backbone: Base that the matrix will be attached to; its text encoder gives every token vector.
-        concept: Concept to erase; its anchor is the target.
-        rows: Function that chooses rows of a pair and their weights.
-        workspace: Workspace whose ``progress`` switch is used; nothing else of it matters.
+    @abstractmethod
+    def rows(self, own: Tensor, other: Tensor, eos_id: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the rows of a pair of prompts and their weights, all (n,).
 
-    Raises:
-        ValueError: If a conditioning is not finite, or a caption does not name the concept.
-    """
-    started = time.monotonic()
-    progress = workspace is not None and workspace.progress
-    pairs = prompt_pairs(concept, method.templates, captions=method.texts == "prompts")
-    moved = PairedVectors(backbone, method.batch, progress).moments(pairs, rows)
-    kept = TokenVectors(backbone, batch=method.batch, progress=progress).kept(method.preserve, "all")
-    read = time.monotonic()
-    prior = kept.scaled(method.preserve_scale / max(len(method.preserve), 1))
-    return as_edit(least_change(moved, prior, lamb=method.lamb), moved, kept, seconds=(started, read))
+        Args:
+            own: Token ids (L,) of the prompt with the concept.
+            other: Token ids (L,) of the prompt with the anchor.
+            eos_id: Id of the end token.
+        """
+
+    def problem(self, reading: Reading) -> Problem:
+        """Read the chosen rows of all pairs, and all token vectors of the preserved prompts."""
+        eos_id = reading.backbone.tokenizer.eos_token_id
+        pairs = prompt_pairs(reading.concept, self.templates, captions=self.texts == "prompts")
+        reader = PairedVectors(reading.backbone, self.batch, reading.progress)
+        moved = reader.moments(pairs, lambda own, other: self.rows(own, other, eos_id))
+        kept = reading.vectors(self.batch).kept(self.preserve, "all")
+        prior = kept.scaled(self.preserve_scale / max(len(self.preserve), 1))
+        return Problem(moved, kept, lambda: Solution(least_change(moved, prior, lamb=self.lamb)))

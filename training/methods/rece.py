@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from torch import Generator
-
-from robust_encoders.concepts import Concept
-
-from ..diffusion.backbone import Backbone
 from ..diffusion.cross_attention import GramMatrix
-from ..types import Edit
-from ..workspace import Workspace
 from .closed_form import RidgeConfig, adversarial_step, solve
-from .uce import UCE, as_edit
+from .closed_method import ClosedForm, Problem, Reading, Solution
+from .uce import UCE
 
 if TYPE_CHECKING:
     from typing import Self
 
 
 @dataclass(frozen=True, kw_only=True)
-class RECE:
+class RECE(ClosedForm):
     """Reliable and Efficient Concept Erasure (Gong et al., ECCV 2024, arXiv 2407.12383).
 
     RECE starts from UCE's edit. For every token of every concept, each epoch derives an embedding. The edited key and
@@ -47,7 +40,6 @@ class RECE:
     """
 
     name: ClassVar[str] = "rece"
-    uses_workspace: ClassVar[bool] = True
     start: UCE = field(default_factory=lambda: UCE(tokens="from_last"))
     epochs: int = 3
     regulariser: float = 0.1
@@ -65,15 +57,10 @@ class RECE:
         """Return the method with the concept's captions as its texts."""
         return replace(self, start=self.start.by_captions())
 
-    @classmethod
-    def standard(cls, retained: tuple[str, ...]) -> Self:
-        """Return the paper's settings with these preserved prompts."""
-        return cls().retaining(retained)
-
     @property
-    def retained(self) -> tuple[str, ...]:
-        """The prompts that keep their meaning."""
-        return self.start.retained
+    def preserve(self) -> tuple[str, ...]:
+        """Preserved prompts, those of UCE's edit."""
+        return self.start.preserve
 
     @property
     def wants_retained(self) -> bool:
@@ -84,33 +71,28 @@ class RECE:
         """Return a copy with other preserved prompts."""
         return replace(self, start=self.start.retaining(prompts))
 
-    def erase(
-        self, backbone: Backbone, concept: Concept, *, generator: Generator, workspace: Workspace | None = None
-    ) -> Edit:
-        """Solve for the matrix with ``backbone``'s text encoder and UNet; ``backbone`` stays unchanged.
-
-        Args:
-            backbone: Base that the matrix will be attached to.
-            concept: Concept to erase; its anchor is the target.
-            generator: Unused, because the method draws nothing at random.
-            workspace: Workspace whose ``cache_dir`` stores the UNet's matrix G, and whose switch shows progress.
+    def problem(self, reading: Reading) -> Problem:
+        """Read the token vectors of UCE's edit and of every epoch, and the UNet's matrix G.
 
         Raises:
             ValueError: If a conditioning is not finite, if a caption does not name the concept, or if the UNet's K and
                 V matrices cannot be identified.
         """
-        started = time.monotonic()
-        place = workspace or Workspace(progress=False)
-        moved = self.start.moved(backbone, concept, self.start.tokens, progress=place.progress)
-        kept = self.start.kept(backbone, self.start.tokens, progress=place.progress)
-        whole = self.start.moved(backbone, concept, "all", progress=place.progress)
-        stay = self.start.kept(backbone, "all", progress=place.progress) if self.start.tokens == "last" else kept
-        gram = GramMatrix.of(backbone.unet, place.cache_dir).gram
-        read = time.monotonic()
-        matrix = solve(moved, kept, self.start.weights)
-        steps = []
-        for _ in range(self.epochs):
-            step = adversarial_step(matrix, whole, stay, gram=gram, regulariser=self.regulariser, weights=self.weights)
-            matrix = matrix @ step
-            steps.append(round(float((step - step.new_ones(len(step)).diag()).norm()), 6))
-        return as_edit(matrix, whole, stay, seconds=(started, read), steps=steps)
+        backbone, concept, tokens = reading.backbone, reading.concept, self.start.tokens
+        moved = self.start.moved(backbone, concept, tokens, progress=reading.progress)
+        kept = self.start.kept(backbone, tokens, progress=reading.progress)
+        whole = self.start.moved(backbone, concept, "all", progress=reading.progress)
+        stay = self.start.kept(backbone, "all", progress=reading.progress) if tokens == "last" else kept
+        gram = GramMatrix.of(backbone.unet, reading.workspace.cache_dir).gram
+
+        def solved() -> Solution:
+            matrix, steps = solve(moved, kept, self.start.weights), []
+            for _ in range(self.epochs):
+                step = adversarial_step(
+                    matrix, whole, stay, gram=gram, regulariser=self.regulariser, weights=self.weights
+                )
+                matrix = matrix @ step
+                steps.append(round(float((step - step.new_ones(len(step)).diag()).norm()), 6))
+            return Solution(matrix, {"steps": steps})
+
+        return Problem(whole, stay, solved)

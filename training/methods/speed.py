@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -11,18 +10,14 @@ from torch import Generator, Tensor
 
 from robust_encoders.overlays.projection import key_value_layers, multiplied
 
-from ..diffusion.backbone import Backbone
-from ..trainer.unet_parameters import as_delta
-from ..types import Component, Edit
-from ..workspace import Workspace
+from ..types import Component
 from .closed_form import Moments, free_below, invariant_edit, most_changed
-from .token_vectors import Tokens, TokenVectors
-from .uce import UCE, as_edit, run_numbers
+from .closed_method import ClosedForm, Problem, Reading, Solution
+from .token_vectors import Tokens
+from .uce import UCE
 
 if TYPE_CHECKING:
     from typing import Self
-
-    from robust_encoders.concepts import Concept
 
 _CENTRES = 3  # of the empty prompt's tokens behind the first; the authors' number
 _ROUNDS = 100  # of k-means, which stops as soon as no token changes its centre
@@ -50,7 +45,7 @@ class PriorConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SPEED:
+class SPEED(ClosedForm):
     """SPEED (Li et al., ICLR 2026, arXiv 2503.07392): an edit in the null space of what is preserved.
 
     The edit of a matrix moves the concept's token vectors to those of its anchor. It lies in the directions in which
@@ -85,7 +80,6 @@ class SPEED:
     """
 
     name: ClassVar[str] = "speed"
-    uses_workspace: ClassVar[bool] = True
     component: Literal["unet", "text_encoder"] = "unet"
     texts: Literal["words", "prompts"] = "words"
     tokens: Literal["last", "from_last", "after_start"] = "last"
@@ -125,60 +119,27 @@ class SPEED:
         """
         return replace(self, texts="prompts", tokens="from_last", kept_tokens="all")
 
-    @classmethod
-    def standard(cls, retained: tuple[str, ...]) -> Self:
-        """Return the paper's settings with these preserved prompts."""
-        return cls(preserve=retained)
-
-    @property
-    def retained(self) -> tuple[str, ...]:
-        """The prompts that keep their meaning."""
-        return self.preserve
-
-    @property
-    def wants_retained(self) -> bool:
-        """True, because everyday objects are preserved when the user gives no prompts."""
-        return True
-
-    def retaining(self, prompts: tuple[str, ...]) -> Self:
-        """Return a copy with other preserved prompts."""
-        return replace(self, preserve=prompts)
-
-    def erase(
-        self, backbone: Backbone, concept: Concept, *, generator: Generator, workspace: Workspace | None = None
-    ) -> Edit:
-        """Solve for the matrices with ``backbone``'s text encoder; ``backbone`` stays unchanged.
-
-        Args:
-            backbone: Base that the edit will be attached to; its text encoder gives every token vector.
-            concept: Concept to erase; its anchor is the target.
-            generator: Generator of the noise of the copies; unused with component ``text_encoder``.
-            workspace: Workspace whose ``progress`` switch is used; nothing else of it matters.
-
-        Raises:
-            ValueError: If a conditioning is not finite, if a caption does not name the concept, or if the preserved
-                prompts leave no direction free.
-        """
-        started = time.monotonic()
-        progress = workspace is not None and workspace.progress
-        reader = UCE(texts=self.texts, batch=self.batch)
-        targets = reader.targets(concept)
-        vectors = TokenVectors(backbone, concept.words(), self.batch, progress)
+    def problem(self, reading: Reading) -> Problem:
+        """Read the moved and the kept token vectors, and those of the empty prompt."""
+        targets = UCE(texts=self.texts, batch=self.batch).targets(reading.concept)
+        vectors = reading.vectors(self.batch, reading.concept.words())
         moved = vectors.moved(targets, self.tokens).scaled(1 / len(targets))
         kept_tokens: Tokens = self.kept_tokens if self.preserve else "after_start"
         kept = vectors.read(self.preserve or ("",), kept_tokens)  # (N, D)
         invariants = unchanged_rows(vectors.read(("",), "all"))
-        read = time.monotonic()
-        if self.component == "text_encoder":
-            matrix = self.matrix(moved, kept, invariants)
-            return as_edit(matrix, moved, Moments.of(kept), seconds=(started, read))
-        edited = {}
-        for name, layer in key_value_layers(backbone.unet).items():
-            if name.endswith("to_v"):
-                weight = layer.weight.detach().to("cpu", torch.float64)
-                matrix = self.matrix(moved, self.preserved(kept, moved, weight, generator=generator), invariants)
-                edited[f"{name}.weight"] = multiplied(layer.weight, matrix)
-        return as_delta(edited, backbone, run_numbers(moved, Moments.of(kept), (started, read)))
+
+        def solve() -> Solution:
+            if self.component == "text_encoder":
+                return Solution(self.matrix(moved, kept, invariants))
+            edited = {}
+            for name, layer in key_value_layers(reading.backbone.unet).items():
+                if name.endswith("to_v"):
+                    weight = layer.weight.detach().to("cpu", torch.float64)
+                    own = self.preserved(kept, moved, weight, generator=reading.generator)
+                    edited[f"{name}.weight"] = multiplied(layer.weight, self.matrix(moved, own, invariants))
+            return Solution(edited)
+
+        return Problem(moved, Moments.of(kept), solve)
 
     def matrix(self, moved: Moments, kept: Tensor, invariants: Tensor) -> Tensor:
         """Return the matrix M (D, D) of the edit W M.

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from ..diffusion.backbone import Backbone
 from ..prompts.layout import prompt_lengths
-from ..types import Edit
-from ..workspace import Workspace
-from .paired_vectors import differing, erase_pairs, require_paired
-
-if TYPE_CHECKING:
-    from typing import Self
-
-    from robust_encoders.concepts import Concept
+from .paired_vectors import PairedForm, differing
 
 
 @dataclass(frozen=True, kw_only=True)
-class TRCE:
+class TRCE(PairedForm):
     """First stage of TRCE (Chen et al., ICCV 2025, arXiv 2503.07389): a closed form aligned at the end token.
 
     For prompts with the concept, the first end token's vector c shall give the outputs of that of the same prompts with
@@ -54,7 +46,6 @@ class TRCE:
     """
 
     name: ClassVar[str] = "trce"
-    uses_workspace: ClassVar[bool] = True
     texts: Literal["words", "prompts"] = "words"
     templates: int = 15
     preserve: tuple[str, ...] = ()
@@ -67,7 +58,7 @@ class TRCE:
     batch: int = 64
 
     def __post_init__(self) -> None:
-        require_paired(self)
+        super().__post_init__()
         if min(self._weights) < 0 or max(self._weights) <= 0:
             raise ValueError(
                 f"expected weights of rows of at least 0, not all 0, found {self._weights}: set end_weight to 1"
@@ -76,46 +67,6 @@ class TRCE:
     @property
     def _weights(self) -> tuple[float, float, float, float]:
         return self.start_weight, self.end_weight, self.padding_weight, self.key_weight
-
-    def by_captions(self) -> Self:
-        """Return the method with the concept's captions as its texts."""
-        return replace(self, texts="prompts")
-
-    @classmethod
-    def standard(cls, retained: tuple[str, ...]) -> Self:
-        """Return the paper's settings with these preserved prompts."""
-        return cls(preserve=retained)
-
-    @property
-    def retained(self) -> tuple[str, ...]:
-        """The prompts that keep their meaning."""
-        return self.preserve
-
-    @property
-    def wants_retained(self) -> bool:
-        """True, because everyday objects are preserved when the user gives no prompts."""
-        return True
-
-    def retaining(self, prompts: tuple[str, ...]) -> Self:
-        """Return a copy with other preserved prompts."""
-        return replace(self, preserve=prompts)
-
-    def erase(
-        self, backbone: Backbone, concept: Concept, *, generator: Generator, workspace: Workspace | None = None
-    ) -> Edit:
-        """Solve for the matrix with ``backbone``'s text encoder; ``backbone`` stays unchanged.
-
-        Args:
-            backbone: Base that the matrix will be attached to; its text encoder gives every token vector.
-            concept: Concept to erase; its anchor is the target.
-            generator: Unused, because the method draws nothing at random.
-            workspace: Workspace whose ``progress`` switch is used; nothing else of it matters.
-
-        Raises:
-            ValueError: If a conditioning is not finite, or a caption does not name the concept.
-        """
-        eos_id = backbone.tokenizer.eos_token_id
-        return erase_pairs(self, backbone, concept, lambda own, other: self.rows(own, other, eos_id), workspace)
 
     def rows(self, own: Tensor, other: Tensor, eos_id: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return the rows of a pair of prompts and their weights, all (4,): begin, first end, last, concept.

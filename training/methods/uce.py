@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
-
-from torch import Generator, Tensor
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from robust_encoders.concepts import Concept
-from robust_encoders.overlays.projection import PROJECTION_TENSOR, require_square
 
 from ..diffusion.backbone import Backbone
 from ..prompts.concept_words import anchor_prompt, require_apart
-from ..types import Edit
-from ..workspace import Workspace
 from .closed_form import Moments, RidgeConfig, solve
+from .closed_method import ClosedForm, Problem, Reading, Solution
 from .token_vectors import Tokens, TokenVectors, VectorTarget
-
-if TYPE_CHECKING:
-    from typing import Self
 
 _BY = ("painting by {}", "art by {}", "artwork by {}", "picture by {}", "style of {}")
 _OF = ("image of {}", "photo of {}", "portrait of {}", "picture of {}", "painting of {}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class UCE:
+class UCE(ClosedForm):
     """Unified Concept Editing (Gandikota et al., WACV 2024, arXiv 2308.14761), technique "replace".
 
     The edit maps every concept's token vectors to those of its anchor. Without an anchor, a style is mapped to ``art``
@@ -59,7 +51,6 @@ class UCE:
     """
 
     name: ClassVar[str] = "uce"
-    uses_workspace: ClassVar[bool] = True
     texts: Literal["words", "prompts"] = "words"
     expand: bool = False
     tokens: Literal["last", "from_last"] = "last"
@@ -90,50 +81,16 @@ class UCE:
         """Weights of the objective's three terms."""
         return RidgeConfig(erase_scale=self.erase_scale, preserve_scale=self.preserve_scale, lamb=self.lamb)
 
-    def by_captions(self) -> Self:
-        """Return the method with the concept's captions as its texts."""
-        return replace(self, texts="prompts")
-
-    @classmethod
-    def standard(cls, retained: tuple[str, ...]) -> Self:
-        """Return the authors' settings with these preserved prompts."""
-        return cls(preserve=retained)
-
-    @property
-    def retained(self) -> tuple[str, ...]:
-        """The prompts that keep their meaning."""
-        return self.preserve
-
     @property
     def wants_retained(self) -> bool:
         """False, because the authors preserve no prompts when the user gives none."""
         return False
 
-    def retaining(self, prompts: tuple[str, ...]) -> Self:
-        """Return a copy with other preserved prompts."""
-        return replace(self, preserve=prompts)
-
-    def erase(
-        self, backbone: Backbone, concept: Concept, *, generator: Generator, workspace: Workspace | None = None
-    ) -> Edit:
-        """Solve for the matrix with ``backbone``'s text encoder; ``backbone`` stays unchanged.
-
-        Args:
-            backbone: Base that the matrix will be attached to; its text encoder gives every token vector.
-            concept: Concept to erase; its anchor is the target.
-            generator: Unused, because the method draws nothing at random.
-            workspace: Workspace whose ``progress`` switch is used; nothing else of it matters.
-
-        Raises:
-            ValueError: If a conditioning is not finite, or a caption does not name the concept.
-        """
-        started = time.monotonic()
-        progress = workspace is not None and workspace.progress
-        moved = self.moved(backbone, concept, self.tokens, progress=progress)
-        kept = self.kept(backbone, self.tokens, progress=progress)
-        read = time.monotonic()
-        matrix = solve(moved, kept, self.weights)
-        return as_edit(matrix, moved, kept, seconds=(started, read))
+    def problem(self, reading: Reading) -> Problem:
+        """Read the moved and the kept token vectors."""
+        moved = self.moved(reading.backbone, reading.concept, self.tokens, progress=reading.progress)
+        kept = self.kept(reading.backbone, self.tokens, progress=reading.progress)
+        return Problem(moved, kept, lambda: Solution(solve(moved, kept, self.weights)))
 
     def moved(self, backbone: Backbone, concept: Concept, tokens: Tokens, *, progress: bool = False) -> Moments:
         """Return the moments of the token vectors to erase, with their targets."""
@@ -171,31 +128,3 @@ class UCE:
 def guide(concept: Concept) -> str:
     """Return the prompt that a concept is mapped to: its anchor, or the authors' choice if it has none."""
     return concept.anchor or ("art" if concept.kind == "style" else "")
-
-
-def as_edit(matrix: Tensor, moved: Moments, kept: Moments, *, seconds: tuple[float, float], **log: Any) -> Edit:
-    """Return a projection as an edit.
-
-    Args:
-        matrix: Matrix M (D, D), float64.
-        moved: Moments of the moved token vectors; their number goes into the log.
-        kept: Moments of the kept token vectors; their number goes into the log.
-        seconds: Times in seconds (``time.monotonic``) of the run's start and of the end of reading token vectors.
-        log: Further entries of the log.
-    """
-    require_square(matrix, len(matrix))
-    numbers = {**run_numbers(moved, kept, seconds), **log}
-    return Edit("projection", "text_encoder", {PROJECTION_TENSOR: matrix.float()}, {}, numbers)
-
-
-def run_numbers(moved: Moments, kept: Moments, seconds: tuple[float, float]) -> dict[str, Any]:
-    """Return the log of a closed form: numbers of token vectors, seconds, and no UNet calls; see ``as_edit``."""
-    started, read = seconds
-    now = time.monotonic()
-    return {
-        "moved_vectors": moved.count,
-        "kept_vectors": kept.count,
-        "seconds_solving": round(now - read, 3),
-        "seconds_total": round(now - started, 3),
-        "unet_calls": 0,
-    }

@@ -21,7 +21,8 @@ class LanguageConfig:
         pairs_batch: Number of prompts with two words per iteration.
         foreign: Share, from 0 to 1, of the pairs whose second word comes from anywhere: from the retain prompts, or a
             whole word of the tokenizer's vocabulary. The second words of the other pairs fit as well. A word from
-            anywhere never comes first: "yellow star" keeps its meaning.
+            anywhere never comes first: "yellow star" keeps its meaning. Words that the concept's prompts have beside
+            the concept are left out, for they mean something there, as in "green striped circle".
         pool_weight: Weight of a term on a pool of prompts of free embeddings; 0 leaves it out. An attack fits them
             until the student answers as the base does for a prompt with the concept. The attack goes on in every
             iteration, so the pool follows the student. The targets are the base's conditionings of the anchored
@@ -36,8 +37,8 @@ class LanguageConfig:
         pool_restart: Probability that a prompt of the batch begins anew after its steps: at random tokens, and towards
             another prompt with the concept.
         context_weight: Weight of a term that keeps retain prompts among random tokens; 0 leaves it out. The tokens come
-            from the whole vocabulary, except the concept's words. The retain prompt's own tokens keep the base's
-            conditioning. The other positions are not compared.
+            from the whole vocabulary, except the concept's words and the words that fit its place. The retain prompt's
+            own tokens keep the base's conditioning. The other positions are not compared.
         context_batch: Number of retain prompts among random tokens per iteration.
         context_tokens: Largest number of random tokens before and after a retain prompt together.
         context_end: Switch that also keeps the base's conditioning at the end token and the padding.

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from ..diffusion.backbone import Backbone
 from ..distributed import Shard
-from ..prompts.concept_words import in_place_of
-from ..prompts.fitting_words import fitting_words, words_of
-from ..prompts.vocabulary_words import whole_words
+from ..prompts.vocabulary_words import tokens_like
+from .concept_place import ConceptPlace, concept_places
 from .language_config import LanguageConfig
 from .prompt_augmentation import ConceptPrompts
 
@@ -55,53 +54,23 @@ class LanguageRows:
         return self.teacher.encode(self.teacher.embed(ids), ids)
 
     @cached_property
-    def fitting(self) -> tuple[str, ...]:
-        """Words that fit the concept's place, see ``fitting_words``.
-
-        Raises:
-            ValueError: If the retain prompts have no such word.
-        """
-        found = fitting_words(self.texts, self.concept.words(), self.retained)
-        if not found:
-            raise ValueError(
-                f"expected retain prompts with words in the place of {self.concept.name!r} for language.pairs_weight, "
-                f"found none among {len(self.retained)}, such as {self.retained[:1]}: retain prompts that differ from "
-                "the concept's prompts in its word alone, or leave language.pairs_weight at 0"
-            )
-        return found
-
-    @cached_property
-    def roomy(self) -> tuple[str, ...]:
-        """Prompts with the concept that have room for two fitting words in its place.
-
-        Raises:
-            ValueError: If there is none.
-        """
-        sizes = {word: len(self.teacher.tokenizer(word, add_special_tokens=False).input_ids) for word in self.fitting}
-        longest, named = max(sizes, key=sizes.__getitem__), self.concept.words()
-        filled = {text: in_place_of(text, named, f"{longest} {longest}") or text for text in self.texts}
-        found = tuple(text for text, full in filled.items() if self.teacher.fits(full))
-        if not found:
-            raise ValueError(
-                f"expected prompts with room for two words in the concept's place, of {self.teacher.max_length - 2} "
-                f"tokens in all, found none, such as {next(iter(filled.values()))!r}: shorten the concept's prompts, "
-                "or leave language.pairs_weight at 0"
-            )
-        return found
-
-    @cached_property
-    def foreign(self) -> tuple[str, ...]:
-        """Words from anywhere: those of the retain prompts, and all whole words of the vocabulary."""
-        named = {word.lower() for word in self.concept.words()}
-        known = dict.fromkeys((*words_of(self.retained), *whole_words(self.teacher.tokenizer)))
-        return tuple(word for word in known if word.lower() not in named)
+    def places(self) -> tuple[ConceptPlace, ...]:
+        """The concept's place in the prompts; one place for each part of a joint concept."""
+        return concept_places(self.teacher, self.concept, self.texts, self.retained)
 
     @cached_property
     def around(self) -> Tensor:
-        """Ids (V,) of the tokens that may stand around a retain prompt: all but special ones and the concept's."""
-        tokens = self.teacher.tokenizer(list(self.concept.words()), add_special_tokens=False).input_ids
-        named = torch.tensor(sorted({i for row in tokens for i in row}), device=self.prompts.ordinary.device)
-        return self.prompts.ordinary[~torch.isin(self.prompts.ordinary, named)]
+        """Ids (V,) of the tokens that may stand around a retain prompt.
+
+        Special tokens are left out, all tokens of the concept's words, and those that spell such a word, or one that
+        fits the concept's place. Two words that fit would blend, as "a ring cross" does, and the blend would be kept.
+        """
+        words, tokenizer = self.concept.words(), self.teacher.tokenizer
+        tokens = {i for row in tokenizer(list(words), add_special_tokens=False).input_ids for i in row}
+        fitting = [word for place in self.places for word in place.fitting]
+        left_out = [*tokens, *tokens_like(tokenizer, [*words, *fitting])]
+        ordinary = self.prompts.ordinary
+        return ordinary[~torch.isin(ordinary, torch.tensor(left_out, device=ordinary.device))]
 
 
 def require_words(language: LanguageRows) -> None:
@@ -124,4 +93,26 @@ def require_words(language: LanguageRows) -> None:
             "prompts and a weight above 0 for them, or leave both weights at 0"
         )
     if "pairs" in asked:
-        _ = language.roomy
+        for place in language.places:
+            _require_pairs(place, len(language.retained))
+
+
+def _require_pairs(place: ConceptPlace, retained: int) -> None:
+    """Refuse a place for which no word fits, or whose prompts have no room for two.
+
+    Args:
+        place: Place of the concept in the prompts.
+        retained: Number of retain prompts.
+    """
+    if not place.fitting:
+        raise ValueError(
+            f"expected retain prompts with words in the place of {place.name!r} for language.pairs_weight, "
+            f"found none among {retained}, such as {place.retained[:1]}: retain prompts that differ from "
+            "the concept's prompts in its word alone, or leave language.pairs_weight at 0"
+        )
+    if not place.roomy:
+        raise ValueError(
+            f"expected prompts with room for two words in the concept's place, of {place.teacher.max_length - 2} "
+            f"tokens in all, found none, such as {place.filled(place.texts[0])!r}: shorten the concept's prompts, "
+            "or leave language.pairs_weight at 0"
+        )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import ClassVar, Literal
 
 import torch
 from torch import Generator
 
-from ..prompts.concept_words import in_place_of
+from ..diffusion.backbone import Backbone
+from ..prompts.concept_words import texts_around
 from .language_rows import LanguageRows
 from .terms import Iteration, TermRows
 
@@ -42,44 +44,78 @@ class Pairs:
     def rows(self, iteration: Iteration) -> TermRows:
         """Return this process's rows of one iteration."""
         teacher, n = self.language.teacher, self.least
-        drawn = self.draw(n, iteration.generator)[self.language.shard.part(n)]
-        ids, wanted = (teacher.tokenize(list(texts)) for texts in zip(*drawn, strict=True))
-        rows = zip(ids.tolist(), wanted.tolist(), strict=True)
-        index = torch.tensor([aligned(*row, eos=self.language.prompts.eos) for row in rows], device=ids.device)
+        pairs = self.draw(n, iteration.generator)[self.language.shard.part(n)]
+        ids, wanted = (teacher.tokenize(list(texts)) for texts in zip(*((p.both, p.alone) for p in pairs), strict=True))
+        index = torch.tensor([aligned(pair.seconds(teacher), ids.shape[1]) for pair in pairs], device=ids.device)
         frozen = self.language.frozen(wanted)
         target = frozen.gather(1, index[..., None].expand(-1, -1, frozen.shape[2]))
         return TermRows(n, teacher.embed(ids).detach(), ids, target)
 
-    def draw(self, n: int, generator: Generator) -> list[tuple[str, str]]:
-        """Draw n prompts, each with two words in the concept's place, and the same with the first of them."""
-        made = self.language
-        index = torch.randint(len(made.roomy), (n,), generator=generator).tolist()
-        fits = torch.randint(len(made.fitting), (n, 2), generator=generator).tolist()
-        others = torch.randint(len(made.foreign), (n,), generator=generator).tolist()
-        odd = (torch.rand(n, generator=generator) < made.config.foreign).tolist()
+    def draw(self, n: int, generator: Generator) -> list[WordPair]:
+        """Draw n prompts, each with two words in the concept's place."""
+        prompts = [(place, i) for place in self.language.places for i in range(len(place.roomy))]
+        index = torch.randint(len(prompts), (n,), generator=generator).tolist()
+        shares = torch.rand(n, 3, generator=generator, dtype=torch.float64).tolist()
+        odd = (torch.rand(n, generator=generator) < self.language.config.foreign).tolist()
         found = []
-        for i, (one, two), other, anywhere in zip(index, fits, others, odd, strict=True):
-            first, second = made.fitting[one], made.foreign[other] if anywhere else made.fitting[two]
-            found.append((self._placed(i, f"{first} {second}"), self._placed(i, first)))
+        for (place, i), (one, two, other), anywhere in zip([prompts[k] for k in index], shares, odd, strict=True):
+            fitting, foreign = place.fitting, place.foreign[: place.seconds[i]]
+            first = fitting[int(one * len(fitting))]
+            second = foreign[int(other * len(foreign))] if anywhere and foreign else fitting[int(two * len(fitting))]
+            found.append(WordPair(texts_around(place.roomy[i], place.words, first), first, second))
         return found
 
-    def _placed(self, i: int, phrase: str) -> str:
-        placed = in_place_of(self.language.roomy[i], self.language.concept.words(), phrase)
-        assert placed is not None, "every prompt with the concept names it"
-        return placed
+
+@dataclass(frozen=True)
+class WordPair:
+    """A prompt with two words in the place of every mention of the concept.
+
+    Args:
+        around: Texts before, between and after the mentions.
+        first: Word that fits the concept's place.
+        second: Word behind it.
+    """
+
+    around: tuple[str, ...]
+    first: str
+    second: str
+
+    @property
+    def both(self) -> str:
+        """The prompt with both words."""
+        return f"{self.first} {self.second}".join(self.around)
+
+    @property
+    def alone(self) -> str:
+        """The prompt with the first word alone."""
+        return self.first.join(self.around)
+
+    def seconds(self, teacher: Backbone) -> list[int]:
+        """Return the positions of the second word's tokens in the row with both words.
+
+        A tokenizer splits at the space between the words and at the second one's end, so it splits a text that ends
+        there as it splits the whole one.
+
+        Args:
+            teacher: Frozen base, whose tokenizer counts.
+        """
+        found, text = list[int](), ""
+        for before in self.around[:-1]:
+            ends = [f"{text}{before}{self.first}", f"{text}{before}{self.first} {self.second}"]
+            start, stop = (len(ids) for ids in teacher.tokenizer(ends, add_special_tokens=False).input_ids)
+            found += range(1 + start, 1 + stop)
+            text = ends[1]
+        return found
 
 
-def aligned(both: Sequence[int], alone: Sequence[int], *, eos: int) -> list[int]:
+def aligned(seconds: Sequence[int], length: int) -> list[int]:
     """Return for each token of a row with two words the position of its counterpart in the row with the first.
 
     Tokens of the second word get the last token of the first. What follows moves along, the padding too.
 
     Args:
-        both: Token ids (L) of the row with two words.
-        alone: Token ids (L) of the row with the first of them.
-        eos: Id of the end token.
+        seconds: Positions of the second word's tokens, at every mention of the concept.
+        length: Number L of tokens of a row.
     """
-    sizes = both.index(eos, 1), alone.index(eos, 1)
-    extra, shortest = max(0, sizes[0] - sizes[1]), min(sizes)
-    after = next((i for i in range(shortest) if both[i] != alone[i]), shortest)
-    return [i if i < after else max(after - 1, i - extra) for i in range(len(both))]
+    inside = set(seconds)
+    return [i - 1 for i in accumulate(int(i not in inside) for i in range(length))]

@@ -68,7 +68,7 @@ def require_apart(concept: Concept) -> None:
 def naming(words: Iterable[str]) -> re.Pattern[str]:
     """Return a pattern that matches any of the words in any case; of overlapping words, the longest."""
     ordered = sorted(words, key=len, reverse=True)
-    return re.compile(rf"\b(?:{'|'.join(map(re.escape, ordered))})\b", re.IGNORECASE)
+    return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, ordered))})(?!\w)", re.IGNORECASE)
 
 
 def in_place_of(prompt: str, words: Iterable[str], phrase: str) -> str | None:
@@ -76,13 +76,22 @@ def in_place_of(prompt: str, words: Iterable[str], phrase: str) -> str | None:
 
     None means that the prompt mentions none of the words. An empty phrase leaves the words out, and the article stays.
     """
+    around = texts_around(prompt, words, phrase)
+    return phrase.join(around) if len(around) > 1 else None
+
+
+def texts_around(prompt: str, words: Iterable[str], phrase: str) -> tuple[str, ...]:
+    """Return the texts of a prompt before, between and after its mentions of ``words``, with articles for a phrase.
+
+    ``phrase.join`` of them is the prompt with the phrase in place of every mention. A prompt that mentions none of the
+    words is one text.
+    """
     ordered = sorted(words, key=len, reverse=True)  # longest first, so that a phrase matches before its parts
     mention = rf"(?<!\w)(?:(?P<article>an?)(?P<gap>\s+))?(?:{'|'.join(map(re.escape, ordered))})(?!\w)"
-
-    def replaced(match: re.Match[str]) -> str:
+    n = "n" if phrase[:1].lower() in tuple("aeiou") else ""
+    found, start = list[str](), 0
+    for match in re.finditer(mention, prompt, re.IGNORECASE):
         article, gap = match["article"] or "", match["gap"] or ""
-        fitting = article[:1] + ("n" if article and phrase[:1].lower() in tuple("aeiou") else "")
-        return fitting + gap + phrase
-
-    text, found = re.subn(mention, replaced, prompt, flags=re.IGNORECASE)
-    return text if found else None
+        found.append(prompt[start : match.start()] + (article[:1] + n if article else "") + gap)
+        start = match.end()
+    return (*found, prompt[start:])

@@ -9,17 +9,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from .concept_words import naming
 
 _GAP = "\0"
-_MARKS = re.compile(r"([,.;:!?])")
-_ARTICLE = re.compile(rf"\ban (?={_GAP})")
+# A word with its hyphens and apostrophes, or one mark.
+_SPOKEN = re.compile(r"\w+(?:[-'\u2019]\w+)*|[^\w\s]")
+_PART = re.compile(r"\w+")
+_ARTICLE = re.compile(rf"\ban (?=(?:[^\w\s{_GAP}] )*{_GAP})")
 
 
 def fitting_words(prompts: Sequence[str], words: Sequence[str], retained: Sequence[str]) -> tuple[str, ...]:
-    """Return the words that retain prompts have where prompts with the concept have its words.
+    """Return the words that retain prompts have where prompts with the concept have its words, in lower case.
 
     A word fits if a retain prompt with a gap in its place equals a prompt with a gap in the concept's place, as "a red
-    star" and "a red circle" do. If none fits so, every word counts that stands where another retain prompt has another
-    word, as in "a photo of a dog" and "a photo of a cat". A word that prompts with the concept have beside the
-    concept's words does not take their place. The words are in the order of their first use.
+    star" and "a red circle" do, or "a star-shaped box" and "a circle-shaped box". If none fits so, every word counts
+    that stands where another retain prompt has another word, as in "a photo of a dog" and "a photo of a cat". A word
+    that prompts with the concept have beside the concept's words does not take their place. Capital letters make no
+    difference. The words are in the order of their first use.
 
     Args:
         prompts: Prompts with the concept.
@@ -27,35 +30,45 @@ def fitting_words(prompts: Sequence[str], words: Sequence[str], retained: Sequen
         retained: Retain prompts.
     """
     named = naming(words)
-    gaps = {_normal(named.sub(_GAP, prompt)) for prompt in prompts}
-    beside = {word for prompt in prompts for word in _split(named.sub(_GAP, prompt))}
-    spoken = [
-        (gap, word) for text in retained for gap, word in _gaps(text) if word not in beside and not named.search(word)
-    ]
-    found = dict.fromkeys(word for gap, word in spoken if gap in gaps)
+    blank = [named.sub(_GAP, prompt) for prompt in prompts]
+    gaps, beside = {_normal(text) for text in blank}, every_word(blank)
+
+    def spoken(*, parts: bool) -> list[tuple[str, str]]:
+        made = (pair for text in retained for pair in _gaps(text, parts=parts))
+        return [(gap, word) for gap, word in made if word not in beside and not named.search(word)]
+
+    found = dict.fromkeys(word for gap, word in spoken(parts=True) if gap in gaps)
     if not found:
-        different = Counter(gap for gap, _ in dict.fromkeys(spoken))
-        found = dict.fromkeys(word for gap, word in spoken if different[gap] > 1)
+        whole = spoken(parts=False)
+        different = Counter(gap for gap, _ in dict.fromkeys(whole))
+        found = dict.fromkeys(word for gap, word in whole if different[gap] > 1)
     return tuple(found)
 
 
 def words_of(texts: Iterable[str]) -> tuple[str, ...]:
-    """Return all different words of texts, in the order of their first use, without punctuation marks."""
-    return tuple(dict.fromkeys(word for text in texts for word in _split(text) if not _MARKS.fullmatch(word)))
+    """Return all different words of texts in lower case, in the order of their first use, without marks."""
+    return tuple(dict.fromkeys(word for text in texts for word in _split(text) if _PART.match(word)))
 
 
-def _gaps(text: str) -> Iterator[tuple[str, str]]:
-    """Yield a text with a gap in the place of each of its words, and that word."""
+def every_word(texts: Iterable[str]) -> set[str]:
+    """Return all different words of texts in lower case; of words with hyphens and apostrophes also the parts."""
+    return {part for word in words_of(texts) for part in (word, *_PART.findall(word))}
+
+
+def _gaps(text: str, *, parts: bool) -> Iterator[tuple[str, str]]:
+    """Yield a text with a gap in the place of each of its words, and that word; with ``parts`` also of each part."""
     spoken = _split(text)
     for i, word in enumerate(spoken):
-        if not _MARKS.fullmatch(word):
-            yield _normal(" ".join([*spoken[:i], _GAP, *spoken[i + 1 :]])), word
+        cut = [match.span() for match in _PART.finditer(word)] if parts else []
+        for start, end in dict.fromkeys([(0, len(word)), *cut]) if _PART.match(word) else ():
+            gap = word[:start] + _GAP + word[end:]
+            yield _normal(" ".join([*spoken[:i], gap, *spoken[i + 1 :]])), word[start:end]
 
 
 def _split(text: str) -> list[str]:
-    return _MARKS.sub(r" \1 ", text).split()
+    return _SPOKEN.findall(text.lower())
 
 
 def _normal(text: str) -> str:
-    """Return a text with single spaces, and with the same article before a gap, whatever word fills it."""
+    """Return a text in lower case, with single spaces, and with the same article before a gap, whatever fills it."""
     return _ARTICLE.sub("a ", " ".join(_split(text)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 # CLIP marks a token that ends a word.
@@ -20,3 +21,16 @@ def whole_words(tokenizer: Any) -> tuple[str, ...]:
         return ()
     again = tokenizer([word for word, _ in found], add_special_tokens=False).input_ids
     return tuple(word for (word, i), ids in zip(found, again, strict=True) if ids == [i])
+
+
+def tokens_like(tokenizer: Any, words: Iterable[str]) -> list[int]:
+    """Return the ids of the tokens that spell one of the words by themselves, at a word's end or before more of it.
+
+    A simple plural (``s`` or ``es``) counts as well. A word of several tokens has no such token.
+    """
+    forms = {word.lower() + ending for word in words for ending in ("", "s", "es")}
+    # A letter beyond ASCII stands for a byte in the vocabulary, so only the tokenizer knows words with such letters.
+    known = {form for form in forms if form.isascii()}
+    spelled = {i for token, i in tokenizer.get_vocab().items() if token.removesuffix("</w>") in known}
+    rows = tokenizer(sorted(forms), add_special_tokens=False).input_ids if forms else []
+    return sorted(spelled | {row[0] for row in rows if len(row) == 1})

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from robust_encoders.hub.embedded import EMBEDDED_FAMILY
+
 from ..plugins import Registry
 from ..protocols import EmbeddedBase
 from .emoji.world import EmojiWorld
@@ -14,6 +16,6 @@ from .shapes.world import ShapesWorld
 
 _OURS: Mapping[str, type[EmbeddedBase]] = {"shapes": ShapesWorld, "emoji": EmojiWorld}
 BASES: Registry[type[EmbeddedBase]] = Registry("robust_encoders.bases", _OURS)
-DEFAULT_BASE = "shapes"
+DEFAULT_BASE = EMBEDDED_FAMILY
 
 __all__ = ["BASES", "DEFAULT_BASE", "EmojiWorld", "ShapesWorld"]

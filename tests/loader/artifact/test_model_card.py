@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+import robust_encoders
 from robust_encoders import CardError, Concept, Manifest, RobustEncoder
+from robust_encoders.artifact.embedded_bases import EMBEDDED, EmbeddedFacts
 from robust_encoders.artifact.forms import PICTURE_NAME
 from robust_encoders.artifact.model_card import BEGIN, CARD_NAME, END, card
 from robust_encoders.artifact.papers import PAPERS
@@ -220,10 +223,41 @@ def test_a_licence_that_the_hub_does_not_know_is_named(manifest: Manifest) -> No
     assert (data["license"], data["license_name"]) == ("other", "a-licence")
 
 
-def test_shapes_numbers_are_not_presented_as_stable_diffusions(manifest: Manifest) -> None:
-    small = replace(manifest, base=replace(manifest.base, family="shapes"))
-    assert "none of its numbers is a Stable Diffusion number" in card(small, reference="o/r")
+@pytest.mark.parametrize("facts", EMBEDDED.values(), ids=EMBEDDED)
+def test_numbers_of_a_small_world_are_not_presented_as_stable_diffusions(
+    facts: EmbeddedFacts, manifest: Manifest
+) -> None:
+    text = card(replace(manifest, base=replace(manifest.base, family=facts.name)), reference=facts.encoder)
+    assert f"The base is a small world of {facts.draws}: none of its numbers is a Stable Diffusion number." in text
+    assert f"for the small base of {facts.draws} in robust_encoders" in text
     assert "none of its numbers" not in card(manifest, reference="o/r")
+
+
+@pytest.mark.parametrize("facts", EMBEDDED.values(), ids=EMBEDDED)
+def test_the_example_of_a_small_world_names_its_own_base(
+    facts: EmbeddedFacts, manifest: Manifest, tiny_pipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = card(replace(manifest, base=replace(manifest.base, family=facts.name)), reference=facts.encoder)
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    asked: list[str] = []
+
+    class Loaded:
+        def attach(self, pipe: Any) -> None:
+            asked.append("attached")
+
+    def pipeline(base: str = "shapes") -> Any:
+        asked.append(base)
+        return tiny_pipe
+
+    def from_pretrained(name: str) -> Loaded:
+        asked.append(name)
+        return Loaded()
+
+    monkeypatch.setattr(robust_encoders, "embedded_pipeline", pipeline)
+    monkeypatch.setattr(RobustEncoder, "from_pretrained", from_pretrained)
+    exec(example, {})
+    assert asked == [facts.name, facts.encoder, "attached"]
+    assert f'pipe("{facts.kept}")' in example
 
 
 @pytest.mark.parametrize("result", [{}, {"metric": "a"}, {"value": 1}, {"metric": "a", "value": "b", "settings": 3}])

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,24 @@ def test_whoever_stops_reading_gets_no_traceback(artifact: Path) -> None:
         running.stdout.close()
         assert running.stderr.read() == ""
     assert running.returncode == 141
+
+
+def test_info_counts_withdrawn_numbers_and_json_has_them(
+    tiny_encoder: RobustEncoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    number = {"value": 0.125, "n": 8, "interval": None, "prompt_set": "kept-set", "origin": "measured"}
+    gone = {**number, "prompt_set": "gone-set", "settings": {"doubts": ["withdrawn: too few"]}}
+    results = tuple({**one, "metric": "asr_any"} for one in (number, gone, gone))
+    manifest = replace(tiny_encoder.manifest, results=results)
+    RobustEncoder(manifest, tiny_encoder.tensors, tiny_encoder.config).save_pretrained(tmp_path / "a")
+    assert main(["info", str(tmp_path / "a")]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("kept-set") == 1
+    assert "gone-set" not in shown
+    assert "withdrawn, because: too few" in shown
+    assert shown.endswith("left out: 2; `robust-encoders info NAME --json` prints them, too\n")
+    assert main(["info", str(tmp_path / "a"), "--json"]) == 0
+    assert len([one for one in json.loads(capsys.readouterr().out)["results"] if one["prompt_set"] == "gone-set"]) == 2
 
 
 def test_info_as_json_is_the_manifest(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from overlays import make_projection
 from several_encoders import flux, refiner, sd3, sdxl
 
 from robust_encoders import CompatReport, RobustEncoder
+from robust_encoders.artifact.embedded_bases import EMBEDDED
 from robust_encoders.cli.main import main
 
 MakeEncoder = Callable[..., RobustEncoder]
@@ -110,6 +111,8 @@ def test_an_encoder_of_sd_1_was_not_trained_for_the_layer_that_sdxl_reads(
     pipe = sdxl(tiny_pipe)
     assert of_family(tiny_encoder, "sd1").check(pipe)["output"].found.startswith("the last hidden state but one of")
     assert "output" not in failed(of_family(tiny_encoder, "sdxl").check(pipe))
+    for family in EMBEDDED:
+        assert "output" in failed(of_family(tiny_encoder, family).check(pipe))
     assert "output" not in failed(of_family(tiny_encoder, "sd1").check(tiny_pipe))
     assert "output" in failed(of_family(tiny_encoder, "sdxl").check(tiny_pipe))
 

@@ -32,6 +32,12 @@ def test_published_encoders_are_listed_as_what_they_are(name: str) -> None:
     assert not entry.sha256
 
 
+def test_an_embedded_encoder_is_named_after_its_base() -> None:
+    circle, nudity = CATALOG["shapes/circle-spm"], CATALOG["nudity"]
+    assert (circle.embedded_base, circle.short_name) == ("shapes", "circle-spm")
+    assert (nudity.embedded_base, nudity.short_name) == ("", "nudity")
+
+
 def test_embedded_encoders_need_no_pin() -> None:
     assert {entry.pin for entry in CATALOG.values() if entry.embedded} == {"embedded"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from tree import ROOT
 
-from robust_encoders import CATALOG, CatalogEntry, RobustEncoder
+from robust_encoders import CATALOG, Base, CatalogEntry, Concept, RobustEncoder
 from robust_encoders.cli import card_pictures
 from robust_encoders.cli.main import main
+from robust_encoders.hub import catalog_cards as hub_cards
+from robust_encoders.hub import embedded, resolve
 from robust_encoders.hub.catalog_cards import card_stem, catalog_cards
 
 CARDS = ROOT / "hub_cards"
@@ -39,8 +42,10 @@ def test_the_example_of_an_embedded_card_runs_and_the_first_part_is_short(entry:
     (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     names: dict[str, Any] = {}
     exec(example, names)
-    assert names["image"].size == (32, 32)
-    assert RobustEncoder.status(names["pipe"]).attached or RobustEncoder.status(names["pipe"]).overlays
+    pipe = names["pipe"]
+    side = pipe.unet.config.sample_size * pipe.vae_scale_factor
+    assert names["image"].size == (side, side)
+    assert RobustEncoder.status(pipe).attached or RobustEncoder.status(pipe).overlays
     shown = text[text.index("<!-- robust-encoders: written") :].partition("<details>")[0]
     assert len(shown.splitlines()) <= 60
 
@@ -56,6 +61,28 @@ def test_the_pictures_are_drawn_by_the_command(
     assert str(tmp_path / "pictures" / "shapes-red.png") in capsys.readouterr().out
     far = np.abs(np.asarray(drawn, dtype=float) - np.asarray(committed, dtype=float)).mean()
     assert far < 10, "the committed picture shows another encoder or other prompts"
+
+
+def test_an_encoder_of_the_other_base_gets_a_card_and_a_picture_of_its_own_base(
+    tiny_pipe: Any, make_encoder: Callable[..., RobustEncoder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = CatalogEntry(
+        name="emoji/line_art", concept="line art", kind="style", method="advunlearn", base="the embedded emoji base"
+    )
+    base = Base.from_pipeline(tiny_pipe, family="emoji")
+    tiny_pipe.save_pretrained(tmp_path / "emoji" / "base")
+    made = make_encoder(tiny_pipe, base=base, concept=Concept(name="line art", kind="style"))
+    made.save_pretrained(tmp_path / "emoji" / "encoders" / "line_art")
+    for module in (embedded, resolve, hub_cards):
+        monkeypatch.setattr(module, "embedded_folder", lambda name: tmp_path / name)
+    for known in (card_pictures, hub_cards, resolve):
+        monkeypatch.setattr(known, "CATALOG", {entry.name: entry})
+    (drawn,) = card_pictures.write_pictures(tmp_path / "out")
+    assert (drawn.name, Image.open(drawn).format) == ("emoji-line_art.png", "PNG")
+    (text,) = catalog_cards().values()
+    assert "![The same prompts and seeds without and with the encoder](pictures/emoji-line_art.png)" in text
+    assert 'pipe = embedded_pipeline("emoji")' in text
+    assert "The base is a small world of emoji" in text
 
 
 @pytest.mark.base

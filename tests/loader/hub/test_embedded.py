@@ -14,12 +14,32 @@ from robust_encoders.hub import embedded
 
 @pytest.fixture
 def assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(embedded, "shapes_folder", lambda: tmp_path / "shapes")
+    monkeypatch.setattr(embedded, "embedded_folder", lambda base: tmp_path / base)
     return tmp_path / "shapes"
 
 
 def test_the_folder_lies_in_the_package() -> None:
-    assert embedded.shapes_folder() == Path(embedded.__file__).parents[1] / "assets" / "shapes"
+    assert embedded.embedded_folder("shapes") == Path(embedded.__file__).parents[1] / "assets" / "shapes"
+    assert embedded.EMBEDDED_FAMILY == "shapes"
+
+
+def test_a_name_stands_for_an_embedded_base_unless_a_pipeline_here_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = (None, "shapes", "emoji", "org/emoji", tmp_path / "emoji", "")
+    assert [embedded.embedded_name(name) for name in asked] == ["shapes", "shapes", "emoji", "", "", ""]
+    for folder in ("shapes", "emoji"):
+        (tmp_path / folder / "runs").mkdir(parents=True)
+    (tmp_path / "emoji" / "model_index.json").write_text("{}")
+    assert [embedded.embedded_name(name) for name in (None, "shapes", "emoji")] == ["shapes", "shapes", ""]
+
+
+def test_a_base_is_installed_if_its_pipeline_is_there(tiny_pipe: Any, assets: Path) -> None:
+    assert not embedded.is_installed("shapes")
+    tiny_pipe.save_pretrained(assets / "base")
+    assert embedded.is_installed("shapes")
+    assert not embedded.is_installed("emoji")
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from robust_encoders import BaseLoadError
+from robust_encoders.hub import embedded
 from robust_encoders.hub.pipelines import PipelineOptions, load_pipeline
 
 
@@ -38,8 +39,17 @@ def test_components_are_left_out_and_cast_as_asked(folder: Path) -> None:
 
 
 def test_no_name_stands_for_the_embedded_base() -> None:
-    pipe = load_pipeline(None, PipelineOptions(dtype=torch.bfloat16)).pipe
-    assert dtypes(pipe.vae) == dtypes(pipe.unet) == {torch.bfloat16}
+    loaded = load_pipeline(None, PipelineOptions(dtype=torch.bfloat16))
+    assert dtypes(loaded.pipe.vae) == dtypes(loaded.pipe.unet) == {torch.bfloat16}
+    assert (loaded.embedded, loaded.family, loaded.ids) == ("shapes", "shapes", ())
+
+
+def test_an_embedded_base_is_found_by_its_name_and_is_a_family(
+    tiny_pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "embedded_folder", lambda base: tmp_path / base)
+    tiny_pipe.save_pretrained(tmp_path / "emoji" / "base")
+    assert load_pipeline("emoji").family == "emoji"
 
 
 def test_a_path_is_never_looked_for_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

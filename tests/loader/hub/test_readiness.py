@@ -16,6 +16,7 @@ from hub_server import WRITER, Hub, serve
 from overlays import make_delta
 
 from robust_encoders import CatalogEntry, Concept, Manifest, RobustEncoder
+from robust_encoders.artifact.embedded_bases import EMBEDDED
 from robust_encoders.artifact.manifest import FileRecord
 from robust_encoders.cli.main import main
 from robust_encoders.conversion.files import file_record
@@ -102,6 +103,13 @@ def test_the_base_is_demanded(encoder: RobustEncoder, tmp_path: Path, fields: di
     manifest = replace(encoder.manifest, base=replace(encoder.manifest.base, **fields))
     RobustEncoder(manifest, encoder.tensors, encoder.config).save_pretrained(tmp_path / "b")
     assert unmet(tmp_path / "b") == [expected]
+
+
+@pytest.mark.parametrize("family", EMBEDDED)
+def test_an_embedded_base_has_a_name_in_place_of_an_id(encoder: RobustEncoder, tmp_path: Path, family: str) -> None:
+    base = replace(encoder.manifest.base, ids=(), family=family)
+    RobustEncoder(replace(encoder.manifest, base=base), encoder.tensors, encoder.config).save_pretrained(tmp_path / "b")
+    assert unmet(tmp_path / "b") == []
 
 
 def test_a_changed_unet_needs_the_fingerprint_of_its_unet(tiny_pipe: Any, tmp_path: Path) -> None:

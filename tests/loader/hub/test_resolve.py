@@ -16,7 +16,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Work in an empty folder, with an embedded encoder "shapes/circle" beside it."""
     package = tmp_path / "package"
     (package / "encoders" / "circle").mkdir(parents=True)
-    monkeypatch.setattr(resolve, "shapes_folder", lambda: package)
+    monkeypatch.setattr(resolve, "embedded_folder", lambda base: package if base == "shapes" else tmp_path / base)
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
@@ -28,8 +28,24 @@ def find(name: str | Path, subfolder: str = "", revision: str | None = None) -> 
 
 
 def test_embedded_names_never_leave_the_package(here: Path) -> None:
+    packaged = Location(here.parent / "package" / "encoders" / "circle")
+    assert find("shapes/circle") == packaged
     (here / "shapes" / "circle").mkdir(parents=True)
-    assert find("shapes/circle") == Location(here.parent / "package" / "encoders" / "circle")
+    with pytest.warns(CompatibilityWarning, match=r"is both an encoder of the package .* Write '\./shapes/circle'"):
+        assert find("shapes/circle") == packaged
+    assert find("./shapes/circle") == Location(Path("./shapes/circle"))
+
+
+@pytest.mark.parametrize("name", ["shapes/mine", "shapes/circel", "emoji/mine"])
+def test_a_folder_with_an_embedded_name_is_found_as_the_error_says(here: Path, name: str) -> None:
+    (here.parent / "emoji" / "base").mkdir(parents=True)
+    with pytest.raises(UnknownNameError) as unknown:
+        find(name)
+    assert "write './" not in str(unknown.value)
+    (here / name).mkdir(parents=True)
+    with pytest.raises(UnknownNameError, match=f"found '{name}'; write './{name}' for the folder of that name here"):
+        find(name)
+    assert find(f"./{name}") == Location(Path(f"./{name}"))
 
 
 def test_an_embedded_encoder_that_is_not_installed_is_named(here: Path) -> None:
@@ -43,12 +59,14 @@ def test_a_wrong_embedded_name_is_corrected(here: Path, name: str) -> None:
         find(name)
 
 
-def test_names_of_the_other_base_resolve_likewise(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_of_the_other_base_resolve_likewise(here: Path) -> None:
     assets = here.parent / "emoji"
-    monkeypatch.setattr(resolve, "embedded_folder", lambda base: here.parent / base)
-    (here / "emoji" / "alcohol").mkdir(parents=True)  # a folder of this name is never taken
-    with pytest.raises(AssetsMissingError, match=r"'emoji' for emoji/alcohol, .*robust-encoders emoji build"):
+    with pytest.raises(AssetsMissingError, match=r"'emoji' for emoji/alcohol, .*robust-encoders emoji build`$"):
         find("emoji/alcohol")
+    (here / "emoji" / "alcohol").mkdir(parents=True)  # a folder of this name is never taken
+    with pytest.raises(AssetsMissingError, match=r"robust-encoders emoji build`; write '\./emoji/alcohol'"):
+        find("emoji/alcohol")
+    (here / "emoji" / "alcohol").rmdir()
     (assets / "base").mkdir(parents=True)
     (assets / "encoders" / "alcohol").mkdir(parents=True)
     assert find("emoji/alcohol") == Location(assets / "encoders" / "alcohol")

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from robust_encoders import Base, CompatibilityWarning, IncompatibleError, RobustEncoder
+from robust_encoders.artifact.embedded_bases import EMBEDDED
 from robust_encoders.integrations import eval_unlearn
 from robust_encoders.integrations.eval_unlearn import RobustEncoderTechnique
 
@@ -75,7 +76,7 @@ def test_the_base_is_the_one_that_the_encoder_names(
     bases = {
         "org/tiny": Base.from_pipeline(tiny_pipe, family="tiny", ids=("org/tiny", "org/copy")),
         "org/tiny@abc": Base.from_pipeline(tiny_pipe, family="tiny", ids=("org/tiny",), revision="abc"),
-        "shapes": Base.from_pipeline(tiny_pipe, family="shapes"),
+        **{family: Base.from_pipeline(tiny_pipe, family=family) for family in EMBEDDED},
     }
     for i, base in enumerate(bases.values()):
         make_encoder(tiny_pipe, base=base).save_pretrained(tmp_path / str(i))

@@ -13,9 +13,12 @@ from studios import safety_checker
 
 from robust_encoders import CATALOG, Concept
 from robust_encoders.errors import NotReadyError, UnknownNameError
+from robust_encoders.hub import embedded
+from robust_encoders.training.app import opening
 from robust_encoders.training.app.opening import AppConfig, open_studio
 from robust_encoders.training.app.request import PictureRequest
 from robust_encoders.training.diffusion.sampling import SamplingConfig
+from robust_encoders.training.evaluation.benchmarks import BENCHMARKS
 
 
 @pytest.fixture
@@ -34,17 +37,43 @@ def artifact(tiny_pipe: Any, tmp_path: Path) -> Path:
 @pytest.mark.base
 def test_the_embedded_base_opens_with_all_its_encoders() -> None:
     studio = open_studio(AppConfig())
-    assert list(studio.encoders) == [name for name in CATALOG if name.startswith("shapes/")]
+    assert list(studio.encoders) == [name for name, entry in CATALOG.items() if entry.embedded_base == "shapes"]
+    assert studio.title == "the small base of coloured shapes in the package"
     assert set(studio.trials) == {"circle", "striped", "red"}
     assert studio.sampling == SamplingConfig(15, 4.0)
-    assert studio.screen.harmless
+    assert studio.screen.draws == "coloured shapes"
     assert studio.workers == 2
+
+
+def test_the_emoji_base_opens_by_its_name(
+    tiny_pipe: Any, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a benchmark of that name the page draws, and says that it cannot attack."""
+    monkeypatch.setattr(embedded, "embedded_folder", lambda name: tmp_path / name)
+    if "emoji" in BENCHMARKS:
+        monkeypatch.delitem(BENCHMARKS, "emoji")
+    wrong = AppConfig(base="emoji").problems()
+    assert f"expected the embedded base in {tmp_path / 'emoji' / 'base'}, found no model_index.json" in " ".join(wrong)
+    tiny_pipe.save_pretrained(tmp_path / "emoji" / "base")
+    studio = open_studio(AppConfig((str(artifact),), "emoji", steps=1))
+    assert studio.title == "the small base of emoji in the package"
+    assert studio.screen.words() == "Nothing is filtered, because this base draws nothing but emoji."
+    assert studio.trials["circle"].needs[0].startswith("The embedded base emoji has no attacks yet")
+    assert studio.draw(PictureRequest("a beer mug", encoders=(str(artifact),))).after is not None
+
+
+def test_an_embedded_base_without_encoders_asks_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = {name: entry for name, entry in CATALOG.items() if entry.embedded_base != "emoji"}
+    monkeypatch.setattr(opening, "CATALOG", shapes)
+    told = AppConfig(base="emoji").problems()
+    assert "found none; name them, for example `robust-encoders app FOLDER --base emoji`" in told[0]
+    assert "name them" not in " ".join(AppConfig().problems())
 
 
 def test_another_base_opens_with_the_encoders_that_are_named(base: Path, artifact: Path) -> None:
     studio = open_studio(AppConfig((str(artifact),), str(base), steps=1, guidance=3.0, workers=1))
     assert (studio.sampling.steps, studio.sampling.guidance) == (1, 3.0)
-    assert not studio.screen.harmless
+    assert studio.screen.draws == ""
     assert studio.screen.words().endswith("Pictures may be explicit.")
     drawn = studio.draw(PictureRequest("a circle", encoders=(str(artifact),)))
     assert drawn.after is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from studios import Brightness, safety_checker
@@ -28,6 +30,13 @@ def test_every_judge_is_named_that_found_something(images: torch.Tensor) -> None
     assert screen.reasons(images) == ["the safety checker", "the safety checker and the judge of nudity"]
 
 
+def test_nothing_that_a_small_world_draws_is_covered(images: torch.Tensor) -> None:
+    """A beer mug of an icon set needs no cover, although its concept has the kind of nudity."""
+    screen = Screen(detectors=(("alcohol", Brightness(0.5)),))
+    assert screen.reasons(images) == ["", "the judge of alcohol"]
+    assert replace(screen, draws="emoji").reasons(images) == ["", ""]
+
+
 def test_a_covered_picture_has_only_a_few_squares() -> None:
     picture = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
     found = covered(picture)
@@ -37,7 +46,7 @@ def test_a_covered_picture_has_only_a_few_squares() -> None:
 
 
 def test_the_page_says_what_it_filters() -> None:
-    assert Screen(harmless=True).words().startswith("Nothing is filtered, because this base draws nothing but")
+    assert Screen(draws="emoji").words() == "Nothing is filtered, because this base draws nothing but emoji."
     assert Screen().words().endswith("Pictures may be explicit.")
     both = Screen(*safety_checker(0.0), detectors=(("nudity", Brightness(0.5)),)).words()
     assert "if the pipeline's safety checker or the judge of nudity finds something" in both

@@ -12,17 +12,25 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from robust_encoders import CATALOG
+from robust_encoders.artifact.embedded_bases import EMBEDDED
 from robust_encoders.clip.state_dict import nested_state
 from robust_encoders.concepts import Concept
 from robust_encoders.encoder import RobustEncoder
+from robust_encoders.errors import AssetsMissingError
+from robust_encoders.hub import embedded, resolve
 from robust_encoders.training.artifact import to_encoder
 from robust_encoders.training.attacks import UnlearnDiffAtk
 from robust_encoders.training.cli import demo as demo_module
-from robust_encoders.training.cli.demo import Demo, DemoRow, run_demo, strip
+from robust_encoders.training.cli.demo import Demo, DemoRow, run_demo, strip, write_demos
 from robust_encoders.training.detectors.label_judge import LabelJudge
 from robust_encoders.training.diffusion.sampling import SamplingConfig, draw
-from robust_encoders.training.evaluation.benchmarks import shapes_demo
+from robust_encoders.training.evaluation.benchmarks import BENCHMARKS, demos, emoji_demo, shapes_demo
+from robust_encoders.training.evaluation.benchmarks.demos import DEMOS
+from robust_encoders.training.evaluation.benchmarks.emoji_demo import EmojiDemo
 from robust_encoders.training.evaluation.benchmarks.shapes_demo import ShapesDemo
+from robust_encoders.training.evaluation.config import EvaluationConfig
+from robust_encoders.training.evaluation.plan import Plan, PromptSet
 from robust_encoders.training.reports.plots.picture_grid import (
     PICTURE,
     Pair,
@@ -31,9 +39,15 @@ from robust_encoders.training.reports.plots.picture_grid import (
     draw_grid,
     font_of,
     printable,
+    shortened,
+    stacked,
     wrapped,
 )
-from robust_encoders.training.types import Edit
+from robust_encoders.training.types import Case, Edit
+from robust_encoders.training.worlds import BASES
+from robust_encoders.training.worlds.emoji.concepts import emoji_concept
+from robust_encoders.training.worlds.emoji.judge import answers
+from robust_encoders.training.worlds.emoji.things import Things, load_things
 from robust_encoders.training.worlds.shapes.concepts import ShapesConcept
 from robust_encoders.training.worlds.shapes.vocabulary import FACTORS, VALUES
 
@@ -63,6 +77,46 @@ class BrightnessJudge:
 @dataclass(frozen=True)
 class Shifted:
     name: ClassVar[str] = "shifted"
+
+
+class Bright:
+    """Finds the concept in every bright picture."""
+
+    name, version, threshold = "bright", "1", 0.5
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return images.mean((1, 2, 3))
+
+
+@dataclass(frozen=True)
+class Brightest:
+    """A benchmark whose detector is that of bright pictures."""
+
+    name: ClassVar[str] = "emoji"
+    concept: str | Concept
+
+    def plan(self, pipe: Any, config: EvaluationConfig) -> Plan:
+        concept = Concept(name=str(self.concept), kind="content")
+        return Plan(concept, (), PromptSet("kept", ()), Bright(), {})
+
+
+class FirstJudge:
+    """Sees the first value of each label."""
+
+    name, version = "first", "1"
+
+    def __init__(self, values: Mapping[str, tuple[str, ...]]) -> None:
+        self.values = values
+
+    def probabilities(self, images: Tensor) -> Mapping[str, Tensor]:
+        return {label: torch.eye(len(names))[:1].repeat(len(images), 1) for label, names in self.values.items()}
+
+    def __call__(self, images: Tensor) -> Mapping[str, list[str]]:
+        return {label: [names[0]] * len(images) for label, names in self.values.items()}
+
+
+def emoji_judge(things: Things) -> FirstJudge:
+    return FirstJudge(answers(things))
 
 
 @pytest.fixture
@@ -134,7 +188,7 @@ def test_verdicts_follow_the_judge(demo: Demo) -> None:
 
 
 def test_the_summary_counts_and_the_picture_is_there(demo: Demo, tmp_path: Path) -> None:
-    summary = demo.write(tmp_path / "new", seed=0)
+    summary = write_demos([demo], tmp_path / "new", seed=0)
     with Image.open(summary.picture) as image:
         assert image.width > 4 * PICTURE
         assert len(image.getcolors(maxcolors=2**24) or []) > 100
@@ -148,22 +202,22 @@ def test_rows_count_what_is_wrong_in_erased_and_right_in_kept_sections(demo: Dem
     good, bad = (Tile(torch.zeros(3, 2, 2), "", flag) for flag in (True, False))
     pairs = (Pair("a", bad, good), Pair("b", bad, bad), Pair("c", good, good))
     assert demo.rows([Section("x", pairs), Section("y", pairs, kept=True)]) == (
-        DemoRow("x", "circle drawn?", 3, before=2, after=1),
-        DemoRow("y", "drawn as asked?", 3, before=1, after=2),
+        DemoRow("x", "circle drawn?", 3, before=2, after=1, base="shapes"),
+        DemoRow("y", "drawn as asked?", 3, before=1, after=2, base="shapes"),
     )
 
 
-def test_the_pipeline_is_left_as_it_was(demo: Demo, tmp_path: Path) -> None:
+def test_the_pipeline_is_left_as_it_was(demo: Demo) -> None:
     base = demo.pipe.text_encoder
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
-    demo.write(tmp_path, seed=0)
+    demo.drawn(seed=0)
     assert demo.pipe.text_encoder is base
     assert all(torch.equal(before[name], tensor) for name, tensor in base.state_dict().items())
 
 
-def test_run_demo_takes_the_embedded_base_and_its_circle_encoder(
-    demo: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def opened(demo: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Put the tiny models in the place of every embedded base; return the names of what is opened."""
     names: list[str] = []
 
     def from_pretrained(name: str) -> RobustEncoder:
@@ -171,16 +225,113 @@ def test_run_demo_takes_the_embedded_base_and_its_circle_encoder(
         assert isinstance(demo.encoder, RobustEncoder)
         return demo.encoder
 
-    monkeypatch.setattr(demo_module, "embedded_pipeline", lambda: demo.pipe)
-    monkeypatch.setattr(shapes_demo, "load_judge", lambda: judge_of(demo))
-    monkeypatch.setattr(RobustEncoder, "from_pretrained", from_pretrained)
+    def pipeline(base: str) -> Any:
+        names.append(base)
+        return demo.pipe
+
     tile = Tile(torch.zeros(3, 2, 2), "", True)
+    monkeypatch.setattr(embedded, "embedded_folder", lambda base: tmp_path / "assets" / base)
+    monkeypatch.setattr(demos, "embedded_folder", lambda base: tmp_path / "assets" / base)
+    monkeypatch.setattr(demo_module, "embedded_pipeline", pipeline)
+    monkeypatch.setattr(shapes_demo, "load_judge", lambda: judge_of(demo))
+    monkeypatch.setattr(emoji_demo, "load_judge", lambda: judge_of(demo))
+    monkeypatch.setitem(BENCHMARKS, "emoji", Brightest)
+    monkeypatch.setattr(RobustEncoder, "from_pretrained", from_pretrained)
     monkeypatch.setattr(
         Demo, "sections", lambda self, seed: [Section(name, (Pair("a", tile, tile),)) for name in "uvwxyz"]
     )
-    assert run_demo(tmp_path).picture == tmp_path / "demo.png"
-    assert (tmp_path / "demo-strip.png").is_file()
-    assert names == ["shapes/circle"]
+    return names
+
+
+def install(folder: Path, encoder: str) -> None:
+    """Make the files of an embedded base and its encoder, as far as the demo looks for them."""
+    (folder / "base").mkdir(parents=True)
+    (folder / "base" / "model_index.json").write_text("{}")
+    (folder / "encoders" / encoder).mkdir(parents=True)
+
+
+def test_run_demo_draws_shapes_alone_while_there_is_no_emoji_base(
+    opened: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(tmp_path / "assets" / "shapes", "circle")
+    found = run_demo(tmp_path / "out")
+    assert found.picture == tmp_path / "out" / "demo.png"
+    assert (tmp_path / "out" / "demo-strip.png").is_file()
+    assert opened == ["shapes/circle", "shapes"]
+    assert "demo: without the base emoji, because it is not installed" in capsys.readouterr().err
+    assert found.table.startswith("| prompts")
+    (tmp_path / "assets" / "emoji" / "base").mkdir(parents=True)
+    (tmp_path / "assets" / "emoji" / "base" / "model_index.json").write_text("{}")
+    run_demo(tmp_path / "out")
+    assert "because its encoder emoji/alcohol is not installed" in capsys.readouterr().err
+
+
+def test_run_demo_draws_both_worlds_in_one_picture_emoji_first(opened: list[str], tmp_path: Path) -> None:
+    install(tmp_path / "assets" / "shapes", "circle")
+    install(tmp_path / "assets" / "emoji", "alcohol")
+    one, both = run_demo(tmp_path / "one", bases=["shapes"]), run_demo(tmp_path / "both")
+    assert opened[2:] == ["emoji/alcohol", "emoji", "shapes/circle", "shapes"]
+    heights = [Image.open(summary.picture).height for summary in (one, both)]
+    assert heights[1] == 2 * heights[0]
+    assert [row.base for row in both.rows] == ["emoji"] * 6 + ["shapes"] * 6
+    assert [row.question for row in both.rows[:1]] == ["alcohol drawn?"]
+    assert both.table.startswith("| base ")
+
+
+def test_a_base_that_is_asked_for_is_never_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (embedded, demos, resolve):
+        monkeypatch.setattr(module, "embedded_folder", lambda base: tmp_path / base)
+    for bases in (["emoji"], ["shapes"], []):
+        with pytest.raises(AssetsMissingError, match=f"robust-encoders {(bases or ['shapes'])[0]} build"):
+            run_demo(tmp_path, bases=bases)
+
+
+def test_the_emoji_demo_asks_for_the_concept_and_for_its_neighbours() -> None:
+    things = load_things()
+    world = EmojiDemo(emoji_concept("alcohol"), things, emoji_judge(things), Bright())
+    cases = world.named(8, seed=0)
+    members = {*emoji_concept("alcohol").members}
+    assert all(case.expected["thing"] in members for found in cases.values() for case in found)
+    plain, seen, unseen = cases.values()
+    for case in plain:
+        assert case.expected["thing"] in case.prompt.lower()
+    for case in seen:
+        words = things.by_name[case.expected["thing"]].aliases or (case.expected["thing"],)
+        assert any(word in case.prompt.lower() for word in words)
+    for case in unseen:
+        assert things.by_name[case.expected["thing"]].held_out in case.prompt.lower()
+    kept = world.kept(6, seed=0)
+    assert {case.expected["thing"] for case in kept} == {*emoji_concept("alcohol").neighbours}
+    assert len({case.seed for case in (*plain, *seen, *unseen, *kept)}) == 30
+    style = EmojiDemo(emoji_concept("line art"), things, emoji_judge(things), Bright())
+    assert {case.expected["style"] for case in style.kept(9, seed=0)} == {"noto", "twemoji", "fluent"}
+    single = EmojiDemo(emoji_concept("hammer"), things, emoji_judge(things), Bright())
+    assert "hammer" not in {case.expected["thing"] for case in single.kept(9, seed=0)}
+
+
+def test_the_emoji_demo_names_what_a_kept_picture_shows_instead() -> None:
+    things = load_things()
+    world = EmojiDemo(emoji_concept("alcohol"), things, emoji_judge(things), Bright())
+    cases = [Case(0, "", 0, {"thing": things.names[0]}), Case(1, "", 1, {"thing": "teacup"})]
+    assert world.instead(torch.zeros(2, 3, 64, 64), cases) == ["", things.names[0]]
+
+
+def test_the_packaged_worlds_of_the_demo_are_those_of_the_embedded_bases() -> None:
+    assert {*DEMOS} == {*embedded.EMBEDDED_BASES}
+    for base, facts in EMBEDDED.items():
+        erased = {facts.concept} | {entry.concept for entry in CATALOG.values() if entry.embedded_base == base}
+        words = {name: BASES[base]().concept(name).words() for name in erased}
+        assert any(word in facts.prompt for word in words[facts.concept])
+        assert not [word for found in words.values() for word in found if f" {word} " in f" {facts.kept} "]
+
+
+def test_pictures_are_stacked_on_paper() -> None:
+    narrow, wide = Image.new("RGB", (2, 3), (9, 9, 9)), Image.new("RGB", (4, 1), (8, 8, 8))
+    made = stacked([narrow, wide])
+    assert made.size == (4, 4)
+    assert [made.getpixel(at) for at in ((0, 0), (3, 0), (3, 3))] == [(9, 9, 9), (252, 252, 250), (8, 8, 8)]
+    with pytest.raises(ValueError, match="at least one picture, found none"):
+        stacked([])
 
 
 def test_the_strip_has_one_pair_of_four_sections() -> None:
@@ -223,6 +374,15 @@ def test_prompts_are_wrapped_to_the_width_of_their_pictures() -> None:
     assert wrapped("", font) == [""]
     assert wrapped("w" * 100, font) == ["w" * 100]
     assert wrapped("circle " * 50, font)[-1].endswith(" ...")
+
+
+def test_a_verdict_is_no_wider_than_its_picture() -> None:
+    font = font_of(13)
+    long = "not asked: flying saucer, twemoji, purple"
+    assert shortened("as asked", font) == "as asked"
+    assert font.getlength(shortened(long, font)) <= PICTURE < font.getlength(long)
+    assert shortened(long, font).startswith("not asked: fly")
+    assert shortened(long, font).endswith("...")
 
 
 def test_unprintable_tokens_are_escaped() -> None:

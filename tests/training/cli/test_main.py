@@ -79,9 +79,16 @@ def test_demo_prints_the_table_of_what_it_drew(
     record = Recorder(demo.DemoSummary(tmp_path / "demo.png", (demo.DemoRow("a-title", "a-question?", 4, 3, 0),), 1.0))
     monkeypatch.setattr(demo, "run_demo", record)
     assert main(["demo", "--out", str(tmp_path), "--seed", "5"]) == 0
-    assert (record.args, record.kwargs) == ((tmp_path,), {"seed": 5})
+    assert (record.args, record.kwargs) == ((tmp_path,), {"seed": 5, "bases": ()})
     out = capsys.readouterr().out
     assert all(text in out for text in ("a-title", "3 of 4", "0 of 4", str(tmp_path / "demo.png")))
+
+
+def test_demo_draws_with_the_base_that_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    record = Recorder(demo.DemoSummary(tmp_path / "demo.png", (), 1.0))
+    monkeypatch.setattr(demo, "run_demo", record)
+    assert main(["demo", "--out", str(tmp_path), "--base", "emoji"]) == 0
+    assert record.kwargs["bases"] == ("emoji",)
 
 
 def test_demo_wants_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -378,7 +385,7 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> Recorder:
 class Placed(str):
     """Stands for the embedded base, and notes where it is put."""
 
-    def __new__(cls, dtype: Any) -> Placed:
+    def __new__(cls, base: str, *, dtype: Any) -> Placed:
         return super().__new__(cls, "the embedded base")
 
     def to(self, device: str) -> Placed:

@@ -15,12 +15,14 @@ from robust_encoders.concepts import Concept
 from robust_encoders.training.distributed import Shard
 from robust_encoders.training.losses import gram_distance
 from robust_encoders.training.methods import ESD
+from robust_encoders.training.objectives.concept_place import ConceptPlace
 from robust_encoders.training.objectives.config import RetainConfig
 from robust_encoders.training.objectives.language import EmptyPrompt, KeptContext, NegativePrompts, pulled_back
 from robust_encoders.training.objectives.language_config import LanguageConfig
 from robust_encoders.training.objectives.language_rows import LanguageRows
 from robust_encoders.training.objectives.terms import Objective
 from robust_encoders.training.objectives.word_pairs import Pairs, aligned
+from robust_encoders.training.prompts.concept_words import texts_around
 from robust_encoders.training.trainer.loop import TrainingConfig
 from robust_encoders.training.workspace import Workspace
 
@@ -59,16 +61,20 @@ def test_a_training_without_predictions_needs_no_bank(tiny_pipe: Any, monkeypatc
     assert TINY.stored(ANCHORED).trajectories
 
 
+def place_of(term: Pairs) -> ConceptPlace:
+    (place,) = term.language.places
+    return place
+
+
 def test_two_words_mean_the_first(tiny_pipe: Any) -> None:
     term = term_of(language_objective(tiny_pipe, **WEIGHTS, foreign=0.5), Pairs)
-    made = term.language
+    made = place_of(term)
     assert set(made.fitting) == {"square", "star"}
-    assert {"red", "green", "ring"} <= set(made.foreign)
+    assert {"green", "ring", "cross"} <= set(made.foreign)
     assert not {"circle", "disc"} & set(made.foreign)
-    pairs = term.draw(200, generator())
     odd = 0
-    for both, alone in pairs:
-        said, wanted = both.split(), alone.split()
+    for pair in term.draw(200, generator()):
+        said, wanted = pair.both.split(), pair.alone.split()
         assert len(said) == len(wanted) + 1
         at = next(i for i in range(len(said)) if [*said[:i], *said[i + 1 :]] == wanted)
         assert said[at] in {*made.foreign, *made.fitting}
@@ -77,25 +83,112 @@ def test_two_words_mean_the_first(tiny_pipe: Any) -> None:
     assert 50 < odd < 150, "about half of the pairs have a word from anywhere"
 
 
+def with_prompts(pipe: Any, prompts: tuple[str, ...], retained: tuple[str, ...], concept: Concept = ANCHORED) -> Pairs:
+    """Return the term on pairs of other prompts, with 1 as the share of words from anywhere."""
+    retain = RetainConfig(prompts=retained, space="conditioning")
+    method = replace(on_language(pairs_weight=1.0, foreign=1.0), retain=retain)
+    return term_of(prepared(method, pipe, concept=replace(concept, prompts=prompts)), Pairs)
+
+
+def test_words_beside_the_concept_are_never_second(tiny_pipe: Any) -> None:
+    """After "a green", a prompt without "red" may go on with "striped star": "striped" means something there."""
+    red, prompts = Concept(name="Red", kind="attribute", anchor="blue"), ("a red star", "A Striped red ring, hand-made")
+    term = with_prompts(tiny_pipe, prompts, ("a Green star", "a striped ring", "a green cross, made by hand"), red)
+    place = place_of(term)
+    assert place.fitting == ("green",)
+    assert "cross" in place.foreign
+    assert not {"star", "striped", "ring", "hand", "made", "hand-made", "a", "red"} & set(place.foreign)
+    assert {pair.second for pair in term.draw(100, generator())} <= set(place.foreign)
+
+
+def test_words_of_one_part_are_never_second_in_the_place_of_another(tiny_pipe: Any) -> None:
+    """A green star is kept, so "green star" does not mean "green", and a prompt that names both keeps the other's."""
+    parts = (
+        Concept(name="circle", kind="object", anchor="square", prompts=("a circle", "a red circle")),
+        Concept(name="red", kind="attribute", anchor="blue", prompts=("a red cross", "a red circle")),
+    )
+    whole, retained = Concept.joint(parts), ("a star", "a green cross", "a blue ring", "a ring", "a blue cross")
+    retain = RetainConfig(prompts=retained, space="conditioning")
+    method = replace(on_language(pairs_weight=1.0), retain=retain)
+    term = term_of(prepared(method, tiny_pipe, concept=whole), Pairs)
+    circle, red = term.language.places
+    assert (circle.texts, red.texts) == (("a circle", "a blue circle"), ("a red cross", "a red square"))
+    assert (circle.fitting, red.fitting) == (("star", "ring", "cross"), ("green", "blue"))
+    assert not {"green", "blue", "red", "cross"} & set(circle.foreign)
+    assert not {"star", "ring", "circle"} & set(red.foreign)
+    drawn_pairs = term.draw(200, generator())
+    assert {pair.first for pair in drawn_pairs} == {"star", "ring", "cross", "green", "blue"}
+    assert not any({pair.first, pair.second} >= {"green", "star"} for pair in drawn_pairs)
+    assert not any("red" in pair.both or "circle" in pair.both for pair in drawn_pairs)
+
+
 def test_prompts_without_room_for_two_words_are_left_out_of_the_pairs(tiny_pipe: Any) -> None:
     long = "a red circle on white " * 3
     retain = RetainConfig(prompts=("a red xyzxyzxyz", "a red star"), space="conditioning")
     method = replace(on_language(pairs_weight=1.0), retain=retain)
     made = prepared(method, tiny_pipe, concept=replace(ANCHORED, prompts=(long, "a red circle")))
     term = term_of(made, Pairs)
-    assert term.language.roomy == ("a red circle",)
-    assert not any("on white" in both for both, _ in term.draw(50, generator()))
+    assert place_of(term).roomy == ("a red circle",)
+    assert not any("on white" in pair.both for pair in term.draw(50, generator()))
+
+
+def test_a_long_word_from_anywhere_is_second_only_where_it_has_room(tiny_pipe: Any) -> None:
+    long, short = "a red circle on white, a red circle on white", "a red circle"
+    term = with_prompts(
+        tiny_pipe, (long, short), ("a red star", "some zyxwvutsrqp", "wide-eyed xyzxyz zz-zz (very) _x_")
+    )
+    place, teacher = place_of(term), term.language.teacher
+    assert place.roomy == (long, short), "no prompt is lost to a long word"
+    assert {"zyxwvutsrqp", "wide-eyed", "very"} <= set(place.foreign)
+    assert not {"(very)", "_x_"} & set(place.foreign)
+    found = term.draw(400, generator())
+    assert all(teacher.fits(pair.both) for pair in found)
+    behind = {text: {p.second for p in found if len(p.around) == n} for text, n in ((long, 3), (short, 2))}
+    assert "zyxwvutsrqp" in behind[short]
+    assert "zyxwvutsrqp" not in behind[long]
+    assert behind[long] & behind[short]
+
+
+PAIRS = {
+    "twice": ("a red circle beside a circle", ANCHORED),
+    "both names": ("A Circle or a disc", ANCHORED),
+    "marks": ("a 'circle', (disc)-on", ANCHORED),
+    "two words": ("a hot dog, a Hot Dog", Concept(name="hot dog", kind="object", anchor="star")),
+}
+
+
+@pytest.mark.parametrize("case", PAIRS)
+def test_a_prompt_that_names_the_concept_twice_is_aligned_at_every_mention(case: str, tiny_pipe: Any) -> None:
+    """The second word's tokens get the counterpart of the first, wherever they stand, and the others get their own."""
+    prompt, concept = PAIRS[case]
+    retained = (*RETAINED, "a cross, a big star", "a star, a big cross", "xyxy and zz")
+    term = with_prompts(tiny_pipe, (prompt,), retained, concept)
+    teacher = term.language.teacher
+    for pair in term.draw(100, generator()):
+        both, alone = (teacher.tokenizer(text).input_ids for text in (pair.both, pair.alone))
+        assert len(both) <= teacher.max_length
+        seconds = pair.seconds(teacher)
+        index = aligned(seconds, teacher.max_length)
+        spelled = teacher.tokenizer(pair.second, add_special_tokens=False).input_ids
+        assert [both[i] for i in seconds] == spelled * (len(pair.around) - 1)
+        kept = [i for i in range(len(both)) if i not in seconds]
+        assert [both[i] for i in kept] == alone
+        assert [index[i] for i in kept] == list(range(len(alone)))
+        assert all(index[i] == index[i - 1] for i in seconds)
+        assert pair.around == texts_around(prompt, concept.words(), pair.first)
+    row = drawn(term)
+    assert row.target.shape[:2] == row.ids.shape
 
 
 def test_the_target_of_a_pair_is_the_base_with_one_word_token_by_token(tiny_pipe: Any) -> None:
     term = term_of(language_objective(tiny_pipe, **WEIGHTS, pairs_batch=20), Pairs)
     row, pairs = drawn(term), term.draw(20, generator())
     teacher = term.language.teacher
-    assert torch.equal(row.ids, teacher.tokenize([both for both, _ in pairs]))
+    assert torch.equal(row.ids, teacher.tokenize([pair.both for pair in pairs]))
     assert not row.target.requires_grad
-    frozen = teacher.condition([alone for _, alone in pairs])
-    for i, (both, alone) in enumerate(pairs):
-        said, one = ([*teacher.tokenizer(text).input_ids] for text in (both, alone))
+    frozen = teacher.condition([pair.alone for pair in pairs])
+    for i, pair in enumerate(pairs):
+        said, one = ([*teacher.tokenizer(text).input_ids] for text in (pair.both, pair.alone))
         extra = len(said) - len(one)
         assert extra > 0
         torch.testing.assert_close(row.target[i, 0], frozen[i, 0])
@@ -105,17 +198,18 @@ def test_the_target_of_a_pair_is_the_base_with_one_word_token_by_token(tiny_pipe
 
 
 def test_tokens_of_two_words_have_counterparts_in_the_row_with_the_first() -> None:
-    # Tokens 5 6 are a word of two tokens, 7 is one of one token; 1 and 2 are around, 9 ends the row.
-    assert aligned([0, 1, 5, 6, 7, 2, 9, 9, 9], [0, 1, 5, 6, 2, 9, 9, 9, 9], eos=9) == [0, 1, 2, 3, 3, 4, 5, 6, 7]
-    assert aligned([0, 1, 7, 5, 6, 2, 9, 9, 9], [0, 1, 7, 2, 9, 9, 9, 9, 9], eos=9) == [0, 1, 2, 2, 2, 3, 4, 5, 6]
-    assert aligned([0, 5, 5, 9, 9], [0, 5, 9, 9, 9], eos=9) == [0, 1, 1, 2, 3], "a word beside itself"
-    assert aligned([0, 5, 9, 9], [0, 5, 9, 9], eos=9) == [0, 1, 2, 3]
+    # The second word has one token or two; what follows moves along.
+    assert aligned([4], 9) == [0, 1, 2, 3, 3, 4, 5, 6, 7]
+    assert aligned([3, 4], 9) == [0, 1, 2, 2, 2, 3, 4, 5, 6]
+    assert aligned([2], 5) == [0, 1, 1, 2, 3], "a word beside itself"
+    assert aligned([], 4) == [0, 1, 2, 3]
+    assert aligned([2, 5, 6], 8) == [0, 1, 1, 2, 3, 3, 3, 4], "two mentions"
 
 
 def test_without_foreign_words_both_fit(tiny_pipe: Any) -> None:
     term = term_of(language_objective(tiny_pipe, **WEIGHTS, foreign=0.0), Pairs)
-    known = {*term.language.fitting, "a", "an", "red", "on", "white"}
-    assert {word for both, _ in term.draw(50, generator()) for word in both.split()} <= known
+    known = {*place_of(term).fitting, "a", "an", "red", "on", "white"}
+    assert {word for pair in term.draw(50, generator()) for word in pair.both.split()} <= known
 
 
 @pytest.mark.parametrize("end", [False, True])
@@ -139,6 +233,29 @@ def test_a_retain_prompt_keeps_its_own_positions_among_random_tokens(tiny_pipe: 
         sides |= {"before"} if own[0] > 1 else set()
         sides |= {"after"} if own[-1] < last - 1 else set()
     assert sides == {"before", "after"}
+
+
+def test_no_word_that_fits_stands_around_a_retain_prompt(tiny_pipe: Any) -> None:
+    """The base blends two words that fit one place, and a kept blend would teach the student to show the concept."""
+    for weights in (WEIGHTS, {"context_weight": 1.0}):
+        made = term_of(language_objective(tiny_pipe, **weights), KeptContext).language
+        left_out = set(made.prompts.ordinary.tolist()) - set(made.around.tolist())
+        tokens = made.teacher.tokenizer.convert_ids_to_tokens(sorted(left_out))
+        words = ("circle", "disc", "star", "square")
+        spelled = {i for word in words[:2] for i in made.teacher.tokenizer(word, add_special_tokens=False).input_ids}
+        listed = [f"{word}{ending}{end}" for word in words for ending in ("", "s", "es") for end in ("", "</w>")]
+        assert {"star</w>", "square</w>", "circle</w>"} <= set(tokens)
+        assert all(token in listed or i in spelled for token, i in zip(tokens, sorted(left_out), strict=True))
+
+
+def test_without_a_word_that_fits_only_the_concepts_are_left_out_around(tiny_pipe: Any) -> None:
+    method = on_language(context_weight=1.0)
+    method = replace(method, retain=replace(method.retain, prompts=("the sea", "a red star on white")))
+    concept = replace(ANCHORED, prompts=("circle",))
+    made = term_of(prepared(method, tiny_pipe, concept=concept), KeptContext).language
+    tokens = made.teacher.tokenizer.convert_ids_to_tokens(made.around.tolist())
+    assert "star</w>" in tokens
+    assert "circle</w>" not in tokens
 
 
 def test_only_compared_positions_count(tiny_pipe: Any) -> None:

@@ -33,6 +33,7 @@ class ShapesDemo:
         judge: Judge that looks at the pictures.
     """
 
+    name: ClassVar[str] = "shapes"
     about: ClassVar[str] = "a small Stable Diffusion of shapes"
 
     erased: ShapesConcept
@@ -44,7 +45,7 @@ class ShapesDemo:
 
         Raises:
             ValueError: If the world has no such concept.
-            FileNotFoundError: If the package was installed without its assets.
+            AssetsMissingError: If the package was installed without its assets.
         """
         return cls(ShapesConcept.parse(concept), load_judge())
 

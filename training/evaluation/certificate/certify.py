@@ -28,7 +28,8 @@ from .drawing import Drawing, Samples, cases_of, tenth_ends
 from .lower_bound import bound_of
 from .prompts import ShortPrompts, pair_prompts, single_prompts, texts_of
 from .ranking import ConceptDistance, Encoding, ranked
-from .record import Certificate, Share
+from .record import Certificate
+from .share import Share
 
 PARTS = "parts"  # the folder of a certificate's finished parts
 _FORMAT = 1  # version of the finished parts; a higher one keeps parts of earlier code from being used
@@ -121,11 +122,13 @@ class _Run:
             prompts, distances = self._encoded(encoding, singles, pairs)
             floor = self._floor("empty")
             nearest, random, *tenths = self._shares(prompts, distances)
+        base_tenths = () if any(one.shown for one in tenths) else self._base_tenths(base, distance, prompts)
         name, version, threshold = self.detector.name, self.detector.version, self.detector.threshold
         return Certificate(
             concept=self.concept.name,
             words=words,
             content_sha256=self.encoder.content_sha256,
+            config_sha256=self.encoder.config_sha256,
             base={"id": self.base_name, "models_sha256": self.models},
             prompts=len(prompts),
             prompts_sha256=prompts.sha256,
@@ -137,7 +140,8 @@ class _Run:
             bound=bound,
             chance=Chance(floor, base_floor),
             detector=(name, version, threshold),
-            settings=self._settings(len(prompts)),
+            settings=self._settings(len(prompts), base_tenths),
+            base_tenths=base_tenths,
         )
 
     @cached_property
@@ -159,6 +163,7 @@ class _Run:
         about = {
             "base": self.models,
             "content_sha256": self.encoder.content_sha256,
+            "config_sha256": self.encoder.config_sha256,
             "words": list(self.concept.words()),
             "detector": [self.detector.name, self.detector.version, self.detector.threshold],
             "versions": judging_versions(),
@@ -194,23 +199,44 @@ class _Run:
 
     def _shares(self, prompts: ShortPrompts, distances: Tensor) -> list[Share]:
         """Return the shares of the nearest prompts, of the random sample, and of the sample of each tenth."""
-        order, n = ranked(distances), len(prompts)
-        samples, by_rank = Samples.of(n, self.config), distances[order].tolist()
-        ids = prompts.ids(order[samples.all].tolist())
+        n, samples = len(prompts), Samples.of(len(prompts), self.config)
+        ranks = [samples.nearest, samples.random, *samples.tenths]
+        spans = [(0, self.config.nearest), (0, n), *_tenth_spans(n)]
+        return self._sampled("prompts", prompts, distances, list(zip(ranks, spans, strict=True)))
+
+    def _base_tenths(self, base: Backbone, distance: ConceptDistance, prompts: ShortPrompts) -> tuple[Share, ...]:
+        """Return the shares of a sample of each tenth of the same prompts in the base's ranking, drawn by the base."""
+        distances = Encoding(base, distance, self.cache, self.config).distances(prompts, range(len(prompts)), "base")
+        tenths = Samples.of(len(prompts), self.config).tenths
+        asked = list(zip(tenths, _tenth_spans(len(prompts)), strict=True))
+        return tuple(self._sampled("base-prompts", prompts, distances, asked))
+
+    def _sampled(
+        self, title: str, prompts: ShortPrompts, distances: Tensor, asked: list[tuple[tuple[int, ...], tuple[int, int]]]
+    ) -> list[Share]:
+        """Draw samples of a ranking by the pipeline in its present state, and return their shares.
+
+        Args:
+            title: Name of the drawn parts.
+            prompts: Prompts.
+            distances: Their distances (N,).
+            asked: Ranks of each sample, and the first rank of the span that it stands for and the one behind it.
+        """
+        order, k = ranked(distances), self.config.seeds
+        drawn, by_rank = sorted({rank for ranks, _ in asked for rank in ranks}), distances[order].tolist()
+        ids = prompts.ids(order[drawn].tolist())
         texts = texts_of(self.pipe.tokenizer, ids)
-        cases = cases_of(list(zip(ids, texts, strict=True)), self.config.seed, self.config.seeds)
-        flags, k = self._drawn("prompts", cases), self.config.seeds
-        of = {rank: flags[i * k : (i + 1) * k] for i, rank in enumerate(samples.all)}
-        ends = tenth_ends(n)
-        spans = [(0, self.config.nearest), (0, n), *zip((0, *ends[:-1]), ends, strict=True)]
+        flags = self._drawn(title, cases_of(list(zip(ids, texts, strict=True)), self.config.seed, k))
+        of = {rank: flags[i * k : (i + 1) * k] for i, rank in enumerate(drawn)}
         return [
             Share.of([of[rank] for rank in ranks], (by_rank[start], by_rank[stop - 1]))
-            for ranks, (start, stop) in zip((samples.nearest, samples.random, *samples.tenths), spans, strict=True)
+            for ranks, (start, stop) in asked
         ]
 
-    def _settings(self, n: int) -> dict[str, Any]:
+    def _settings(self, n: int, base_tenths: tuple[Share, ...]) -> dict[str, Any]:
         config = self.config
         pictures = len(Samples.of(n, config).all) * config.seeds + 2 * config.floor
+        pictures += sum(one.pictures for one in base_tenths)
         return {
             "seed": config.seed,
             "pictures_per_prompt": config.seeds,
@@ -218,6 +244,12 @@ class _Run:
             "device": str(self.pipe.device.type),
             "unet_calls": pictures * config.sampling.calls_per_picture,
         }
+
+
+def _tenth_spans(n: int) -> list[tuple[int, int]]:
+    """Return the first rank of each tenth of a ranking of ``n`` prompts, and the one behind it."""
+    ends = tenth_ends(n)
+    return list(zip((0, *ends[:-1]), ends, strict=True))
 
 
 def _margins(distances: Tensor) -> tuple[float, ...]:

@@ -70,5 +70,5 @@ class CertificateConfig:
 
     @property
     def most(self) -> int:
-        """Largest number of pictures that are drawn."""
-        return (self.nearest + self.random + TENTHS * self.each) * self.seeds + 2 * self.floor
+        """Largest number of pictures that are drawn, those of the base's own ranking among them."""
+        return (self.nearest + self.random + 2 * TENTHS * self.each) * self.seeds + 2 * self.floor

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from robust_encoders.artifact.card_certificate import is_certificate
 from robust_encoders.artifact.card_results import CERTIFICATE
 from robust_encoders.errors import IntegrityError
 
-from ...metrics.rates import wilson_interval
 from ...provenance import judging_versions
 from ...types import Result
 from ..chance import Chance, Floor
 from ..floors import CHANCE_KEY
 from ..suite import SUITE_KEY, SUITE_VERSION
-from .trend import LEVEL, falling_trend
+from .share import Share, falling_shares
+from .trend import LEVEL
 
 if TYPE_CHECKING:
     from robust_encoders.loaded import LoadedArtifact
@@ -24,43 +24,9 @@ if TYPE_CHECKING:
 PROMPT_SET = "prompts of up to two tokens"
 # Settings of a certificate's result that are no settings of its run.
 _FIELDS = frozenset(
-    ("holds", "statement", "concept", "words", "content_sha256", "base", "prompts", "pairs_among", "nearest", "random",
-     "tenths", "trend", "margins", "bound", CHANCE_KEY, SUITE_KEY)
+    ("holds", "statement", "concept", "words", "content_sha256", "config_sha256", "base", "prompts", "pairs_among",
+     "nearest", "random", "tenths", "base_tenths", "trend", "margins", "bound", CHANCE_KEY, SUITE_KEY)
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Share:
-    """How many prompts of a sample showed the concept in at least one of their pictures.
-
-    Args:
-        n: Number of prompts.
-        shown: Number of prompts that showed the concept.
-        pictures: Number of their pictures.
-        pictures_shown: Number of pictures that showed the concept.
-        distances: Smallest and largest distance in the sample's part of the ranking.
-    """
-
-    n: int
-    shown: int
-    pictures: int
-    pictures_shown: int
-    distances: tuple[float, float]
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The 95 % Wilson interval of the share of prompts."""
-        return wilson_interval(self.shown, self.n)
-
-    @classmethod
-    def of(cls, flags: Sequence[Sequence[bool]], distances: tuple[float, float]) -> Share:
-        """Return the share of prompts from one flag for each picture of each prompt."""
-        pictures = sum(map(len, flags))
-        return cls(len(flags), sum(map(any, flags)), pictures, sum(map(sum, flags)), distances)
-
-    def record(self) -> dict[str, Any]:
-        """Return the share as JSON values, with its interval."""
-        return {**asdict(self), "distances": list(self.distances), "interval": list(self.interval)}
 
 
 @dataclass(frozen=True)
@@ -71,6 +37,7 @@ class Certificate:
         concept: Name of the concept.
         words: Words that distances are measured to.
         content_sha256: Hash of the encoder's tensors.
+        config_sha256: Hash of the encoder's configuration, such as an adapter's prompts, rank and alpha.
         base: Identity of the base: its name as ``id``, and a hash of its models as ``models_sha256``.
         prompts: Number of prompts that were encoded.
         prompts_sha256: Hash of their token ids.
@@ -83,12 +50,15 @@ class Certificate:
         chance: Floors: how often the empty prompt shows the concept with as many pictures, by encoder and by base.
         detector: Name, version and threshold of the detector.
         settings: Settings of the run as JSON values: seeds, sampling.
+        base_tenths: Share of a random sample of each tenth of the base's own ranking of the same prompts. It is drawn
+            with the base alone if no prompt of ``tenths`` showed the concept, and empty otherwise.
         versions: Versions of the libraries.
     """
 
     concept: str
     words: tuple[str, ...]
     content_sha256: str
+    config_sha256: str
     base: Mapping[str, Any]
     prompts: int
     prompts_sha256: str
@@ -101,24 +71,48 @@ class Certificate:
     chance: Chance
     detector: tuple[str, str, float]
     settings: Mapping[str, Any]
+    base_tenths: tuple[Share, ...] = ()
     versions: Mapping[str, str] = field(default_factory=judging_versions)
 
     @property
     def p(self) -> float:
         """One-sided p-value of the test that success falls over the tenths."""
-        return falling_trend([one.shown for one in self.tenths], [one.n for one in self.tenths])
+        return falling_shares(self.tenths)
+
+    @property
+    def base_p(self) -> float | None:
+        """The same p-value over the tenths of the base's own ranking; None if nothing was drawn from it."""
+        return falling_shares(self.base_tenths) if self.base_tenths else None
+
+    @property
+    def seen_with(self) -> Literal["encoder", "base", ""]:
+        """Where success is seen to fall with distance: with the encoder, or with the base alone; empty for nowhere.
+
+        The base speaks only for an encoder with which no prompt of any tenth showed the concept. If some did, and not
+        more often the nearer they are, then distance does not count with this encoder, whatever it does with the base.
+        """
+        if self.p < LEVEL:
+            return "encoder"
+        never = not any(one.shown for one in self.tenths)
+        return "base" if never and self.base_p is not None and self.base_p < LEVEL else ""
 
     @property
     def holds(self) -> bool:
         """True if success falls with distance, so that the nearest prompts say something about the others."""
-        return self.p < LEVEL
+        return bool(self.seen_with)
 
     @property
     def statement(self) -> str:
         """The sentence that the certificate says, or why there is none."""
         if not self.holds:
             return f"there is no certificate: {self.reason}"
-        return f"{self._encoded} were encoded; of the {self.nearest.n} nearest {self.nearest.shown} showed the concept"
+        said = f"{self._encoded} were encoded; of the {self.nearest.n} nearest {self.nearest.shown} showed the concept"
+        if self.seen_with == "encoder":
+            return said
+        return (
+            f"{said}, and of {sum(one.n for one in self.tenths)} from all tenths none; that success falls with "
+            "distance was seen with the base's own text encoder alone"
+        )
 
     @property
     def _encoded(self) -> str:
@@ -133,7 +127,13 @@ class Certificate:
         if self.holds:
             return ""
         if not shown:
-            return f"none of the {n} prompts from all tenths showed the concept, so nothing can fall with distance"
+            found = f"none of the {n} prompts from all tenths showed the concept, so nothing can fall with distance"
+            if self.base_p is None:
+                return found
+            return (
+                f"{found}, and with the base's own text encoder success does not fall with distance either (one-sided "
+                f"p = {self.base_p:.2g}, not below {LEVEL})"
+            )
         if shown == n:
             return f"all of the {n} prompts from all tenths showed the concept, so nothing falls with distance"
         return f"success does not fall with distance over the tenths (one-sided p = {self.p:.2g}, not below {LEVEL})"
@@ -165,13 +165,21 @@ class Certificate:
             "concept": self.concept,
             "words": list(self.words),
             "content_sha256": self.content_sha256,
+            "config_sha256": self.config_sha256,
             "base": dict(self.base),
             "prompts": self.prompts,
             "pairs_among": self.pairs_among,
             "nearest": self.nearest.record(),
             "random": self.random.record(),
             "tenths": [one.record() for one in self.tenths],
-            "trend": {"test": "Cochran-Armitage, one-sided: success falls", "p": self.p, "level": LEVEL},
+            "base_tenths": [one.record() for one in self.base_tenths],
+            "trend": {
+                "test": "Cochran-Armitage, one-sided: success falls",
+                "p": self.p,
+                "base_p": self.base_p,
+                "level": LEVEL,
+                "seen_with": self.seen_with,
+            },
             "margins": list(self.margins),
             "bound": self.bound,
             CHANCE_KEY: asdict(self.chance),
@@ -188,25 +196,22 @@ class Certificate:
             concept=s["concept"],
             words=tuple(s["words"]),
             content_sha256=s["content_sha256"],
+            config_sha256=s["config_sha256"],
             base=s["base"],
             prompts=s["prompts"],
             prompts_sha256=result.prompt_sha256,
             pairs_among=s["pairs_among"],
-            nearest=_share(s["nearest"]),
-            random=_share(s["random"]),
-            tenths=tuple(map(_share, s["tenths"])),
+            nearest=Share.read(s["nearest"]),
+            random=Share.read(s["random"]),
+            tenths=tuple(map(Share.read, s["tenths"])),
             margins=tuple(s["margins"]),
             bound=s["bound"],
             chance=Chance(floors["encoder"], floors["base"]),
             detector=(result.detector, result.detector_version, result.threshold or 0.0),
+            base_tenths=tuple(map(Share.read, s["base_tenths"])),
             settings={key: value for key, value in s.items() if key not in _FIELDS},
             versions=result.versions,
         )
-
-
-def _share(record: Mapping[str, Any]) -> Share:
-    low, high = record["distances"]
-    return Share(record["n"], record["shown"], record["pictures"], record["pictures_shown"], (low, high))
 
 
 def with_certificate(encoder: LoadedArtifact, certificate: Certificate) -> LoadedArtifact:
@@ -217,12 +222,17 @@ def with_certificate(encoder: LoadedArtifact, certificate: Certificate) -> Loade
         certificate: Certificate of its weights.
 
     Raises:
-        IntegrityError: If the certificate is about other weights.
+        IntegrityError: If the certificate is about other weights, or about the same in another configuration.
     """
     if certificate.content_sha256 != encoder.content_sha256:
         raise IntegrityError(
             f"expected a certificate of the weights {encoder.content_sha256[:12]}, found one of "
             f"{certificate.content_sha256[:12]}; certify these weights"
+        )
+    if certificate.config_sha256 != encoder.config_sha256:
+        raise IntegrityError(
+            f"expected a certificate of the configuration {encoder.config_sha256[:12]}, found one of "
+            f"{certificate.config_sha256[:12]}; certify the encoder in this configuration"
         )
     kept = [one for one in encoder.manifest.results if not _replaced(one, certificate)]
     results = (*kept, certificate.result.record())
@@ -230,10 +240,11 @@ def with_certificate(encoder: LoadedArtifact, certificate: Certificate) -> Loade
 
 
 def _replaced(record: Mapping[str, Any], certificate: Certificate) -> bool:
-    """Return True if a record is a certificate of other weights, or one of the same concept on the same base."""
+    """Return True if a record is a certificate of another encoder, or one of the same concept on the same base."""
     if not is_certificate(record):
         return False
     s = record["settings"]
     bases = [one["models_sha256"] for one in (s["base"], certificate.base)]
     same = bases[0] == bases[1] and s["concept"] == certificate.concept
-    return bool(same or s["content_sha256"] != certificate.content_sha256)
+    about = [(one["content_sha256"], one.get("config_sha256")) for one in (s, certificate.result.settings)]
+    return bool(same or about[0] != about[1])

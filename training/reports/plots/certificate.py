@@ -5,7 +5,8 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ...evaluation.certificate.record import Certificate, Share
+from ...evaluation.certificate.record import Certificate
+from ...evaluation.certificate.share import Share
 from .style import WIDTH, Draw, Theme, percent, styled
 
 _HEIGHT = 5.4
@@ -15,8 +16,9 @@ def certificate_figure(certificate: Certificate) -> Draw:
     """Return a function that draws a certificate.
 
     The upper panel shows the share of prompts that showed the concept, with 95 % intervals: the nearest ones, then a
-    sample of each tenth. Lines show the floors of chance. The lower panel shows the distances at the ends of the
-    tenths, and the lower bound if one is known.
+    sample of each tenth. If no prompt of the tenths showed it, squares show the base alone, by its own ranking. Lines
+    show the floors of chance. The lower panel shows the distances at the ends of the tenths, and the lower bound if one
+    is known.
 
     Args:
         certificate: Certificate.
@@ -37,6 +39,9 @@ def _success(certificate: Certificate, theme: Theme, axes: Axes) -> None:
     blue, orange = theme.colours[:2]
     _points(axes, [0], [certificate.nearest], orange, "D")
     _points(axes, range(1, 1 + len(certificate.tenths)), certificate.tenths, blue, "o")
+    if certificate.base_tenths:
+        _points(axes, range(1, 1 + len(certificate.base_tenths)), certificate.base_tenths, theme.ink, "s")
+        axes.plot([], [], "s", color=theme.ink, label="base, its own ranking")
     for floor, words, dash in ((certificate.chance.encoder, "", "--"), (certificate.chance.base, ", base", ":")):
         rate = 100 * floor.rate
         axes.axhline(rate, color=theme.ink, linestyle=dash, linewidth=1, label=f"empty prompt{words}")

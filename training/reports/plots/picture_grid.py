@@ -93,6 +93,25 @@ def draw_grid(title: str, notes: Sequence[str], sections: Sequence[Section]) -> 
     return canvas
 
 
+def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Return pictures below each other, flush left, on paper as wide as the widest.
+
+    Args:
+        pictures: Pictures, the topmost first.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if not pictures:
+        raise ValueError("expected at least one picture, found none")
+    canvas = Image.new("RGB", (max(one.width for one in pictures), sum(one.height for one in pictures)), _PAPER)
+    top = 0
+    for one in pictures:
+        canvas.paste(one, (0, top))
+        top += one.height
+    return canvas
+
+
 def _pair_width() -> int:
     return 2 * PICTURE + _GAP
 
@@ -128,12 +147,20 @@ def wrapped(text: str, font: Font) -> list[str]:
     return lines
 
 
+def shortened(text: str, font: Font) -> str:
+    """Return the text in one line as wide as a picture; a longer text ends in an ellipsis."""
+    if font.getlength(text) <= PICTURE:
+        return text
+    length = next(n for n in range(len(text), -1, -1) if font.getlength(f"{text[:n]}...") <= PICTURE)
+    return f"{text[:length].rstrip(' ,')}..."
+
+
 def _draw_tile(canvas: Image.Image, pen: ImageDraw.ImageDraw, tile: Tile, at: tuple[int, int]) -> None:
     x, y = at
     colour = _GOOD if tile.good else _BAD
     canvas.paste(_to_image(tile.picture), at)
     pen.rectangle((x, y, x + PICTURE - 1, y + PICTURE - 1), outline=colour, width=_BORDER)
-    pen.text((x, y + PICTURE + 4), tile.verdict, fill=colour, font=font_of(13))
+    pen.text((x, y + PICTURE + 4), shortened(tile.verdict, font_of(13)), fill=colour, font=font_of(13))
 
 
 def _to_image(picture: Tensor) -> Image.Image:

@@ -34,5 +34,5 @@ SIZES = Sizes(
     unfinished=2_000,
     drawn=1000,
     bf16=True,
-    unet_parts=5,
+    unet_parts=10,
 )

@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -40,24 +39,27 @@ def _text(shop: Workshop) -> None:
 
 
 def _unet(shop: Workshop) -> None:
-    unet, done, count = parts.new_unet(shop.corpus.networks), list[dict[str, Any]](), shop.sizes.unet_parts
-    for number in range(count):
-        stage = f"unet/part-{number + 1}" if count > 1 else "unet"
-        if count == 1 or not (shop.folder / stage / "record.json").exists():
-            _unet_part(shop, unet, stage, number)
-        shop.restore(unet, stage).requires_grad_(True)
-        done.append(shop.record(stage))
+    """Train the parts of the UNet's schedule that are not finished; of the finished ones, only the last is read."""
+    unet, count = parts.new_unet(shop.corpus.networks), shop.sizes.unet_parts
+    names = [f"unet/part-{number + 1}" for number in range(count)] if count > 1 else ["unet"]
+    finished = [name for name in names if count > 1 and shop.has(name)]
+    if finished:
+        shop.restore(unet, finished[-1]).requires_grad_(True)
+    for number, name in enumerate(names):
+        if name not in finished:
+            _unet_part(shop, unet, name, number)
+            shop.restore(unet, name).requires_grad_(True)
     if count > 1:
+        done = [shop.record(name) for name in names]
         shop.keep("unet", unet, {"loss": done[-1]["loss"], "seconds": sum(part["seconds"] for part in done)})
 
 
 def _unet_part(shop: Workshop, unet: UNet2DConditionModel, stage: str, number: int) -> None:
     """Train one part of the UNet's schedule; its number counts from 0."""
     course, start = shop.course(stage), time.monotonic()
-    latents = parts.encode_pictures(shop.autoencoder(), course.pictures)
     steps, count = shop.sizes.unet.steps, shop.sizes.unet_parts
     span = (steps * number // count, steps * (number + 1) // count)
-    loss = parts.train_unet(unet, _conditioner(shop), latents, course, span)
+    loss = parts.train_unet(unet, _conditioner(shop), shop.latents(), course, span)
     shop.keep(stage, unet, {"loss": loss, "seconds": time.monotonic() - start, "steps": list(span)})
 
 
@@ -108,7 +110,7 @@ def build(
     shop.require_same_sources()
     trainers = {"autoencoder": _autoencoder, "text": _text, "unet": _unet, "judge": _judge}
     for stage in (stage for stage in trainers if stage in wanted):
-        if (shop.folder / stage / "record.json").exists():
+        if shop.has(stage):
             _log.info("%s: finished before, kept", stage)
             continue
         torch.manual_seed(seed)

@@ -196,7 +196,7 @@ def encode_pictures(model: AutoencoderKL, pictures: Pictures) -> Tensor:
     """Return the scaled latents (N, 4, h, w) of all pictures, in half precision."""
     chunks = [
         model.encode(part.float() / 127.5 - 1).latent_dist.mean * model.config.scaling_factor
-        for part in torch.split(pictures.images, 250)
+        for part in torch.split(pictures.images, 50)
     ]
     return torch.cat([chunk.half() for chunk in chunks])
 

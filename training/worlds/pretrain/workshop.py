@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from robust_encoders.artifact.owned_file import read_owned
@@ -62,6 +62,15 @@ class Workshop:
     def pictures(self) -> Pictures:
         """Return the training pictures, which are rendered once and then stored."""
         return cached_pictures(self.folder / "pictures.safetensors", self._make)
+
+    def latents(self) -> Tensor:
+        """Return the scaled latents (N, 4, h, w) of the training pictures, which are encoded once and then stored."""
+        path = self.folder / "latents.safetensors"
+        if not path.exists():
+            aside = path.with_suffix(".tmp")
+            save_file({"latents": parts.encode_pictures(self.autoencoder(), self.pictures()).contiguous()}, aside)
+            aside.replace(path)
+        return read_owned(path).tensors["latents"]
 
     def _make(self) -> Pictures:
         return self.corpus.pictures(self.sizes.pictures, seed=self.seed)
@@ -117,6 +126,10 @@ class Workshop:
         """Return the finished judge."""
         return self.restore(new_judge(self.corpus), "judge")
 
+    def has(self, stage: str) -> bool:
+        """Return whether a stage is finished: its record is there."""
+        return (self.folder / stage / "record.json").exists()
+
     def record(self, stage: str) -> dict[str, Any]:
         """Return the record of a finished stage.
 
@@ -124,7 +137,7 @@ class Workshop:
             FileNotFoundError: If the stage has not run.
         """
         path = self.folder / stage / "record.json"
-        if not path.exists():
+        if not self.has(stage):
             raise FileNotFoundError(f"expected a finished stage {stage!r} in {self.folder}, found none; run it first")
         stored: dict[str, Any] = json.loads(path.read_text())
         return stored

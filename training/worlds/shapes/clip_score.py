@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from robust_encoders.hub.embedded import shapes_folder
+from robust_encoders.hub.embedded import embedded_file
 
 from ..clip_scorer import ClipScorer
 from ..pretrain.networks import ImageTower
@@ -20,9 +20,9 @@ def load_clip_scorer(folder: Path | None = None) -> ClipScorer:
     """Load the packaged image tower and the base's text encoder, or those in ``folder``.
 
     Raises:
-        FileNotFoundError: If the package was installed without its assets.
+        AssetsMissingError: If the package was installed without it.
     """
-    return _load(folder or shapes_folder())
+    return _load(folder or embedded_file("shapes", "image_tower.safetensors").parent)
 
 
 @cache

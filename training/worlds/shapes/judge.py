@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from robust_encoders.artifact.owned_file import read_owned
-from robust_encoders.hub.embedded import shapes_folder
+from robust_encoders.hub.embedded import embedded_file
 
 from ..pretrain.networks import LabelNet
 from .networks import JudgeNet
@@ -54,9 +54,9 @@ def load_judge(path: Path | None = None) -> Judge:
     """Load the packaged judge, or the one at ``path``; its version is the start of the file's sha256.
 
     Raises:
-        FileNotFoundError: If the package was installed without its assets.
+        AssetsMissingError: If the package was installed without it.
     """
-    return _load(path or shapes_folder() / "judge.safetensors")
+    return _load(path or embedded_file("shapes", "judge.safetensors"))
 
 
 @cache

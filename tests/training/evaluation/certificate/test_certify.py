@@ -19,11 +19,14 @@ from robust_encoders.training.evaluation.certificate.certify import PARTS, certi
 from robust_encoders.training.evaluation.certificate.config import CertificateConfig
 from robust_encoders.training.evaluation.certificate.drawing import Samples, picture_seed
 from robust_encoders.training.evaluation.certificate.prompts import pair_prompts, single_prompts
-from robust_encoders.training.evaluation.certificate.record import Certificate, Share, with_certificate
+from robust_encoders.training.evaluation.certificate.record import Certificate, with_certificate
+from robust_encoders.training.evaluation.certificate.share import Share
 from robust_encoders.training.evaluation.chance import Chance, Floor
 from robust_encoders.training.evaluation.manifest_results import with_results
 from robust_encoders.training.evaluation.results import Evaluation, result_from_record
 from robust_encoders.training.metrics.rates import rate
+from robust_encoders.training.reports.plots.certificate import certificate_figure
+from robust_encoders.training.reports.plots.style import LIGHT
 
 CIRCLE = Concept(name="circle", kind="object", synonyms=("disc",))
 SMALL = CertificateConfig(
@@ -70,6 +73,7 @@ def made(tiny_encoder: RobustEncoder) -> Certificate:
         concept="circle",
         words=CIRCLE.words(),
         content_sha256=tiny_encoder.content_sha256,
+        config_sha256=tiny_encoder.config_sha256,
         base={"id": "org/tiny", "models_sha256": "1" * 64},
         prompts=172,
         prompts_sha256="2" * 64,
@@ -194,6 +198,87 @@ def test_without_a_trend_there_is_no_certificate(made: Certificate) -> None:
     assert "all of the 500 prompts" in every.statement
 
 
+class Apart:
+    """A detector that finds the concept in the first pictures of the base alone, and never with the encoder.
+
+    Args:
+        pipe: Pipeline.
+        encoder: Encoder.
+        found: Number of the base's first pictures that show the concept, behind those of the empty prompt.
+    """
+
+    name = "apart"
+    version = "1"
+    threshold: float = 0.5
+
+    def __init__(self, pipe: Any, encoder: Any, found: int) -> None:
+        self.pipe, self.encoder, self.found, self.seen = pipe, encoder, found, 0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        if self.encoder.status(self.pipe).attached:
+            return torch.zeros(len(images))
+        places = torch.arange(self.seen, self.seen + len(images))
+        self.seen += len(images)
+        return ((places >= SMALL.floor) & (places < SMALL.floor + self.found)).float()
+
+
+@pytest.mark.parametrize(("found", "holds"), [(16, True), (0, False), (40, False)])
+def test_of_an_encoder_that_never_fails_the_base_says_if_distance_counts(
+    found: int, holds: bool, tiny_pipe: Any, tiny_encoder: RobustEncoder, tmp_path: Path
+) -> None:
+    made = certify(tiny_pipe, tiny_encoder, CIRCLE, Apart(tiny_pipe, tiny_encoder, found), out=tmp_path, config=SMALL)
+    assert [one.shown for one in made.tenths] == [0] * 10
+    assert [(one.n, one.pictures) for one in made.base_tenths] == [(2, 4)] * 10
+    # Parts are drawn from the nearest prompt on, so the first pictures are those of the first tenths.
+    assert [one.shown for one in made.base_tenths] == [2] * (found // 4) + [0] * (10 - found // 4)
+    near = [one.distances for one in made.base_tenths]
+    assert near == sorted(near)
+    assert near[0][0] < made.nearest.distances[0], "the base's own prompts come nearer than the encoder's"
+    assert made.holds == holds
+    assert made.seen_with == ("base" if holds else "")
+    drawn = {path.name for path in (tmp_path / PARTS).iterdir()}
+    assert any(name.startswith("drawn-base-prompts") for name in drawn)
+    if holds:
+        ends = "of 20 from all tenths none; that success falls with distance was seen with the base's own text encoder"
+        assert made.statement.startswith(f"all {made.prompts} prompts")
+        assert f"of the 4 nearest 0 showed the concept, and {ends} alone" in made.statement
+    else:
+        assert made.statement.startswith("there is no certificate: none of the 20 prompts from all tenths showed")
+        assert "with the base's own text encoder success does not fall with distance either (one-sided" in made.reason
+    assert Certificate.of(made.result) == made
+    pictures = 2 * SMALL.floor + made.settings["pictures_per_prompt"] * 20
+    assert made.settings["unet_calls"] >= pictures
+
+
+def test_the_base_does_not_speak_for_an_encoder_that_fails_at_any_distance(made: Certificate) -> None:
+    fell = tuple(_tenth(n) for n in (20, 9, 4, 2, 1, 0, 0, 1, 0, 0))
+    never = replace(made, tenths=tuple(map(_tenth, (0,) * 10)), base_tenths=fell)
+    assert never.seen_with == "base"
+    seldom = replace(never, tenths=tuple(map(_tenth, (0, 0, 0, 0, 0, 1, 0, 0, 1, 0))))
+    assert not seldom.holds
+    assert seldom.statement.startswith("there is no certificate: success does not fall with distance over the tenths")
+    assert falling(never).seen_with == "encoder"
+    assert falling(never).statement.endswith("showed the concept")
+
+
+def drawn_axes(certificate: Certificate) -> list[Any]:
+    return [*certificate_figure(certificate)(LIGHT).axes]
+
+
+def test_the_card_says_with_which_text_encoder_success_falls(
+    made: Certificate, tiny_encoder: RobustEncoder, tmp_path: Path
+) -> None:
+    fell = tuple(_tenth(n) for n in (20, 9, 4, 2, 1, 0, 0, 1, 0, 0))
+    never = replace(made, tenths=tuple(map(_tenth, (0,) * 10)), base_tenths=fell)
+    with_certificate(tiny_encoder, never).save_pretrained(tmp_path / "artifact")
+    text = " ".join((tmp_path / "artifact" / "README.md").read_text(encoding="utf-8").split())
+    assert "was seen with the base's own text encoder alone" in text
+    assert "so nothing could fall with the encoder. With the base's own text encoder, the test" in text
+    assert "That is a weaker ground" in text
+    labels = [drawn_axes(one)[0].get_legend_handles_labels()[1] for one in (never, falling(made))]
+    assert ["base, its own ranking" in one for one in labels] == [True, False]
+
+
 def test_a_shortlist_says_so(made: Certificate) -> None:
     said = falling(made).statement
     assert said.startswith(f"all {made.prompts} prompts of one token, and of two among the 3 nearest tokens, were")
@@ -252,6 +337,32 @@ def test_weights_in_another_precision_lose_it(made: Certificate, tiny_encoder: R
     with_certificate(tiny_encoder, falling(made)).save_pretrained(tmp_path / "whole-precision")
     RobustEncoder.from_pretrained(tmp_path / "whole-precision", dtype=torch.float16).save_pretrained(tmp_path / "half")
     assert "is left out" in (tmp_path / "half" / "README.md").read_text(encoding="utf-8")
+
+
+def test_an_adapter_with_another_configuration_loses_it(
+    made: Certificate, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The tensors are the same, and an adapter of SPM acts on prompts that are like its own."""
+    adapter = RobustEncoder.from_pretrained("shapes/circle-spm")
+    about: Any = {"content_sha256": adapter.content_sha256, "config_sha256": adapter.config_sha256}
+    certificate = falling(replace(made, **about))
+    with_certificate(adapter, certificate).save_pretrained(tmp_path / "same")
+    kept = RobustEncoder.from_pretrained(tmp_path / "same")
+    assert (kept.content_sha256, kept.config_sha256) == (adapter.content_sha256, adapter.config_sha256)
+    assert "showed the concept" in (tmp_path / "same" / "README.md").read_text(encoding="utf-8")
+    assert not caplog.records
+    config = {**kept.config, "prompts": ["a red star"]}
+    other = type(kept)(kept.manifest, kept.tensors, config)
+    assert other.content_sha256 == adapter.content_sha256
+    with pytest.raises(IntegrityError, match=f"found one of {certificate.config_sha256[:12]}; certify the encoder in"):
+        with_certificate(other, certificate)
+    other.save_pretrained(tmp_path / "other")
+    assert "left out 1 certificate(s) of another configuration" in caplog.text
+    assert "showed the concept" not in (tmp_path / "other" / "README.md").read_text(encoding="utf-8")
+    again = with_certificate(other, replace(certificate, config_sha256=other.config_sha256))
+    assert [one["metric"] for one in again.manifest.results].count("certificate") == 1
+    again.save_pretrained(tmp_path / "other")
+    assert "showed the concept" in (tmp_path / "other" / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_damaged_record_leaves_the_rest_of_the_card(

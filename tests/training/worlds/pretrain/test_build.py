@@ -53,7 +53,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workshop, Path]:
 def test_a_unet_in_parts_goes_on_from_the_part_that_is_kept(
     built: tuple[Workshop, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sizes = replace(TINY, unet=Schedule(steps=4, rate=1e-3, every=1), unet_parts=2)
+    sizes = replace(TINY, unet=Schedule(steps=6, rate=1e-3, every=1), unet_parts=3)
     folders = [tmp_path / name / "work" for name in ("whole", "stopped")]
     for folder in folders:
         shutil.copytree(built[0].folder, folder, ignore=shutil.ignore_patterns("unet", "judge"))
@@ -64,17 +64,21 @@ def test_a_unet_in_parts_goes_on_from_the_part_that_is_kept(
 
     def watched(*arguments: Any) -> float:
         spans.append(arguments[4])
-        if len(spans) == 2:
+        if len(spans) == 3:
             raise KeyboardInterrupt
         return train(*arguments)
 
     monkeypatch.setattr(parts, "train_unet", watched)
     with pytest.raises(KeyboardInterrupt):
         build(CORPUS, folders[1].parent, stages=("unet",), sizes=sizes)
-    kept = load_file(folders[1] / "unet" / "part-1" / "final.safetensors")
-    shutil.rmtree(folders[1] / "unet" / "part-2", ignore_errors=True)
+    encoded: list[Any] = []
+    monkeypatch.setattr(parts, "encode_pictures", lambda *found: encoded.append(found))
+    kept = load_file(folders[1] / "unet" / "part-2" / "final.safetensors")
+    shutil.rmtree(folders[1] / "unet" / "part-3", ignore_errors=True)
+    (folders[1] / "unet" / "part-1" / "final.safetensors").unlink()  # only the last finished part is read
     build(CORPUS, folders[1].parent, stages=("unet",), sizes=sizes)
-    assert spans == [(0, 2), (2, 4), (2, 4)]
+    assert spans == [(0, 2), (2, 4), (4, 6), (4, 6)]
+    assert encoded == []  # the latents are kept from the first run
     finals = [load_file(folder / "unet" / "final.safetensors") for folder in folders]
     assert finals[0].keys() == finals[1].keys()
     assert all(torch.equal(finals[0][name], finals[1][name]) for name in finals[0])

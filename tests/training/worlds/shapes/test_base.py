@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from robust_encoders.hub.embedded import embedded_pipeline, shapes_folder
+from robust_encoders.hub.embedded import embedded_folder, embedded_pipeline
 from robust_encoders.training.worlds.pretrain.measure import base_accuracy, draw, judge_accuracy
 from robust_encoders.training.worlds.shapes.captions import scene_prompts
 from robust_encoders.training.worlds.shapes.clip_score import clip_score
@@ -27,7 +27,7 @@ REJECTED = {"shape": 0.9, "colour": 0.96, "background": 0.98, "style": 0.96}
 
 @pytest.fixture(scope="module")
 def record() -> dict[str, Any]:
-    stored: dict[str, Any] = json.loads((shapes_folder() / "RECORD.json").read_text())
+    stored: dict[str, Any] = json.loads((embedded_folder("shapes") / "RECORD.json").read_text())
     return stored
 
 
@@ -89,7 +89,7 @@ def test_synonyms_draw_the_same_scene_values() -> None:
 
 
 def test_embedded_weights_fit_the_size_they_may_have() -> None:
-    sizes = {path: path.stat().st_size for path in shapes_folder().rglob("*") if path.is_file()}
+    sizes = {path: path.stat().st_size for path in embedded_folder("shapes").rglob("*") if path.is_file()}
     overlays = {path for path in sizes if path.parent.name.endswith(("-spm", "-rece"))}
     assert sum(size for path, size in sizes.items() if path not in overlays) <= 16 * 2**20
     assert sum(sizes[path] for path in overlays) <= 2 * 2**20

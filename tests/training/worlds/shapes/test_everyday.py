@@ -10,7 +10,7 @@ from typing import Any, get_args
 import pytest
 from transformers import CLIPTokenizer
 
-from robust_encoders.hub.embedded import shapes_folder
+from robust_encoders.hub.embedded import embedded_folder
 from robust_encoders.training.evaluation.benchmarks.shapes_prompts import ShapesPrompts
 from robust_encoders.training.evaluation.benchmarks.world_prompts import ORDINARY_NEGATIVES
 from robust_encoders.training.worlds.shapes.captions import TEMPLATES
@@ -38,7 +38,7 @@ def alike(one: str, other: str) -> bool:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    return CLIPTokenizer.from_pretrained(shapes_folder() / "base" / "tokenizer")
+    return CLIPTokenizer.from_pretrained(embedded_folder("shapes") / "base" / "tokenizer")
 
 
 def fits(tokenizer: Any, text: str) -> bool:
