@@ -44,6 +44,8 @@ WALKED: Mapping[str, str] = {
     "A certificate of other weights is left out": f"{_CERTIFIED}test_a_certificate_of_other_weights_is_refused",
     "A certificate cannot be read": f"{_CERTIFIED}test_a_damaged_record_leaves_the_rest_of_the_card",
     "expected encoders made from the base": f"{_EMOJI}test_an_encoder_of_the_world_is_refused_on_the_other_base",
+    "leave --benchmark out, or": f"{_EMOJI}test_base_and_benchmark_follow_from_each_other_and_from_the_names",
+    "leave --base out, or write": f"{_EMOJI}test_what_does_not_fit_is_refused",
     # the page
     "name them, for example `robust-encoders app": _OPENED,
     "leave --workers out": _OPENED,
