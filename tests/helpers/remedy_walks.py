@@ -45,6 +45,8 @@ WALKED: Mapping[str, str] = {
     "of another configuration than that of": f"{_CERTIFIED}test_an_adapter_with_another_configuration_loses_it",
     "A certificate cannot be read": f"{_CERTIFIED}test_a_damaged_record_leaves_the_rest_of_the_card",
     "expected encoders made from the base": f"{_EMOJI}test_an_encoder_of_the_world_is_refused_on_the_other_base",
+    "leave --benchmark out, or": f"{_EMOJI}test_base_and_benchmark_follow_from_each_other_and_from_the_names",
+    "leave --base out, or write": f"{_EMOJI}test_what_does_not_fit_is_refused",
     "withdrawn numbers that are left out": "tests/loader/cli/test_main.py::"
     "test_info_counts_withdrawn_numbers_and_json_has_them",
     # the page
