@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .detectors import DETECTORS
     from .diffusion.backbone import Backbone
     from .diffusion.two_encoders import backbone_of
-    from .evaluation.benchmarks import BENCHMARKS, ShapesBenchmark, StableDiffusionBenchmark
+    from .evaluation.benchmarks import BENCHMARKS, EmojiBenchmark, ShapesBenchmark, StableDiffusionBenchmark
     from .evaluation.config import EvaluationConfig
     from .evaluation.evaluate import evaluate
     from .evaluation.plan import Benchmark
@@ -65,6 +65,7 @@ _HOMES = {
     "Case": "types",
     "Detector": "protocols",
     "Edit": "types",
+    "EmojiBenchmark": "evaluation.benchmarks",
     "Evaluation": "evaluation.results",
     "EvaluationConfig": "evaluation.config",
     "InnerAttack": "protocols",
@@ -100,6 +101,7 @@ __all__ = [
     "Case",
     "Detector",
     "Edit",
+    "EmojiBenchmark",
     "Evaluation",
     "EvaluationConfig",
     "InnerAttack",

@@ -25,6 +25,7 @@ _M = "tests/training/worlds/emoji/"
 _GRACE = "tests/training/methods/test_s_grace.py::test_no_retain_prompts_are_refused_before_anything_is_trained"
 _HIRM = "tests/training/methods/test_hirm.py::test_a_semantic_target_needs_an_anchor"
 _CERTIFY = "tests/training/cli/test_certify.py::"
+_EMOJI = "tests/training/cli/test_emoji_base.py::"
 _CERTIFIED = "tests/training/evaluation/certificate/test_certify.py::"
 _CONTRADICT = f"{_S}test_settings_that_contradict_each_other"
 _FIT = f"{_S}test_settings_that_do_not_fit_the_run"
@@ -43,6 +44,9 @@ WALKED: Mapping[str, str] = {
     "A certificate of other weights is left out": f"{_CERTIFIED}test_a_certificate_of_other_weights_is_refused",
     "of another configuration than that of": f"{_CERTIFIED}test_an_adapter_with_another_configuration_loses_it",
     "A certificate cannot be read": f"{_CERTIFIED}test_a_damaged_record_leaves_the_rest_of_the_card",
+    "expected encoders made from the base": f"{_EMOJI}test_an_encoder_of_the_world_is_refused_on_the_other_base",
+    "leave --benchmark out, or": f"{_EMOJI}test_base_and_benchmark_follow_from_each_other_and_from_the_names",
+    "leave --base out, or write": f"{_EMOJI}test_what_does_not_fit_is_refused",
     "withdrawn numbers that are left out": "tests/loader/cli/test_main.py::"
     "test_info_counts_withdrawn_numbers_and_json_has_them",
     # the page

@@ -23,6 +23,11 @@ _READABLE = re.compile(r"[A-Za-z]+(?:[ '-][A-Za-z]+)*")
 _TRIES = 10  # widths of the beam that are tried, each wider than the last, until a new text appears
 
 
+def is_readable(word: str) -> bool:
+    """Return True for words of the letters a to z with spaces, hyphens or apostrophes between them."""
+    return _READABLE.fullmatch(word) is not None
+
+
 @dataclass(frozen=True)
 class BlackBox:
     """Beam search that adds words before or after a text and continues from the texts whose pictures score best.
@@ -76,7 +81,7 @@ class BlackBox:
                 "expected words, budget, beam, proposals, whole and batch of at least 1, and draft_steps of at least "
                 f"0, found {self}"
             )
-        odd = [word for word in (*self.words, *self.neighbours) if not _READABLE.fullmatch(word)]
+        odd = [word for word in (*self.words, *self.neighbours) if not is_readable(word)]
         if odd:
             raise ValueError(f"expected readable words of the letters a to z, found {odd}: remove them")
 

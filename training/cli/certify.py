@@ -22,21 +22,22 @@ from ..detectors import DETECTORS
 from ..diffusion.devices import device_problems
 from ..diffusion.load import UNetDtype, open_base
 from ..diffusion.sampling import SamplingConfig
-from ..evaluation.benchmarks.described_detectors import kinds_of, refuse_undescribed
+from ..evaluation.benchmarks import BENCHMARKS, StableDiffusionBenchmark
+from ..evaluation.benchmarks.described_detectors import kinds_of
 from ..evaluation.benchmarks.detectors import benchmark_detector
-from ..evaluation.benchmarks.shapes import ShapesBenchmark
-from ..evaluation.benchmarks.shapes_detectors import AGREED, refuse_unknown_shapes_detector
-from ..evaluation.benchmarks.stable_diffusion import StableDiffusionBenchmark
 from ..evaluation.certificate.certify import certify as made
 from ..evaluation.certificate.certify import form_problems
 from ..evaluation.certificate.config import CertificateConfig
 from ..evaluation.certificate.record import Certificate, with_certificate
 from ..evaluation.certificate.trend import LEVEL
+from ..evaluation.evaluate import defaults_of
+from ..evaluation.plan import NamesDetectors
 from ..provenance import write_json
 from ..reports.plots.certificate import certificate_figure
 from ..reports.plots.style import svg
 from ..worlds import BASES, DEFAULT_BASE
 from .evaluate import concept_of
+from .evaluate_options import embedded_base_of
 from .parsing import parser_of
 from .requirements import base_problems, require
 
@@ -71,6 +72,7 @@ def certify(arguments: Sequence[str]) -> int:
         SystemExit: With 0 after help, with 2 on arguments that do not parse.
     """
     options = _parser().parse_args(arguments)
+    options.base = options.base or embedded_base_of([options.name]) or DEFAULT_BASE
     if options.record and not Path(options.name).is_dir():
         raise UsageError(f"expected the folder of an encoder with --record, found {options.name}; name its folder")
     out = options.out or Path("certificates") / (re.sub(r"[^A-Za-z0-9_.]+", "-", options.name).strip("-.") or "encoder")
@@ -97,7 +99,11 @@ def certify(arguments: Sequence[str]) -> int:
 def _parser() -> ArgumentParser:
     defaults, parser = CertificateConfig(), parser_of("certify", _ABOUT)
     parser.add_argument("name", metavar="NAME", help="catalog name or folder of an encoder")
-    parser.add_argument("--base", default=DEFAULT_BASE, help="folder or Hub id of a pipeline, or an embedded base")
+    parser.add_argument(
+        "--base",
+        default="",
+        help=f"folder or Hub id of a pipeline, or an embedded base (default: that of the name, or {DEFAULT_BASE})",
+    )
     parser.add_argument(
         "--out", type=Path, help="folder of the record and the finished parts (default: certificates/NAME)"
     )
@@ -131,12 +137,13 @@ def _benchmark(options: Namespace) -> str:
 
 
 def _detector(options: Namespace) -> str:
-    return options.detector or (AGREED if _benchmark(options) == ShapesBenchmark.name else "")
+    usual: str = getattr(BENCHMARKS.get(_benchmark(options)), "usual_detector", "")
+    return options.detector or usual
 
 
 def _config(options: Namespace) -> CertificateConfig:
-    real = _benchmark(options) == StableDiffusionBenchmark.name
-    usual = (StableDiffusionBenchmark if real else ShapesBenchmark).defaults.sampling
+    known = BENCHMARKS.get(_benchmark(options)) or BENCHMARKS[DEFAULT_BASE]
+    usual = defaults_of(known).sampling
     steps = usual.steps if options.steps is None else options.steps
     guidance = usual.guidance if options.guidance is None else options.guidance
     numbers: dict[str, int] = {name: getattr(options, name) for name in _NUMBERS}
@@ -146,19 +153,17 @@ def _config(options: Namespace) -> CertificateConfig:
 
 def _problems(options: Namespace) -> list[str]:
     """Return what is wrong with base, device and detector, before anything is loaded."""
-    own = [] if options.base in BASES else base_problems(options.base, draws=True)
-    problems = [*own, *device_problems(options.device, options.dtype)]
-    name = _detector(options)
+    problems = [*base_problems(options.base, draws=True), *device_problems(options.device, options.dtype)]
+    name, kind = _detector(options), BENCHMARKS.get(_benchmark(options))
     if not name:
         return [
             *problems,
             f"expected --detector for the base {options.base}, found none; add one, for example --detector nudenet",
         ]
-    if _benchmark(options) == ShapesBenchmark.name:
-        refuse_unknown_shapes_detector(name)
-    elif _benchmark(options) == StableDiffusionBenchmark.name and name not in DETECTORS:
-        refuse_undescribed(name)
-        return [*problems, *package_problems((f"the detector {words}", kind) for words, kind in kinds_of(name).items())]
+    if kind is not None and issubclass(kind, NamesDetectors):
+        kind.refuse_detector(name)
+    if kind is StableDiffusionBenchmark and name not in DETECTORS:
+        return [*problems, *package_problems((f"the detector {words}", part) for words, part in kinds_of(name).items())]
     return [*problems, *(package_problems([(name, DETECTORS[name])]) if name in DETECTORS else [])]
 
 

@@ -203,10 +203,12 @@ def _recipe(
     cosines = {word: converted(float, value, f"found_synonyms.{word}", problems) for word, value in cosines.items()}
     texts = {key: converted(str, values.get(key, ""), key, problems) for key in ("family", "license")}
     base = options.get("base")
-    world = BASES[base or DEFAULT_BASE]() if base is None or base in BASES else None
+    stated = texts["family"] or (known.base if known is not None else "")
+    own = base or (stated if stated in BASES else DEFAULT_BASE)
+    world = BASES[own]() if own in BASES else None
     if concept is None or problems.found:
         return None
-    family = texts["family"] or (known.base if known is not None else world.name if world is not None else "")
+    family = stated or (world.name if world is not None else "")
     license = texts["license"] or (known.license if known is not None else world.license if world is not None else "")
     if retained(method) == UNCHANGED:
         method = with_retained(method, _usual_prompts(concept, method, world if family in BASES else None, problems))

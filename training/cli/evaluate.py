@@ -26,6 +26,7 @@ from ..evaluation.preflight import SOURCE, benchmark_problems
 from ..evaluation.results import Evaluation
 from ..reports.html.page import write_report
 from ..reports.matrix import tables
+from ..worlds import BASES, DEFAULT_BASE
 from .evaluate_options import EvaluationRun, made_benchmark, read_options
 from .evaluate_preflight import require_evaluation
 from .parsing import leading_names
@@ -48,13 +49,14 @@ def evaluate(arguments: Sequence[str]) -> int:
     what = f"a catalog name, a folder, `base` for the base without an encoder, or a baseline: {', '.join(BASELINES)}"
     intro = "Attack encoders. `evaluate NAME --help` shows every setting."
     names, rest = leading_names("evaluate", intro, what, arguments)
-    options, kind = read_options(rest)
+    options, kind = read_options(rest, names)
     if options.record and not all(Path(name).is_dir() for name in names):
         raise UsageError(f"expected folders of encoders with --record, found {', '.join(names)}")
     folders = _folders(names, options.out)
     require_evaluation(options, kind, folders)
     # Records go into the folders, so the folders are read, even if an encoder of the package has the name of one.
     encoders = [_encoder(Path(name) if options.record else name) for name in names]
+    _refuse_other_world(encoders, options.base)
     concept = concept_of(options.concept, encoders)
     if options.record and any(e is not None and e.manifest.concept.name != concept.name for e in encoders):
         raise UsageError(f"expected encoders that erase {concept.name!r} with --record, found one of another concept")
@@ -105,6 +107,16 @@ class _Evaluations:
 
 def _encoder(name: str | Path) -> LoadedArtifact | None:
     return None if name in ("base", *BASELINES) else RobustEncoder.from_pretrained(name)
+
+
+def _refuse_other_world(encoders: Sequence[LoadedArtifact | None], base: str) -> None:
+    """Refuse encoders that were made from another embedded base than the one of the run."""
+    used = base or DEFAULT_BASE
+    families = [e.manifest.base.family for e in encoders if e is not None]
+    if used in BASES and (others := sorted({one for one in families if one in BASES and one != used})):
+        raise UsageError(
+            f"expected encoders made from the base {used}, found one made from {others[0]}; add --base {others[0]}"
+        )
 
 
 def _folders(names: Sequence[str], out: Path) -> list[Path]:

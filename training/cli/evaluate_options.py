@@ -15,6 +15,7 @@ from ..evaluation.benchmarks import BENCHMARKS
 from ..evaluation.config import EvaluationConfig
 from ..evaluation.evaluate import defaults_of
 from ..evaluation.plan import Benchmark
+from ..worlds import BASES, DEFAULT_BASE
 
 _DEFAULT, _BY_PROMPTS = "shapes", "stable_diffusion"
 # What --quick gives in place of a benchmark's own defaults.
@@ -25,17 +26,20 @@ _QUICK: Mapping[str, Any] = {"suite": "quick", "n": 8, "n_kept": 16, "n_probes":
 class EvaluationRun:
     """Attack encoders, judge the pictures, and print the rates of success.
 
-    The default benchmark is shapes, on the embedded base. The option --prompts, with a file of prompts, chooses the
-    benchmark of any Stable Diffusion base. The option --benchmark chooses any registered benchmark. Each benchmark has
-    its own settings. `evaluate NAME --prompts FILE --help` or `evaluate NAME --benchmark NAME --help` shows them.
+    The default benchmark is shapes, on the embedded base. An encoder emoji/NAME, or --base emoji, chooses the benchmark
+    of that embedded base. The option --prompts, with a file of prompts, chooses the benchmark of any Stable Diffusion
+    base. The option --benchmark chooses any registered benchmark. Each benchmark has its own settings.
+    `evaluate NAME --prompts FILE --help` or `evaluate NAME --benchmark NAME --help` shows them.
 
     Args:
         out: Folder for results.json, report.html and its figures. Several encoders get one folder each inside it. An
             evaluation that was stopped continues from its finished parts.
         concept: Concept that should be gone; by default the concept that the encoder erases.
-        base: Folder or Hub id of the pipeline, for example CompVis/stable-diffusion-v1-4; by default the embedded base.
+        base: Name of an embedded base, or folder or Hub id of the pipeline, for example CompVis/stable-diffusion-v1-4;
+            by default the embedded base of the benchmark or of the encoder's name.
         dtype: Precision of the loaded base.
-        benchmark: Name of the benchmark; by default shapes, or stable_diffusion if --prompts is given.
+        benchmark: Name of the benchmark; by default that of the embedded base, or stable_diffusion if --prompts is
+            given.
         beside: Folders of further finished evaluations for the report's figures, for example that of the base.
         device: Device of the models; by default a GPU if there is one.
         quick: Switch for a first look: the suite `quick` on few prompts, without checks. Options that you give yourself
@@ -58,16 +62,21 @@ class EvaluationRun:
     settings: Any = None
 
 
-def read_options(arguments: Sequence[str]) -> tuple[EvaluationRun, type[Benchmark]]:
+def read_options(arguments: Sequence[str], names: Sequence[str] = ()) -> tuple[EvaluationRun, type[Benchmark]]:
     """Return the options and the class of the benchmark that they ask for.
 
+    Args:
+        arguments: Options of the command line.
+        names: Names of the encoders; those that begin with the name of an embedded base choose this base.
+
     Raises:
-        UsageError: If the benchmark is not known, or --prompts is given without --base.
+        UsageError: If the benchmark is not known or belongs to another embedded base, or --prompts is given without
+            --base.
         SystemExit: With 0 after help, with 2 on arguments that do not parse.
     """
     import tyro
 
-    name = _named(arguments)
+    name = _named(arguments, names)
     choose(name, BENCHMARKS, "benchmark")
     kind = BENCHMARKS[name]
     quick = "--quick" in arguments
@@ -86,6 +95,7 @@ def read_options(arguments: Sequence[str]) -> tuple[EvaluationRun, type[Benchmar
     )
     if name == _BY_PROMPTS and not found.base:
         raise UsageError("expected --base with --prompts, the folder or Hub id of a pipeline, found none; add it")
+    found = replace(found, base=_base_of(name, found.base))
     config = replace(found.config, attacks=_parted(found.config.attacks), metrics=_parted(found.config.metrics))
     return replace(found, benchmark=name, config=config), kind
 
@@ -101,13 +111,48 @@ def made_benchmark(kind: type[Benchmark], concept: Concept, options: EvaluationR
     return make(concept=concept, **given)
 
 
-def _named(arguments: Sequence[str]) -> str:
-    """Return the name of the benchmark that the arguments give, or that a file of prompts implies."""
+def embedded_base_of(names: Sequence[str]) -> str:
+    """Return the embedded base that all encoders name, as ``emoji/alcohol`` does; empty if there is no such base.
+
+    Args:
+        names: Names of encoders; a folder names no base.
+    """
+    starts = {"" if Path(name).exists() else name.partition("/")[0] for name in names if "/" in name}
+    return next(iter(starts)) if len(starts) == 1 and starts <= {*BASES} else ""
+
+
+def _named(arguments: Sequence[str], names: Sequence[str]) -> str:
+    """Return the name of the benchmark that the arguments give, or that prompts, base or encoders imply."""
+    if given := _value("--benchmark", arguments):
+        return given[0]
+    if _value("--prompts", arguments):
+        return _BY_PROMPTS
+    base = next(iter(_value("--base", arguments)), "") or embedded_base_of(names)
+    return base if base in BASES and base in BENCHMARKS else _DEFAULT
+
+
+def _value(option: str, arguments: Sequence[str]) -> list[str]:
+    """Return the values of an option, an empty text for one without a value."""
     flags = [argument.partition("=") for argument in arguments]
-    for i, (flag, _, value) in enumerate(flags):
-        if flag == "--benchmark":
-            return value or next(iter(arguments[i + 1 : i + 2]), "")
-    return _BY_PROMPTS if any(flag == "--prompts" for flag, _, _ in flags) else _DEFAULT
+    return [
+        value if sign else next(iter(arguments[i + 1 : i + 2]), "")
+        for i, (flag, sign, value) in enumerate(flags)
+        if flag == option
+    ]
+
+
+def _base_of(benchmark: str, base: str) -> str:
+    """Return the base of a run: the stated one, or that of an embedded benchmark.
+
+    Raises:
+        UsageError: If the benchmark belongs to another embedded base than the stated one.
+    """
+    if benchmark in BASES and base in BASES and base != benchmark:
+        raise UsageError(
+            f"expected the benchmark of the base {base}, found {benchmark}; leave --benchmark out, or "
+            f"write --base {benchmark}"
+        )
+    return base or (benchmark if benchmark in BASES and benchmark != DEFAULT_BASE else "")
 
 
 def _settings_of(kind: type[Any], instead: Mapping[str, Any]) -> type[Any]:

@@ -118,7 +118,9 @@ def _evaluate(arguments: Sequence[str]) -> int:
 def _reproduce(arguments: Sequence[str]) -> int:
     parser = parser_of("reproduce", "Train an artifact again from its manifest and compare the tensors, bit for bit.")
     parser.add_argument("name", metavar="ARTIFACT", help="catalog name or folder of the artifact")
-    parser.add_argument("--base", help="folder or Hub id of its pipeline; by default the embedded base")
+    parser.add_argument(
+        "--base", help="folder, Hub id or name of its pipeline; by default the embedded base that it is for"
+    )
     parser.add_argument("--out", type=Path, help="folder that keeps the artifact of the second run")
     parser.add_argument("--cache-dir", type=Path, help="folder that keeps the trajectories of the frozen model")
     parser.add_argument("--json", action="store_true", help="answer in JSON")
@@ -128,13 +130,13 @@ def _reproduce(arguments: Sequence[str]) -> int:
 
     from ..diffusion.load import open_base
     from ..recipes.reproduce import recorded_dtype, recorded_recipe, reproduce
-    from .requirements import require_artifact_run, require_places
+    from .requirements import base_of_encoders, require_artifact_run, require_places
 
     require_artifact_run(options.out, options.base, two=True)
     require_places(options.cache_dir)
     encoder = RobustEncoder.from_pretrained(options.name)
     recorded_recipe(encoder.manifest)  # reports what is missing before a base is loaded
-    base = open_base(options.base, dtype=recorded_dtype(encoder.manifest), two=True)
+    base = open_base(base_of_encoders(options.base, [encoder]), dtype=recorded_dtype(encoder.manifest), two=True)
     found = reproduce(encoder, base.pipe, out=options.out, cache_dir=options.cache_dir)
     answer = {"name": options.name, "equal": found.equal, **asdict(found)}
     say(json.dumps(answer) if options.json else found.explain())
@@ -145,7 +147,9 @@ def _merge(arguments: Sequence[str]) -> int:
     parser = parser_of("merge", "Merge several encoders, which erase one concept each, into one encoder.")
     parser.add_argument("names", metavar="ENCODER", nargs="+", help="catalog name or folder of an encoder")
     parser.add_argument("--out", type=Path, required=True, help="folder of the merged artifact")
-    parser.add_argument("--base", help="folder or Hub id of their pipeline; by default the embedded base")
+    parser.add_argument(
+        "--base", help="folder, Hub id or name of their pipeline; by default the embedded base they are for"
+    )
     parser.add_argument(
         "--rule",
         choices=("task_arithmetic", "ties"),
@@ -160,13 +164,14 @@ def _merge(arguments: Sequence[str]) -> int:
 
     from ..diffusion.load import open_base
     from ..methods.merge import Merge, merge
-    from .requirements import require_artifact_run
+    from .requirements import base_of_encoders, require_artifact_run
 
     require_artifact_run(options.out, options.base)
-    base = open_base(options.base)
     try:
+        encoders = [RobustEncoder.from_pretrained(name) for name in options.names]
+        base = open_base(base_of_encoders(options.base, encoders))
         method = Merge(rule=options.rule, scale=options.scale, density=options.density)
-        merged = merge([RobustEncoder.from_pretrained(name) for name in options.names], base.pipe, method)
+        merged = merge(encoders, base.pipe, method)
     except ValueError as error:
         raise UsageError(str(error)) from error
     merged.save_pretrained(options.out)

@@ -42,18 +42,39 @@ def require_training(options: Any, make: Callable[[], Recipe]) -> Recipe:
     problems = [*places.problems(), *_number_problems(options), *word_problems(options)]
     # A concept that is a list is unknown for this reason, and the recipe is not made.
     recipe = None if word_problems(options) else _made(make, problems)
-    dtypes = [] if options.base in (None, *BASES) else [options.dtype]
+    base = base_of(options.base, recipe)
+    dtypes = [] if base in (None, *BASES) else [options.dtype]
     problems += device_problems(options.device, *dtypes, *(dtypes_of(recipe) if recipe is not None else ()))
-    problems += base_problems(options.base, two=True)
+    problems += base_problems(base, two=True)
     if recipe is not None:
-        problems += recipe_problems(recipe)
-        configs = None if options.base in (None, *BASES) or problems else configs_of(options.base)
+        problems += [*recipe_problems(recipe), *_other_world_problems(base, recipe)]
+        configs = None if base is None or base in BASES or problems else configs_of(base)
         if configs is not None:
             problems += slot_problems(recipe.method, configs)
         if configs is not None and configs.latent_shape is not None:
             problems += disk_problems(bank_needs(recipe, configs.latent_shape, places))
     require(problems)
     return recipe if recipe is not None else make()
+
+
+def base_of(base: str | None, recipe: Recipe | None) -> str | None:
+    """Return the base of a training: the stated one, or the embedded one that a recipe is for.
+
+    Args:
+        base: Stated folder, Hub id, or name of an embedded base; None if none is stated.
+        recipe: Recipe of the run; None if it could not be made.
+    """
+    return recipe.base if base is None and recipe is not None and recipe.base in BASES else base
+
+
+def _other_world_problems(base: str | None, recipe: Recipe) -> list[str]:
+    """Return the problem of a recipe for one embedded base on another one."""
+    if recipe.base not in BASES or base in (None, recipe.base) or base not in BASES:
+        return []
+    return [
+        f"expected the base {recipe.base} for {recipe.name}, found {base}; leave --base out, or write "
+        f"--base {recipe.base}"
+    ]
 
 
 def word_problems(options: Any) -> list[str]:

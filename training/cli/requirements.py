@@ -7,12 +7,14 @@ from pathlib import Path
 
 from robust_encoders.artifact.target import target_problems
 from robust_encoders.errors import BaseLoadError, NotReadyError
+from robust_encoders.hub.embedded import embedded_problems
 from robust_encoders.hub.pipelines import require_place
+from robust_encoders.loaded import LoadedArtifact
 from robust_encoders.utils.targets import place_problems
 
 from ..diffusion.base_configs import configs_of
 from ..diffusion.base_kind import kind_problems
-from ..worlds import BASES
+from ..worlds import BASES, DEFAULT_BASE
 
 
 def require(problems: Iterable[str]) -> None:
@@ -26,7 +28,7 @@ def require(problems: Iterable[str]) -> None:
 
 
 def base_problems(name: str | Path | None, *, draws: bool = False, two: bool = False) -> list[str]:
-    """Return the reasons why a base cannot be loaded or is of the wrong kind.
+    """Return the reasons why a base cannot be loaded, is not installed, or is of the wrong kind.
 
     Args:
         name: Folder, Hub id, or name of an embedded base; None for the default one.
@@ -34,13 +36,25 @@ def base_problems(name: str | Path | None, *, draws: bool = False, two: bool = F
         two: True to accept a base with two text encoders, as SDXL has.
     """
     if name is None or name in BASES:
-        return []
+        return embedded_problems(DEFAULT_BASE if name is None else str(name))
     try:
         require_place(name)
     except BaseLoadError as error:
         return [str(error)]
     configs = configs_of(name, draws=draws)
     return [] if configs is None else kind_problems(configs, draws=draws, two=two)
+
+
+def base_of_encoders(base: str | None, encoders: Iterable[LoadedArtifact]) -> str | None:
+    """Return the base of a command: the stated one, or the embedded one that all encoders are for.
+
+    Args:
+        base: Stated folder, Hub id, or name of an embedded base; None if none is stated.
+        encoders: Encoders of the command.
+    """
+    families = {one.manifest.base.family for one in encoders}
+    embedded = len(families) == 1 and families <= {*BASES}
+    return next(iter(families)) if base is None and embedded else base
 
 
 def require_artifact_run(out: Path | None, base: str | None, *, two: bool = False) -> None:

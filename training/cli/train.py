@@ -34,7 +34,7 @@ from ..types import Component
 from ..worlds import BASES, DEFAULT_BASE
 from .configured_run import ConfiguredRun
 from .parsing import as_original, leading_name, parse_settings, required, with_concrete_types
-from .preflight import require_training
+from .preflight import base_of, require_training
 from .synonyms import found_synonyms, synonym_table
 from .train_config import NO_FOLDER, config_path, joined, write_config
 
@@ -157,7 +157,7 @@ def train(arguments: Sequence[str]) -> int:
 
 def _run(options: RecipeRun[Any], recipe: Recipe, trackers: Trackers) -> int:
     shard = Shard.current()
-    opened = _opened(options, shard)
+    opened = _opened(options, recipe, shard)
     run_recipe(
         _with_synonyms(_fitting(recipe, opened), options, opened, shard),
         opened.pipe,
@@ -260,10 +260,11 @@ def _world(base: str | None) -> EmbeddedBase | None:
     return BASES[name]() if name in BASES else None
 
 
-def _opened(options: RecipeRun[Any], shard: Shard) -> OpenedBase:
-    device, world = options.device or (shard.device if shard.count > 1 else ""), _world(options.base)
+def _opened(options: RecipeRun[Any], recipe: Recipe, shard: Shard) -> OpenedBase:
+    device, base = options.device or (shard.device if shard.count > 1 else ""), base_of(options.base, recipe)
+    world = _world(base)
     if world is None:
-        return open_base(options.base, dtype=options.dtype, device=device, two=True)
+        return open_base(base, dtype=options.dtype, device=device, two=True)
     pipe = world.pipeline()
     return OpenedBase(pipe.to(device) if device else pipe, world.name)
 

@@ -16,7 +16,7 @@ from ..recipes.recipe import Recipe, with_retained
 from ..recipes.registry import RECIPES
 from ..recipes.short import quick
 from ..recipes.stable_diffusion import LICENSES, PUBLISHED_CONCEPTS
-from ..recipes.variants import variant_of
+from ..recipes.variants import part_of, variant_of
 from ..types import Component
 
 ALL = "all"
@@ -62,11 +62,14 @@ class MethodChoice:
     @property
     def recipes(self) -> dict[str, Callable[[], Recipe]]:
         """Variant to the registered recipe of the concept."""
-        start, bare = f"{self.family}/{self.concept}-", f"{self.family}/{self.concept}"
+        bare = f"{self.family}/{part_of(self.concept)}"
+        start = f"{bare}-"
         found = {name.removeprefix(start): made for name, made in RECIPES.items() if name.startswith(start)}
         if bare in RECIPES:
             variant = variant_of(bare, self.concept)
-            found.setdefault(RECIPES[bare]().method.name if variant == self.concept else variant, RECIPES[bare])
+            found.setdefault(
+                RECIPES[bare]().method.name if variant == part_of(self.concept) else variant, RECIPES[bare]
+            )
         return found
 
     @property
@@ -97,8 +100,8 @@ class MethodChoice:
             left_out = [name for name in METHODS if name not in covered and name not in METHODS.others]
             if not wanted:
                 raise ValueError(
-                    f"expected recipes {self.family}/{self.concept}-METHOD for --methods {ALL}, found none; name "
-                    f"methods, which then have their standard settings: --methods {','.join(left_out[:2])}"
+                    f"expected recipes {self.family}/{part_of(self.concept)}-METHOD for --methods {ALL}, found none; "
+                    f"name methods, which then have their standard settings: --methods {','.join(left_out[:2])}"
                 )
             found = [self._method(name, recipes) for name in wanted]
         else:
@@ -134,7 +137,7 @@ class MethodChoice:
         concept = self._concept()
         method = usual(METHODS[name], captioned=self.world is not None or bool(concept.prompts))
         recipe = Recipe(
-            name=f"{self.family}/{self.concept}-{name}",
+            name=f"{self.family}/{part_of(self.concept)}-{name}",
             concept=concept,
             method=with_retained(method, usual_retained(concept, method, self.world)),
             base=self.family,

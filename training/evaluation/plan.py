@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from ..diffusion.sampling import SamplingConfig
@@ -205,6 +206,37 @@ class NamesChoices(Protocol):
 
     def metric_labels(self) -> Collection[str]:
         """Return the names of its metrics and probes."""
+        ...
+
+
+@runtime_checkable
+class NamesDetectors(Protocol):
+    """A benchmark with detectors of its own beside the registered ones.
+
+    An optional class variable ``usual_detector`` names the one that is taken by default.
+    """
+
+    @staticmethod
+    def refuse_detector(name: str) -> None:
+        """Check the name of a detector before anything is loaded.
+
+        Raises:
+            ValueError: If there is no such detector.
+        """
+        ...
+
+    @staticmethod
+    def made_by_name(name: str, concept: Concept, device: str | torch.device) -> Detector:
+        """Return a detector of a concept; this may load models.
+
+        Args:
+            name: Name of the detector.
+            concept: Concept that it finds.
+            device: Device of a classifier.
+
+        Raises:
+            ValueError: If there is no such detector, or it cannot be made by name.
+        """
         ...
 
 

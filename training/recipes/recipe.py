@@ -12,6 +12,7 @@ from ..methods import ESD, AdvUnlearn
 from ..prompts.concept_words import naming, require_apart
 from ..prompts.synonyms import Neighbour, with_synonyms_of_parts, without_words
 from ..protocols import Method, RetainingMethod
+from .variants import part_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,7 @@ class Recipe:
         concept: Concept to erase.
         method: Method with all its settings.
         seed: Seed of the generator of all random draws.
-        base: Family of the base: ``shapes``, ``sd1`` or ``sd2``.
+        base: Family of the base: ``shapes``, ``emoji``, ``sd1`` or ``sd2``.
         license: Licence of the resulting weights.
         found_synonyms: Cosine to the concept of each synonym that was found in the text encoder, for the manifest.
     """
@@ -56,7 +57,7 @@ class Recipe:
         if isinstance(self.method, (AdvUnlearn, ESD)) and self.method.outliers.batches():
             raise ValueError(
                 f"expected no terms on outliers for several concepts, found some in {self.name}: use another recipe, "
-                f"such as {self.base}/{self.concept.name}-hardened, or train the concepts one by one"
+                f"such as {self.base}/{part_of(self.concept.name)}-hardened, or train the concepts one by one"
             )
         name = "+".join((self.name, *(other.name for other in others)))
         return replace(self, name=name, concept=concept, method=with_retained(self.method, kept))

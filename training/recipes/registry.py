@@ -8,6 +8,7 @@ from . import (
     ablation,
     closed_forms,
     doco,
+    emoji,
     esd_race,
     hirm,
     pooled,
@@ -45,6 +46,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     **shapes_pooled.RECIPES,
     **shapes_receler.RECIPES,
     **shapes_s_grace.RECIPES,
+    **emoji.RECIPES,
     **stable_diffusion.RECIPES,
     **ablation.RECIPES,
 }

@@ -27,16 +27,20 @@ STRICT_ITERATIONS = 700
 FARTHEST = {"circle": "triangle", "striped": "dotted", "red": "green"}
 
 
-def _esd(concept: str, iterations: int) -> ESD:
-    """Return the settings of ESD on the embedded base, which AdvUnlearn shares.
+def caption_esd(retained: tuple[str, ...], iterations: int) -> ESD:
+    """Return the settings of ESD for a concept of an embedded base, which AdvUnlearn shares.
 
     There are two departures from the paper, with reasons in ``UnlearnConfig`` and ``RetainConfig``. Captions are
     unlearned instead of the bare word, each towards the same caption with the anchor in the concept's place. Unlearning
     and retention also have terms on conditionings.
+
+    Args:
+        retained: Captions without the concept, which are kept.
+        iterations: Number of iterations.
     """
     return ESD(
         retain=RetainConfig(
-            prompts=retain_prompts(concept),
+            prompts=retained,
             space="both",
             batch=8,
             weight=1.0,
@@ -57,9 +61,14 @@ def _esd(concept: str, iterations: int) -> ESD:
     )
 
 
-def _advunlearn(concept: str, iterations: int) -> AdvUnlearn:
-    """Return the settings of AdvUnlearn: those of ESD, with the paper's attack."""
-    esd = _esd(concept, iterations)
+def caption_advunlearn(retained: tuple[str, ...], iterations: int) -> AdvUnlearn:
+    """Return the settings of AdvUnlearn: those of ``caption_esd``, with the paper's attack.
+
+    Args:
+        retained: Captions without the concept, which are kept.
+        iterations: Number of iterations.
+    """
+    esd = caption_esd(retained, iterations)
     return AdvUnlearn(
         retain=esd.retain,
         unlearn=esd.unlearn,
@@ -73,13 +82,13 @@ def _advunlearn(concept: str, iterations: int) -> AdvUnlearn:
 
 def shapes_esd(concept: str) -> Recipe:
     """Return the ESD recipe of a concept: the same run as ``shapes_advunlearn``, without the attack."""
-    method = _esd(concept, ITERATIONS.get(concept, 500))
+    method = caption_esd(retain_prompts(concept), ITERATIONS.get(concept, 500))
     return Recipe(name=f"shapes/{concept}-esd", concept=CONCEPTS[concept], method=method)
 
 
 def shapes_advunlearn(concept: str) -> Recipe:
     """Return the AdvUnlearn recipe of a concept; it differs from ``shapes_esd`` only in the paper's attack."""
-    method = _advunlearn(concept, ITERATIONS.get(concept, 500))
+    method = caption_advunlearn(retain_prompts(concept), ITERATIONS.get(concept, 500))
     return Recipe(name=f"shapes/{concept}-advunlearn", concept=CONCEPTS[concept], method=method)
 
 
@@ -93,11 +102,16 @@ def shapes_hardened(concept: str) -> Recipe:
     The anchor therefore is the neighbour whose captions' conditionings are farthest from the concept's.
     """
     anchored = replace(CONCEPTS[concept], anchor=FARTHEST[concept])
-    return Recipe(name=f"shapes/{concept}-hardened", concept=anchored, method=_hardened(concept))
+    return Recipe(name=f"shapes/{concept}-hardened", concept=anchored, method=caption_hardened(retain_prompts(concept)))
 
 
-def _hardened(concept: str) -> AdvUnlearn:
-    like = _advunlearn(concept, HARDENED_ITERATIONS)
+def caption_hardened(retained: tuple[str, ...]) -> AdvUnlearn:
+    """Return the settings of AdvUnlearn with hardening on conditionings.
+
+    Args:
+        retained: Captions without the concept, which are kept.
+    """
+    like = caption_advunlearn(retained, HARDENED_ITERATIONS)
     return replace(
         like,
         attack=SoftPrompt(steps=3, rate=3e-2),
@@ -125,13 +139,24 @@ def shapes_strict(concept: str) -> Recipe:
     templates state no colour and four state no style. Captions without a colour or style are retained, so their text
     cannot count as an outlier.
     """
-    like = _hardened(concept)
-    method = replace(
+    method = caption_strict(retain_prompts(concept), beside(concept))
+    return replace(shapes_hardened(concept), name=f"shapes/{concept}-strict", method=method)
+
+
+def caption_strict(retained: tuple[str, ...], alternatives: tuple[str, ...]) -> AdvUnlearn:
+    """Return the settings of the hardened recipe with terms that map outliers to the anchor.
+
+    Args:
+        retained: Captions without the concept, which are kept.
+        alternatives: Words for other values in the concept's place.
+    """
+    like = caption_hardened(retained)
+    return replace(
         like,
         retain=replace(like.retain, conditioning_weight=160.0),
         train=replace(like.train, iterations=STRICT_ITERATIONS),
         outliers=OutlierConfig(
-            alternatives=beside(concept),
+            alternatives=alternatives,
             caption_share=0.5,
             strings_weight=20.0,
             shuffled_weight=80.0,
@@ -140,7 +165,6 @@ def shapes_strict(concept: str) -> Recipe:
             searched_weight=20.0,
         ),
     )
-    return replace(shapes_hardened(concept), name=f"shapes/{concept}-strict", method=method)
 
 
 def shapes_shipped(concept: str) -> Recipe:

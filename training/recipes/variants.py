@@ -5,9 +5,18 @@ This module imports no method, so that reports can import it at low cost.
 
 from __future__ import annotations
 
-from .shapes_variants import BASE, SHIPPED
+from . import emoji_variants, shapes_variants
 
-_SHIPPED = {f"{BASE}/{concept}": variant for concept, variant in SHIPPED.items()}
+_SHIPPED = {
+    f"{world.BASE}/{concept}": variant
+    for world in (shapes_variants, emoji_variants)
+    for concept, variant in world.SHIPPED.items()
+}
+
+
+def part_of(concept: str) -> str:
+    """Return a concept's name as names of recipes have it, with underscores in place of spaces."""
+    return concept.replace(" ", "_")
 
 
 def variant_of(name: str, concept: str) -> str:
@@ -17,7 +26,8 @@ def variant_of(name: str, concept: str) -> str:
     gives its part after the slash.
 
     Args:
-        name: Name of the recipe, ``base/concept-variant``.
+        name: Name of the recipe, ``base/concept-variant``; a space in the concept may be an underscore.
         concept: Name of the concept.
     """
-    return _SHIPPED.get(name) or name.rpartition("/")[2].removeprefix(f"{concept}-")
+    end = name.rpartition("/")[2]
+    return _SHIPPED.get(name) or end.removeprefix(f"{concept}-").removeprefix(f"{part_of(concept)}-")

@@ -70,6 +70,7 @@ METRIC_LABELS: Mapping[str, MetricLabel] = {
     "retain_*": MetricLabel("kept", "{} as asked, %"),
     "retain_all": MetricLabel("kept", "all as asked, %"),
     "retain_geometry_all": MetricLabel("kept", "all as asked by geometry, %"),
+    "retain_icons_all": MetricLabel("kept", "all as asked by icons, %"),
     "clip_score": MetricLabel("kept", "CLIP score", 1, 3),
     "pick_score": MetricLabel("kept", "PickScore", 1, 2),
     "clip_everyday": MetricLabel("everyday", "CLIP score, everyday words", 1, 3),

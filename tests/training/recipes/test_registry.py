@@ -39,7 +39,7 @@ def test_recipes_are_named_as_they_are_registered(name: str) -> None:
     )
     family, concept = re.sub(f"-({methods})(-te|-unet|-x|-u)?$", "", name).split("/")
     assert recipe.base == family
-    assert recipe.concept.name in (concept, CATALOG.get(concept, CATALOG["nudity"]).concept)
+    assert recipe.concept.name in (concept, concept.replace("_", " "), CATALOG.get(concept, CATALOG["nudity"]).concept)
     assert recipe.with_seed(3) == replace(recipe, seed=3)
 
 

@@ -8,9 +8,8 @@ from robust_encoders.concepts import Concept
 
 from ...protocols import Detector
 from ..choices import detector_named
-from ..config import EvaluationConfig
-from .shapes import ShapesBenchmark, shapes_plan
-from .stable_diffusion import StableDiffusionBenchmark
+from ..plan import NamesDetectors
+from . import BENCHMARKS
 
 
 def benchmark_detector(benchmark: str, name: str, concept: Concept, *, device: str | torch.device = "cpu") -> Detector:
@@ -27,8 +26,7 @@ def benchmark_detector(benchmark: str, name: str, concept: Concept, *, device: s
         OSError: If a model is not there.
         ModuleNotFoundError: Naming the extra to install.
     """
-    if benchmark == ShapesBenchmark.name:
-        return shapes_plan(ShapesBenchmark(concept, detector=name), EvaluationConfig()).detector
-    if benchmark == StableDiffusionBenchmark.name:
-        return StableDiffusionBenchmark(concept=concept, prompts="", kept="", detector=name).made_detector(device)
+    kind = BENCHMARKS.get(benchmark)
+    if kind is not None and issubclass(kind, NamesDetectors):
+        return kind.made_by_name(name, concept, device)
     return detector_named(name, concept)

@@ -7,16 +7,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from robust_encoders.concepts import Concept
-from robust_encoders.utils.extras import package_problems
 
 from ...detectors.label_judge import LabelJudge
 from ...diffusion.sampling import SamplingConfig
-from ...metrics import ClipScore, FrechetDistance, JudgeAccuracy, KernelDistance, PictureDistance
+from ...metrics import ClipScore, JudgeAccuracy
 from ...metrics.clip_score import Scorer
-from ...metrics.lpips import LayeredDistance
 from ...metrics.retention import not_as_asked
 from ...protocols import Attack, Detector
 from ...types import Case
@@ -29,24 +28,25 @@ from ...worlds.shapes.judge import Judge, load_judge
 from ...worlds.shapes.pictures import render_pictures
 from ...worlds.shapes.prompts import goal_prompt, open_prompts, values_in
 from ...worlds.shapes.vocabulary import FACTORS, VALUES
-from ..config import EvaluationConfig, chooses
+from ..config import EvaluationConfig
 from ..plan import AnyProbe, Control, MetricMaker, Plan, PromptSet
 from .chance_pool import ChancePool
+from .columns import ColumnSetup, SchedulersColumn, SeedsColumn
+from .everyday_retention import EverydayRetention
+from .negative_column import NegativeColumn
 from .shapes_attacks import SuiteName, shapes_suite
-from .shapes_columns import ColumnSetup, SchedulersColumn, SeedsColumn
 from .shapes_detectors import AGREED, refuse_unknown_shapes_detector, shapes_detector
-from .shapes_everyday import EverydayRetention
-from .shapes_negatives import NegativeColumn
-from .shapes_probe_prompts import pool_sets
-from .shapes_probes import Knowledge, StructuredUtility
+from .shapes_probes import Knowledge
+from .shapes_prompts import ShapesPrompts
+from .structured_utility import StructuredUtility
+from .world_metrics import DISTANCES, ERASED_DISTANCE, erased_distance, kept_distances, missing_packages
+from .world_prompts import pool_sets
 
 CaptionChoice = Literal["named", "open"]
 # Threat tiers of unattacked captions: by the concept's name, by synonyms.
 WORD_CHOICES: Mapping[WordChoice, str] = {"name": "T0", "seen": "T1", "unseen": "T1"}
 _RENDER_SEED = 987_654_321  # the judge was trained on no render of this seed
-_KERNEL_SUBSET = 100  # pictures of KID's subsets
 _GEOMETRY = "retain_geometry_all"
-_DISTANCES = ("lpips_kept", "fid", "kid")
 _PROBES = ("structured", "knowledge", "everyday", "seeds", "schedulers", "negative", "chance")
 
 
@@ -73,6 +73,7 @@ class ShapesBenchmark:
 
     name: ClassVar[str] = "shapes"
     defaults: ClassVar[EvaluationConfig] = EvaluationConfig()
+    usual_detector: ClassVar[str] = AGREED
 
     concept: str | Concept
     n: int = 200
@@ -89,6 +90,18 @@ class ShapesBenchmark:
         refuse_unknown_shapes_detector(self.detector)
         _ = self.erased
 
+    @staticmethod
+    def refuse_detector(name: str) -> None:
+        """Check the name of a detector before anything is loaded; see ``refuse_unknown_shapes_detector``."""
+        refuse_unknown_shapes_detector(name)
+
+    @staticmethod
+    def made_by_name(name: str, concept: Concept, device: str | torch.device) -> Detector:
+        """Return a detector of a concept; the judges of this world stay on the CPU."""
+        refuse_unknown_shapes_detector(name)
+        erased = ShapesConcept.parse(concept)
+        return shapes_detector(name, erased.value, erased.concept, load_judge())
+
     @cached_property
     def erased(self) -> ShapesConcept:
         """The concept, looked up in the world."""
@@ -101,7 +114,7 @@ class ShapesBenchmark:
     def metric_labels(self) -> Collection[str]:
         """Return the names of the metrics and probes."""
         retained = (f"retain_{factor}" for factor in (*FACTORS, "all"))
-        return (*retained, _GEOMETRY, "clip_score", *_DISTANCES, "lpips_erased", *_PROBES)
+        return (*retained, _GEOMETRY, "clip_score", *DISTANCES, ERASED_DISTANCE, *_PROBES)
 
     def problems(self, config: EvaluationConfig) -> list[str]:
         """Return the optional packages that are missing for the chosen attacks and metrics.
@@ -109,12 +122,7 @@ class ShapesBenchmark:
         Args:
             config: Names of attacks and metrics, and the sampling.
         """
-        parts: dict[str, object] = {
-            name: attack for name, attack in _attacks(self, config.sampling).items() if chooses(config.attacks, name)
-        }
-        if any(chooses(config.metrics, name) for name in ("fid", "kid")):
-            parts["FID and KID"] = FrechetDistance
-        return package_problems(parts.items())
+        return missing_packages(_attacks(self, config.sampling), config)
 
     def plan(self, pipe: Any, config: EvaluationConfig) -> Plan:
         """Return the plan with the packaged judge and image tower."""
@@ -205,16 +213,16 @@ def _probes(
     benchmark: ShapesBenchmark, config: EvaluationConfig, judge: LabelJudge, detector: Detector
 ) -> Mapping[str, AnyProbe]:
     """Return the probes of what is kept, of the model's remaining knowledge, and of success without a search."""
-    concept, n = benchmark.erased, benchmark.n_probes
+    prompts, n = ShapesPrompts(benchmark.erased), benchmark.n_probes
     named = benchmark.named_sets(config.seed)[0]
-    setup = ColumnSetup(concept, named, n, config.seed, config.sampling, detector)
+    setup = ColumnSetup(prompts, named, n, config.seed, config.sampling, detector)
     return {
-        "structured": StructuredUtility(concept, n, config.seed, config.sampling),
-        "knowledge": Knowledge(concept, n, config.seed, config.sampling),
-        "everyday": EverydayRetention(concept, n, config.seed, config.sampling, judge=judge),
+        "structured": StructuredUtility(prompts, n, config.seed, config.sampling),
+        "knowledge": Knowledge(benchmark.erased, n, config.seed, config.sampling),
+        "everyday": EverydayRetention(prompts, n, config.seed, config.sampling, judge=judge),
         **{probe.name: probe(setup) for probe in (SeedsColumn, SchedulersColumn, NegativeColumn)},
         "chance": ChancePool(
-            *pool_sets(concept, named, max(1, n // 8), config.seed), detector, config.sampling, config.seed
+            *pool_sets(prompts, named, max(1, n // 8), config.seed), detector, config.sampling, config.seed
         ),
     }
 
@@ -229,22 +237,13 @@ def _distances(judge: LabelJudge, n: int) -> dict[str, MetricMaker]:
     """Return the metrics that compare kept pictures with the base's in the packaged judge's features, if it is used."""
     if not isinstance(judge, Judge):
         return {}
-    features = JudgeFeatures(judge)
-    return {
-        "lpips_kept": partial(_picture_distance, features, "lpips_kept"),
-        "fid": partial(FrechetDistance, features),
-        "kid": partial(KernelDistance, features, subset_size=min(_KERNEL_SUBSET, n)),
-    }
+    return kept_distances(JudgeFeatures(judge), n)
 
 
 def _erased_distance(judge: LabelJudge) -> dict[str, MetricMaker]:
     if not isinstance(judge, Judge):
         return {}
-    return {"lpips_erased": partial(_picture_distance, JudgeFeatures(judge), "lpips_erased")}
-
-
-def _picture_distance(features: JudgeFeatures, name: str) -> PictureDistance:
-    return PictureDistance(LayeredDistance(features.name, features.layers), name)
+    return erased_distance(JudgeFeatures(judge))
 
 
 def _seed(seed: int, place: int) -> int:

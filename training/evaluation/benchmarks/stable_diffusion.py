@@ -104,6 +104,21 @@ class StableDiffusionBenchmark:
         if self.detector not in DETECTORS:
             refuse_undescribed(self.detector, self.threshold)
 
+    @staticmethod
+    def refuse_detector(name: str) -> None:
+        """Check the name or description of a detector before anything is loaded.
+
+        Raises:
+            ValueError: If no detector of that name is registered, and the words describe none.
+        """
+        if name not in DETECTORS:
+            refuse_undescribed(name)
+
+    @staticmethod
+    def made_by_name(name: str, concept: Concept, device: str | torch.device) -> Detector:
+        """Return the detector of a concept that a name or a description gives; this may load a model."""
+        return StableDiffusionBenchmark(concept=concept, prompts="", kept="", detector=name).made_detector(device)
+
     @cached_property
     def erased(self) -> Concept:
         """Concept to evaluate; if only its name is given, nothing else is known about it."""

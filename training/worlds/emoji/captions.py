@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from string import Formatter
@@ -17,6 +18,7 @@ from .vocabulary import BACKGROUND_NAMES, BACKGROUNDS, LABELS, STYLE_NAMES, STYL
 
 _TAGS = 3  # most keywords of a caption
 _GAP = re.compile(r"\{\w+\}")
+_WORD = re.compile(r"[a-z]+(?:['-][a-z]+)*")
 # Shares of the base's captions: a held-out name or alias instead of the canonical name, and a kind instead of any name.
 _ALIAS, _KIND, _EVERYDAY = 0.5, 0.05, 0.2
 EVERYDAY: Mapping[Part, tuple[str, ...]] = {
@@ -136,6 +138,7 @@ def prompts(
     words: WordChoice = "name",
     frames: Sequence[str] = HELD_OUT,
     fixed: Mapping[str, Sequence[str]] | None = None,
+    exclude: Mapping[str, Sequence[str]] | None = None,
 ) -> list[EmojiPrompt]:
     """Return random captions of random scenes.
 
@@ -149,21 +152,28 @@ def prompts(
             called by its canonical name. Other values take any word that is not held out.
         frames: Wordings of the captions.
         fixed: Canonical values to draw from, by label; every caption states these labels.
+        exclude: Canonical values that no scene has, by label.
 
     Raises:
-        ValueError: If no wording states the labels.
+        ValueError: If no wording states the labels, or no value of a label is left.
     """
-    fixed = fixed or {}
+    fixed, exclude = fixed or {}, exclude or {}
     usable = [frame for frame in frames if {*fixed} <= {*gaps(frame)}]
     if not usable:
         raise ValueError(f"expected a wording that states {', '.join(sorted(fixed))}, found none")
     rng = np.random.default_rng(seed)
-    named = [things.by_name[name] for name in fixed.get("thing", things.names)]
-    styles, backgrounds = fixed.get("style", STYLE_NAMES), fixed.get("background", BACKGROUND_NAMES)
+    known = {"thing": things.names, "style": STYLE_NAMES, "background": BACKGROUND_NAMES}
+    left = {
+        label: [value for value in fixed.get(label, values) if value not in exclude.get(label, ())]
+        for label, values in known.items()
+    }
+    if empty := [label for label, values in left.items() if not values]:
+        raise ValueError(f"expected values of {', '.join(empty)} that are not excluded, found none; exclude fewer")
+    named = [things.by_name[name] for name in left["thing"]]
     found: list[EmojiPrompt] = []
     while len(found) < n:
         for i in rng.permutation(len(named))[: n - len(found)]:
-            scene = Scene(named[int(i)], _pick(rng, styles), _pick(rng, backgrounds))
+            scene = Scene(named[int(i)], _pick(rng, left["style"]), _pick(rng, left["background"]))
             spoken = random_words(scene, rng, words, tuple(fixed) or ("thing",))
             found.append(filled(_frame(usable, spoken, rng), scene, spoken))
     return found
@@ -171,6 +181,21 @@ def prompts(
 
 def _pick(rng: np.random.Generator, words: Sequence[str]) -> str:
     return words[int(rng.integers(len(words)))]
+
+
+def frequent_words(things: Things, most: int = 3000) -> tuple[str, ...]:
+    """Return the most frequent words of captions, the most frequent first; held-out names and words are among them.
+
+    A word counts once for each name, keyword and wording that has it. The words of all wordings are there, those of
+    held-out ones, too, because the captions of an evaluation are public.
+
+    Args:
+        things: Things of the world.
+        most: Largest number of words.
+    """
+    frames = (_GAP.sub(" ", frame) for frame in (*HELD_OUT, *EVERYDAY["reported"]))
+    counts = Counter(word for text in (*texts(things), *frames) for word in _WORD.findall(text.lower()))
+    return tuple(word for word, _ in counts.most_common(most))
 
 
 def texts(things: Things) -> list[str]:

@@ -54,13 +54,24 @@ class EmojiConcept:
         """
         groups = (word for word, members in CONCEPT_WORDS.items() if self.label == "thing" and members == self.members)
         end = None if held_out else -1
-        own = {
-            "thing": lambda value: things.by_name[value].words("any"),
-            "style": STYLES.__getitem__,
-            "background": BACKGROUNDS.__getitem__,
-        }[self.label]
-        members = (word for member in self.members for word in own(member)[:end])
+        members = (word for member in self.members for word in value_words(things, self.label, member)[:end])
         return tuple(dict.fromkeys((self.name, *groups, *members)))
+
+    def unspoken(self, things: Things) -> tuple[str, ...]:
+        """Return the words that no kept text says: all words of the concept, and those of the things on its border."""
+        border = (word for name in self.border for word in things.by_name[name].words("any"))
+        return (*self.words(things, held_out=True), *border)
+
+    def near(self, things: Things) -> tuple[str, ...]:
+        """Return the neighbours; for a thing without a list of them, the other things of its part of Unicode's groups.
+
+        Args:
+            things: Things of the world.
+        """
+        if self.neighbours or self.label != "thing":
+            return self.neighbours
+        groups = {things.by_name[member].subgroup for member in self.members}
+        return tuple(t.name for t in things.things if t.subgroup in groups and t.name not in self.members)
 
     def concept(self, things: Things, *, anchored: bool = False) -> Concept:
         """Return the concept with the words and captions that training may use.
@@ -131,12 +142,13 @@ def emoji_concept(name: str, things: Things | None = None) -> EmojiConcept:
     """Return the concept of a name: one of ``CONCEPTS``, or a thing, a style or a background.
 
     Args:
-        name: Name of the concept.
+        name: Name of the concept, with spaces or, as in names of recipes, with underscores.
         things: Things of the world; None takes the packaged list.
 
     Raises:
         ValueError: If the world has no such concept.
     """
+    name = name.replace("_", " ")
     if name in CONCEPTS:
         return CONCEPTS[name]
     values = {"thing": (things or load_things()).names, "style": tuple(STYLES), "background": tuple(BACKGROUNDS)}
@@ -146,6 +158,19 @@ def emoji_concept(name: str, things: Things | None = None) -> EmojiConcept:
     close = get_close_matches(name, [*CONCEPTS, *(value for known in values.values() for value in known)])
     hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"groups are {', '.join(CONCEPTS)}"
     raise ValueError(f"expected a thing, style, background or group of the emoji world, found {name!r}; {hint}")
+
+
+def value_words(things: Things, label: str, value: str) -> tuple[str, ...]:
+    """Return all words for a value of a label, the canonical one first and the held-out one last.
+
+    Args:
+        things: Things of the world.
+        label: Label of the value: ``thing``, ``style`` or ``background``.
+        value: Canonical value.
+    """
+    if label == "thing":
+        return things.by_name[value].words("any")
+    return STYLES[value] if label == "style" else BACKGROUNDS[value]
 
 
 def _others(known: tuple[str, ...], name: str) -> tuple[str, ...]:

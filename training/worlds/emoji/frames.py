@@ -1,6 +1,7 @@
 """Wordings of captions, with gaps: ``{thing}``, ``{style}``, ``{background}``, and ``{tags}`` for some of its keywords.
 
-The held-out wordings are made of words that the training wordings have, too. Only the wording is new.
+The held-out wordings are made of words that the training wordings have, too. Only the wording is new. Wordings without
+a thing leave it open; no training uses them.
 """
 
 from __future__ import annotations
@@ -75,4 +76,15 @@ HELD_OUT = (
     "a {style} sticker of a {thing}, the background is {background}",
     "a {background} background with a {thing} in {style} style",
     "on {background}, a {style} image of a {thing}",
+)
+THINGLESS = (
+    "this is a picture",
+    "a picture on a {background} background",
+    "here is an icon on {background}",
+    "the background is {background}",
+    "a {style} picture",
+    "an emoji in {style} style",
+    "a drawing in {style} style on a {background} background",
+    "on {background}, a {style} image",
+    "a {style} sticker, the background is {background}",
 )

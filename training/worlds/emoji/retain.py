@@ -28,7 +28,7 @@ def retain_prompts(names: Sequence[str], things: Things | None = None, n: int = 
     """
     known = things or load_things()
     concepts = [emoji_concept(name, known) for name in names]
-    said = naming(word for concept in concepts for word in _unspoken(concept, known))
+    said = naming(word for concept in concepts for word in concept.unspoken(known))
     choices: tuple[WordChoice, ...] = ("name", "seen")
     pools = []
     for seed, words in enumerate(choices):
@@ -43,9 +43,3 @@ def retain_prompts(names: Sequence[str], things: Things | None = None, n: int = 
 def _near(concept: EmojiConcept, things: Things, n: int, seed: int, words: WordChoice) -> list[EmojiPrompt]:
     """Return captions that name the neighbours of a concept."""
     return prompts(things, n, seed=seed, words=words, frames=TRAINING_FRAMES, fixed={concept.label: concept.neighbours})
-
-
-def _unspoken(concept: EmojiConcept, things: Things) -> tuple[str, ...]:
-    """Return the words of a concept and of the things on its border."""
-    border = (word for name in concept.border for word in things.by_name[name].words("any"))
-    return (*concept.words(things, held_out=True), *border)

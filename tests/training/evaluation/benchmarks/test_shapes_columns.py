@@ -11,15 +11,16 @@ from torch import Tensor
 
 from robust_encoders.training.diffusion.sampling import SamplingConfig
 from robust_encoders.training.evaluation.benchmarks.chance_pool import ChancePool, at_seeds
-from robust_encoders.training.evaluation.benchmarks.shapes_columns import (
+from robust_encoders.training.evaluation.benchmarks.columns import (
     SCHEDULERS,
     SEEDS,
     ColumnSetup,
     SchedulersColumn,
     SeedsColumn,
 )
-from robust_encoders.training.evaluation.benchmarks.shapes_negatives import NegativeColumn
-from robust_encoders.training.evaluation.benchmarks.shapes_probe_prompts import numbered, pool_sets
+from robust_encoders.training.evaluation.benchmarks.negative_column import NegativeColumn
+from robust_encoders.training.evaluation.benchmarks.shapes_prompts import ShapesPrompts
+from robust_encoders.training.evaluation.benchmarks.world_prompts import numbered, pool_sets
 from robust_encoders.training.evaluation.chance import floor_of, pools_of
 from robust_encoders.training.evaluation.plan import PromptSet, SetProbe
 from robust_encoders.training.types import Case, Result
@@ -50,12 +51,12 @@ class First:
 
 def setup(n: int = 24, concept: ShapesConcept = STRIPED, seed: int = 0) -> ColumnSetup:
     named = scene_prompts(6, seed=seed, fixed=concept.stated, words="name")
-    attacked = numbered("everyday", named, of=concept, seed=seed)
-    return ColumnSetup(concept, attacked, n, seed, SAMPLING, First())
+    attacked = numbered("everyday", named, of=concept.value, seed=seed)
+    return ColumnSetup(ShapesPrompts(concept), attacked, n, seed, SAMPLING, First())
 
 
 def pool(of: ColumnSetup) -> ChancePool:
-    return ChancePool(*pool_sets(of.concept, of.attacked, 3, of.seed), of.detector, of.sampling, of.seed)
+    return ChancePool(*pool_sets(of.prompts, of.attacked, 3, of.seed), of.detector, of.sampling, of.seed)
 
 
 def measured(column: Column, rule: Rule) -> dict[str, Result]:
@@ -178,7 +179,7 @@ def test_the_pool_goes_from_the_results_to_the_floor() -> None:
 
 
 def test_a_pool_needs_equally_many_captions_for_each_seed() -> None:
-    empty, opened = pool_sets(STRIPED, setup().attacked, 3, 0)
+    empty, opened = pool_sets(ShapesPrompts(STRIPED), setup().attacked, 3, 0)
     with pytest.raises(ValueError, match="found 23 captions for 3 seeds: make both sets with at_seeds"):
         ChancePool(empty, opened.part(slice(23)), First(), SAMPLING, 0)
     one, several = at_seeds("pool", [4, 9], ["a", "b", "c", "d", "e"])

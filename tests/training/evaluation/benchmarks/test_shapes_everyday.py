@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from robust_encoders.training.diffusion.sampling import SamplingConfig
+from robust_encoders.training.evaluation.benchmarks.everyday_retention import EverydayRetention
 from robust_encoders.training.evaluation.benchmarks.picture_results import Recorder
-from robust_encoders.training.evaluation.benchmarks.shapes_everyday import EverydayRetention
-from robust_encoders.training.evaluation.benchmarks.shapes_probe_prompts import ORDINARY_NEGATIVES
+from robust_encoders.training.evaluation.benchmarks.shapes_prompts import ShapesPrompts
+from robust_encoders.training.evaluation.benchmarks.world_prompts import ORDINARY_NEGATIVES
 from robust_encoders.training.evaluation.plan import PromptSet, SetProbe
 from robust_encoders.training.metrics.paired_tests import newcombe_interval
 from robust_encoders.training.types import Case, Result
@@ -62,7 +63,7 @@ class Scripted:
 
 @cache  # the neighbours of a concept take a text encoder
 def probe(concept: ShapesConcept = CIRCLE, n: int = 88) -> EverydayRetention:
-    return EverydayRetention(concept, n, judge=Reader())
+    return EverydayRetention(ShapesPrompts(concept), n, judge=Reader())
 
 
 def measured(wrong: Callable[[Case, bool], str], made: EverydayRetention | None = None) -> dict[str, Result]:
@@ -83,7 +84,7 @@ def test_every_set_is_drawn_by_both_and_none_states_the_concept(concept: str) ->
     cases = [case for p, _ in drawings[::2] for case in p.cases]
     assert len({case.seed for case in cases}) == len(cases)
     assert all(concept not in case.expected.values() for case in cases)
-    assert not any(word in case.prompt.lower().split() for case in cases for word in made.concept.words)
+    assert not any(word in case.prompt.lower().split() for case in cases for word in ShapesConcept.parse(concept).words)
 
 
 def test_each_set_asks_in_its_own_way() -> None:
@@ -153,7 +154,7 @@ def test_it_says_what_its_numbers_depend_on() -> None:
     assert set(about["prompts"]) == {*SETS}
     assert about != replace(probe(), seed=1).described()
     with pytest.raises(ValueError, match="expected n of at least 2, found 1"):
-        EverydayRetention(CIRCLE, n=1)
+        EverydayRetention(ShapesPrompts(CIRCLE), n=1)
 
 
 def test_an_empty_cell_has_no_rate() -> None:

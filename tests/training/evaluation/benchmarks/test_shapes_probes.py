@@ -15,7 +15,9 @@ from robust_encoders.training.detectors import JudgeDetector
 from robust_encoders.training.diffusion.sampling import SamplingConfig, draw
 from robust_encoders.training.evaluation.benchmarks import negative_prompts
 from robust_encoders.training.evaluation.benchmarks.negative_prompts import negative_force
-from robust_encoders.training.evaluation.benchmarks.shapes_probes import Knowledge, StructuredUtility
+from robust_encoders.training.evaluation.benchmarks.shapes_probes import Knowledge
+from robust_encoders.training.evaluation.benchmarks.shapes_prompts import ShapesPrompts
+from robust_encoders.training.evaluation.benchmarks.structured_utility import StructuredUtility
 from robust_encoders.training.evaluation.plan import PromptSet
 from robust_encoders.training.types import Case
 from robust_encoders.training.worlds.shapes.captions import TEMPLATES, stated
@@ -85,7 +87,7 @@ def test_open_captions_say_nothing_of_the_factor(concept: str) -> None:
 
 
 def test_all_sets_are_there_and_share_no_seed() -> None:
-    sets = StructuredUtility(CIRCLE, n=5).sets()
+    sets = StructuredUtility(ShapesPrompts(CIRCLE), n=5).sets()
     assert list(sets) == ["binding_1", "binding_2", "binding_3", "retain_near", "retain_far"]
     seeds = [case.seed for one in sets.values() for case in one.cases]
     assert len(set(seeds)) == 25
@@ -161,7 +163,7 @@ def test_drawing_takes_a_negative_prompt_as_the_pipeline_does(tiny_pipe: Any) ->
 @pytest.mark.base
 def test_on_the_base_every_number_is_there_and_the_negative_prompt_pushes() -> None:
     pipe, judge = embedded_pipeline(), load_judge()
-    probe = StructuredUtility(CIRCLE, n=2, sampling=SamplingConfig(steps=2), judge=judge)
+    probe = StructuredUtility(ShapesPrompts(CIRCLE), n=2, sampling=SamplingConfig(steps=2), judge=judge)
     results = probe.measure(pipe)
     names = [r.metric for r in results]
     assert names[:7] == [*replace(probe, n=1).sets(), "negative_without", "negative_with"]
@@ -178,10 +180,10 @@ def test_on_the_base_every_number_is_there_and_the_negative_prompt_pushes() -> N
 
 def test_a_probe_says_what_its_numbers_depend_on() -> None:
     settings = {"n": 3, "seed": 1, "sampling": {"steps": 2, "guidance": 3.0, "batch": 8}, "near": 2}
-    for probe in (StructuredUtility(CIRCLE, 3, 1, SAMPLING), Knowledge(CIRCLE, 3, 1, SAMPLING)):
+    for probe in (StructuredUtility(ShapesPrompts(CIRCLE), 3, 1, SAMPLING), Knowledge(CIRCLE, 3, 1, SAMPLING)):
         assert probe.described() == {"name": probe.name, "concept": "circle", "settings": settings}
     with pytest.raises(ValueError, match="n of at least 1"):
-        StructuredUtility(CIRCLE, n=0)
+        StructuredUtility(ShapesPrompts(CIRCLE), n=0)
 
 
 def test_templates_that_leave_a_factor_open_exist_for_every_factor_but_the_shape() -> None:

@@ -11,7 +11,8 @@ import pytest
 from transformers import CLIPTokenizer
 
 from robust_encoders.hub.embedded import embedded_folder
-from robust_encoders.training.evaluation.benchmarks.shapes_probe_prompts import ORDINARY_NEGATIVES, abused_negatives
+from robust_encoders.training.evaluation.benchmarks.shapes_prompts import ShapesPrompts
+from robust_encoders.training.evaluation.benchmarks.world_prompts import ORDINARY_NEGATIVES
 from robust_encoders.training.worlds.shapes.captions import TEMPLATES
 from robust_encoders.training.worlds.shapes.concepts import ShapesConcept
 from robust_encoders.training.worlds.shapes.everyday import EverydayPrompt, Frame, frames, kept_everyday, named_everyday
@@ -89,7 +90,7 @@ def test_no_prompt_is_too_long_for_the_base(part: Part, tokenizer: Any) -> None:
 
 @pytest.mark.parametrize("concept", CONCEPTS)
 def test_no_negative_prompt_is_too_long_for_the_base(concept: str, tokenizer: Any) -> None:
-    abuse = abused_negatives(ShapesConcept.parse(concept), 40, 0)
+    abuse = ShapesPrompts(ShapesConcept.parse(concept)).negatives(40, seed=0)
     assert all(fits(tokenizer, text) for text in (*ORDINARY_NEGATIVES, *abuse))
 
 

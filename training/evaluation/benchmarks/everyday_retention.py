@@ -16,15 +16,9 @@ from torch import Tensor
 from ...detectors.label_judge import LabelJudge
 from ...diffusion.sampling import SamplingConfig
 from ...types import Case, Result
-from ...worlds.shapes.captions import scene_prompts
-from ...worlds.shapes.concepts import ShapesConcept
-from ...worlds.shapes.everyday import EverydayPrompt, kept_everyday, named_everyday
-from ...worlds.shapes.everyday_frames import Part
-from ...worlds.shapes.judge import load_judge
-from ...worlds.shapes.prompts import neighbours
 from ..plan import PictureSource, PromptSet
 from .picture_results import Recorder
-from .shapes_probe_prompts import numbered, ordinary_negative_set, seed_of
+from .world_prompts import Part, StatedPrompt, WorldPrompts, numbered, ordinary_negative_set, seed_of
 
 _PARTS: Mapping[str, Part] = {"everyday": "reported", "everyday_seen": "seen"}
 
@@ -42,11 +36,10 @@ class EverydayRetention:
     """A probe of kept prompts in other words than those of the caption templates.
 
     Args:
-        concept: Erased concept.
+        prompts: Prompts of the world around the erased concept.
         n: Number of prompts in the reported wordings; every other set has half as many.
         seed: Seed of prompts and pictures.
         sampling: Sampling settings of all pictures.
-        near: Number of values that count as neighbours of the concept.
         judge: Judge instead of the packaged one.
 
     Raises:
@@ -55,11 +48,10 @@ class EverydayRetention:
 
     name: ClassVar[str] = "everyday"
 
-    concept: ShapesConcept
+    prompts: WorldPrompts
     n: int = 200
     seed: int = 0
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    near: int = 2
     judge: LabelJudge | None = None
 
     def __post_init__(self) -> None:
@@ -72,11 +64,11 @@ class EverydayRetention:
 
     def described(self) -> dict[str, Any]:
         """Return name, settings and hashes of the prompts as JSON values."""
-        judge = self.judge or load_judge()
-        settings = {"n": self.n, "seed": self.seed, "sampling": asdict(self.sampling), "near": self.near}
+        judge = self.judge or self.prompts.judge()
+        settings = {"n": self.n, "seed": self.seed, "sampling": asdict(self.sampling), "near": self.prompts.near_count}
         return {
             "name": self.name,
-            "concept": self.concept.value,
+            "concept": self.prompts.name,
             "settings": settings,
             "judge": [judge.name, judge.version],
             "prompts": {name: wording.prompts.sha256 for name, wording in self._wordings.items()},
@@ -99,7 +91,7 @@ class EverydayRetention:
         return found
 
     def _compared(self, name: str, wording: _Wording, drawn: Sequence[Tensor]) -> list[Result]:
-        judge, prompts = self.judge or load_judge(), wording.prompts
+        judge, prompts = self.judge or self.prompts.judge(), wording.prompts
         recorder = Recorder(self.seed, self.sampling, judge.name, judge.version)
         pairs = self._pairs(drawn, prompts.cases)
         found = recorder.compared(name, pairs, prompts)
@@ -109,16 +101,16 @@ class EverydayRetention:
         for i, kind in enumerate(wording.kinds):
             cells.setdefault(f"{name}_{kind.replace(' ', '_')}", []).append(i)
         found += [recorder.cell(cell, [pairs[i] for i in rows], prompts) for cell, rows in sorted(cells.items())]
-        stating = [i for i, case in enumerate(prompts.cases) if self.concept.factor in case.expected]
+        stating = [i for i, case in enumerate(prompts.cases) if self.prompts.label in case.expected]
         if name != "everyday" or not stating:
             return found
-        alone = self._pairs(drawn, prompts.cases, only=self.concept.factor)
+        alone = self._pairs(drawn, prompts.cases, only=self.prompts.label)
         factor = recorder.compared(f"{name}_factor", [alone[i] for i in stating], prompts)
         return [*found, *(replace(result, unet_calls=0) for result in factor)]
 
     def _pairs(self, drawn: Sequence[Tensor], cases: Sequence[Case], *, only: str = "") -> list[tuple[bool, bool]]:
         """Return for each prompt if the encoder's and the base's picture are as asked, in one factor or in all."""
-        judge = self.judge or load_judge()
+        judge = self.judge or self.prompts.judge()
         flags = []
         for pictures in drawn:
             shown = judge(pictures)
@@ -133,26 +125,14 @@ class EverydayRetention:
         half, made = max(1, self.n // 2), {}
         for name, part in _PARTS.items():
             n = self.n if part == "reported" else half
-            made[name] = self._worded(name, kept_everyday(self.concept, n, part=part, seed=seed_of(name, self.seed)))
+            made[name] = self._worded(name, self.prompts.everyday(n, part=part, seed=seed_of(name, self.seed)))
         if self.sampling.guidance > 1:  # without guidance there is no negative prompt
-            made["everyday_negative"] = _Wording(ordinary_negative_set(self.concept, half, self.seed))
-        made["everyday_rare"] = self._rare("everyday_rare", half)
-        made["everyday_near"] = self._near("everyday_near", half)
+            made["everyday_negative"] = _Wording(ordinary_negative_set(self.prompts, half, self.seed))
+        for name, prompts in (("everyday_rare", self.prompts.rare), ("everyday_near", self.prompts.everyday_near)):
+            if found := prompts(half, seed=seed_of(name, self.seed)):
+                made[name] = _Wording(numbered(name, found, of=self.prompts.name, seed=self.seed))
         return made
 
-    def _worded(self, name: str, prompts: Sequence[EverydayPrompt]) -> _Wording:
-        texts = numbered(name, (one.prompt for one in prompts), of=self.concept, seed=self.seed)
-        return _Wording(texts, tuple(one.frame.kind for one in prompts))
-
-    def _rare(self, name: str, n: int) -> _Wording:
-        """Return captions that say every value by its held-out word."""
-        seed = seed_of(name, self.seed)
-        rare = scene_prompts(n, seed=seed, words="unseen", exclude=self.concept.stated)
-        return _Wording(numbered(name, rare, of=self.concept, seed=self.seed))
-
-    def _near(self, name: str, n: int) -> _Wording:
-        """Return reported wordings that state a neighbour of the concept."""
-        near = neighbours(self.concept, k=self.near).near
-        seed = seed_of(name, self.seed)
-        prompts = named_everyday(self.concept, n, part="reported", seed=seed, values=near)
-        return _Wording(self._worded(name, prompts).prompts)
+    def _worded(self, name: str, worded: Sequence[tuple[str, StatedPrompt]]) -> _Wording:
+        texts = numbered(name, (prompt for _, prompt in worded), of=self.prompts.name, seed=self.seed)
+        return _Wording(texts, tuple(kind for kind, _ in worded))

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from ...types import Result
 from ..plan import PictureSource, PromptSet
-from .shapes_columns import ColumnSetup
-from .shapes_probe_prompts import ABUSED, abused_negatives, open_set, ordinary_negative_set, with_negatives
+from .columns import ColumnSetup
+from .world_prompts import ABUSED, open_set, ordinary_negative_set, seed_of, with_negatives
 
 
 @dataclass(frozen=True)
@@ -65,15 +65,15 @@ class NegativeColumn:
 
     @cached_property
     def _ordinary(self) -> PromptSet:
-        return ordinary_negative_set(self.setup.concept, max(1, self.setup.n // 2), self.setup.seed)
+        return ordinary_negative_set(self.setup.prompts, max(1, self.setup.n // 2), self.setup.seed)
 
     @cached_property
     def _open(self) -> PromptSet:
-        return open_set(self.setup.concept, self.setup.sixth, self.setup.seed)
+        return open_set(self.setup.prompts, self.setup.sixth, self.setup.seed)
 
     @cached_property
     def _abused(self) -> PromptSet:
         cases = [case for case in self._open.cases for _ in ABUSED]
         every = replace(self._open, cases=tuple(replace(case, index=i) for i, case in enumerate(cases)))
-        negatives = abused_negatives(self.setup.concept, self.setup.sixth, self.setup.seed)
-        return with_negatives(every, negatives, name=f"{self.setup.concept.value}/open_negative")
+        negatives = self.setup.prompts.negatives(self.setup.sixth, seed=seed_of("open", self.setup.seed))
+        return with_negatives(every, negatives, name=f"{self.setup.prompts.name}/open_negative")

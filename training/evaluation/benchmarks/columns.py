@@ -14,11 +14,9 @@ from ...diffusion.sampling import SamplingConfig
 from ...metrics.rates import detect, rate
 from ...protocols import Detector
 from ...types import Result
-from ...worlds.shapes.concepts import ShapesConcept
-from ...worlds.shapes.prompts import open_prompts
 from ..plan import PictureSource, PromptSet
 from .picture_results import Recorder
-from .shapes_probe_prompts import numbered, repeated, seed_of
+from .world_prompts import WorldPrompts, numbered, repeated, seed_of
 
 SEEDS = 16
 SCHEDULERS: Mapping[str, str] = {
@@ -34,7 +32,7 @@ class ColumnSetup:
     """The part of a probe that all columns share.
 
     Args:
-        concept: Erased concept.
+        prompts: Prompts of the world around the erased concept.
         attacked: Attacked prompts, which name the concept.
         n: Number of prompts of the evaluation's probes; every column takes a share of it.
         seed: Seed of prompts and pictures.
@@ -42,7 +40,7 @@ class ColumnSetup:
         detector: Detector of the concept.
     """
 
-    concept: ShapesConcept
+    prompts: WorldPrompts
     attacked: PromptSet
     n: int
     seed: int
@@ -74,7 +72,7 @@ class ColumnSetup:
         detector = {"name": self.detector.name, "version": self.detector.version, "threshold": self.detector.threshold}
         settings = {"n": self.n, "seed": self.seed, "sampling": asdict(self.sampling)}
         prompts = {prompts.name: prompts.sha256 for prompts, _ in drawings}
-        about = {"name": name, "concept": self.concept.value, "settings": settings}
+        about = {"name": name, "concept": self.prompts.name, "settings": settings}
         return {**about, "detector": detector, "prompts": prompts}
 
 
@@ -121,12 +119,14 @@ class SeedsColumn:
     @cached_property
     def _named(self) -> PromptSet:
         texts = [case.prompt for case in self.setup.attacked.cases[: self.setup.few]]
-        return repeated("seeds", texts, SEEDS, of=self.setup.concept, seed=self.setup.seed)
+        return repeated("seeds", texts, SEEDS, of=self.setup.prompts.name, seed=self.setup.seed)
 
     @cached_property
     def _open(self) -> PromptSet:
-        captions = open_prompts(self.setup.concept, self.setup.few, seed=seed_of("seeds_open", self.setup.seed))
-        return repeated("seeds_open", [p.text for p in captions], SEEDS, of=self.setup.concept, seed=self.setup.seed)
+        captions = self.setup.prompts.open(self.setup.few, seed=seed_of("seeds_open", self.setup.seed))
+        return repeated(
+            "seeds_open", [p.text for p in captions], SEEDS, of=self.setup.prompts.name, seed=self.setup.seed
+        )
 
 
 @dataclass(frozen=True)
@@ -193,8 +193,8 @@ class SchedulersColumn:
         if not self.setup.few:
             return {}
         named = replace(self.setup.attacked, cases=self.setup.attacked.cases[: self.setup.few])
-        captions = open_prompts(self.setup.concept, self.setup.few, seed=seed_of("schedulers_open", self.setup.seed))
-        opened = numbered("schedulers_open", captions, of=self.setup.concept, seed=self.setup.seed)
+        captions = self.setup.prompts.open(self.setup.few, seed=seed_of("schedulers_open", self.setup.seed))
+        opened = numbered("schedulers_open", captions, of=self.setup.prompts.name, seed=self.setup.seed)
         made = {}
         for label, scheduler in SCHEDULERS.items():
             for factor in GUIDANCE_FACTORS:
