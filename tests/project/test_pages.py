@@ -37,7 +37,7 @@ SMALL_EVALUATION = "--suite quick --n 2 --n-kept 4 --n-probes 2 --n-renders 4 --
 ATTACKED = "--train.iterations 2 --adversary.warmup 1 --bank.limit 4"
 # Budgets in place of those of a page, by the start of its command.
 SMALLER = {
-    r"certify shapes/circle": ("--pairs-among 2 --nearest 2 --random 2 --each 1 --seeds 1 --floor 1 --steps 2"),
+    r"certify (shapes/circle|runs/)": ("--pairs-among 2 --nearest 2 --random 2 --each 1 --seeds 1 --floor 1 --steps 2"),
     r"train shapes/\S+-(advunlearn|hardened)\b(?!.*--train)": ATTACKED,
     r"train shapes/\S+-pooled(-fast)?\b(?!.*--train)": ATTACKED,
     r"train shapes/\S+-esd\b(?!.*--train)": "--train.iterations 2 --bank.limit 4",
@@ -57,6 +57,7 @@ SMALLER = {
     r"compare .*--quick": (
         "--attacks none --metrics retain_all --n 4 --n-kept 4 --n-probes 2 --n-renders 4 --checks 0 --steps 3"
     ),
+    r"evaluate runs/circle-pooled --attacks": SMALL_EVALUATION,
     r"evaluate runs/star --quick": "--n 2 --n-kept 4 --n-probes 2 --n-renders 4 --steps 3",
     r"evaluate .*--out runs/first": "--attacks random --n 2 --steps 3",
     r"evaluate shapes/circle --attacks": "--n 2 --n-kept 4 --n-probes 2 --n-renders 4 --checks 0 --steps 3",
