@@ -22,7 +22,7 @@ from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.evaluation.benchmarks import BENCHMARKS
 from robust_encoders.training.evaluation.config import EvaluationConfig
 from robust_encoders.training.evaluation.plan import Plan
-from robust_encoders.training.methods import ESD, UCE
+from robust_encoders.training.methods import ESD, METHODS, UCE
 from robust_encoders.training.objectives.config import RetainConfig, UnlearnConfig
 from robust_encoders.training.recipes.recipe import Recipe
 from robust_encoders.training.recipes.registry import RECIPES
@@ -131,3 +131,5 @@ def install(monkeypatch: pytest.MonkeyPatch, make_pipe: Callable[..., Any], *for
     group = "robust_encoders.methods"
     offered = [EntryPoint(kind.name, f"their_methods:{kind.__name__}", group) for kind in foreign]  # type: ignore[attr-defined]
     monkeypatch.setattr(plugins, "entry_points", lambda *, group: [one for one in offered if one.group == group])
+    # What is loaded from an entry point now is forgotten with it.
+    monkeypatch.setattr(METHODS, "_known", dict(METHODS._known))

@@ -132,6 +132,6 @@ def test_a_class_may_say_how_it_is_built_for_a_concept(tiny_pipe: Any) -> None:
 
 
 def test_the_benchmarks_are_registered_by_their_names() -> None:
-    assert list(BENCHMARKS) == ["shapes", "stable_diffusion"]
+    assert list(BENCHMARKS) == ["shapes", "emoji", "stable_diffusion"]
     assert [vars(kind)["name"] for kind in BENCHMARKS.values()] == list(BENCHMARKS)
     assert isinstance(ShapesBenchmark("circle"), Benchmark)

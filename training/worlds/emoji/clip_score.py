@@ -12,7 +12,7 @@ from robust_encoders.hub.embedded import embedded_file
 
 from ..clip_scorer import ClipScorer
 from ..pretrain.config import NetworkConfig
-from ..pretrain.stages import new_tower
+from ..pretrain.networks import new_tower
 from .settings import NETWORKS
 
 

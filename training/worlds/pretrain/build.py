@@ -16,6 +16,7 @@ from .assemble import assemble
 from .config import Sizes
 from .corpus import Corpus, new_judge
 from .judge_stage import train_judge
+from .networks import new_tower
 from .workshop import Workshop
 
 STAGES = ("autoencoder", "text", "unet", "judge", "assemble")
@@ -32,7 +33,7 @@ def _autoencoder(shop: Workshop) -> None:
 def _text(shop: Workshop) -> None:
     tokenizer, start = shop.tokenizer(), time.monotonic()
     config = shop.corpus.networks
-    encoder, tower = parts.new_text_encoder(tokenizer, config), parts.new_tower(config)
+    encoder, tower = parts.new_text_encoder(tokenizer, config), new_tower(config)
     loss = parts.train_text(encoder, tower, tokenizer, shop.course("text"))
     both = nn.ModuleDict({"encoder": encoder, "tower": tower})
     shop.keep("text", both, {"loss": loss, "seconds": time.monotonic() - start})

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from .config import NetworkConfig
+
 _CHANNELS = (48, 96, 96)
 
 
@@ -87,3 +89,8 @@ class ImageTower(PictureNet):
     def embed_pooled(self, pooled: Tensor) -> Tensor:
         """Return unit vectors (B, dimension) of the text encoder's pooled states (B, D)."""
         return nn.functional.normalize(self.text_projection(pooled), dim=-1)
+
+
+def new_tower(config: NetworkConfig) -> ImageTower:
+    """Return an untrained image tower for the text encoder."""
+    return ImageTower(config.text_width, config.shared_width, channels=config.tower_channels, side=config.side)

@@ -82,11 +82,6 @@ def new_text_encoder(tokenizer: CLIPTokenizer, config: NetworkConfig) -> CLIPTex
     )
 
 
-def new_tower(config: NetworkConfig) -> ImageTower:
-    """Return an untrained image tower for the text encoder."""
-    return ImageTower(config.text_width, config.shared_width, channels=config.tower_channels, side=config.side)
-
-
 def new_unet(config: NetworkConfig) -> UNet2DConditionModel:
     """Return an untrained UNet; cross-attention only at low resolutions costs little."""
     down = ["CrossAttnDownBlock2D" if wanted else "DownBlock2D" for wanted in config.unet_attention]

@@ -18,7 +18,7 @@ from robust_encoders.artifact.owned_file import read_owned
 from . import stages as parts
 from .config import Sizes
 from .corpus import Corpus, Pictures, RejectingCorpus, SourcedCorpus, cached_pictures, new_judge
-from .networks import ImageTower, LabelNet
+from .networks import ImageTower, LabelNet, new_tower
 from .stages import Course
 from .unfinished import Sampler, joined, unfinished_pictures
 
@@ -114,7 +114,7 @@ class Workshop:
     def text(self) -> tuple[CLIPTextModel, ImageTower]:
         """Return the finished text encoder and image tower."""
         config = self.corpus.networks
-        both = {"encoder": parts.new_text_encoder(self.tokenizer(), config), "tower": parts.new_tower(config)}
+        both = {"encoder": parts.new_text_encoder(self.tokenizer(), config), "tower": new_tower(config)}
         self.restore(nn.ModuleDict(both), "text")
         return both["encoder"], both["tower"]
 

@@ -21,6 +21,7 @@ from robust_encoders.training.worlds.pretrain import stages as parts
 from robust_encoders.training.worlds.pretrain.assemble import assemble
 from robust_encoders.training.worlds.pretrain.build import build
 from robust_encoders.training.worlds.pretrain.corpus import judge_labels, new_judge
+from robust_encoders.training.worlds.pretrain.networks import new_tower
 from robust_encoders.training.worlds.pretrain.token_rows import used_tokens
 from robust_encoders.training.worlds.pretrain.workshop import Workshop
 
@@ -151,7 +152,7 @@ def test_the_networks_have_the_sizes_of_the_world() -> None:
     judge = new_judge(corpus)
     assert judge.head.in_features == 16 * 4 * 4
     assert parts.new_unet(NETWORKS).config.sample_size == NETWORKS.latent_side == 8
-    assert parts.new_tower(NETWORKS).head.out_features == NETWORKS.shared_width
+    assert new_tower(NETWORKS).head.out_features == NETWORKS.shared_width
 
 
 def test_a_folder_without_the_packages_is_refused(tmp_path: Path) -> None:
