@@ -20,7 +20,11 @@ from robust_encoders.training.evaluation.config import EvaluationConfig
 from robust_encoders.training.recipes.recipe import Recipe
 from robust_encoders.training.recipes.registry import RECIPES
 
-SHELL = "from robust_encoders.cli.main import main; raise SystemExit(main())"
+# A shell lets programs in the background ignore Ctrl-C, and what these start ignores it, too.
+SHELL = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from robust_encoders.cli.main import main; raise SystemExit(main())"
+)
 TINY = ["--bank.limit", "3", "--bank.steps", "2"]
 
 
