@@ -22,6 +22,7 @@ _OPENED = f"{_A}test_opening.py::test_wrong_settings_are_told_together"
 _JUDGE = f"{_A}test_opening.py::test_a_detector_belongs_to_one_concept"
 _PORT = "tests/training/cli/test_app.py::test_a_port_that_is_taken_is_told_before_anything_is_loaded"
 _M = "tests/training/worlds/emoji/"
+_P = "tests/training/worlds/pretrain/test_build.py"
 _GRACE = "tests/training/methods/test_s_grace.py::test_no_retain_prompts_are_refused_before_anything_is_trained"
 _HIRM = "tests/training/methods/test_hirm.py::test_a_semantic_target_needs_an_anchor"
 _CERTIFY = "tests/training/cli/test_certify.py::"
@@ -122,6 +123,7 @@ WALKED: Mapping[str, str] = {
     "name the packages by --sources": f"{_M}test_measure.py::test_the_command_writes_record_and_sheet",
     "fetch them by `robust-encoders emoji": f"{_M}test_packages.py::test_the_command_that_the_error_names_fetches",
     "found others; choose another folder with --work": f"{_M}test_build.py::test_a_folder_begun_with_other_sources",
+    "behind {finished}; delete": f"{_P}::test_parts_of_another_schedule_are_refused",
     # settings
     "a term on conditionings that uses hardening.eta": _CONTRADICT,
     "expected additions for hardening.vocabulary": _CONTRADICT,

@@ -99,6 +99,9 @@ class ConceptPlace:
         return [len(ids) for ids in self.teacher.tokenizer(list(words), add_special_tokens=False).input_ids]
 
 
+_HIDDEN = "\ue000"  # stands for a mention that stays; no tokenizer or prompt uses it
+
+
 def concept_places(
     teacher: Backbone, concept: Concept, texts: Sequence[str], retained: Sequence[str]
 ) -> tuple[ConceptPlace, ...]:
@@ -123,11 +126,21 @@ def concept_places(
 
 
 def _texts_of(part: Concept, parts: Sequence[Concept], texts: Sequence[str]) -> tuple[str, ...]:
-    """Return the prompts that name a part, with the other parts' words replaced by their anchors."""
-    own, named = {word.lower() for word in part.words()}, naming(part.words())
-    found = [text for text in texts if named.search(text)]
-    for other in parts:
-        if words := [word for word in other.words() if word.lower() not in own]:
-            anchored = [in_place_of(text, words, other.anchor) for text in found]
-            found = [" ".join(new.split()) if new else old for new, old in zip(anchored, found, strict=True)]
-    return tuple(dict.fromkeys(found))
+    """Return the prompts that name a part, with the other parts' words replaced by their anchors.
+
+    Of overlapping words the longest is meant: "a hot dog" names a hot dog, and no dog.
+    """
+    own, every = {word.lower() for word in part.words()}, naming(word for one in parts for word in one.words())
+    others = [(one, [word for word in one.words() if word.lower() not in own]) for one in parts]
+    found = dict[str, None]()
+    for text in texts:
+        mentions = [match[0] for match in every.finditer(text) if match[0].lower() in own]
+        if not mentions:
+            continue
+        hidden = every.sub(lambda match: _HIDDEN if match[0].lower() in own else match[0], text)
+        for other, words in others:
+            if words and (anchored := in_place_of(hidden, words, other.anchor)) is not None:
+                hidden = " ".join(anchored.split())
+        around = hidden.split(_HIDDEN)
+        found["".join(piece for pair in zip(around, [*mentions, ""], strict=True) for piece in pair)] = None
+    return tuple(found)

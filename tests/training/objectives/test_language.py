@@ -12,10 +12,11 @@ from tiny_language import RETAINED, WEIGHTS, language_objective, on_language
 from tiny_training import ANCHORED, QUIET, TINY, drawn, erase, generator, prepared, sharded, term_of
 
 from robust_encoders.concepts import Concept
+from robust_encoders.training.diffusion.backbone import Backbone
 from robust_encoders.training.distributed import Shard
 from robust_encoders.training.losses import gram_distance
 from robust_encoders.training.methods import ESD
-from robust_encoders.training.objectives.concept_place import ConceptPlace
+from robust_encoders.training.objectives.concept_place import ConceptPlace, concept_places
 from robust_encoders.training.objectives.config import RetainConfig
 from robust_encoders.training.objectives.language import EmptyPrompt, KeptContext, NegativePrompts, pulled_back
 from robust_encoders.training.objectives.language_config import LanguageConfig
@@ -120,6 +121,21 @@ def test_words_of_one_part_are_never_second_in_the_place_of_another(tiny_pipe: A
     assert {pair.first for pair in drawn_pairs} == {"star", "ring", "cross", "green", "blue"}
     assert not any({pair.first, pair.second} >= {"green", "star"} for pair in drawn_pairs)
     assert not any("red" in pair.both or "circle" in pair.both for pair in drawn_pairs)
+
+
+def test_of_overlapping_parts_the_longest_word_is_meant(tiny_pipe: Any) -> None:
+    """A hot dog is no dog: each prompt stands for the part that it names, and keeps that part's word as it is."""
+    parts = (
+        Concept(name="dog", kind="object", anchor="cat", prompts=("a dog",)),
+        Concept(name="Hot Dog", kind="object", anchor="sandwich", prompts=("a hot dog",)),
+    )
+    texts = ("a dog", "a HOT dog", "a hot dog beside a Dog", "a star")
+    for order in (parts, parts[::-1]):
+        places = concept_places(Backbone.from_pipeline(tiny_pipe), Concept.joint(order), texts, ("a ring",))
+        assert {place.name: place.texts for place in places} == {
+            "dog": ("a dog", "a sandwich beside a Dog"),
+            "Hot Dog": ("a HOT dog", "a hot dog beside a cat"),
+        }
 
 
 def test_prompts_without_room_for_two_words_are_left_out_of_the_pairs(tiny_pipe: Any) -> None:

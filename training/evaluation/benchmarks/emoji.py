@@ -39,7 +39,8 @@ from .world_metrics import DISTANCES, ERASED_DISTANCE, erased_distance, kept_dis
 from .world_prompts import pool_sets
 
 CaptionChoice = Literal["named", "open"]
-# Threat tiers of unattacked captions: by canonical names, by further names and keywords, by held-out names.
+# Threat tiers of unattacked captions: by canonical names, by further names, by held-out names. A value without further
+# names is called by its canonical one.
 WORD_CHOICES: Mapping[WordChoice, str] = {"name": "T0", "seen": "T1", "unseen": "T1"}
 _ICONS = "retain_icons_all"
 _PROBES = ("structured", "everyday", "seeds", "schedulers", "negative", "chance")

@@ -43,23 +43,47 @@ def _unet(shop: Workshop) -> None:
     """Train the parts of the UNet's schedule that are not finished; of the finished ones, only the last is read."""
     unet, count = parts.new_unet(shop.corpus.networks), shop.sizes.unet_parts
     names = [f"unet/part-{number + 1}" for number in range(count)] if count > 1 else ["unet"]
-    finished = [name for name in names if count > 1 and shop.has(name)]
+    finished = _finished_parts(shop, names) if count > 1 else 0
     if finished:
-        shop.restore(unet, finished[-1]).requires_grad_(True)
-    for number, name in enumerate(names):
-        if name not in finished:
-            _unet_part(shop, unet, name, number)
-            shop.restore(unet, name).requires_grad_(True)
+        shop.restore(unet, names[finished - 1]).requires_grad_(True)
+    for number in range(finished, count):
+        _unet_part(shop, unet, names[number], number)
+        shop.restore(unet, names[number]).requires_grad_(True)
     if count > 1:
         done = [shop.record(name) for name in names]
         shop.keep("unet", unet, {"loss": done[-1]["loss"], "seconds": sum(part["seconds"] for part in done)})
 
 
+def _finished_parts(shop: Workshop, names: Sequence[str]) -> int:
+    """Return how many parts of the UNet's schedule are finished, from the first one on.
+
+    Raises:
+        ValueError: If a part before a finished one is missing, or a part has other steps of the schedule.
+    """
+    finished = 0
+    for number, name in enumerate(names):
+        if not shop.has(name):
+            continue
+        expected, found = list(_span(shop, number)), shop.record(name)["steps"]
+        if number != finished or found != expected:
+            raise ValueError(
+                f"expected {name} with the steps {expected} behind {number} finished parts in {shop.folder}, found the "
+                f"steps {found} behind {finished}; delete {shop.folder / 'unet'}, or choose another folder with --work"
+            )
+        finished += 1
+    return finished
+
+
+def _span(shop: Workshop, number: int) -> tuple[int, int]:
+    """Return the first step of a part of the UNet's schedule, and the step after its last; parts count from 0."""
+    steps, count = shop.sizes.unet.steps, shop.sizes.unet_parts
+    return steps * number // count, steps * (number + 1) // count
+
+
 def _unet_part(shop: Workshop, unet: UNet2DConditionModel, stage: str, number: int) -> None:
     """Train one part of the UNet's schedule; its number counts from 0."""
     course, start = shop.course(stage), time.monotonic()
-    steps, count = shop.sizes.unet.steps, shop.sizes.unet_parts
-    span = (steps * number // count, steps * (number + 1) // count)
+    span = _span(shop, number)
     loss = parts.train_unet(unet, _conditioner(shop), shop.latents(), course, span)
     shop.keep(stage, unet, {"loss": loss, "seconds": time.monotonic() - start, "steps": list(span)})
 

@@ -64,8 +64,12 @@ class Workshop:
         return cached_pictures(self.folder / "pictures.safetensors", self._make)
 
     def latents(self) -> Tensor:
-        """Return the scaled latents (N, 4, h, w) of the training pictures, which are encoded once and then stored."""
-        path = self.folder / "latents.safetensors"
+        """Return the scaled latents (N, 4, h, w) of the training pictures, which are encoded once and then stored.
+
+        The file's name has the start of the sha256 of the autoencoder, so another autoencoder has its own latents.
+        """
+        encoder = read_owned(self.folder / "autoencoder" / "final.safetensors").sha256()[:12]
+        path = self.folder / f"latents-{encoder}.safetensors"
         if not path.exists():
             aside = path.with_suffix(".tmp")
             save_file({"latents": parts.encode_pictures(self.autoencoder(), self.pictures()).contiguous()}, aside)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
 
 from robust_encoders.training.worlds.pretrain import stages as parts
@@ -83,6 +83,30 @@ def test_a_unet_in_parts_goes_on_from_the_part_that_is_kept(
     assert finals[0].keys() == finals[1].keys()
     assert all(torch.equal(finals[0][name], finals[1][name]) for name in finals[0])
     assert any(not torch.equal(kept[name], finals[0][name]) for name in kept)
+
+
+def test_parts_of_another_schedule_are_refused(built: tuple[Workshop, Path], tmp_path: Path) -> None:
+    thirds = replace(TINY, unet=Schedule(steps=6, rate=1e-3), unet_parts=3)
+    halves = replace(thirds, unet_parts=2)
+    folder = Path(shutil.copytree(built[0].folder, tmp_path / "work", ignore=shutil.ignore_patterns("unet", "judge")))
+    build(CORPUS, tmp_path, stages=("unet",), sizes=thirds)
+    (folder / "unet" / "record.json").unlink()
+    with pytest.raises(ValueError, match=r"expected unet/part-1 with the steps \[0, 3\].* found the steps \[0, 2\]"):
+        build(CORPUS, tmp_path, stages=("unet",), sizes=halves)
+    (folder / "unet" / "part-2" / "record.json").unlink()
+    with pytest.raises(ValueError, match=r"expected unet/part-3 .* behind 2 finished parts .* behind 1; delete"):
+        build(CORPUS, tmp_path, stages=("unet",), sizes=thirds)
+    shutil.rmtree(folder / "unet")
+    build(CORPUS, tmp_path, stages=("unet",), sizes=halves)
+    assert json.loads((folder / "unet" / "part-2" / "record.json").read_text())["steps"] == [3, 6]
+
+
+def test_another_autoencoder_has_its_own_latents(built: tuple[Workshop, Path], tmp_path: Path) -> None:
+    shop = replace(built[0], folder=Path(shutil.copytree(built[0].folder, tmp_path / "work")))
+    first, final = shop.latents(), shop.folder / "autoencoder" / "final.safetensors"
+    assert torch.equal(first, shop.latents())
+    save_file({name: tensor / 2 for name, tensor in load_file(final).items()}, final)
+    assert not torch.equal(first, shop.latents())
 
 
 def test_stock_diffusers_loads_the_built_folder_and_draws(built: tuple[Workshop, Path]) -> None:
