@@ -16,7 +16,9 @@ logger = logging.getLogger(__name__)
 
 
 class Registry(MutableMapping[str, T]):
-    """Classes by name, in the order of registration; attack suites and the command line look them up here.
+    """Classes by name; attack suites and the command line look them up here.
+
+    The names of this package come first, in their own order, then the others in the order of registration.
 
     A name comes from this package, from a plain assignment, or from an entry point of an installed package. An entry
     point is imported at the first look-up of its name:
@@ -31,7 +33,7 @@ class Registry(MutableMapping[str, T]):
 
     def __init__(self, group: str, ours: Mapping[str, T]) -> None:
         self.group = group
-        self._ours = frozenset(ours)
+        self._ours = tuple(ours)
         self._known: dict[str, T] = dict(ours)
         self._removed: set[str] = set()
 
@@ -54,7 +56,9 @@ class Registry(MutableMapping[str, T]):
         return name in self._known or name in self._offered()
 
     def __iter__(self) -> Iterator[str]:
-        return iter([*self._known, *(name for name in self._offered() if name not in self._known)])
+        ours = (name for name in self._ours if name in self._known)
+        known = (name for name in self._known if name not in self._ours)
+        return iter([*ours, *known, *(name for name in self._offered() if name not in self._known)])
 
     def __len__(self) -> int:
         return len(list(iter(self)))

@@ -90,6 +90,13 @@ def test_what_is_deleted_is_gone_until_it_is_assigned_again(registry: Registry[t
     assert registry["ours"] is Ours
 
 
+def test_a_name_of_ours_that_comes_back_stands_where_it_stood() -> None:
+    registry: Registry[type] = Registry(GROUP, {"first": Ours, "second": Ours})
+    registry["theirs"] = Theirs
+    registry["first"] = registry.pop("first")
+    assert list(registry) == ["first", "second", "theirs"]
+
+
 def test_a_registry_keeps_names_of_its_own() -> None:
     ours = {"ours": Ours}
     registry: Registry[type] = Registry(GROUP, ours)
