@@ -30,7 +30,7 @@ def parser_of(command: str, description: str) -> argparse.ArgumentParser:
     )
 
 
-def leading_name(command: str, description: str, what: str, arguments: Sequence[str]) -> str:
+def leading_name(command: str, description: str, what: str, arguments: Sequence[str], *, after: str = "") -> str:
     """Return the name that comes first; the options after it are made from dataclasses.
 
     Args:
@@ -38,11 +38,14 @@ def leading_name(command: str, description: str, what: str, arguments: Sequence[
         description: Purpose of the command, for the help.
         what: Meaning of the name, for the help.
         arguments: Everything after the command.
+        after: Text after the help, whose lines stay as they are.
 
     Raises:
         SystemExit: With 0 after help, with 2 if no name comes first.
     """
     parser = parser_of(command, description)
+    if after:
+        parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, after
     parser.add_argument("name", metavar="NAME", help=what)
     name: str = parser.parse_args(arguments[:1]).name
     return name

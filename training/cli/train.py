@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from ..prompts.text_files import read_prompts
 from ..protocols import ComponentMethod, EmbeddedBase, InnerAttack, Method, RetainingMethod
 from ..provenance import EXTRA
 from ..recipes.method_settings import UNCHANGED, usual
+from ..recipes.overview import SHIPPED, overview
 from ..recipes.recipe import Recipe, with_retained
 from ..recipes.registry import RECIPES
 from ..recipes.run import run_name, run_recipe
@@ -185,8 +187,14 @@ def _read(arguments: Sequence[str]) -> tuple[RecipeRun[Any], Callable[[], Recipe
         if file.recipe is None:
             return _method_run(file.name, rest, file)
         return _recipe_run(file.name, rest, file)
-    what = f"a recipe ({', '.join(RECIPES)}) or a method ({', '.join(METHODS)})"
-    name = leading_name("train", "Train an encoder. `train NAME --help` shows the settings.", what, arguments)
+    recipes = f"recipes, as BASE/CONCEPT-METHOD, or BASE/CONCEPT where it says {SHIPPED}:\n"
+    name = leading_name(
+        "train",
+        "Train an encoder. `train NAME --help` shows the settings.",
+        f"a recipe of the list below, or a method ({', '.join(METHODS)})",
+        arguments,
+        after=recipes + overview(RECIPES, width=shutil.get_terminal_size().columns - 2),
+    )
     choose(name, [*RECIPES, *METHODS], "recipe or method")
     return (_recipe_run if name in RECIPES else _method_run)(name, arguments[1:])
 
