@@ -138,13 +138,31 @@ def _parser() -> argparse.ArgumentParser:
     as_json.add_argument("--json", action="store_true", help="print the answer as JSON")
     listing = commands.add_parser("list", parents=[as_json], help="list all encoders of the catalog")
     listing.set_defaults(command=_list)
+    _add_info(commands, as_json)
+    pipelines.add_commands(commands, as_json)
+    _add_push(commands, as_json)
+    _add_cards(commands)
+    trust.add_commands(commands, as_json)
+    convert.add_commands(commands, as_json)
+    export.add_commands(commands, as_json)
+    annotate.add_commands(commands, as_json)
+    ready.add_commands(commands, as_json)
+    for name, text in TRAINING_COMMANDS.items():
+        commands.add_parser(name, help=text)
+    return parser
+
+
+def _add_info(commands: Any, as_json: argparse.ArgumentParser) -> None:
     info = commands.add_parser(
         "info", parents=[as_json], help="print an encoder's concept, method, base, licence and results"
     )
+    info.add_argument(
+        "name", metavar="NAME", help="name in the catalog, folder of an artifact, or a single file of its weights"
+    )
     info.set_defaults(command=_info)
-    pipelines.add_commands(commands, as_json)
-    push = commands.add_parser("push", parents=[as_json], help="publish an encoder on the Hub, in one commit")
-    push.set_defaults(command=_push)
+
+
+def _add_cards(commands: Any) -> None:
     cards = commands.add_parser("cards", help="write the model card of every encoder in the catalog")
     cards.add_argument(
         "out", metavar="OUT", type=Path, help="folder for the cards; use hub_cards in a checkout of this repository"
@@ -153,22 +171,12 @@ def _parser() -> argparse.ArgumentParser:
         "--pictures", action="store_true", help="draw the pictures that the cards of embedded encoders show, too"
     )
     cards.set_defaults(command=_cards)
-    trust.add_commands(commands, as_json)
-    convert.add_commands(commands, as_json)
-    export.add_commands(commands, as_json)
-    annotate.add_commands(commands, as_json)
-    ready.add_commands(commands, as_json)
-    info.add_argument(
-        "name", metavar="NAME", help="name in the catalog, folder of an artifact, or a single file of its weights"
-    )
+
+
+def _add_push(commands: Any, as_json: argparse.ArgumentParser) -> None:
+    push = commands.add_parser("push", parents=[as_json], help="publish an encoder on the Hub, in one commit")
+    push.set_defaults(command=_push)
     push.add_argument("name", metavar="NAME", help="name in the catalog, or folder of an artifact")
-    _add_push_options(push)
-    for name, text in TRAINING_COMMANDS.items():
-        commands.add_parser(name, help=text)
-    return parser
-
-
-def _add_push_options(push: argparse.ArgumentParser) -> None:
     # There is no --token, because every user of a machine can see its command lines. The Hub client reads HF_TOKEN and
     # the login of `hf auth login`.
     push.add_argument("repo", metavar="REPO", help="repository as org/name; created if it does not exist")

@@ -18,7 +18,7 @@ from robust_encoders.concepts import Concept
 from robust_encoders.conversion.convert import NOT_STATED, Origin
 from robust_encoders.conversion.text_config import family_of
 from robust_encoders.errors import IntegrityError
-from robust_encoders.overlays.adapters import UNET_PREFIX
+from robust_encoders.overlays.adapters import UNET_PREFIX, Adapter
 from robust_encoders.utils.home import expanded
 
 
@@ -52,26 +52,32 @@ def adapter_from_release(source: str | Path, pipe: Any, *, origin: Origin | None
             f"expected an adapter file at {path}, cannot read it: {error}; pass another file"
         ) from error
     adapter = adapter_file.read(data)
+    manifest = _manifest(adapter, pipe, origin, _source(path, data, origin))
+    return Artifact(manifest, dict(adapter.tensors), adapter_config(adapter), content_sha256(adapter.tensors))
+
+
+def _source(path: Path, data: bytes, origin: Origin) -> dict[str, str]:
+    return {
+        "file": path.name,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "layout": "spm",
+        "publisher": origin.publisher,
+        "revision": origin.revision,
+    }
+
+
+def _manifest(adapter: Adapter, pipe: Any, origin: Origin, source: dict[str, str]) -> Manifest:
     unnamed = origin.concept.name == NOT_STATED
     concept = Concept(name=adapter.prompts[0], kind=origin.concept.kind) if unnamed else origin.concept
     prefixes = any(key.startswith(UNET_PREFIX) for key in adapter.tensors)
     family = origin.family or family_of(pipe.text_encoder.config.to_dict())
-    manifest = Manifest(
+    return Manifest(
         concept=replace(concept, prompts=concept.prompts or tuple(dict.fromkeys(adapter.prompts))),
         form="adapter",
         component="unet" if prefixes else "text_encoder",
         method={"name": "spm" if origin.method == NOT_STATED else origin.method},
         base=Base.from_pipeline(pipe, family=family, ids=origin.base_ids, with_unet=True),
-        recipe={
-            "source": {
-                "file": path.name,
-                "sha256": hashlib.sha256(data).hexdigest(),
-                "layout": "spm",
-                "publisher": origin.publisher,
-                "revision": origin.revision,
-            }
-        },
+        recipe={"source": source},
         versions={name: version(name) for name in ("torch", "transformers", "diffusers", "safetensors")},
         license=origin.license,
     )
-    return Artifact(manifest, dict(adapter.tensors), adapter_config(adapter), content_sha256(adapter.tensors))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,18 +41,7 @@ def judge(arguments: Sequence[str]) -> int:
         IntegrityError: If pictures are missing or changed.
         SystemExit: With 0 after help, with 2 on arguments that do not parse.
     """
-    parser = parser_of("judge", _ABOUT)
-    parser.add_argument("found", type=Path, nargs="+", metavar="FOLDER", help="folder of a finished evaluation")
-    parser.add_argument("--detector", required=True, metavar="NAME", help="detector, as in evaluate --detector")
-    parser.add_argument("--benchmark", default="", help="benchmark that knows the detector (default: the recorded one)")
-    parser.add_argument("--device", default="cpu", help="device of a detector that is a classifier")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        help="folder of the new results, one inside it for each of several evaluations "
-        "(default: judged-NAME in each evaluation)",
-    )
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     folders = own_folders(options.found)
     outs = _outs(folders, options)
     require_places(*outs)
@@ -73,6 +62,21 @@ def judge(arguments: Sequence[str]) -> int:
         found.write(out)
         say(f"{judged_text(found, folder)}\n{out / RESULTS_NAME}\n")
     return EXIT_OK
+
+
+def _parser() -> ArgumentParser:
+    parser = parser_of("judge", _ABOUT)
+    parser.add_argument("found", type=Path, nargs="+", metavar="FOLDER", help="folder of a finished evaluation")
+    parser.add_argument("--detector", required=True, metavar="NAME", help="detector, as in evaluate --detector")
+    parser.add_argument("--benchmark", default="", help="benchmark that knows the detector (default: the recorded one)")
+    parser.add_argument("--device", default="cpu", help="device of a detector that is a classifier")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder of the new results, one inside it for each of several evaluations "
+        "(default: judged-NAME in each evaluation)",
+    )
+    return parser
 
 
 def _outs(folders: Sequence[Path], options: Namespace) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, get_args
 
 from torch import Generator, nn
@@ -26,11 +26,10 @@ from ..trainer.unet_parameters import UNetGroup, UNetSelectionConfig, as_delta, 
 from ..trajectories.config import BankConfig
 from ..types import Edit
 from ..workspace import Workspace
+from .retaining import RetainsField
 from .terms import Component, as_weights, train_only
 
 if TYPE_CHECKING:
-    from typing import Self
-
     from robust_encoders.concepts import Concept
 
 ParameterGroup = Literal["cross-attn", "attn", "full-weight", "embedding", "text-encoder"]
@@ -54,7 +53,7 @@ class _Student(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ablation:
+class Ablation(RetainsField):
     """Ablating Concepts in Text-to-Image Diffusion Models (Kumari et al., ICCV 2023, arXiv 2303.13516).
 
     For a prompt with the concept, the model shall make the noise prediction that it makes for the same prompt with the
@@ -131,25 +130,6 @@ class Ablation:
     def component(self) -> Component:
         """Component of the pipeline that is trained."""
         return "unet" if self.parameters in UNET_GROUPS else "text_encoder"
-
-    @classmethod
-    def standard(cls, retained: tuple[str, ...]) -> Self:
-        """Return the authors' settings for a style, with these retain prompts."""
-        return cls(retain=retained)
-
-    @property
-    def retained(self) -> tuple[str, ...]:
-        """The retain prompts."""
-        return self.retain
-
-    @property
-    def wants_retained(self) -> bool:
-        """False, because the paper has no retain prompts."""
-        return False
-
-    def retaining(self, prompts: tuple[str, ...]) -> Self:
-        """Return a copy with other retain prompts."""
-        return replace(self, retain=prompts)
 
     def stored(self, concept: Concept) -> Stored:
         """Return what a run writes to disk."""

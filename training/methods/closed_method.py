@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Generator, Tensor
@@ -17,6 +17,7 @@ from ..trainer.unet_parameters import as_delta
 from ..types import Edit
 from ..workspace import Workspace
 from .closed_form import Moments
+from .retaining import RetainsField
 from .token_vectors import TokenVectors
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class Problem:
     solve: Callable[[], Solution]
 
 
-class ClosedForm(ABC):
+class ClosedForm(RetainsField, ABC):
     """A method of the closed-form family: every edited key or value matrix W becomes W M, see ``closed_form``.
 
     The edit is one artifact, a projection on the text encoder's output. A method whose M differs from matrix to matrix
@@ -93,6 +94,7 @@ class ClosedForm(ABC):
     """
 
     uses_workspace: ClassVar[bool] = True
+    retain_field: ClassVar[str] = "preserve"
 
     @property
     @abstractmethod
@@ -114,24 +116,10 @@ class ClosedForm(ABC):
         """Return the method with the concept's captions as its texts."""
         return self._changed(texts="prompts")
 
-    @classmethod
-    def standard(cls, retained: tuple[str, ...]) -> Self:
-        """Return the paper's settings with these preserved prompts."""
-        return cls().retaining(retained)
-
-    @property
-    def retained(self) -> tuple[str, ...]:
-        """The prompts that keep their meaning."""
-        return self.preserve
-
     @property
     def wants_retained(self) -> bool:
         """True, because everyday objects are preserved when the user gives no prompts."""
         return True
-
-    def retaining(self, prompts: tuple[str, ...]) -> Self:
-        """Return a copy with other preserved prompts."""
-        return self._changed(preserve=prompts)
 
     def erase(
         self, backbone: Backbone, concept: Concept, *, generator: Generator, workspace: Workspace | None = None
@@ -166,8 +154,3 @@ class ClosedForm(ABC):
             return as_delta(solution.edited, backbone, numbers)
         require_square(solution.edited, len(solution.edited))
         return Edit("projection", "text_encoder", {PROJECTION_TENSOR: solution.edited.float()}, {}, numbers)
-
-    def _changed(self, **fields: Any) -> Self:
-        method: Any = self
-        changed: Self = replace(method, **fields)
-        return changed

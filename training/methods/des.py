@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -26,11 +26,10 @@ from ..trainer.storage import Stored
 from ..trainer.surgery import LossPair
 from ..types import Edit
 from ..workspace import Workspace
+from .retaining import RetainsField
 from .terms import as_weights, train_only
 
 if TYPE_CHECKING:
-    from typing import Self
-
     from robust_encoders.concepts import Concept
 
 
@@ -38,7 +37,7 @@ _ERASING = ("unsafe", "neutral")  # terms of the loss that erase; the others pre
 
 
 @dataclass(frozen=True, kw_only=True)
-class DES:
+class DES(RetainsField):
     """DES, embedding distortion (Ahn and Jung, NeurIPS 2025, arXiv 2501.18877), on the text encoder.
 
     E(p) is the base's conditioning of a prompt p, all positions and the padding as one vector, and E'(p) is that of the
@@ -83,6 +82,7 @@ class DES:
 
     name: ClassVar[str] = "des"
     uses_workspace: ClassVar[bool] = True
+    retain_field: ClassVar[str] = "safe"
     safe: tuple[str, ...]
     scale: float = 200.0
     keep: float = 0.3
@@ -110,24 +110,10 @@ class DES:
             return max(3, self.neighbours + 1)  # two prompts have only one cosine, so no correlation is defined
         return 2 if self.spread_weight else 1
 
-    @classmethod
-    def standard(cls, retained: tuple[str, ...]) -> Self:
-        """Return the paper's settings with these safe prompts."""
-        return cls(safe=retained)
-
-    @property
-    def retained(self) -> tuple[str, ...]:
-        """The safe prompts."""
-        return self.safe
-
     @property
     def wants_retained(self) -> bool:
         """True, because everyday objects are the safe prompts when the user gives none."""
         return True
-
-    def retaining(self, prompts: tuple[str, ...]) -> Self:
-        """Return a copy with other safe prompts."""
-        return replace(self, safe=prompts)
 
     def stored(self, concept: Concept) -> Stored:
         """Return what a run writes to disk."""

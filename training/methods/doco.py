@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import Generator
@@ -19,12 +19,11 @@ from ..trainer.unet_parameters import UNetSelectionConfig, as_delta, trainable_u
 from ..trajectories.config import BankConfig
 from ..types import Edit
 from ..workspace import Workspace
+from .retaining import RetainsField
 from .student import Run, Student, train_student
 from .terms import as_weights
 
 if TYPE_CHECKING:
-    from typing import Self
-
     from robust_encoders.concepts import Concept
 
 
@@ -46,7 +45,7 @@ class DoCoTrainingConfig(TrainingConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DoCo:
+class DoCo(RetainsField):
     """DoCo: concept domain correction with a concept-preserving gradient (Wu et al., AAAI 2025, arXiv 2405.15304).
 
     A discriminator tells the student's predictions of clean latents for prompts with the concept from the frozen
@@ -126,25 +125,6 @@ class DoCo:
     def preserves(self) -> bool:
         """True if the preserving loss is computed."""
         return self.train.gradient_surgery or self.prior_weight > 0
-
-    @classmethod
-    def standard(cls, retained: tuple[str, ...]) -> Self:
-        """Return the release's settings with these retain prompts."""
-        return cls(retain=retained)
-
-    @property
-    def retained(self) -> tuple[str, ...]:
-        """The retain prompts."""
-        return self.retain
-
-    @property
-    def wants_retained(self) -> bool:
-        """False, because the paper has no retain prompts."""
-        return False
-
-    def retaining(self, prompts: tuple[str, ...]) -> Self:
-        """Return a copy with other retain prompts."""
-        return replace(self, retain=prompts)
 
     def stored(self, concept: Concept) -> Stored:
         """Return what a run writes to disk."""

@@ -18,6 +18,7 @@ from ..trainer.run_record import run_identity
 from ..trainer.storage import Stored
 from ..types import Edit
 from ..workspace import Workspace
+from .retaining import RetainsField
 from .slots import require_backbone_for
 from .student import Run, train_student
 from .terms import as_weights, text_student
@@ -55,7 +56,7 @@ class HiRMTrainingConfig(TrainingConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class HiRM:
+class HiRM(RetainsField):
     """HiRM, high-level representation misdirection (Lee et al., ICLR 2026, arXiv 2602.19631), on the text encoder.
 
     Only attention and MLP of layer 0 are trained. The loss lies in the last layer: H(p), the output of the output
@@ -121,25 +122,6 @@ class HiRM:
     def by_captions(self) -> Self:
         """Return the method with the concept's captions as its texts, 32 of them per iteration."""
         return replace(self, texts="prompts", batch=32 if self.batch is None else self.batch)
-
-    @classmethod
-    def standard(cls, retained: tuple[str, ...]) -> Self:
-        """Return the default settings with these retain prompts."""
-        return cls(retain=retained)
-
-    @property
-    def retained(self) -> tuple[str, ...]:
-        """The retain prompts."""
-        return self.retain
-
-    @property
-    def wants_retained(self) -> bool:
-        """False, because the paper has no retain prompts."""
-        return False
-
-    def retaining(self, prompts: tuple[str, ...]) -> Self:
-        """Return a copy with other retain prompts."""
-        return replace(self, retain=prompts)
 
     def slot_problems(self) -> list[str]:
         """Return no problems: either text encoder of SDXL can be trained with every setting."""

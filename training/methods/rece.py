@@ -57,6 +57,11 @@ class RECE(ClosedForm):
         """Return the method with the concept's captions as its texts."""
         return replace(self, start=self.start.by_captions())
 
+    @classmethod
+    def standard(cls, retained: tuple[str, ...]) -> Self:
+        """Return the paper's settings with these preserved prompts."""
+        return cls().retaining(retained)
+
     @property
     def preserve(self) -> tuple[str, ...]:
         """Preserved prompts, those of UCE's edit."""

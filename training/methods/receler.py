@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
@@ -24,15 +24,14 @@ from ..trainer.storage import Stored, StoredTrajectories
 from ..trajectories.config import BankConfig
 from ..types import Edit
 from ..workspace import Workspace
+from .retaining import RetainsField
 
 if TYPE_CHECKING:
-    from typing import Self
-
     from robust_encoders.concepts import Concept
 
 
 @dataclass(frozen=True, kw_only=True)
-class Receler:
+class Receler(RetainsField):
     """Receler: erasers after the cross-attentions of a frozen UNet (Huang et al., ECCV 2024, arXiv 2311.17717).
 
     After every cross-attention with the output o, an eraser adds E(o) = U GELU(D o + b_D) + b_U. The loss is the
@@ -100,25 +99,6 @@ class Receler:
             raise ValueError(
                 "expected precision fp32 or bf16, found fp16: its loss scaling needs a UNet without trained parameters"
             )
-
-    @classmethod
-    def standard(cls, retained: tuple[str, ...]) -> Self:
-        """Return the paper's settings with these retain prompts."""
-        return cls(retain=retained)
-
-    @property
-    def retained(self) -> tuple[str, ...]:
-        """The retain prompts."""
-        return self.retain
-
-    @property
-    def wants_retained(self) -> bool:
-        """False, because the paper retains no prompts: the mask limits the erasers."""
-        return False
-
-    def retaining(self, prompts: tuple[str, ...]) -> Self:
-        """Return a copy with other retain prompts."""
-        return replace(self, retain=prompts)
 
     def stored(self, concept: Concept) -> Stored:
         """Return what a run writes to disk."""

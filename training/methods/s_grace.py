@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from torch import Generator
@@ -21,18 +21,17 @@ from ..trainer.run_record import run_identity
 from ..trainer.storage import Stored
 from ..types import Edit
 from ..workspace import Workspace
+from .retaining import RetainsField
 from .slots import require_backbone_for
 from .student import Run, train_student
 from .terms import as_weights, text_student
 
 if TYPE_CHECKING:
-    from typing import Self
-
     from robust_encoders.concepts import Concept
 
 
 @dataclass(frozen=True, kw_only=True)
-class SGRACE:
+class SGRACE(RetainsField):
     """S-GRACE, semantics-guided robust adversarial concept erasure (Yin et al. 2025, arXiv 2510.27285).
 
     A run has rounds. Each begins with prompts of words near the concept, and an attack on their token embeddings: it
@@ -113,24 +112,10 @@ class SGRACE:
         """Number of iterations in each round; the last one may be shorter."""
         return math.ceil(self.train.iterations / self.rounds)
 
-    @classmethod
-    def standard(cls, retained: tuple[str, ...]) -> Self:
-        """Return the paper's settings for nudity with these retain prompts."""
-        return cls(retain=retained)
-
-    @property
-    def retained(self) -> tuple[str, ...]:
-        """The retain prompts."""
-        return self.retain
-
     @property
     def wants_retained(self) -> bool:
         """True, because everyday objects are retained when the user gives no prompts."""
         return True
-
-    def retaining(self, prompts: tuple[str, ...]) -> Self:
-        """Return a copy with other retain prompts."""
-        return replace(self, retain=prompts)
 
     def slot_problems(self) -> list[str]:
         """Return no problems: either text encoder of SDXL can be trained with every setting."""

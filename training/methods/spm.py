@@ -25,6 +25,7 @@ from ..trainer.storage import Stored, StoredTrajectories
 from ..trajectories.config import BankConfig
 from ..types import Component, Edit
 from ..workspace import Workspace
+from .retaining import RetainsField
 
 if TYPE_CHECKING:
     from typing import Self
@@ -67,7 +68,7 @@ class SPMTrainingConfig(TrainingConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SPM:
+class SPM(RetainsField):
     """SPM: one-dimensional adapters with latent anchoring (Lyu et al., CVPR 2024, arXiv 2312.16145).
 
     The loss has two parts. Erasing (Eq. 5): for a prompt with the concept, the UNet with adapters shall make the
@@ -119,29 +120,15 @@ class SPM:
         if min(self.rank, self.batch, self.anchors, self.retain_batch) < 1:
             raise ValueError(f"expected rank, batch, anchors and retain_batch of at least 1, found {self}")
 
-    @classmethod
-    def standard(cls, retained: tuple[str, ...]) -> Self:
-        """Return the release's settings with these retain prompts."""
-        return cls(retain=retained)
-
     @property
     def component(self) -> Component:
         """Component that gets adapters; the UNet if both do."""
         return "text_encoder" if self.where == "text_encoder" else "unet"
 
     @property
-    def retained(self) -> tuple[str, ...]:
-        """The prompts that keep their meaning."""
-        return self.retain
-
-    @property
     def wants_retained(self) -> bool:
         """True if the text encoder gets adapters, because these need retain prompts."""
         return self.where != "unet"
-
-    def retaining(self, prompts: tuple[str, ...]) -> Self:
-        """Return a copy with other retain prompts."""
-        return replace(self, retain=prompts)
 
     def for_processes(self, n: int) -> Self:
         """Return a copy with n times the batch sizes, for n processes to share."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 
 from robust_encoders.concepts import Concept
 from robust_encoders.hub.catalog import CATALOG
@@ -12,7 +11,7 @@ from robust_encoders.hub.catalog import CATALOG
 from ..methods.ablation import Ablation, scaled_rate
 from ..trainer.loop import TrainingConfig
 from .recipe import Recipe
-from .stable_diffusion import LICENSES, PUBLISHED_CONCEPTS
+from .stable_diffusion import family_recipe, published_recipes
 
 # Anchors of the objects that AdvUnlearn's paper erases. The authors of Ablating Concepts erase other objects.
 ANCHORS = {"church": "house", "garbage_truck": "truck", "parachute": "balloon", "tench": "fish"}
@@ -71,8 +70,7 @@ def published_ablation(concept: str, family: str) -> Recipe:
     elif erased.kind == "object":
         erased = replace(erased, anchor=ANCHORS[concept])
         method = object_settings(prior=erased.anchor in erased.name)
-    name = f"{family}/{concept}-ablation"
-    return Recipe(name=name, concept=erased, method=method, base=family, license=LICENSES[family])
+    return family_recipe(f"{family}/{concept}-ablation", erased, method)
 
 
 def _nude(erased: Concept) -> Concept:
@@ -80,8 +78,4 @@ def _nude(erased: Concept) -> Concept:
     return replace(erased, synonyms=tuple(dict.fromkeys((*erased.synonyms, "nsfw"))))
 
 
-RECIPES: Mapping[str, Callable[[], Recipe]] = {
-    f"{family}/{concept}-ablation": partial(published_ablation, concept, family)
-    for family in LICENSES
-    for concept in PUBLISHED_CONCEPTS
-}
+RECIPES: Mapping[str, Callable[[], Recipe]] = published_recipes(published_ablation, "ablation")

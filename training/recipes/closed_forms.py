@@ -12,7 +12,7 @@ from ..methods import DP, MACE, SPEED, TRCE
 from ..prompts.retain import object_prompts
 from ..types import Component
 from .recipe import Recipe
-from .stable_diffusion import LICENSES, PUBLISHED_CONCEPTS
+from .stable_diffusion import LICENSES, PUBLISHED_CONCEPTS, family_recipe
 
 NAMES = ("speed", "speed-te", "dp", "trce", "mace")
 
@@ -30,9 +30,7 @@ def published_closed_form(concept: str, family: str, name: str) -> Recipe:
         name: One of ``NAMES``; ``speed-te`` is this package's variant of SPEED on the text encoder's output.
     """
     erased = CATALOG[concept].erased()
-    method = _settings(name, erased)
-    title, license = f"{family}/{concept}-{name}", LICENSES[family]
-    return Recipe(name=title, concept=erased, method=method, base=family, license=license)
+    return family_recipe(f"{family}/{concept}-{name}", erased, _settings(name, erased))
 
 
 def _settings(name: str, concept: Concept) -> SPEED | DP | TRCE | MACE:

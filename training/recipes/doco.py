@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 
 from robust_encoders.hub.catalog import CATALOG
 
 from ..methods.doco import DoCo
 from .recipe import Recipe
-from .stable_diffusion import LICENSES, PUBLISHED_CONCEPTS
+from .stable_diffusion import family_recipe, published_recipes
 
 # The anchor of each published concept. The release names "airplane" for the parachute; the others are this package's
 # choice: the concept's next wider class, or a neighbour. Nudity needs none, see ``prompts.anchor_pairs``.
@@ -37,12 +36,7 @@ def published_doco(concept: str, family: str) -> Recipe:
     """
     erased = replace(CATALOG[concept].erased(), anchor=ANCHORS.get(concept, ""))
     method = DoCo(discriminator_rate=STYLE_RATE) if erased.kind == "style" else DoCo()
-    name = f"{family}/{concept}-doco"
-    return Recipe(name=name, concept=erased, method=method, base=family, license=LICENSES[family])
+    return family_recipe(f"{family}/{concept}-doco", erased, method)
 
 
-RECIPES: Mapping[str, Callable[[], Recipe]] = {
-    f"{family}/{concept}-doco": partial(published_doco, concept, family)
-    for family in LICENSES
-    for concept in PUBLISHED_CONCEPTS
-}
+RECIPES: Mapping[str, Callable[[], Recipe]] = published_recipes(published_doco, "doco")

@@ -16,44 +16,41 @@ from ..worlds.emoji.concept_prompts import ConceptPrompts
 from ..worlds.emoji.concepts import CONCEPTS, emoji_concept
 from ..worlds.emoji.retain import retain_prompts
 from ..worlds.emoji.things import load_things
-from .closed_forms import NAMES as CLOSED_FORMS
+from . import (
+    shapes_ablation,
+    shapes_closed_forms,
+    shapes_doco,
+    shapes_esd_race,
+    shapes_hirm,
+    shapes_overlays,
+    shapes_receler,
+)
 from .emoji_variants import SHIPPED
 from .recipe import Recipe, with_retained
 from .shapes import caption_advunlearn, caption_esd, caption_hardened, caption_strict, distortion
-from .shapes_ablation import ablated
-from .shapes_closed_forms import embedded_settings
-from .shapes_doco import NAMES as DOCO
-from .shapes_doco import corrected
-from .shapes_esd_race import attacked, attacked_in_training, negative_guidance
-from .shapes_hirm import TARGETS, misdirected
-from .shapes_overlays import SPM_NAMES, adapters, projection
+from .shapes_concepts import Settings
 from .shapes_pooled import shapes_pooled, shapes_pooled_fast
-from .shapes_receler import small_erasers
 from .shapes_s_grace import guarded
 from .variants import part_of
 
 ITERATIONS = 500
-_RACE_ITERATIONS = 300  # of the ESD on the text encoder that RACE begins with
 _LIKE = "striped"  # concept of the shapes world whose pooled settings are taken
 # Variant to the function from retain prompts to settings.
-_BY_RETAINED: Mapping[str, Callable[[tuple[str, ...]], Method]] = {
+_BY_RETAINED: Mapping[str, Settings] = {
     "hardened": caption_hardened,
     "advunlearn": lambda retained: caption_advunlearn(retained, ITERATIONS),
     "esd": lambda retained: caption_esd(retained, ITERATIONS),
     **{name: partial(distortion, name) for name in ("des", "sage")},
-    **{name: partial(ablated, name) for name in ("ablation", "ablation-te")},
-    **{name: partial(embedded_settings, name) for name in CLOSED_FORMS},
-    **{name: partial(corrected, component) for name, component in DOCO.items()},
-    "esd-unet": negative_guidance,
-    "advunlearn-unet": lambda retained: attacked_in_training(negative_guidance(retained)),
-    "race": lambda retained: attacked(negative_guidance(retained)),
-    "race-te": lambda retained: attacked(caption_esd(retained, _RACE_ITERATIONS)),
-    **{name: partial(misdirected, target) for name, target in TARGETS.items()},
-    **{name: partial(projection, name) for name in ("uce", "rece")},
-    **{name: partial(adapters, where) for where, name in SPM_NAMES.items()},
+    **shapes_ablation.VARIANTS,
+    **shapes_closed_forms.VARIANTS,
+    **shapes_doco.VARIANTS,
+    **shapes_esd_race.VARIANTS,
+    **shapes_hirm.VARIANTS,
+    **shapes_overlays.PROJECTIONS,
+    **shapes_overlays.ADAPTERS,
     "pooled": lambda retained: with_retained(shapes_pooled(_LIKE).method, retained),
     "pooled-fast": lambda retained: with_retained(shapes_pooled_fast(_LIKE).method, retained),
-    "receler": small_erasers,
+    **shapes_receler.VARIANTS,
 }
 
 

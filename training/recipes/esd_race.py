@@ -12,7 +12,7 @@ from ..trainer.loop import TrainingConfig
 from ..trainer.unet_parameters import UNetGroup, UNetSelectionConfig
 from ..trajectories.config import BankConfig
 from .recipe import Recipe
-from .stable_diffusion import LICENSES, PUBLISHED_CONCEPTS
+from .stable_diffusion import LICENSES, PUBLISHED_CONCEPTS, family_recipe, published_recipes
 
 
 def published_group(concept: str) -> UNetGroup:
@@ -33,13 +33,13 @@ def published_esd(concept: str, family: str) -> Recipe:
         family: Family of the base, ``sd1`` or ``sd2``; the paper uses Stable Diffusion 1.4, of ``sd1``.
     """
     group = published_group(concept)
-    return _published(f"{concept}-esd-{group}", concept, family, _published_esd(group))
+    return family_recipe(f"{family}/{concept}-esd-{group}", CATALOG[concept].erased(), _published_esd(group))
 
 
 def published_race(concept: str, family: str) -> Recipe:
     """Return the recipe of RACE for one of the six concepts, with the paper's settings; see ``published_esd``."""
     settings = RACE(start=_published_esd(published_group(concept)), train=TrainingConfig(precision="bf16"))
-    return _published(f"{concept}-race", concept, family, settings)
+    return family_recipe(f"{family}/{concept}-race", CATALOG[concept].erased(), settings)
 
 
 def _published_esd(group: UNetGroup) -> ESD:
@@ -52,20 +52,11 @@ def _published_esd(group: UNetGroup) -> ESD:
     )
 
 
-def _published(name: str, concept: str, family: str, method: ESD | RACE) -> Recipe:
-    erased, license = CATALOG[concept].erased(), LICENSES[family]
-    return Recipe(name=f"{family}/{name}", concept=erased, method=method, base=family, license=license)
-
-
 RECIPES: Mapping[str, Callable[[], Recipe]] = {
     **{
         f"{family}/{concept}-esd-{published_group(concept)}": partial(published_esd, concept, family)
         for family in LICENSES
         for concept in PUBLISHED_CONCEPTS
     },
-    **{
-        f"{family}/{concept}-race": partial(published_race, concept, family)
-        for family in LICENSES
-        for concept in PUBLISHED_CONCEPTS
-    },
+    **published_recipes(published_race, "race"),
 }

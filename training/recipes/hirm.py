@@ -11,7 +11,7 @@ from robust_encoders.hub.catalog import CATALOG
 from ..methods.hirm import HiRM, HiRMTrainingConfig
 from .doco import ANCHORS
 from .recipe import Recipe
-from .stable_diffusion import LICENSES, PUBLISHED_CONCEPTS
+from .stable_diffusion import LICENSES, PUBLISHED_CONCEPTS, family_recipe
 
 VARIANTS = ("hirm", "hirm-s")
 
@@ -36,8 +36,7 @@ def published_hirm(concept: str, family: str, variant: str) -> Recipe:
     method = HiRM(train=HiRMTrainingConfig(iterations=steps[semantic], rate=rate))
     if semantic:
         method = replace(method, target="anchor" if erased.anchor else "subtracted")
-    name = f"{family}/{concept}-{variant}"
-    return Recipe(name=name, concept=erased, method=method, base=family, license=LICENSES[family])
+    return family_recipe(f"{family}/{concept}-{variant}", erased, method)
 
 
 RECIPES: Mapping[str, Callable[[], Recipe]] = {

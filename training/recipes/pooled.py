@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 
 from ..methods import AdvUnlearn
 from ..objectives.language_config import LanguageConfig
 from ..trainer.parameters import SelectionConfig
 from .recipe import Recipe
-from .stable_diffusion import LICENSES, PUBLISHED_CONCEPTS, published
+from .stable_diffusion import published, published_recipes
 
 
 def pooled(concept: str, family: str) -> Recipe:
@@ -49,8 +48,4 @@ def pooled(concept: str, family: str) -> Recipe:
     return replace(like, name=f"{family}/{concept}-pooled", method=method)
 
 
-RECIPES: Mapping[str, Callable[[], Recipe]] = {
-    f"{family}/{concept}-pooled": partial(pooled, concept, family)
-    for family in LICENSES
-    for concept in PUBLISHED_CONCEPTS
-}
+RECIPES: Mapping[str, Callable[[], Recipe]] = published_recipes(pooled, "pooled")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 
 from robust_encoders.hub.catalog import CATALOG
 
 from ..methods.receler import Receler
 from .recipe import Recipe
-from .stable_diffusion import LICENSES, PUBLISHED_CONCEPTS
+from .stable_diffusion import family_recipe, published_recipes
 
 
 def published_receler(concept: str, family: str) -> Recipe:
@@ -19,12 +18,7 @@ def published_receler(concept: str, family: str) -> Recipe:
         concept: Name of the concept in the catalog.
         family: Family of the base, ``sd1`` or ``sd2``; the paper uses Stable Diffusion 1.4, of ``sd1``.
     """
-    name, license = f"{family}/{concept}-receler", LICENSES[family]
-    return Recipe(name=name, concept=CATALOG[concept].erased(), method=Receler(), base=family, license=license)
+    return family_recipe(f"{family}/{concept}-receler", CATALOG[concept].erased(), Receler())
 
 
-RECIPES: Mapping[str, Callable[[], Recipe]] = {
-    f"{family}/{concept}-receler": partial(published_receler, concept, family)
-    for family in LICENSES
-    for concept in PUBLISHED_CONCEPTS
-}
+RECIPES: Mapping[str, Callable[[], Recipe]] = published_recipes(published_receler, "receler")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 
 from robust_encoders.hub.catalog import CATALOG
 
@@ -12,7 +11,7 @@ from ..prompts.adversarial_words import AdversarialWordsConfig
 from ..prompts.retain import object_prompts
 from ..trainer.loop import TrainingConfig
 from .recipe import Recipe
-from .stable_diffusion import LICENSES, PUBLISHED_CONCEPTS
+from .stable_diffusion import family_recipe, published_recipes
 
 
 def published_s_grace(concept: str, family: str) -> Recipe:
@@ -31,12 +30,7 @@ def published_s_grace(concept: str, family: str) -> Recipe:
     if erased.kind != "content":
         attack = AdversarialWordsConfig(words=(3, 20), refresh=0.15)
         method = SGRACE(retain=method.retain, attack=attack, retain_batch=8, near_weight=0.2, train=train)
-    name = f"{family}/{concept}-s-grace"
-    return Recipe(name=name, concept=erased, method=method, base=family, license=LICENSES[family])
+    return family_recipe(f"{family}/{concept}-s-grace", erased, method)
 
 
-RECIPES: Mapping[str, Callable[[], Recipe]] = {
-    f"{family}/{concept}-s-grace": partial(published_s_grace, concept, family)
-    for family in LICENSES
-    for concept in PUBLISHED_CONCEPTS
-}
+RECIPES: Mapping[str, Callable[[], Recipe]] = published_recipes(published_s_grace, "s-grace")

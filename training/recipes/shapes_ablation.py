@@ -9,20 +9,8 @@ from functools import partial
 from ..methods import Ablation
 from ..trainer.loop import TrainingConfig
 from ..trajectories.config import BankConfig
-from ..worlds.shapes.concepts import CONCEPTS
-from ..worlds.shapes.retain import retain_prompts
 from .recipe import Recipe
-
-
-def shapes_ablation(concept: str, where: str) -> Recipe:
-    """Return the recipe for a concept of the embedded base; see ``ablated``.
-
-    Args:
-        concept: Name of the concept.
-        where: ``ablation`` trains the UNet, ``ablation-te`` the text encoder.
-    """
-    settings = ablated(where, retain_prompts(concept))
-    return Recipe(name=f"shapes/{concept}-{where}", concept=CONCEPTS[concept], method=settings)
+from .shapes_concepts import Settings, shapes_recipes
 
 
 def ablated(where: str, retained: tuple[str, ...]) -> Ablation:
@@ -45,8 +33,5 @@ def ablated(where: str, retained: tuple[str, ...]) -> Ablation:
     return Ablation(target="frozen", pictures=128, retain=retained, train=train, bank=bank)
 
 
-RECIPES: Mapping[str, Callable[[], Recipe]] = {
-    f"shapes/{concept}-{where}": partial(shapes_ablation, concept, where)
-    for concept in CONCEPTS
-    for where in ("ablation", "ablation-te")
-}
+VARIANTS: Mapping[str, Settings] = {name: partial(ablated, name) for name in ("ablation", "ablation-te")}
+RECIPES: Mapping[str, Callable[[], Recipe]] = shapes_recipes(VARIANTS)

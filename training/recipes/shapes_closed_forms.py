@@ -6,21 +6,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from ..methods import DP, MACE, SPEED, TRCE
-from ..worlds.shapes.concepts import CONCEPTS
-from ..worlds.shapes.retain import retain_prompts
 from .closed_forms import NAMES
 from .recipe import Recipe
-
-
-def shapes_closed_form(concept: str, name: str) -> Recipe:
-    """Return the recipe of a closed form for a concept of the embedded base; see ``embedded_settings``.
-
-    Args:
-        concept: Name of the concept.
-        name: One of ``closed_forms.NAMES``.
-    """
-    settings = embedded_settings(name, retain_prompts(concept))
-    return Recipe(name=f"shapes/{concept}-{name}", concept=CONCEPTS[concept], method=settings)
+from .shapes_concepts import Settings, shapes_recipes
 
 
 def embedded_settings(name: str, retained: tuple[str, ...]) -> SPEED | DP | TRCE | MACE:
@@ -48,6 +36,5 @@ def embedded_settings(name: str, retained: tuple[str, ...]) -> SPEED | DP | TRCE
     return settings.for_component("unet" if name == "speed" else "text_encoder")
 
 
-RECIPES: Mapping[str, Callable[[], Recipe]] = {
-    f"shapes/{concept}-{name}": partial(shapes_closed_form, concept, name) for concept in CONCEPTS for name in NAMES
-}
+VARIANTS: Mapping[str, Settings] = {name: partial(embedded_settings, name) for name in NAMES}
+RECIPES: Mapping[str, Callable[[], Recipe]] = shapes_recipes(VARIANTS)

@@ -9,26 +9,11 @@ from typing import Literal
 from ..methods.doco import DoCo, DoCoTrainingConfig
 from ..trainer.unet_parameters import UNetSelectionConfig
 from ..trajectories.config import BankConfig
-from ..worlds.shapes.concepts import CONCEPTS
-from ..worlds.shapes.retain import retain_prompts
 from .recipe import Recipe
-
-Trained = Literal["text_encoder", "unet"]
-NAMES: Mapping[str, Trained] = {"doco": "unet", "doco-te": "text_encoder"}
+from .shapes_concepts import Settings, shapes_recipes
 
 
-def shapes_doco(concept: str, name: str) -> Recipe:
-    """Return the recipe of DoCo for a concept of the embedded base; see ``corrected``.
-
-    Args:
-        concept: Name of the concept.
-        name: Variant: ``doco`` for the UNet, ``doco-te`` for the text encoder.
-    """
-    settings = corrected(NAMES[name], retain_prompts(concept))
-    return Recipe(name=f"shapes/{concept}-{name}", concept=CONCEPTS[concept], method=settings)
-
-
-def corrected(component: Trained, retained: tuple[str, ...]) -> DoCo:
+def corrected(component: Literal["text_encoder", "unet"], retained: tuple[str, ...]) -> DoCo:
     """Return the settings of DoCo for a concept of the embedded base.
 
     There are four departures from the release. Captions are erased, each towards the same caption with the anchor in
@@ -53,6 +38,5 @@ def corrected(component: Trained, retained: tuple[str, ...]) -> DoCo:
     )
 
 
-RECIPES: Mapping[str, Callable[[], Recipe]] = {
-    f"shapes/{concept}-{name}": partial(shapes_doco, concept, name) for concept in CONCEPTS for name in NAMES
-}
+VARIANTS: Mapping[str, Settings] = {"doco": partial(corrected, "unet"), "doco-te": partial(corrected, "text_encoder")}
+RECIPES: Mapping[str, Callable[[], Recipe]] = shapes_recipes(VARIANTS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 
 from ..attacks.embedding_pgd import EmbeddingPGD
 from ..attacks.soft_prompt import SoftPrompt
@@ -12,16 +11,11 @@ from ..methods import ESD, RACE, AdvUnlearn
 from ..objectives.config import AdversaryConfig, RetainConfig, UnlearnConfig
 from ..trainer.loop import TrainingConfig
 from ..trajectories.config import BankConfig
-from ..worlds.shapes.concepts import CONCEPTS
-from ..worlds.shapes.retain import retain_prompts
 from .recipe import Recipe
-from .shapes import shapes_esd
+from .shapes import caption_esd
+from .shapes_concepts import Settings, shapes_recipes
 
-
-def shapes_esd_unet(concept: str) -> Recipe:
-    """Return the recipe of ESD on the embedded base's UNet; see ``negative_guidance``."""
-    settings = negative_guidance(retain_prompts(concept))
-    return Recipe(name=f"shapes/{concept}-esd-unet", concept=CONCEPTS[concept], method=settings)
+RACE_TE_ITERATIONS = 300  # of the ESD on the text encoder that RACE begins with
 
 
 def negative_guidance(retained: tuple[str, ...]) -> ESD:
@@ -44,12 +38,6 @@ def negative_guidance(retained: tuple[str, ...]) -> ESD:
     )
 
 
-def shapes_advunlearn_unet(concept: str) -> Recipe:
-    """Return the recipe of AdvUnlearn on the embedded base's UNet; see ``attacked_in_training``."""
-    settings = attacked_in_training(negative_guidance(retain_prompts(concept)))
-    return Recipe(name=f"shapes/{concept}-advunlearn-unet", concept=CONCEPTS[concept], method=settings)
-
-
 def attacked_in_training(esd: ESD) -> AdvUnlearn:
     """Return the settings of AdvUnlearn on the UNet for a concept of the embedded base.
 
@@ -70,20 +58,6 @@ def attacked_in_training(esd: ESD) -> AdvUnlearn:
     )
 
 
-def shapes_race(concept: str) -> Recipe:
-    """Return the recipe of RACE on the embedded base's UNet: the ESD of ``negative_guidance``, then the attacks."""
-    settings = attacked(negative_guidance(retain_prompts(concept)))
-    return Recipe(name=f"shapes/{concept}-race", concept=CONCEPTS[concept], method=settings)
-
-
-def shapes_race_te(concept: str) -> Recipe:
-    """Return the recipe of RACE on the embedded base's text encoder: ``shapes_esd``, then the attacks."""
-    esd = shapes_esd(concept).method
-    assert isinstance(esd, ESD)
-    settings = attacked(replace(esd, train=replace(esd.train, iterations=300)))
-    return Recipe(name=f"shapes/{concept}-race-te", concept=CONCEPTS[concept], method=settings)
-
-
 def attacked(start: ESD) -> RACE:
     """Return the settings of RACE after an ESD for a concept of the embedded base.
 
@@ -96,9 +70,14 @@ def attacked(start: ESD) -> RACE:
     return RACE(start=start, attack=EmbeddingPGD(steps=5, rate=0.5), train=train)
 
 
+VARIANTS: Mapping[str, Settings] = {
+    "esd-unet": negative_guidance,
+    "advunlearn-unet": lambda retained: attacked_in_training(negative_guidance(retained)),
+    "race": lambda retained: attacked(negative_guidance(retained)),
+    "race-te": lambda retained: attacked(caption_esd(retained, RACE_TE_ITERATIONS)),
+}
 RECIPES: Mapping[str, Callable[[], Recipe]] = {
-    **{f"shapes/{concept}-esd-unet": partial(shapes_esd_unet, concept) for concept in CONCEPTS},
-    **{f"shapes/{concept}-advunlearn-unet": partial(shapes_advunlearn_unet, concept) for concept in CONCEPTS},
-    **{f"shapes/{concept}-race": partial(shapes_race, concept) for concept in CONCEPTS},
-    **{f"shapes/{concept}-race-te": partial(shapes_race_te, concept) for concept in CONCEPTS},
+    name: recipe
+    for variant, settings in VARIANTS.items()
+    for name, recipe in shapes_recipes({variant: settings}).items()
 }

@@ -7,22 +7,8 @@ from functools import partial
 
 from ..methods.hirm import HiRM, HiRMTrainingConfig
 from ..objectives.hirm import Target
-from ..worlds.shapes.concepts import CONCEPTS
-from ..worlds.shapes.retain import retain_prompts
 from .recipe import Recipe
-
-TARGETS: Mapping[str, Target] = {"hirm": "random", "hirm-s": "anchor"}
-
-
-def shapes_hirm(concept: str, variant: str) -> Recipe:
-    """Return the recipe of HiRM for a concept of the embedded base; see ``misdirected``.
-
-    Args:
-        concept: Name of the concept.
-        variant: ``hirm`` for HiRM-R, or ``hirm-s`` for HiRM-S.
-    """
-    settings = misdirected(TARGETS[variant], retain_prompts(concept))
-    return Recipe(name=f"shapes/{concept}-{variant}", concept=CONCEPTS[concept], method=settings)
+from .shapes_concepts import Settings, shapes_recipes
 
 
 def misdirected(target: Target, retained: tuple[str, ...]) -> HiRM:
@@ -49,6 +35,5 @@ def misdirected(target: Target, retained: tuple[str, ...]) -> HiRM:
     )
 
 
-RECIPES: Mapping[str, Callable[[], Recipe]] = {
-    f"shapes/{concept}-{variant}": partial(shapes_hirm, concept, variant) for concept in CONCEPTS for variant in TARGETS
-}
+VARIANTS: Mapping[str, Settings] = {"hirm": partial(misdirected, "random"), "hirm-s": partial(misdirected, "anchor")}
+RECIPES: Mapping[str, Callable[[], Recipe]] = shapes_recipes(VARIANTS)

@@ -10,17 +10,8 @@ from ..methods.closed_form import RidgeConfig
 from ..methods.spm import SPMTrainingConfig
 from ..objectives.spm import Where
 from ..trajectories.config import BankConfig
-from ..worlds.shapes.concepts import CONCEPTS
-from ..worlds.shapes.retain import retain_prompts
 from .recipe import Recipe
-
-SPM_NAMES: Mapping[Where, str] = {"unet": "spm", "text_encoder": "spm-te"}
-
-
-def shapes_closed(concept: str, method: str) -> Recipe:
-    """Return the recipe of UCE or RECE for a concept of the embedded base; see ``projection``."""
-    settings = projection(method, retain_prompts(concept))
-    return Recipe(name=f"shapes/{concept}-{method}", concept=CONCEPTS[concept], method=settings)
+from .shapes_concepts import Settings, shapes_recipes
 
 
 def projection(method: str, retained: tuple[str, ...]) -> UCE | RECE:
@@ -48,17 +39,6 @@ def projection(method: str, retained: tuple[str, ...]) -> UCE | RECE:
     )
 
 
-def shapes_spm(concept: str, where: Where) -> Recipe:
-    """Return the recipe of SPM for a concept of the embedded base; see ``adapters``.
-
-    Args:
-        concept: Name of the concept.
-        where: Model that gets the adapters, ``unet`` or ``text_encoder``.
-    """
-    settings = adapters(where, retain_prompts(concept))
-    return Recipe(name=f"shapes/{concept}-{SPM_NAMES[where]}", concept=CONCEPTS[concept], method=settings)
-
-
 def adapters(where: Where, retained: tuple[str, ...]) -> SPM:
     """Return the settings of SPM for a concept of the embedded base.
 
@@ -83,15 +63,6 @@ def adapters(where: Where, retained: tuple[str, ...]) -> SPM:
     )
 
 
-RECIPES: Mapping[str, Callable[[], Recipe]] = {
-    **{
-        f"shapes/{concept}-{method}": partial(shapes_closed, concept, method)
-        for concept in CONCEPTS
-        for method in ("uce", "rece")
-    },
-    **{
-        f"shapes/{concept}-{name}": partial(shapes_spm, concept, where)
-        for concept in CONCEPTS
-        for where, name in SPM_NAMES.items()
-    },
-}
+PROJECTIONS: Mapping[str, Settings] = {name: partial(projection, name) for name in ("uce", "rece")}
+ADAPTERS: Mapping[str, Settings] = {"spm": partial(adapters, "unet"), "spm-te": partial(adapters, "text_encoder")}
+RECIPES: Mapping[str, Callable[[], Recipe]] = {**shapes_recipes(PROJECTIONS), **shapes_recipes(ADAPTERS)}

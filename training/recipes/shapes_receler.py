@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 
 from ..methods.receler import Receler
 from ..prompts.adversarial_rows import AdversarialRowsConfig
 from ..trainer.loop import TrainingConfig
 from ..trajectories.config import BankConfig
-from ..worlds.shapes.concepts import CONCEPTS
-from ..worlds.shapes.retain import retain_prompts
 from .recipe import Recipe
-
-
-def shapes_receler(concept: str) -> Recipe:
-    """Return the recipe of Receler for a concept of the embedded base; see ``small_erasers``."""
-    settings = small_erasers(retain_prompts(concept))
-    return Recipe(name=f"shapes/{concept}-receler", concept=CONCEPTS[concept], method=settings)
+from .shapes_concepts import Settings, shapes_recipes
 
 
 def small_erasers(retained: tuple[str, ...]) -> Receler:
@@ -50,6 +42,5 @@ def small_erasers(retained: tuple[str, ...]) -> Receler:
     )
 
 
-RECIPES: Mapping[str, Callable[[], Recipe]] = {
-    f"shapes/{concept}-receler": partial(shapes_receler, concept) for concept in CONCEPTS
-}
+VARIANTS: Mapping[str, Settings] = {"receler": small_erasers}
+RECIPES: Mapping[str, Callable[[], Recipe]] = shapes_recipes(VARIANTS)

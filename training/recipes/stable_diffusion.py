@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from robust_encoders.concepts import Concept
 from robust_encoders.hub.catalog import CATALOG
 
 from ..methods import RECE, SPM, UCE, AdvUnlearn
 from ..objectives.config import RetainConfig
 from ..prompts.retain import object_prompts
+from ..protocols import Method
 from ..trainer.loop import TrainingConfig
 from ..trainer.parameters import SelectionConfig
 from ..trajectories.config import BankConfig
@@ -27,6 +29,32 @@ DERIVATIONS = {
     "garbage_truck": (1e-3, 1),
     "parachute": (1e-1, 1),
 }
+
+
+def family_recipe(name: str, concept: Concept, method: Method) -> Recipe:
+    """Return a recipe for a family of Stable Diffusion, with the family's licence.
+
+    Args:
+        name: Name of the recipe, such as ``sd1/church``; the family stands before the slash.
+        concept: Concept to erase.
+        method: Method with all its settings.
+    """
+    family = name.partition("/")[0]
+    return Recipe(name=name, concept=concept, method=method, base=family, license=LICENSES[family])
+
+
+def published_recipes(make: Callable[[str, str], Recipe], variant: str) -> dict[str, Callable[[], Recipe]]:
+    """Return a recipe of a variant for each of the six concepts and each family, by name.
+
+    Args:
+        make: Function from a concept's name in the catalog and a family to the recipe.
+        variant: Variant of the recipes.
+    """
+    return {
+        f"{family}/{concept}-{variant}": partial(make, concept, family)
+        for family in LICENSES
+        for concept in PUBLISHED_CONCEPTS
+    }
 
 
 def published(concept: str, family: str) -> Recipe:
@@ -52,15 +80,13 @@ def published(concept: str, family: str) -> Recipe:
         # so one trajectory of 50 points is enough.
         bank=BankConfig(seeds=(128, 1), batch=16),
     )
-    name = f"{family}/{concept}"
-    return Recipe(name=name, concept=erased, method=method, base=family, license=LICENSES[family])
+    return family_recipe(f"{family}/{concept}", erased, method)
 
 
 def published_closed(concept: str, family: str, method: str) -> Recipe:
     """Return the recipe of UCE or RECE for one of the six concepts; see ``published_projection``."""
     settings = published_projection(method, concept)
-    name, license = f"{family}/{concept}-{method}", LICENSES[family]
-    return Recipe(name=name, concept=CATALOG[concept].erased(), method=settings, base=family, license=license)
+    return family_recipe(f"{family}/{concept}-{method}", CATALOG[concept].erased(), settings)
 
 
 def published_projection(method: str, name: str) -> UCE | RECE:
@@ -86,8 +112,7 @@ def published_projection(method: str, name: str) -> UCE | RECE:
 
 def published_spm(concept: str, family: str) -> Recipe:
     """Return the recipe of SPM for one of the six concepts on Stable Diffusion's UNet, with its release's settings."""
-    name, license = f"{family}/{concept}-spm", LICENSES[family]
-    return Recipe(name=name, concept=CATALOG[concept].erased(), method=SPM(), base=family, license=license)
+    return family_recipe(f"{family}/{concept}-spm", CATALOG[concept].erased(), SPM())
 
 
 RECIPES: Mapping[str, Callable[[], Recipe]] = {
@@ -102,9 +127,5 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = {
         for method, concepts in (("uce", PUBLISHED_CONCEPTS), ("rece", tuple(DERIVATIONS)))
         for concept in concepts
     },
-    **{
-        f"{family}/{concept}-spm": partial(published_spm, concept, family)
-        for family in LICENSES
-        for concept in PUBLISHED_CONCEPTS
-    },
+    **published_recipes(published_spm, "spm"),
 }

@@ -54,13 +54,24 @@ def clean_latents(
         cache_dir: Parent folder of the cache, which later runs share; None keeps nothing.
         progress: True to show a progress bar.
     """
+    if cache_dir is None:
+        return _drawn(backbone, pictures, settings, negative, progress=progress)
     listed = [[one.prompt, one.seed] for one in pictures]
-    path = None
-    if cache_dir is not None:
-        key = canonical_sha256({**bank_key(backbone, settings), "clean": listed, "negative": negative})
-        path = cache_dir / f"clean-{key[:24]}.safetensors"
-        if path.is_file():
-            return read_owned(path).tensors["latents"]
+    key = canonical_sha256({**bank_key(backbone, settings), "clean": listed, "negative": negative})
+    path = cache_dir / f"clean-{key[:24]}.safetensors"
+    if path.is_file():
+        return read_owned(path).tensors["latents"]
+    made = _drawn(backbone, pictures, settings, negative, progress=progress)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".part")
+    save_file({"latents": made}, str(aside), metadata={"format": "pt"})
+    aside.replace(path)
+    return made
+
+
+def _drawn(
+    backbone: Backbone, pictures: Sequence[Picture], settings: BankConfig, negative: str, *, progress: bool
+) -> Tensor:
     parts = []
     require_agreement(backbone, pictures[0].prompt, settings.guidance)
     null = backbone.condition([negative])
@@ -80,10 +91,4 @@ def clean_latents(
                 latents = step.next
                 bar.update(len(batch))
             parts.append(latents.float().cpu())
-    made = torch.cat(parts)
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(".part")
-        save_file({"latents": made}, str(aside), metadata={"format": "pt"})
-        aside.replace(path)
-    return made
+    return torch.cat(parts)
