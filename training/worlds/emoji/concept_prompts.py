@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ...prompts.concept_words import naming
+from ...prompts.concept_words import mentions
 from .captions import EmojiPrompt, Scene, filled, gaps, prompts, words_of
 from .concepts import EmojiConcept, value_words
 from .everyday_frames import PARTS, Part
@@ -202,7 +202,7 @@ class ConceptPrompts:
 
     @cached_property
     def _said(self) -> re.Pattern[str]:
-        return naming(self.concept.unspoken(self.things))
+        return mentions(self.concept.unspoken(self.things))
 
     def _goal(self, prompt: EmojiPrompt, member: str) -> EmojiPrompt:
         if self.label in prompt.expected:
