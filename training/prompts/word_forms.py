@@ -33,6 +33,7 @@ _ENDINGS = (
 )
 _SHORTEST = 3  # letters of a word whose plural is regular
 
+
 def plurals(phrase: str) -> tuple[str, ...]:
     """Return the plurals of a word or phrase, the usual one first; none if it is plural or ends in no Latin letter.
 

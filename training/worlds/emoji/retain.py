@@ -15,8 +15,8 @@ RETAIN_PROMPTS = 512
 def retain_prompts(names: Sequence[str], things: Things | None = None, n: int = RETAIN_PROMPTS) -> tuple[str, ...]:
     """Return at most n different captions that mention none of the concepts.
 
-    Half of the drawn captions name neighbours of the concepts, as far as there are some. Canonical names and further
-    names are equally frequent. Held-out words and wordings never occur, and neither do things on the border.
+    Half of the drawn captions name neighbours of the concepts, as far as there are some. Half of them use further
+    names, where a thing has some. Held-out words and wordings never occur, and neither do things on the border.
 
     Args:
         names: Names of the concepts.
