@@ -99,7 +99,7 @@ def mentioned(text: str, words: Iterable[str]) -> str:
     for pattern in (naming, mentions):
         if found := next((word for word in known if pattern([word]).fullmatch(text)), ""):
             return found
-    raise ValueError(f"expected a form of one of {known}, found {text!r}; match it with mentions()")
+    raise ValueError(f"expected a form of one of {known}, found {text!r}; give a text that mentions one of them")
 
 
 @lru_cache(maxsize=1024)

@@ -81,7 +81,7 @@ def test_other_words_mention_nothing(word: str, text: str) -> None:
 def test_a_mention_stands_for_the_word_that_it_is_before_one_that_it_is_a_form_of() -> None:
     assert mentioned("beers", ["beer", "beers"]) == "beers"
     assert mentioned("Beers", ["beer", "wine"]) == "beer"
-    with pytest.raises(ValueError, match=r"expected a form of one of \['wine'\], found 'beers'; match it with"):
+    with pytest.raises(ValueError, match=r"expected a form of one of \['wine'\], found 'beers'; give a text"):
         mentioned("beers", ["wine"])
 
 

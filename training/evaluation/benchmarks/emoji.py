@@ -39,9 +39,9 @@ from .world_metrics import (
     DISTANCES,
     ERASED_DISTANCE,
     erased_distance,
+    kept_accuracies,
     kept_distances,
     missing_packages,
-    retained,
     unstated_problems,
 )
 from .world_prompts import pool_sets
@@ -215,7 +215,7 @@ def emoji_plan(
         detector=detector,
         attacks=_attacks(benchmark, config.sampling),
         utility={
-            **retained(judges.trained, LABELS, kept),
+            **kept_accuracies(judges.trained, LABELS, kept),
             _ICONS: partial(JudgeAccuracy, judges.icons, name="retain_icons"),
             "clip_score": partial(ClipScore, scorer),
             **_distances(judges, benchmark.n_kept),

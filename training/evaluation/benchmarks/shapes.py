@@ -43,9 +43,9 @@ from .world_metrics import (
     DISTANCES,
     ERASED_DISTANCE,
     erased_distance,
+    kept_accuracies,
     kept_distances,
     missing_packages,
-    retained,
     unstated_problems,
 )
 from .world_prompts import pool_sets
@@ -198,7 +198,7 @@ def shapes_plan(
         detector=detector,
         attacks=_attacks(benchmark, config.sampling),
         utility={
-            **retained(judge, FACTORS, kept),
+            **kept_accuracies(judge, FACTORS, kept),
             **_kept_by_geometry(judge),
             "clip_score": partial(ClipScore, scorer),
             **_distances(judge, benchmark.n_kept),

@@ -39,7 +39,7 @@ def erased_distance(features: NetworkFeatures) -> dict[str, MetricMaker]:
     return {ERASED_DISTANCE: partial(_picture_distance, features, ERASED_DISTANCE)}
 
 
-def retained(judge: LabelJudge, labels: Sequence[str], kept: PromptSet) -> dict[str, MetricMaker]:
+def kept_accuracies(judge: LabelJudge, labels: Sequence[str], kept: PromptSet) -> dict[str, MetricMaker]:
     """Return the accuracies of a judge over kept prompts: one for each label that some prompt states, and for all.
 
     Args:
