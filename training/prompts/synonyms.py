@@ -15,7 +15,7 @@ from robust_encoders.concepts import Concept
 from robust_encoders.utils.text_lists import require_texts
 
 from ..diffusion.backbone import Backbone
-from .concept_words import in_place_of, mentions, require_apart
+from .concept_words import mentions, require_apart
 from .layout import prompt_lengths
 
 if TYPE_CHECKING:
@@ -162,9 +162,15 @@ def _position(placed: tuple[float, str]) -> float:
 
 def _restated(prompts: Sequence[str], concept: Concept, word: str, n: int, shift: int) -> list[str]:
     """Return up to n prompts, taken at equal distances, with ``word`` in the concept's place and a fitting article."""
+    mention = re.compile(rf"(?:(?<!\w)(?P<article>an?)(?P<gap>\s+))?{mentions(concept.words()).pattern}", re.IGNORECASE)
+    article = "an" if word[0].lower() in "aeiou" else "a"
+
+    def restated(match: re.Match[str]) -> str:
+        return f"{article}{match['gap']}{word}" if match["article"] else word
+
     count = min(n, len(prompts))
     chosen = [prompts[(i * len(prompts) // count + shift) % len(prompts)] for i in range(count)]
-    return [in_place_of(prompt, concept.words(), word) or prompt for prompt in chosen]
+    return [mention.sub(restated, prompt) for prompt in chosen]
 
 
 def _whole_words(backbone: Backbone) -> dict[str, int]:

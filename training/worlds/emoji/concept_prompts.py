@@ -142,7 +142,7 @@ class PromptsAround:
         members, every = self.concept.members, self.concept.words(self.things, held_out=True)
         whole = ", ".join(members if len(members) > 1 else every)
         # One list of words for each member, so that members are equally frequent, whatever their number of words.
-        lists = {"name": [(self.name,)], "all": [(whole,)]}
+        lists: dict[str, list[tuple[str, ...]]] = {"name": [(self.name,)], "all": [(whole,)]}
         lists |= {"seen": self._words("seen"), "unseen": self._words("unseen")}
         drawn = (_picked(lists[kind], rng) for _ in range(n) for kind in self.abused)
         return [_picked(words, rng) for words in drawn]

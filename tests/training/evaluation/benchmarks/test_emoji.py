@@ -128,8 +128,11 @@ def test_a_neighbour_whose_name_mentions_the_concept_is_asked_for_nowhere() -> N
     assert {"retain_near", "retain_far"} & {*structured.sets()} == {"retain_far"}
     cars = EmojiPrompts(emoji_concept("car"))
     stated = {prompt.expected["thing"] for prompt in (*cars.near(60, seed=0), *cars.far(600, seed=0))}
-    assert "bus" in stated
-    assert not stated & {"police car", "racing car"}
+    mentioning = {"police car", "racing car"}
+    neighbours = {*emoji_concept("car").near(THINGS)}
+    assert mentioning < neighbours
+    assert stated & neighbours == neighbours - mentioning
+    assert cars.near_count == len(neighbours) - 2
 
 
 @pytest.mark.parametrize(
