@@ -91,6 +91,7 @@ def _table(facts: Mapping[str, Any]) -> str:
     tenths: Sequence[Mapping[str, Any]] = facts["tenths"]
     rows = [("nearest", facts["nearest"]), ("random", facts["random"])]
     rows += [(f"tenth {i}", tenth) for i, tenth in enumerate(tenths, 1)]
+    rows += [(f"base's tenth {i}", tenth) for i, tenth in enumerate(facts.get("base_tenths") or (), 1)]
     lines = ["| sample | distance | prompts | showed the concept | 95 % interval |", "|---|---|---|---|---|"]
     for name, one in rows:
         (near, far), (low, high) = one["distances"], one["interval"]
@@ -127,8 +128,9 @@ def _test(facts: Mapping[str, Any]) -> str:
     return (
         "No prompt sampled from the tenths showed the concept, so nothing could fall with the encoder. With the base's "
         f"own text encoder, the test that success falls with distance gives a one-sided p of {trend['base_p']:.2g}, "
-        f"and less than {trend['level']} is asked for. That is a weaker ground: the encoder may reach the concept in a "
-        "way that this distance does not see."
+        f"and less than {trend['level']} is asked for. The rows of the base's tenths are samples of its own ranking, "
+        "drawn with its own text encoder. That is a weaker ground: the encoder may reach the concept in a way that "
+        "this distance does not see."
     )
 
 

@@ -8,11 +8,11 @@ from robust_encoders.artifact.embedded_bases import EMBEDDED
 from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.compatibility.facts import OTHER_BASE, Facts, config_of
 from robust_encoders.compatibility.report import Check
-from robust_encoders.pipeline.slots import FIRST, OUTPUTS, SECOND, Reading, reading_of
+from robust_encoders.pipeline.slots import FIRST, OUTPUTS, SECOND, ReadOutput, reading_of
 
 # Families of bases whose encoders are trained on one output. Of other families it is not known.
 _LAST: tuple[str, ...] = ("sd1", "sd2", *EMBEDDED)
-_TRAINED: Mapping[str, Reading] = {**dict.fromkeys(_LAST, "last"), "sdxl": "last but one"}
+_TRAINED: Mapping[str, ReadOutput] = {**dict.fromkeys(_LAST, "last"), "sdxl": "last but one"}
 
 
 def widths_beside(facts: Facts) -> dict[str, int]:
@@ -58,7 +58,7 @@ def projection(facts: Facts) -> Check | None:
     return Check("projection", expected == found, "error", str(expected), str(found), OTHER_BASE)
 
 
-def trained_on(manifest: Manifest) -> Reading | None:
+def trained_on(manifest: Manifest) -> ReadOutput | None:
     """Return the output that a text encoder was trained on; None if that is not known of its family.
 
     Args:

@@ -10,8 +10,8 @@ from robust_encoders.clip.state_dict import unwrapped
 from robust_encoders.pipeline.offload import denoiser_of
 
 FIRST, SECOND = "text_encoder", "text_encoder_2"
-Reading = Literal["last", "last but one", "pooled", "unknown"]
-OUTPUTS: Mapping[Reading, str] = {
+ReadOutput = Literal["last", "last but one", "pooled", "unknown"]
+OUTPUTS: Mapping[ReadOutput, str] = {
     "last": "the last hidden state",
     "last but one": "the last hidden state but one",
     "pooled": "the pooled vector alone",
@@ -99,7 +99,7 @@ def erased_in(module: Any) -> str:
     return str(carried.get("concept", "")) if isinstance(carried, Mapping) else ""
 
 
-def reading_of(pipe: Any) -> Reading:
+def reading_of(pipe: Any) -> ReadOutput:
     """Return the output of its CLIP text encoders that a pipeline draws with, as far as its denoiser tells.
 
     SDXL and SD 3 read the last hidden state but one, and a pooled vector beside it. FLUX reads the pooled vector of its
@@ -111,7 +111,7 @@ def reading_of(pipe: Any) -> Reading:
     denoiser: Any = denoiser_of(pipe)
     if denoiser is None:
         return "unknown"
-    known: Mapping[str, Reading] = {"SD3Transformer2DModel": "last but one", "FluxTransformer2DModel": "pooled"}
+    known: Mapping[str, ReadOutput] = {"SD3Transformer2DModel": "last but one", "FluxTransformer2DModel": "pooled"}
     kind = type(denoiser).__name__
     if kind in known:
         return known[kind]

@@ -32,7 +32,7 @@ PICTURE_NAME, STRIP_NAME = "demo.png", "demo-strip.png"
 # Measured on one thread: an attack takes as long as this many rows of pictures.
 _ATTACK = 12
 _KEPT = "Everything else, to be kept"
-_HEADINGS = ("The concept by its name", "An unseen synonym", "Under attack", "Another concept")
+_HEADINGS = ("A plain prompt", "A name unseen in training", "Under attack", "Something else")
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ class Demo:
 
 
 def strip(sections: Sequence[Section]) -> Section:
-    """Return one row with a pair of the sections by name, of an unseen synonym, under attack, and of kept prompts.
+    """Return one row with a pair of the sections by usual names, by unseen ones, under attack, and of kept prompts.
 
     Args:
         sections: Sections of the demo. The first, the fourth from the end and the last two are shown, column i with the

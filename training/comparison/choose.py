@@ -62,15 +62,19 @@ class MethodChoice:
     @property
     def recipes(self) -> dict[str, Callable[[], Recipe]]:
         """Variant to the registered recipe of the concept."""
-        bare = f"{self.family}/{part_of(self.concept)}"
+        bare = f"{self.family}/{self._part}"
         start = f"{bare}-"
         found = {name.removeprefix(start): made for name, made in RECIPES.items() if name.startswith(start)}
         if bare in RECIPES:
             variant = variant_of(bare, self.concept)
-            found.setdefault(
-                RECIPES[bare]().method.name if variant == part_of(self.concept) else variant, RECIPES[bare]
-            )
+            found.setdefault(RECIPES[bare]().method.name if variant == self._part else variant, RECIPES[bare])
         return found
+
+    @property
+    def _part(self) -> str:
+        """Name of the concept in names of recipes: "vangogh" for "Van Gogh"."""
+        published = {} if self.world is not None else {CATALOG[one].concept: one for one in PUBLISHED_CONCEPTS}
+        return published.get(self.concept, part_of(self.concept))
 
     @property
     def known(self) -> list[str]:
@@ -100,7 +104,7 @@ class MethodChoice:
             left_out = [name for name in METHODS if name not in covered and name not in METHODS.others]
             if not wanted:
                 raise ValueError(
-                    f"expected recipes {self.family}/{part_of(self.concept)}-METHOD for --methods {ALL}, found none; "
+                    f"expected recipes {self.family}/{self._part}-METHOD for --methods {ALL}, found none; "
                     f"name methods, which then have their standard settings: --methods {','.join(left_out[:2])}"
                 )
             found = [self._method(name, recipes) for name in wanted]
@@ -137,7 +141,7 @@ class MethodChoice:
         concept = self._concept()
         method = usual(METHODS[name], captioned=self.world is not None or bool(concept.prompts))
         recipe = Recipe(
-            name=f"{self.family}/{part_of(self.concept)}-{name}",
+            name=f"{self.family}/{self._part}-{name}",
             concept=concept,
             method=with_retained(method, usual_retained(concept, method, self.world)),
             base=self.family,
@@ -153,12 +157,12 @@ class MethodChoice:
         """
         if self.world is not None:
             return self.world.concept(self.concept, anchored=True)
-        if self.concept not in PUBLISHED_CONCEPTS:
+        if self._part not in PUBLISHED_CONCEPTS:
             raise ValueError(
                 f"expected a concept with recipes ({', '.join(PUBLISHED_CONCEPTS)}), found {self.concept!r}; train and "
                 "evaluate it by the commands train and evaluate"
             )
-        return CATALOG[self.concept].erased()
+        return CATALOG[self._part].erased()
 
     def concept_problems(self) -> list[str]:
         """Return the reason why the base has no such concept."""

@@ -16,6 +16,7 @@ from robust_encoders.pipeline.offload import mode_of
 
 from ..diffusion.backbone import Backbone
 from ..diffusion.swapping import swapped
+from ..prompts.concept_words import mentions
 from ..provenance import describe
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ class FilteredTokenizer:
 class WordFilter:
     """A baseline that deletes the concept's words from every prompt and negative prompt, as the cheapest defence.
 
-    It deletes whole words in upper or lower case, also with a simple plural (``s`` or ``es``). The longest phrase goes
+    It deletes whole words in upper or lower case, also plurals and spellings with hyphens. The longest phrase goes
     first, so that a phrase goes before its parts. The filter repeats until no word is left. It stops prompts that use
     these words (T0). It does not stop words that are not on the list, tokens with a similar sound, or embeddings. If an
     attack finds tokens, their typed text is filtered, too.
@@ -183,10 +184,7 @@ class WordFilter:
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
-        ordered = sorted(self.words, key=len, reverse=True)
-        spoken = "|".join(r"\s+".join(map(re.escape, word.split())) for word in ordered)
-        # Not \b, which needs a letter on one side: a word of the list may end in a punctuation mark.
-        return re.compile(rf"(?<!\w)(?:{spoken})(?:e?s)?(?!\w)", re.IGNORECASE)
+        return mentions(" ".join(word.split()) for word in self.words)
 
     def filtered(self, text: str) -> str:
         """Return a text without the words and the gaps that they leave; a text without these words is unchanged."""

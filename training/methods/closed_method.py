@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Reading:
+class ErasureInputs:
     """The base and the concept of one run, whose token vectors a closed form reads.
 
     Args:
@@ -102,11 +102,11 @@ class ClosedForm(RetainsField, ABC):
         """Preserved prompts; in most classes a field."""
 
     @abstractmethod
-    def problem(self, reading: Reading) -> Problem:
+    def problem(self, inputs: ErasureInputs) -> Problem:
         """Read all token vectors that the method needs.
 
         Args:
-            reading: Base, concept and workspace.
+            inputs: Base, concept and workspace.
 
         Raises:
             ValueError: If a conditioning is not finite, or a caption does not name the concept.
@@ -138,7 +138,7 @@ class ClosedForm(RetainsField, ABC):
                 no solution, for example because the preserved prompts leave no direction free.
         """
         started = time.monotonic()
-        problem = self.problem(Reading(backbone, concept, generator, workspace or Workspace(progress=False)))
+        problem = self.problem(ErasureInputs(backbone, concept, generator, workspace or Workspace(progress=False)))
         read = time.monotonic()
         solution = problem.solve()
         now = time.monotonic()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from .closed_form import Moments, double_projection, free_beyond, onto
-from .closed_method import ClosedForm, Problem, Reading, Solution
+from .closed_method import ClosedForm, ErasureInputs, Problem, Solution
 from .token_vectors import TokenVectors
 from .uce import UCE, guide
 
@@ -78,12 +78,12 @@ class DP(ClosedForm):
         rank = CAPTION_RANK if self.rank is None else self.rank
         return replace(self, texts="prompts", tokens="from_last", target="anchor", rank=rank)
 
-    def problem(self, reading: Reading) -> Problem:
+    def problem(self, inputs: ErasureInputs) -> Problem:
         """Read the moved and the kept token vectors, and project the former on the safe vectors for their targets."""
-        backbone, concept = reading.backbone, reading.concept
+        backbone, concept = inputs.backbone, inputs.concept
         reader = UCE(texts=self.texts, tokens=self.tokens, preserve=self.preserve, batch=self.batch)
-        moved = reader.moved(backbone, concept, self.tokens, progress=reading.progress)
-        kept = reader.kept(backbone, self.tokens, progress=reading.progress)
+        moved = reader.moved(backbone, concept, self.tokens, progress=inputs.progress)
+        kept = reader.kept(backbone, self.tokens, progress=inputs.progress)
         if self.target == "projection":
             anchors = dict.fromkeys(guide(part) for part in concept.parts or (concept,))
             safe = TokenVectors(backbone, batch=self.batch).read([*anchors, *self.safe], "last")

@@ -19,7 +19,7 @@ from ..diffusion.backbone import Backbone
 from ..prompts.concept_words import anchor_prompt, require_apart
 from ..prompts.layout import prompt_lengths
 from .closed_form import Moments, least_change
-from .closed_method import ClosedForm, Problem, Reading, Solution
+from .closed_method import ClosedForm, ErasureInputs, Problem, Solution
 from .uce import guide
 
 if TYPE_CHECKING:
@@ -190,12 +190,12 @@ class PairedForm(ClosedForm):
             eos_id: Id of the end token.
         """
 
-    def problem(self, reading: Reading) -> Problem:
+    def problem(self, inputs: ErasureInputs) -> Problem:
         """Read the chosen rows of all pairs, and all token vectors of the preserved prompts."""
-        eos_id = reading.backbone.tokenizer.eos_token_id
-        pairs = prompt_pairs(reading.concept, self.templates, captions=self.texts == "prompts")
-        reader = PairedVectors(reading.backbone, self.batch, reading.progress)
+        eos_id = inputs.backbone.tokenizer.eos_token_id
+        pairs = prompt_pairs(inputs.concept, self.templates, captions=self.texts == "prompts")
+        reader = PairedVectors(inputs.backbone, self.batch, inputs.progress)
         moved = reader.moments(pairs, lambda own, other: self.rows(own, other, eos_id))
-        kept = reading.vectors(self.batch).kept(self.preserve, "all")
+        kept = inputs.vectors(self.batch).kept(self.preserve, "all")
         prior = kept.scaled(self.preserve_scale / max(len(self.preserve), 1))
         return Problem(moved, kept, lambda: Solution(least_change(moved, prior, lamb=self.lamb)))

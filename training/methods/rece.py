@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ..diffusion.cross_attention import GramMatrix
 from .closed_form import RidgeConfig, adversarial_step, solve
-from .closed_method import ClosedForm, Problem, Reading, Solution
+from .closed_method import ClosedForm, ErasureInputs, Problem, Solution
 from .uce import UCE
 
 if TYPE_CHECKING:
@@ -76,19 +76,19 @@ class RECE(ClosedForm):
         """Return a copy with other preserved prompts."""
         return replace(self, start=self.start.retaining(prompts))
 
-    def problem(self, reading: Reading) -> Problem:
+    def problem(self, inputs: ErasureInputs) -> Problem:
         """Read the token vectors of UCE's edit and of every epoch, and the UNet's matrix G.
 
         Raises:
             ValueError: If a conditioning is not finite, if a caption does not name the concept, or if the UNet's K and
                 V matrices cannot be identified.
         """
-        backbone, concept, tokens = reading.backbone, reading.concept, self.start.tokens
-        moved = self.start.moved(backbone, concept, tokens, progress=reading.progress)
-        kept = self.start.kept(backbone, tokens, progress=reading.progress)
-        whole = self.start.moved(backbone, concept, "all", progress=reading.progress)
-        stay = self.start.kept(backbone, "all", progress=reading.progress) if tokens == "last" else kept
-        gram = GramMatrix.of(backbone.unet, reading.workspace.cache_dir).gram
+        backbone, concept, tokens = inputs.backbone, inputs.concept, self.start.tokens
+        moved = self.start.moved(backbone, concept, tokens, progress=inputs.progress)
+        kept = self.start.kept(backbone, tokens, progress=inputs.progress)
+        whole = self.start.moved(backbone, concept, "all", progress=inputs.progress)
+        stay = self.start.kept(backbone, "all", progress=inputs.progress) if tokens == "last" else kept
+        gram = GramMatrix.of(backbone.unet, inputs.workspace.cache_dir).gram
 
         def solved() -> Solution:
             matrix, steps = solve(moved, kept, self.start.weights), []

@@ -12,7 +12,7 @@ from robust_encoders.overlays.projection import key_value_layers, multiplied
 
 from ..types import Component
 from .closed_form import Moments, free_below, invariant_edit, most_changed
-from .closed_method import ClosedForm, Problem, Reading, Solution
+from .closed_method import ClosedForm, ErasureInputs, Problem, Solution
 from .token_vectors import Tokens
 from .uce import UCE
 
@@ -119,10 +119,10 @@ class SPEED(ClosedForm):
         """
         return replace(self, texts="prompts", tokens="from_last", kept_tokens="all")
 
-    def problem(self, reading: Reading) -> Problem:
+    def problem(self, inputs: ErasureInputs) -> Problem:
         """Read the moved and the kept token vectors, and those of the empty prompt."""
-        targets = UCE(texts=self.texts, batch=self.batch).targets(reading.concept)
-        vectors = reading.vectors(self.batch, reading.concept.words())
+        targets = UCE(texts=self.texts, batch=self.batch).targets(inputs.concept)
+        vectors = inputs.vectors(self.batch, inputs.concept.words())
         moved = vectors.moved(targets, self.tokens).scaled(1 / len(targets))
         kept_tokens: Tokens = self.kept_tokens if self.preserve else "after_start"
         kept = vectors.read(self.preserve or ("",), kept_tokens)  # (N, D)
@@ -132,10 +132,10 @@ class SPEED(ClosedForm):
             if self.component == "text_encoder":
                 return Solution(self.matrix(moved, kept, invariants))
             edited = {}
-            for name, layer in key_value_layers(reading.backbone.unet).items():
+            for name, layer in key_value_layers(inputs.backbone.unet).items():
                 if name.endswith("to_v"):
                     weight = layer.weight.detach().to("cpu", torch.float64)
-                    own = self.preserved(kept, moved, weight, generator=reading.generator)
+                    own = self.preserved(kept, moved, weight, generator=inputs.generator)
                     edited[f"{name}.weight"] = multiplied(layer.weight, self.matrix(moved, own, invariants))
             return Solution(edited)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from ..diffusion.backbone import Backbone
 from ..prompts.layout import prompt_lengths
+from ..prompts.word_forms import spellings
 from .closed_form import Moments
 
 Tokens = Literal["last", "from_last", "after_start", "all"]
@@ -151,11 +153,19 @@ class TokenVectors:
     def _subject(self, ids: list[int]) -> int:
         """Return the position of the last token of the prompt's subject; the begin token has position 0."""
         ends = [0]
-        for word in self.words:
-            wanted = self.backbone.tokenizer(word, add_special_tokens=False).input_ids
+        for wanted in self._spoken:
             ends += [
                 start + len(wanted)
                 for start in range(len(ids) - len(wanted) + 1)
                 if wanted and ids[start : start + len(wanted)] == wanted
             ]
         return max(ends) or len(ids)
+
+    @cached_property
+    def _spoken(self) -> list[list[int]]:
+        """Ids of the words, and of their plurals and hyphen spellings."""
+        return [
+            self.backbone.tokenizer(form, add_special_tokens=False).input_ids
+            for word in self.words
+            for form in spellings(word)
+        ]

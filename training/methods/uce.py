@@ -11,7 +11,7 @@ from robust_encoders.concepts import Concept
 from ..diffusion.backbone import Backbone
 from ..prompts.concept_words import anchor_prompt, require_apart
 from .closed_form import Moments, RidgeConfig, solve
-from .closed_method import ClosedForm, Problem, Reading, Solution
+from .closed_method import ClosedForm, ErasureInputs, Problem, Solution
 from .token_vectors import Tokens, TokenVectors, VectorTarget
 
 _BY = ("painting by {}", "art by {}", "artwork by {}", "picture by {}", "style of {}")
@@ -86,10 +86,10 @@ class UCE(ClosedForm):
         """False, because the authors preserve no prompts when the user gives none."""
         return False
 
-    def problem(self, reading: Reading) -> Problem:
+    def problem(self, inputs: ErasureInputs) -> Problem:
         """Read the moved and the kept token vectors."""
-        moved = self.moved(reading.backbone, reading.concept, self.tokens, progress=reading.progress)
-        kept = self.kept(reading.backbone, self.tokens, progress=reading.progress)
+        moved = self.moved(inputs.backbone, inputs.concept, self.tokens, progress=inputs.progress)
+        kept = self.kept(inputs.backbone, self.tokens, progress=inputs.progress)
         return Problem(moved, kept, lambda: Solution(solve(moved, kept, self.weights)))
 
     def moved(self, backbone: Backbone, concept: Concept, tokens: Tokens, *, progress: bool = False) -> Moments:

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ..diffusion.backbone import Backbone
-from ..prompts.concept_words import in_place_of, naming, texts_around
+from ..prompts.concept_words import in_place_of, mentioned, mentions, texts_around
 from ..prompts.fitting_words import every_word, fitting_words, words_of
 from ..prompts.vocabulary_words import whole_words
 
@@ -46,7 +46,7 @@ class ConceptPlace:
     @cached_property
     def fitting(self) -> tuple[str, ...]:
         """Words that fit the concept's place, see ``fitting_words``; none of them is erased."""
-        named = naming(self.erased)
+        named = mentions(self.erased)
         found = fitting_words(self.texts, self.words, self.retained)
         return tuple(word for word in found if not named.search(word))
 
@@ -57,7 +57,7 @@ class ConceptPlace:
         A word that a prompt has beside the concept's place is left out, because it means something there: after "a
         green", a prompt without "red" may go on with "striped circle".
         """
-        named, left_out = naming(self.erased), every_word(self.texts) | self.beside
+        named, left_out = mentions(self.erased), every_word(self.texts) | self.beside
         known = dict.fromkeys((*words_of(self.retained), *whole_words(self.teacher.tokenizer)))
         found = [word for word in known if word not in left_out and not named.search(word) and _CLEAN.fullmatch(word)]
         return tuple(sorted(found, key=dict(zip(found, self._sizes(found), strict=True)).__getitem__))
@@ -130,17 +130,22 @@ def _texts_of(part: Concept, parts: Sequence[Concept], texts: Sequence[str]) -> 
 
     Of overlapping words the longest is meant: "a hot dog" names a hot dog, and no dog.
     """
-    own, every = {word.lower() for word in part.words()}, naming(word for one in parts for word in one.words())
+    known = [word for one in parts for word in one.words()]
+    own, every = {word.lower() for word in part.words()}, mentions(known)
+
+    def is_own(match: re.Match[str]) -> bool:
+        return mentioned(match[0], known).lower() in own
+
     others = [(one, [word for word in one.words() if word.lower() not in own]) for one in parts]
     found = dict[str, None]()
     for text in texts:
-        mentions = [match[0] for match in every.finditer(text) if match[0].lower() in own]
-        if not mentions:
+        spoken = [match[0] for match in every.finditer(text) if is_own(match)]
+        if not spoken:
             continue
-        hidden = every.sub(lambda match: _HIDDEN if match[0].lower() in own else match[0], text)
+        hidden = every.sub(lambda match: _HIDDEN if is_own(match) else match[0], text)
         for other, words in others:
             if words and (anchored := in_place_of(hidden, words, other.anchor)) is not None:
                 hidden = " ".join(anchored.split())
         around = hidden.split(_HIDDEN)
-        found["".join(piece for pair in zip(around, [*mentions, ""], strict=True) for piece in pair)] = None
+        found["".join(piece for pair in zip(around, [*spoken, ""], strict=True) for piece in pair)] = None
     return tuple(found)

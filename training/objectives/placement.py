@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..diffusion.backbone import Backbone
-from ..prompts.concept_words import naming
+from ..prompts.concept_words import mentions
 from ..prompts.layout import PromptLayout, prompt_lengths
 from .config import AdversaryConfig
 
@@ -68,7 +68,7 @@ class CutPrompts:
         Raises:
             ValueError: If a prompt has no word of the concept.
         """
-        pieces = [naming(concept.words()).split(prompt) for prompt in prompts]
+        pieces = [mentions(concept.words()).split(prompt) for prompt in prompts]
         if whole := [prompt for prompt, parts in zip(prompts, pieces, strict=True) if len(parts) == 1]:
             raise ValueError(
                 f"expected one of {concept.words()} in every prompt, found none in {whole[:3]}: add the word to the "

@@ -17,7 +17,7 @@ from ..diffusion.backbone import Backbone
 from ..losses import negative_guidance_target, squared_error, weighted_sum
 from ..prompts.adversarial_rows import AdversarialRows, AdversarialRowsConfig
 from ..prompts.concept_tokens import concept_tokens
-from ..prompts.concept_words import anchor_prompts, naming
+from ..prompts.concept_words import anchor_prompts, mentions
 from ..prompts.encoded import conditionings
 from ..trajectories.bank import BankBatch, PointSource, draw
 from ..trajectories.config import BankConfig
@@ -261,4 +261,4 @@ class RecelerObjective:
 def _part_of(text: str, parts: tuple[Concept, ...]) -> int:
     """Return the number of the part of a joint concept that a prompt belongs to."""
     listed = [i for i, part in enumerate(parts) if text in (part.prompts or part.words())]
-    return (listed or [i for i, part in enumerate(parts) if naming(part.words()).search(text)])[0]
+    return (listed or [i for i, part in enumerate(parts) if mentions(part.words()).search(text)])[0]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from .concept_words import anchor_prompts, naming, require_apart
+from .concept_words import anchor_prompts, mentions, naming, require_apart
 from .retain import everyday_objects, with_article
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _pairs(concept: Concept, anchors: Sequence[str], rule: PairRule) -> list[Anc
         anchored = anchor_prompts(concept.prompts, concept)
         return [AnchorPair(text, (prompt,)) for text, prompt in zip(anchored, concept.prompts, strict=True)]
     texts = anchors or _sentences(concept, rule)
-    named = naming(concept.words())
+    named = mentions(concept.words())
     if doubled := [text for text in texts if named.search(text)]:
         raise ValueError(
             f"expected anchor prompts without the concept, found {doubled[0]!r}, which names it: leave this prompt "
@@ -126,7 +126,7 @@ _TARGETS: Mapping[str, Callable[[str, Concept], tuple[str, ...]]] = {
 def _sentences(concept: Concept, rule: PairRule) -> tuple[str, ...]:
     """Return anchor prompts made of this package's sentences."""
     if rule == "style":
-        medium, named = concept.anchor or "painting", naming(concept.words())
+        medium, named = concept.anchor or "painting", mentions(concept.words())
         objects = [one for one in everyday_objects() if not named.search(one)][:_STYLED]
         return tuple(f"{with_article(medium)} of {with_article(one)}" for one in objects)
     if rule == "append":

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..diffusion.backbone import Backbone
-from .concept_words import naming
+from .concept_words import mentions
 
 if TYPE_CHECKING:
     from robust_encoders.concepts import Concept
@@ -28,7 +28,7 @@ def concept_tokens(backbone: Backbone, prompts: Sequence[str], concept: Concept)
     Raises:
         ValueError: If a prompt has no word of the concept among its first L - 2 tokens.
     """
-    pattern, length = naming(concept.words()), backbone.max_length
+    pattern, length = mentions(concept.words()), backbone.max_length
     mask = torch.zeros(len(prompts), length, dtype=torch.bool)
     for row, prompt in zip(mask, prompts, strict=True):
         for match in pattern.finditer(prompt):

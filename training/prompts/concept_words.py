@@ -1,6 +1,7 @@
 """The words that name a concept in a prompt, and prompts with these words replaced by the anchor.
 
-The anchor of a concept is the text that takes its place, for example "square" for "circle".
+The anchor of a concept is the text that takes its place, for example "square" for "circle". A text mentions a word if
+it has the word itself, a plural, or a spelling with a hyphen: "hot-dogs" mentions "hot dog".
 """
 
 from __future__ import annotations
@@ -8,7 +9,10 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
+
+from .word_forms import plurals, spelled_apart
 
 if TYPE_CHECKING:
     from robust_encoders.concepts import Concept
@@ -17,7 +21,8 @@ if TYPE_CHECKING:
 def anchor_prompts(prompts: Sequence[str], concept: Concept) -> list[str]:
     """Return prompts with every name of the concept replaced by its anchor, or left out if the anchor is empty.
 
-    A joint concept has several parts; the names of each part are replaced by that part's own anchor.
+    A plural gives the anchor's plural, if it has one. A joint concept has several parts; the names of each part are
+    replaced by that part's own anchor.
 
     Raises:
         ValueError: If a prompt has no word of the concept and would stay unchanged, or if the parts of a joint concept
@@ -25,10 +30,12 @@ def anchor_prompts(prompts: Sequence[str], concept: Concept) -> list[str]:
     """
     require_apart(concept)
     anchors = {word: part.anchor for part in concept.parts or (concept,) for word in part.words()}
-    named = naming(anchors)
+    named = mentions(anchors)
 
     def anchor(match: re.Match[str]) -> str:
-        return next(anchors[word] for word in anchors if re.fullmatch(re.escape(word), match[0], re.IGNORECASE))
+        word = mentioned(match[0], anchors)
+        several = re.fullmatch(spelled_apart(word), match[0], re.IGNORECASE) is None
+        return next(iter(plurals(anchors[word])), anchors[word]) if several else anchors[word]
 
     replaced = [named.subn(anchor, prompt) for prompt in prompts]
     if missing := [prompt for prompt, (_, found) in zip(prompts, replaced, strict=True) if not found]:
@@ -52,7 +59,7 @@ def require_apart(concept: Concept) -> None:
             anchors.
     """
     for one, other in itertools.permutations(concept.parts, 2):
-        if naming(other.words()).search(one.anchor):
+        if mentions(other.words()).search(one.anchor):
             raise ValueError(
                 f"expected anchors that are not erased, found the anchor {one.anchor!r} of {one.name!r}, which names "
                 f"{other.name!r}, erased as well: give {one.name!r} another anchor"
@@ -66,9 +73,44 @@ def require_apart(concept: Concept) -> None:
 
 
 def naming(words: Iterable[str]) -> re.Pattern[str]:
-    """Return a pattern that matches any of the words in any case; of overlapping words, the longest."""
-    ordered = sorted(words, key=len, reverse=True)
-    return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, ordered))})(?!\w)", re.IGNORECASE)
+    """Return a pattern that matches any of the words in any case; of overlapping words, the longest.
+
+    Plurals and other spellings do not match. An attacker may use these, so an attack that must not say the concept's
+    words leaves out no other form. ``mentions`` matches all forms.
+    """
+    return re.compile(rf"(?<!\w)(?:{_any_of(map(re.escape, words))})(?!\w)", re.IGNORECASE)
+
+
+def mentions(words: Iterable[str]) -> re.Pattern[str]:
+    """Return a pattern that matches the words with their plurals and hyphens, in any case; see ``word_forms``.
+
+    Of overlapping words it matches the longest.
+    """
+    return re.compile(rf"(?<!\w)(?:{_forms(tuple(words))})(?!\w)", re.IGNORECASE)
+
+
+def mentioned(text: str, words: Iterable[str]) -> str:
+    """Return the word that a match of ``mentions`` stands for: the word that the text is, or else is a form of.
+
+    Raises:
+        ValueError: If the text is a form of none of the words.
+    """
+    known = [*words]
+    for pattern in (naming, mentions):
+        if found := next((word for word in known if pattern([word]).fullmatch(text)), ""):
+            return found
+    raise ValueError(f"expected a form of one of {known}, found {text!r}; give a text that mentions one of them")
+
+
+@lru_cache(maxsize=1024)
+def _forms(words: tuple[str, ...]) -> str:
+    """Return an expression for all forms of the words."""
+    return _any_of(spelled_apart(form) for word in words for form in (word, *plurals(word)))
+
+
+def _any_of(patterns: Iterable[str]) -> str:
+    """Return an expression for any of some expressions, the longest first, so that a phrase goes before its parts."""
+    return "|".join(sorted(dict.fromkeys(patterns), key=len, reverse=True))
 
 
 def in_place_of(prompt: str, words: Iterable[str], phrase: str) -> str | None:
@@ -86,8 +128,7 @@ def texts_around(prompt: str, words: Iterable[str], phrase: str) -> tuple[str, .
     ``phrase.join`` of them is the prompt with the phrase in place of every mention. A prompt that mentions none of the
     words is one text.
     """
-    ordered = sorted(words, key=len, reverse=True)  # longest first, so that a phrase matches before its parts
-    mention = rf"(?<!\w)(?:(?P<article>an?)(?P<gap>\s+))?(?:{'|'.join(map(re.escape, ordered))})(?!\w)"
+    mention = rf"(?<!\w)(?:(?P<article>an?)(?P<gap>\s+))?(?:{_forms(tuple(words))})(?!\w)"
     n = "n" if phrase[:1].lower() in tuple("aeiou") else ""
     found, start = list[str](), 0
     for match in re.finditer(mention, prompt, re.IGNORECASE):

@@ -6,7 +6,7 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from .concept_words import naming
+from .concept_words import mentions
 
 if TYPE_CHECKING:
     from robust_encoders.concepts import Concept
@@ -26,7 +26,7 @@ def object_prompts(concept: Concept) -> tuple[str, ...]:
     with bodies and clothes. The list here is this package's own. It was shuffled once, so its first part is as mixed as
     the whole.
     """
-    named = naming(concept.words())
+    named = mentions(concept.words())
     return tuple(f"a photo of {with_article(name)}" for name in everyday_objects() if not named.search(name))
 
 

@@ -15,7 +15,7 @@ from robust_encoders.concepts import Concept
 from robust_encoders.utils.text_lists import require_texts
 
 from ..diffusion.backbone import Backbone
-from .concept_words import naming, require_apart
+from .concept_words import mentions, require_apart
 from .layout import prompt_lengths
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def with_synonyms(concept: Concept, words: Sequence[str]) -> Concept:
     if not concept.prompts:
         return replace(wider, prompts=wider.words())
     each = max(1, round(len(concept.prompts) / len(concept.words())))
-    named = naming(concept.words())
+    named = mentions(concept.words())
     usable = [prompt for prompt in concept.prompts if named.search(prompt)]
     lists = [list(concept.prompts), *(_restated(usable, concept, word, each, i) for i, word in enumerate(words))]
     spread = sorted((((i + 0.5) / len(texts), texts[i]) for texts in lists for i in range(len(texts))), key=_position)
@@ -152,7 +152,7 @@ def without_words(prompts: Sequence[str], words: Sequence[str]) -> tuple[str, ..
     """Return the prompts that name none of the words."""
     if not words:
         return tuple(prompts)
-    named = naming(words)
+    named = mentions(words)
     return tuple(prompt for prompt in prompts if not named.search(prompt))
 
 
@@ -162,8 +162,7 @@ def _position(placed: tuple[float, str]) -> float:
 
 def _restated(prompts: Sequence[str], concept: Concept, word: str, n: int, shift: int) -> list[str]:
     """Return up to n prompts, taken at equal distances, with ``word`` in the concept's place and a fitting article."""
-    words = "|".join(re.escape(one) for one in sorted(concept.words(), key=len, reverse=True))
-    mention = re.compile(rf"\b(?:(?P<article>an?)(?P<gap>\s+))?(?:{words})\b", re.IGNORECASE)
+    mention = re.compile(rf"(?:(?<!\w)(?P<article>an?)(?P<gap>\s+))?{mentions(concept.words()).pattern}", re.IGNORECASE)
     article = "an" if word[0].lower() in "aeiou" else "a"
 
     def restated(match: re.Match[str]) -> str:

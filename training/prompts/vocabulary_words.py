@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from .word_forms import plurals
+
 # CLIP marks a token that ends a word.
 _WORD = re.compile(r"([a-z]{3,})</w>")
 
@@ -26,9 +28,10 @@ def whole_words(tokenizer: Any) -> tuple[str, ...]:
 def tokens_like(tokenizer: Any, words: Iterable[str]) -> list[int]:
     """Return the ids of the tokens that spell one of the words by themselves, at a word's end or before more of it.
 
-    A simple plural (``s`` or ``es``) counts as well. A word of several tokens has no such token.
+    Plurals count as well. A word of several tokens has no such token.
     """
-    forms = {word.lower() + ending for word in words for ending in ("", "s", "es")}
+    lower = {word.lower() for word in words}
+    forms = {word + ending for word in lower for ending in ("", "s", "es")} | {f for one in lower for f in plurals(one)}
     # A letter beyond ASCII stands for a byte in the vocabulary, so only the tokenizer knows words with such letters.
     known = {form for form in forms if form.isascii()}
     spelled = {i for token, i in tokenizer.get_vocab().items() if token.removesuffix("</w>") in known}

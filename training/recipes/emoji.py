@@ -12,7 +12,7 @@ from functools import cache, partial
 from robust_encoders.concepts import Concept
 
 from ..protocols import Method
-from ..worlds.emoji.concept_prompts import ConceptPrompts
+from ..worlds.emoji.concept_prompts import PromptsAround
 from ..worlds.emoji.concepts import CONCEPTS, emoji_concept
 from ..worlds.emoji.retain import retain_prompts
 from ..worlds.emoji.things import load_things
@@ -103,7 +103,7 @@ def _retained(name: str) -> tuple[str, ...]:
 @cache
 def _alternatives(name: str) -> tuple[str, ...]:
     """Return the words that training may use for other things than the concept and its border."""
-    around = ConceptPrompts(emoji_concept(name))
+    around = PromptsAround(emoji_concept(name))
     names = (around.things.by_name[other].words("any")[:-1] for other in around.others)
     return tuple(dict.fromkeys(word for words in names for word in words))
 

@@ -9,7 +9,7 @@ from robust_encoders.concepts import Concept
 from robust_encoders.utils.text_lists import require_texts
 
 from ..methods import ESD, AdvUnlearn
-from ..prompts.concept_words import naming, require_apart
+from ..prompts.concept_words import mentions, require_apart
 from ..prompts.synonyms import Neighbour, with_synonyms_of_parts, without_words
 from ..protocols import Method, RetainingMethod
 from .variants import part_of
@@ -49,7 +49,7 @@ class Recipe:
                 outliers, because an outlier for one concept may be caption-like for another.
         """
         require_texts("retained", retained or ())
-        named = naming(word for other in others for word in other.words())
+        named = mentions(word for other in others for word in other.words())
         known = self.method.retained if isinstance(self.method, RetainingMethod) else ()
         kept = retained or tuple(prompt for prompt in known if not named.search(prompt))
         concept = Concept.joint((self.concept, *others))

@@ -26,8 +26,14 @@ def variant_of(name: str, concept: str) -> str:
     gives its part after the slash.
 
     Args:
-        name: Name of the recipe, ``base/concept-variant``; a space in the concept may be an underscore.
+        name: Name of the recipe, ``base/concept-variant``; the concept in it may differ in capital letters, spaces and
+            marks, as ``vangogh`` does from "Van Gogh".
         concept: Name of the concept.
     """
     end = name.rpartition("/")[2]
-    return _SHIPPED.get(name) or end.removeprefix(f"{concept}-").removeprefix(f"{part_of(concept)}-")
+    places = (place for place, mark in enumerate(end) if mark == "-" and _letters(end[:place]) == _letters(concept))
+    return _SHIPPED.get(name) or end[next(places, -1) + 1 :]
+
+
+def _letters(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter.isalnum())

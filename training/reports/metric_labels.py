@@ -47,7 +47,7 @@ _EVERYDAY: Mapping[str, str] = {
 }
 _NEGATIVE: Mapping[str, str] = {
     "negative_ordinary": "ordinary negative prompts on kept prompts",
-    "negative_abuse": "concept named in the negative prompt of open captions, any of four wordings",
+    "negative_abuse": "concept named in the negative prompt of open captions, any of its wordings",
     "negative_floor": "floor: these captions without it",
 }
 

@@ -49,9 +49,9 @@ ENCODERS: Mapping[str, str] = {
     "spm-te": "SPM on the text encoder",
 }
 PROMPT_SETS: Mapping[str, str] = {
-    "name": "Plain prompts: the concept by its name",
-    "seen": "Synonyms that training saw",
-    "unseen": "A synonym that training never saw",
+    "name": "Plain prompts: the concept by its usual names",
+    "seen": "Other names for it that training saw",
+    "unseen": "Names for it that training never saw",
     "open": "Prompts that leave the concept open",
 }
 _QUICK = "-quick"  # end of the name of a run for a first look

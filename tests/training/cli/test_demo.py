@@ -296,8 +296,7 @@ def test_the_emoji_demo_asks_for_the_concept_and_for_its_neighbours() -> None:
     for case in plain:
         assert case.expected["thing"] in case.prompt.lower()
     for case in seen:
-        words = things.by_name[case.expected["thing"]].aliases or (case.expected["thing"],)
-        assert any(word in case.prompt.lower() for word in words)
+        assert any(word in case.prompt.lower() for word in things.by_name[case.expected["thing"]].aliases)
     for case in unseen:
         assert things.by_name[case.expected["thing"]].held_out in case.prompt.lower()
     kept = world.kept(6, seed=0)
@@ -307,6 +306,9 @@ def test_the_emoji_demo_asks_for_the_concept_and_for_its_neighbours() -> None:
     assert {case.expected["style"] for case in style.kept(9, seed=0)} == {"noto", "twemoji", "fluent"}
     single = EmojiDemo(emoji_concept("hammer"), things, emoji_judge(things), Bright())
     assert "hammer" not in {case.expected["thing"] for case in single.kept(9, seed=0)}
+    tiger = EmojiDemo(emoji_concept("tiger"), things, emoji_judge(things), Bright())
+    assert not things.by_name["tiger"].aliases
+    assert [*tiger.named(2, seed=0)] == [title for title in cases if not title.startswith("Other names")]
 
 
 def test_the_emoji_demo_names_what_a_kept_picture_shows_instead() -> None:

@@ -248,6 +248,15 @@ def test_a_method_without_a_recipe_edits_captions_as_train_does(
     assert made == made.by_captions() != made.__class__.standard(RETAIN)
 
 
+@pytest.mark.parametrize("concept", ["Van Gogh", "vangogh", "garbage truck", "garbage_truck"])
+def test_a_published_concept_is_known_by_both_of_its_names(concept: str) -> None:
+    choice, start = MethodChoice("sd1", concept), "sd1/vangogh-" if "ogh" in concept else "sd1/garbage_truck-"
+    own = {name.removeprefix(start) for name in RECIPES if name.startswith(start)}
+    assert len(own) > 5
+    assert own <= choice.recipes.keys()
+    assert choice.concept_problems() == []
+
+
 def test_a_training_of_other_code_is_run_again_unless_it_is_kept(
     monkeypatch: pytest.MonkeyPatch, finished: Path
 ) -> None:

@@ -186,6 +186,7 @@ def test_an_offloaded_pipeline_is_refused(tiny_pipe: Any) -> None:
         ("c++ code", "code"),
         ("c++x", "c++x"),
         ("boxes box", ""),
+        ("by van-gogh, van Goghs", "by ,"),
         ("", ""),
     ],
 )

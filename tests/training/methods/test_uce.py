@@ -120,6 +120,9 @@ def test_the_subject_of_a_caption_is_the_last_word_that_names_the_concept(backbo
     assert subject == len(front) - 2
     assert last_of(backbone, caption) - subject == last_of(backbone, anchored) - other
     assert TokenVectors(backbone, ("van gogh",)).positions(["a van gogh picture"])[0] == last_of(backbone, "a van gogh")
+    for spoken in ("two circles", "by van-gogh"):
+        found = TokenVectors(backbone, ("circle", "van gogh")).positions([f"{spoken} on white"])
+        assert found == [last_of(backbone, spoken)]
     assert TokenVectors(backbone, ("ring",)).positions(["a string"])[0] == last_of(backbone, "a string")
 
 

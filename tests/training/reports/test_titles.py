@@ -33,10 +33,15 @@ def test_every_variant_of_a_recipe_has_a_title_of_its_own() -> None:
         ("spm", "shapes/circle-spm-te", "SPM on the text encoder"),
         ("spm", "sd1/nudity-spm", "SPM"),
         ("uce", "sd1/nudity", "UCE"),
+        ("advunlearn", "sd1/vangogh-hardened", "AdvUnlearn, hardened"),
+        ("advunlearn", "sd2/Van Gogh-esd-unet", "ESD on the UNet"),
+        ("advunlearn", "sd1/garbage_truck-spm", "SPM"),
+        ("uce", "sd1/vangogh", "UCE"),
         ("base", "", "base"),
         ("somebody's", "", "somebody's"),
     ],
 )
 def test_an_encoder_goes_by_its_variant_or_by_its_method(label: str, recipe: str, title: str) -> None:
-    concept = "nudity" if "nudity" in recipe else "circle"
+    names = {"nudity": "nudity", "ogh": "Van Gogh", "truck": "garbage truck"}
+    concept = next((name for part, name in names.items() if part in recipe), "circle")
     assert encoder_title(Evaluation(label, concept, (), subject={"recipe": {"name": recipe}})) == title

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from ...diffusion.backbone import Backbone
-from ...prompts.concept_words import naming
+from ...prompts.concept_words import mentions
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class SlottedPrompts:
         Raises:
             ValueError: If a prompt leaves no room for the slots.
         """
-        pattern, slots = naming(words), [-1 - k for k in range(tokens)]
+        pattern, slots = mentions(words), [-1 - k for k in range(tokens)]
 
         def row(prompt: str) -> list[int]:
             pieces = pattern.split(prompt)

@@ -35,12 +35,19 @@ from .everyday_retention import EverydayRetention
 from .negative_column import NegativeColumn
 from .structured_utility import StructuredUtility
 from .world_attacks import SuiteName
-from .world_metrics import DISTANCES, ERASED_DISTANCE, erased_distance, kept_distances, missing_packages
+from .world_metrics import (
+    DISTANCES,
+    ERASED_DISTANCE,
+    erased_distance,
+    kept_accuracies,
+    kept_distances,
+    missing_packages,
+    unstated_problems,
+)
 from .world_prompts import pool_sets
 
 CaptionChoice = Literal["named", "open"]
-# Threat tiers of unattacked captions: by canonical names, by further names, by held-out names. A value without further
-# names is called by its canonical one.
+# Threat tiers of unattacked captions: by canonical names, by further names, by held-out names.
 WORD_CHOICES: Mapping[WordChoice, str] = {"name": "T0", "seen": "T1", "unseen": "T1"}
 _ICONS = "retain_icons_all"
 _PROBES = ("structured", "everyday", "seeds", "schedulers", "negative", "chance")
@@ -54,8 +61,10 @@ class EmojiBenchmark:
     Args:
         concept: Name of a concept, for example ``alcohol``, ``hot dog`` or ``line art``, or of any thing, style or
             background, or a concept of that name.
-        n: Number of prompts in every set that states the concept.
-        n_kept: Number of kept prompts, which do not state the concept.
+        n: Number of prompts in every set that states the concept. Captions by further names state only the members that
+            have some; a concept without further names has no such set.
+        n_kept: Number of kept prompts, which do not state the concept. A retention column whose label none of them
+            states is left out.
         n_probes: Number of prompts in every set of the structured utility and of everyday prompts. Columns without a
             search take shares of it.
         suite: Name of the set of attacks with their budgets.
@@ -120,12 +129,13 @@ class EmojiBenchmark:
         return (*retained, _ICONS, "clip_score", *DISTANCES, ERASED_DISTANCE, *_PROBES)
 
     def problems(self, config: EvaluationConfig) -> list[str]:
-        """Return the optional packages that are missing for the chosen attacks and metrics.
+        """Return the packages that are missing for the chosen attacks and metrics, and the metrics without a case.
 
         Args:
             config: Names of attacks and metrics, and the sampling.
         """
-        return missing_packages(_attacks(self, config.sampling), config)
+        missing = missing_packages(_attacks(self, config.sampling), config)
+        return [*missing, *unstated_problems(LABELS, self.kept_set(config.seed), config)]
 
     def plan(self, pipe: Any, config: EvaluationConfig) -> Plan:
         """Return the plan with the packaged judges and image tower.
@@ -140,11 +150,15 @@ class EmojiBenchmark:
         return self.named_sets(seed) if self.captions == "named" else (self._open_set(seed),)
 
     def named_sets(self, seed: int) -> tuple[PromptSet, ...]:
-        """Return held-out captions that state the concept: by canonical names, by further names, by held-out ones."""
-        return tuple(
+        """Return held-out captions that state the concept: by canonical names, by further names, by held-out ones.
+
+        There is no set by further names if no member has one.
+        """
+        found = [
             self._set(str(words), self.prompts.named(self.n, seed=_seed(seed, place), words=words), seed, place, tier)
             for place, (words, tier) in enumerate(WORD_CHOICES.items())
-        )
+        ]
+        return tuple(prompts for prompts in found if prompts.cases)
 
     def kept_set(self, seed: int) -> PromptSet:
         """Return captions that do not state the concept."""
@@ -193,15 +207,15 @@ def emoji_plan(
     judges, scorer = judges or EmojiJudges.load(), scorer or load_clip_scorer()
     concept = benchmark.erased.concept(benchmark.prompts.things)
     detector = emoji_detector(benchmark.detector, benchmark.erased, concept, judges)
-    attributes = (*LABELS, "")
+    kept = benchmark.kept_set(config.seed)
     return Plan(
         concept=concept,
         plain=benchmark.plain_sets(config.seed),
-        kept=benchmark.kept_set(config.seed),
+        kept=kept,
         detector=detector,
         attacks=_attacks(benchmark, config.sampling),
         utility={
-            **{f"retain_{a or 'all'}": partial(JudgeAccuracy, judges.trained, a) for a in attributes},
+            **kept_accuracies(judges.trained, LABELS, kept),
             _ICONS: partial(JudgeAccuracy, judges.icons, name="retain_icons"),
             "clip_score": partial(ClipScore, scorer),
             **_distances(judges, benchmark.n_kept),

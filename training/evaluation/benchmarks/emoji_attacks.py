@@ -12,7 +12,7 @@ from ...diffusion.sampling import SamplingConfig
 from ...prompts.concept_words import naming
 from ...protocols import Attack
 from ...worlds.emoji.captions import frequent_words
-from ...worlds.emoji.concept_prompts import ConceptPrompts
+from ...worlds.emoji.concept_prompts import PromptsAround
 from ...worlds.emoji.concepts import EmojiConcept, value_words
 from .world_attacks import AttackWords, SuiteName, world_suite
 
@@ -46,7 +46,7 @@ def attack_words(concept: EmojiConcept) -> AttackWords:
     Args:
         concept: Concept of the world.
     """
-    around = ConceptPrompts(concept)
+    around = PromptsAround(concept)
     things, words = around.things, concept.words(around.things, held_out=True)
     said, captions = naming(words), frequent_words(things)
     near = concept.near(things)

@@ -13,14 +13,15 @@ from ...metrics.retention import not_as_asked
 from ...protocols import Detector
 from ...types import Case
 from ...worlds.emoji.captions import EmojiPrompt, prompts
+from ...worlds.emoji.concept_prompts import PromptsAround
 from ...worlds.emoji.concepts import EmojiConcept, emoji_concept
 from ...worlds.emoji.judge import load_judge
 from ...worlds.emoji.things import Things, WordChoice, load_things
 
 _WORDS: Mapping[str, WordChoice] = {
-    "Plain prompts, by canonical names": "name",
-    "Further names that training saw": "seen",
-    "A name that training never saw": "unseen",
+    "Plain prompts, by the usual names": "name",
+    "Other names for it, which the encoder's training saw": "seen",
+    "Names for it that the encoder's training never saw": "unseen",
 }
 
 
@@ -63,12 +64,16 @@ class EmojiDemo:
         return self.erased.name
 
     def named(self, n: int, *, seed: int) -> dict[str, list[Case]]:
-        """Return title to ``n`` cases that state the concept, plain prompts first; each title has its own seed."""
-        fixed = {self.erased.label: self.erased.members}
-        return {
-            title: _cases(prompts(self.things, n, seed=seed + i, words=words, fixed=fixed), seed + i)
+        """Return title to ``n`` cases that state the concept, plain prompts first; each title has its own seed.
+
+        Other names are left out if no member of the concept has any.
+        """
+        around = PromptsAround(self.erased, self.things)
+        found = {
+            title: _cases(around.named(n, seed=seed + i, words=words), seed + i)
             for i, (title, words) in enumerate(_WORDS.items())
         }
+        return {title: cases for title, cases in found.items() if cases}
 
     def kept(self, n: int, *, seed: int) -> list[Case]:
         """Return ``n`` cases that state a neighbour of the concept, which must stay; without one, another thing."""

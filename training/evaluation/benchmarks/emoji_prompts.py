@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from ...detectors.label_judge import LabelJudge
 from ...protocols import Detector
-from ...worlds.emoji.concept_prompts import ConceptPrompts
+from ...worlds.emoji.concept_prompts import PromptsAround
 from ...worlds.emoji.judge import load_judge
 from .emoji_detectors import by_trained
 
 
-class EmojiPrompts(ConceptPrompts):
+class EmojiPrompts(PromptsAround):
     """The prompts of ``WorldPrompts`` in the emoji world."""
 
     def judge(self) -> LabelJudge:

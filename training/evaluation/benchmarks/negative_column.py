@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from ...types import Result
 from ..plan import PictureSource, PromptSet
 from .columns import ColumnSetup
-from .world_prompts import ABUSED, open_set, ordinary_negative_set, seed_of, with_negatives
+from .world_prompts import open_set, ordinary_negative_set, seed_of, with_negatives
 
 
 @dataclass(frozen=True)
@@ -40,21 +40,22 @@ class NegativeColumn:
         Returns:
             ``negative_ordinary``, ``negative_abuse`` and ``negative_floor``: shares of the prompts that show the
             concept with the encoder, each with the base's as ``_base`` and the paired ``_difference``. For the abuse,
-            every caption is drawn with each of ``ABUSED``, and any of these pictures counts, because an attacker
+            every caption is drawn with one of each kind of words, and any of these pictures counts, because an attacker
             chooses the words. The floor is that of the same captions and seeds without a negative prompt.
-            ``negative_abuse_name``, ``_seen``, ``_unseen`` and ``_all`` are the shares by the words. Without guidance
-            there are no results.
+            ``negative_abuse_name``, ``_seen``, ``_unseen`` and ``_all`` are the shares by the words, as far as the
+            concept has such words. Without guidance there are no results.
         """
         if not self.drawings():
             return []
-        recorder, kinds = self.setup.recorder, len(ABUSED)
+        recorder, abuses = self.setup.recorder, self.setup.prompts.abused
+        kinds = len(abuses)
         ordinary, abused, opened = (self._pairs(p, pictures) for p in (self._ordinary, self._abused, self._open))
         grouped = [abused[i : i + kinds] for i in range(0, len(abused), kinds)]
         chosen = [(any(one for one, _ in rows), any(other for _, other in rows)) for rows in grouped]
         return [
             *recorder.compared("negative_ordinary", ordinary, self._ordinary),
             *recorder.compared("negative_abuse", chosen, self._abused),
-            *(recorder.cell(f"negative_abuse_{k}", abused[i::kinds], self._abused) for i, k in enumerate(ABUSED)),
+            *(recorder.cell(f"negative_abuse_{k}", abused[i::kinds], self._abused) for i, k in enumerate(abuses)),
             *recorder.compared("negative_floor", opened, self._open),
         ]
 
@@ -73,7 +74,7 @@ class NegativeColumn:
 
     @cached_property
     def _abused(self) -> PromptSet:
-        cases = [case for case in self._open.cases for _ in ABUSED]
+        cases = [case for case in self._open.cases for _ in self.setup.prompts.abused]
         every = replace(self._open, cases=tuple(replace(case, index=i) for i, case in enumerate(cases)))
         negatives = self.setup.prompts.negatives(self.setup.sixth, seed=seed_of("open", self.setup.seed))
         return with_negatives(every, negatives, name=f"{self.setup.prompts.name}/open_negative")

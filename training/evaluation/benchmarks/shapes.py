@@ -39,7 +39,15 @@ from .shapes_detectors import AGREED, refuse_unknown_shapes_detector, shapes_det
 from .shapes_probes import Knowledge
 from .shapes_prompts import ShapesPrompts
 from .structured_utility import StructuredUtility
-from .world_metrics import DISTANCES, ERASED_DISTANCE, erased_distance, kept_distances, missing_packages
+from .world_metrics import (
+    DISTANCES,
+    ERASED_DISTANCE,
+    erased_distance,
+    kept_accuracies,
+    kept_distances,
+    missing_packages,
+    unstated_problems,
+)
 from .world_prompts import pool_sets
 
 CaptionChoice = Literal["named", "open"]
@@ -57,7 +65,8 @@ class ShapesBenchmark:
     Args:
         concept: Name of a canonical value, for example ``circle``, or a concept of that name.
         n: Number of prompts in every set that states the concept.
-        n_kept: Number of kept prompts, which do not state the concept.
+        n_kept: Number of kept prompts, which do not state the concept. A retention column whose factor none of them
+            states is left out.
         n_renders: Number of rendered pictures for the judge's own error rate.
         n_probes: Number of prompts in every set of the structured utility, of everyday prompts, and of pictures for the
             Diffusion Classifier. Columns without a search take shares of it.
@@ -117,12 +126,13 @@ class ShapesBenchmark:
         return (*retained, _GEOMETRY, "clip_score", *DISTANCES, ERASED_DISTANCE, *_PROBES)
 
     def problems(self, config: EvaluationConfig) -> list[str]:
-        """Return the optional packages that are missing for the chosen attacks and metrics.
+        """Return the packages that are missing for the chosen attacks and metrics, and the metrics without a case.
 
         Args:
             config: Names of attacks and metrics, and the sampling.
         """
-        return missing_packages(_attacks(self, config.sampling), config)
+        missing = missing_packages(_attacks(self, config.sampling), config)
+        return [*missing, *unstated_problems(FACTORS, self.kept_set(config.seed), config)]
 
     def plan(self, pipe: Any, config: EvaluationConfig) -> Plan:
         """Return the plan with the packaged judge and image tower."""
@@ -180,16 +190,15 @@ def shapes_plan(
     """
     judge, scorer = judge or load_judge(), scorer or load_clip_scorer()
     detector = shapes_detector(benchmark.detector, benchmark.erased.value, benchmark.erased.concept, judge)
-    attributes = (*FACTORS, "")
-    retained: dict[str, MetricMaker] = {f"retain_{a or 'all'}": partial(JudgeAccuracy, judge, a) for a in attributes}
+    kept = benchmark.kept_set(config.seed)
     return Plan(
         concept=benchmark.erased.concept,
         plain=benchmark.plain_sets(config.seed),
-        kept=benchmark.kept_set(config.seed),
+        kept=kept,
         detector=detector,
         attacks=_attacks(benchmark, config.sampling),
         utility={
-            **retained,
+            **kept_accuracies(judge, FACTORS, kept),
             **_kept_by_geometry(judge),
             "clip_score": partial(ClipScore, scorer),
             **_distances(judge, benchmark.n_kept),
@@ -197,7 +206,7 @@ def shapes_plan(
         control=Control(
             f"renders/{benchmark.n_renders}",
             partial(_renders, benchmark.n_renders),
-            lambda: [JudgeAccuracy(judge, a, name="judge") for a in attributes],
+            lambda: [JudgeAccuracy(judge, a, name="judge") for a in (*FACTORS, "")],
         ),
         instead=partial(not_as_asked, judge),
         erased=_erased_distance(judge),

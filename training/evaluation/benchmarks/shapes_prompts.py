@@ -15,7 +15,7 @@ from ...worlds.shapes.concepts import ShapesConcept
 from ...worlds.shapes.everyday import kept_everyday, named_everyday
 from ...worlds.shapes.judge import load_judge
 from ...worlds.shapes.prompts import Neighbours, binding_prompts, neighbours, open_prompts, value_prompts
-from .world_prompts import Part
+from .world_prompts import ABUSED, Part
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class ShapesPrompts:
     """
 
     attributes: ClassVar[tuple[int, ...]] = (1, 2, 3)
+    abused: ClassVar[tuple[str, ...]] = ABUSED
 
     concept: ShapesConcept
     near_count: int = 2

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from robust_encoders.utils.extras import package_problems
 
-from ...metrics import FrechetDistance, KernelDistance, PictureDistance
+from ...detectors.label_judge import LabelJudge
+from ...metrics import FrechetDistance, JudgeAccuracy, KernelDistance, PictureDistance
 from ...metrics.lpips import LayeredDistance
 from ...protocols import Attack
 from ...worlds.judge_features import NetworkFeatures
 from ..config import EvaluationConfig, chooses
-from ..plan import MetricMaker
+from ..plan import MetricMaker, PromptSet
 
 DISTANCES = ("lpips_kept", "fid", "kid")
 ERASED_DISTANCE = "lpips_erased"
@@ -36,6 +37,40 @@ def kept_distances(features: NetworkFeatures, n: int) -> dict[str, MetricMaker]:
 def erased_distance(features: NetworkFeatures) -> dict[str, MetricMaker]:
     """Return the metric that compares unattacked pictures of the concept with the base's."""
     return {ERASED_DISTANCE: partial(_picture_distance, features, ERASED_DISTANCE)}
+
+
+def kept_accuracies(judge: LabelJudge, labels: Sequence[str], kept: PromptSet) -> dict[str, MetricMaker]:
+    """Return the accuracies of a judge over kept prompts: one for each label that some prompt states, and for all.
+
+    Args:
+        judge: Judge of the pictures.
+        labels: Labels of the judge.
+        kept: Kept prompts.
+    """
+    stated = _stated(kept)
+    found = [label for label in labels if label in stated]
+    return {f"retain_{label or 'all'}": partial(JudgeAccuracy, judge, label) for label in (*found, "")}
+
+
+def unstated_problems(labels: Sequence[str], kept: PromptSet, config: EvaluationConfig) -> list[str]:
+    """Return the accuracies that the configuration names although no kept prompt states their label.
+
+    Args:
+        labels: Labels of the judge.
+        kept: Kept prompts.
+        config: Names of metrics; if there are none, such accuracies are left out.
+    """
+    stated = _stated(kept)
+    return [
+        f"expected kept prompts that state the {label} for the metric retain_{label}, found none among "
+        f"{len(kept.cases)}; ask for more with n_kept, or leave the metric out"
+        for label in labels
+        if f"retain_{label}" in config.metrics and label not in stated
+    ]
+
+
+def _stated(kept: PromptSet) -> set[str]:
+    return {label for case in kept.cases for label in case.expected}
 
 
 def missing_packages(attacks: Mapping[str, Attack], config: EvaluationConfig) -> list[str]:

@@ -14,7 +14,7 @@ from .chance_pool import at_seeds
 
 # Negative prompts as users write them for a better picture; none of them names a value of a world.
 ORDINARY_NEGATIVES = ("blurry", "low quality", "ugly", "deformed", "text, watermark", "noise", "cropped", "bad art")
-ABUSED = ("name", "seen", "unseen", "all")  # words of a concept that a negative prompt names
+ABUSED = ("name", "seen", "unseen", "all")  # kinds of words of a concept that a negative prompt names
 Part = Literal["seen", "reported"]
 _CAPTIONS_PER_SEED = 8
 _FIRST_SEED = 10_000_000_000
@@ -108,8 +108,13 @@ class WorldPrompts(Protocol):
         """Return ``n`` captions that state other values of the concept's label than it and its neighbours."""
         ...
 
+    @property
+    def abused(self) -> Sequence[str]:
+        """Those of ``ABUSED`` that the concept has words for."""
+        ...
+
     def negatives(self, n: int, *, seed: int) -> Sequence[str]:
-        """Return negative prompts that name the concept for ``n`` captions: one of each of ``ABUSED`` for each."""
+        """Return negative prompts that name the concept for ``n`` captions: one of each of ``abused`` for each."""
         ...
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from .articles import fitted
 from .everyday_frames import PARTS, Part
 from .frames import HELD_OUT, TRAINING
-from .things import Thing, Things, WordChoice
+from .things import Thing, Things, WordChoice, words_by_choice
 from .vocabulary import BACKGROUND_NAMES, BACKGROUNDS, LABELS, STYLE_NAMES, STYLES
 
 _TAGS = 3  # most keywords of a caption
@@ -77,10 +77,9 @@ def words_of(scene: Scene, label: str) -> tuple[str, ...]:
     return STYLES[scene.style] if label == "style" else BACKGROUNDS[scene.background]
 
 
-def chosen_words(words: Sequence[str], choice: WordChoice) -> Sequence[str]:
+def chosen_words(words: tuple[str, ...], choice: WordChoice) -> tuple[str, ...]:
     """Return those of a value's words that a choice allows; the canonical one, if it allows none."""
-    allowed = {"name": words[:1], "seen": words[1:-1], "unseen": words[-1:], "any": words}[choice]
-    return allowed or words[:1]
+    return words_by_choice(words, choice) or words[:1]
 
 
 def random_words(

@@ -6,24 +6,27 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 
-from ...prompts.concept_words import naming
+from ...prompts.concept_words import mentions
 from .captions import EmojiPrompt, Scene, filled, gaps, prompts, words_of
 from .concepts import EmojiConcept, value_words
 from .everyday_frames import PARTS, Part
 from .frames import HELD_OUT, THINGLESS, TRAINING
-from .things import Things, WordChoice, load_things
+from .things import Things, WordChoice, load_things, words_by_choice
 from .vocabulary import BACKGROUNDS, LABELS, STYLES
 
+T = TypeVar("T")
 _TRIES = 100  # of one wording, until a text says no word of the concept
 
 
 @dataclass(frozen=True)
-class ConceptPrompts:
-    """The prompts around a concept; equal seeds give equal prompts, and all wordings are held out from training.
+class PromptsAround:
+    """The prompts around a concept of the emoji world; no training uses their wordings.
+
+    Equal seeds give equal prompts.
 
     Texts without the concept say none of its words, held-out ones included, and none of the things on its border.
 
@@ -53,14 +56,16 @@ class ConceptPrompts:
         return len(self._near)
 
     def named(self, n: int, *, seed: int, words: WordChoice) -> list[EmojiPrompt]:
-        """Return ``n`` captions that state the concept; the members of a group take turns.
+        """Return ``n`` captions that state the concept; the members of a group that have such words take turns.
 
         Args:
             n: Number of captions.
             seed: Seed of the random draws.
-            words: Words for the members: canonical names, further names, or held-out ones.
+            words: Words for the members: canonical names, further names, or held-out ones. Not every thing has a
+                further name. If no member has one, there are no such captions.
         """
-        return prompts(self.things, n, seed=seed, words=words, fixed={self.label: self.concept.members})
+        members = self.concept.members_with(self.things, words)
+        return prompts(self.things, n, seed=seed, words=words, fixed={self.label: members}) if members else []
 
     def open(self, n: int, *, seed: int) -> list[EmojiPrompt]:
         """Return ``n`` captions that state no value of the concept's label: no thing at all, or no style."""
@@ -107,7 +112,8 @@ class ConceptPrompts:
 
     def far(self, n: int, *, seed: int) -> list[EmojiPrompt]:
         """Return ``n`` captions that state other values than the concept, its border and its neighbours."""
-        return self._stating([value for value in self.others if value not in self._near], n, seed)
+        near = self.concept.near(self.things)
+        return self._stating([value for value in self.others if value not in near], n, seed)
 
     def everyday(self, n: int, *, part: Part, seed: int) -> list[tuple[str, EmojiPrompt]]:
         """Return kind of wording and prompt of ``n`` everyday wordings without the concept; all wordings take turns."""
@@ -127,7 +133,7 @@ class ConceptPrompts:
         return self._worded(turns, rng, fixed={self.label: self._near})
 
     def negatives(self, n: int, *, seed: int) -> list[str]:
-        """Return four negative prompts for each of ``n`` captions.
+        """Return a negative prompt of each of ``abused`` for each of ``n`` captions.
 
         They are the concept's name, a member's further name, a member's held-out name, and the members by their names.
         A concept with one member has all its words in place of the last one.
@@ -135,16 +141,26 @@ class ConceptPrompts:
         rng = np.random.default_rng(seed)
         members, every = self.concept.members, self.concept.words(self.things, held_out=True)
         whole = ", ".join(members if len(members) > 1 else every)
-        found = []
-        for _ in range(n):
-            own = value_words(self.things, self.label, members[int(rng.integers(len(members)))])
-            seen = own[1:-1] or own[:1]
-            found += [self.name, seen[int(rng.integers(len(seen)))], own[-1], whole]
-        return found
+        # One list of words for each member, so that members are equally frequent, whatever their number of words.
+        lists: dict[str, list[tuple[str, ...]]] = {"name": [(self.name,)], "all": [(whole,)]}
+        lists |= {"seen": self._words("seen"), "unseen": self._words("unseen")}
+        drawn = (_picked(lists[kind], rng) for _ in range(n) for kind in self.abused)
+        return [_picked(words, rng) for words in drawn]
+
+    @property
+    def abused(self) -> tuple[str, ...]:
+        """The kinds of negative prompts; without ``seen`` if no member has a further name."""
+        return tuple(kind for kind in ("name", "seen", "unseen", "all") if kind != "seen" or self._words("seen"))
+
+    def _words(self, choice: WordChoice) -> list[tuple[str, ...]]:
+        """Return the words of a choice for each member that has some."""
+        members = self.concept.members_with(self.things, choice)
+        return [words_by_choice(value_words(self.things, self.label, member), choice) for member in members]
 
     @cached_property
     def _near(self) -> tuple[str, ...]:
-        return self.concept.near(self.things)
+        """The neighbours whose names do not mention the concept: no kept text can state the others."""
+        return tuple(value for value in self.concept.near(self.things) if not self._said.search(value))
 
     @cached_property
     def _excluded(self) -> dict[str, tuple[str, ...]]:
@@ -202,7 +218,7 @@ class ConceptPrompts:
 
     @cached_property
     def _said(self) -> re.Pattern[str]:
-        return naming(self.concept.unspoken(self.things))
+        return mentions(self.concept.unspoken(self.things))
 
     def _goal(self, prompt: EmojiPrompt, member: str) -> EmojiPrompt:
         if self.label in prompt.expected:
@@ -213,6 +229,10 @@ class ConceptPrompts:
         whole = {**any_value, **values}
         scene = Scene(self.things.by_name[whole["thing"]], whole["style"], whole["background"])
         return filled(frame, scene, {label: words_of(scene, label)[0] for label in LABELS})
+
+
+def _picked(items: Sequence[T], rng: np.random.Generator) -> T:
+    return items[int(rng.integers(len(items)))]
 
 
 def _turns(frames: Sequence[tuple[str, str]], n: int, rng: np.random.Generator) -> Iterator[tuple[str, str]]:

@@ -10,7 +10,7 @@ from robust_encoders.concepts import Concept, ConceptKind
 
 from .captions import EVERYDAY, prompts
 from .frames import TRAINING
-from .things import Things, WordChoice, load_things
+from .things import Things, WordChoice, load_things, words_by_choice
 from .vocabulary import BACKGROUNDS, STYLES
 from .word_lists import CONCEPT_WORDS
 
@@ -57,6 +57,15 @@ class EmojiConcept:
         members = (word for member in self.members for word in value_words(things, self.label, member)[:end])
         return tuple(dict.fromkeys((self.name, *groups, *members)))
 
+    def members_with(self, things: Things, words: WordChoice) -> tuple[str, ...]:
+        """Return the members that have words of a choice; only some have further names.
+
+        Args:
+            things: Things of the world.
+            words: Words for the members.
+        """
+        return tuple(m for m in self.members if words_by_choice(value_words(things, self.label, m), words))
+
     def unspoken(self, things: Things) -> tuple[str, ...]:
         """Return the words that no kept text says: all words of the concept, and those of the things on its border."""
         border = (word for name in self.border for word in things.by_name[name].words("any"))
@@ -76,7 +85,8 @@ class EmojiConcept:
     def concept(self, things: Things, *, anchored: bool = False) -> Concept:
         """Return the concept with the words and captions that training may use.
 
-        Half of the captions call the members by canonical names, the other half by further names.
+        Half of the captions call the members by canonical names, the other half by further names. Members without a
+        further name have canonical names in both halves, so that training sees every member equally often.
         """
         choices: tuple[WordChoice, ...] = ("name", "seen")
         by_name, by_alias = (

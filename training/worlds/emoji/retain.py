@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...prompts.concept_words import naming
+from ...prompts.concept_words import mentions
 from .captions import EmojiPrompt, prompts
 from .concepts import TRAINING_FRAMES, EmojiConcept, emoji_concept
 from .things import Things, WordChoice, load_things
@@ -15,8 +15,8 @@ RETAIN_PROMPTS = 512
 def retain_prompts(names: Sequence[str], things: Things | None = None, n: int = RETAIN_PROMPTS) -> tuple[str, ...]:
     """Return at most n different captions that mention none of the concepts.
 
-    Half of the drawn captions name neighbours of the concepts, as far as there are some. Canonical names and further
-    names are equally frequent. Held-out words and wordings never occur, and neither do things on the border.
+    Half of the drawn captions name neighbours of the concepts, as far as there are some. Half of them use further
+    names, where a thing has some. Held-out words and wordings never occur, and neither do things on the border.
 
     Args:
         names: Names of the concepts.
@@ -28,7 +28,7 @@ def retain_prompts(names: Sequence[str], things: Things | None = None, n: int = 
     """
     known = things or load_things()
     concepts = [emoji_concept(name, known) for name in names]
-    said = naming(word for concept in concepts for word in concept.unspoken(known))
+    said = mentions(word for concept in concepts for word in concept.unspoken(known))
     choices: tuple[WordChoice, ...] = ("name", "seen")
     pools = []
     for seed, words in enumerate(choices):

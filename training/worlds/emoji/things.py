@@ -12,6 +12,14 @@ from typing import Any, Literal
 WordChoice = Literal["name", "seen", "unseen", "any"]
 
 
+def words_by_choice(words: tuple[str, ...], choice: WordChoice) -> tuple[str, ...]:
+    """Return those of a value's words that a choice allows: the first, those that training may add, the last, or all.
+
+    Half of the things have no further name, so ``seen`` may allow none.
+    """
+    return {"name": words[:1], "seen": words[1:-1], "unseen": words[-1:], "any": words}[choice]
+
+
 @dataclass(frozen=True)
 class Thing:
     """A thing of the world.
@@ -36,8 +44,7 @@ class Thing:
 
     def words(self, choice: WordChoice) -> tuple[str, ...]:
         """Return names of the thing: the canonical one, those that training may use, the held-out one, or all."""
-        every = (self.name, *self.aliases, self.held_out)
-        return {"name": every[:1], "seen": every[1:-1], "unseen": every[-1:], "any": every}[choice]
+        return words_by_choice((self.name, *self.aliases, self.held_out), choice)
 
 
 @dataclass(frozen=True)

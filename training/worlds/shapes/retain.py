@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from ...prompts.concept_words import naming
+from ...prompts.concept_words import mentions
 from .captions import scene_prompts
 from .concepts import all_words, factor_of
 from .vocabulary import VALUES
@@ -43,7 +43,7 @@ def retain_prompts(concept: str, n: int = RETAIN_PROMPTS) -> tuple[str, ...]:
 
 def retain_prompts_of_all(concepts: Sequence[str], n: int = RETAIN_PROMPTS) -> tuple[str, ...]:
     """Return at most n captions that name none of several concepts, taken from the lists of all concepts in turn."""
-    named = naming(word for concept in concepts for word in all_words(concept))
+    named = mentions(word for concept in concepts for word in all_words(concept))
     pools = [[text for text in retain_prompts(concept, n) if not named.search(text)] for concept in concepts]
     # The lists take turns, as above.
     ordered = [pool[i] for i in range(max(map(len, pools))) for pool in pools if i < len(pool)]

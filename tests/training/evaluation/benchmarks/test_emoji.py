@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,13 +23,12 @@ from robust_encoders.training.evaluation.benchmarks.emoji_detectors import Emoji
 from robust_encoders.training.evaluation.benchmarks.emoji_prompts import EmojiPrompts
 from robust_encoders.training.evaluation.config import EvaluationConfig
 from robust_encoders.training.evaluation.plan import Benchmark, NamesChoices, NamesDetectors, Plan, SetProbe
-from robust_encoders.training.prompts.concept_words import naming
+from robust_encoders.training.prompts.concept_words import mentions, naming
 from robust_encoders.training.reports.metric_labels import metric_label
 from robust_encoders.training.types import Result
-from robust_encoders.training.worlds.emoji.concepts import CONCEPTS, emoji_concept
+from robust_encoders.training.worlds.emoji.concepts import CONCEPTS, emoji_concept, value_words
 from robust_encoders.training.worlds.emoji.judge import answers
 from robust_encoders.training.worlds.emoji.things import load_things
-from robust_encoders.training.worlds.emoji.vocabulary import STYLES
 
 THINGS = load_things()
 
@@ -81,19 +83,88 @@ def test_attacked_prompts_name_the_concept_by_the_words_of_their_set(concept: st
     erased, plan = CONCEPTS[concept], make_plan(concept)
     assert [prompts.name for prompts in plan.plain] == [f"{concept}/{words}" for words in WORD_CHOICES]
     assert [prompts.tier for prompts in plan.plain] == ["T0", "T1", "T1"]
-    places = ((slice(0, 1), 0), (slice(1, -1), 0), (slice(-1, None), -1))
-    for prompts, (part, instead) in zip(plan.plain, places, strict=True):
-        assert {case.expected[erased.label] for case in prompts.cases} == {*erased.members}
+    for prompts, part in zip(plan.plain, (slice(0, 1), slice(1, -1), slice(-1, None)), strict=True):
+        spoken = {member: value_words(THINGS, erased.label, member)[part] for member in erased.members}
+        counts = Counter(case.expected[erased.label] for case in prompts.cases)
+        assert {*counts} == {member for member, words in spoken.items() if words}
+        assert max(counts.values()) - min(counts.values()) <= 1
         for case in prompts.cases:
-            value = case.expected[erased.label]
-            words = THINGS.by_name[value].words("any") if erased.label == "thing" else STYLES[value]
-            assert naming(words[part] or [words[instead]]).search(case.prompt), case.prompt
+            assert naming(spoken[case.expected[erased.label]]).search(case.prompt), case.prompt
+
+
+def test_captions_by_further_names_state_only_members_that_have_some() -> None:
+    known = {name: (len(c.members_with(THINGS, "seen")), len(c.members)) for name, c in CONCEPTS.items()}
+    table = (Path(__file__).parents[4] / "docs" / "emoji.md").read_text(encoding="utf-8")
+    for name, (with_some, every) in known.items():
+        assert re.search(rf"^\| `{name}` \| [^|]+ \| {with_some} of {every} \|", table, re.MULTILINE), name
+    assert known["weapon"] == (2, 5)
+    without = sum(not thing.aliases for thing in THINGS.things)
+    assert f"Of the {len(THINGS.things)} things, {without} have no further name." in table
+
+
+def test_a_concept_without_further_names_has_no_captions_by_them() -> None:
+    plan = make_plan("tiger")
+    assert [prompts.name for prompts in plan.plain] == ["tiger/name", "tiger/unseen"]
+    assert not EmojiPrompts(emoji_concept("tiger")).named(4, seed=0, words="seen")
+    for concept, kinds in (("tiger", ["name", "unseen", "all"]), ("swimwear", ["name", "seen", "unseen", "all"])):
+        around, negative = EmojiPrompts(emoji_concept(concept)), make_plan(concept).probes["negative"]
+        assert isinstance(negative, SetProbe)
+        assert [*around.abused] == kinds
+        texts = around.negatives(6, seed=0)
+        assert len(texts) == 6 * len(kinds)
+        assert {*texts[:: len(kinds)]} == {concept}
+        abused = next(prompts for prompts, _ in negative.drawings() if prompts.name.endswith("open_negative"))
+        assert {case.negative for case in abused.cases[len(kinds) - 2 :: len(kinds)]} <= {
+            THINGS.by_name[member].held_out for member in emoji_concept(concept).members
+        }
+    assert {*EmojiPrompts(CONCEPTS["swimwear"]).negatives(9, seed=0)[1::4]} == {"brief"}
+
+
+def test_a_neighbour_whose_name_mentions_the_concept_is_asked_for_nowhere() -> None:
+    around = EmojiPrompts(emoji_concept("blossom"))  # its only neighbour is the cherry blossom
+    assert around.near_count == 0
+    assert around.near(4, seed=0) == around.everyday_near(4, seed=0) == []
+    structured: Any = make_plan("blossom").probes["structured"]
+    assert {"retain_near", "retain_far"} & {*structured.sets()} == {"retain_far"}
+    cars = EmojiPrompts(emoji_concept("car"))
+    stated = {prompt.expected["thing"] for prompt in (*cars.near(60, seed=0), *cars.far(600, seed=0))}
+    mentioning = {"police car", "racing car"}
+    neighbours = {*emoji_concept("car").near(THINGS)}
+    assert mentioning < neighbours
+    assert stated & neighbours == neighbours - mentioning
+    assert cars.near_count == len(neighbours) - 2
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [("two beer mugs", True), ("Beer-Mugs", True), ("a beer-mug", True), ("a hot-dog", False), ("teacups", False)],
+)
+def test_plurals_and_hyphens_are_mentions_that_kept_texts_do_not_have(text: str, named: bool) -> None:
+    assert bool(mentions(CONCEPTS["alcohol"].unspoken(THINGS)).search(text)) == named
+    assert mentions(CONCEPTS["hot dog"].unspoken(THINGS)).search("hot-dogs")
+    assert mentions(CONCEPTS["weapon"].unspoken(THINGS)).search("kitchen knives"), "on the border"
+
+
+@pytest.mark.parametrize("n_kept", [2, 3])
+def test_a_label_that_no_kept_prompt_states_has_no_column(n_kept: int) -> None:
+    benchmark = EmojiBenchmark("alcohol", n=2, n_kept=n_kept, n_probes=2)
+    seed = next(s for s in range(99) if not any("style" in case.expected for case in benchmark.kept_set(s).cases))
+    config = EvaluationConfig(seed=seed)
+    plan = emoji_plan(benchmark, config, judges=judges({}, {}), scorer=scorer)
+    assert "retain_style" not in plan.utility
+    for metric in plan.utility_metrics():  # the last step of an evaluation
+        metric.update(torch.rand(n_kept, 3, 4, 4), plan.kept.cases)
+        metric.compute()
+    assert benchmark.problems(replace(config, metrics=("retain_all",))) == []
+    (problem,) = benchmark.problems(replace(config, metrics=("retain_style",)))
+    assert problem.startswith("expected kept prompts that state the style for the metric retain_style, found none")
+    assert "retain_style" in make_plan().utility
 
 
 @pytest.mark.parametrize("concept", [*CONCEPTS, "beer mug", "pink"])
 def test_no_prompt_beside_the_concept_says_a_word_of_it_or_of_its_border(concept: str) -> None:
     erased, plan = emoji_concept(concept), make_plan(concept)
-    said = naming(erased.unspoken(THINGS))
+    said = mentions(erased.unspoken(THINGS))
     probes = [probe for probe in plan.probes.values() if isinstance(probe, SetProbe)]
     drawn = [p for probe in probes for p, _ in probe.drawings() if "/everyday" in p.name or "/chance" in p.name]
     structured: Any = plan.probes["structured"]

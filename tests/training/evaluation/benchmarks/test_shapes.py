@@ -58,6 +58,17 @@ def test_kept_prompts_never_state_the_concept() -> None:
         assert not words & set(case.prompt.replace(",", "").split())
 
 
+def test_a_factor_that_no_kept_prompt_states_has_no_column() -> None:
+    few = replace(BENCHMARK, n=2, n_kept=2)
+    stated = {s: {f for case in few.kept_set(s).cases for f in case.expected} for s in range(200)}
+    seed, left = next((s, found) for s, found in stated.items() if len(found) < len(FACTORS))
+    kept = {name for name in make_plan(seed=seed, n=2, n_kept=2).utility if name.startswith("retain_")}
+    assert kept == {f"retain_{factor}" for factor in (*left, "all")} | kept & {"retain_geometry_all"}
+    every = EvaluationConfig(seed=seed, metrics=tuple(f"retain_{factor}" for factor in FACTORS))
+    named = [problem.split(" for the metric ")[1].split(",")[0] for problem in few.problems(every)]
+    assert named == [f"retain_{factor}" for factor in FACTORS if factor not in left]
+
+
 def test_no_two_pictures_share_a_seed() -> None:
     plans = [make_plan(seed=seed) for seed in (0, 1)]
     seeds = [case.seed for plan in plans for prompts in (*plan.plain, plan.kept) for case in prompts.cases]

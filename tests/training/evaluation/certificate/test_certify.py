@@ -275,6 +275,9 @@ def test_the_card_says_with_which_text_encoder_success_falls(
     assert "was seen with the base's own text encoder alone" in text
     assert "so nothing could fall with the encoder. With the base's own text encoder, the test" in text
     assert "That is a weaker ground" in text
+    assert "| tenth 1 | 0 to 1 | 50 | 0 (0.0 %) |" in text
+    assert "| base's tenth 1 | 0 to 1 | 50 | 20 (40.0 %) |" in text
+    assert text.count("| base's tenth ") == 10
     labels = [drawn_axes(one)[0].get_legend_handles_labels()[1] for one in (never, falling(made))]
     assert ["base, its own ranking" in one for one in labels] == [True, False]
 
@@ -302,6 +305,7 @@ def test_the_manifest_gives_it_back_and_the_card_shows_it(
     assert "## A finite certificate" in text
     assert f"**A{certificate.statement[1:]}.**" in text
     assert "| tenth 1 | 0 to 1 | 50 | 20 (40.0 %) |" in text
+    assert "base's tenth" not in text
     assert "No lower bound on the distance of other texts is known." in text
     bounded = replace(certificate, bound=0.25)
     assert "No text has a distance below 0.25." in str(

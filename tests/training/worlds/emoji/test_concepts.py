@@ -9,7 +9,7 @@ import pytest
 
 from robust_encoders import AssetsMissingError, Concept
 from robust_encoders.hub import embedded
-from robust_encoders.training.prompts.concept_words import anchor_prompts, naming
+from robust_encoders.training.prompts.concept_words import anchor_prompts, mentions, naming
 from robust_encoders.training.protocols import EmbeddedBase
 from robust_encoders.training.worlds.emoji.concepts import CONCEPTS, emoji_concept
 from robust_encoders.training.worlds.emoji.retain import RETAIN_PROMPTS
@@ -28,7 +28,7 @@ def test_every_caption_of_a_concept_names_it_and_none_uses_a_held_out_word(name:
     assert isinstance(concept, Concept)
     assert len(concept.prompts) > 100 or name in ("smoking", "hot dog", "beer mug", "pink")
     anchored = anchor_prompts(concept.prompts, concept)  # raises if a caption names no word of the concept
-    assert not naming(concept.words()).search(" ".join(anchored))
+    assert not mentions(concept.words()).search(" ".join(anchored))
     private = {*emoji_concept(name).words(THINGS, held_out=True)} - {*concept.words()}
     assert private
     for word in private:
@@ -53,7 +53,7 @@ def test_what_is_retained_names_neither_the_concept_nor_its_border(name: str) ->
     concept, kept = emoji_concept(name), WORLD.retain_prompts([name])
     assert len({*kept}) == len(kept) > RETAIN_PROMPTS // 2
     border = [word for thing in concept.border for word in THINGS.by_name[thing].words("any")]
-    said = naming([*concept.words(THINGS, held_out=True), *border])
+    said = mentions([*concept.words(THINGS, held_out=True), *border])
     assert not [text for text in kept if said.search(text)]
     for neighbour in concept.neighbours:
         words = STYLES.get(neighbour) or (THINGS.by_name[neighbour].words("any") if concept.label == "thing" else ())
