@@ -20,6 +20,8 @@ _OURS = "robust_encoders"
 _ESCAPES = "robust_encoders.escapes"
 # Error handlers that stop at a character, or write bytes that are no text in the terminal's encoding.
 _STRICT = ("strict", "surrogateescape")
+# Where transformers says at every start that torchvision is missing, which no command needs.
+_FALLBACKS = "transformers.utils.import_utils"
 
 
 def debugging() -> bool:
@@ -64,8 +66,10 @@ def prepare_streams() -> None:
 def configure_logs() -> None:
     """Let the package's own records and all warnings reach stderr; secrets in them are hidden.
 
-    Every other record, such as the address of each request, is shown only if the user is debugging.
+    Every other record, such as the address of each request, is shown only if the user is debugging. So is the notice
+    of transformers that pictures are read without torchvision, as they should be.
     """
+    logging.getLogger(_FALLBACKS).addFilter(_is_needed)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(RedactingFormatter("%(message)s"))
     handler.addFilter(_is_shown)
@@ -109,6 +113,10 @@ def _is_shown(record: logging.LogRecord) -> bool:
     if record.name.partition(".")[0] == _OURS:
         return True
     return (record.levelno >= logging.WARNING or debugging()) and not _is_written_by_its_library(record.name)
+
+
+def _is_needed(record: logging.LogRecord) -> bool:
+    return "requires torchvision" not in record.getMessage() or debugging()
 
 
 def _is_written_by_its_library(name: str) -> bool:

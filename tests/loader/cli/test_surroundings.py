@@ -263,3 +263,23 @@ def test_logs_are_ours_and_warnings_once(monkeypatch: pytest.MonkeyPatch, capsys
         assert "?<hidden>" in capsys.readouterr().err
     finally:
         library.removeHandler(own)
+
+
+def test_the_missing_torchvision_is_told_to_those_who_debug(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("HF_DEBUG", raising=False)
+    monkeypatch.delenv("ROBUST_ENCODERS_DEBUG", raising=False)
+    notices = logging.getLogger("transformers.utils.import_utils")
+    monkeypatch.setattr(notices, "filters", [])
+    notices.addHandler(caplog.handler)
+    try:
+        configure_logs()
+        notices.warning("`CLIPImageProcessor` requires torchvision (not installed); falling back")
+        notices.warning("another notice")
+        assert set(caplog.messages) == {"another notice"}
+        monkeypatch.setenv("HF_DEBUG", "1")
+        notices.warning("`CLIPImageProcessor` requires torchvision (not installed); falling back")
+        assert "torchvision" in caplog.text
+    finally:
+        notices.removeHandler(caplog.handler)
