@@ -5,13 +5,22 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from functools import lru_cache
 from importlib import metadata
 from importlib.metadata import EntryPoint
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 T = TypeVar("T")
+_Stamp: TypeAlias = tuple[int, int, int, int] | None
+_Folder: TypeAlias = tuple[str, tuple[tuple[str, _Stamp], ...]]
+_FILE, _METADATA = "entry_points.txt", (".dist-info", ".egg-info", "egg-info")
+# A folder whose last change is younger is listed at every look-up: a second change within one tick of the clock of the
+# file system leaves the same time. The coarsest clock in use ticks every two seconds.
+_SETTLED = 3_000_000_000
+# Place of a folder to its stamp and to the names of the metadata in it.
+_LISTED: dict[str, tuple[_Stamp, tuple[str, ...]]] = {}
 logger = logging.getLogger(__name__)
 
 
@@ -98,25 +107,54 @@ class Registry(MutableMapping[str, T]):
 def entry_points(*, group: str) -> Iterable[EntryPoint]:
     """Return the entry points of all installed packages in one group.
 
-    They are read once, and again after a package was added to a folder of ``sys.path`` or removed from it.
+    They are read once, and again after a package in a folder of ``sys.path`` came, went or changed its entry points.
 
     Args:
         group: Group of entry points, for example ``robust_encoders.attacks``.
     """
-    folders = tuple((folder, _changed(folder or os.curdir)) for folder in sys.path)
-    found: Iterable[EntryPoint] = _installed(folders).select(group=group)
+    found: Iterable[EntryPoint] = _installed(tuple(_packages_in(folder) for folder in sys.path)).select(group=group)
     return found
 
 
 @lru_cache(maxsize=1)
-def _installed(folders: tuple[tuple[str, int], ...]) -> Any:
-    """Return all entry points; ``folders`` are those of ``sys.path``, each with the time of its last change."""
+def _installed(packages: tuple[_Folder, ...]) -> Any:
+    """Return all entry points; ``packages`` are what the folders of ``sys.path`` hold of packages."""
+    # It keeps the listing of a folder while the time of its last change is the same. Python 3.11 asks for an object.
+    metadata.MetadataPathFinder().invalidate_caches()
     return metadata.entry_points()
 
 
-def _changed(folder: str) -> int:
-    """Return when an entry was last added to a folder or removed from it, in nanoseconds; 0 if there is none."""
+def _packages_in(folder: str) -> _Folder:
+    """Return the metadata of packages in a folder of ``sys.path``, each with the stamp of its entry points.
+
+    Another entry of ``sys.path``, such as a zip, has its own stamp.
+    """
+    place = folder or os.curdir
+    stamp = _stamp(place)
+    names = _names(place, stamp)
+    if names is None:
+        return folder, ((folder, stamp),)
+    return folder, tuple((name, _stamp(os.path.join(place, name, _FILE))) for name in names)
+
+
+def _names(place: str, stamp: _Stamp) -> tuple[str, ...] | None:
+    """Return the names of the metadata in a folder; None for anything else. A folder is listed again if it changed."""
+    known = _LISTED.get(place)
+    if known is not None and known[0] == stamp:
+        return known[1]
     try:
-        return os.stat(folder).st_mtime_ns
+        names = tuple(sorted(name for name in os.listdir(place) if name.lower().endswith(_METADATA)))
     except OSError:
-        return 0
+        return None
+    if stamp is not None and time.time_ns() - stamp[-1] > _SETTLED:
+        _LISTED[place] = (stamp, names)
+    return names
+
+
+def _stamp(path: str) -> _Stamp:
+    """Return device, number, size and time of the last change (in nanoseconds) of a file or folder; None if absent."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

@@ -17,7 +17,6 @@ class EmbeddedFacts:
         prompt: Prompt that states this concept.
         kept: Prompt that states none of the concepts that encoders of this base erase.
         call: Python expression that returns the pipeline.
-        remedy: Remedy for a missing base, for the end of an error message.
     """
 
     name: str
@@ -26,7 +25,6 @@ class EmbeddedFacts:
     prompt: str
     kept: str
     call: str
-    remedy: str
 
     @property
     def encoder(self) -> str:
@@ -47,7 +45,6 @@ _FACTS = (
         prompt="a red circle on a white background",
         kept="a blue square",
         call="embedded_pipeline()",
-        remedy="reinstall robust-encoders from a wheel, or build it with `robust-encoders shapes build`",
     ),
     EmbeddedFacts(
         name="emoji",
@@ -56,8 +53,9 @@ _FACTS = (
         prompt="a beer mug on a blue background",
         kept="a teacup on a white background",
         call='embedded_pipeline("emoji")',
-        remedy="reinstall robust-encoders from a wheel, or build it with `robust-encoders emoji build`",
     ),
 )
+# Remedy for a base, or an encoder of it, that the installed package lacks, for the end of an error message.
+REINSTALL = "reinstall robust-encoders from a wheel"
 # Name of an embedded base to its facts; the default base comes first.
 EMBEDDED: Mapping[str, EmbeddedFacts] = {facts.name: facts for facts in _FACTS}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from robust_encoders.artifact.embedded_bases import EMBEDDED
-from robust_encoders.errors import AssetsMissingError
+from robust_encoders.artifact.embedded_bases import EMBEDDED, REINSTALL
+from robust_encoders.errors import AssetsMissingError, CompatibilityWarning
 from robust_encoders.utils.broken_libraries import broken_libraries_named
 
 if TYPE_CHECKING:
@@ -25,18 +27,34 @@ def embedded_folder(base: str) -> Path:
     return Path(__file__).parents[1] / "assets" / base
 
 
-def embedded_name(name: str | Path | None) -> str:
+def embedded_name(name: str | Path | None, known: Collection[str] = EMBEDDED_BASES) -> str:
     """Return the name of the embedded base that the name of a pipeline stands for; empty for any other pipeline.
 
-    A pipeline in a folder of that name, relative to the working folder, wins over the embedded base. Any other folder
-    of that name, such as one of runs, does not.
+    The name of an embedded base always stands for it, as the names of its encoders do. A pipeline in a folder of that
+    name, relative to the working folder, is written ``./NAME``. A ``Path`` is always a folder.
 
     Args:
         name: Name of a pipeline; None stands for the default base.
+        known: Names of the bases.
     """
     if name is None:
         return EMBEDDED_FAMILY
-    return str(name) if name in EMBEDDED_BASES and not (Path(name) / _INDEX).is_file() else ""
+    return str(name) if name in known else ""
+
+
+def warn_of_namesake(base: str) -> None:
+    """Warn if a pipeline in the working folder has the name of an embedded base, which is taken in its place.
+
+    Args:
+        base: Name of the base.
+    """
+    if (Path(base) / _INDEX).is_file():
+        warnings.warn(
+            f"{base!r} is both an embedded base and a pipeline here; the embedded base is used. Write './{base}' for "
+            "the folder.",
+            CompatibilityWarning,
+            stacklevel=3,
+        )
 
 
 def is_installed(base: str) -> bool:
@@ -53,12 +71,7 @@ def embedded_problems(base: str) -> list[str]:
     if base not in EMBEDDED_BASES or is_installed(base):
         return []
     folder = embedded_folder(base) / "base"
-    return [f"expected the embedded base in {folder}, found no {_INDEX} there; {remedy_of(base)}"]
-
-
-def remedy_of(base: str) -> str:
-    """Return what to do if an embedded base is not there, for the end of an error message."""
-    return EMBEDDED[base].remedy
+    return [f"expected the embedded base in {folder}, found no {_INDEX} there; {REINSTALL}"]
 
 
 def embedded_file(base: str, name: str) -> Path:
@@ -74,7 +87,7 @@ def embedded_file(base: str, name: str) -> Path:
     path = embedded_folder(base) / name
     if not path.exists():
         raise AssetsMissingError(
-            f"expected {name} of the embedded base {base!r} in {path.parent}, found none; {remedy_of(base)}"
+            f"expected {name} of the embedded base {base!r} in {path.parent}, found none; {REINSTALL}"
         )
     return path
 

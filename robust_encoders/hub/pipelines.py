@@ -15,7 +15,7 @@ from robust_encoders.errors import BaseLoadError
 from robust_encoders.hub.base_files import INDEX_NAME, files_of, read_index, variant_of
 from robust_encoders.hub.client import Failure, asked, cause_of_download
 from robust_encoders.hub.download import offline
-from robust_encoders.hub.embedded import embedded_name, embedded_pipeline
+from robust_encoders.hub.embedded import embedded_name, embedded_pipeline, warn_of_namesake
 from robust_encoders.pipeline.slots import is_sdxl
 from robust_encoders.redaction import get_logger
 from robust_encoders.utils.broken_libraries import broken_libraries_named
@@ -86,8 +86,8 @@ def load_pipeline(name: str | Path | None, options: PipelineOptions | None = Non
 
     Args:
         name: Folder with a ``model_index.json``, or ``ORG/NAME`` or ``ORG/NAME@REVISION`` on the Hub. The
-            name of an embedded base stands for it if no pipeline here has that name, and None for the default one. An
-            embedded base always has all its components; of the dtypes, only a single one applies to it.
+            name of an embedded base always stands for it, and None for the default one; ``./shapes`` is the folder of
+            that name. An embedded base has all its components; of the dtypes, only a single one applies to it.
         options: Precision, device and components of the pipeline.
 
     Raises:
@@ -100,6 +100,8 @@ def load_pipeline(name: str | Path | None, options: PipelineOptions | None = Non
     base = embedded_name(name)
     if name is None or base:
         single = options.dtype if isinstance(options.dtype, torch.dtype) else None
+        if name is not None:
+            warn_of_namesake(base)
         return LoadedPipeline(_placed(embedded_pipeline(base, dtype=single), options.device), embedded=base)
     with broken_libraries_named():
         folder, ids, revision = _located(name, options)

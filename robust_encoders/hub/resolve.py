@@ -8,9 +8,10 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
+from robust_encoders.artifact.embedded_bases import REINSTALL
 from robust_encoders.errors import AssetsMissingError, CompatibilityWarning, UnknownNameError
 from robust_encoders.hub.catalog import CATALOG, CatalogEntry, did_you_mean, entry_at
-from robust_encoders.hub.embedded import EMBEDDED_BASES, embedded_folder, remedy_of
+from robust_encoders.hub.embedded import EMBEDDED_BASES, embedded_folder
 from robust_encoders.utils.home import expanded
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
@@ -75,13 +76,13 @@ def _embedded(name: str) -> Path:
         return encoders / short
     if not there and not (encoders.parent / "base").is_dir():
         raise AssetsMissingError(
-            f"expected the embedded base {base!r} for {name}, found none in {encoders.parent}; {remedy_of(base)}"
+            f"expected the embedded base {base!r} for {name}, found none in {encoders.parent}; {REINSTALL}"
             f"{_namesake(name)}"
         )
     if name in CATALOG:
         raise AssetsMissingError(
             f"expected {name} inside the package, in {encoders}, found {', '.join(there) or 'no encoders'} there; "
-            f"reinstall robust-encoders from a wheel{_namesake(name)}"
+            f"{REINSTALL}{_namesake(name)}"
         )
     raise UnknownNameError(
         f"expected an embedded encoder ({', '.join(there) or 'none are installed'}), found {name!r}"

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from robust_encoders.artifact.embedded_bases import REINSTALL
 from robust_encoders.artifact.fingerprint import content_sha256
 from robust_encoders.artifact.manifest import Manifest, SharedTensor
 from robust_encoders.artifact.owned_file import read_owned
@@ -19,7 +20,7 @@ from robust_encoders.artifact.provenance import provenance
 from robust_encoders.artifact.writer import save
 from robust_encoders.clip.state_dict import nested
 from robust_encoders.errors import AssetsMissingError, IntegrityError
-from robust_encoders.hub.embedded import EMBEDDED_BASES, embedded_folder, remedy_of
+from robust_encoders.hub.embedded import EMBEDDED_BASES, embedded_folder
 from robust_encoders.pipeline.textual_inversion import EMBEDDING
 
 _WEIGHTS = Path("base") / "text_encoder" / "model.safetensors"
@@ -77,8 +78,7 @@ def _tensors_of(base: str) -> Mapping[str, Tensor]:
     path = embedded_folder(base) / _WEIGHTS
     if not path.is_file():
         raise AssetsMissingError(
-            f"expected the embedded base {base!r}, which holds tensors of this encoder, found no {path}; "
-            f"{remedy_of(base)}"
+            f"expected the embedded base {base!r}, which holds tensors of this encoder, found no {path}; {REINSTALL}"
         )
     return nested(read_owned(path).tensors)
 

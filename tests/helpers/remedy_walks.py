@@ -27,6 +27,7 @@ _GRACE = "tests/training/methods/test_s_grace.py::test_no_retain_prompts_are_ref
 _HIRM = "tests/training/methods/test_hirm.py::test_a_semantic_target_needs_an_anchor"
 _CERTIFY = "tests/training/cli/test_certify.py::"
 _EMOJI = "tests/training/cli/test_emoji_base.py::"
+_OWN = "tests/training/cli/test_train_bases.py::"
 _CERTIFIED = "tests/training/evaluation/certificate/test_certify.py::"
 _CONTRADICT = f"{_S}test_settings_that_contradict_each_other"
 _FIT = f"{_S}test_settings_that_do_not_fit_the_run"
@@ -46,6 +47,8 @@ WALKED: Mapping[str, str] = {
     "of another configuration than that of": f"{_CERTIFIED}test_an_adapter_with_another_configuration_loses_it",
     "A certificate cannot be read": f"{_CERTIFIED}test_a_damaged_record_leaves_the_rest_of_the_card",
     "expected encoders made from the base": f"{_EMOJI}test_an_encoder_of_the_world_is_refused_on_the_other_base",
+    "; leave --family out, or name another --base": f"{_OWN}test_base_and_family_name_one_world",
+    "name a base of the family": f"{_OWN}test_a_file_of_another_family_is_refused_on_an_embedded_base",
     "leave --benchmark out, or": f"{_EMOJI}test_base_and_benchmark_follow_from_each_other_and_from_the_names",
     "leave --base out, or write": f"{_EMOJI}test_what_does_not_fit_is_refused",
     "withdrawn numbers that are left out": "tests/loader/cli/test_main.py::"
@@ -277,9 +280,7 @@ NOT_WALKED: Mapping[str, str] = {
     "or it is private; check the spelling, or log in": _HUB,
     "or pass model=PATH": _SOFTWARE,
     "`git lfs pull` in the clone": "it needs a clone of a repository with large files from its server",
-    "or build it with `robust-encoders shapes build`": "the build takes hours",
-    "or build it with `robust-encoders emoji build`": "the build takes hours",
-    "build the base again by `robust-encoders emoji build`": "the build takes hours",
+    "build your own base again by `robust-encoders emoji build --out FOLDER`": "the build takes hours",
     "train the base with real words from licensed icons": _NONE,
     "processes of WORLD_SIZE": _PROCESSES,
     "the folder of --out": "commands that keep something demand --out, so they end before they can be stopped",

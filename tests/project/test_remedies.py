@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import inspect
+import io
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +22,7 @@ from remedy_walks import NOT_WALKED, WALKED
 from tree import ROOT
 
 from robust_encoders import Concept, RobustEncoder
-from robust_encoders.cli.main import EXTRA_OF
+from robust_encoders.cli.main import EXTRA_OF, main
 from robust_encoders.overlay import Overlay
 from robust_encoders.training import ATTACKS, METHODS
 from robust_encoders.training.detectors.image_classifier import ImageClassifier
@@ -191,6 +193,27 @@ def test_commands_exist() -> None:
         if remedy.text in FOREIGN or words[0] == "pip" or "(" in remedy.text:
             continue
         assert (words[0], words[1] in known) == ("robust-encoders", True), str(message)
+
+
+def test_builds_are_named_with_the_options_that_they_demand() -> None:
+    """A user copies the command; without a required option it only prints its usage."""
+    found = []
+    for message, remedy in of_kind("command"):
+        words = remedy.text.split()
+        if words[:1] == ["robust-encoders"] and words[1] in ("emoji", "shapes"):
+            found.append(message)
+            lacking = required(words[1], words[2]) - {*words}
+            assert not lacking, f"{message}: no {', '.join(sorted(lacking))}"
+    assert len(found) >= 3
+
+
+def required(*command: str) -> set[str]:
+    """Return the options that a command demands: those outside of brackets in its usage."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+        main([*command, "--help"])
+    usage = said.getvalue().partition("\n\n")[0]
+    return set(re.findall(r"--[a-z-]+", re.sub(r"\[[^\]]*\]", "", usage)))
 
 
 def test_keywords_are_parameters() -> None:

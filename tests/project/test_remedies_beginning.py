@@ -121,7 +121,7 @@ def test_a_report_beside_an_unfinished_evaluation(
     def stop(*_: Any, **__: Any) -> Any:
         raise ReachedError
 
-    monkeypatch.setattr(cli_evaluate, "open_base", stop)
+    monkeypatch.setattr(cli_evaluate, "open_named", stop)
     command = ["evaluate", "base", "--concept", "circle", "--out", str(tmp_path / "out"), "--beside"]
     told = refused(capsys, 2, *command, str(tmp_path))
     assert "expected folders of finished evaluations with --beside, found no results.json" in told
@@ -140,7 +140,7 @@ def finished(folder: Path) -> Path:
 def test_parts_of_another_evaluation(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli_evaluate, "open_base", lambda *_, **__: sys.exit(0))
+    monkeypatch.setattr(cli_evaluate, "open_named", lambda *_, **__: sys.exit(0))
     command = ["evaluate", "base", "--concept", "circle", "--out", str(tmp_path / "out"), "--reuse"]
     told = refused(capsys, 2, *command, str(tmp_path))
     assert "expected folders of evaluations with --reuse, found no folder cells in" in told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import sys
 from importlib import metadata
@@ -196,3 +197,63 @@ def test_packages_are_read_once_and_again_when_one_comes_or_goes(
     assert list(registry) == ["ours", "second"]
     monkeypatch.undo()
     assert list(registry) == ["ours"]
+
+
+def test_packages_are_read_again_when_their_entry_points_change(
+    registry: Registry[type], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package that is developed in place keeps its folder, whose time does not change."""
+    site = tmp_path / "site"
+    info = install(site, "toys", "first")
+    monkeypatch.syspath_prepend(site)
+    assert list(registry) == ["ours", "first"]
+    before = os.stat(site)
+    (info / "entry_points.txt").write_text(f"[{GROUP}]\nanother = toys:Toy\n", encoding="utf-8")
+    os.utime(site, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert list(registry) == ["ours", "another"]
+
+
+def test_packages_that_come_within_one_tick_of_the_clock_are_read(
+    registry: Registry[type], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site"
+    install(site, "first-toys", "first")
+    monkeypatch.syspath_prepend(site)
+    assert list(registry) == ["ours", "first"]
+    before = os.stat(site)
+    install(site, "second-toys", "second")
+    os.utime(site, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert set(registry) == {"ours", "first", "second"}
+
+
+def test_a_folder_that_is_old_is_listed_once(
+    registry: Registry[type], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, listed, whole = tmp_path / "site", list[str](), os.listdir
+
+    def counted(place: Any) -> list[str]:
+        listed.append(str(place))
+        return whole(place)
+
+    install(site, "toys", "first")
+    os.utime(site, ns=(0, 0))
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.setattr(os, "listdir", counted)
+    for _ in range(3):
+        assert list(registry) == ["ours", "first"]
+    assert listed.count(str(site)) <= 2, "once here, and once by importlib.metadata"
+    (site / "file").write_text("", encoding="utf-8")
+    assert list(registry) == ["ours", "first"]
+    assert listed.count(str(site)) > 2
+
+
+def test_a_folder_of_the_same_relative_name_is_another_one(
+    registry: Registry[type], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("first", "second"):
+        install(tmp_path / name / "site", "toys", name)
+        os.utime(tmp_path / name / "site", ns=(0, 0))
+    monkeypatch.setattr(sys, "path", ["site", *sys.path])
+    for name in ("first", "second"):
+        monkeypatch.chdir(tmp_path / name)
+        assert list(registry) == ["ours", name]

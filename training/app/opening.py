@@ -26,6 +26,7 @@ from ..evaluation.benchmarks import BENCHMARKS, StableDiffusionBenchmark
 from ..evaluation.benchmarks.described_detectors import refuse_undescribed
 from ..evaluation.config import EvaluationConfig
 from ..evaluation.evaluate import defaults_of
+from ..worlds.choice import other_world_problems
 from .screen import Screen
 from .studio import Studio
 from .trials import Trial, refuse_unknown_detector, trial_of
@@ -108,7 +109,8 @@ def open_studio(config: AppConfig) -> Studio:
 
     Raises:
         NotReadyError: If settings are wrong, the pipeline, the device or the detector does not exist, the pipeline does
-            not draw from prompts alone, or a detector stands beside encoders of several concepts.
+            not draw from prompts alone, an encoder was made from another embedded base, or a detector stands beside
+            encoders of several concepts.
         BaseLoadError: If diffusers cannot load the pipeline.
         UnknownNameError: If an encoder does not exist; other errors of ``RobustEncoder.from_pretrained`` likewise.
         OSError: If the model of a detector is not there.
@@ -117,6 +119,8 @@ def open_studio(config: AppConfig) -> Studio:
     if problems := config.problems():
         raise NotReadyError.of(problems)
     encoders = {name: RobustEncoder.from_pretrained(name) for name in config.encoders or _embedded_names(config)}
+    if problems := other_world_problems(config.base, encoders.values()):
+        raise NotReadyError.of(problems)
     concepts = _concepts(encoders)
     if config.detector and len(concepts) > 1:
         raise NotReadyError.of(

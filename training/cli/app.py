@@ -17,6 +17,7 @@ from robust_encoders.utils.console import EXIT_OK, UsageError, flush, say
 
 from ..app.opening import AppConfig
 from ..diffusion.load import UNetDtype
+from ..worlds.choice import embedded_base_of
 from .parsing import parser_of
 
 HOST, PORT = "127.0.0.1", 7860
@@ -71,7 +72,7 @@ def _silence() -> None:
 def _config(options: Namespace) -> AppConfig:
     return AppConfig(
         encoders=tuple(dict.fromkeys(options.encoders)),
-        base=options.base,
+        base=options.base or embedded_base_of(options.encoders),
         detector=options.detector,
         steps=options.steps,
         guidance=options.guidance,
@@ -88,7 +89,10 @@ def app_parser() -> ArgumentParser:
         "encoders", metavar="ENCODER", nargs="*", help="catalog name or folder; by default all of an embedded base"
     )
     parser.add_argument(
-        "--base", default="", help=f"folder or Hub id of a pipeline, or {' or '.join(EMBEDDED_BASES)}, embedded bases"
+        "--base",
+        default="",
+        help=f"folder or Hub id of a pipeline, or {' or '.join(EMBEDDED_BASES)}, embedded bases; by default the "
+        "embedded base that the encoders were made from",
     )
     parser.add_argument(
         "--detector",

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
-
 from robust_encoders.artifact.target import target_problems
 from robust_encoders.encoder import RobustEncoder
 from robust_encoders.utils.console import EXIT_OK, UsageError, say
@@ -20,7 +18,7 @@ from robust_encoders.utils.targets import place_problems
 
 from ..detectors import DETECTORS
 from ..diffusion.devices import device_problems
-from ..diffusion.load import UNetDtype, open_base
+from ..diffusion.load import UNetDtype
 from ..diffusion.sampling import SamplingConfig
 from ..evaluation.benchmarks import BENCHMARKS, StableDiffusionBenchmark
 from ..evaluation.benchmarks.described_detectors import kinds_of
@@ -35,9 +33,9 @@ from ..evaluation.plan import NamesDetectors
 from ..provenance import write_json
 from ..reports.plots.certificate import certificate_figure
 from ..reports.plots.style import svg
-from ..worlds import BASES, DEFAULT_BASE
+from ..worlds import DEFAULT_BASE
+from ..worlds.choice import embedded_base_of, open_named, other_world_problems, world_of
 from .evaluate import concept_of
-from .evaluate_options import embedded_base_of
 from .parsing import parser_of
 from .requirements import base_problems, require
 
@@ -68,21 +66,23 @@ def certify(arguments: Sequence[str]) -> int:
 
     Raises:
         UsageError: If an option is outside its range, or the concept or the detector is not known.
-        NotReadyError: If the encoder has no certificate by its form, or something that the run needs is missing.
+        NotReadyError: If the encoder has no certificate by its form, or was made from another embedded base, or
+            something that the run needs is missing.
         SystemExit: With 0 after help, with 2 on arguments that do not parse.
     """
     options = _parser().parse_args(arguments)
-    options.base = options.base or embedded_base_of([options.name]) or DEFAULT_BASE
     if options.record and not Path(options.name).is_dir():
         raise UsageError(f"expected the folder of an encoder with --record, found {options.name}; name its folder")
+    # What is recorded goes into the folder, so the folder is read, even if an encoder of the package has its name.
+    name = Path(options.name) if options.record else options.name
+    options.base = options.base or embedded_base_of([name]) or DEFAULT_BASE
     out = options.out or Path("certificates") / (re.sub(r"[^A-Za-z0-9_.]+", "-", options.name).strip("-.") or "encoder")
     try:
         config = _config(options)
         written = target_problems(Path(options.name)) if options.record else []
         require([*place_problems(out), *written, *_problems(options)])
-        # What is recorded goes into the folder, so the folder is read, even if an encoder of the package has its name.
-        encoder = RobustEncoder.from_pretrained(Path(options.name) if options.record else options.name)
-        require(form_problems(encoder))
+        encoder = RobustEncoder.from_pretrained(name)
+        require([*form_problems(encoder), *other_world_problems(options.base, [encoder])])
         concept = concept_of(options.concept, [encoder])
         pipe, base_name = _base(options)
         detector = benchmark_detector(_benchmark(options), _detector(options), concept, device=pipe.device)
@@ -102,7 +102,8 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--base",
         default="",
-        help=f"folder or Hub id of a pipeline, or an embedded base (default: that of the name, or {DEFAULT_BASE})",
+        help=f"folder or Hub id of a pipeline, or an embedded base (default: the one that the encoder was made from, "
+        f"or {DEFAULT_BASE})",
     )
     parser.add_argument(
         "--out", type=Path, help="folder of the record and the finished parts (default: certificates/NAME)"
@@ -133,7 +134,8 @@ def _parser() -> ArgumentParser:
 
 def _benchmark(options: Namespace) -> str:
     """Return the benchmark whose sampling and detectors belong to the base."""
-    return str(options.base) if options.base in BASES else StableDiffusionBenchmark.name
+    world = world_of(options.base)
+    return StableDiffusionBenchmark.name if world is None else world.name
 
 
 def _detector(options: Namespace) -> str:
@@ -169,11 +171,9 @@ def _problems(options: Namespace) -> list[str]:
 
 def _base(options: Namespace) -> tuple[Any, str]:
     """Return the pipeline of the base, and its name in the record."""
-    if options.base in BASES:
-        pipe = BASES[options.base]().pipeline().to(getattr(torch, options.dtype))
-        return (pipe.to(options.device) if options.device else pipe), str(options.base)
-    opened = open_base(options.base, dtype=options.dtype, device=options.device, whole=True)
-    return opened.pipe, next(iter(opened.ids), "")
+    opened = open_named(options.base, dtype=options.dtype, device=options.device, whole=True)
+    world = world_of(options.base)
+    return opened.pipe, next(iter(opened.ids), "") if world is None else world.name
 
 
 def _write(certificate: Certificate, out: Path) -> None:

@@ -21,7 +21,6 @@ from ..comparison.reuse import Given, read_given
 from ..comparison.run import Comparison, ComparisonSetup
 from ..diffusion.base_configs import BaseConfigs, configs_of
 from ..diffusion.devices import device_problems
-from ..diffusion.load import OpenedBase, open_base
 from ..distributed import Shard
 from ..evaluation.benchmarks import BENCHMARKS
 from ..evaluation.choices import chosen, refuse_unknown
@@ -30,6 +29,7 @@ from ..evaluation.plan import Benchmark
 from ..evaluation.preflight import benchmark_problems
 from ..recipes.preflight import TrainingPlaces, dtypes_of, recipe_problems, slot_problems
 from ..worlds import BASES, DEFAULT_BASE
+from ..worlds.choice import open_named, world_of
 from .evaluate_options import EvaluationRun, made_benchmark, read_options
 from .evaluate_preflight import require_evaluation
 from .parsing import parser_of
@@ -123,7 +123,7 @@ def _read(arguments: Sequence[str]) -> _Request:
     """Read and check a command line; nothing is loaded, and nothing is written."""
     own, rest = _parser().parse_known_args(arguments)
     _refuse_own(rest)
-    world = BASES[own.base]() if own.base in BASES else None
+    world = world_of(own.base)
     problems = _simple_problems(own)
     family = own.base if world is not None else _family(own.base, problems)
     choice = MethodChoice(family, own.concept, world)
@@ -199,12 +199,13 @@ def _options(own: Namespace, rest: Sequence[str]) -> list[str]:
     """Return the arguments of ``evaluate`` that stand for a comparison's."""
     asked = [argument.partition("=")[0] for argument in rest]
     named = [] if own.base not in BENCHMARKS or {"--benchmark", "--prompts"}.intersection(asked) else [own.base]
-    if own.base in BASES and not named and "--benchmark" not in asked:
+    embedded = world_of(own.base) is not None
+    if embedded and not named and "--benchmark" not in asked:
         raise UsageError(
             f"expected a benchmark for the base {own.base}, found none of that name; name one with --benchmark: "
             f"{', '.join(BENCHMARKS)}"
         )
-    if own.base not in BASES and "--prompts" not in asked and "--benchmark" not in asked:
+    if not embedded and "--prompts" not in asked and "--benchmark" not in asked:
         raise UsageError("expected --prompts with a base of your own, the file of prompts, found none; add it")
     benchmark = [text for name in named for text in ("--benchmark", name)]
     return [*benchmark, "--out", str(own.out), "--base", own.base, "--concept", own.concept, *rest]
@@ -258,15 +259,10 @@ def _training_problems(options: EvaluationRun, methods: Sequence[ComparedMethod]
 def _setup(request: _Request) -> ComparisonSetup:
     """Open the base, once if training and evaluation can share it."""
     options = request.options
-    if options.base in BASES:
-        world = BASES[options.base]()
-        pipe = world.pipeline()
-        trained = OpenedBase(pipe.to(options.device) if options.device else pipe, world.name)
-    else:
-        trained = open_base(options.base, dtype=options.dtype, device=options.device, whole=options.dtype == "float32")
-        pipe = trained.pipe
-    if options.base not in BASES and options.dtype != "float32":
-        pipe = open_base(options.base, dtype=options.dtype, device=options.device, whole=True).pipe
+    trained = open_named(options.base, dtype=options.dtype, device=options.device, whole=options.dtype == "float32")
+    pipe = trained.pipe
+    if world_of(options.base) is None and options.dtype != "float32":
+        pipe = open_named(options.base, dtype=options.dtype, device=options.device, whole=True).pipe
     configs = BaseConfigs.of_pipeline(trained.pipe)
     require(text for one in request.methods for text in slot_problems(one.recipe.method, configs))
     return ComparisonSetup(trained, pipe, request.benchmark, options.config, request.keep_trained)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -27,7 +28,8 @@ from ..recipes.registry import RECIPES
 from ..recipes.reproduce import CannotReproduceError
 from ..recipes.run_file import RECIPE_KEYS, RunFileError, read_run_file
 from ..recipes.settings import Problems, converted, places
-from ..worlds import BASES, DEFAULT_BASE
+from ..worlds import BASES
+from ..worlds.choice import world_of
 
 # Options that are no settings of a run, or that the method's settings state.
 NO_KEYS = ("config", "inner_attack", "method", "quick", "write_config")
@@ -54,13 +56,14 @@ class ConfiguredRun:
     states_retained: bool = False
 
     @classmethod
-    def read(cls, path: Path, name: str, kind: type) -> ConfiguredRun:
+    def read(cls, path: Path, name: str, kind: type, *, base: str | None = None) -> ConfiguredRun:
         """Read a file of settings.
 
         Args:
             path: TOML or JSON file, manifest, or folder of a trained encoder.
             name: Recipe or method that the command line names; empty leaves it to the file.
             kind: Dataclass of all options of the command line.
+            base: Base that the command line states, which wins over that of the file; None leaves it to the file.
 
         Raises:
             UsageError: If the file cannot be read or does not fit; the message lists all problems.
@@ -68,7 +71,7 @@ class ConfiguredRun:
         if name:
             choose(name, [*RECIPES, *METHODS], "recipe or method")
         try:
-            values = read_run_file(path)
+            values = read_run_file(path) if base is None else {**read_run_file(path), "base": base}
         except (RunFileError, CannotReproduceError) as error:
             raise UsageError(str(error)) from error
         problems = Problems()
@@ -107,7 +110,8 @@ def _captioned(values: Mapping[str, Any]) -> bool:
     """Return True if the concept has captions: stated ones, or those of an embedded base."""
     concept = values.get("concept")
     stated = values.get("prompts") or (isinstance(concept, Mapping) and concept.get("prompts"))
-    return bool(stated) or values.get("base", DEFAULT_BASE) in BASES
+    base = values.get("base")
+    return bool(stated) or (isinstance(base, str | None) and world_of(base) is not None)
 
 
 def _names(values: Mapping[str, Any], table: Mapping[str, Any], name: str, problems: Problems) -> tuple[str, str]:
@@ -204,8 +208,12 @@ def _recipe(
     texts = {key: converted(str, values.get(key, ""), key, problems) for key in ("family", "license")}
     base = options.get("base")
     stated = texts["family"] or (known.base if known is not None else "")
-    own = base or (stated if stated in BASES else DEFAULT_BASE)
-    world = BASES[own]() if own in BASES else None
+    world = world_of(base or (stated if stated in BASES else None))
+    if base and world is not None and texts["family"] not in ("", world.name):
+        problems.found.append(
+            f"family: expected {world.name!r}, the base of the run, found {texts['family']!r}; leave it out, or name "
+            "another base"
+        )
     if concept is None or problems.found:
         return None
     family = stated or (world.name if world is not None else "")
@@ -222,5 +230,14 @@ def _usual_prompts(concept: Concept, method: Method, world: EmbeddedBase | None,
     try:
         return usual_retained(concept, method, world)
     except ValueError as error:
-        problems.found.append(f"concept.name: {error}; state retain prompts")
+        problems.found.append(
+            f"concept.name: expected a concept of the base, or retain prompts as method.{_retained_place(method)}, "
+            f"found neither: {error}"
+        )
         return ()
+
+
+def _retained_place(method: Method) -> str:
+    """Return the setting that holds a method's retain prompts, such as ``retain.prompts``."""
+    marked: Any = with_retained(method, UNCHANGED)
+    return next(place for place in places(marked) if attrgetter(place)(marked) == UNCHANGED)

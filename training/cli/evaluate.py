@@ -14,7 +14,6 @@ from robust_encoders.hub.catalog import CATALOG
 from robust_encoders.loaded import LoadedArtifact
 from robust_encoders.utils.console import EXIT_OK, UsageError, say
 
-from ..diffusion.load import open_base
 from ..distributed import Shard
 from ..evaluation import evaluate as evaluation
 from ..evaluation.baselines import BASELINES, baselines_for
@@ -26,7 +25,7 @@ from ..evaluation.preflight import SOURCE, benchmark_problems
 from ..evaluation.results import Evaluation
 from ..reports.html.page import write_report
 from ..reports.matrix import tables
-from ..worlds import BASES, DEFAULT_BASE
+from ..worlds.choice import open_named, other_world_problems
 from .evaluate_options import EvaluationRun, made_benchmark, read_options
 from .evaluate_preflight import require_evaluation
 from .parsing import leading_names
@@ -44,6 +43,7 @@ def evaluate(arguments: Sequence[str]) -> int:
 
     Raises:
         UsageError: If the concept is missing or unknown, or two encoders erase different concepts.
+        NotReadyError: If something that the run needs is missing, or an encoder was made from another embedded base.
         SystemExit: With 0 after help, with 2 on arguments that do not parse.
     """
     what = f"a catalog name, a folder, `base` for the base without an encoder, or a baseline: {', '.join(BASELINES)}"
@@ -56,7 +56,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     require_evaluation(options, kind, folders)
     # Records go into the folders, so the folders are read, even if an encoder of the package has the name of one.
     encoders = [_encoder(Path(name) if options.record else name) for name in names]
-    _refuse_other_world(encoders, options.base)
+    require(other_world_problems(options.base, [one for one in encoders if one is not None]))
     concept = concept_of(options.concept, encoders)
     if options.record and any(e is not None and e.manifest.concept.name != concept.name for e in encoders):
         raise UsageError(f"expected encoders that erase {concept.name!r} with --record, found one of another concept")
@@ -65,7 +65,7 @@ def evaluate(arguments: Sequence[str]) -> int:
         refuse_unknown(benchmark, options.config)
         require(benchmark_problems(benchmark, options.config))
         shard = Shard.current()
-        pipe = open_base(
+        pipe = open_named(
             options.base or None, dtype=options.dtype, device=options.device or shard.device, whole=True
         ).pipe
         plan = benchmark.plan(pipe, options.config)
@@ -107,16 +107,6 @@ class _Evaluations:
 
 def _encoder(name: str | Path) -> LoadedArtifact | None:
     return None if name in ("base", *BASELINES) else RobustEncoder.from_pretrained(name)
-
-
-def _refuse_other_world(encoders: Sequence[LoadedArtifact | None], base: str) -> None:
-    """Refuse encoders that were made from another embedded base than the one of the run."""
-    used = base or DEFAULT_BASE
-    families = [e.manifest.base.family for e in encoders if e is not None]
-    if used in BASES and (others := sorted({one for one in families if one in BASES and one != used})):
-        raise UsageError(
-            f"expected encoders made from the base {used}, found one made from {others[0]}; add --base {others[0]}"
-        )
 
 
 def _folders(names: Sequence[str], out: Path) -> list[Path]:

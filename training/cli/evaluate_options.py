@@ -11,11 +11,13 @@ from robust_encoders.concepts import Concept
 from robust_encoders.utils.console import UsageError, choose
 
 from ..diffusion.load import UNetDtype
+from ..evaluation.baselines import BASELINES
 from ..evaluation.benchmarks import BENCHMARKS
 from ..evaluation.config import EvaluationConfig
 from ..evaluation.evaluate import defaults_of
 from ..evaluation.plan import Benchmark
 from ..worlds import BASES, DEFAULT_BASE
+from ..worlds.choice import embedded_base_of, world_of
 
 _DEFAULT, _BY_PROMPTS = "shapes", "stable_diffusion"
 # What --quick gives in place of a benchmark's own defaults.
@@ -26,9 +28,9 @@ _QUICK: Mapping[str, Any] = {"suite": "quick", "n": 8, "n_kept": 16, "n_probes":
 class EvaluationRun:
     """Attack encoders, judge the pictures, and print the rates of success.
 
-    The default benchmark is shapes, on the embedded base. An encoder emoji/NAME, or --base emoji, chooses the benchmark
-    of that embedded base. The option --prompts, with a file of prompts, chooses the benchmark of any Stable Diffusion
-    base. The option --benchmark chooses any registered benchmark. Each benchmark has its own settings.
+    The default benchmark is shapes, on the embedded base. An encoder of the emoji base, or --base emoji, chooses the
+    benchmark of that embedded base. The option --prompts, with a file of prompts, chooses the benchmark of any Stable
+    Diffusion base. The option --benchmark chooses any registered benchmark. Each benchmark has its own settings.
     `evaluate NAME --prompts FILE --help` or `evaluate NAME --benchmark NAME --help` shows them.
 
     Args:
@@ -36,7 +38,7 @@ class EvaluationRun:
             evaluation that was stopped continues from its finished parts.
         concept: Concept that should be gone; by default the concept that the encoder erases.
         base: Name of an embedded base, or folder or Hub id of the pipeline, for example CompVis/stable-diffusion-v1-4;
-            by default the embedded base of the benchmark or of the encoder's name.
+            by default the embedded base of the benchmark, or the one that the encoders were made from.
         dtype: Precision of the loaded base.
         benchmark: Name of the benchmark; by default that of the embedded base, or stable_diffusion if --prompts is
             given.
@@ -67,7 +69,7 @@ def read_options(arguments: Sequence[str], names: Sequence[str] = ()) -> tuple[E
 
     Args:
         arguments: Options of the command line.
-        names: Names of the encoders; those that begin with the name of an embedded base choose this base.
+        names: Names of the encoders; if all were made from one embedded base, they choose it.
 
     Raises:
         UsageError: If the benchmark is not known or belongs to another embedded base, or --prompts is given without
@@ -76,7 +78,8 @@ def read_options(arguments: Sequence[str], names: Sequence[str] = ()) -> tuple[E
     """
     import tyro
 
-    name = _named(arguments, names)
+    told = embedded_base_of(one for one in names if one not in ("base", *BASELINES))
+    name = _named(arguments, told)
     choose(name, BENCHMARKS, "benchmark")
     kind = BENCHMARKS[name]
     quick = "--quick" in arguments
@@ -95,7 +98,7 @@ def read_options(arguments: Sequence[str], names: Sequence[str] = ()) -> tuple[E
     )
     if name == _BY_PROMPTS and not found.base:
         raise UsageError("expected --base with --prompts, the folder or Hub id of a pipeline, found none; add it")
-    found = replace(found, base=_base_of(name, found.base))
+    found = replace(found, base=_base_of(name, found.base, told))
     config = replace(found.config, attacks=_parted(found.config.attacks), metrics=_parted(found.config.metrics))
     return replace(found, benchmark=name, config=config), kind
 
@@ -111,24 +114,17 @@ def made_benchmark(kind: type[Benchmark], concept: Concept, options: EvaluationR
     return make(concept=concept, **given)
 
 
-def embedded_base_of(names: Sequence[str]) -> str:
-    """Return the embedded base that all encoders name, as ``emoji/alcohol`` does; empty if there is no such base.
+def _named(arguments: Sequence[str], told: str) -> str:
+    """Return the name of the benchmark that the arguments give, or that prompts, base or encoders imply.
 
-    Args:
-        names: Names of encoders; a folder names no base.
+    The encoders have ``told`` an embedded base, or none.
     """
-    starts = {"" if Path(name).exists() else name.partition("/")[0] for name in names if "/" in name}
-    return next(iter(starts)) if len(starts) == 1 and starts <= {*BASES} else ""
-
-
-def _named(arguments: Sequence[str], names: Sequence[str]) -> str:
-    """Return the name of the benchmark that the arguments give, or that prompts, base or encoders imply."""
     if given := _value("--benchmark", arguments):
         return given[0]
     if _value("--prompts", arguments):
         return _BY_PROMPTS
-    base = next(iter(_value("--base", arguments)), "") or embedded_base_of(names)
-    return base if base in BASES and base in BENCHMARKS else _DEFAULT
+    world = world_of(next(iter(_value("--base", arguments)), "") or told or None)
+    return world.name if world is not None and world.name in BENCHMARKS else _DEFAULT
 
 
 def _value(option: str, arguments: Sequence[str]) -> list[str]:
@@ -141,18 +137,20 @@ def _value(option: str, arguments: Sequence[str]) -> list[str]:
     ]
 
 
-def _base_of(benchmark: str, base: str) -> str:
-    """Return the base of a run: the stated one, or that of an embedded benchmark.
+def _base_of(benchmark: str, base: str, told: str) -> str:
+    """Return the base of a run: the stated one, that of an embedded benchmark, or the one that encoders have told.
 
     Raises:
         UsageError: If the benchmark belongs to another embedded base than the stated one.
     """
-    if benchmark in BASES and base in BASES and base != benchmark:
+    world = world_of(base) if base else None
+    if benchmark in BASES and world is not None and base != benchmark:
         raise UsageError(
             f"expected the benchmark of the base {base}, found {benchmark}; leave --benchmark out, or "
             f"write --base {benchmark}"
         )
-    return base or (benchmark if benchmark in BASES and benchmark != DEFAULT_BASE else "")
+    implied = benchmark if benchmark in BASES else told
+    return base or (implied if implied != DEFAULT_BASE else "")
 
 
 def _settings_of(kind: type[Any], instead: Mapping[str, Any]) -> type[Any]:

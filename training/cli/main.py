@@ -128,16 +128,18 @@ def _reproduce(arguments: Sequence[str]) -> int:
 
     from robust_encoders.encoder import RobustEncoder
 
-    from ..diffusion.load import open_base
     from ..recipes.reproduce import recorded_dtype, recorded_recipe, reproduce
-    from .requirements import base_of_encoders, require_artifact_run, require_places
+    from ..worlds.choice import base_of_encoders, embedded_base_of, open_named, other_world_problems
+    from .requirements import base_problems, require, require_artifact_run, require_places
 
-    require_artifact_run(options.out, options.base, two=True)
+    require_artifact_run(options.out, options.base or embedded_base_of([options.name]), two=True)
     require_places(options.cache_dir)
     encoder = RobustEncoder.from_pretrained(options.name)
     recorded_recipe(encoder.manifest)  # reports what is missing before a base is loaded
-    base = open_base(base_of_encoders(options.base, [encoder]), dtype=recorded_dtype(encoder.manifest), two=True)
-    found = reproduce(encoder, base.pipe, out=options.out, cache_dir=options.cache_dir)
+    require(other_world_problems(base := base_of_encoders(options.base, [encoder]), [encoder]))
+    require(base_problems(base, two=True))
+    pipe = open_named(base, dtype=recorded_dtype(encoder.manifest), two=True).pipe
+    found = reproduce(encoder, pipe, out=options.out, cache_dir=options.cache_dir)
     answer = {"name": options.name, "equal": found.equal, **asdict(found)}
     say(json.dumps(answer) if options.json else found.explain())
     return EXIT_OK if found.equal else EXIT_NO
@@ -162,16 +164,17 @@ def _merge(arguments: Sequence[str]) -> int:
 
     from robust_encoders.encoder import RobustEncoder
 
-    from ..diffusion.load import open_base
-    from ..methods.merge import Merge, merge
-    from .requirements import base_of_encoders, require_artifact_run
+    from ..methods.merge import Merge, merge, merge_problems
+    from ..worlds.choice import base_of_encoders, embedded_base_of, open_named, other_world_problems
+    from .requirements import base_problems, require, require_artifact_run
 
-    require_artifact_run(options.out, options.base)
+    require_artifact_run(options.out, options.base or embedded_base_of(options.names))
     try:
-        encoders = [RobustEncoder.from_pretrained(name) for name in options.names]
-        base = open_base(base_of_encoders(options.base, encoders))
         method = Merge(rule=options.rule, scale=options.scale, density=options.density)
-        merged = merge(encoders, base.pipe, method)
+        encoders = [RobustEncoder.from_pretrained(name) for name in options.names]
+        base = base_of_encoders(options.base, encoders)
+        require(other_world_problems(base, encoders) or merge_problems(encoders) or base_problems(base))
+        merged = merge(encoders, open_named(base).pipe, method)
     except ValueError as error:
         raise UsageError(str(error)) from error
     merged.save_pretrained(options.out)

@@ -16,6 +16,7 @@ from ..prompts.text_files import PromptFileError
 from ..recipes.preflight import TrainingPlaces, bank_needs, dtypes_of, recipe_problems, slot_problems
 from ..recipes.recipe import Recipe
 from ..worlds import BASES
+from ..worlds.choice import world_of
 from .requirements import base_problems, require
 
 T = TypeVar("T")
@@ -43,12 +44,13 @@ def require_training(options: Any, make: Callable[[], Recipe]) -> Recipe:
     # A concept that is a list is unknown for this reason, and the recipe is not made.
     recipe = None if word_problems(options) else _made(make, problems)
     base = base_of(options.base, recipe)
-    dtypes = [] if base in (None, *BASES) else [options.dtype]
+    embedded = world_of(base) is not None
+    dtypes = [] if embedded else [options.dtype]
     problems += device_problems(options.device, *dtypes, *(dtypes_of(recipe) if recipe is not None else ()))
     problems += base_problems(base, two=True)
     if recipe is not None:
         problems += [*recipe_problems(recipe), *_other_world_problems(base, recipe)]
-        configs = None if base is None or base in BASES or problems else configs_of(base)
+        configs = None if base is None or embedded or problems else configs_of(base)
         if configs is not None:
             problems += slot_problems(recipe.method, configs)
         if configs is not None and configs.latent_shape is not None:
@@ -68,13 +70,15 @@ def base_of(base: str | None, recipe: Recipe | None) -> str | None:
 
 
 def _other_world_problems(base: str | None, recipe: Recipe) -> list[str]:
-    """Return the problem of a recipe for one embedded base on another one."""
-    if recipe.base not in BASES or base in (None, recipe.base) or base not in BASES:
+    """Return the problem of a recipe for another base than the embedded one of the run."""
+    world = world_of(base)
+    if world is None or recipe.base in ("", world.name):
         return []
-    return [
-        f"expected the base {recipe.base} for {recipe.name}, found {base}; leave --base out, or write "
-        f"--base {recipe.base}"
-    ]
+    if recipe.base in BASES:
+        way = f"leave --base out, or write --base {recipe.base}"
+    else:
+        way = f"name a base of the family {recipe.base} as --base"
+    return [f"expected the base {recipe.base} for {recipe.name}, found {world.name}; {way}"]
 
 
 def word_problems(options: Any) -> list[str]:

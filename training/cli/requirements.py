@@ -9,12 +9,12 @@ from robust_encoders.artifact.target import target_problems
 from robust_encoders.errors import BaseLoadError, NotReadyError
 from robust_encoders.hub.embedded import embedded_problems
 from robust_encoders.hub.pipelines import require_place
-from robust_encoders.loaded import LoadedArtifact
 from robust_encoders.utils.targets import place_problems
 
 from ..diffusion.base_configs import configs_of
 from ..diffusion.base_kind import kind_problems
-from ..worlds import BASES, DEFAULT_BASE
+from ..worlds import DEFAULT_BASE
+from ..worlds.choice import world_of
 
 
 def require(problems: Iterable[str]) -> None:
@@ -35,8 +35,9 @@ def base_problems(name: str | Path | None, *, draws: bool = False, two: bool = F
         draws: True if the pipeline itself shall draw pictures.
         two: True to accept a base with two text encoders, as SDXL has.
     """
-    if name is None or name in BASES:
-        return embedded_problems(DEFAULT_BASE if name is None else str(name))
+    world = world_of(name)
+    if name is None or world is not None:
+        return embedded_problems(DEFAULT_BASE if world is None else world.name)
     try:
         require_place(name)
     except BaseLoadError as error:
@@ -45,30 +46,18 @@ def base_problems(name: str | Path | None, *, draws: bool = False, two: bool = F
     return [] if configs is None else kind_problems(configs, draws=draws, two=two)
 
 
-def base_of_encoders(base: str | None, encoders: Iterable[LoadedArtifact]) -> str | None:
-    """Return the base of a command: the stated one, or the embedded one that all encoders are for.
-
-    Args:
-        base: Stated folder, Hub id, or name of an embedded base; None if none is stated.
-        encoders: Encoders of the command.
-    """
-    families = {one.manifest.base.family for one in encoders}
-    embedded = len(families) == 1 and families <= {*BASES}
-    return next(iter(families)) if base is None and embedded else base
-
-
 def require_artifact_run(out: Path | None, base: str | None, *, two: bool = False) -> None:
     """Check the folder of an artifact and the base of a command, before anything is loaded.
 
     Args:
         out: Folder of the artifact; None writes none.
-        base: Folder or Hub id of the base; None for the embedded base.
+        base: Folder, Hub id or name of the base; empty or None if only the encoders tell it, once they are loaded.
         two: True to accept a base with two text encoders, as SDXL has.
 
     Raises:
         NotReadyError: If the artifact cannot be saved, or the base is missing or of the wrong kind.
     """
-    require([*([] if out is None else target_problems(out)), *base_problems(base, two=two)])
+    require([*([] if out is None else target_problems(out)), *(base_problems(base, two=two) if base else [])])
 
 
 def require_places(*folders: Path | None) -> None:

@@ -9,10 +9,10 @@ from typing import Any, get_args
 from robust_encoders.concepts import Concept
 from robust_encoders.utils.console import EXIT_OK, UsageError, say
 
-from ..diffusion.load import open_base
 from ..diffusion.two_encoders import backbone_of
 from ..prompts.synonyms import Neighbour, SynonymConfig, SynonymSpace, nearest_words
-from ..worlds import BASES, DEFAULT_BASE
+from ..worlds import DEFAULT_BASE
+from ..worlds.choice import open_named
 from .preflight import word_problems
 from .requirements import base_problems, require
 
@@ -51,7 +51,7 @@ def synonyms(options: argparse.Namespace) -> int:
     concept = Concept(
         name=options.concept, kind="object", anchor=options.anchor, synonyms=tuple(dict.fromkeys(options.synonyms))
     )
-    pipe = BASES[options.base]().pipeline() if options.base in BASES else open_base(options.base).pipe
+    pipe = open_named(options.base).pipe
     say(synonym_table(concept, found_synonyms(concept, pipe, config), config))
     return EXIT_OK
 

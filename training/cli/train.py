@@ -16,7 +16,7 @@ from robust_encoders.hub.catalog import CATALOG
 from robust_encoders.utils.console import EXIT_OK, UsageError, choose, say
 
 from ..attacks import INNER_ATTACKS
-from ..diffusion.load import OpenedBase, UNetDtype, open_base
+from ..diffusion.load import OpenedBase, UNetDtype
 from ..distributed import Shard
 from ..methods import METHODS
 from ..prompts.retain import object_prompts
@@ -33,7 +33,8 @@ from ..recipes.short import quick
 from ..recipes.stable_diffusion import LICENSES, PUBLISHED_CONCEPTS
 from ..trackers import Trackers, TrackingConfig
 from ..types import Component
-from ..worlds import BASES, DEFAULT_BASE
+from ..worlds import BASES
+from ..worlds.choice import open_named, world_of
 from .configured_run import ConfiguredRun
 from .parsing import as_original, leading_name, parse_settings, required, with_concrete_types
 from .preflight import base_of, require_training
@@ -183,7 +184,7 @@ def _read(arguments: Sequence[str]) -> tuple[RecipeRun[Any], Callable[[], Recipe
     """Return the options of a command line (a name, or a file of settings), and the function that makes its recipe."""
     if (path := config_path(arguments)) is not None:
         name, rest = (arguments[0], arguments[1:]) if not arguments[0].startswith("-") else ("", arguments)
-        file = ConfiguredRun.read(path, name, MethodRun)
+        file = ConfiguredRun.read(path, name, MethodRun, base=next(iter(_values_of("--base", rest)[-1:]), None))
         if file.recipe is None:
             return _method_run(file.name, rest, file)
         return _recipe_run(file.name, rest, file)
@@ -210,8 +211,7 @@ def _recipe_run(
 
 def _recipe(name: str, recipe: Recipe, options: RecipeRun[Any], file: ConfiguredRun | None) -> Recipe:
     if options.base is None and recipe.base and recipe.base not in BASES:
-        example = EXAMPLES.get(recipe.base, EXAMPLES["sd1"])
-        raise UsageError(f"{name} needs --base: a folder, or a Hub id such as {example}")
+        raise UsageError(f"{name} needs --base: a folder, or a Hub id such as {_example(recipe.base)}")
     kept = _retained(options.method) == UNCHANGED
     method = with_retained(options.method, _retained(recipe.method)) if kept else options.method
     made = replace(recipe, name=_named(name, options), method=method, seed=options.seed)
@@ -230,14 +230,14 @@ def _method_run(
 
 def _standard(name: str, arguments: Sequence[str]) -> Method:
     bases = _values_of("--base", arguments)
-    captioned = not bases or bases[-1] in BASES or bool(_values_of("--prompts", arguments))
+    captioned = not bases or world_of(bases[-1]) is not None or bool(_values_of("--prompts", arguments))
     # Attributes to add belong to words.
     captioned = captioned and not any(one.partition("=")[0] == "--attributes" for one in arguments)
     return usual(METHODS[name], captioned=captioned)
 
 
 def _method_recipe(name: str, options: MethodRun[Any]) -> Recipe:
-    world = _world(options.base)
+    world = _world(options)
     concept = _concept(options, world)
     family = options.family or (world.name if world is not None else "")
     recipe = Recipe(
@@ -262,19 +262,31 @@ def _retained(method: Method) -> tuple[str, ...]:
     return method.retained if isinstance(method, RetainingMethod) else ()
 
 
-def _world(base: str | None) -> EmbeddedBase | None:
-    """Return the embedded base of a name, or the default one without a name; None for any other base."""
-    name = DEFAULT_BASE if base is None else base
-    return BASES[name]() if name in BASES else None
+def _world(options: MethodRun[Any]) -> EmbeddedBase | None:
+    """Return the embedded base that base and family name, or the default one without both; None for any other base.
+
+    Raises:
+        UsageError: If the family is another one than that of the embedded base.
+    """
+    base, family = options.base, options.family
+    world = world_of(family if base is None and family in BASES else base)
+    if world is None or family in ("", world.name):
+        return world
+    if base is None:
+        raise UsageError(f"--family {family} needs --base: a folder, or a Hub id such as {_example(family)}")
+    raise UsageError(
+        f"expected --family {world.name} with the base {world.name}, found {family}; leave --family out, or name "
+        "another --base"
+    )
+
+
+def _example(family: str) -> str:
+    return EXAMPLES.get(family, EXAMPLES["sd1"])
 
 
 def _opened(options: RecipeRun[Any], recipe: Recipe, shard: Shard) -> OpenedBase:
     device, base = options.device or (shard.device if shard.count > 1 else ""), base_of(options.base, recipe)
-    world = _world(base)
-    if world is None:
-        return open_base(base, dtype=options.dtype, device=device, two=True)
-    pipe = world.pipeline()
-    return OpenedBase(pipe.to(device) if device else pipe, world.name)
+    return open_named(base, dtype=options.dtype, device=device, two=True)
 
 
 def _together(recipe: Recipe, options: RecipeRun[Any], world: EmbeddedBase | None, *, own: bool | None) -> Recipe:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from robust_encoders.artifact.fingerprint import compare, sketch
+from robust_encoders.artifact.fingerprint import Sketch, compare, sketch
 from robust_encoders.clip.state_dict import nested_state
 from robust_encoders.concepts import Concept
 from robust_encoders.loaded import LoadedArtifact
@@ -120,20 +120,52 @@ def merge(encoders: Sequence[LoadedArtifact], pipe: Any, method: Merge | None = 
     )
 
 
+def merge_problems(encoders: Sequence[LoadedArtifact]) -> list[str]:
+    """Return why encoders cannot be merged, as far as their manifests tell it without the base.
+
+    Args:
+        encoders: Encoders to merge.
+    """
+    if len(encoders) < 2:
+        return [_too_few(encoders)]
+    known = [one for one in encoders if one.manifest.base.text_encoder is not None]
+    found = [text for one in encoders if (text := _form_problem(one))]
+    found += [
+        f"{one.label} ({one.manifest.base.family}): made from another text encoder than {known[0].label} "
+        f"({known[0].manifest.base.family})"
+        for one in known[1:]
+        if _differ(known[0].manifest.base.text_encoder, one.manifest.base.text_encoder)
+    ]
+    return [f"expected whole text encoders of one base, found {'; '.join(found)}"] if found else []
+
+
 def _require_same_base(encoders: Sequence[LoadedArtifact], pipe: Any, base: Mapping[str, Tensor]) -> None:
     if len(encoders) < 2:
-        raise ValueError(f"expected at least two encoders to merge, found {len(encoders)}")
+        raise ValueError(_too_few(encoders))
     found = sketch(first_rows(base, pipe.text_encoder.config.vocab_size))
     problems = []
     for encoder in encoders:
-        made_from = encoder.manifest.base.text_encoder
-        if encoder.manifest.form != "weights":
-            problems.append(
-                f"{encoder.label}: form {encoder.manifest.form!r}; attach adapters and projections together instead"
-            )
-        elif made_from is None or compare(found, made_from).kind == "differs":
+        if text := _form_problem(encoder):
+            problems.append(text)
+        elif _differ(found, encoder.manifest.base.text_encoder):
             problems.append(f"{encoder.label}: made from another text encoder, or from one that its manifest omits")
         elif encoder.tensors.keys() != base.keys():
             problems.append(f"{encoder.label}: other tensor names")
     if problems:
         raise ValueError("expected whole text encoders of this base, found " + "; ".join(problems))
+
+
+def _too_few(encoders: Sequence[LoadedArtifact]) -> str:
+    return f"expected at least two encoders to merge, found {len(encoders)}"
+
+
+def _form_problem(encoder: LoadedArtifact) -> str:
+    """Return why an artifact's form cannot be merged; empty for a whole text encoder."""
+    form = encoder.manifest.form
+    if form == "weights":
+        return ""
+    return f"{encoder.label}: form {form!r}; attach adapters and projections together instead"
+
+
+def _differ(one: Sketch | None, other: Sketch | None) -> bool:
+    return one is None or other is None or compare(one, other).kind == "differs"

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from robust_encoders import AssetsMissingError, embedded_pipeline
+from robust_encoders import AssetsMissingError, CompatibilityWarning, embedded_pipeline
 from robust_encoders.hub import embedded
+from robust_encoders.hub.pipelines import load_pipeline
 
 
 @pytest.fixture
@@ -23,16 +24,29 @@ def test_the_folder_lies_in_the_package() -> None:
     assert embedded.EMBEDDED_FAMILY == "shapes"
 
 
-def test_a_name_stands_for_an_embedded_base_unless_a_pipeline_here_has_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_name_always_stands_for_an_embedded_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    asked = (None, "shapes", "emoji", "org/emoji", tmp_path / "emoji", "")
-    assert [embedded.embedded_name(name) for name in asked] == ["shapes", "shapes", "emoji", "", "", ""]
-    for folder in ("shapes", "emoji"):
-        (tmp_path / folder / "runs").mkdir(parents=True)
+    asked = (None, "shapes", "emoji", "org/emoji", "./emoji", Path("emoji"), tmp_path / "emoji", "")
+    expected = ["shapes", "shapes", "emoji", "", "", "", "", ""]
+    assert [embedded.embedded_name(name) for name in asked] == expected
+    (tmp_path / "emoji").mkdir()
     (tmp_path / "emoji" / "model_index.json").write_text("{}")
-    assert [embedded.embedded_name(name) for name in (None, "shapes", "emoji")] == ["shapes", "shapes", ""]
+    assert [embedded.embedded_name(name) for name in asked] == expected
+    assert embedded.embedded_name("digits", ("shapes", "digits")) == "digits"
+
+
+def test_a_pipeline_here_with_the_name_of_a_base_is_loaded_by_its_folder_alone(
+    tiny_pipe: Any, assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_pipe.save_pretrained(assets / "base")
+    (tmp_path / "here" / "shapes" / "runs").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    assert load_pipeline("shapes").embedded == "shapes"  # a folder of runs is nothing to warn of
+    tiny_pipe.save_pretrained("shapes")
+    with pytest.warns(CompatibilityWarning, match="'shapes' is both an embedded base and a pipeline here.*'./shapes'"):
+        assert load_pipeline("shapes").embedded == "shapes"
+    assert load_pipeline(None).embedded == "shapes"
+    assert load_pipeline("./shapes").embedded == ""
 
 
 def test_a_base_is_installed_if_its_pipeline_is_there(tiny_pipe: Any, assets: Path) -> None:
@@ -55,14 +69,14 @@ def test_the_base_is_a_plain_pipeline_of_one_dtype(tiny_pipe: Any, assets: Path,
 
 
 def test_a_package_without_its_assets_says_how_to_get_them(assets: Path) -> None:
-    with pytest.raises(AssetsMissingError, match="robust-encoders shapes build"):
+    with pytest.raises(AssetsMissingError, match="reinstall robust-encoders from a wheel"):
         embedded_pipeline()
 
 
-def test_every_base_without_its_assets_names_its_own_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_base_without_its_assets_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "embedded_folder", lambda base: tmp_path / base)
     for base in embedded.EMBEDDED_BASES:
-        with pytest.raises(AssetsMissingError, match=f"robust-encoders {base} build"):
+        with pytest.raises(AssetsMissingError, match=f"{base}.*; reinstall robust-encoders from a wheel$"):
             embedded_pipeline(base)
 
 

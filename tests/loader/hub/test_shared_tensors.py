@@ -81,7 +81,7 @@ def test_saving_writes_it_whole(tiny_encoder: RobustEncoder, folder: Path, base:
 
 def test_without_the_base_it_says_what_to_install(folder: Path, base: Path) -> None:
     base.unlink()
-    with pytest.raises(AssetsMissingError, match="robust-encoders emoji build"):
+    with pytest.raises(AssetsMissingError, match="reinstall robust-encoders from a wheel"):
         RobustEncoder.from_pretrained(folder)
 
 

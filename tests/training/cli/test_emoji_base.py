@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import untrained_emoji
 from commands import refused
 
+from robust_encoders import RobustEncoder
+from robust_encoders.artifact.base import Base
 from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.cli.main import main
-from robust_encoders.training.cli.evaluate_options import embedded_base_of, read_options
+from robust_encoders.errors import NotReadyError
+from robust_encoders.hub import embedded
+from robust_encoders.training.app.opening import AppConfig, open_studio
+from robust_encoders.training.cli.app import _config, app_parser
+from robust_encoders.training.cli.evaluate_options import read_options
 from robust_encoders.training.evaluation.benchmarks import BENCHMARKS
 from robust_encoders.training.evaluation.results import Evaluation
+from robust_encoders.training.recipes import reproduce as reproducing
 from robust_encoders.training.recipes.variants import variant_of
+from robust_encoders.training.worlds import EmojiWorld, ShapesWorld
+from robust_encoders.training.worlds.choice import embedded_base_of
 
 FEW = ["--n", "6", "--n-kept", "4", "--n-probes", "4", "--steps", "2", "--checks", "0", "--attacks", "none,synonyms"]
 FEW += ["--metrics", "retain_all,retain_icons_all,chance"]
-MISSING = "or build it with `robust-encoders emoji build`"
+MISSING = "reinstall robust-encoders from a wheel"
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +51,7 @@ def evaluated(base: Path, encoder: Path, tmp_path_factory: pytest.TempPathFactor
     out = tmp_path_factory.mktemp("evaluated")
     with pytest.MonkeyPatch.context() as patch:
         untrained_emoji.install(base, patch)
-        assert main(["evaluate", str(encoder), "--base", "emoji", "--out", str(out), *FEW]) == 0
+        assert main(["evaluate", str(encoder), "--out", str(out), *FEW]) == 0
     return out
 
 
@@ -82,17 +93,96 @@ def test_an_encoder_is_certified_by_both_judges(
 ) -> None:
     untrained_emoji.install(base, monkeypatch)
     few = ["--pairs-among", "2", "--nearest", "3", "--random", "2", "--each", "1", "--seeds", "1", "--floor", "2"]
-    assert main(["certify", str(encoder), "--base", "emoji", "--out", str(tmp_path), "--steps", "2", *few]) == 0
+    assert main(["certify", str(encoder), "--out", str(tmp_path), "--steps", "2", *few]) == 0
     record = json.loads((tmp_path / "certificate.json").read_text())
     assert record["detector"] == "emoji-judge/swimwear and emoji-icons/swimwear"
     assert record["settings"]["base"]["id"] == "emoji"
 
 
+@pytest.fixture
+def made(tiny_pipe: Any, make_encoder: Callable[..., RobustEncoder], tmp_path: Path) -> Callable[..., Path]:
+    """Return a maker of folders of encoders whose manifests say that they were made from an embedded base."""
+
+    def write(family: str = "emoji") -> Path:
+        base = Base.from_pipeline(tiny_pipe, family=family, with_unet=True)
+        make_encoder(tiny_pipe, base=base).save_pretrained(tmp_path / family)
+        return tmp_path / family
+
+    return write
+
+
+@pytest.fixture
+def no_loading(monkeypatch: pytest.MonkeyPatch) -> None:
+    for world in (EmojiWorld, ShapesWorld):
+        monkeypatch.setattr(world, "pipeline", lambda self: pytest.fail("a base was loaded"))
+
+
+COMMANDS = ("certify", "evaluate", "merge", "reproduce")
+
+
+def command_of(name: str, folder: Path, tmp_path: Path) -> list[str]:
+    return [name, str(folder), *([str(folder)] if name == "merge" else []), "--out", str(tmp_path / "out")]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_an_encoder_of_the_world_is_refused_on_the_other_base(
-    encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str,
+    made: Callable[..., Path],
+    no_loading: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    said = refused(capsys, 2, "evaluate", str(encoder), "--out", str(tmp_path / "out"))
-    assert "expected encoders made from the base shapes, found one made from emoji; add --base emoji" in said
+    monkeypatch.setattr(reproducing, "recorded_recipe", lambda manifest: None)
+    said = refused(capsys, 2, *command_of(name, made(), tmp_path), "--base", "shapes")
+    assert "expected encoders made from the base shapes, found " in said
+    assert "made from emoji; write --base emoji" in said
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_folder_of_an_encoder_tells_its_base(
+    name: str,
+    made: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The base is asked for before anything is loaded, so a package without it shows which one is meant."""
+    untrained_emoji.remove(tmp_path, monkeypatch)
+    monkeypatch.setattr(reproducing, "recorded_recipe", lambda manifest: None)
+    said = refused(capsys, 2, *command_of(name, made(), tmp_path))
+    assert f"expected the embedded base in {tmp_path / 'nowhere' / 'base'}, found no model_index.json" in said
+
+
+def test_the_page_opens_with_the_base_of_its_encoders(made: Callable[..., Path], no_loading: None) -> None:
+    folder = str(made())
+    assert _config(app_parser().parse_args([folder])).base == "emoji"
+    assert _config(app_parser().parse_args([folder, "--base", "shapes"])).base == "shapes"
+    assert _config(app_parser().parse_args([])).base == ""
+    with pytest.raises(NotReadyError, match=r"from the base shapes, found .* made from emoji; write --base emoji"):
+        open_studio(AppConfig((folder,), "shapes"))
+
+
+@pytest.mark.parametrize("name", ["evaluate", "merge"])
+def test_encoders_of_two_worlds_are_refused_together(
+    name: str, made: Callable[..., Path], no_loading: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders, out = [made("emoji"), made("shapes")], str(tmp_path / "out")
+    for more in ((), ("--base", "shapes")):
+        said = refused(capsys, 2, name, *map(str, folders), "--out", out, *more)
+        assert "expected encoders made from one base, found " in said
+        assert " made from emoji, " in said
+        assert " made from shapes; name those of one base in a command" in said
+
+
+def test_merge_needs_no_other_base_than_that_of_its_encoders(
+    tiny_pipe: Any, made: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_pipe.save_pretrained(tmp_path / "assets" / "emoji" / "base")
+    monkeypatch.setattr(embedded, "embedded_folder", lambda base: tmp_path / "assets" / base)
+    folder = str(made())
+    assert main(["merge", folder, folder, "--out", str(tmp_path / "out")]) == 0
+    assert Manifest.read(tmp_path / "out").base.family == "emoji"
 
 
 @pytest.mark.parametrize(
@@ -142,6 +232,9 @@ def test_methods_are_compared_on_the_base(base: Path, tmp_path: Path, monkeypatc
         ("evaluate", "base", "--benchmark", "emoji", "--concept", "alcohol"),
         ("evaluate", "emoji/alcohol"),
         ("certify", "emoji/alcohol"),
+        ("merge", "emoji/alcohol", "emoji/weapon"),
+        ("reproduce", "emoji/alcohol"),
+        ("train", "uce", "--family", "emoji", "--concept", "hot dog"),
         ("train", "emoji/alcohol-esd"),
         ("train", "esd", "--base", "emoji", "--concept", "line art"),
         ("compare", "--base", "emoji", "--concept", "alcohol", "--methods", "uce"),

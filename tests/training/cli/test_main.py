@@ -213,7 +213,7 @@ def test_what_a_user_retains_beside_several_concepts_stays_as_it_is(trained: Rec
 def test_several_published_concepts_share_a_run(
     trained: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli_train, "open_base", lambda *a, **k: OpenedBase("a pipeline", "sd1", ("org/a",), "f" * 40))
+    monkeypatch.setattr(cli_train, "open_named", lambda *a, **k: OpenedBase("a pipeline", "sd1", ("org/a",), "f" * 40))
     options = ["train", "sd1/church", "--out", str(tmp_path), "--base", "org/a"]
     assert main([*options, "--also", "sd1/parachute"]) == 0
     recipe = trained.args[0]
@@ -338,7 +338,7 @@ def test_train_by_the_recipe_of_a_projection_keeps_what_it_retains(trained: Reco
 def test_train_knows_the_papers_concepts_and_the_family(
     trained: Recorder, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, concept: str
 ) -> None:
-    monkeypatch.setattr(cli_train, "open_base", lambda *a, **k: OpenedBase("a pipeline", "sd2", ("org/a",), "f" * 40))
+    monkeypatch.setattr(cli_train, "open_named", lambda *a, **k: OpenedBase("a pipeline", "sd2", ("org/a",), "f" * 40))
     monkeypatch.setattr(BaseConfigs, "of_hub", lambda *a, **k: None)
     out = str(tmp_path / "out")
     assert main(["train", "advunlearn", "--out", out, "--base", "org/a", "--concept", concept]) == 0

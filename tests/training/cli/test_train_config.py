@@ -139,7 +139,7 @@ def test_an_encoder_of_a_real_base_names_it_again(
         asked.append((name, given["dtype"]))
         return OpenedBase("a pipeline", "sd1", ("org/a",), "f" * 40)
 
-    monkeypatch.setattr(cli_train, "open_base", opened)
+    monkeypatch.setattr(cli_train, "open_named", opened)
     options = ["train", "sd1/church", "--base", "org/a@main", "--dtype", "bfloat16"]
     assert main([*options, "--write-config", str(tmp_path / "run.json")]) == 0
     recipe, _, _ = trained("--config", str(tmp_path / "run.json"), "--out", str(tmp_path / "out"))
@@ -157,7 +157,7 @@ def test_an_encoder_of_a_real_base_names_it_again(
 def test_a_base_whose_family_is_not_known_yet_is_written_without_one(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli_train, "open_base", lambda *a, **k: OpenedBase("a pipeline", "sd2", ("org/a",), "f" * 40))
+    monkeypatch.setattr(cli_train, "open_named", lambda *a, **k: OpenedBase("a pipeline", "sd2", ("org/a",), "f" * 40))
     options = ["esd", "--concept", "a balloon", "--kind", "object", "--base", "org/a"]
     plain = trained(*options, "--out", str(tmp_path / "out"))
     assert main(["train", *options, "--write-config", str(tmp_path / "run.json")]) == 0

@@ -14,7 +14,7 @@ from torch import Tensor
 from robust_encoders import RobustEncoder
 from robust_encoders.cli.main import main
 from robust_encoders.clip.state_dict import nested_state
-from robust_encoders.training.methods.merge import Merge, merge
+from robust_encoders.training.methods.merge import Merge, merge, merge_problems
 
 Maker = Callable[..., RobustEncoder]
 G = torch.Generator().manual_seed(0)
@@ -89,6 +89,18 @@ def test_what_cannot_be_merged_is_named(tiny_pipe: Any, make_pipe: Maker, make_e
         Merge(rule="ties", density=0)
     with pytest.raises(ValueError, match="expected rule"):
         Merge(rule="mean")  # type: ignore[arg-type, unused-ignore]
+
+
+def test_what_cannot_be_merged_is_told_by_manifests_alone(
+    tiny_pipe: Any, make_pipe: Maker, make_encoder: Maker
+) -> None:
+    good, other = make_encoder(tiny_pipe), make_encoder(make_pipe(seed=9), name="star")
+    assert merge_problems([good, make_encoder(tiny_pipe, seed=3)]) == []
+    assert merge_problems([good]) == ["expected at least two encoders to merge, found 1"]
+    (told,) = merge_problems([good, make_projection(tiny_pipe), other])
+    assert told.startswith("expected whole text encoders of one base, found ")
+    assert "form 'projection'; attach adapters and projections together instead" in told
+    assert "'star' erased by test (tiny): made from another text encoder than " in told
 
 
 @pytest.mark.base

@@ -56,7 +56,7 @@ def test_the_emoji_base_that_is_not_installed_says_how_to_get_it(
     world = BASES["emoji"]()
     assert world.concept("alcohol", anchored=True).anchor
     for load in (world.pipeline, lambda: load_pipeline("emoji"), lambda: open_base("emoji")):
-        with pytest.raises(AssetsMissingError, match="robust-encoders emoji build"):
+        with pytest.raises(AssetsMissingError, match="reinstall robust-encoders from a wheel"):
             load()
 
 

@@ -16,6 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from robust_encoders.artifact.embedded_bases import REINSTALL
 from robust_encoders.artifact.owned_file import read_owned
 from robust_encoders.errors import IntegrityError
 from robust_encoders.hub.embedded import embedded_file
@@ -88,8 +89,8 @@ class IconJudge:
         if (icons.codes, icons.styles) != (wanted, STYLE_NAMES):
             raise IntegrityError(
                 f"expected icons of {len(wanted)} things in the styles {', '.join(STYLE_NAMES)}, found "
-                f"{len(icons.codes)} icons of other things or styles; build the base again by "
-                "`robust-encoders emoji build`"
+                f"{len(icons.codes)} icons of other things or styles; {REINSTALL}, or build your own base "
+                "again by `robust-encoders emoji build --out FOLDER`"
             )
         self.icons = icons.pictures.flatten(0, 1).float() / 255
         self.version = version

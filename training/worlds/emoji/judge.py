@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from robust_encoders.artifact.embedded_bases import REINSTALL
 from robust_encoders.artifact.owned_file import read_owned
 from robust_encoders.errors import IntegrityError
 from robust_encoders.hub.embedded import embedded_file
@@ -91,8 +92,8 @@ def _load(path: Path, things: Things, networks: NetworkConfig) -> EmojiJudge:
     wanted = {name: tensor.shape for name, tensor in network.state_dict().items()}
     if wanted != {name: tensor.shape for name, tensor in file.tensors.items()}:
         raise IntegrityError(
-            f"expected a judge of {len(things.things)} things in {path}, found other weights; build the base again by "
-            "`robust-encoders emoji build`"
+            f"expected a judge of {len(things.things)} things in {path}, found other weights; {REINSTALL}, or "
+            "build your own base again by `robust-encoders emoji build --out FOLDER`"
         )
     network.load_state_dict(file.tensors)
     return EmojiJudge(network, file.sha256()[:12], things, networks.side)

@@ -24,7 +24,7 @@ SIZES = Sizes(
     pictures=40_000,
     autoencoder=Schedule(steps=5000, rate=2e-3),
     text=Schedule(steps=6000, rate=1e-3),
-    unet=Schedule(steps=16_000, rate=1e-3, decay=0.9995),
+    unet=Schedule(steps=20_000, rate=1e-3, decay=0.9995),
     judge=Schedule(steps=4000, rate=2e-3, restart=3000),
     autoencoder_batch=16,
     text_batch=128,
@@ -34,5 +34,5 @@ SIZES = Sizes(
     unfinished=2_000,
     drawn=1000,
     bf16=True,
-    unet_parts=8,
+    unet_parts=10,
 )

@@ -296,9 +296,9 @@ def test_concepts_are_found_by_the_names_that_recipes_have() -> None:
 
 def test_without_the_base_plan_and_detector_say_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     untrained_emoji.remove(tmp_path, monkeypatch)
-    with pytest.raises(AssetsMissingError, match="robust-encoders emoji build"):
+    with pytest.raises(AssetsMissingError, match="reinstall robust-encoders from a wheel"):
         EmojiBenchmark("alcohol").plan(None, EvaluationConfig())
-    with pytest.raises(AssetsMissingError, match="robust-encoders emoji build"):
+    with pytest.raises(AssetsMissingError, match="reinstall robust-encoders from a wheel"):
         benchmark_detector("emoji", "emoji_agreed", Concept(name="alcohol", kind="content"))
     with pytest.raises(ValueError, match="did you mean 'emoji_icons'"):
         benchmark_detector("emoji", "emoji_icon", Concept(name="alcohol", kind="content"))

@@ -76,5 +76,5 @@ def test_an_unknown_concept_is_refused_with_the_nearest_names() -> None:
 
 def test_a_package_without_the_base_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(embedded, "embedded_folder", lambda base: tmp_path / base)
-    with pytest.raises(AssetsMissingError, match="robust-encoders emoji build"):
+    with pytest.raises(AssetsMissingError, match="reinstall robust-encoders from a wheel"):
         WORLD.pipeline()

@@ -106,12 +106,12 @@ def test_the_build_ships_its_icons(tmp_path: Path) -> None:
 
 def test_icons_of_other_things_are_refused(tmp_path: Path, studio: Studio) -> None:
     studio.renders.shrunk(3, 32).save(tmp_path / ICONS_NAME)
-    with pytest.raises(IntegrityError, match="build the base again"):
+    with pytest.raises(IntegrityError, match="or build your own base again by `robust-encoders emoji build --out"):
         load_icon_judge(tmp_path / ICONS_NAME, things=tiny_things())
 
 
 def test_without_the_base_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nowhere: Any = lambda base: tmp_path / base  # noqa: E731
     monkeypatch.setattr(embedded, "embedded_folder", nowhere)
-    with pytest.raises(AssetsMissingError, match="robust-encoders emoji build"):
+    with pytest.raises(AssetsMissingError, match="reinstall robust-encoders from a wheel"):
         load_icon_judge()

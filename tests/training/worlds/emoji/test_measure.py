@@ -98,7 +98,7 @@ def test_without_the_base_each_says_how_to_get_it(tmp_path: Path, monkeypatch: p
     nowhere: Any = lambda name: tmp_path / name  # noqa: E731
     monkeypatch.setattr(embedded, "embedded_folder", nowhere)
     for load in (load_judge, load_clip_scorer, Measured.read):
-        with pytest.raises(AssetsMissingError, match="robust-encoders emoji build"):
+        with pytest.raises(AssetsMissingError, match="reinstall robust-encoders from a wheel"):
             load()
 
 
@@ -171,11 +171,11 @@ def test_the_command_writes_record_and_sheet(
         assert page.width == 3 * 140 + 12
 
 
-def test_the_command_without_the_base_names_the_build(
+def test_the_command_without_the_base_says_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     nowhere: Any = lambda name: tmp_path / name  # noqa: E731
     monkeypatch.setattr(embedded, "embedded_folder", nowhere)
     assert main(["emoji", "measure", "--out", str(tmp_path / "out")]) == 1
-    assert "robust-encoders emoji build" in capsys.readouterr().err
+    assert "reinstall robust-encoders from a wheel" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
