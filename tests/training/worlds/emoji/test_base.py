@@ -22,6 +22,9 @@ from robust_encoders.training.worlds.pretrain.measure import draw
 
 pytestmark = pytest.mark.base
 
+RECORDED: dict[str, dict[str, float]] = {}
+DRAWN: dict[str, float] = {}
+
 
 @pytest.fixture(scope="module")
 def record() -> dict[str, Any]:
