@@ -17,7 +17,7 @@ from robust_encoders.clip.state_dict import PREFIX, PROJECTION
 from robust_encoders.conversion.export_checkpoint import unet_names
 from robust_encoders.conversion.text_config import layer_numbers
 from robust_encoders.integrations.comfyui.patched import Patched
-from robust_encoders.pipeline.slots import FIRST, SECOND, Reading, Slots
+from robust_encoders.pipeline.slots import FIRST, SECOND, ReadOutput, Slots
 
 UNET = "diffusion_model."
 # ComfyUI's names of the text encoders: CLIP ViT-L of SD 1, SDXL, SD 3 and FLUX, OpenCLIP ViT-H of SD 2; OpenCLIP
@@ -138,11 +138,11 @@ class Connected:
         return [key for key in self.text.entries if key.startswith(f"{encoder}{_INSIDE}")]
 
     @property
-    def reading(self) -> Reading:
+    def reading(self) -> ReadOutput:
         """Output of the text encoder that is read, as far as the CLIP tells."""
         if len(self.encoders) > 1 and not set(SLOTS[SECOND]) & set(self.encoders):
             return "pooled"  # FLUX and HunyuanVideo, which read words by T5 or Llama
-        known: Mapping[int, Reading] = {
+        known: Mapping[int, ReadOutput] = {
             self.layers or self.depth: "last",
             (self.layers or self.depth) - 1: "last but one",
         }

@@ -58,8 +58,7 @@ def test_the_name_of_a_base_stands_for_it_whatever_lies_here(
         (tmp_path / name / "model_index.json").write_text("{}")
     kinds = {None: ShapesWorld, "shapes": ShapesWorld, "emoji": EmojiWorld, "digits": Digits}
     assert {name: type(world_of(name)) for name in kinds} == kinds
-    for name in ("./shapes", Path("shapes"), "org/shapes", ""):
-        assert world_of(name) is None
+    assert all(world_of(other) is None for other in ("./shapes", Path("shapes"), "org/shapes", ""))
 
 
 def test_a_base_of_another_package_opens_as_ours_do(tiny_pipe: Any) -> None:
