@@ -194,7 +194,7 @@ def _read(arguments: Sequence[str]) -> tuple[RecipeRun[Any], Callable[[], Recipe
         "Train an encoder. `train NAME --help` shows the settings.",
         f"a recipe of the list below, or a method ({', '.join(METHODS)})",
         arguments,
-        after=recipes + overview(RECIPES, width=shutil.get_terminal_size().columns - 2),
+        after=recipes + overview(RECIPES, width=max(40, shutil.get_terminal_size().columns - 2)),
     )
     choose(name, [*RECIPES, *METHODS], "recipe or method")
     return (_recipe_run if name in RECIPES else _method_run)(name, arguments[1:])

@@ -9,7 +9,8 @@ import torch
 
 from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.errors import BaseLoadError, ManifestError
-from robust_encoders.hub.embedded import embedded_name, warn_of_namesake
+from robust_encoders.hub.catalog import CATALOG
+from robust_encoders.hub.embedded import EMBEDDED_BASES, embedded_name, warn_of_namesake
 from robust_encoders.loaded import LoadedArtifact
 from robust_encoders.utils.home import expanded
 
@@ -80,15 +81,17 @@ def embedded_base_of(names: Iterable[str | Path]) -> str:
 
 
 def _base_told_by(name: str | Path) -> str:
+    told, slash, _ = str(name).partition("/")
+    if isinstance(name, str) and (name in CATALOG or (slash and told in EMBEDDED_BASES)):
+        return told if told in EMBEDDED_BASES else ""  # no folder takes the place of such a name
     folder = expanded(name)
     if folder.exists():
         try:
             told = Manifest.read(folder).base.family
         except ManifestError:  # the encoder is loaded later, and this is said then
             return ""
-    else:
-        told, slash, _ = str(name).partition("/")
-        told = told if slash else ""
+    elif not slash:
+        return ""
     return told if told in BASES else ""
 
 

@@ -128,7 +128,8 @@ def test_an_anchor_that_names_the_concept_is_no_contrast() -> None:
         ("a circle", "orange", "an orange"),
         ("An orange circle", "star", "An orange star"),
         ("a Circle on a disc", "", "a  on a "),
-        ("circles", "star", None),
+        ("circles", "star", "star"),
+        ("squares", "star", None),
     ],
 )
 def test_a_phrase_takes_every_mention_and_the_articles_fit(text: str, phrase: str, expected: str | None) -> None:

@@ -61,6 +61,12 @@ def test_a_word_may_begin_and_end_with_a_mark(name: str) -> None:
         ("mouse", "mice"),
         ("woman", "WOMEN"),
         ("puppy", "puppies"),
+        ("TV", "TVs"),
+        ("AK-47", "AK-47s"),
+        ("café", "two cafés"),
+        ("monarch", "monarchs"),
+        ("lens", "lenses"),
+        ("bow and arrow", "bow and arrows"),
     ],
 )
 def test_plurals_and_hyphens_mention_a_word_and_attacks_may_still_use_them(word: str, text: str) -> None:

@@ -93,6 +93,8 @@ def test_names_and_manifests_tell_the_base(tiny_pipe: Any, tmp_path: Path, monke
     text = (folder / MANIFEST_NAME).read_text()
     (folder / MANIFEST_NAME).write_text(text.replace('"a-family"', '"emoji"'))
     assert embedded_base_of(["made"]) == "", "its manifest was changed by hand"
+    (tmp_path / "emoji" / "alcohol").mkdir(parents=True)
+    assert embedded_base_of(["emoji/alcohol"]) == "emoji", "the encoder of that name is loaded, not the folder"
 
 
 def test_encoders_tell_the_base_unless_it_is_stated() -> None:
