@@ -20,7 +20,6 @@ from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.cli.main import main
 from robust_encoders.concepts import Concept
 from robust_encoders.encoder import RobustEncoder
-from robust_encoders.hub import pipelines
 from robust_encoders.training.cli import demo
 from robust_encoders.training.cli import train as cli_train
 from robust_encoders.training.cli.evaluate_options import read_options
@@ -378,7 +377,7 @@ def test_a_recipe_that_does_not_exist_is_bad_usage(capsys: pytest.CaptureFixture
 def evaluated(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     record = Recorder(Evaluation("a-label", "circle", (), {}))
     monkeypatch.setattr(evaluate, "evaluate", record)
-    monkeypatch.setattr(pipelines, "embedded_pipeline", Placed)
+    monkeypatch.setattr(ShapesWorld, "pipeline", lambda self: Placed("shapes", dtype=None))
     return record
 
 
