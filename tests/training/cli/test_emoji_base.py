@@ -206,10 +206,13 @@ def test_base_and_benchmark_follow_from_each_other_and_from_the_names(
     assert (options.benchmark, kind, options.base) == (benchmark, BENCHMARKS[benchmark], base)
 
 
-def test_a_folder_with_the_name_of_an_encoder_names_no_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_with_the_name_of_an_encoder_does_not_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "emoji" / "alcohol").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    assert embedded_base_of(["emoji/alcohol"]) == ""
+    assert embedded_base_of(["emoji/alcohol"]) == "emoji"
+    assert embedded_base_of(["./emoji/alcohol"]) == ""
     assert embedded_base_of(["emoji/weapon"]) == "emoji"
 
 
