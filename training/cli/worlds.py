@@ -11,8 +11,9 @@ from robust_encoders.utils.console import EXIT_OK, choose, say
 from robust_encoders.utils.extras import OptionalPackage, install_command
 from robust_encoders.utils.home import write_atomically
 
-from ..worlds.pretrain import build as builder
+from ..worlds.pretrain.build import build
 from ..worlds.pretrain.corpus import Corpus
+from ..worlds.pretrain.workshop import STAGES, stages_of
 from .parsing import parser_of
 from .requirements import require, require_places
 
@@ -26,7 +27,7 @@ def shapes(arguments: Sequence[str]) -> int:
     parser = parser_of("shapes", "Build the embedded base.")
     _add_build(parser.add_subparsers(required=True, metavar="COMMAND").add_parser, "the embedded base")
     options = parser.parse_args(arguments)
-    return _build(options, ShapesWorld().corpus)
+    return _build(options, ShapesWorld().corpus, stages_of(ShapesWorld().corpus()))
 
 
 def emoji(arguments: Sequence[str]) -> int:
@@ -100,7 +101,7 @@ def _build_emoji(options: Namespace) -> int:
 
     work = options.work or options.out / "work"
     require([text] if (text := RENDERER.problem("icons")) else [])
-    return _build(options, lambda: EmojiCorpus.read(options.sources or work / "sources", work))
+    return _build(options, lambda: EmojiCorpus.read(options.sources or work / "sources", work), STAGES)
 
 
 def _add_build(add_parser: Callable[..., ArgumentParser], what: str) -> ArgumentParser:
@@ -114,9 +115,9 @@ def _add_build(add_parser: Callable[..., ArgumentParser], what: str) -> Argument
     return build
 
 
-def _build(options: Namespace, corpus: Callable[[], Corpus]) -> int:
+def _build(options: Namespace, corpus: Callable[[], Corpus], stages: Sequence[str]) -> int:
     for stage in options.stages or ():
-        choose(stage, builder.STAGES, "stage")
+        choose(stage, stages, "stage")
     require_places(options.out, options.work)
-    builder.build(corpus(), options.out, seed=options.seed, stages=options.stages, work=options.work)
+    build(corpus(), options.out, seed=options.seed, stages=options.stages, work=options.work)
     return EXIT_OK

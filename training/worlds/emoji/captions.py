@@ -193,7 +193,7 @@ def frequent_words(things: Things, most: int = 3000) -> tuple[str, ...]:
         most: Largest number of words.
     """
     frames = (_GAP.sub(" ", frame) for frame in (*HELD_OUT, *EVERYDAY["reported"]))
-    counts = Counter(word for text in (*texts(things), *frames) for word in _WORD.findall(text.lower()))
+    counts = Counter(word for text in (*texts(things.wide), *frames) for word in _WORD.findall(text.lower()))
     return tuple(word for word, _ in counts.most_common(most))
 
 

@@ -55,7 +55,7 @@ class Studio:
 
     def unknown(self, n: int, generator: Generator) -> Pictures:
         """Return n pictures of icons that are no things of the world and that no training uses."""
-        start = len(self.things.things) + len(self.things.others)
+        start = len(self.things.things) + len(self.things.strangers)
         return self.others(n, start, len(self.things.unknown), generator)
 
     def random_labels(self, n: int, icons: int, generator: Generator) -> Tensor:
@@ -94,7 +94,7 @@ def _known(labels: Tensor) -> Tensor:
 
 
 def _other_icon(studio: Studio, n: int, generator: Generator) -> Pictures:
-    return studio.others(n, len(studio.things.things), len(studio.things.others), generator)
+    return studio.others(n, len(studio.things.things), len(studio.things.strangers), generator)
 
 
 def _scrambled(studio: Studio, n: int, generator: Generator) -> Pictures:

@@ -59,13 +59,16 @@ class Sizes:
     ``drawn`` is the number of pictures that the finished base draws for each measurement. With ``bf16``, autoencoder
     and image tower train under autocast to bfloat16 on a processor that computes in it, as the UNet always does. The
     UNet trains in ``unet_parts`` equal parts of its schedule. Each part is kept when it is done, and the next begins at
-    its averaged weights.
+    its averaged weights. In a world with pretraining, ``tuning`` is the schedule of the UNet on the world itself, in
+    ``tuning_parts``. With ``compiled``, the UNet trains compiled if there is a C++ compiler, which ends in other last
+    bits.
     """
 
     pictures: int = 40_000
     autoencoder: Schedule = _AUTOENCODER
     text: Schedule = _TEXT
     unet: Schedule = _UNET
+    tuning: Schedule = _UNET
     judge: Schedule = _JUDGE
     autoencoder_batch: int = 24
     text_batch: int = 128
@@ -75,4 +78,6 @@ class Sizes:
     unfinished: int = 2_000
     drawn: int = 600
     bf16: bool = False
+    compiled: bool = False
     unet_parts: int = 1
+    tuning_parts: int = 1

@@ -103,6 +103,18 @@ class Corpus(Protocol):
 
 
 @runtime_checkable
+class PretrainedCorpus(Protocol):
+    """A world whose networks are first trained on a larger one, as Stable Diffusion is trained on subsets in turn.
+
+    Autoencoder and text encoder learn the larger world. The UNet learns it first, and is then tuned on this world.
+    """
+
+    def pretraining(self) -> Corpus | None:
+        """Return the larger world, with the same tokenizer and networks; None if there is none."""
+        ...
+
+
+@runtime_checkable
 class RejectingCorpus(Protocol):
     """A world whose judge can answer that a picture shows no value of a label; the answer follows the values."""
 
@@ -153,6 +165,11 @@ class SourcedCorpus(Protocol):
     def write_files(self, out: Path) -> None:
         """Write the files that ship beside the base, such as attributions, to a folder."""
         ...
+
+
+def pretraining_of(corpus: Corpus) -> Corpus | None:
+    """Return the larger world on which the networks of a world are first trained; None if there is none."""
+    return corpus.pretraining() if isinstance(corpus, PretrainedCorpus) else None
 
 
 def judge_labels(corpus: Corpus) -> Mapping[str, int]:

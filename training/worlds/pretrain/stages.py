@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -47,6 +49,11 @@ class Course:
 
 def _bf16(wanted: bool = True) -> AbstractContextManager[None]:
     return torch.autocast("cpu", torch.bfloat16, enabled=wanted and has_bf16())
+
+
+def has_compiler() -> bool:
+    """Return whether there is a C++ compiler, without which PyTorch compiles no network for processors."""
+    return shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
 def new_autoencoder(config: NetworkConfig) -> AutoencoderKL:
@@ -207,7 +214,7 @@ def train_unet(
 
     10 % of the captions are empty, which classifier-free guidance needs. The attention is computed in separate steps:
     in bf16 on processors, PyTorch's fused attention takes most of its time backward, and 0.705 s a step of the emoji
-    base became 0.507 s without it.
+    base became 0.507 s without it. Compiled, 0.45 s became 0.28 s on a processor with AMX.
 
     Args:
         unet: UNet to train.
@@ -218,6 +225,7 @@ def train_unet(
     """
     scheduler = new_scheduler()
     unet.set_attn_processor(AttnProcessor())
+    forward = torch.compile(unet) if course.sizes.compiled and has_compiler() else unet
 
     def loss(generator: Generator) -> Tensor:
         indices = torch.randint(len(course.pictures), (course.sizes.unet_batch,), generator=generator)
@@ -226,7 +234,7 @@ def train_unet(
         t = torch.randint(scheduler.config.num_train_timesteps, (len(clean),), generator=generator)
         text = condition(course.corpus.captions(course.pictures.labels[indices], generator, empty=0.1))
         with _bf16():
-            predicted = unet(scheduler.add_noise(clean, noise, t), t, text).sample
+            predicted = forward(scheduler.add_noise(clean, noise, t), t, text).sample
         error: Tensor = predicted.float() - scheduler.get_velocity(clean, noise, t)
         return error.square().mean()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
 from tiny_emoji import NETWORKS, SIZES, VOCABULARY_SIZE, tiny_corpus
 from torch import Generator
 from transformers import CLIPTokenizer
@@ -17,13 +18,14 @@ from transformers import CLIPTokenizer
 from robust_encoders.errors import IntegrityError
 from robust_encoders.training.worlds.emoji.corpus import EmojiCorpus
 from robust_encoders.training.worlds.emoji.judge import EmojiJudge
+from robust_encoders.training.worlds.emoji.scenes import Placement
 from robust_encoders.training.worlds.pretrain import stages as parts
 from robust_encoders.training.worlds.pretrain.assemble import assemble
 from robust_encoders.training.worlds.pretrain.build import build
 from robust_encoders.training.worlds.pretrain.corpus import judge_labels, new_judge
 from robust_encoders.training.worlds.pretrain.networks import new_tower
 from robust_encoders.training.worlds.pretrain.token_rows import used_tokens
-from robust_encoders.training.worlds.pretrain.workshop import Workshop
+from robust_encoders.training.worlds.pretrain.workshop import Workshop, stages_of
 
 STAGES = ("autoencoder", "text", "unet", "judge")
 
@@ -128,6 +130,48 @@ def test_a_folder_begun_with_other_sources(tmp_path: Path) -> None:
         build(changed, tmp_path, stages=("text",))
     build(corpus, tmp_path, stages=("autoencoder",))
     build(changed, tmp_path, stages=("autoencoder",), work=tmp_path / "another")
+
+
+def pretrained_corpus() -> EmojiCorpus:
+    """Return the tiny world with a base that draws two of its four things."""
+    corpus = tiny_corpus()
+    things = corpus.studio.things.drawing(("hammer", "hot dog"))
+    studio = replace(corpus.studio, things=things, renders=corpus.studio.renders.ordered(things.codes))
+    return replace(corpus, studio=replace(studio, placement=Placement(turn=0.0)))
+
+
+def test_a_base_that_draws_some_things_is_first_trained_on_all(
+    twice: tuple[Workshop, Path, Path], tmp_path: Path
+) -> None:
+    corpus = pretrained_corpus()
+    folders = [tmp_path / name for name in ("whole", "stopped")]
+    build(corpus, folders[0], stages=stages_of(corpus)[:-1])
+    for stage in stages_of(corpus)[:-1]:
+        build(corpus, folders[1], stages=(stage,))
+    shops = [Workshop(corpus, folder / "work", SIZES, 0) for folder in folders]
+    for stage in ("autoencoder", "text", "unet"):  # these are the ones of the larger world
+        assert (shops[0].folder / stage / "final.safetensors").read_bytes() == (
+            twice[0].folder / stage / "final.safetensors"
+        ).read_bytes(), stage
+    for stage in stages_of(corpus)[:-1]:
+        finals = [shop.folder / stage / "final.safetensors" for shop in shops]
+        assert finals[0].read_bytes() == finals[1].read_bytes(), stage
+    tuned, first = (load_file(shops[0].folder / stage / "final.safetensors") for stage in ("tuning", "unet"))
+    assert any(not torch.equal(tuned[name], first[name]) for name in first)
+    assert all(torch.equal(value, tuned[name]) for name, value in shops[0].unet().state_dict().items())
+    assert judge_labels(corpus)["thing"] == 3 == shops[0].judge().labels["thing"]
+    assert shops[0].pictures().labels[:, 0].max() == 1
+    assert shops[0].pretraining().pictures().labels[:, 0].max() == 3
+    record = assemble(shops[0], folders[0], renders=4, drawn=2)
+    assert [*record["stages"]] == ["autoencoder", "text", "unet", "tuning", "judge"]
+
+
+def test_a_world_without_pretraining_has_nothing_to_tune(tmp_path: Path) -> None:
+    assert tiny_corpus().pretraining() is None
+    with pytest.raises(
+        ValueError, match="expected stages among autoencoder, text, unet, judge, assemble, found tuning"
+    ):
+        build(tiny_corpus(), tmp_path, stages=("tuning",))
 
 
 def test_captions_follow_their_generator_and_leave_some_empty() -> None:

@@ -125,7 +125,7 @@ def captions(n: int = 3000) -> list[tuple[Scene, str]]:
     rng = np.random.default_rng(0)
     drawn = []
     for i in range(n):
-        made = Scene(THINGS.things[i % 300], tuple(STYLES)[i % 4], tuple(BACKGROUNDS)[i % 6])
+        made = Scene(THINGS.things[i % len(THINGS.things)], tuple(STYLES)[i % 4], tuple(BACKGROUNDS)[i % 6])
         drawn.append((made, base_caption(made, rng).text))
     return drawn
 

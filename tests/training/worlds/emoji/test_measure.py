@@ -79,7 +79,7 @@ def test_the_loaded_judge_answers_as_the_trained_network_does(folder: Path) -> N
 
 
 def test_a_judge_of_other_things_is_refused(folder: Path) -> None:
-    with pytest.raises(IntegrityError, match="expected a judge of 300 things"):
+    with pytest.raises(IntegrityError, match="expected a judge of 64 things"):
         load_judge(folder / "judge.safetensors", networks=NETWORKS)
 
 
