@@ -103,10 +103,10 @@ def test_captions_by_further_names_state_only_members_that_have_some() -> None:
 
 
 def test_a_concept_without_further_names_has_no_captions_by_them() -> None:
-    plan = make_plan("tiger")
-    assert [prompts.name for prompts in plan.plain] == ["tiger/name", "tiger/unseen"]
-    assert not EmojiPrompts(emoji_concept("tiger")).named(4, seed=0, words="seen")
-    for concept, kinds in (("tiger", ["name", "unseen", "all"]), ("swimwear", ["name", "seen", "unseen", "all"])):
+    plan = make_plan("pizza")
+    assert [prompts.name for prompts in plan.plain] == ["pizza/name", "pizza/unseen"]
+    assert not EmojiPrompts(emoji_concept("pizza")).named(4, seed=0, words="seen")
+    for concept, kinds in (("pizza", ["name", "unseen", "all"]), ("swimwear", ["name", "seen", "unseen", "all"])):
         around, negative = EmojiPrompts(emoji_concept(concept)), make_plan(concept).probes["negative"]
         assert isinstance(negative, SetProbe)
         assert [*around.abused] == kinds
