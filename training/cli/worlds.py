@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from robust_encoders.utils.console import EXIT_OK, choose, say
 from robust_encoders.utils.extras import OptionalPackage, install_command
-from robust_encoders.utils.home import write_atomically
 
 from ..worlds.pretrain.build import build
 from ..worlds.pretrain.corpus import Corpus
@@ -44,12 +42,15 @@ def emoji(arguments: Sequence[str]) -> int:
 
 
 def _add_measure(add_parser: Callable[..., ArgumentParser]) -> None:
-    measure = add_parser("measure", help="draw captions that no training uses, and let both judges look at them")
+    measure = add_parser(
+        "measure", help="draw captions that no training uses, and judge them; finished sets are kept"
+    )
     measure.add_argument("--out", type=Path, required=True, help="folder that receives measure.json and sheet.png")
     measure.add_argument("--n", type=_count, default=1000, help="captions of each set, and renders for the judges")
     measure.add_argument(
         "--sheet", type=_count_or_none, default=100, help="captions on the contact sheet; 0 draws no sheet"
     )
+    measure.add_argument("--sets", nargs="+", help="names of the sets to measure, as the table has them (default: all)")
     measure.add_argument("--seed", type=int, default=3_000_000, help="seed of captions, noise and renders")
     measure.add_argument("--assets", type=Path, help="folder that a build wrote (default: the packaged base)")
     measure.add_argument("--sources", type=Path, help="folder of the packages; measures the judges themselves, too")
@@ -79,9 +80,11 @@ def _fetch(options: Namespace) -> int:
 
 def _measure_emoji(options: Namespace) -> int:
     from ..worlds.emoji.corpus import EmojiCorpus
-    from ..worlds.emoji.measure import Measured, measure, table
+    from ..worlds.emoji.measure import SETS, Measured, measure, table
     from ..worlds.emoji.sheet import contact_sheet
 
+    for name in options.sets or ():
+        choose(name, SETS, "set of captions")
     require_places(options.out, options.work)
     require([text] if options.sources and (text := RENDERER.problem("icons")) else [])
     work = options.work or options.out / "work"
@@ -90,8 +93,8 @@ def _measure_emoji(options: Namespace) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     if options.sheet:
         contact_sheet(base, options.sheet, seed=options.seed).save(options.out / "sheet.png")
-    record = measure(base, options.n, seed=options.seed, corpus=corpus)
-    write_atomically(options.out / "measure.json", (json.dumps(record, indent=2) + "\n").encode())
+    path = options.out / "measure.json"
+    record = measure(base, options.n, seed=options.seed, corpus=corpus, path=path, sets=options.sets or ())
     say(table(record))
     return EXIT_OK
 

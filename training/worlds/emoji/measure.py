@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from robust_encoders.artifact.owned_file import read_owned
 from robust_encoders.hub.embedded import embedded_file
+from robust_encoders.utils.home import write_atomically
 
 from ..clip_scorer import ClipScorer
 from ..pretrain.config import NetworkConfig
@@ -29,6 +31,14 @@ from .vocabulary import BACKGROUND_NAMES, LABELS, NONE, STYLE_NAMES
 
 SEED = 3_000_000  # apart from the seeds of training, of the build's own measurement, and of the judges' limits
 BOTH = "both"
+_WEIGHTS: Mapping[str, str] = {
+    "unet": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+}
+_CALLS: Mapping[str, WordChoice] = {"name": "name", "unseen word": "unseen"}
+_EVERYDAY = "thing in everyday wordings"
+SETS = (*(f"{label} by {call}" for label in LABELS for call in _CALLS), _EVERYDAY)
 
 
 class NamedJudge(Reader, Protocol):
@@ -93,7 +103,8 @@ class Measured:
             "trained": load_judge(place / "judge.safetensors", things=known, networks=networks),
             "icons": load_icon_judge(place / ICONS_NAME, things=known, side=networks.side),
         }
-        weights = ("judge.safetensors", ICONS_NAME, "image_tower.safetensors")
+        parts = (f"base/{part}/{name}" for part, name in _WEIGHTS.items())
+        weights = ("judge.safetensors", ICONS_NAME, "image_tower.safetensors", *parts)
         files = {name: read_owned(place / name).sha256() for name in weights}
         return cls(pipe, judges, load_clip_scorer(place, networks=networks), known, files)
 
@@ -116,18 +127,25 @@ def prompt_sets(things: Things, n: int, *, seed: int) -> dict[str, PromptSet]:
 
     Wordings are held out. Every set calls the values of one label by canonical names or by held-out words.
     """
-    calls: Mapping[str, WordChoice] = {"name": "name", "unseen word": "unseen"}
     fixed = {"thing": {}, "style": {"style": STYLE_NAMES}, "background": {"background": BACKGROUND_NAMES}}
     found = {
         f"{label} by {call}": PromptSet(label, prompts(things, n, seed=seed + i, words=words, fixed=fixed[label]))
         for i, label in enumerate(LABELS)
-        for call, words in calls.items()
+        for call, words in _CALLS.items()
     }
     everyday = prompts(things, n, seed=seed + len(LABELS), frames=EVERYDAY["reported"])
-    return {**found, "thing in everyday wordings": PromptSet("thing", everyday)}
+    return {**found, _EVERYDAY: PromptSet("thing", everyday)}
 
 
-def measure(base: Measured, n: int, *, seed: int = SEED, corpus: EmojiCorpus | None = None) -> dict[str, Any]:
+def measure(
+    base: Measured,
+    n: int,
+    *,
+    seed: int = SEED,
+    corpus: EmojiCorpus | None = None,
+    path: Path | None = None,
+    sets: Sequence[str] = (),
+) -> dict[str, Any]:
     """Return the record of a measurement, as JSON.
 
     Args:
@@ -135,6 +153,9 @@ def measure(base: Measured, n: int, *, seed: int = SEED, corpus: EmojiCorpus | N
         n: Number of captions of each set, and of pictures of each kind for the judges.
         seed: Seed of captions, noise and renders.
         corpus: World with its rendered icons, on which the judges themselves are measured; None leaves this out.
+        path: File that gets the record after each set. If it holds a record of the same files, judges, seed and number,
+            what that record has is not measured again.
+        sets: Names of the sets to measure, some of ``SETS``; empty for all.
     """
     record: dict[str, Any] = {
         "n": n,
@@ -143,18 +164,37 @@ def measure(base: Measured, n: int, *, seed: int = SEED, corpus: EmojiCorpus | N
         "guidance": GUIDANCE,
         "judges": {name: f"{judge.name} {judge.version}" for name, judge in base.judges.items()},
         "files": dict(base.files),
-        "base": {},
     }
+    record = {**record, "base": {}, **_finished(record, path)}
     for i, (name, asked) in enumerate(prompt_sets(base.things, n, seed=seed).items()):
+        if name in record["base"] or (sets and name not in sets):
+            continue
         texts = [prompt.text for prompt in asked.prompts]
         images = base.draw(texts, seed=seed + i * n)
         cosine = float(base.scorer(images, texts).mean())
         record["base"][name] = {
             "label": asked.label, "clip_score": cosine, "as_asked": as_asked(base.judges, images, asked.prompts)
         }  # fmt: skip
-    if corpus is not None:
+        _write(record, path)
+    record["base"] = {name: record["base"][name] for name in SETS if name in record["base"]}
+    if corpus is not None and "judges_measured" not in record:
         record["judges_measured"] = measure_judges(base.judges, corpus, n, seed=seed)
+    _write(record, path)
     return record
+
+
+def _finished(record: Mapping[str, Any], path: Path | None) -> dict[str, Any]:
+    """Return what a file has of the measurement that a record begins."""
+    if path is None or not path.exists():
+        return {}
+    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    same = all(stored.get(key) == value for key, value in record.items())
+    return {key: stored[key] for key in ("base", "judges_measured") if same and key in stored}
+
+
+def _write(record: Mapping[str, Any], path: Path | None) -> None:
+    if path is not None:
+        write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
 
 
 def as_asked(

@@ -126,6 +126,34 @@ def test_a_share_counts_the_captions_that_state_the_label() -> None:
     }
 
 
+def test_a_measurement_goes_on_with_the_sets_that_are_missing(
+    base: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, drawn = tmp_path / "measure.json", list[int]()
+    draw = Measured.draw
+
+    def counted(self: Measured, texts: Sequence[str], *, seed: int) -> Tensor:
+        drawn.append(seed)
+        if len(drawn) == 3:
+            raise KeyboardInterrupt
+        return draw(self, texts, seed=seed)
+
+    monkeypatch.setattr(Measured, "draw", counted)
+    with pytest.raises(KeyboardInterrupt):
+        measure(base, 2, seed=5, path=path)
+    assert tuple(json.loads(path.read_text())["base"]) == SETS[:2]
+    some = measure(base, 2, seed=5, path=path, sets=SETS[3:4])
+    assert tuple(some["base"]) == (*SETS[:2], SETS[3])
+    whole = measure(base, 2, seed=5, path=path)
+    assert len(drawn) == 3 + len(SETS) - 2
+    assert tuple(whole["base"]) == SETS
+    assert whole == measure(base, 2, seed=5) == json.loads(path.read_text())
+    done = len(drawn)
+    measure(base, 2, seed=6, path=path, sets=SETS[:1])  # other captions begin another record
+    assert tuple(json.loads(path.read_text())["base"]) == SETS[:1]
+    assert len(drawn) == done + 1
+
+
 def test_the_record_holds_every_set_and_the_judges_errors(base: Measured) -> None:
     record = json.loads(json.dumps(measure(base, 2, seed=5, corpus=tiny_corpus())))
     assert tuple(record["base"]) == SETS
