@@ -42,9 +42,7 @@ def emoji(arguments: Sequence[str]) -> int:
 
 
 def _add_measure(add_parser: Callable[..., ArgumentParser]) -> None:
-    measure = add_parser(
-        "measure", help="draw captions that no training uses, and judge them; finished sets are kept"
-    )
+    measure = add_parser("measure", help="draw captions that no training uses, and judge them; finished sets are kept")
     measure.add_argument("--out", type=Path, required=True, help="folder that receives measure.json and sheet.png")
     measure.add_argument("--n", type=_count, default=1000, help="captions of each set, and renders for the judges")
     measure.add_argument(
@@ -91,10 +89,10 @@ def _measure_emoji(options: Namespace) -> int:
     corpus = EmojiCorpus.read(options.sources, work) if options.sources else None
     base = Measured.read(options.assets)
     options.out.mkdir(parents=True, exist_ok=True)
-    if options.sheet:
-        contact_sheet(base, options.sheet, seed=options.seed).save(options.out / "sheet.png")
-    path = options.out / "measure.json"
+    path, sheet = options.out / "measure.json", options.out / "sheet.png"
     record = measure(base, options.n, seed=options.seed, corpus=corpus, path=path, sets=options.sets or ())
+    if options.sheet and not sheet.exists():
+        contact_sheet(base, options.sheet, seed=options.seed).save(sheet)
     say(table(record))
     return EXIT_OK
 

@@ -43,13 +43,13 @@ def plurals(phrase: str) -> tuple[str, ...]:
     The plural of "a woman" is "women". A word that ends in "s" counts as plural, except after "s", "u", "i", "a" and
     "o": "dress" gives "dresses".
     """
-    if article := _ARTICLE.match(phrase):
-        return plurals(phrase[article.end() :])
     if of := _HEAD.fullmatch(phrase):
         return tuple(form + of["rest"] for form in plurals(of["head"]))
     if both := _BOTH.fullmatch(phrase):
         found = zip(plurals(both["one"]), plurals(both["other"]), strict=False)
         return tuple(one + both["link"] + other for one, other in found)
+    if article := _ARTICLE.match(phrase):
+        return plurals(phrase[article.end() :])
     last = _LAST.search(phrase)
     return tuple(phrase[: last.start()] + form for form in _of_word(last[0])) if last else ()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,10 @@ class EmojiCorpus:
 
     def pretraining(self) -> EmojiCorpus | None:
         """Return the world of all things, more differently placed; None if the base draws all things."""
+        return self._wide
+
+    @cached_property
+    def _wide(self) -> EmojiCorpus | None:
         things = self.studio.things
         if not things.pretrained:
             return None
@@ -100,6 +105,10 @@ class EmojiCorpus:
     def unknown_pictures(self, n: int, *, seed: int) -> Pictures:
         """Return n pictures of icons that no training shows; equal seeds give equal pictures."""
         return self.studio.unknown(n, Generator().manual_seed(seed))
+
+    def undrawn_pictures(self, n: int, *, seed: int) -> Pictures:
+        """Return n pictures of things that only pretraining shows; none if there are no such things."""
+        return self.studio.undrawn(n, Generator().manual_seed(seed))
 
     def captions(self, labels: Tensor, generator: Generator, *, empty: float = 0.0) -> list[str]:
         """Return a random caption for each row of labels (n, 3); a share ``empty`` of the captions is ""."""

@@ -3,10 +3,10 @@
 It compares a picture with small icons that ship with the base. For every value it computes a *deviation*: the ratio of
 a measured quantity to its limit. A value fits with a deviation of at most 1.
 
-For things and styles the quantity has two factors. One is the share u of the picture's difference from its ground that
-the best icon leaves unexplained. The other is the square of u over the share that the best icon of any other thing
-leaves: the ratio test of Lowe (2004), "Distinctive image features from scale-invariant keypoints", section 7.1. So a
-blurred picture fits if it resembles one thing much more than all others, and an unknown icon does not.
+For things and styles the quantity is the share u of the picture's difference from its ground that the best icon leaves
+unexplained. A blurred picture fits as well, if it resembles one thing much more than all others: then the quantity is u
+times the square of its ratio to the least share of any other thing. That is the ratio test of Lowe (2004), "Distinctive
+image features from scale-invariant keypoints", section 7.1.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ ICONS_NAME = "icons.safetensors"
 _VERSION = "2"  # changes with every limit below
 # Limits, each with its quantity. That of things was set on 600 pictures of ``Things.others``, of which it accepts 3 %;
 # ``Things.unknown`` only measure the judge.
-_UNEXPLAINED = 0.075  # share of the squared difference from the ground, times the squared ratio to the next thing's
+_UNEXPLAINED = 0.14  # share of the picture's squared difference from its ground
+_DISTINCT = 0.06  # that share, times its squared ratio to the next thing's
+_LIKE = 0.5  # largest share of a picture that fits by the ratio
 _BACKGROUND = 0.16  # distance of colours in the unit cube
 _UNEVEN = 0.3  # share of the border in other colours
 _BARE = 1e-3  # mean squared difference from the ground of a picture that shows nothing
@@ -127,7 +129,7 @@ class IconJudge:
         ground = Ground.of(images)
         apart = torch.cdist(ground.colour, _palette())  # (B, backgrounds)
         left = self._unexplained(images, ground.colour, apart)
-        by_name = distinct(left.reshape(len(images), -1, len(STYLE_NAMES))) / _UNEXPLAINED  # (B, things, styles)
+        by_name = icon_deviations(left.unflatten(1, (-1, len(STYLE_NAMES))))  # (B, things, styles)
         uneven = ((1 - ground.even) / _UNEVEN)[:, None]
         return {
             "thing": by_name.amin(2),
@@ -159,6 +161,16 @@ class IconJudge:
         return found.masked_fill(bare[:, None], torch.inf)
 
 
+def icon_deviations(left: Tensor) -> Tensor:
+    """Return the deviations (B, things, styles) of icons: the lower of those by their shares and by their ratios.
+
+    Args:
+        left: Shares (B, things, styles) that icons leave unexplained; infinite for icons that are far off.
+    """
+    by_ratio = torch.maximum(distinct(left) / _DISTINCT, left / _LIKE)
+    return torch.minimum(left / _UNEXPLAINED, by_ratio)
+
+
 def distinct(left: Tensor) -> Tensor:
     """Return shares that icons leave unexplained, times their squared ratios to the least share of any other thing.
 
@@ -169,7 +181,7 @@ def distinct(left: Tensor) -> Tensor:
     nothing = torch.ones_like(least[:, :1])
     first, second = torch.cat([least, nothing, nothing], 1).topk(2, dim=1, largest=False).values.unbind(1)
     rival = torch.where(least == first[:, None], second[:, None], first[:, None])
-    return left * (left / rival[:, :, None]).square()
+    return left * (left / rival.clamp(min=1e-6)[:, :, None]).square()
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -153,10 +154,13 @@ def measure(
         n: Number of captions of each set, and of pictures of each kind for the judges.
         seed: Seed of captions, noise and renders.
         corpus: World with its rendered icons, on which the judges themselves are measured; None leaves this out.
-        path: File that gets the record after each set. If it holds a record of the same files, judges, seed and number,
-            what that record has is not measured again.
+        path: File that gets the record after each set. What a record there has already is not measured again.
         sets: Names of the sets to measure, some of ``SETS``; empty for all.
+
+    Raises:
+        ValueError: If the file holds the record of another measurement.
     """
+    asked_for = prompt_sets(base.things, n, seed=seed)
     record: dict[str, Any] = {
         "n": n,
         "seed": seed,
@@ -164,9 +168,10 @@ def measure(
         "guidance": GUIDANCE,
         "judges": {name: f"{judge.name} {judge.version}" for name, judge in base.judges.items()},
         "files": dict(base.files),
+        "captions_sha256": _sha256([prompt.text for one in asked_for.values() for prompt in one.prompts]),
     }
     record = {**record, "base": {}, **_finished(record, path)}
-    for i, (name, asked) in enumerate(prompt_sets(base.things, n, seed=seed).items()):
+    for i, (name, asked) in enumerate(asked_for.items()):
         if name in record["base"] or (sets and name not in sets):
             continue
         texts = [prompt.text for prompt in asked.prompts]
@@ -177,19 +182,37 @@ def measure(
         }  # fmt: skip
         _write(record, path)
     record["base"] = {name: record["base"][name] for name in SETS if name in record["base"]}
-    if corpus is not None and "judges_measured" not in record:
-        record["judges_measured"] = measure_judges(base.judges, corpus, n, seed=seed)
+    sources = None if corpus is None else _sha256(corpus.sources())
+    if corpus is not None and record.get("judges_measured", {}).get("sources_sha256") != sources:
+        found = measure_judges(base.judges, corpus, n, seed=seed)
+        record["judges_measured"] = {"sources_sha256": sources, **found}
     _write(record, path)
     return record
 
 
 def _finished(record: Mapping[str, Any], path: Path | None) -> dict[str, Any]:
-    """Return what a file has of the measurement that a record begins."""
+    """Return what a file has of the measurement that a record begins.
+
+    Raises:
+        ValueError: If it holds another measurement, or cannot be read.
+    """
     if path is None or not path.exists():
         return {}
-    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    same = all(stored.get(key) == value for key, value in record.items())
-    return {key: stored[key] for key in ("base", "judges_measured") if same and key in stored}
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        other = [key for key, value in record.items() if stored.get(key) != value]
+    except (OSError, ValueError, AttributeError) as error:
+        other = [str(error)]
+    if other:
+        raise ValueError(
+            f"expected a record of this measurement in {path}, found another ({', '.join(other)}); name another "
+            "folder with --out, or delete the file"
+        )
+    return {key: stored[key] for key in ("base", "judges_measured") if key in stored}
+
+
+def _sha256(told: Any) -> str:
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def _write(record: Mapping[str, Any], path: Path | None) -> None:
@@ -224,7 +247,7 @@ def as_asked(
 
 def measure_judges(
     judges: Mapping[str, NamedJudge], corpus: EmojiCorpus, n: int, *, seed: int
-) -> dict[str, dict[str, dict[str, float]]]:
+) -> dict[str, dict[str, dict[str, Any]]]:
     """Return the errors of judges on pictures that no training used, by judge.
 
     Args:
@@ -235,13 +258,23 @@ def measure_judges(
 
     Returns:
         For each judge: under ``renders`` the shares of right answers and of wrongly answered ``none`` by label; under
-        ``unknown`` the share of pictures of unknown things in which it sees a thing of the world.
+        ``unknown`` the share of pictures of unknown things in which it sees a thing of the world; under ``undrawn``
+        that of pictures of things that only pretraining shows, if there are any.
     """
     renders, unknown = corpus.pictures(n, seed=seed), corpus.unknown_pictures(n, seed=seed + 1)
-    return {name: _errors(judge, renders, unknown) for name, judge in judges.items()}
+    undrawn = corpus.undrawn_pictures(n, seed=seed + 2)
+    found = {name: _errors(judge, renders, unknown) for name, judge in judges.items()}
+    if len(undrawn):
+        for name, judge in judges.items():
+            found[name]["undrawn"] = {"n": len(undrawn), "thing accepted": _accepted(judge, undrawn)}
+    return found
 
 
-def _errors(judge: NamedJudge, renders: Pictures, unknown: Pictures) -> dict[str, dict[str, float]]:
+def _accepted(judge: NamedJudge, pictures: Pictures) -> float:
+    return _share(a != NONE for a in judge(pictures.images.float() / 255)["thing"])
+
+
+def _errors(judge: NamedJudge, renders: Pictures, unknown: Pictures) -> dict[str, dict[str, Any]]:
     found, shares = judge(renders.images.float() / 255), {}
     for i, label in enumerate(LABELS):
         truth = [judge.values[label][place] for place in renders.labels[:, i].tolist()]
@@ -278,12 +311,16 @@ def table(record: Mapping[str, Any]) -> str:
     measured = record.get("judges_measured")
     if measured is None:
         return "\n".join([*lines, "", "The judges themselves were not measured: name the packages by --sources."])
+    undrawn = all("undrawn" in measured[name] for name in record["judges"])
     head = ["judge", *(f"{label} right" for label in LABELS), "thing refused", "unknown accepted"]
+    head += ["undrawn accepted"] if undrawn else []
     lines += ["", f"The judges on {record['n']} new renders and as many pictures of unknown things, per cent.", ""]
     lines += [_row(head), _row(["---"] * len(head))]
-    for name, errors in measured.items():
+    for name in record["judges"]:
+        errors = measured[name]
         shares = [*(errors["renders"][label] for label in LABELS), errors["renders"]["thing refused"]]
-        lines.append(_row([name, *map(_percent, [*shares, errors["unknown"]["thing accepted"]])]))
+        kinds = ("unknown", "undrawn") if undrawn else ("unknown",)
+        lines.append(_row([name, *map(_percent, [*shares, *(errors[kind]["thing accepted"] for kind in kinds)])]))
     return "\n".join(lines)
 
 

@@ -58,6 +58,12 @@ class Studio:
         start = len(self.things.things) + len(self.things.strangers)
         return self.others(n, start, len(self.things.unknown), generator)
 
+    def undrawn(self, n: int, generator: Generator) -> Pictures:
+        """Return n pictures of things that only pretraining shows; none if there are no such things."""
+        start = len(self.things.things) + len(self.things.others)
+        number = len(self.things.strangers) - len(self.things.others)
+        return self.others(n if number else 0, start, max(1, number), generator)
+
     def random_labels(self, n: int, icons: int, generator: Generator) -> Tensor:
         """Return random labels (n, 3) for the first ``icons`` icons; all values are equally likely."""
         sizes = (icons, len(self.renders.styles), len(COLOURS))

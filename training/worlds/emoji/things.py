@@ -15,7 +15,7 @@ WordChoice = Literal["name", "seen", "unseen", "any"]
 def words_by_choice(words: tuple[str, ...], choice: WordChoice) -> tuple[str, ...]:
     """Return those of a value's words that a choice allows: the first, those that training may add, the last, or all.
 
-    Half of the things have no further name, so ``seen`` may allow none.
+    Many things have no further name, so ``seen`` may allow none.
     """
     return {"name": words[:1], "seen": words[1:-1], "unseen": words[-1:], "any": words}[choice]
 
@@ -138,8 +138,10 @@ class Things:
             ValueError: If there is no thing of a name.
         """
         if unknown := sorted({*names} - {*self.names}):
-            raise ValueError(f"expected names of things of chosen.txt, found {', '.join(unknown)}; take them out")
-        if not names:
+            raise ValueError(
+                f"expected names of things of chosen.txt, found {', '.join(unknown)}; take them out of drawn.txt"
+            )
+        if not names or {*names} == {*self.names}:
             return self
         return replace(self, things=tuple(t for t in self.things if t.name in names), pretrained=self.things)
 

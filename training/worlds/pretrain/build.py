@@ -95,8 +95,11 @@ def _unet_part(shop: Workshop, unet: UNet2DConditionModel, stage: str, number: i
     """Train one part of the UNet's schedule; its number counts from 0."""
     course, start = shop.course(stage), time.monotonic()
     span = _span(shop, number)
+    compiled = parts.compiles(shop.sizes)
     loss = parts.train_unet(unet, _conditioner(shop), shop.latents(), course, span)
-    shop.keep(stage, unet, {"loss": loss, "seconds": time.monotonic() - start, "steps": list(span)})
+    shop.keep(
+        stage, unet, {"loss": loss, "seconds": time.monotonic() - start, "steps": list(span), "compiled": compiled}
+    )
 
 
 def _conditioner(shop: Workshop) -> Callable[[list[str]], Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -22,6 +23,8 @@ from .loop import fit
 from .networks import ImageTower
 from .token_rows import RowSubset
 from .tokenizer import train_tokenizer
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,12 @@ def _bf16(wanted: bool = True) -> AbstractContextManager[None]:
     return torch.autocast("cpu", torch.bfloat16, enabled=wanted and has_bf16())
 
 
-def has_compiler() -> bool:
-    """Return whether there is a C++ compiler, without which PyTorch compiles no network for processors."""
-    return shutil.which(os.environ.get("CXX", "g++")) is not None
+def compiles(sizes: Sizes) -> bool:
+    """Return whether the UNet trains compiled: as the sizes ask, if there is the C++ compiler that PyTorch needs."""
+    if sizes.compiled and shutil.which(os.environ.get("CXX", "g++")) is None:
+        _log.warning("no C++ compiler is found, so the UNet trains uncompiled, in more time; install g++ to compile it")
+        return False
+    return sizes.compiled
 
 
 def new_autoencoder(config: NetworkConfig) -> AutoencoderKL:
@@ -225,7 +231,7 @@ def train_unet(
     """
     scheduler = new_scheduler()
     unet.set_attn_processor(AttnProcessor())
-    forward = torch.compile(unet) if course.sizes.compiled and has_compiler() else unet
+    forward = torch.compile(unet) if compiles(course.sizes) else unet
 
     def loss(generator: Generator) -> Tensor:
         indices = torch.randint(len(course.pictures), (course.sizes.unet_batch,), generator=generator)

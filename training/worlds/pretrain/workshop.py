@@ -166,7 +166,12 @@ class Workshop:
         return stored
 
     def restore(self, module: M, stage: str) -> M:
-        """Load a finished stage's weights into ``module``, and return it frozen."""
+        """Load a finished stage's weights into ``module``, and return it frozen.
+
+        Raises:
+            FileNotFoundError: If the stage has not run.
+        """
+        self.record(stage)
         module.load_state_dict(read_owned(self.folder / stage / "final.safetensors").tensors)
         return module.eval().requires_grad_(False)
 

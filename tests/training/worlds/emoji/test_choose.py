@@ -75,7 +75,7 @@ def test_the_base_may_draw_some_of_the_chosen_things(tmp_path: Path) -> None:
 
 
 def test_a_drawn_thing_that_is_not_chosen_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"expected names of things of chosen\.txt, found owl, rose; take them out"):
+    with pytest.raises(ValueError, match=r"expected names of things of chosen\.txt, found owl, rose; take them out of"):
         made(tmp_path, write_sources(tmp_path), CHOSEN, "owl\nhammer\nrose")
 
 

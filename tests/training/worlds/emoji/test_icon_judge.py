@@ -14,7 +14,13 @@ from torch import Generator, Tensor
 from robust_encoders.errors import AssetsMissingError, IntegrityError
 from robust_encoders.hub import embedded
 from robust_encoders.training.detectors import JudgeDetector
-from robust_encoders.training.worlds.emoji.icon_judge import ICONS_NAME, IconJudge, distinct, load_icon_judge
+from robust_encoders.training.worlds.emoji.icon_judge import (
+    ICONS_NAME,
+    IconJudge,
+    distinct,
+    icon_deviations,
+    load_icon_judge,
+)
 from robust_encoders.training.worlds.emoji.rejects import Studio, _nothing, _scrambled, _unknown_background
 from robust_encoders.training.worlds.emoji.scenes import Placement
 from robust_encoders.training.worlds.pretrain.corpus import Pictures
@@ -76,6 +82,16 @@ def test_a_share_counts_by_its_ratio_to_that_of_the_next_thing() -> None:
     alike = torch.full((1, 2, 1), 0.1)
     torch.testing.assert_close(distinct(alike), alike)
     assert bool(distinct(torch.full((1, 2, 2), torch.inf)).isinf().all())
+    assert not bool(distinct(torch.zeros(1, 2, 1)).isnan().any())
+
+
+def test_a_picture_fits_by_its_share_or_by_the_ratio_but_not_by_the_ratio_alone() -> None:
+    far = torch.inf
+    rows = {"near": (0.13, 0.13), "blurred": (0.3, 0.7), "unclear": (0.3, 0.5), "nothing like it": (0.52, far)}
+    fits = icon_deviations(torch.tensor([[[one], [other]] for one, other in rows.values()]))[:, 0, 0] <= 1
+    assert dict(zip(rows, fits.tolist(), strict=True)) == {
+        "near": True, "blurred": True, "unclear": False, "nothing like it": False,
+    }  # fmt: skip
 
 
 def test_noise_is_refused(judge: IconJudge) -> None:

@@ -149,9 +149,16 @@ def test_a_measurement_goes_on_with_the_sets_that_are_missing(
     assert tuple(whole["base"]) == SETS
     assert whole == measure(base, 2, seed=5) == json.loads(path.read_text())
     done = len(drawn)
-    measure(base, 2, seed=6, path=path, sets=SETS[:1])  # other captions begin another record
-    assert tuple(json.loads(path.read_text())["base"]) == SETS[:1]
-    assert len(drawn) == done + 1
+    with pytest.raises(ValueError, match=r"found another \(seed, captions_sha256\); name another folder with --out"):
+        measure(base, 2, seed=6, path=path)
+    assert len(drawn) == done
+    judged = measure(base, 2, seed=5, path=path, corpus=tiny_corpus())["judges_measured"]
+    other = replace(tiny_corpus(), origins={"packages": {"none": 2}})
+    assert measure(base, 2, seed=5, path=path, corpus=tiny_corpus())["judges_measured"] == judged
+    assert measure(base, 2, seed=5, path=path, corpus=other)["judges_measured"] != judged
+    path.write_text("[")
+    with pytest.raises(ValueError, match="expected a record of this measurement"):
+        measure(base, 2, seed=5, path=path)
 
 
 def test_the_record_holds_every_set_and_the_judges_errors(base: Measured) -> None:
