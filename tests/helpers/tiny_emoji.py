@@ -24,7 +24,7 @@ from robust_encoders.training.worlds.pretrain.loop import Schedule
 
 SHORT = Schedule(steps=2, rate=1e-3, every=1)
 SIZES = Sizes(
-    pictures=12, autoencoder=SHORT, text=SHORT, unet=SHORT, tuning=SHORT, judge=SHORT,
+    pictures=12, autoencoder=SHORT, text=SHORT, unet=SHORT, judge=SHORT,
     autoencoder_batch=2, text_batch=4, unet_batch=2, judge_batch=3, rejects=8, unfinished=3,
 )  # fmt: skip
 NETWORKS = NetworkConfig(

@@ -11,7 +11,7 @@ from robust_encoders.utils.extras import OptionalPackage, install_command
 
 from ..worlds.pretrain.build import build
 from ..worlds.pretrain.corpus import Corpus
-from ..worlds.pretrain.workshop import STAGES, stages_of
+from ..worlds.pretrain.workshop import STAGES
 from .parsing import parser_of
 from .requirements import require, require_places
 
@@ -25,7 +25,7 @@ def shapes(arguments: Sequence[str]) -> int:
     parser = parser_of("shapes", "Build the embedded base.")
     _add_build(parser.add_subparsers(required=True, metavar="COMMAND").add_parser, "the embedded base")
     options = parser.parse_args(arguments)
-    return _build(options, ShapesWorld().corpus, stages_of(ShapesWorld().corpus()))
+    return _build(options, ShapesWorld().corpus)
 
 
 def emoji(arguments: Sequence[str]) -> int:
@@ -102,7 +102,7 @@ def _build_emoji(options: Namespace) -> int:
 
     work = options.work or options.out / "work"
     require([text] if (text := RENDERER.problem("icons")) else [])
-    return _build(options, lambda: EmojiCorpus.read(options.sources or work / "sources", work), STAGES)
+    return _build(options, lambda: EmojiCorpus.read(options.sources or work / "sources", work))
 
 
 def _add_build(add_parser: Callable[..., ArgumentParser], what: str) -> ArgumentParser:
@@ -116,9 +116,9 @@ def _add_build(add_parser: Callable[..., ArgumentParser], what: str) -> Argument
     return build
 
 
-def _build(options: Namespace, corpus: Callable[[], Corpus], stages: Sequence[str]) -> int:
+def _build(options: Namespace, corpus: Callable[[], Corpus]) -> int:
     for stage in options.stages or ():
-        choose(stage, stages, "stage")
+        choose(stage, STAGES, "stage")
     require_places(options.out, options.work)
     build(corpus(), options.out, seed=options.seed, stages=options.stages, work=options.work)
     return EXIT_OK

@@ -15,8 +15,8 @@ NETWORKS = NetworkConfig(
     text_width=96,
     text_layers=4,
     shared_width=96,
-    unet_channels=(64, 160),
-    unet_attention=(False, True),
+    unet_channels=(64, 160, 160),
+    unet_attention=(False, True, True),
     unet_heads=4,
     judge_channels=(32, 64, 128, 192),
     tower_channels=(32, 64, 128, 192),
@@ -25,8 +25,7 @@ SIZES = Sizes(
     pictures=40_000,
     autoencoder=Schedule(steps=5000, rate=2e-3),
     text=Schedule(steps=6000, rate=1e-3),
-    unet=Schedule(steps=16_000, rate=1e-3, decay=0.9995),
-    tuning=Schedule(steps=10_000, rate=1e-3, decay=0.999),
+    unet=Schedule(steps=16_000, rate=1e-3, decay=0.999),
     judge=Schedule(steps=2500, rate=2e-3, restart=1800),
     autoencoder_batch=16,
     text_batch=128,
@@ -38,7 +37,7 @@ SIZES = Sizes(
     bf16=True,
     compiled=True,
     unet_parts=8,
-    tuning_parts=2,
+    noisier=0.5,
 )
-# How the things are placed that the base draws. Pretraining places things as differently as ``Placement`` has it.
+# How the things are placed that the base draws. Autoencoder and text encoder see them placed as ``Placement`` has it.
 PLACEMENT = Placement(smallest=0.84, largest=0.94, turn=6.0, mirrored=0.0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,7 +17,7 @@ from .config import Sizes
 from .corpus import Corpus, new_judge
 from .judge_stage import train_judge
 from .networks import new_tower
-from .workshop import PRETRAINED, Workshop, stages_of
+from .workshop import PRETRAINED, STAGES, Workshop
 
 _log = logging.getLogger(__name__)
 
@@ -40,21 +39,10 @@ def _text(shop: Workshop) -> None:
 
 
 def _unet(shop: Workshop) -> None:
-    _train_in_parts(shop, "unet", parts.new_unet(shop.corpus.networks))
-
-
-def _tuning(shop: Workshop) -> None:
-    """Train the UNet of pretraining on the world itself."""
-    sizes = replace(shop.sizes, unet=shop.sizes.tuning, unet_parts=shop.sizes.tuning_parts)
-    unet = shop.restore(parts.new_unet(shop.corpus.networks), "unet").requires_grad_(True)
-    _train_in_parts(replace(shop, sizes=sizes), "tuning", unet)
-
-
-def _train_in_parts(shop: Workshop, stage: str, unet: UNet2DConditionModel) -> None:
     """Train the parts of the UNet's schedule that are not finished; of the finished ones, only the last is read."""
-    count = shop.sizes.unet_parts
-    names = [f"{stage}/part-{number + 1}" for number in range(count)] if count > 1 else [stage]
-    finished = _finished_parts(shop, stage, names) if count > 1 else 0
+    unet, count = parts.new_unet(shop.corpus.networks), shop.sizes.unet_parts
+    names = [f"unet/part-{number + 1}" for number in range(count)] if count > 1 else ["unet"]
+    finished = _finished_parts(shop, names) if count > 1 else 0
     if finished:
         shop.restore(unet, names[finished - 1]).requires_grad_(True)
     for number in range(finished, count):
@@ -62,10 +50,10 @@ def _train_in_parts(shop: Workshop, stage: str, unet: UNet2DConditionModel) -> N
         shop.restore(unet, names[number]).requires_grad_(True)
     if count > 1:
         done = [shop.record(name) for name in names]
-        shop.keep(stage, unet, {"loss": done[-1]["loss"], "seconds": sum(part["seconds"] for part in done)})
+        shop.keep("unet", unet, {"loss": done[-1]["loss"], "seconds": sum(part["seconds"] for part in done)})
 
 
-def _finished_parts(shop: Workshop, stage: str, names: Sequence[str]) -> int:
+def _finished_parts(shop: Workshop, names: Sequence[str]) -> int:
     """Return how many parts of the UNet's schedule are finished, from the first one on.
 
     Raises:
@@ -79,7 +67,7 @@ def _finished_parts(shop: Workshop, stage: str, names: Sequence[str]) -> int:
         if number != finished or found != expected:
             raise ValueError(
                 f"expected {name} with the steps {expected} behind {number} finished parts in {shop.folder}, found the "
-                f"steps {found} behind {finished}; delete {shop.folder / stage}, or choose another folder with --work"
+                f"steps {found} behind {finished}; delete {shop.folder / 'unet'}, or choose another folder with --work"
             )
         finished += 1
     return finished
@@ -134,7 +122,7 @@ def build(
         corpus: World to build a base for.
         out: Folder that receives ``base/``, ``judge.safetensors``, ``image_tower.safetensors`` and ``RECORD.json``.
         seed: Seed of every stage.
-        stages: Stages to run, some of ``stages_of``; None runs all. Finished stages are not run again.
+        stages: Stages to run, some of ``STAGES``; None runs all. Finished stages are not run again.
         sizes: Steps and batch sizes; None takes those of the world.
         work: Folder for checkpoints; None takes ``out / "work"``.
 
@@ -142,13 +130,12 @@ def build(
         ValueError: If a stage is unknown, or if the work folder was begun with other sources.
         FileNotFoundError: If a stage needs another one that has not run.
     """
-    known = stages_of(corpus)
-    wanted = tuple(stages or known)
-    if unknown := set(wanted) - set(known):
-        raise ValueError(f"expected stages among {', '.join(known)}, found {', '.join(sorted(unknown))}")
+    wanted = tuple(stages or STAGES)
+    if unknown := set(wanted) - set(STAGES):
+        raise ValueError(f"expected stages among {', '.join(STAGES)}, found {', '.join(sorted(unknown))}")
     shop = Workshop(corpus, work or out / "work", sizes or corpus.sizes, seed)
     shop.require_same_sources()
-    trainers = {"autoencoder": _autoencoder, "text": _text, "unet": _unet, "tuning": _tuning, "judge": _judge}
+    trainers = {"autoencoder": _autoencoder, "text": _text, "unet": _unet, "judge": _judge}
     for stage in (stage for stage in trainers if stage in wanted):
         if shop.has(stage):
             _log.info("%s: finished before, kept", stage)

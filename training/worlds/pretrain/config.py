@@ -59,8 +59,8 @@ class Sizes:
     ``drawn`` is the number of pictures that the finished base draws for each measurement. With ``bf16``, autoencoder
     and image tower train under autocast to bfloat16 on a processor that computes in it, as the UNet always does. The
     UNet trains in ``unet_parts`` equal parts of its schedule. Each part is kept when it is done, and the next begins at
-    its averaged weights. In a world with pretraining, ``tuning`` is the schedule of the UNet on the world itself, in
-    ``tuning_parts``. With ``compiled``, the UNet trains compiled if there is a C++ compiler, which ends in other last
+    its averaged weights. A share ``noisier`` of its timesteps is of the noisier half alone, where the layout of a
+    picture is decided. With ``compiled``, the UNet trains compiled if there is a C++ compiler, which ends in other last
     bits.
     """
 
@@ -68,7 +68,6 @@ class Sizes:
     autoencoder: Schedule = _AUTOENCODER
     text: Schedule = _TEXT
     unet: Schedule = _UNET
-    tuning: Schedule = _UNET
     judge: Schedule = _JUDGE
     autoencoder_batch: int = 24
     text_batch: int = 128
@@ -80,4 +79,4 @@ class Sizes:
     bf16: bool = False
     compiled: bool = False
     unet_parts: int = 1
-    tuning_parts: int = 1
+    noisier: float = 0.0

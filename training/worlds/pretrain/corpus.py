@@ -104,10 +104,7 @@ class Corpus(Protocol):
 
 @runtime_checkable
 class PretrainedCorpus(Protocol):
-    """A world whose networks are first trained on a larger one, as Stable Diffusion is trained on subsets in turn.
-
-    Autoencoder and text encoder learn the larger world. The UNet learns it first, and is then tuned on this world.
-    """
+    """A world whose autoencoder and text encoder learn a larger one, as CLIP knows more than Stable Diffusion draws."""
 
     def pretraining(self) -> Corpus | None:
         """Return the larger world, with the same tokenizer and networks; None if there is none."""
@@ -168,7 +165,7 @@ class SourcedCorpus(Protocol):
 
 
 def pretraining_of(corpus: Corpus) -> Corpus | None:
-    """Return the larger world on which the networks of a world are first trained; None if there is none."""
+    """Return the larger world that autoencoder and text encoder of a world learn; None if there is none."""
     return corpus.pretraining() if isinstance(corpus, PretrainedCorpus) else None
 
 

@@ -209,6 +209,14 @@ def encode_pictures(model: AutoencoderKL, pictures: Pictures) -> Tensor:
     return torch.cat([chunk.half() for chunk in chunks])
 
 
+def _timesteps(n: int, count: int, noisier: float, generator: Generator) -> Tensor:
+    """Return n timesteps, uniform over all ``count``, but a share ``noisier`` of them over the noisier half alone."""
+    t = torch.randint(count, (n,), generator=generator)
+    if not noisier:
+        return t
+    return torch.where(torch.rand(n, generator=generator) < noisier, count // 2 + t // 2, t)
+
+
 def train_unet(
     unet: UNet2DConditionModel,
     condition: Callable[[list[str]], Tensor],
@@ -237,7 +245,7 @@ def train_unet(
         indices = torch.randint(len(course.pictures), (course.sizes.unet_batch,), generator=generator)
         clean = latents[indices].float()
         noise = torch.randn(clean.shape, generator=generator)
-        t = torch.randint(scheduler.config.num_train_timesteps, (len(clean),), generator=generator)
+        t = _timesteps(len(clean), scheduler.config.num_train_timesteps, course.sizes.noisier, generator)
         text = condition(course.corpus.captions(course.pictures.labels[indices], generator, empty=0.1))
         with _bf16():
             predicted = forward(scheduler.add_noise(clean, noise, t), t, text).sample

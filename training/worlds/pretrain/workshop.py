@@ -22,15 +22,10 @@ from .networks import ImageTower, LabelNet, new_tower
 from .stages import Course
 from .unfinished import Sampler, joined, unfinished_pictures
 
-PRETRAINED = ("autoencoder", "text", "unet")  # these stages learn the world of pretraining, where there is one
-STAGES = (*PRETRAINED, "tuning", "judge", "assemble")
+STAGES = ("autoencoder", "text", "unet", "judge", "assemble")
+PRETRAINED = ("autoencoder", "text")  # these stages learn the world of pretraining, where there is one
 _REJECT_SEED = 10_000
 M = TypeVar("M", bound=nn.Module)
-
-
-def stages_of(corpus: Corpus) -> tuple[str, ...]:
-    """Return the stages that build the base of a world; without pretraining, nothing is tuned."""
-    return tuple(stage for stage in STAGES if stage != "tuning" or pretraining_of(corpus) is not None)
 
 
 @dataclass(frozen=True)
@@ -55,11 +50,6 @@ class Workshop:
         """Return the same folder with the world of pretraining; itself if the world has none."""
         wide = pretraining_of(self.corpus)
         return self if wide is None else replace(self, corpus=wide, within="-pretraining")
-
-    @property
-    def drawing_stage(self) -> str:
-        """Name of the stage whose UNet the base draws with."""
-        return "unet" if pretraining_of(self.corpus) is None else "tuning"
 
     def require_same_sources(self) -> None:
         """Check that the folder was begun with the sources of the world, and note them in a new folder.
@@ -143,7 +133,7 @@ class Workshop:
 
     def unet(self) -> UNet2DConditionModel:
         """Return the finished UNet."""
-        return self.restore(parts.new_unet(self.corpus.networks), self.drawing_stage)
+        return self.restore(parts.new_unet(self.corpus.networks), "unet")
 
     def judge(self) -> LabelNet:
         """Return the finished judge."""

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from safetensors.torch import load_file
 from tiny_emoji import NETWORKS, SIZES, VOCABULARY_SIZE, tiny_corpus
 from torch import Generator
 from transformers import CLIPTokenizer
@@ -25,7 +24,7 @@ from robust_encoders.training.worlds.pretrain.build import build
 from robust_encoders.training.worlds.pretrain.corpus import judge_labels, new_judge
 from robust_encoders.training.worlds.pretrain.networks import new_tower
 from robust_encoders.training.worlds.pretrain.token_rows import used_tokens
-from robust_encoders.training.worlds.pretrain.workshop import Workshop, stages_of
+from robust_encoders.training.worlds.pretrain.workshop import PRETRAINED, Workshop
 
 STAGES = ("autoencoder", "text", "unet", "judge")
 
@@ -140,38 +139,25 @@ def pretrained_corpus() -> EmojiCorpus:
     return replace(corpus, studio=replace(studio, placement=Placement(turn=0.0)))
 
 
-def test_a_base_that_draws_some_things_is_first_trained_on_all(
+def test_a_base_that_draws_some_things_knows_the_words_of_all(
     twice: tuple[Workshop, Path, Path], tmp_path: Path
 ) -> None:
     corpus = pretrained_corpus()
-    folders = [tmp_path / name for name in ("whole", "stopped")]
-    build(corpus, folders[0], stages=stages_of(corpus)[:-1])
-    for stage in stages_of(corpus)[:-1]:
-        build(corpus, folders[1], stages=(stage,))
-    shops = [Workshop(corpus, folder / "work", SIZES, 0) for folder in folders]
-    for stage in ("autoencoder", "text", "unet"):  # these are the ones of the larger world
-        assert (shops[0].folder / stage / "final.safetensors").read_bytes() == (
-            twice[0].folder / stage / "final.safetensors"
-        ).read_bytes(), stage
-    for stage in stages_of(corpus)[:-1]:
-        finals = [shop.folder / stage / "final.safetensors" for shop in shops]
-        assert finals[0].read_bytes() == finals[1].read_bytes(), stage
-    tuned, first = (load_file(shops[0].folder / stage / "final.safetensors") for stage in ("tuning", "unet"))
-    assert any(not torch.equal(tuned[name], first[name]) for name in first)
-    assert all(torch.equal(value, tuned[name]) for name, value in shops[0].unet().state_dict().items())
-    assert judge_labels(corpus)["thing"] == 3 == shops[0].judge().labels["thing"]
-    assert shops[0].pictures().labels[:, 0].max() == 1
-    assert shops[0].pretraining().pictures().labels[:, 0].max() == 3
-    record = assemble(shops[0], folders[0], renders=4, drawn=2)
-    assert [*record["stages"]] == ["autoencoder", "text", "unet", "tuning", "judge"]
+    build(corpus, tmp_path, stages=STAGES)
+    shop = Workshop(corpus, tmp_path / "work", SIZES, 0)
+    for stage in STAGES:
+        finals = [(one.folder / stage / "final.safetensors").read_bytes() for one in (shop, twice[0])]
+        assert (finals[0] == finals[1]) == (stage in PRETRAINED), stage
+    assert judge_labels(corpus)["thing"] == 3 == shop.judge().labels["thing"]
+    assert shop.pictures().labels[:, 0].max() == 1
+    assert shop.pretraining().pictures().labels[:, 0].max() == 3
+    assert assemble(shop, tmp_path, renders=4, drawn=2)["base_on_held_out_templates"]["n"] == 2
 
 
-def test_a_world_without_pretraining_has_nothing_to_tune(tmp_path: Path) -> None:
+def test_a_world_without_pretraining_learns_itself() -> None:
+    shop = Workshop(tiny_corpus(), Path(), SIZES, 0)
     assert tiny_corpus().pretraining() is None
-    with pytest.raises(
-        ValueError, match="expected stages among autoencoder, text, unet, judge, assemble, found tuning"
-    ):
-        build(tiny_corpus(), tmp_path, stages=("tuning",))
+    assert shop.pretraining() is shop
 
 
 def test_captions_follow_their_generator_and_leave_some_empty() -> None:
