@@ -36,10 +36,10 @@ from .vocabulary import COLOURS, STYLE_NAMES
 
 ICONS_NAME = "icons.safetensors"
 _VERSION = "2"  # changes with every limit below
-# Limits, each with its quantity. That of things was set on 600 pictures of ``Things.others``, of which it accepts 3 %;
-# ``Things.unknown`` only measure the judge.
+# Limits, each with its quantity. Those of things were set on 600 pictures of ``Things.others``, of which both together
+# accept 3 %; ``Things.unknown`` and undrawn things only measure the judge.
 _UNEXPLAINED = 0.14  # share of the picture's squared difference from its ground
-_DISTINCT = 0.06  # that share, times its squared ratio to the next thing's
+_DISTINCT = 0.065  # that share, times its squared ratio to the next thing's
 _LIKE = 0.5  # largest share of a picture that fits by the ratio
 _BACKGROUND = 0.16  # distance of colours in the unit cube
 _UNEVEN = 0.3  # share of the border in other colours
