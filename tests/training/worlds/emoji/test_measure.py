@@ -159,6 +159,9 @@ def test_a_measurement_goes_on_with_the_sets_that_are_missing(
     path.write_text("[")
     with pytest.raises(ValueError, match="expected a record of this measurement"):
         measure(base, 2, seed=5, path=path)
+    assert tuple(measure(base, 2, seed=5, path=tmp_path / "other.json", sets=SETS[:1])["base"]) == SETS[:1]
+    path.unlink()
+    assert tuple(measure(base, 2, seed=6, path=path, sets=SETS[:1])["base"]) == SETS[:1]
 
 
 def test_the_record_holds_every_set_and_the_judges_errors(base: Measured) -> None:
