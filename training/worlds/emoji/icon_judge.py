@@ -129,7 +129,7 @@ class IconJudge:
         ground = Ground.of(images)
         apart = torch.cdist(ground.colour, _palette())  # (B, backgrounds)
         left = self._unexplained(images, ground.colour, apart)
-        by_name = icon_deviations(left.unflatten(1, (-1, len(STYLE_NAMES))))  # (B, things, styles)
+        by_name = icon_deviations(left.reshape(len(images), -1, len(STYLE_NAMES)))  # (B, things, styles)
         uneven = ((1 - ground.even) / _UNEVEN)[:, None]
         return {
             "thing": by_name.amin(2),

@@ -101,7 +101,7 @@ def likely(difference: Tensor, bank: Tensor, poses: Pose, n: int, styles: int = 
     views = [(turn, mirror) for mirror in (1.0, -1.0) for turn in _TURNS]
     found = [normalised(difference, pose, turn=turn, mirror=mirror) @ bank.T for turn, mirror in views]
     best, view = torch.stack(found).max(0)  # (B, N)
-    by_thing = best.unflatten(1, (-1, styles)).amax(2)  # (B, things)
+    by_thing = best.reshape(len(best), -1, styles).amax(2)  # (B, things)
     things = by_thing.topk(min(n, by_thing.shape[1]), 1).indices
     icons = (things[:, :, None] * styles + torch.arange(styles)).flatten(1)
     turns, mirrors = torch.tensor(views)[view.gather(1, icons)].unbind(2)
