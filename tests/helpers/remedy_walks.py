@@ -123,6 +123,8 @@ WALKED: Mapping[str, str] = {
     "safe prompts, found": f"{_T}test_des_without_captions",
     "expected the base that the manifest records": f"{_T}test_reproduce_on_another_base",
     "without --no-resume,": f"{_T}test_a_run_that_was_stopped",
+    "folder with --out, or delete the file": f"{_M}"
+    "test_measure.py::test_a_measurement_goes_on_with_the_sets_that_are_missing",
     "name the packages by --sources": f"{_M}test_measure.py::test_the_command_writes_record_and_sheet",
     "fetch them by `robust-encoders emoji": f"{_M}test_packages.py::test_the_command_that_the_error_names_fetches",
     "found others; choose another folder with --work": f"{_M}test_build.py::test_a_folder_begun_with_other_sources",

@@ -26,7 +26,7 @@ from robust_encoders.training.worlds.emoji.vocabulary import STYLE_NAMES
 from robust_encoders.training.worlds.pretrain import assemble as assembling
 from robust_encoders.training.worlds.pretrain.build import build
 from robust_encoders.training.worlds.pretrain.loop import Schedule
-from robust_encoders.training.worlds.pretrain.workshop import Workshop
+from robust_encoders.training.worlds.pretrain.workshop import STAGES, Workshop
 
 POSITIONS = 192
 _ONCE = Schedule(steps=1, rate=1e-3, every=1)
@@ -53,7 +53,7 @@ def untrained_corpus() -> EmojiCorpus:
 def build_untrained(out: Path) -> Path:
     """Write the base, its judges and its image tower to a folder, and return it."""
     corpus = untrained_corpus()
-    build(corpus, out, stages=("autoencoder", "text", "unet", "judge"))
+    build(corpus, out, stages=STAGES[:-1])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(assembling, "measured", lambda *_, **__: {})  # it takes most of the time
         assembling.assemble(Workshop(corpus, out / "work", _SIZES, 0), out)

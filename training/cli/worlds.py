@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from robust_encoders.utils.console import EXIT_OK, choose, say
 from robust_encoders.utils.extras import OptionalPackage, install_command
-from robust_encoders.utils.home import write_atomically
 
-from ..worlds.pretrain import build as builder
+from ..worlds.pretrain.build import build
 from ..worlds.pretrain.corpus import Corpus
+from ..worlds.pretrain.workshop import STAGES
 from .parsing import parser_of
 from .requirements import require, require_places
 
@@ -43,12 +42,13 @@ def emoji(arguments: Sequence[str]) -> int:
 
 
 def _add_measure(add_parser: Callable[..., ArgumentParser]) -> None:
-    measure = add_parser("measure", help="draw captions that no training uses, and let both judges look at them")
+    measure = add_parser("measure", help="draw captions that no training uses, and judge them; finished sets are kept")
     measure.add_argument("--out", type=Path, required=True, help="folder that receives measure.json and sheet.png")
     measure.add_argument("--n", type=_count, default=1000, help="captions of each set, and renders for the judges")
     measure.add_argument(
         "--sheet", type=_count_or_none, default=100, help="captions on the contact sheet; 0 draws no sheet"
     )
+    measure.add_argument("--sets", nargs="+", help="names of the sets to measure, as the table has them (default: all)")
     measure.add_argument("--seed", type=int, default=3_000_000, help="seed of captions, noise and renders")
     measure.add_argument("--assets", type=Path, help="folder that a build wrote (default: the packaged base)")
     measure.add_argument("--sources", type=Path, help="folder of the packages; measures the judges themselves, too")
@@ -78,19 +78,21 @@ def _fetch(options: Namespace) -> int:
 
 def _measure_emoji(options: Namespace) -> int:
     from ..worlds.emoji.corpus import EmojiCorpus
-    from ..worlds.emoji.measure import Measured, measure, table
+    from ..worlds.emoji.measure import SETS, Measured, measure, table
     from ..worlds.emoji.sheet import contact_sheet
 
+    for name in options.sets or ():
+        choose(name, SETS, "set of captions")
     require_places(options.out, options.work)
     require([text] if options.sources and (text := RENDERER.problem("icons")) else [])
     work = options.work or options.out / "work"
     corpus = EmojiCorpus.read(options.sources, work) if options.sources else None
     base = Measured.read(options.assets)
     options.out.mkdir(parents=True, exist_ok=True)
-    if options.sheet:
-        contact_sheet(base, options.sheet, seed=options.seed).save(options.out / "sheet.png")
-    record = measure(base, options.n, seed=options.seed, corpus=corpus)
-    write_atomically(options.out / "measure.json", (json.dumps(record, indent=2) + "\n").encode())
+    path, sheet = options.out / "measure.json", options.out / "sheet.png"
+    record = measure(base, options.n, seed=options.seed, corpus=corpus, path=path, sets=options.sets or ())
+    if options.sheet and not sheet.exists():
+        contact_sheet(base, options.sheet, seed=options.seed).save(sheet)
     say(table(record))
     return EXIT_OK
 
@@ -116,7 +118,7 @@ def _add_build(add_parser: Callable[..., ArgumentParser], what: str) -> Argument
 
 def _build(options: Namespace, corpus: Callable[[], Corpus]) -> int:
     for stage in options.stages or ():
-        choose(stage, builder.STAGES, "stage")
+        choose(stage, STAGES, "stage")
     require_places(options.out, options.work)
-    builder.build(corpus(), options.out, seed=options.seed, stages=options.stages, work=options.work)
+    build(corpus(), options.out, seed=options.seed, stages=options.stages, work=options.work)
     return EXIT_OK

@@ -21,6 +21,9 @@ _IRREGULAR = {
     "potato": "potatoes", "quiz": "quizzes", "scarf": "scarves", "shelf": "shelves", "thief": "thieves",
     "tomato": "tomatoes", "tooth": "teeth", "wife": "wives", "wolf": "wolves",
 }  # fmt: skip
+# These only look as if they ended in such a word.
+_REGULAR = re.compile(r".*(?:blouse|mongoose|behalf)")
+_ARTICLE = re.compile(r"an?\s+(?=\S)", re.IGNORECASE)
 # Letters to take off, and endings to put on, the usual one first.
 _ENDINGS = (
     (r".*[^aeiou]y", 1, ("ies", "ys")),
@@ -37,13 +40,16 @@ _SHORTEST = 3  # letters of a word whose plural is regular
 def plurals(phrase: str) -> tuple[str, ...]:
     """Return the plurals of a word or phrase, the usual one first; none if it is plural or ends in no Latin letter.
 
-    A word that ends in "s" counts as plural, except after "s", "u", "i", "a" and "o": "dress" gives "dresses".
+    The plural of "a woman" is "women". A word that ends in "s" counts as plural, except after "s", "u", "i", "a" and
+    "o": "dress" gives "dresses".
     """
     if of := _HEAD.fullmatch(phrase):
         return tuple(form + of["rest"] for form in plurals(of["head"]))
     if both := _BOTH.fullmatch(phrase):
         found = zip(plurals(both["one"]), plurals(both["other"]), strict=False)
         return tuple(one + both["link"] + other for one, other in found)
+    if article := _ARTICLE.match(phrase):
+        return plurals(phrase[article.end() :])
     last = _LAST.search(phrase)
     return tuple(phrase[: last.start()] + form for form in _of_word(last[0])) if last else ()
 
@@ -54,7 +60,8 @@ def _of_word(word: str) -> tuple[str, ...]:
         return ()
     cut, endings = next((n, ends) for pattern, n, ends in _ENDINGS if re.fullmatch(pattern, lower))
     regular = tuple(word[: len(word) - cut] + ending for ending in endings) if len(word) >= _SHORTEST else ()
-    own = (one for one in _IRREGULAR if lower == one or (len(one) > _SHORTEST and lower.endswith(one)))
+    ends = () if _REGULAR.fullmatch(lower) else tuple(one for one in _IRREGULAR if len(one) > _SHORTEST)
+    own = (one for one in _IRREGULAR if lower == one or (one in ends and lower.endswith(one)))
     return (*(word[: len(word) - len(one)] + _IRREGULAR[one] for one in own), *regular)
 
 

@@ -46,6 +46,23 @@ def test_projection_is_idempotent_and_keeps_the_simplex() -> None:
     assert project_to_simplex(torch.tensor([[-5.0]])).tolist() == [[1.0]]
 
 
+def project_by_sorting(rows: Tensor) -> Tensor:
+    ordered = rows.sort(dim=-1, descending=True).values
+    excess, rank = ordered.cumsum(-1) - 1, torch.arange(1, rows.shape[-1] + 1)
+    support = (ordered * rank > excess).sum(-1, keepdim=True)
+    return (rows - excess.gather(-1, support - 1) / support).clamp(min=0)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-6, 0.01, 1.0, 1e4])
+def test_long_rows_are_projected_as_if_they_were_sorted_whole(spread: float) -> None:
+    rng = torch.Generator().manual_seed(2)
+    uniform = torch.full((2, 3, 20_000), 1 / 20_000)
+    peaked = torch.softmax(9 * torch.randn(uniform.shape, generator=rng), -1)
+    for start in (uniform, peaked):
+        rows = start + spread * torch.randn(start.shape, generator=rng)
+        assert torch.equal(project_to_simplex(rows), project_by_sorting(rows))
+
+
 def test_projection_is_the_nearest_point() -> None:
     rng = torch.Generator().manual_seed(1)
     row = torch.randn(6, generator=rng, dtype=torch.float64)

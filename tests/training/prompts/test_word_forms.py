@@ -15,6 +15,8 @@ PLURALS = {
     "puppy": "puppies", "toy": "toys", "photo": "photos", "tomato": "tomatoes", "snowman": "snowmen",
     "human": "humans", "child": "children", "goose": "geese", "Van Gogh": "Van Goghs", "red wine": "red wines",
     "cup with straw": "cups with straw", "bow and arrow": "bows and arrows",
+    "blouse": "blouses", "mongoose": "mongooses", "grandchild": "grandchildren", "a woman": "women",
+    "an ape": "apes", "A glass of milk": "glasses of milk", "an era": "eras", "a cat and a dog": "cats and dogs",
 }  # fmt: skip
 
 

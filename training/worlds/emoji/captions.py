@@ -185,7 +185,8 @@ def _pick(rng: np.random.Generator, words: Sequence[str]) -> str:
 def frequent_words(things: Things, most: int = 3000) -> tuple[str, ...]:
     """Return the most frequent words of captions, the most frequent first; held-out names and words are among them.
 
-    A word counts once for each name, keyword and wording that has it. The words of all wordings are there, those of
+    A word counts once for each name, keyword and wording that has it, those of things that only pretraining shows
+    included: the text encoder knows them. The words of all wordings are there, those of
     held-out ones, too, because the captions of an evaluation are public.
 
     Args:
@@ -193,7 +194,7 @@ def frequent_words(things: Things, most: int = 3000) -> tuple[str, ...]:
         most: Largest number of words.
     """
     frames = (_GAP.sub(" ", frame) for frame in (*HELD_OUT, *EVERYDAY["reported"]))
-    counts = Counter(word for text in (*texts(things), *frames) for word in _WORD.findall(text.lower()))
+    counts = Counter(word for text in (*texts(things.wide), *frames) for word in _WORD.findall(text.lower()))
     return tuple(word for word, _ in counts.most_common(most))
 
 

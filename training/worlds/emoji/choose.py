@@ -1,4 +1,4 @@
-"""Make the list of things from ``chosen.txt`` and the packages: ``python -m ...worlds.emoji.choose FOLDER``.
+"""Make the list of things from ``chosen.txt``, ``drawn.txt`` and the packages: ``python -m ...emoji.choose FOLDER``.
 
 It writes ``things.json`` and ``NOTICE`` beside this file. The same packages give the same bytes. With ``--check`` it
 writes nothing, and fails if the files differ from what it would write.
@@ -59,16 +59,20 @@ def read_chosen(text: str) -> list[Chosen]:
     return [Chosen.parse(line) for line in text.splitlines() if line.strip() and not line.startswith("#")]
 
 
-def choose(chosen: Sequence[Chosen], entries: Mapping[str, Entry], sets: Mapping[str, IconSet]) -> Things:
+def choose(
+    chosen: Sequence[Chosen], entries: Mapping[str, Entry], sets: Mapping[str, IconSet], drawn: Sequence[str] = ()
+) -> Things:
     """Return the chosen things with their words, and the icons that are none of them.
 
     Args:
         chosen: Choices.
         entries: Keywords by code points.
         sets: Icon sets by drawing style, with ``noto`` among them.
+        drawn: Canonical names of the things that the base draws; empty for all.
 
     Raises:
-        ValueError: If a set lacks an icon, or if a name breaks a rule of ``chosen.txt``; the message names all.
+        ValueError: If a set lacks an icon, if a name breaks a rule of ``chosen.txt``, or if a drawn thing is not
+            chosen; the message names all.
     """
     common = {code: entry for code, entry in entries.items() if all(code in icons for icons in sets.values())}
     codes = {name: code for code, name in sets["noto"].names.items()}
@@ -84,7 +88,7 @@ def choose(chosen: Sequence[Chosen], entries: Mapping[str, Entry], sets: Mapping
         things,
         tuple(icon for i, icon in enumerate(free) if i % _EVERY),
         tuple(icon for i, icon in enumerate(free) if not i % _EVERY),
-    )
+    ).drawing(drawn)
 
 
 def _names(one: Chosen, entry: Entry) -> tuple[str, ...]:
@@ -151,13 +155,16 @@ def _unlike(entry: Entry, things: Sequence[Thing], names: set[str]) -> bool:
     return not ({*entry.keywords} & names) and not any(_says(entry.label, thing.name) for thing in things)
 
 
-def made(folder: Path, sources: Sources = SOURCES, chosen: str | None = None) -> dict[str, str]:
+def made(
+    folder: Path, sources: Sources = SOURCES, chosen: str | None = None, drawn: str | None = None
+) -> dict[str, str]:
     """Return the texts of ``things.json`` and ``NOTICE`` as packages give them.
 
     Args:
         folder: Folder of the packages' files.
         sources: Packages.
         chosen: Text of the choices; None takes ``chosen.txt``.
+        drawn: Names of the things that the base draws, a line each; None takes ``drawn.txt``.
 
     Raises:
         IntegrityError: If a package is missing or another one.
@@ -165,9 +172,18 @@ def made(folder: Path, sources: Sources = SOURCES, chosen: str | None = None) ->
     """
     require_packages(folder, sources.packages)
     sets = {style: IconSet.read(folder, package) for style, package in sources.icon_sets.items()}
-    text = (HERE / "chosen.txt").read_text(encoding="utf-8") if chosen is None else chosen
-    things = choose(read_chosen(text), read_entries(folder, sources), sets)
+    lines, names = _text("chosen.txt", chosen), _text("drawn.txt", drawn)
+    things = choose(read_chosen(lines), read_entries(folder, sources), sets, read_names(names))
     return {"things.json": things.to_json(), "NOTICE": notice(folder, sources)}
+
+
+def read_names(text: str) -> list[str]:
+    """Return the names of a text, one a line; lines that are empty or begin with ``#`` do not count."""
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def _text(name: str, given: str | None) -> str:
+    return (HERE / name).read_text(encoding="utf-8") if given is None else given
 
 
 def require_current(folder: Path) -> None:
@@ -179,8 +195,8 @@ def require_current(folder: Path) -> None:
     stale = [name for name, text in made(folder).items() if (HERE / name).read_text(encoding="utf-8") != text]
     if stale:
         raise IntegrityError(
-            f"expected {' and '.join(stale)} as chosen.txt and the packages give them, found others; run the module "
-            f"{__package__}.choose on {folder}, which writes them"
+            f"expected {' and '.join(stale)} as chosen.txt, drawn.txt and the packages give them, found others; run "
+            f"the module {__package__}.choose on {folder}, which writes them"
         )
 
 

@@ -156,7 +156,7 @@ def emoji_concept(name: str, things: Things | None = None) -> EmojiConcept:
         things: Things of the world; None takes the packaged list.
 
     Raises:
-        ValueError: If the world has no such concept.
+        ValueError: If the world has no such concept, or the base does not draw the thing.
     """
     name = name.replace("_", " ")
     if name in CONCEPTS:
@@ -165,6 +165,11 @@ def emoji_concept(name: str, things: Things | None = None) -> EmojiConcept:
     for label, known in values.items():
         if name in known:
             return EmojiConcept(name, label, (name,), neighbours=() if label == "thing" else _others(known, name))
+    if name in (things or load_things()).wide.names:
+        raise ValueError(
+            f"expected a thing that the emoji base draws, found {name!r}, of which it has learned the word alone; "
+            "docs/emoji.md names the list of those that it draws"
+        )
     close = get_close_matches(name, [*CONCEPTS, *(value for known in values.values() for value in known)])
     hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"groups are {', '.join(CONCEPTS)}"
     raise ValueError(f"expected a thing, style, background or group of the emoji world, found {name!r}; {hint}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from .packages import SOURCES
 from .rejects import Studio
 from .renders import cached_renders
 from .scenes import Placement
-from .settings import NETWORKS, SIZES
+from .settings import NETWORKS, PLACEMENT, SIZES
 from .things import load_things
 from .vocabulary import BACKGROUND_NAMES, STYLE_NAMES
 
@@ -62,7 +63,7 @@ class EmojiCorpus:
         Args:
             sources: Folder of the packages that the world is made from.
             work: Folder that keeps the rendered icons.
-            placement: Ranges of places, sizes and angles; None takes the defaults.
+            placement: Ranges of places, sizes and angles; None takes those of the world.
 
         Raises:
             IntegrityError: If a package is missing or another one, or if the list is not what the packages give.
@@ -70,10 +71,23 @@ class EmojiCorpus:
         require_current(sources)
         things = load_things()
         sets = {style: IconSet.read(sources, package) for style, package in SOURCES.icon_sets.items()}
-        renders = cached_renders(work / "icons.safetensors", sets, things.codes)
-        studio = Studio(things, renders, NETWORKS.side, placement or Placement())
+        renders = cached_renders(work / "icons.safetensors", sets, things.wide.codes)
+        studio = Studio(things, renders.ordered(things.codes), NETWORKS.side, placement or PLACEMENT)
         tokenizer = clip_tokenizer(clip_vocabulary(sources), positions=NETWORKS.positions)
         return cls(studio, tokenizer, origins=_origins(studio), files=_files())
+
+    def pretraining(self) -> EmojiCorpus | None:
+        """Return the world of all things, more differently placed; None if the base draws all things."""
+        return self._wide
+
+    @cached_property
+    def _wide(self) -> EmojiCorpus | None:
+        things = self.studio.things
+        if not things.pretrained:
+            return None
+        wide = things.wide
+        studio = Studio(wide, self.studio.renders.ordered(wide.codes), self.studio.side, Placement())
+        return replace(self, studio=studio, origins={}, files={})
 
     @property
     def labels(self) -> Mapping[str, int]:
@@ -91,6 +105,10 @@ class EmojiCorpus:
     def unknown_pictures(self, n: int, *, seed: int) -> Pictures:
         """Return n pictures of icons that no training shows; equal seeds give equal pictures."""
         return self.studio.unknown(n, Generator().manual_seed(seed))
+
+    def undrawn_pictures(self, n: int, *, seed: int) -> Pictures:
+        """Return n pictures of things that only pretraining shows; none if there are no such things."""
+        return self.studio.undrawn(n, Generator().manual_seed(seed))
 
     def captions(self, labels: Tensor, generator: Generator, *, empty: float = 0.0) -> list[str]:
         """Return a random caption for each row of labels (n, 3); a share ``empty`` of the captions is ""."""
@@ -146,13 +164,18 @@ def _in_parts(make: Callable[[int, Generator], Pictures], n: int, seed: int, lab
 
 
 def _origins(studio: Studio) -> dict[str, Any]:
-    pictures, things = studio.renders.pictures.numpy().tobytes(), studio.things.to_json().encode()
+    wide = studio.things.wide
+    pictures = studio.renders.ordered(wide.codes).pictures.numpy().tobytes()
     return {
         "packages": {p.spec: {"integrity": p.integrity, "licence": p.licence} for p in SOURCES.packages},
         "vocabulary_sha256": VOCABULARY_SHA256,
-        "things_sha256": hashlib.sha256(things).hexdigest(),
+        "things_sha256": hashlib.sha256(studio.things.to_json().encode()).hexdigest(),
         "icons_sha256": hashlib.sha256(pictures).hexdigest(),
         "placement": asdict(studio.placement),
+        "pretraining": {
+            "things_sha256": hashlib.sha256(wide.to_json().encode()).hexdigest(),
+            "placement": asdict(Placement()),
+        },
     }
 
 

@@ -1,8 +1,12 @@
 """A judge of the emoji world that learns nothing: it looks for the icon that explains a picture best.
 
 It compares a picture with small icons that ship with the base. For every value it computes a *deviation*: the ratio of
-a measured quantity to its limit. A value fits with a deviation of at most 1. For things and styles the quantity is the
-share of the picture's difference from its ground that the best icon leaves unexplained.
+a measured quantity to its limit. A value fits with a deviation of at most 1.
+
+For things and styles the quantity is the share u of the picture's difference from its ground that the best icon leaves
+unexplained. A blurred picture fits as well, if it resembles one thing much more than all others: then the quantity is u
+times the square of its ratio to the least share of any other thing. That is the ratio test of Lowe (2004), "Distinctive
+image features from scale-invariant keypoints", section 7.1.
 """
 
 from __future__ import annotations
@@ -31,15 +35,17 @@ from .things import Things, load_things
 from .vocabulary import COLOURS, STYLE_NAMES
 
 ICONS_NAME = "icons.safetensors"
-_VERSION = "1"  # changes with every limit below
-# Limits, each with its quantity. That of things was set on 600 pictures of ``Things.others``, of which it accepts 3 %;
-# ``Things.unknown`` only measure the judge.
+_VERSION = "2"  # changes with every limit below
+# Limits, each with its quantity. Those of things were set on 600 pictures of ``Things.others``, of which both together
+# accept 3 %; ``Things.unknown`` and undrawn things only measure the judge.
 _UNEXPLAINED = 0.14  # share of the picture's squared difference from its ground
+_DISTINCT = 0.065  # that share, times its squared ratio to the next thing's
+_LIKE = 0.5  # largest share of a picture that fits by the ratio
 _BACKGROUND = 0.16  # distance of colours in the unit cube
 _UNEVEN = 0.3  # share of the border in other colours
 _BARE = 1e-3  # mean squared difference from the ground of a picture that shows nothing
 _BORDER = 32  # the border is the side divided by this, at least one pixel
-_CANDIDATES, _STEPS = 6, 3
+_CANDIDATES, _STEPS = 6, 3  # things, with their icons of all styles
 _BATCH = 50
 
 
@@ -122,8 +128,8 @@ class IconJudge:
         """Return the deviations (B, values), by label, of pictures (B, 3, H, W) in [0, 1]."""
         ground = Ground.of(images)
         apart = torch.cdist(ground.colour, _palette())  # (B, backgrounds)
-        icons = self._unexplained(images, ground.colour, apart) / _UNEXPLAINED
-        by_name = icons.reshape(len(images), -1, len(STYLE_NAMES))  # (B, things, styles)
+        left = self._unexplained(images, ground.colour, apart)
+        by_name = icon_deviations(left.reshape(len(images), -1, len(STYLE_NAMES)))  # (B, things, styles)
         uneven = ((1 - ground.even) / _UNEVEN)[:, None]
         return {
             "thing": by_name.amin(2),
@@ -148,12 +154,34 @@ class IconJudge:
         groups += [(_Bank.of(self.icons, ground[i]), i[None]) for i in (~known).nonzero()[:, 0]]
         for bank, places in groups:
             if len(places):
-                n = min(_CANDIDATES, len(self.icons))
-                candidates = likely(difference[places], bank.vectors, bank.poses, n)
+                candidates = likely(difference[places], bank.vectors, bank.poses, _CANDIDATES, len(STYLE_NAMES))
                 left = unexplained(difference[places], ground[places], self.icons, candidates, _STEPS)
                 found[places] = found[places].scatter(1, candidates.icons, left)
         bare = difference.square().mean((1, 2, 3)) < _BARE
         return found.masked_fill(bare[:, None], torch.inf)
+
+
+def icon_deviations(left: Tensor) -> Tensor:
+    """Return the deviations (B, things, styles) of icons: the lower of those by their shares and by their ratios.
+
+    Args:
+        left: Shares (B, things, styles) that icons leave unexplained; infinite for icons that are far off.
+    """
+    by_ratio = torch.maximum(distinct(left) / _DISTINCT, left / _LIKE)
+    return torch.minimum(left / _UNEXPLAINED, by_ratio)
+
+
+def distinct(left: Tensor) -> Tensor:
+    """Return shares that icons leave unexplained, times their squared ratios to the least share of any other thing.
+
+    Args:
+        left: Shares (B, things, styles); infinite for icons that are far off. No icon at all leaves 1.
+    """
+    least = left.amin(2)  # (B, things)
+    nothing = torch.ones_like(least[:, :1])
+    first, second = torch.cat([least, nothing, nothing], 1).topk(2, dim=1, largest=False).values.unbind(1)
+    rival = torch.where(least == first[:, None], second[:, None], first[:, None])
+    return left * (left / rival.clamp(min=1e-6)[:, :, None]).square()
 
 
 @dataclass(frozen=True)

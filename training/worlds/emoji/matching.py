@@ -87,20 +87,23 @@ def normalised(difference: Tensor, pose: Pose, *, turn: float = 0.0, mirror: flo
     return nn.functional.normalize(_warped(difference, maps, _COARSE).flatten(1), dim=1)
 
 
-def likely(difference: Tensor, bank: Tensor, poses: Pose, n: int) -> Candidates:
-    """Return the n icons with the highest correlation with each picture, at their places in it.
+def likely(difference: Tensor, bank: Tensor, poses: Pose, n: int, styles: int = 1) -> Candidates:
+    """Return the icons of the n things with the highest correlation with each picture, at their places in it.
 
     Args:
         difference: Pictures (B, 3, H, W) minus their ground.
         bank: Unit vectors (N, F) of the icons on the same ground.
         poses: Poses of the icons.
-        n: Number of candidates C.
+        n: Largest number of things; there are C = n S candidates.
+        styles: Number S of icons of each thing, which follow each other.
     """
     pose = Pose.of(difference)
     views = [(turn, mirror) for mirror in (1.0, -1.0) for turn in _TURNS]
     found = [normalised(difference, pose, turn=turn, mirror=mirror) @ bank.T for turn, mirror in views]
     best, view = torch.stack(found).max(0)  # (B, N)
-    icons = best.topk(n, 1).indices
+    by_thing = best.reshape(len(best), -1, styles).amax(2)  # (B, things)
+    things = by_thing.topk(min(n, by_thing.shape[1]), 1).indices
+    icons = (things[:, :, None] * styles + torch.arange(styles)).flatten(1)
     turns, mirrors = torch.tensor(views)[view.gather(1, icons)].unbind(2)
     size, angle = poses[icons].radius / pose.radius[:, None], -turns * math.pi / 180
     linear = _turn(size, angle, mirrors)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from robust_encoders.artifact.owned_file import read_owned
 from robust_encoders.hub.embedded import embedded_file
+from robust_encoders.utils.home import write_atomically
 
 from ..clip_scorer import ClipScorer
 from ..pretrain.config import NetworkConfig
@@ -29,6 +32,14 @@ from .vocabulary import BACKGROUND_NAMES, LABELS, NONE, STYLE_NAMES
 
 SEED = 3_000_000  # apart from the seeds of training, of the build's own measurement, and of the judges' limits
 BOTH = "both"
+_WEIGHTS: Mapping[str, str] = {
+    "unet": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+}
+_CALLS: Mapping[str, WordChoice] = {"name": "name", "unseen word": "unseen"}
+_EVERYDAY = "thing in everyday wordings"
+SETS = (*(f"{label} by {call}" for label in LABELS for call in _CALLS), _EVERYDAY)
 
 
 class NamedJudge(Reader, Protocol):
@@ -93,7 +104,8 @@ class Measured:
             "trained": load_judge(place / "judge.safetensors", things=known, networks=networks),
             "icons": load_icon_judge(place / ICONS_NAME, things=known, side=networks.side),
         }
-        weights = ("judge.safetensors", ICONS_NAME, "image_tower.safetensors")
+        parts = (f"base/{part}/{name}" for part, name in _WEIGHTS.items())
+        weights = ("judge.safetensors", ICONS_NAME, "image_tower.safetensors", *parts)
         files = {name: read_owned(place / name).sha256() for name in weights}
         return cls(pipe, judges, load_clip_scorer(place, networks=networks), known, files)
 
@@ -116,18 +128,25 @@ def prompt_sets(things: Things, n: int, *, seed: int) -> dict[str, PromptSet]:
 
     Wordings are held out. Every set calls the values of one label by canonical names or by held-out words.
     """
-    calls: Mapping[str, WordChoice] = {"name": "name", "unseen word": "unseen"}
     fixed = {"thing": {}, "style": {"style": STYLE_NAMES}, "background": {"background": BACKGROUND_NAMES}}
     found = {
         f"{label} by {call}": PromptSet(label, prompts(things, n, seed=seed + i, words=words, fixed=fixed[label]))
         for i, label in enumerate(LABELS)
-        for call, words in calls.items()
+        for call, words in _CALLS.items()
     }
     everyday = prompts(things, n, seed=seed + len(LABELS), frames=EVERYDAY["reported"])
-    return {**found, "thing in everyday wordings": PromptSet("thing", everyday)}
+    return {**found, _EVERYDAY: PromptSet("thing", everyday)}
 
 
-def measure(base: Measured, n: int, *, seed: int = SEED, corpus: EmojiCorpus | None = None) -> dict[str, Any]:
+def measure(
+    base: Measured,
+    n: int,
+    *,
+    seed: int = SEED,
+    corpus: EmojiCorpus | None = None,
+    path: Path | None = None,
+    sets: Sequence[str] = (),
+) -> dict[str, Any]:
     """Return the record of a measurement, as JSON.
 
     Args:
@@ -135,7 +154,13 @@ def measure(base: Measured, n: int, *, seed: int = SEED, corpus: EmojiCorpus | N
         n: Number of captions of each set, and of pictures of each kind for the judges.
         seed: Seed of captions, noise and renders.
         corpus: World with its rendered icons, on which the judges themselves are measured; None leaves this out.
+        path: File that gets the record after each set. What a record there has already is not measured again.
+        sets: Names of the sets to measure, some of ``SETS``; empty for all.
+
+    Raises:
+        ValueError: If the file holds the record of another measurement.
     """
+    asked_for = prompt_sets(base.things, n, seed=seed)
     record: dict[str, Any] = {
         "n": n,
         "seed": seed,
@@ -143,18 +168,56 @@ def measure(base: Measured, n: int, *, seed: int = SEED, corpus: EmojiCorpus | N
         "guidance": GUIDANCE,
         "judges": {name: f"{judge.name} {judge.version}" for name, judge in base.judges.items()},
         "files": dict(base.files),
-        "base": {},
+        "captions_sha256": _sha256([prompt.text for one in asked_for.values() for prompt in one.prompts]),
     }
-    for i, (name, asked) in enumerate(prompt_sets(base.things, n, seed=seed).items()):
+    record = {**record, "base": {}, **_finished(record, path)}
+    for i, (name, asked) in enumerate(asked_for.items()):
+        if name in record["base"] or (sets and name not in sets):
+            continue
         texts = [prompt.text for prompt in asked.prompts]
         images = base.draw(texts, seed=seed + i * n)
         cosine = float(base.scorer(images, texts).mean())
         record["base"][name] = {
             "label": asked.label, "clip_score": cosine, "as_asked": as_asked(base.judges, images, asked.prompts)
         }  # fmt: skip
-    if corpus is not None:
-        record["judges_measured"] = measure_judges(base.judges, corpus, n, seed=seed)
+        _write(record, path)
+    record["base"] = {name: record["base"][name] for name in SETS if name in record["base"]}
+    sources = None if corpus is None else _sha256(corpus.sources())
+    if corpus is not None and record.get("judges_measured", {}).get("sources_sha256") != sources:
+        found = measure_judges(base.judges, corpus, n, seed=seed)
+        record["judges_measured"] = {"sources_sha256": sources, **found}
+    _write(record, path)
     return record
+
+
+def _finished(record: Mapping[str, Any], path: Path | None) -> dict[str, Any]:
+    """Return what a file has of the measurement that a record begins.
+
+    Raises:
+        ValueError: If it holds another measurement, or cannot be read.
+    """
+    if path is None or not path.exists():
+        return {}
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        other = [key for key, value in record.items() if stored.get(key) != value]
+    except (OSError, ValueError, AttributeError) as error:
+        other = [str(error)]
+    if other:
+        raise ValueError(
+            f"expected a record of this measurement in {path}, found another ({', '.join(other)}); name another "
+            "folder with --out, or delete the file"
+        )
+    return {key: stored[key] for key in ("base", "judges_measured") if key in stored}
+
+
+def _sha256(told: Any) -> str:
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def _write(record: Mapping[str, Any], path: Path | None) -> None:
+    if path is not None:
+        write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
 
 
 def as_asked(
@@ -184,7 +247,7 @@ def as_asked(
 
 def measure_judges(
     judges: Mapping[str, NamedJudge], corpus: EmojiCorpus, n: int, *, seed: int
-) -> dict[str, dict[str, dict[str, float]]]:
+) -> dict[str, dict[str, dict[str, Any]]]:
     """Return the errors of judges on pictures that no training used, by judge.
 
     Args:
@@ -195,13 +258,23 @@ def measure_judges(
 
     Returns:
         For each judge: under ``renders`` the shares of right answers and of wrongly answered ``none`` by label; under
-        ``unknown`` the share of pictures of unknown things in which it sees a thing of the world.
+        ``unknown`` the share of pictures of unknown things in which it sees a thing of the world; under ``undrawn``
+        that of pictures of things that only pretraining shows, if there are any.
     """
     renders, unknown = corpus.pictures(n, seed=seed), corpus.unknown_pictures(n, seed=seed + 1)
-    return {name: _errors(judge, renders, unknown) for name, judge in judges.items()}
+    undrawn = corpus.undrawn_pictures(n, seed=seed + 2)
+    found = {name: _errors(judge, renders, unknown) for name, judge in judges.items()}
+    if len(undrawn):
+        for name, judge in judges.items():
+            found[name]["undrawn"] = {"n": len(undrawn), "thing accepted": _accepted(judge, undrawn)}
+    return found
 
 
-def _errors(judge: NamedJudge, renders: Pictures, unknown: Pictures) -> dict[str, dict[str, float]]:
+def _accepted(judge: NamedJudge, pictures: Pictures) -> float:
+    return _share(a != NONE for a in judge(pictures.images.float() / 255)["thing"])
+
+
+def _errors(judge: NamedJudge, renders: Pictures, unknown: Pictures) -> dict[str, dict[str, Any]]:
     found, shares = judge(renders.images.float() / 255), {}
     for i, label in enumerate(LABELS):
         truth = [judge.values[label][place] for place in renders.labels[:, i].tolist()]
@@ -238,12 +311,16 @@ def table(record: Mapping[str, Any]) -> str:
     measured = record.get("judges_measured")
     if measured is None:
         return "\n".join([*lines, "", "The judges themselves were not measured: name the packages by --sources."])
+    undrawn = all("undrawn" in measured[name] for name in record["judges"])
     head = ["judge", *(f"{label} right" for label in LABELS), "thing refused", "unknown accepted"]
+    head += ["undrawn accepted"] if undrawn else []
     lines += ["", f"The judges on {record['n']} new renders and as many pictures of unknown things, per cent.", ""]
     lines += [_row(head), _row(["---"] * len(head))]
-    for name, errors in measured.items():
+    for name in record["judges"]:
+        errors = measured[name]
         shares = [*(errors["renders"][label] for label in LABELS), errors["renders"]["thing refused"]]
-        lines.append(_row([name, *map(_percent, [*shares, errors["unknown"]["thing accepted"]])]))
+        kinds = ("unknown", "undrawn") if undrawn else ("unknown",)
+        lines.append(_row([name, *map(_percent, [*shares, *(errors[kind]["thing accepted"] for kind in kinds)])]))
     return "\n".join(lines)
 
 

@@ -55,8 +55,14 @@ class Studio:
 
     def unknown(self, n: int, generator: Generator) -> Pictures:
         """Return n pictures of icons that are no things of the world and that no training uses."""
-        start = len(self.things.things) + len(self.things.others)
+        start = len(self.things.things) + len(self.things.strangers)
         return self.others(n, start, len(self.things.unknown), generator)
+
+    def undrawn(self, n: int, generator: Generator) -> Pictures:
+        """Return n pictures of things that only pretraining shows; none if there are no such things."""
+        start = len(self.things.things) + len(self.things.others)
+        number = len(self.things.strangers) - len(self.things.others)
+        return self.others(n if number else 0, start, max(1, number), generator)
 
     def random_labels(self, n: int, icons: int, generator: Generator) -> Tensor:
         """Return random labels (n, 3) for the first ``icons`` icons; all values are equally likely."""
@@ -94,7 +100,7 @@ def _known(labels: Tensor) -> Tensor:
 
 
 def _other_icon(studio: Studio, n: int, generator: Generator) -> Pictures:
-    return studio.others(n, len(studio.things.things), len(studio.things.others), generator)
+    return studio.others(n, len(studio.things.things), len(studio.things.strangers), generator)
 
 
 def _scrambled(studio: Studio, n: int, generator: Generator) -> Pictures:

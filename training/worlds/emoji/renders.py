@@ -54,6 +54,11 @@ class Renders:
                 bar.update()
         return cls(pictures, tuple(codes), tuple(sets))
 
+    def ordered(self, codes: Sequence[str]) -> Renders:
+        """Return the icons of some code points, in their order."""
+        places = [self.codes.index(code) for code in codes]
+        return Renders(self.pictures[places], tuple(codes), self.styles)
+
     def shrunk(self, n: int, side: int) -> Renders:
         """Return the first n icons with sides of at most ``side`` pixels."""
         pictures = self.pictures[:n]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..pretrain.config import NetworkConfig, Sizes
 from ..pretrain.loop import Schedule
+from .scenes import Placement
 
 # Of 20,000 captions the longest has 22 tokens, with start and end, and 99 % have at most 15. The other positions
 # are room for the tokens that an attack adds. CLIP's 77 positions would double the cost of every text encoding.
@@ -14,8 +15,8 @@ NETWORKS = NetworkConfig(
     text_width=96,
     text_layers=4,
     shared_width=96,
-    unet_channels=(64, 160),
-    unet_attention=(False, True),
+    unet_channels=(64, 160, 160),
+    unet_attention=(False, True, True),
     unet_heads=4,
     judge_channels=(32, 64, 128, 192),
     tower_channels=(32, 64, 128, 192),
@@ -24,15 +25,19 @@ SIZES = Sizes(
     pictures=40_000,
     autoencoder=Schedule(steps=5000, rate=2e-3),
     text=Schedule(steps=6000, rate=1e-3),
-    unet=Schedule(steps=20_000, rate=1e-3, decay=0.9995),
-    judge=Schedule(steps=4000, rate=2e-3, restart=3000),
+    unet=Schedule(steps=16_000, rate=1e-3, decay=0.999),
+    judge=Schedule(steps=2500, rate=2e-3, restart=1800),
     autoencoder_batch=16,
     text_batch=128,
     unet_batch=48,
     judge_batch=48,
     rejects=30_000,
     unfinished=2_000,
-    drawn=1000,
+    drawn=300,
     bf16=True,
-    unet_parts=10,
+    compiled=True,
+    unet_parts=8,
+    noisier=0.5,
 )
+# How the things are placed that the base draws. Autoencoder and text encoder see them placed as ``Placement`` has it.
+PLACEMENT = Placement(smallest=0.84, largest=0.94, turn=6.0, mirrored=0.0)

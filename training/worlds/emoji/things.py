@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from importlib import resources
 from typing import Any, Literal
@@ -15,7 +15,7 @@ WordChoice = Literal["name", "seen", "unseen", "any"]
 def words_by_choice(words: tuple[str, ...], choice: WordChoice) -> tuple[str, ...]:
     """Return those of a value's words that a choice allows: the first, those that training may add, the last, or all.
 
-    Half of the things have no further name, so ``seen`` may allow none.
+    Many things have no further name, so ``seen`` may allow none.
     """
     return {"name": words[:1], "seen": words[1:-1], "unseen": words[-1:], "any": words}[choice]
 
@@ -68,11 +68,25 @@ class Things:
         things: Things in the order of their labels.
         others: Icons that the training of the judge may use as pictures of none of the things.
         unknown: Further such icons, which only measure the judge.
+        pretrained: Things of pretraining, in the order of their labels, with those of ``things`` among them; empty if
+            they are the same. The base knows the others by name and draws none of them.
     """
 
     things: tuple[Thing, ...]
     others: tuple[Icon, ...]
     unknown: tuple[Icon, ...]
+    pretrained: tuple[Thing, ...] = ()
+
+    @cached_property
+    def wide(self) -> Things:
+        """The things of pretraining."""
+        return Things(self.pretrained or self.things, self.others, self.unknown)
+
+    @cached_property
+    def strangers(self) -> tuple[Icon, ...]:
+        """Icons from which the judge may learn ``none``: the others, and the things that only pretraining shows."""
+        drawn = {*self.names}
+        return (*self.others, *(Icon(thing.name, thing.code) for thing in self.pretrained if thing.name not in drawn))
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -91,17 +105,19 @@ class Things:
 
     @cached_property
     def codes(self) -> tuple[str, ...]:
-        """Code points of all icons: those of the things, then of the others, then of the unknown ones."""
-        others = (icon.code for icon in (*self.others, *self.unknown))
+        """Code points of all icons: those of the things, then of the strangers, then of the unknown ones."""
+        others = (icon.code for icon in (*self.strangers, *self.unknown))
         return (*(thing.code for thing in self.things), *others)
 
     def to_json(self) -> str:
-        """Return the things as JSON with one line for each."""
-        parts: Mapping[str, Sequence[object]] = {
-            "things": [asdict(thing) for thing in self.things],
+        """Return the things of pretraining as JSON, with one line for each, and the names of those that are drawn."""
+        parts: dict[str, Sequence[object]] = {
+            "things": [asdict(thing) for thing in self.wide.things],
             "others": [[icon.code, icon.label] for icon in self.others],
             "unknown": [[icon.code, icon.label] for icon in self.unknown],
         }
+        if self.pretrained:
+            parts["drawn"] = self.names
         blocks = [f'  "{key}": [\n{_lines(rows)}\n  ]' for key, rows in parts.items()]
         return "{\n" + ",\n".join(blocks) + "\n}\n"
 
@@ -110,7 +126,24 @@ class Things:
         """Return the things that ``to_json`` wrote."""
         stored: dict[str, Any] = json.loads(text)
         others, unknown = (tuple(Icon(label, code) for code, label in stored[k]) for k in ("others", "unknown"))
-        return cls(tuple(_thing(row) for row in stored["things"]), others, unknown)
+        return cls(tuple(_thing(row) for row in stored["things"]), others, unknown).drawing(stored.get("drawn", ()))
+
+    def drawing(self, names: Collection[str]) -> Things:
+        """Return these things as those of pretraining, of which the base draws some.
+
+        Args:
+            names: Canonical names of the drawn things; empty for all.
+
+        Raises:
+            ValueError: If there is no thing of a name.
+        """
+        if unknown := sorted({*names} - {*self.names}):
+            raise ValueError(
+                f"expected names of things of chosen.txt, found {', '.join(unknown)}; take them out of drawn.txt"
+            )
+        if not names or {*names} == {*self.names}:
+            return self
+        return replace(self, things=tuple(t for t in self.things if t.name in names), pretrained=self.things)
 
 
 def _lines(rows: Sequence[object]) -> str:

@@ -22,7 +22,7 @@ from .corpus import Corpus, PromptSetsCorpus, Reader, RejectingCorpus, SourcedCo
 from .measure import GUIDANCE, STEPS, base_accuracy, draw, judge_accuracy, prompt_accuracy
 from .networks import LabelNet
 from .stages import new_scheduler
-from .workshop import Workshop
+from .workshop import STAGES, Workshop
 
 RENDERS = 4000
 _HELD_OUT_SEED = 1_000_000
@@ -54,7 +54,7 @@ def assemble(shop: Workshop, out: Path, *, renders: int = RENDERS, drawn: int | 
         "seed": shop.seed,
         "networks": asdict(corpus.networks),
         "sizes": asdict(shop.sizes),
-        "stages": {stage: shop.record(stage) for stage in ("autoencoder", "text", "unet", "judge")},
+        "stages": {stage: shop.record(stage) for stage in STAGES[:-1]},
         **measured(corpus, shop.judge(), pipe, renders=renders, drawn=drawn or shop.sizes.drawn),
         **({"sources": dict(corpus.sources())} if isinstance(corpus, SourcedCorpus) else {}),
         "versions": {name: version(name) for name in ("torch", "diffusers", "transformers", "tokenizers", "pillow")},

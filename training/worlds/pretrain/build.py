@@ -17,9 +17,8 @@ from .config import Sizes
 from .corpus import Corpus, new_judge
 from .judge_stage import train_judge
 from .networks import new_tower
-from .workshop import Workshop
+from .workshop import PRETRAINED, STAGES, Workshop
 
-STAGES = ("autoencoder", "text", "unet", "judge", "assemble")
 _log = logging.getLogger(__name__)
 
 
@@ -84,8 +83,11 @@ def _unet_part(shop: Workshop, unet: UNet2DConditionModel, stage: str, number: i
     """Train one part of the UNet's schedule; its number counts from 0."""
     course, start = shop.course(stage), time.monotonic()
     span = _span(shop, number)
+    compiled = parts.compiles(shop.sizes)
     loss = parts.train_unet(unet, _conditioner(shop), shop.latents(), course, span)
-    shop.keep(stage, unet, {"loss": loss, "seconds": time.monotonic() - start, "steps": list(span)})
+    shop.keep(
+        stage, unet, {"loss": loss, "seconds": time.monotonic() - start, "steps": list(span), "compiled": compiled}
+    )
 
 
 def _conditioner(shop: Workshop) -> Callable[[list[str]], Tensor]:
@@ -139,6 +141,6 @@ def build(
             _log.info("%s: finished before, kept", stage)
             continue
         torch.manual_seed(seed)
-        trainers[stage](shop)
+        trainers[stage](shop.pretraining() if stage in PRETRAINED else shop)
     if "assemble" in wanted:
         assemble(shop, out)

@@ -59,7 +59,9 @@ class Sizes:
     ``drawn`` is the number of pictures that the finished base draws for each measurement. With ``bf16``, autoencoder
     and image tower train under autocast to bfloat16 on a processor that computes in it, as the UNet always does. The
     UNet trains in ``unet_parts`` equal parts of its schedule. Each part is kept when it is done, and the next begins at
-    its averaged weights.
+    its averaged weights. A share ``noisier`` of its timesteps is of the noisier half alone, where the layout of a
+    picture is decided. With ``compiled``, the UNet trains compiled if there is a C++ compiler, which ends in other last
+    bits.
     """
 
     pictures: int = 40_000
@@ -75,4 +77,6 @@ class Sizes:
     unfinished: int = 2_000
     drawn: int = 600
     bf16: bool = False
+    compiled: bool = False
     unet_parts: int = 1
+    noisier: float = 0.0

@@ -103,6 +103,15 @@ class Corpus(Protocol):
 
 
 @runtime_checkable
+class PretrainedCorpus(Protocol):
+    """A world whose autoencoder and text encoder learn a larger one, as CLIP knows more than Stable Diffusion draws."""
+
+    def pretraining(self) -> Corpus | None:
+        """Return the larger world, with the same tokenizer and networks; None if there is none."""
+        ...
+
+
+@runtime_checkable
 class RejectingCorpus(Protocol):
     """A world whose judge can answer that a picture shows no value of a label; the answer follows the values."""
 
@@ -153,6 +162,11 @@ class SourcedCorpus(Protocol):
     def write_files(self, out: Path) -> None:
         """Write the files that ship beside the base, such as attributions, to a folder."""
         ...
+
+
+def pretraining_of(corpus: Corpus) -> Corpus | None:
+    """Return the larger world that autoencoder and text encoder of a world learn; None if there is none."""
+    return corpus.pretraining() if isinstance(corpus, PretrainedCorpus) else None
 
 
 def judge_labels(corpus: Corpus) -> Mapping[str, int]:

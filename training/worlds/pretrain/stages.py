@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -20,6 +23,8 @@ from .loop import fit
 from .networks import ImageTower
 from .token_rows import RowSubset
 from .tokenizer import train_tokenizer
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,14 @@ class Course:
 
 def _bf16(wanted: bool = True) -> AbstractContextManager[None]:
     return torch.autocast("cpu", torch.bfloat16, enabled=wanted and has_bf16())
+
+
+def compiles(sizes: Sizes) -> bool:
+    """Return whether the UNet trains compiled: as the sizes ask, if there is the C++ compiler that PyTorch needs."""
+    if sizes.compiled and shutil.which(os.environ.get("CXX", "g++")) is None:
+        _log.warning("no C++ compiler is found, so the UNet trains uncompiled, in more time; install g++ to compile it")
+        return False
+    return sizes.compiled
 
 
 def new_autoencoder(config: NetworkConfig) -> AutoencoderKL:
@@ -196,6 +209,14 @@ def encode_pictures(model: AutoencoderKL, pictures: Pictures) -> Tensor:
     return torch.cat([chunk.half() for chunk in chunks])
 
 
+def _timesteps(n: int, count: int, noisier: float, generator: Generator) -> Tensor:
+    """Return n timesteps, uniform over all ``count``, but a share ``noisier`` of them over the noisier half alone."""
+    t = torch.randint(count, (n,), generator=generator)
+    if not noisier:
+        return t
+    return torch.where(torch.rand(n, generator=generator) < noisier, count // 2 + t // 2, t)
+
+
 def train_unet(
     unet: UNet2DConditionModel,
     condition: Callable[[list[str]], Tensor],
@@ -207,7 +228,7 @@ def train_unet(
 
     10 % of the captions are empty, which classifier-free guidance needs. The attention is computed in separate steps:
     in bf16 on processors, PyTorch's fused attention takes most of its time backward, and 0.705 s a step of the emoji
-    base became 0.507 s without it.
+    base became 0.507 s without it. Compiled, 0.45 s became 0.28 s on a processor with AMX.
 
     Args:
         unet: UNet to train.
@@ -218,15 +239,16 @@ def train_unet(
     """
     scheduler = new_scheduler()
     unet.set_attn_processor(AttnProcessor())
+    forward = torch.compile(unet) if compiles(course.sizes) else unet
 
     def loss(generator: Generator) -> Tensor:
         indices = torch.randint(len(course.pictures), (course.sizes.unet_batch,), generator=generator)
         clean = latents[indices].float()
         noise = torch.randn(clean.shape, generator=generator)
-        t = torch.randint(scheduler.config.num_train_timesteps, (len(clean),), generator=generator)
+        t = _timesteps(len(clean), scheduler.config.num_train_timesteps, course.sizes.noisier, generator)
         text = condition(course.corpus.captions(course.pictures.labels[indices], generator, empty=0.1))
         with _bf16():
-            predicted = unet(scheduler.add_noise(clean, noise, t), t, text).sample
+            predicted = forward(scheduler.add_noise(clean, noise, t), t, text).sample
         error: Tensor = predicted.float() - scheduler.get_velocity(clean, noise, t)
         return error.square().mean()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,11 +17,13 @@ from robust_encoders.artifact.owned_file import read_owned
 
 from . import stages as parts
 from .config import Sizes
-from .corpus import Corpus, Pictures, RejectingCorpus, SourcedCorpus, cached_pictures, new_judge
+from .corpus import Corpus, Pictures, RejectingCorpus, SourcedCorpus, cached_pictures, new_judge, pretraining_of
 from .networks import ImageTower, LabelNet, new_tower
 from .stages import Course
 from .unfinished import Sampler, joined, unfinished_pictures
 
+STAGES = ("autoencoder", "text", "unet", "judge", "assemble")
+PRETRAINED = ("autoencoder", "text")  # these stages learn the world of pretraining, where there is one
 _REJECT_SEED = 10_000
 M = TypeVar("M", bound=nn.Module)
 
@@ -35,12 +37,19 @@ class Workshop:
         folder: Folder of pictures, checkpoints and finished weights.
         sizes: Steps and batch sizes.
         seed: Seed of every stage.
+        within: End of the names of the files that hold pictures and latents.
     """
 
     corpus: Corpus
     folder: Path
     sizes: Sizes
     seed: int
+    within: str = ""
+
+    def pretraining(self) -> Workshop:
+        """Return the same folder with the world of pretraining; itself if the world has none."""
+        wide = pretraining_of(self.corpus)
+        return self if wide is None else replace(self, corpus=wide, within="-pretraining")
 
     def require_same_sources(self) -> None:
         """Check that the folder was begun with the sources of the world, and note them in a new folder.
@@ -61,7 +70,7 @@ class Workshop:
 
     def pictures(self) -> Pictures:
         """Return the training pictures, which are rendered once and then stored."""
-        return cached_pictures(self.folder / "pictures.safetensors", self._make)
+        return cached_pictures(self.folder / f"pictures{self.within}.safetensors", self._make)
 
     def latents(self) -> Tensor:
         """Return the scaled latents (N, 4, h, w) of the training pictures, which are encoded once and then stored.
@@ -69,7 +78,7 @@ class Workshop:
         The file's name has the start of the sha256 of the autoencoder, so another autoencoder has its own latents.
         """
         encoder = read_owned(self.folder / "autoencoder" / "final.safetensors").sha256()[:12]
-        path = self.folder / f"latents-{encoder}.safetensors"
+        path = self.folder / f"latents{self.within}-{encoder}.safetensors"
         if not path.exists():
             aside = path.with_suffix(".tmp")
             save_file({"latents": parts.encode_pictures(self.autoencoder(), self.pictures()).contiguous()}, aside)
@@ -147,7 +156,12 @@ class Workshop:
         return stored
 
     def restore(self, module: M, stage: str) -> M:
-        """Load a finished stage's weights into ``module``, and return it frozen."""
+        """Load a finished stage's weights into ``module``, and return it frozen.
+
+        Raises:
+            FileNotFoundError: If the stage has not run.
+        """
+        self.record(stage)
         module.load_state_dict(read_owned(self.folder / stage / "final.safetensors").tensors)
         return module.eval().requires_grad_(False)
 

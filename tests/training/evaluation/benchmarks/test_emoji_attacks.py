@@ -20,7 +20,7 @@ from robust_encoders.training.worlds.emoji.things import load_things
 from robust_encoders.training.worlds.shapes.concepts import ShapesConcept
 
 THINGS = load_things()
-NAMES = (*CONCEPTS, "duck", "green")
+NAMES = (*CONCEPTS, "pizza", "green")
 
 
 @pytest.mark.parametrize("name", get_args(SuiteName))

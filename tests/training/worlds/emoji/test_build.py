@@ -17,13 +17,14 @@ from transformers import CLIPTokenizer
 from robust_encoders.errors import IntegrityError
 from robust_encoders.training.worlds.emoji.corpus import EmojiCorpus
 from robust_encoders.training.worlds.emoji.judge import EmojiJudge
+from robust_encoders.training.worlds.emoji.scenes import Placement
 from robust_encoders.training.worlds.pretrain import stages as parts
 from robust_encoders.training.worlds.pretrain.assemble import assemble
 from robust_encoders.training.worlds.pretrain.build import build
 from robust_encoders.training.worlds.pretrain.corpus import judge_labels, new_judge
 from robust_encoders.training.worlds.pretrain.networks import new_tower
 from robust_encoders.training.worlds.pretrain.token_rows import used_tokens
-from robust_encoders.training.worlds.pretrain.workshop import Workshop
+from robust_encoders.training.worlds.pretrain.workshop import PRETRAINED, Workshop
 
 STAGES = ("autoencoder", "text", "unet", "judge")
 
@@ -128,6 +129,35 @@ def test_a_folder_begun_with_other_sources(tmp_path: Path) -> None:
         build(changed, tmp_path, stages=("text",))
     build(corpus, tmp_path, stages=("autoencoder",))
     build(changed, tmp_path, stages=("autoencoder",), work=tmp_path / "another")
+
+
+def pretrained_corpus() -> EmojiCorpus:
+    """Return the tiny world with a base that draws two of its four things."""
+    corpus = tiny_corpus()
+    things = corpus.studio.things.drawing(("hammer", "hot dog"))
+    studio = replace(corpus.studio, things=things, renders=corpus.studio.renders.ordered(things.codes))
+    return replace(corpus, studio=replace(studio, placement=Placement(turn=0.0)))
+
+
+def test_a_base_that_draws_some_things_knows_the_words_of_all(
+    twice: tuple[Workshop, Path, Path], tmp_path: Path
+) -> None:
+    corpus = pretrained_corpus()
+    build(corpus, tmp_path, stages=STAGES)
+    shop = Workshop(corpus, tmp_path / "work", SIZES, 0)
+    for stage in STAGES:
+        finals = [(one.folder / stage / "final.safetensors").read_bytes() for one in (shop, twice[0])]
+        assert (finals[0] == finals[1]) == (stage in PRETRAINED), stage
+    assert judge_labels(corpus)["thing"] == 3 == shop.judge().labels["thing"]
+    assert shop.pictures().labels[:, 0].max() == 1
+    assert shop.pretraining().pictures().labels[:, 0].max() == 3
+    assert assemble(shop, tmp_path, renders=4, drawn=2)["base_on_held_out_templates"]["n"] == 2
+
+
+def test_a_world_without_pretraining_learns_itself() -> None:
+    shop = Workshop(tiny_corpus(), Path(), SIZES, 0)
+    assert tiny_corpus().pretraining() is None
+    assert shop.pretraining() is shop
 
 
 def test_captions_follow_their_generator_and_leave_some_empty() -> None:

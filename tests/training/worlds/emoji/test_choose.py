@@ -12,19 +12,19 @@ import pytest
 from tiny_emoji import CHOSEN, CODES, icon_sets, tiny_things, write_sources
 
 from robust_encoders.errors import IntegrityError
-from robust_encoders.training.worlds.emoji.choose import Chosen, choose, made, read_chosen
+from robust_encoders.training.worlds.emoji.choose import HERE, Chosen, choose, made, read_chosen
 from robust_encoders.training.worlds.emoji.keywords import Entry, read_entries
 from robust_encoders.training.worlds.emoji.things import Things
 
 
 def test_the_same_packages_give_the_same_list(tmp_path: Path) -> None:
-    one, other = (made(tmp_path / name, write_sources(tmp_path / name), CHOSEN) for name in ("a", "b"))
+    one, other = (made(tmp_path / name, write_sources(tmp_path / name), CHOSEN, "") for name in ("a", "b"))
     assert one["things.json"] == other["things.json"]
     assert Things.from_json(one["things.json"]) == tiny_things()
 
 
 def test_the_attributions_name_authors_licences_and_versions(tmp_path: Path) -> None:
-    text = made(tmp_path, write_sources(tmp_path), CHOSEN)["NOTICE"]
+    text = made(tmp_path, write_sources(tmp_path), CHOSEN, "")["NOTICE"]
     for part in ("the author of noto", "the author of line art", "MIT by A", "MIT by B", "MIT by C", "emojilib@1.0.0"):
         assert part in text
     assert "git+" not in text
@@ -62,6 +62,23 @@ def test_an_icon_that_people_call_by_a_name_of_a_thing_is_no_other_icon(tmp_path
     assert [icon.label for icon in (*things.others, *things.unknown)] == ["rose"]
 
 
+def test_the_base_may_draw_some_of_the_chosen_things(tmp_path: Path) -> None:
+    drawn = "# the base draws these\nhot dog\n\nbeer mug\n"
+    text = made(tmp_path, write_sources(tmp_path), CHOSEN, drawn)["things.json"]
+    things = Things.from_json(text)
+    assert things.names == ("beer mug", "hot dog")
+    assert things.pretrained == tiny_things().things
+    assert things.wide == tiny_things()
+    assert [icon.label for icon in things.strangers] == ["rose", "glass of milk", "hammer"]
+    assert sorted(things.codes) == sorted(tiny_things().codes)
+    assert things.to_json() == text
+
+
+def test_a_drawn_thing_that_is_not_chosen_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"expected names of things of chosen\.txt, found owl, rose; take them out of"):
+        made(tmp_path, write_sources(tmp_path), CHOSEN, "owl\nhammer\nrose")
+
+
 def test_a_line_states_its_mark() -> None:
     assert Chosen.parse("bow | | a, b c | ~d e") == Chosen("bow", "", ("a", "b c"), "d e", "~")
 
@@ -94,5 +111,7 @@ def test_the_script_says_which_packages_are_missing(tmp_path: Path) -> None:
 
 
 def test_the_committed_list_has_the_form_that_the_script_writes(tmp_path: Path) -> None:
-    text = made(tmp_path, write_sources(tmp_path), CHOSEN)["things.json"]
-    assert list(json.loads(text)) == ["things", "others", "unknown"]
+    text = made(tmp_path, write_sources(tmp_path), CHOSEN, "hot dog")["things.json"]
+    packaged = (HERE / "things.json").read_text(encoding="utf-8")
+    assert [*json.loads(text)] == ["things", "others", "unknown", "drawn"] == [*json.loads(packaged)]
+    assert Things.from_json(packaged).to_json() == packaged

@@ -14,7 +14,13 @@ from torch import Generator, Tensor
 from robust_encoders.errors import AssetsMissingError, IntegrityError
 from robust_encoders.hub import embedded
 from robust_encoders.training.detectors import JudgeDetector
-from robust_encoders.training.worlds.emoji.icon_judge import ICONS_NAME, IconJudge, load_icon_judge
+from robust_encoders.training.worlds.emoji.icon_judge import (
+    ICONS_NAME,
+    IconJudge,
+    distinct,
+    icon_deviations,
+    load_icon_judge,
+)
 from robust_encoders.training.worlds.emoji.rejects import Studio, _nothing, _scrambled, _unknown_background
 from robust_encoders.training.worlds.emoji.scenes import Placement
 from robust_encoders.training.worlds.pretrain.corpus import Pictures
@@ -67,6 +73,27 @@ def test_an_unknown_ground_hides_no_thing(studio: Studio, judge: IconJudge) -> N
     assert found["thing"] >= 0.95
 
 
+def test_a_share_counts_by_its_ratio_to_that_of_the_next_thing() -> None:
+    left = torch.tensor([[[0.2, 0.3], [0.4, 0.8], [torch.inf, torch.inf]]])
+    expected = torch.tensor([[[0.2 / 4, 0.3 * 0.5625], [0.4 * 4, 0.8 * 16], [torch.inf, torch.inf]]])
+    torch.testing.assert_close(distinct(left), expected)
+    alone = torch.tensor([[[0.5, torch.inf]]])  # no icon leaves all unexplained
+    torch.testing.assert_close(distinct(alone), torch.tensor([[[0.125, torch.inf]]]))
+    alike = torch.full((1, 2, 1), 0.1)
+    torch.testing.assert_close(distinct(alike), alike)
+    assert bool(distinct(torch.full((1, 2, 2), torch.inf)).isinf().all())
+    assert not bool(distinct(torch.zeros(1, 2, 1)).isnan().any())
+
+
+def test_a_picture_fits_by_its_share_or_by_the_ratio_but_not_by_the_ratio_alone() -> None:
+    far = torch.inf
+    rows = {"near": (0.13, 0.13), "blurred": (0.3, 0.7), "unclear": (0.3, 0.5), "nothing like it": (0.52, far)}
+    fits = icon_deviations(torch.tensor([[[one], [other]] for one, other in rows.values()]))[:, 0, 0] <= 1
+    assert dict(zip(rows, fits.tolist(), strict=True)) == {
+        "near": True, "blurred": True, "unclear": False, "nothing like it": False,
+    }  # fmt: skip
+
+
 def test_noise_is_refused(judge: IconJudge) -> None:
     noise = torch.rand((8, 3, SIDE, SIDE), generator=Generator().manual_seed(5))
     assert {*judge(noise)["thing"]} == {"none"}
@@ -101,7 +128,7 @@ def test_the_build_ships_its_icons(tmp_path: Path) -> None:
     judge = load_icon_judge(tmp_path / ICONS_NAME, things=tiny_things(), side=16)
     assert judge.values["thing"] == ("beer mug", "glass of milk", "hammer", "hot dog", "none")
     assert right(judge, corpus.pictures(30, seed=8))["background"] == 1
-    assert judge.version.startswith("1-")
+    assert judge.version.startswith("2-")
 
 
 def test_icons_of_other_things_are_refused(tmp_path: Path, studio: Studio) -> None:

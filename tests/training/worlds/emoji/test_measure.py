@@ -79,7 +79,7 @@ def test_the_loaded_judge_answers_as_the_trained_network_does(folder: Path) -> N
 
 
 def test_a_judge_of_other_things_is_refused(folder: Path) -> None:
-    with pytest.raises(IntegrityError, match="expected a judge of 300 things"):
+    with pytest.raises(IntegrityError, match="expected a judge of 64 things"):
         load_judge(folder / "judge.safetensors", networks=NETWORKS)
 
 
@@ -124,6 +124,44 @@ def test_a_share_counts_the_captions_that_state_the_label() -> None:
         "thing": {"n": 2, "one": 1.0, "other": 0.5, "both": 0.5},
         "style": {"n": 1, "one": 1.0, "other": 0.0, "both": 0.0},
     }
+
+
+def test_a_measurement_goes_on_with_the_sets_that_are_missing(
+    base: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, drawn = tmp_path / "measure.json", list[int]()
+    draw = Measured.draw
+
+    def counted(self: Measured, texts: Sequence[str], *, seed: int) -> Tensor:
+        drawn.append(seed)
+        if len(drawn) == 3:
+            raise KeyboardInterrupt
+        return draw(self, texts, seed=seed)
+
+    monkeypatch.setattr(Measured, "draw", counted)
+    with pytest.raises(KeyboardInterrupt):
+        measure(base, 2, seed=5, path=path)
+    assert tuple(json.loads(path.read_text())["base"]) == SETS[:2]
+    some = measure(base, 2, seed=5, path=path, sets=SETS[3:4])
+    assert tuple(some["base"]) == (*SETS[:2], SETS[3])
+    whole = measure(base, 2, seed=5, path=path)
+    assert len(drawn) == 3 + len(SETS) - 2
+    assert tuple(whole["base"]) == SETS
+    assert whole == measure(base, 2, seed=5) == json.loads(path.read_text())
+    done = len(drawn)
+    with pytest.raises(ValueError, match=r"found another \(seed, captions_sha256\); name another folder with --out"):
+        measure(base, 2, seed=6, path=path)
+    assert len(drawn) == done
+    judged = measure(base, 2, seed=5, path=path, corpus=tiny_corpus())["judges_measured"]
+    other = replace(tiny_corpus(), origins={"packages": {"none": 2}})
+    assert measure(base, 2, seed=5, path=path, corpus=tiny_corpus())["judges_measured"] == judged
+    assert measure(base, 2, seed=5, path=path, corpus=other)["judges_measured"] != judged
+    path.write_text("[")
+    with pytest.raises(ValueError, match="expected a record of this measurement"):
+        measure(base, 2, seed=5, path=path)
+    assert tuple(measure(base, 2, seed=5, path=tmp_path / "other.json", sets=SETS[:1])["base"]) == SETS[:1]
+    path.unlink()
+    assert tuple(measure(base, 2, seed=6, path=path, sets=SETS[:1])["base"]) == SETS[:1]
 
 
 def test_the_record_holds_every_set_and_the_judges_errors(base: Measured) -> None:

@@ -54,8 +54,12 @@ def test_each_kind_of_reject_can_be_made_in_any_number(studio: Studio, maker: An
         assert made.labels.shape == (n, 3)
 
 
-def test_training_never_shows_the_icons_that_only_measure(studio: Studio) -> None:
-    things, others = len(studio.things.things), len(studio.things.others)
+@pytest.mark.parametrize("drawn", [(), ("hammer", "hot dog")], ids=["all are drawn", "some are drawn"])
+def test_training_never_shows_the_icons_that_only_measure(studio: Studio, drawn: tuple[str, ...]) -> None:
+    shown = studio.things.drawing(drawn)
+    studio = replace(studio, things=shown, renders=studio.renders.ordered(shown.codes))
+    things, others = len(studio.things.things), len(studio.things.strangers)
+    assert things + others == 5
     pictures = studio.renders.pictures.clone()
     pictures[: things + others] = 0  # only the measuring icons are visible
     marked = replace(studio, renders=replace(studio.renders, pictures=pictures))
