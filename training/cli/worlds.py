@@ -9,7 +9,7 @@ from pathlib import Path
 from robust_encoders.utils.console import EXIT_OK, choose, say
 from robust_encoders.utils.extras import OptionalPackage, install_command
 
-from ..worlds.pretrain.build import build
+from ..worlds.pretrain import build as builder
 from ..worlds.pretrain.corpus import Corpus
 from ..worlds.pretrain.workshop import STAGES
 from .parsing import parser_of
@@ -120,5 +120,5 @@ def _build(options: Namespace, corpus: Callable[[], Corpus]) -> int:
     for stage in options.stages or ():
         choose(stage, STAGES, "stage")
     require_places(options.out, options.work)
-    build(corpus(), options.out, seed=options.seed, stages=options.stages, work=options.work)
+    builder.build(corpus(), options.out, seed=options.seed, stages=options.stages, work=options.work)
     return EXIT_OK
