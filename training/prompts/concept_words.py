@@ -105,10 +105,8 @@ def mentioned(text: str, words: Iterable[str]) -> str:
 @lru_cache(maxsize=1024)
 def _forms(words: tuple[str, ...]) -> str:
     """Return an expression for all forms of the words: plurals of the language, and "s" and "es" after any word."""
-    added = (
-        "s",
-        "es",
-    )  # "TVs", "cafés", "bow and arrows": a mention that is missed costs more than a form nobody writes
+    # "TVs", "cafés", "bow and arrows": a mention that is missed costs more than a form that nobody writes.
+    added = ("s", "es")
     forms = ((word, *plurals(word), *(word + end for end in added if len(word) > 1)) for word in words)
     return _any_of(spelled_apart(form) for found in forms for form in found)
 
