@@ -25,19 +25,19 @@ SIZES = Sizes(
     pictures=40_000,
     autoencoder=Schedule(steps=5000, rate=2e-3),
     text=Schedule(steps=6000, rate=1e-3),
-    unet=Schedule(steps=16_000, rate=1e-3, decay=0.999),
+    unet=Schedule(steps=14_000, rate=1e-3, decay=0.999),
     judge=Schedule(steps=2500, rate=2e-3, restart=1800),
     autoencoder_batch=16,
     text_batch=128,
-    unet_batch=48,
+    unet_batch=32,
     judge_batch=48,
     rejects=30_000,
     unfinished=2_000,
     drawn=300,
     bf16=True,
     compiled=True,
-    unet_parts=8,
+    unet_parts=7,
     noisier=0.5,
 )
 # How the things are placed that the base draws. Autoencoder and text encoder see them placed as ``Placement`` has it.
-PLACEMENT = Placement(smallest=0.84, largest=0.94, turn=6.0, mirrored=0.0)
+PLACEMENT = Placement(smallest=0.92, largest=0.96, turn=2.0, mirrored=0.0)
