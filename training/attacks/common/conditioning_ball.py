@@ -110,7 +110,7 @@ class DenoisingLogits(nn.Module):
         conditioning = self.ball.conditioning(u + (inside - u).detach())
         b, n = len(u), len(self.t)
         together = DenoisingLoss(self.target, self.one.latents.repeat(b, 1, 1, 1))
-        rows = together(conditioning.repeat_interleave(n, 0), self.t.repeat(b), self.noise.repeat(b, 1, 1, 1))
+        rows = together.values(conditioning.repeat_interleave(n, 0), self.t.repeat(b), self.noise.repeat(b, 1, 1, 1))
         losses = rows.view(b, n).mean(1)
         if losses.requires_grad:
             hook: Callable[..., Any] = losses.register_hook

@@ -96,7 +96,23 @@ class DenoisingLoss:
     latents: Tensor
 
     def __call__(self, conditioning: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Return the loss (B,) for conditioning (B, L, D), timesteps (B,) and noise (B, C, h, w)."""
+        """Return the loss (B,) for conditioning (B, L, D), timesteps (B,) and noise (B, C, h, w).
+
+        Raises:
+            ValueError: If the loss of a row is not finite, so that no search can follow it.
+        """
+        values = self.values(conditioning, t, noise)
+        found = values.detach()
+        if not bool(found.isfinite().all()):
+            row = int((~found.isfinite()).nonzero()[0])
+            raise ValueError(
+                f"expected a finite denoising loss, found {float(found[row])} at timestep {int(t[row])}: the model "
+                f"computes in {self.target.dtype}; attack it with --dtype float32, or train its weights again"
+            )
+        return values
+
+    def values(self, conditioning: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """Return the loss (B,) as ``__call__`` does, but as the model gives it, finite or not."""
         noisy = self.target.add_noise(self.latents, noise, t)
         wanted = self.target.target(self.latents, noise, t)
         return squared_error(self.target.predict(noisy, t, conditioning), wanted)

@@ -54,7 +54,7 @@ def _effects(target: Backbone, cases: Sequence[Case], seed: int, allowed: Tensor
     picked = torch.stack([torch.randint(len(allowed), (_TOKENS,), generator=g) for g in generators])
     prefix = target.embed(allowed[picked.to(allowed.device)]).detach().requires_grad_()  # (B, K, D)
     t, noise = draw_timesteps(target, generators), draw_noise(loss.latents, generators)
-    values = loss(prompts.conditioning(prefix), t, noise)
+    values = loss.values(prompts.conditioning(prefix), t, noise)
     gradient = _gradient(values, prefix).flatten(1)  # (B, K * D)
     # An infinite entry would give an infinite norm, which is above every threshold.
     norms = torch.where(gradient.isfinite(), gradient, torch.nan).norm(dim=1)
