@@ -24,6 +24,7 @@ _ALIAS, _KIND, _EVERYDAY = 0.5, 0.05, 0.2
 EVERYDAY: Mapping[Part, tuple[str, ...]] = {
     part: tuple(frame for frames in kinds.values() for frame in frames) for part, kinds in PARTS.items()
 }
+_WHOLE = tuple(frame for frame in (*TRAINING, *EVERYDAY["seen"]) if all(f"{{{label}}}" in frame for label in LABELS))
 
 
 @dataclass(frozen=True)
@@ -104,16 +105,23 @@ def random_words(
     return chosen
 
 
-def base_caption(scene: Scene, rng: np.random.Generator) -> EmojiPrompt:
+def base_caption(scene: Scene, rng: np.random.Generator, whole: float = 0.0) -> EmojiPrompt:
     """Return a random caption of a scene, as in the training of the base.
 
     Half of the captions use the canonical name. The others use an alias or the held-out name; a few name the kind of
     the thing instead. Held-out wordings and everyday wordings of the part ``reported`` never occur.
+
+    Args:
+        scene: Content of the picture.
+        rng: Generator of the choices.
+        whole: Share of captions with a wording that states thing, style and background; the others have any wording.
     """
     words = random_words(scene, rng)
     if rng.random() > _ALIAS:
         words["thing"] = scene.thing.name
     frames = EVERYDAY["seen"] if rng.random() < _EVERYDAY else TRAINING
+    if whole and rng.random() < whole:
+        frames = _WHOLE
     if scene.thing.kinds and rng.random() < _KIND:
         words["thing"] = _pick(rng, scene.thing.kinds)
         words.pop("tags", None)

@@ -29,7 +29,7 @@ from .packages import SOURCES
 from .rejects import Studio
 from .renders import cached_renders
 from .scenes import Placement
-from .settings import NETWORKS, PLACEMENT, SIZES
+from .settings import NETWORKS, PLACEMENT, SIZES, WHOLE
 from .things import load_things
 from .vocabulary import BACKGROUND_NAMES, STYLE_NAMES
 
@@ -47,6 +47,7 @@ class EmojiCorpus:
         sizes: Steps and batch sizes that make the base.
         origins: Facts on the sources for the record of the build.
         files: Texts of the files that ship with the base, by name.
+        whole: Share of captions that state thing, style and background; the others state what their wording states.
     """
 
     studio: Studio
@@ -55,6 +56,7 @@ class EmojiCorpus:
     sizes: Sizes = SIZES
     origins: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
+    whole: float = 0.0
 
     @classmethod
     def read(cls, sources: Path, work: Path, *, placement: Placement | None = None) -> EmojiCorpus:
@@ -74,7 +76,7 @@ class EmojiCorpus:
         renders = cached_renders(work / "icons.safetensors", sets, things.wide.codes)
         studio = Studio(things, renders.ordered(things.codes), NETWORKS.side, placement or PLACEMENT)
         tokenizer = clip_tokenizer(clip_vocabulary(sources), positions=NETWORKS.positions)
-        return cls(studio, tokenizer, origins=_origins(studio), files=_files())
+        return cls(studio, tokenizer, origins=_origins(studio), files=_files(), whole=WHOLE)
 
     def pretraining(self) -> EmojiCorpus | None:
         """Return the world of all things, more differently placed; None if the base draws all things."""
@@ -87,7 +89,7 @@ class EmojiCorpus:
             return None
         wide = things.wide
         studio = Studio(wide, self.studio.renders.ordered(wide.codes), self.studio.side, Placement())
-        return replace(self, studio=studio, origins={}, files={})
+        return replace(self, studio=studio, origins={}, files={}, whole=0.0)
 
     @property
     def labels(self) -> Mapping[str, int]:
@@ -113,7 +115,10 @@ class EmojiCorpus:
     def captions(self, labels: Tensor, generator: Generator, *, empty: float = 0.0) -> list[str]:
         """Return a random caption for each row of labels (n, 3); a share ``empty`` of the captions is ""."""
         rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
-        return ["" if rng.random() < empty else base_caption(self._scene(row), rng).text for row in labels.tolist()]
+        return [
+            "" if rng.random() < empty else base_caption(self._scene(row), rng, self.whole).text
+            for row in labels.tolist()
+        ]
 
     def _scene(self, row: Sequence[int]) -> Scene:
         thing, style, background = row
@@ -172,6 +177,7 @@ def _origins(studio: Studio) -> dict[str, Any]:
         "things_sha256": hashlib.sha256(studio.things.to_json().encode()).hexdigest(),
         "icons_sha256": hashlib.sha256(pictures).hexdigest(),
         "placement": asdict(studio.placement),
+        "whole_captions": WHOLE,
         "pretraining": {
             "things_sha256": hashlib.sha256(wide.to_json().encode()).hexdigest(),
             "placement": asdict(Placement()),
