@@ -18,6 +18,7 @@ from robust_encoders.errors import IntegrityError
 from robust_encoders.training.worlds.emoji.corpus import EmojiCorpus
 from robust_encoders.training.worlds.emoji.judge import EmojiJudge
 from robust_encoders.training.worlds.emoji.scenes import Placement
+from robust_encoders.training.worlds.emoji.vocabulary import BACKGROUND_NAMES, BACKGROUNDS
 from robust_encoders.training.worlds.pretrain import stages as parts
 from robust_encoders.training.worlds.pretrain.assemble import assemble
 from robust_encoders.training.worlds.pretrain.build import build
@@ -158,6 +159,17 @@ def test_a_world_without_pretraining_learns_itself() -> None:
     shop = Workshop(tiny_corpus(), Path(), SIZES, 0)
     assert tiny_corpus().pretraining() is None
     assert shop.pretraining() is shop
+
+
+def test_pretraining_captions_state_what_their_wording_states() -> None:
+    corpus = replace(pretrained_corpus(), whole=1.0)
+    wide = corpus.pretraining()
+    assert wide is not None
+    labels = corpus.pictures(1, seed=0).labels.expand(50, -1)
+    spoken = BACKGROUNDS[BACKGROUND_NAMES[int(labels[0, 2])]]
+    texts = [one.captions(labels, Generator().manual_seed(0)) for one in (corpus, wide, replace(wide, whole=1.0))]
+    assert texts[1] != texts[2]
+    assert all(any(word in text for word in spoken) for text in texts[0])
 
 
 def test_captions_follow_their_generator_and_leave_some_empty() -> None:

@@ -25,7 +25,7 @@ from robust_encoders.training.worlds.emoji.captions import (
 from robust_encoders.training.worlds.emoji.everyday_frames import PARTS, Part
 from robust_encoders.training.worlds.emoji.frames import HELD_OUT, TRAINING
 from robust_encoders.training.worlds.emoji.things import load_things
-from robust_encoders.training.worlds.emoji.vocabulary import BACKGROUNDS, STYLES
+from robust_encoders.training.worlds.emoji.vocabulary import BACKGROUNDS, LABELS, STYLES
 
 THINGS = load_things()
 BOTH: tuple[Part, ...] = get_args(Part)
@@ -145,6 +145,16 @@ def test_the_base_learns_names_aliases_and_held_out_names_but_no_reserved_wordin
         assert "{" not in text
     assert counts["name"] > counts["unseen"] > 300
     assert counts["other"] > 200
+
+
+def test_a_share_of_captions_states_thing_style_and_background() -> None:
+    rng = np.random.default_rng(0)
+    stated = [
+        sum({*base_caption(scene(), rng, whole).expected} == {*LABELS} for _ in range(400)) / 400
+        for whole in (0.0, 0.5, 1.0)
+    ]
+    assert stated[0] < 0.3 < stated[1] < 0.8
+    assert stated[2] == 1
 
 
 def test_no_wording_says_a_held_out_name() -> None:
