@@ -15,7 +15,7 @@ NETWORKS = NetworkConfig(
     text_width=96,
     text_layers=4,
     shared_width=96,
-    unet_channels=(64, 160, 160),
+    unet_channels=(48, 128, 160),
     unet_attention=(False, True, True),
     unet_heads=4,
     judge_channels=(32, 64, 128, 192),
@@ -25,7 +25,7 @@ SIZES = Sizes(
     pictures=40_000,
     autoencoder=Schedule(steps=5000, rate=2e-3),
     text=Schedule(steps=6000, rate=1e-3),
-    unet=Schedule(steps=10_000, rate=1e-3, decay=0.999),
+    unet=Schedule(steps=20_000, rate=1.5e-3, decay=0.999, matrix_rate=2e-3),
     judge=Schedule(steps=2500, rate=2e-3, restart=1800),
     autoencoder_batch=16,
     text_batch=128,
@@ -36,7 +36,7 @@ SIZES = Sizes(
     drawn=300,
     bf16=True,
     compiled=True,
-    unet_parts=5,
+    unet_parts=10,
     noisier=0.5,
 )
 # How the things are placed that the base draws. Autoencoder and text encoder see them placed as ``Placement`` has it.

@@ -16,6 +16,7 @@ from torch import Generator, Tensor, nn
 from robust_encoders.artifact.owned_file import read_owned
 
 from ...progress import ProgressBar
+from .optimizers import Optimizers
 
 Loss = Callable[[Generator], Tensor]
 
@@ -31,6 +32,7 @@ class Schedule:
         every: Number of steps between checkpoints.
         restart: Step of a warm restart at half the rate (Loshchilov and Hutter 2017), after a first cosine to zero; 0
             has no restart.
+        matrix_rate: Peak learning rate of Muon, which steps the matrices of the hidden layers; 0 leaves all to AdamW.
     """
 
     steps: int
@@ -38,6 +40,7 @@ class Schedule:
     decay: float = 0.998
     every: int = 200
     restart: int = 0
+    matrix_rate: float = 0.0
 
     def rate_at(self, step: int, first: int = 0) -> float:
         """Return the learning rate of a step: 100 steps of warm-up, then a cosine, in one cycle or in two.
@@ -84,13 +87,11 @@ def fit(
     module.train()
     with ProgressBar(desc=label, initial=state.step, total=end) as bar:
         for step in range(state.step, end):
-            for group in state.optimizer.param_groups:
-                group["lr"] = schedule.rate_at(step, first)
             value = loss(Generator().manual_seed(seed * 1_000_003 + step))
-            state.optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(value)
             nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-            state.optimizer.step()
+            rate = schedule.rate_at(step, first)
+            state.optimizers.step(rate, rate / schedule.rate * schedule.matrix_rate)
             state.after(step, value.item(), min(schedule.decay, (step - first + 1) / (step - first + 10)))
             bar.update()
             bar.set_postfix(loss=f"{state.recent():.4f}")
@@ -108,7 +109,7 @@ class _State:
     def __init__(self, module: nn.Module, schedule: Schedule, first: int) -> None:
         self.module = module
         self.named = dict(module.named_parameters())
-        self.optimizer = torch.optim.AdamW(self.named.values(), lr=schedule.rate, weight_decay=1e-4)
+        self.optimizers = Optimizers(self.named, matrices=schedule.matrix_rate > 0)
         self.average = {name: p.detach().clone() for name, p in self.named.items()}
         self.step = first
         self.losses: list[float] = []
@@ -124,9 +125,7 @@ class _State:
             for name, parameter in state.named.items():
                 parameter.copy_(tensors[f"weights.{name}"])
                 state.average[name].copy_(tensors[f"average.{name}"])
-                state.optimizer.state[parameter] = {
-                    key: tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")
-                }
+        state.optimizers.load(tensors)
         state.step, state.losses = saved["step"], saved["losses"]
         return state
 
@@ -144,8 +143,7 @@ class _State:
         """Write the tensors to a new file, then point the record to it; an interrupted save changes nothing."""
         tensors = {f"weights.{name}": p.detach() for name, p in self.named.items()}
         tensors |= {f"average.{name}": p for name, p in self.average.items()}
-        for name, parameter in self.named.items():
-            tensors |= {f"{key}.{name}": value for key, value in self.optimizer.state[parameter].items()}
+        tensors |= self.optimizers.tensors()
         folder.mkdir(parents=True, exist_ok=True)
         file = f"checkpoint-{self.step}.safetensors"
         save_file(tensors, folder / file)
