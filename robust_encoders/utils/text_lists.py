@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from robust_encoders.errors import RobustEncodersError
@@ -14,7 +15,9 @@ _SEVERAL = re.compile(
     r"(?:^|\|\s*)(?:[\w.]+\.)?(?:tuple|list|set|frozenset|Sequence|Collection|Iterable)"
     r"\[(?:[\w.]+\.)?(?:str|Path)(?:,\s*\.\.\.)?\]"
 )
+_FILE = re.compile(r".+\.(?:txt|csv|tsv|json)", re.IGNORECASE)
 _SHOWN = 60
+_Problems = Callable[[str, object], Iterator[str]]
 
 
 class TextListError(RobustEncodersError, TypeError):
@@ -42,20 +45,34 @@ def single_text_problems(value: object, name: str) -> list[str]:
         value: Dataclass of any class; the annotations of its fields tell which ones hold several texts.
         name: Name of the value, which begins the names of the fields.
     """
-    return list(_in_fields(value, name)) if is_dataclass(value) and not isinstance(value, type) else []
+    return _listed_problems(value, name, _problems)
 
 
-def _in_fields(value: Any, name: str) -> Iterator[str]:
+def file_name_problems(value: object, name: str) -> list[str]:
+    """Return the fields of a dataclass, and of the dataclasses in it, that hold the name of a file in place of texts.
+
+    Args:
+        value: Dataclass of any class; the annotations of its fields tell which ones hold several texts.
+        name: Name of the value, which begins the names of the fields.
+    """
+    return _listed_problems(value, name, _file_names)
+
+
+def _listed_problems(value: object, name: str, problems: _Problems) -> list[str]:
+    return list(_in_fields(value, name, problems)) if is_dataclass(value) and not isinstance(value, type) else []
+
+
+def _in_fields(value: Any, name: str, problems: _Problems) -> Iterator[str]:
     for one in fields(value):
         held, place = getattr(value, one.name, None), f"{name}.{one.name}"
         annotation = one.type if isinstance(one.type, str) else str(one.type)
         if _SEVERAL.search(annotation) and not re.search(r"(?:^|\| *)str\b", annotation):
-            yield from _problems(place, held) if held is not None else ()
+            yield from problems(place, held) if held is not None else ()
         elif is_dataclass(held) and not isinstance(held, type):
-            yield from _in_fields(held, place)
+            yield from _in_fields(held, place, problems)
         elif isinstance(held, tuple | list):
             for i, item in enumerate(held):
-                yield from single_text_problems(item, f"{place}[{i}]")
+                yield from _listed_problems(item, f"{place}[{i}]", problems)
 
 
 def _problems(place: str, held: object) -> Iterator[str]:
@@ -69,6 +86,24 @@ def _problems(place: str, held: object) -> Iterator[str]:
         odd = next((item for item in held if not (isinstance(item, str) or hasattr(item, "__fspath__"))), None)
         if odd is not None:
             yield f"{place}: expected strings, found {odd!r} of type {type(odd).__name__}; write it as a string"
+
+
+def _file_names(place: str, held: object) -> Iterator[str]:
+    texts = [item for item in held if isinstance(item, str)] if isinstance(held, tuple | list) else []
+    named = (text for text in texts if _FILE.fullmatch(text))
+    found = next((text for text in named if len(texts) == 1 or _is_file(text)), None)
+    if found is not None:
+        yield (
+            f"{place}: expected texts, found the name of a file, {found[:_SHOWN]!r}; write the texts themselves, or "
+            "let `train METHOD --retain-prompts FILE` read retain prompts from a file"
+        )
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # no name that a file can have
+        return False
 
 
 def listed(text: str) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from robust_encoders.concepts import Concept
 from robust_encoders.encoder import RobustEncoder
 from robust_encoders.hub.catalog import CATALOG
 from robust_encoders.loaded import LoadedArtifact
+from robust_encoders.redaction import get_logger
 from robust_encoders.utils.console import EXIT_OK, UsageError, say
 
 from ..distributed import Shard
@@ -30,6 +31,8 @@ from .evaluate_options import EvaluationRun, made_benchmark, read_options
 from .evaluate_preflight import require_evaluation
 from .parsing import leading_names
 from .requirements import require
+
+logger = get_logger(__name__)
 
 
 def evaluate(arguments: Sequence[str]) -> int:
@@ -122,6 +125,9 @@ def _folders(names: Sequence[str], out: Path) -> list[Path]:
 def concept_of(given: str, encoders: Sequence[LoadedArtifact | None] = ()) -> Concept:
     """Return the concept that a command is about: the named one, or else the one that all encoders erased.
 
+    A known concept is also meant by its name in the catalog and by another spelling: "vangogh" and "van_gogh" are
+    "Van Gogh". Any other name is a new concept, with a warning if the encoders erased another one.
+
     Args:
         given: Name of the concept; empty for that of the encoders.
         encoders: Encoders of the command; None stands for the base or a baseline.
@@ -138,9 +144,7 @@ def concept_of(given: str, encoders: Sequence[LoadedArtifact | None] = ()) -> Co
             "concept with --concept"
         )
     if given:
-        known = {entry.concept: entry.erased() for entry in CATALOG.values() if entry.kind != "none"}
-        known |= {part.name: part for concept in erased.values() for part in concept.parts}
-        return erased.get(given) or known.get(given) or Concept(name=given, kind="object")
+        return _named(given, erased)
     (concept,) = erased.values()
     if concept.parts:
         raise UsageError(
@@ -148,3 +152,28 @@ def concept_of(given: str, encoders: Sequence[LoadedArtifact | None] = ()) -> Co
             "name one with --concept"
         )
     return concept
+
+
+def _named(given: str, erased: Mapping[str, Concept]) -> Concept:
+    """Return the concept of a name: one that encoders ``erased``, a known one, or a new one."""
+    known = {entry.concept: entry.erased() for entry in CATALOG.values() if entry.kind != "none"}
+    known |= {part.name: part for concept in erased.values() for part in concept.parts}
+    known |= erased
+    if given in known:
+        return known[given]
+    spelled = {_spelling(name): concept for name, concept in known.items()}
+    if found := spelled.get(_spelling(given)):
+        return found
+    if erased:
+        logger.warning(
+            "the encoder erases %s, and what is looked for is the concept %r; leave --concept out to look for what the "
+            "encoder erases",
+            ", ".join(map(repr, sorted(erased))),
+            given,
+        )
+    return Concept(name=given, kind="object")
+
+
+def _spelling(name: str) -> str:
+    """Return what all spellings of a name share: its letters and digits, in lower case."""
+    return "".join(filter(str.isalnum, name.casefold()))

@@ -18,6 +18,7 @@ from ..evaluation.evaluate import defaults_of
 from ..evaluation.plan import Benchmark
 from ..worlds import BASES, DEFAULT_BASE
 from ..worlds.choice import embedded_base_of, world_of
+from .parsing import hyphened
 
 _DEFAULT, _BY_PROMPTS = "shapes", "stable_diffusion"
 # What --quick gives in place of a benchmark's own defaults.
@@ -78,6 +79,7 @@ def read_options(arguments: Sequence[str], names: Sequence[str] = ()) -> tuple[E
     """
     import tyro
 
+    arguments = hyphened(arguments)
     told = embedded_base_of(one for one in names if one not in ("base", *BASELINES))
     name = _named(arguments, told)
     choose(name, BENCHMARKS, "benchmark")

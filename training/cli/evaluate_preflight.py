@@ -7,12 +7,16 @@ from contextlib import suppress
 from pathlib import Path
 
 from robust_encoders.concepts import Concept
+from robust_encoders.hub.embedded import embedded_folder, embedded_problems
 from robust_encoders.utils.text_lists import comma_problems
 
+from ..diffusion.base_configs import configs_of
 from ..diffusion.devices import device_problems
 from ..evaluation.plan import Benchmark
 from ..evaluation.preflight import benchmark_problems, evaluation_problems, results_problems, run_problems
 from ..evaluation.results import RESULTS_NAME
+from ..worlds import BASES
+from ..worlds.choice import world_of
 from .evaluate_options import EvaluationRun, made_benchmark
 from .requirements import base_problems, require
 
@@ -32,6 +36,7 @@ def require_evaluation(options: EvaluationRun, kind: type[Benchmark], folders: I
     problems = [text for folder in folders for text in results_problems(folder)]
     problems += [*run_problems(config, options.out), *finished_problems(options.beside)]
     problems += device_problems(options.device, options.dtype) + base_problems(options.base or None, draws=True)
+    problems += [] if problems else _unsuited_benchmark(options)
     problems += comma_problems("--concept", filter(None, [options.concept]), "evaluate one concept at a time")
     if not comma_problems("--concept", filter(None, [options.concept]), ""):
         # The concept of the encoder is not known yet. A benchmark that needs a known one is checked after the fetch.
@@ -50,3 +55,23 @@ def finished_problems(folders: Sequence[Path]) -> list[str]:
     ]
     finished = (folder for folder in folders if (folder / RESULTS_NAME).is_file())
     return [*unfinished, *(text for folder in finished for text in evaluation_problems(folder, "beside this one"))]
+
+
+def _unsuited_benchmark(options: EvaluationRun) -> list[str]:
+    """Return the problem of a base of one's own that is judged as an embedded base, whose pictures have another size.
+
+    A copy of the embedded base has the same size.
+    """
+    if options.benchmark not in BASES or not options.base or world_of(options.base) is not None:
+        return []
+    if embedded_problems(options.benchmark):
+        return []
+    judged = configs_of(embedded_folder(options.benchmark) / "base")
+    own = configs_of(options.base, draws=True)
+    shapes = [None if one is None else one.latent_shape for one in (judged, own)]
+    if None in shapes or shapes[0] == shapes[1]:
+        return []
+    return [
+        f"expected --prompts with a base of your own, the file of prompts, found none, so that the judges of "
+        f"{options.benchmark} would look at pictures of another size; add it, and for numbers of what is kept --kept"
+    ]

@@ -12,6 +12,8 @@ from robust_encoders.utils.console import EXIT_NO, EXIT_OK, UsageError, say
 
 from .parsing import parser_of
 
+_PICTURES = (".png", ".jpg", ".jpeg", ".svg", ".webp")
+
 
 def main(arguments: Sequence[str]) -> int:
     """Run one training command.
@@ -72,7 +74,8 @@ def _demo(arguments: Sequence[str]) -> int:
         "--base", choices=EMBEDDED_BASES, help="embedded base to draw with; by default all that are installed"
     )
     options = parser.parse_args(arguments)
-    if options.out.suffix or options.out.is_file():
+    named_as_picture = options.out.suffix.lower() in _PICTURES and not options.out.is_dir()
+    if named_as_picture or options.out.is_file():
         raise UsageError(f"expected a folder that receives demo.png, found a file name: {options.out}")
     from .demo import run_demo
     from .requirements import require_places

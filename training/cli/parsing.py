@@ -61,6 +61,15 @@ def leading_names(
     return [first, *names[1:]], arguments[options:]
 
 
+def hyphened(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with hyphens in the names of options: ``--inner_attack x`` means ``--inner-attack x``.
+
+    The parser takes both spellings. Who looks for an option before the parser does sees only one.
+    """
+    named = (one.partition("=") if one.startswith("--") else ("", "", one) for one in arguments)
+    return [name.replace("_", "-") + sign + value for name, sign, value in named]
+
+
 def parse_settings(kind: Any, default: T, arguments: Sequence[str], *, prog: str) -> T:
     """Return settings from a command line: every field of a dataclass is an option, nested fields with a dot.
 

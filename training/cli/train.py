@@ -36,7 +36,7 @@ from ..types import Component
 from ..worlds import BASES
 from ..worlds.choice import open_named, world_of
 from .configured_run import ConfiguredRun
-from .parsing import as_original, leading_name, parse_settings, required, with_concrete_types
+from .parsing import as_original, hyphened, leading_name, parse_settings, required, with_concrete_types
 from .preflight import base_of, require_training
 from .synonyms import found_synonyms, synonym_table
 from .train_config import NO_FOLDER, config_path, joined, write_config
@@ -148,7 +148,7 @@ def train(arguments: Sequence[str]) -> int:
         UsageError: If something that the arguments need is missing.
         SystemExit: With 0 after help, with 2 on arguments that do not parse.
     """
-    options, make = _read(joined("--tracker", arguments))
+    options, make = _read(joined("--tracker", hyphened(arguments)))
     if options.write_config is not None:
         write_config(options, make())
         return EXIT_OK

@@ -15,7 +15,7 @@ from robust_encoders.artifact.target import target_problems
 from robust_encoders.errors import NotReadyError
 from robust_encoders.utils.extras import package_problems
 from robust_encoders.utils.targets import DiskNeed, disk_problems, place_problems
-from robust_encoders.utils.text_lists import listed, single_text_problems
+from robust_encoders.utils.text_lists import file_name_problems, listed, single_text_problems
 
 from ..diffusion.base_configs import BaseConfigs
 from ..diffusion.base_kind import kind_problems
@@ -122,6 +122,7 @@ def recipe_problems(recipe: Recipe) -> list[str]:
     """Return what is wrong with a recipe itself: one string instead of several, a seed out of range, packages."""
     method = recipe.method
     problems = [*single_text_problems(method, "method"), *single_text_problems(recipe.concept, "concept")]
+    problems += file_name_problems(method, "method")
     if isinstance(method, RetainingMethod) and isinstance(method.retained, str) and not problems:
         problems.append(f"expected several retain prompts, found one string, {method.retained[:60]!r}; write a tuple")
     if recipe.seed not in _SEEDS:
