@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from robust_encoders.artifact.reader import Artifact
 from robust_encoders.conversion.export import export, name_of
 from robust_encoders.conversion.export_words import TARGETS, WHAT, Exported
-from robust_encoders.conversion.precision import DTYPES
 from robust_encoders.encoder import RobustEncoder
 from robust_encoders.utils.console import EXIT_OK, UsageError, say, say_json
+from robust_encoders.utils.dtypes import DTYPES, SHORT, dtype_or_none
 from robust_encoders.utils.home import expanded
-
-SHORT: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def add_commands(commands: Any, as_json: argparse.ArgumentParser) -> None:
@@ -62,7 +57,7 @@ def _export(options: argparse.Namespace) -> int:
             expanded(options.out),
             name=name_of(options.name),
             into=into,
-            dtype={**SHORT, **DTYPES}.get(options.dtype),
+            dtype=dtype_or_none(options.dtype),
             force=options.force,
         )
     except FileExistsError as error:
