@@ -30,6 +30,7 @@ from robust_encoders.hub.upload import PushOptions, publish, workplace
 from robust_encoders.pipeline.scopes import Scope
 from robust_encoders.pipeline.status import Status, status
 from robust_encoders.utils.dtypes import dtype_or_none
+from robust_encoders.utils.home import expanded, expanded_or_none
 from robust_encoders.utils.inference_mode import as_normal, normal_tensors
 
 Pipeline = TypeVar("Pipeline")
@@ -148,7 +149,7 @@ class LoadedArtifact(ABC):
         announce(name_or_path, subfolder)
         options = HubOptions(
             revision=revision,
-            cache_dir=cache_dir,
+            cache_dir=expanded_or_none(cache_dir),
             token=token,
             local_files_only=local_files_only,
             force_download=force_download,
@@ -419,7 +420,7 @@ class LoadedArtifact(ABC):
         with workplace() as folder:
             manifest = self._saved(folder / "artifact")
             if picture is not None:
-                shutil.copyfile(picture, folder / "artifact" / PICTURE_NAME)
+                shutil.copyfile(expanded(picture), folder / "artifact" / PICTURE_NAME)
             return publish(folder / "artifact", manifest, repo_id, options)
 
 

@@ -45,7 +45,7 @@ def add_commands(commands: Any, as_json: argparse.ArgumentParser) -> None:
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", help="file of weights, its folder, or a name in the catalog")
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder for the artifact")
+    parser.add_argument("out", metavar="OUT", type=expanded, help="folder for the artifact")
     parser.add_argument(
         "--config",
         metavar="FILE_OR_NAME",
@@ -85,7 +85,7 @@ def _convert(options: argparse.Namespace) -> int:
 
 
 def _require_new(options: argparse.Namespace) -> None:
-    if not options.force and (expanded(options.out) / MANIFEST_NAME).exists():
+    if not options.force and (options.out / MANIFEST_NAME).exists():
         raise UsageError(
             f"expected a new or empty folder, found an artifact in {options.out}; choose another folder, or pass "
             "--force to replace the artifact"

@@ -28,10 +28,10 @@ def add_commands(commands: Any, as_json: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_export)
     parser.add_argument("name", metavar="NAME", help="name in the catalog, folder of an artifact, or org/name")
     parser.add_argument("--to", required=True, choices=TARGETS, help="application that will load it")
-    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="folder for the file or folder")
+    parser.add_argument("--out", required=True, type=expanded, metavar="FOLDER", help="folder for the file or folder")
     parser.add_argument(
         "--into",
-        type=Path,
+        type=expanded,
         metavar="CHECKPOINT",
         help="base that a changed copy is made of: a single .safetensors file for comfyui, a1111 and sdcpp; the "
         "folder of a diffusers pipeline for invokeai and diffusers",
@@ -45,7 +45,7 @@ def add_commands(commands: Any, as_json: argparse.ArgumentParser) -> None:
 
 
 def _export(options: argparse.Namespace) -> int:
-    into = None if options.into is None else expanded(options.into)
+    into: Path | None = options.into
     if into is not None and not into.exists():
         raise UsageError(f"expected a checkpoint or the folder of a pipeline, found nothing at {into}; pass another")
     loaded = RobustEncoder.from_pretrained(options.name)
@@ -54,7 +54,7 @@ def _export(options: argparse.Namespace) -> int:
         made = export(
             artifact,
             options.to,
-            expanded(options.out),
+            options.out,
             name=name_of(options.name),
             into=into,
             dtype=dtype_or_none(options.dtype),

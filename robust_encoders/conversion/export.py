@@ -27,6 +27,7 @@ from robust_encoders.conversion.formats import OPEN_CLIP, TRANSFORMERS, write
 from robust_encoders.conversion.precision import cast
 from robust_encoders.errors import ManifestError, NotReadyError
 from robust_encoders.utils.dtypes import dtype_or_none
+from robust_encoders.utils.home import expanded, expanded_or_none
 
 logger = logging.getLogger(__name__)
 _ERASER = "its modules after the cross-attentions are no part of any application's UNet, and they are not linear"
@@ -39,10 +40,10 @@ _REMEDIES: Mapping[Kind, str] = {
 def export(
     artifact: Artifact,
     to: Target,
-    out: Path,
+    out: str | Path,
     *,
     name: str,
-    into: Path | None = None,
+    into: str | Path | None = None,
     dtype: torch.dtype | str | None = None,
     force: bool = False,
 ) -> Exported:
@@ -73,7 +74,7 @@ def export(
         IntegrityError: If the base cannot be read or is of another family.
         ValueError: If ``dtype`` is no precision.
     """
-    dtype = dtype_or_none(dtype)
+    out, into, dtype = expanded(out), expanded_or_none(into), dtype_or_none(dtype)
     _require_form(artifact, to, into)
     if into is not None:
         return _merged(artifact, to, out / name, into, dtype, force=force)
@@ -94,7 +95,7 @@ def name_of(name: str) -> str:
     Args:
         name: Name as in :meth:`robust_encoders.RobustEncoder.from_pretrained`.
     """
-    path = Path(name).expanduser()
+    path = expanded(name)
     short = path.resolve().name if path.is_dir() else name
     return re.sub(r"[^\w.-]+", "-", short).strip("-.") or "encoder"
 
