@@ -29,6 +29,8 @@ from robust_encoders.hub.load import load
 from robust_encoders.hub.upload import PushOptions, publish, workplace
 from robust_encoders.pipeline.scopes import Scope
 from robust_encoders.pipeline.status import Status, status
+from robust_encoders.utils.dtypes import dtype_or_none
+from robust_encoders.utils.home import expanded, expanded_or_none
 from robust_encoders.utils.inference_mode import as_normal, normal_tensors
 
 Pipeline = TypeVar("Pipeline")
@@ -107,7 +109,7 @@ class LoadedArtifact(ABC):
         subfolder: str = "",
         revision: str | None = None,
         variant: str | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         cache_dir: str | Path | None = None,
         token: str | bool | None = None,
         local_files_only: bool = False,
@@ -123,7 +125,8 @@ class LoadedArtifact(ABC):
             subfolder: Subfolder of the folder or repository.
             revision: Branch, tag or commit of the repository.
             variant: Name of a variant; ``model.<variant>.safetensors`` is loaded instead of ``model.safetensors``.
-            dtype: Precision that the tensors are cast to; None keeps the stored precision.
+            dtype: Precision that the tensors are cast to, a dtype of torch or its name, for example ``"float16"``; None
+                keeps the stored precision.
             cache_dir: Folder where downloads are kept.
             token: Token for private and gated repositories.
             local_files_only: Switch that forbids the use of the network.
@@ -137,14 +140,16 @@ class LoadedArtifact(ABC):
             DownloadError: If the Hub does not deliver a file.
             ManifestError: If the manifest is missing or malformed.
             IntegrityError: If a file, a tensor or a value differs from what the manifest says.
+            ValueError: If ``dtype`` is no precision.
 
         Returns:
             A :class:`RobustEncoder`, or an :class:`Overlay` if the artifact is an adapter, projection, delta or eraser.
         """
+        precision = dtype_or_none(dtype)
         announce(name_or_path, subfolder)
         options = HubOptions(
             revision=revision,
-            cache_dir=cache_dir,
+            cache_dir=expanded_or_none(cache_dir),
             token=token,
             local_files_only=local_files_only,
             force_download=force_download,
@@ -152,7 +157,7 @@ class LoadedArtifact(ABC):
         with normal_tensors():  # an encoder that a server loads in inference mode can be trained later
             found = load(name_or_path, subfolder=subfolder, variant=variant, options=options)
             loaded = class_of(found.artifact.manifest)._verified(found.artifact)
-            loaded = loaded if dtype is None else loaded._cast(dtype)
+            loaded = loaded if precision is None else loaded._cast(precision)
         loaded.source = found.source
         return loaded
 
@@ -415,7 +420,7 @@ class LoadedArtifact(ABC):
         with workplace() as folder:
             manifest = self._saved(folder / "artifact")
             if picture is not None:
-                shutil.copyfile(picture, folder / "artifact" / PICTURE_NAME)
+                shutil.copyfile(expanded(picture), folder / "artifact" / PICTURE_NAME)
             return publish(folder / "artifact", manifest, repo_id, options)
 
 

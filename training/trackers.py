@@ -17,6 +17,7 @@ import accelerate.utils
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
 from robust_encoders.errors import RobustEncodersError
+from robust_encoders.utils.home import expanded
 
 from .distributed import Shard
 from .provenance import canonical_sha256, describe
@@ -254,9 +255,10 @@ class TrackingConfig:
     def _made(self, name: str, run: str) -> GeneralTracker:
         kind = LOGGER_TYPE_TO_CLASS[name]
         if kind.requires_logging_directory:  # tensorboard, aim: their first argument names the run
-            self.folder.mkdir(parents=True, exist_ok=True)
+            folder = expanded(self.folder)
+            folder.mkdir(parents=True, exist_ok=True)
             named = {"experiment": self.project} if name == "aim" else {}
-            return kind(run, str(self.folder), **named)
+            return kind(run, str(folder), **named)
         if name == "dvclive":
             return kind(self.project, dir=str(self.folder / run))
         return kind(self.project, **({_RUN_NAMES[name]: run} if name in _RUN_NAMES else {}))

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from robust_encoders.utils.home import expanded_or_none
+
 if TYPE_CHECKING:
     from .trackers import Trackers
 
@@ -31,6 +33,7 @@ class Workspace:
 
     Raises:
         ValueError: ``every`` or ``micro_batch`` is below 1.
+        HomeError: A folder begins with ``~``, and the home directory is not known.
     """
 
     folder: Path | None = None
@@ -43,5 +46,7 @@ class Workspace:
     trackers: Trackers | None = None
 
     def __post_init__(self) -> None:
+        for name in ("folder", "cache_dir"):
+            object.__setattr__(self, name, expanded_or_none(getattr(self, name)))
         if self.every < 1 or (self.micro_batch is not None and self.micro_batch < 1):
             raise ValueError(f"expected every and micro_batch of at least 1, found {self.every} and {self.micro_batch}")

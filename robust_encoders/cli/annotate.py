@@ -30,7 +30,7 @@ def add_commands(commands: Any, as_json: argparse.ArgumentParser) -> None:
         "annotate", parents=[as_json], help="state the concept, method, licence or base of an artifact in a folder"
     )
     parser.set_defaults(command=_annotate)
-    parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder of the artifact")
+    parser.add_argument("folder", metavar="FOLDER", type=expanded, help="folder of the artifact")
     add_fact_options(parser)
 
 
@@ -39,7 +39,7 @@ def _annotate(options: argparse.Namespace) -> int:
     stated = ("concept", "kind", "method", "license", "base", "base_id", "family")
     if not any(getattr(options, name) for name in stated):
         raise UsageError("expected a fact to state, found none; pass --concept, --method, --license or --base")
-    folder = expanded(options.folder)
+    folder: Path = options.folder
     if folder.is_dir():
         require_target(folder)
     encoder = RobustEncoder.from_pretrained(folder)

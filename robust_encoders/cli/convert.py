@@ -16,7 +16,6 @@ from robust_encoders.cli.facts import add_fact_options, base_ids, fingerprinted,
 from robust_encoders.concepts import Concept
 from robust_encoders.conversion.convert import Origin, artifact_of
 from robust_encoders.conversion.copied_file import carried_facts
-from robust_encoders.conversion.precision import DTYPES
 from robust_encoders.conversion.spm_release import adapter_from_release, is_adapter_file
 from robust_encoders.conversion.unet_release import UNetRelease, find_unet_release, unet_artifact
 from robust_encoders.encoder import RobustEncoder
@@ -24,6 +23,7 @@ from robust_encoders.hub.catalog import CATALOG, did_you_mean
 from robust_encoders.hub.pipelines import LoadedPipeline
 from robust_encoders.loaded import class_of
 from robust_encoders.utils.console import EXIT_OK, UsageError, say
+from robust_encoders.utils.dtypes import DTYPES
 from robust_encoders.utils.home import expanded
 
 UNET, TEXT_ENCODER = "unet", "text_encoder"
@@ -45,7 +45,7 @@ def add_commands(commands: Any, as_json: argparse.ArgumentParser) -> None:
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", help="file of weights, its folder, or a name in the catalog")
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder for the artifact")
+    parser.add_argument("out", metavar="OUT", type=expanded, help="folder for the artifact")
     parser.add_argument(
         "--config",
         metavar="FILE_OR_NAME",
@@ -85,7 +85,7 @@ def _convert(options: argparse.Namespace) -> int:
 
 
 def _require_new(options: argparse.Namespace) -> None:
-    if not options.force and (expanded(options.out) / MANIFEST_NAME).exists():
+    if not options.force and (options.out / MANIFEST_NAME).exists():
         raise UsageError(
             f"expected a new or empty folder, found an artifact in {options.out}; choose another folder, or pass "
             "--force to replace the artifact"

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from robust_encoders.artifact.reader import Artifact
 from robust_encoders.conversion.export import export, name_of
 from robust_encoders.conversion.export_words import TARGETS, WHAT, Exported
-from robust_encoders.conversion.precision import DTYPES
 from robust_encoders.encoder import RobustEncoder
 from robust_encoders.utils.console import EXIT_OK, UsageError, say, say_json
+from robust_encoders.utils.dtypes import DTYPES, SHORT, dtype_or_none
 from robust_encoders.utils.home import expanded
-
-SHORT: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def add_commands(commands: Any, as_json: argparse.ArgumentParser) -> None:
@@ -33,10 +28,10 @@ def add_commands(commands: Any, as_json: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_export)
     parser.add_argument("name", metavar="NAME", help="name in the catalog, folder of an artifact, or org/name")
     parser.add_argument("--to", required=True, choices=TARGETS, help="application that will load it")
-    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="folder for the file or folder")
+    parser.add_argument("--out", required=True, type=expanded, metavar="FOLDER", help="folder for the file or folder")
     parser.add_argument(
         "--into",
-        type=Path,
+        type=expanded,
         metavar="CHECKPOINT",
         help="base that a changed copy is made of: a single .safetensors file for comfyui, a1111 and sdcpp; the "
         "folder of a diffusers pipeline for invokeai and diffusers",
@@ -50,7 +45,7 @@ def add_commands(commands: Any, as_json: argparse.ArgumentParser) -> None:
 
 
 def _export(options: argparse.Namespace) -> int:
-    into = None if options.into is None else expanded(options.into)
+    into: Path | None = options.into
     if into is not None and not into.exists():
         raise UsageError(f"expected a checkpoint or the folder of a pipeline, found nothing at {into}; pass another")
     loaded = RobustEncoder.from_pretrained(options.name)
@@ -59,10 +54,10 @@ def _export(options: argparse.Namespace) -> int:
         made = export(
             artifact,
             options.to,
-            expanded(options.out),
+            options.out,
             name=name_of(options.name),
             into=into,
-            dtype={**SHORT, **DTYPES}.get(options.dtype),
+            dtype=dtype_or_none(options.dtype),
             force=options.force,
         )
     except FileExistsError as error:

@@ -10,7 +10,6 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import robust_encoders
@@ -165,7 +164,7 @@ def _add_info(commands: Any, as_json: argparse.ArgumentParser) -> None:
 def _add_cards(commands: Any) -> None:
     cards = commands.add_parser("cards", help="write the model card of every encoder in the catalog")
     cards.add_argument(
-        "out", metavar="OUT", type=Path, help="folder for the cards; use hub_cards in a checkout of this repository"
+        "out", metavar="OUT", type=expanded, help="folder for the cards; use hub_cards in a checkout of this repository"
     )
     cards.add_argument(
         "--pictures", action="store_true", help="draw the pictures that the cards of embedded encoders show, too"

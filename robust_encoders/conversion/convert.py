@@ -25,6 +25,7 @@ from robust_encoders.conversion.precision import cast_in_words, with_dtype
 from robust_encoders.conversion.state_dicts import entry_of, plain, require_no_more
 from robust_encoders.conversion.text_config import configuration, family_of, without_last_layer
 from robust_encoders.conversion.wrappers import text_encoder_entry
+from robust_encoders.utils.dtypes import dtype_or_none
 from robust_encoders.utils.home import expanded
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def convert(
     origin: Origin | None = None,
     config: str | Path | None = None,
     part: str = "",
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
 ) -> Manifest:
     """Read the text encoder from a file of another format and write it as an artifact of this package.
 
@@ -77,8 +78,8 @@ def convert(
             ``clip-vit-large-patch14``; by default the file beside the weights.
         part: Name of the entry that holds the text encoder, in a file with one state dict for each component; empty
             for a file that is the text encoder itself.
-        dtype: Dtype of the artifact, for example ``torch.float16``; None to keep that of the file. Weights of several
-            dtypes or in float8 need one.
+        dtype: Dtype of the artifact, for example ``torch.float16`` or ``"float16"``; None to keep that of the file.
+            Weights of several dtypes or in float8 need one.
 
     Returns:
         Manifest of the artifact; its ``recipe`` names the source of the conversion. It has fingerprints of the base
@@ -89,6 +90,7 @@ def convert(
             finite, or would take much more memory than its size. Also if the configuration is neither given nor
             determined by the format.
         FileExistsError: If ``out`` holds files that are no artifact.
+        ValueError: If ``dtype`` is no precision.
     """
     made = artifact_of(source, origin=origin, config=config, part=part, dtype=dtype)
     facts = provenance(made.manifest, made.content_sha256)
@@ -101,7 +103,7 @@ def artifact_of(
     origin: Origin | None = None,
     config: str | Path | None = None,
     part: str = "",
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
 ) -> Artifact:
     """Return the artifact that :func:`convert` writes, in memory.
 
@@ -114,7 +116,9 @@ def artifact_of(
 
     Raises:
         IntegrityError: If the file holds no text encoder, see :func:`convert`.
+        ValueError: If ``dtype`` is no precision.
     """
+    precision = dtype_or_none(dtype)
     path = weights_in(expanded(source))
     content = read_file(path)
     data, entry = (entry_of(content.data, part, path), part) if part else text_encoder_entry(content.data)
@@ -122,7 +126,7 @@ def artifact_of(
     settings, settings_from = configuration(path, config, found)
     kept, shorter = without_last_layer(found, settings)
     require_no_more(kept, content.size, path)
-    tensors = with_dtype(kept, dtype, path)
+    tensors = with_dtype(kept, precision, path)
     require_fit(tensors, settings)
     recipe = {
         "name": "convert",
@@ -130,7 +134,7 @@ def artifact_of(
         "configuration": settings_from,
         "dropped": [*found.dropped, *["the last layer, which SD 2 does not compute"] * shorter],
     }
-    if cast := cast_in_words(kept, dtype):
+    if cast := cast_in_words(kept, precision):
         recipe["cast"] = cast
     manifest = _manifest(origin or Origin(), settings, recipe)
     logger.info("converting %s (%s%s)", path, found.layout.name, f"; cast from {cast}" * bool(cast))

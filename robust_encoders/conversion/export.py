@@ -26,6 +26,8 @@ from robust_encoders.conversion.export_words import APPS, BASES, Exported, Kind,
 from robust_encoders.conversion.formats import OPEN_CLIP, TRANSFORMERS, write
 from robust_encoders.conversion.precision import cast
 from robust_encoders.errors import ManifestError, NotReadyError
+from robust_encoders.utils.dtypes import dtype_or_none
+from robust_encoders.utils.home import expanded, expanded_or_none
 
 logger = logging.getLogger(__name__)
 _ERASER = "its modules after the cross-attentions are no part of any application's UNet, and they are not linear"
@@ -38,11 +40,11 @@ _REMEDIES: Mapping[Kind, str] = {
 def export(
     artifact: Artifact,
     to: Target,
-    out: Path,
+    out: str | Path,
     *,
     name: str,
-    into: Path | None = None,
-    dtype: torch.dtype | None = None,
+    into: str | Path | None = None,
+    dtype: torch.dtype | str | None = None,
     force: bool = False,
 ) -> Exported:
     """Write an artifact in the layout of another application.
@@ -58,7 +60,8 @@ def export(
         name: Name of the file or folder in ``out``, without suffix.
         into: Base that the artifact is merged into: a single-file checkpoint for ComfyUI, A1111 and
             stable-diffusion.cpp, the folder of a pipeline for InvokeAI and diffusers. None for a file without a base.
-        dtype: Dtype of all weights in the result; None to keep that of the base, or else of the artifact.
+        dtype: Dtype of all weights in the result, of torch or by its name; None to keep that of the base, or else of
+            the artifact.
         force: True to replace an earlier export.
 
     Returns:
@@ -69,7 +72,9 @@ def export(
         NotReadyError: If a base is missing or not wanted, or the place cannot be written.
         FileExistsError: If there is something at the place already.
         IntegrityError: If the base cannot be read or is of another family.
+        ValueError: If ``dtype`` is no precision.
     """
+    out, into, dtype = expanded(out), expanded_or_none(into), dtype_or_none(dtype)
     _require_form(artifact, to, into)
     if into is not None:
         return _merged(artifact, to, out / name, into, dtype, force=force)
@@ -90,7 +95,7 @@ def name_of(name: str) -> str:
     Args:
         name: Name as in :meth:`robust_encoders.RobustEncoder.from_pretrained`.
     """
-    path = Path(name).expanduser()
+    path = expanded(name)
     short = path.resolve().name if path.is_dir() else name
     return re.sub(r"[^\w.-]+", "-", short).strip("-.") or "encoder"
 

@@ -13,10 +13,6 @@ from robust_encoders.artifact.fingerprint import dtype_name
 from robust_encoders.clip.text_model import COMPUTING
 from robust_encoders.errors import IntegrityError
 
-# What --dtype offers.
-DTYPES: Mapping[str, torch.dtype] = {
-    "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16,
-}  # fmt: skip
 # Without their scales the numbers of such files mean something else.
 _SCALES = re.compile(
     r".*(scaled_fp8|\.scale_weight|\.scale_input|\.weight_scale|\.input_scale|\.absmax|\.SCB|\.quant_map)"

@@ -253,13 +253,28 @@ def announce(name_or_path: str | Path, subfolder: str) -> None:
         entry = entry_at(name, subfolder)
     if entry is None:
         return
-    licence = f"licence {entry.licence}" + (f"; {entry.note}" if entry.note else "")
-    if entry.format == "foreign":
+    refuse_foreign(entry)
+    logger.log(logging.WARNING if entry.terms else logging.INFO, "%s: %s", entry.name, _licence_in_words(entry))
+
+
+def refuse_foreign(entry: CatalogEntry | None) -> None:
+    """Refuse weights that the catalog only lists, before anything of theirs is fetched.
+
+    Args:
+        entry: Entry of the weights; None for weights outside the catalog, which are not refused.
+
+    Raises:
+        ConversionNeededError: If the weights exist, but in a layout that this version does not read.
+    """
+    if entry is not None and entry.format == "foreign":
         raise ConversionNeededError(
             f"expected a robust_encoders artifact, found weights of another layout: {entry.name!r} is published in "
-            f"{entry.repo}, {licence}. Do this instead: {entry.how}"
+            f"{entry.repo}, {_licence_in_words(entry)}. Do this instead: {entry.how}"
         )
-    logger.log(logging.WARNING if entry.terms else logging.INFO, "%s: %s", entry.name, licence)
+
+
+def _licence_in_words(entry: CatalogEntry) -> str:
+    return f"licence {entry.licence}" + (f"; {entry.note}" if entry.note else "")
 
 
 def did_you_mean(name: str) -> str:

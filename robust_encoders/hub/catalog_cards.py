@@ -12,6 +12,7 @@ from robust_encoders.artifact.model_card import LIBRARY, STORED, card, licence_d
 from robust_encoders.artifact.papers import citation, method_name
 from robust_encoders.hub.catalog import CATALOG, CatalogEntry
 from robust_encoders.hub.embedded import embedded_folder
+from robust_encoders.utils.home import expanded
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
@@ -28,7 +29,7 @@ def catalog_cards() -> dict[str, str]:
     return {f"{card_stem(entry)}.md": _card(entry) for entry in CATALOG.values()}
 
 
-def write_cards(folder: Path) -> list[Path]:
+def write_cards(folder: str | Path) -> list[Path]:
     """Write every card into a folder, made if need be, and return their paths.
 
     Args:
@@ -37,6 +38,7 @@ def write_cards(folder: Path) -> list[Path]:
     Raises:
         ManifestError: If an embedded encoder is not installed.
     """
+    folder = expanded(folder)
     folder.mkdir(parents=True, exist_ok=True)
     texts = {folder / name: text for name, text in catalog_cards().items()}
     for path, text in texts.items():

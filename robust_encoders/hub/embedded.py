@@ -12,6 +12,7 @@ import torch
 from robust_encoders.artifact.embedded_bases import EMBEDDED, REINSTALL
 from robust_encoders.errors import AssetsMissingError, CompatibilityWarning
 from robust_encoders.utils.broken_libraries import broken_libraries_named
+from robust_encoders.utils.dtypes import dtype_or_none
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -92,7 +93,9 @@ def embedded_file(base: str, name: str) -> Path:
     return path
 
 
-def embedded_pipeline(base: str = EMBEDDED_FAMILY, *, dtype: torch.dtype | None = None) -> StableDiffusionPipeline:
+def embedded_pipeline(
+    base: str = EMBEDDED_FAMILY, *, dtype: torch.dtype | str | None = None
+) -> StableDiffusionPipeline:
     """Return an embedded base as a plain diffusers pipeline, on the CPU.
 
     The base ``shapes`` draws 32x32 pictures of shapes from prompts like ``"a red circle on a white background"``. The
@@ -101,15 +104,16 @@ def embedded_pipeline(base: str = EMBEDDED_FAMILY, *, dtype: torch.dtype | None 
 
     Args:
         base: Name of the base: ``shapes`` or ``emoji``.
-        dtype: Precision of all models of the pipeline; float32 by default.
+        dtype: Precision of all models of the pipeline, a dtype of torch or its name; float32 by default.
 
     Raises:
-        ValueError: If no embedded base has that name.
+        ValueError: If no embedded base has that name, or ``dtype`` is no precision.
         AssetsMissingError: If the package was installed without its assets.
         BrokenLibraryError: If diffusers imports an installed library that fails.
     """
     if base not in EMBEDDED_BASES:
         raise ValueError(f"expected an embedded base, {' or '.join(EMBEDDED_BASES)}, found {base!r}")
+    precision = dtype_or_none(dtype)
     if problems := embedded_problems(base):
         raise AssetsMissingError(problems[0])
     folder = embedded_folder(base) / "base"
@@ -118,5 +122,5 @@ def embedded_pipeline(base: str = EMBEDDED_FAMILY, *, dtype: torch.dtype | None 
 
         # Without a dtype diffusers loads everything as float32, regardless of the stored dtype.
         pipe: Any = StableDiffusionPipeline.from_pretrained(folder)
-    placed: StableDiffusionPipeline = pipe if dtype is None else pipe.to(dtype)
+    placed: StableDiffusionPipeline = pipe if precision is None else pipe.to(precision)
     return placed

@@ -11,6 +11,7 @@ from robust_encoders.artifact.manifest import MANIFEST_NAME, Manifest
 from robust_encoders.artifact.reader import Artifact, Trust, read_artifact, read_manifest
 from robust_encoders.artifact.verified_files import remembered
 from robust_encoders.errors import IntegrityError
+from robust_encoders.hub.catalog import refuse_foreign
 from robust_encoders.hub.download import HubOptions, commit_of, fetch_artifact
 from robust_encoders.hub.pins import Pin, enforce
 from robust_encoders.hub.published_pickles import converted, source_of
@@ -47,6 +48,7 @@ def load(
         RobustEncodersError: If loading fails, see :meth:`robust_encoders.RobustEncoder.from_pretrained`.
     """
     place = resolve(name_or_path, subfolder=subfolder, revision=options.revision)
+    refuse_foreign(place.entry)
     options = replace(options, revision=place.revision)
     pickled = place.entry is not None and place.entry.format == "pickle"
     if place.entry is not None and pickled:

@@ -20,6 +20,7 @@ from robust_encoders.pipeline.slots import is_sdxl
 from robust_encoders.redaction import get_logger
 from robust_encoders.utils.broken_libraries import broken_libraries_named
 from robust_encoders.utils.devices import require_device
+from robust_encoders.utils.dtypes import dtype_of, dtype_or_none
 from robust_encoders.utils.home import expanded
 
 T = TypeVar("T")
@@ -35,14 +36,14 @@ class PipelineOptions:
     """Options for loading a pipeline.
 
     Args:
-        dtype: Precision of all weights, or a mapping of component names to precisions, where ``default`` stands for
-            the other components; None leaves the precision to diffusers.
+        dtype: Precision of all weights, a dtype of torch or its name; or a mapping of component names to precisions,
+            where ``default`` stands for the other components. None leaves the precision to diffusers.
         device: Device of the models; empty leaves them on the CPU.
         without: Names of components that are neither downloaded nor loaded; their slots stay empty.
         safetensors: Switch that refuses weights stored as pickles.
     """
 
-    dtype: torch.dtype | Mapping[str, torch.dtype] | None = None
+    dtype: torch.dtype | str | Mapping[str, torch.dtype | str] | None = None
     device: str = ""
     without: tuple[str, ...] = ()
     safetensors: bool = False
@@ -94,8 +95,9 @@ def load_pipeline(name: str | Path | None, options: PipelineOptions | None = Non
         BaseLoadError: If the pipeline or the device does not exist, or diffusers cannot load the pipeline.
         AssetsMissingError: If the package was installed without that base.
         BrokenLibraryError: If diffusers imports an installed library that fails.
+        ValueError: If the dtype is no precision.
     """
-    options = options or PipelineOptions()
+    options = _with_dtypes(options or PipelineOptions())
     require_device(options.device)
     base = embedded_name(name)
     if name is None or base:
@@ -106,6 +108,13 @@ def load_pipeline(name: str | Path | None, options: PipelineOptions | None = Non
     with broken_libraries_named():
         folder, ids, revision = _located(name, options)
         return LoadedPipeline(_placed(_loaded(folder, options), options.device), ids, revision)
+
+
+def _with_dtypes(options: PipelineOptions) -> PipelineOptions:
+    """Return options with dtypes of torch, because diffusers loads float32 for a name."""
+    if isinstance(options.dtype, Mapping):
+        return replace(options, dtype={name: dtype_of(given) for name, given in options.dtype.items()})
+    return replace(options, dtype=dtype_or_none(options.dtype))
 
 
 def require_place(name: str | Path) -> re.Match[str] | None:

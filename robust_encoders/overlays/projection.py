@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from robust_encoders.errors import IntegrityError
-from robust_encoders.utils.home import write_atomically
+from robust_encoders.utils.home import expanded, write_atomically
 
 PROJECTION_TENSOR = "projection"
 
@@ -157,7 +157,7 @@ def export_key_values(path: str | Path, unet: nn.Module, matrix: Tensor, *, over
         ValueError: If the UNet's K and V layers cannot be identified.
         IntegrityError: If M does not have the UNet's width.
     """
-    path = Path(path)
+    path = expanded(path)
     if path.exists() and not overwrite:
         raise FileExistsError(f"expected nothing at {path}, found a file; choose another name, or set overwrite")
     weights = {f"{name}.weight": weight.float() for name, weight in _multiplied(unet, matrix).items()}

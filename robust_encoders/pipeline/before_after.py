@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from robust_encoders.pipeline.status import status
+from robust_encoders.utils.encoder_names import refuse_names
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -43,7 +44,9 @@ def before_after(pipe: Any, encoder: Attachable, prompts: Sequence[str], *, seed
     Raises:
         ValueError: If there are no prompts, or if something is attached to the pipeline.
         IncompatibleError: If the artifact does not fit the pipeline.
+        EncoderNameError: If ``encoder`` is a name, not a loaded artifact.
     """
+    refuse_names(encoder)
     if not prompts or isinstance(prompts, str):
         raise ValueError(f"expected a list of prompts, found {prompts!r}; pass at least one prompt in a list")
     found = status(pipe)

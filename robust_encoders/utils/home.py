@@ -34,6 +34,18 @@ def expanded(path: str | Path) -> Path:
         ) from error
 
 
+def expanded_or_none(path: str | Path | None) -> Path | None:
+    """Return :func:`expanded` of a path; None for None.
+
+    Args:
+        path: Path that a user wrote; None stands for no path.
+
+    Raises:
+        HomeError: If the path begins with ``~``, and the home directory is not known.
+    """
+    return None if path is None else expanded(path)
+
+
 def home() -> Path:
     """Return ``$ROBUST_ENCODERS_HOME``, or else ``robust_encoders`` in the user's cache folder; it may not exist.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -76,7 +77,9 @@ def _in_fields(value: Any, name: str, problems: _Problems) -> Iterator[str]:
 
 
 def _problems(place: str, held: object) -> Iterator[str]:
-    if isinstance(held, str | bytes):
+    if isinstance(held, os.PathLike):
+        yield f"{place}: expected several paths, found one, {os.fspath(held)!r}; write a tuple of paths"
+    elif isinstance(held, str | bytes):
         text = held if isinstance(held, str) else held.decode(errors="replace")
         parts = [part.strip() for part in text.split(",") if part.strip()] or [text]
         shown = repr(tuple(parts))

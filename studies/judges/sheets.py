@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from robust_encoders.utils.home import expanded
+
 HERE = Path(__file__).parent
 COLUMNS, ROWS, FACTOR, GAP, TITLE = 6, 5, 6, 12, 18
 
@@ -41,7 +43,7 @@ def main() -> None:
     """Write the sheets of one pass."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("number", type=int, choices=(1, 2))
-    parser.add_argument("out", type=Path)
+    parser.add_argument("out", type=expanded)
     chosen = parser.parse_args()
     shown = pictures()
     order = np.random.default_rng(chosen.number).permutation(len(shown)).tolist()

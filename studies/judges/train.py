@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict
-from pathlib import Path
 
 from safetensors.torch import load_file
 from torch import nn
@@ -20,6 +19,7 @@ from robust_encoders.training.worlds.pretrain.build import build
 from robust_encoders.training.worlds.pretrain.networks import ImageTower
 from robust_encoders.training.worlds.pretrain.workshop import Workshop
 from robust_encoders.training.worlds.shapes.corpus import ShapesCorpus
+from robust_encoders.utils.home import expanded
 
 
 def restore_base(shop: Workshop) -> None:
@@ -50,7 +50,7 @@ def package(shop: Workshop) -> None:
 def main() -> None:
     """Train, and package if asked."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("work", type=Path)
+    parser.add_argument("work", type=expanded)
     parser.add_argument("--package", action="store_true")
     chosen = parser.parse_args()
     corpus = ShapesCorpus()

@@ -25,6 +25,7 @@ from robust_encoders.training.metrics.paired_tests import paired_verdicts
 from robust_encoders.training.protocols import Attack
 from robust_encoders.training.types import AttackFacts
 from robust_encoders.training.worlds import ShapesWorld
+from robust_encoders.utils.home import expanded
 
 TWICE = "_twice"  # ending of the label of an attack with twice the budget
 COLUMNS = (
@@ -121,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--n", type=int, default=30, help="number of attacked prompts")
     parser.add_argument("--suite", choices=["standard", "full"], default="standard", help="suite of the attacks")
     parser.add_argument("--attacks", nargs="*", default=[], help="labels; by default all text attacks with a budget")
-    parser.add_argument("--out", type=Path, default=Path("runs/strength"), help="folder of the evaluations")
+    parser.add_argument("--out", type=expanded, default=Path("runs/strength"), help="folder of the evaluations")
     options = parser.parse_args(arguments)
     for row in (COLUMNS, ("---",) * len(COLUMNS)):
         sys.stdout.write(f"| {' | '.join(row)} |\n")

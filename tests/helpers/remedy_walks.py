@@ -53,6 +53,8 @@ WALKED: Mapping[str, str] = {
     "leave --base out, or write": f"{_EMOJI}test_what_does_not_fit_is_refused",
     "withdrawn numbers that are left out": "tests/loader/cli/test_main.py::"
     "test_info_counts_withdrawn_numbers_and_json_has_them",
+    "expected an encoder, found the name": "tests/training/evaluation/test_preflight.py::"
+    "test_a_name_in_place_of_an_encoder",
     # the page
     "name them, for example `robust-encoders app": _OPENED,
     "leave --workers out": _OPENED,

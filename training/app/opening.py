@@ -181,7 +181,7 @@ def _sampling(config: AppConfig) -> SamplingConfig:
 def _pipeline(config: AppConfig) -> Any:
     device = config.device or ("cuda" if torch.cuda.is_available() and not config.embedded else "")
     plain = config.embedded is not None and config.dtype == "float32"  # as it is loaded anyway
-    options = PipelineOptions(dtype=None if plain else getattr(torch, config.dtype), device=device)
+    options = PipelineOptions(dtype=None if plain else config.dtype, device=device)
     pipe = load_pipeline(config.base or None, options).pipe
     if not _draws_from_prompts(type(pipe)):
         raise NotReadyError.of(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from argparse import ArgumentParser
 from collections.abc import Sequence
-from pathlib import Path
 
 from robust_encoders.utils.console import EXIT_OK, UsageError, say
+from robust_encoders.utils.home import expanded
 
 from ..reports.bias import BiasReport
 from .parsing import parser_of
@@ -49,7 +49,7 @@ def bias(arguments: Sequence[str]) -> int:
 def _parser() -> ArgumentParser:
     parser = parser_of("bias", "Print the success on each sub-group of the attacked prompts, against the rest.")
     parser.add_argument(
-        "found", type=Path, nargs="+", metavar="RESULTS", help="folder of an evaluation, or its results.json"
+        "found", type=expanded, nargs="+", metavar="RESULTS", help="folder of an evaluation, or its results.json"
     )
     parser.add_argument(
         "--attacks",

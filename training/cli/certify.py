@@ -13,7 +13,7 @@ from robust_encoders.artifact.target import target_problems
 from robust_encoders.encoder import RobustEncoder
 from robust_encoders.utils.console import EXIT_OK, UsageError, say
 from robust_encoders.utils.extras import package_problems
-from robust_encoders.utils.home import write_atomically
+from robust_encoders.utils.home import expanded, write_atomically
 from robust_encoders.utils.targets import place_problems
 
 from ..detectors import DETECTORS
@@ -71,15 +71,15 @@ def certify(arguments: Sequence[str]) -> int:
         SystemExit: With 0 after help, with 2 on arguments that do not parse.
     """
     options = _parser().parse_args(arguments)
-    if options.record and not Path(options.name).is_dir():
+    if options.record and not expanded(options.name).is_dir():
         raise UsageError(f"expected the folder of an encoder with --record, found {options.name}; name its folder")
     # What is recorded goes into the folder, so the folder is read, even if an encoder of the package has its name.
-    name = Path(options.name) if options.record else options.name
+    name = expanded(options.name) if options.record else options.name
     options.base = options.base or embedded_base_of([name]) or DEFAULT_BASE
     out = options.out or Path("certificates") / (re.sub(r"[^A-Za-z0-9_.]+", "-", options.name).strip("-.") or "encoder")
     try:
         config = _config(options)
-        written = target_problems(Path(options.name)) if options.record else []
+        written = target_problems(expanded(options.name)) if options.record else []
         require([*place_problems(out), *written, *_problems(options)])
         encoder = RobustEncoder.from_pretrained(name)
         require([*form_problems(encoder), *other_world_problems(options.base, [encoder])])
@@ -91,7 +91,7 @@ def certify(arguments: Sequence[str]) -> int:
         raise UsageError(str(error)) from error
     _write(certificate, out)
     if options.record:
-        with_certificate(encoder, certificate).save_pretrained(Path(options.name))
+        with_certificate(encoder, certificate).save_pretrained(expanded(options.name))
     say(json.dumps(certificate.result.record()) if options.json else certificate_text(certificate, out))
     return EXIT_OK
 
@@ -106,7 +106,7 @@ def _parser() -> ArgumentParser:
         f"or {DEFAULT_BASE})",
     )
     parser.add_argument(
-        "--out", type=Path, help="folder of the record and the finished parts (default: certificates/NAME)"
+        "--out", type=expanded, help="folder of the record and the finished parts (default: certificates/NAME)"
     )
     parser.add_argument(
         "--record", action="store_true", help="write the certificate into the encoder's manifest and card"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 from robust_encoders.conversion.text_config import family_of
 from robust_encoders.utils.console import EXIT_NO, EXIT_OK, UsageError, say
 from robust_encoders.utils.extras import OptionalPackage, install_command
+from robust_encoders.utils.home import expanded
 from robust_encoders.utils.targets import place_problems
 from robust_encoders.utils.text_lists import comma_problems
 
@@ -98,7 +98,7 @@ def _parser() -> ArgumentParser:
     parser = parser_of("compare", "Train methods on one concept by their recipes, evaluate them alike, and report.")
     parser.allow_abbrev = False
     parser.epilog = _MORE
-    parser.add_argument("--out", type=Path, required=True, help="folder of the comparison and its report")
+    parser.add_argument("--out", type=expanded, required=True, help="folder of the comparison and its report")
     parser.add_argument("--concept", required=True, help="concept that every method erases")
     parser.add_argument(
         "--base", default=DEFAULT_BASE, help="name of an embedded base, or folder or Hub id of a pipeline"
@@ -111,7 +111,12 @@ def _parser() -> ArgumentParser:
         "--seeds", type=int, nargs="+", default=[0], metavar="INT", help="seeds of training and evaluation"
     )
     parser.add_argument(
-        "--reuse", type=Path, nargs="+", default=[], metavar="RESULTS", help="finished evaluations of the same suite"
+        "--reuse",
+        type=expanded,
+        nargs="+",
+        default=[],
+        metavar="RESULTS",
+        help="finished evaluations of the same suite",
     )
     parser.add_argument(
         "--keep-trained", action="store_true", help="keep trainings that an earlier content of this package made"

@@ -16,6 +16,7 @@ from robust_encoders.artifact.embedded_bases import EMBEDDED, EmbeddedFacts
 from robust_encoders.encoder import RobustEncoder
 from robust_encoders.hub.embedded import EMBEDDED_FAMILY, embedded_pipeline
 from robust_encoders.loaded import LoadedArtifact
+from robust_encoders.utils.home import expanded
 
 from ..attacks import UnlearnDiffAtk
 from ..diffusion.sampling import SamplingConfig, draw, draw_candidates
@@ -230,7 +231,7 @@ def _section(title: str, cases: Sequence[Case], before: Sequence[Tile], after: S
     return Section(title, tuple(pairs), kept=title == _KEPT)
 
 
-def write_demos(demos: Sequence[Demo], out: Path, *, seed: int) -> DemoSummary:
+def write_demos(demos: Sequence[Demo], out: str | Path, *, seed: int) -> DemoSummary:
     """Draw demos below each other into ``out/demo.png``, and the strip of the first one into ``out/demo-strip.png``.
 
     Args:
@@ -238,7 +239,7 @@ def write_demos(demos: Sequence[Demo], out: Path, *, seed: int) -> DemoSummary:
         out: Folder of the two pictures.
         seed: Seed of prompts, pictures and attacks.
     """
-    start = time.monotonic()
+    start, out = time.monotonic(), expanded(out)
     parts = [demo.drawn(seed) for demo in demos]
     out.mkdir(parents=True, exist_ok=True)
     stacked([part.picture for part in parts]).save(out / PICTURE_NAME)
@@ -247,7 +248,7 @@ def write_demos(demos: Sequence[Demo], out: Path, *, seed: int) -> DemoSummary:
     return DemoSummary(out / PICTURE_NAME, rows, time.monotonic() - start)
 
 
-def run_demo(out: Path, *, seed: int = 0, bases: Sequence[str] = ()) -> DemoSummary:
+def run_demo(out: str | Path, *, seed: int = 0, bases: Sequence[str] = ()) -> DemoSummary:
     """Draw the demo on embedded bases, on each with the encoder that the package has for it.
 
     Args:

@@ -14,6 +14,7 @@ from robust_encoders.hub.catalog import CATALOG
 from robust_encoders.loaded import LoadedArtifact
 from robust_encoders.redaction import get_logger
 from robust_encoders.utils.console import EXIT_OK, UsageError, say
+from robust_encoders.utils.home import expanded
 
 from ..distributed import Shard
 from ..evaluation import evaluate as evaluation
@@ -53,12 +54,12 @@ def evaluate(arguments: Sequence[str]) -> int:
     intro = "Attack encoders. `evaluate NAME --help` shows every setting."
     names, rest = leading_names("evaluate", intro, what, arguments)
     options, kind = read_options(rest, names)
-    if options.record and not all(Path(name).is_dir() for name in names):
+    if options.record and not all(expanded(name).is_dir() for name in names):
         raise UsageError(f"expected folders of encoders with --record, found {', '.join(names)}")
     folders = _folders(names, options.out)
     require_evaluation(options, kind, folders)
     # Records go into the folders, so the folders are read, even if an encoder of the package has the name of one.
-    encoders = [_encoder(Path(name) if options.record else name) for name in names]
+    encoders = [_encoder(expanded(name) if options.record else name) for name in names]
     require(other_world_problems(options.base, [one for one in encoders if one is not None]))
     concept = concept_of(options.concept, encoders)
     if options.record and any(e is not None and e.manifest.concept.name != concept.name for e in encoders):
@@ -96,7 +97,7 @@ class _Evaluations:
             if self.shard.main:
                 say(f"{write_report(folder, found[-1], beside=self.options.beside)}\n")
             if self.options.record and encoder is not None and self.shard.main:
-                with_results(encoder, found[-1]).save_pretrained(Path(name))
+                with_results(encoder, found[-1]).save_pretrained(expanded(name))
         if self.shard.main:
             say(tables(found))
 

@@ -18,7 +18,7 @@ from ..evaluation.evaluate import defaults_of
 from ..evaluation.plan import Benchmark
 from ..worlds import BASES, DEFAULT_BASE
 from ..worlds.choice import embedded_base_of, world_of
-from .parsing import hyphened
+from .parsing import expanded_paths, hyphened
 
 _DEFAULT, _BY_PROMPTS = "shapes", "stable_diffusion"
 # What --quick gives in place of a benchmark's own defaults.
@@ -95,8 +95,8 @@ def read_options(arguments: Sequence[str], names: Sequence[str] = ()) -> tuple[E
         kw_only=True,
     )
     run.__doc__ = EvaluationRun.__doc__
-    found: EvaluationRun = tyro.cli(
-        run, args=arguments, prog="robust-encoders evaluate NAME", config=(tyro.conf.OmitArgPrefixes,)
+    found: EvaluationRun = expanded_paths(
+        tyro.cli(run, args=arguments, prog="robust-encoders evaluate NAME", config=(tyro.conf.OmitArgPrefixes,))
     )
     if name == _BY_PROMPTS and not found.base:
         raise UsageError("expected --base with --prompts, the folder or Hub id of a pipeline, found none; add it")

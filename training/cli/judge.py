@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from robust_encoders.utils.console import EXIT_OK, UsageError, say
+from robust_encoders.utils.home import expanded
 
 from ..evaluation.benchmarks import BENCHMARKS
 from ..evaluation.benchmarks.detectors import benchmark_detector
@@ -66,13 +67,13 @@ def judge(arguments: Sequence[str]) -> int:
 
 def _parser() -> ArgumentParser:
     parser = parser_of("judge", _ABOUT)
-    parser.add_argument("found", type=Path, nargs="+", metavar="FOLDER", help="folder of a finished evaluation")
+    parser.add_argument("found", type=expanded, nargs="+", metavar="FOLDER", help="folder of a finished evaluation")
     parser.add_argument("--detector", required=True, metavar="NAME", help="detector, as in evaluate --detector")
     parser.add_argument("--benchmark", default="", help="benchmark that knows the detector (default: the recorded one)")
     parser.add_argument("--device", default="cpu", help="device of a detector that is a classifier")
     parser.add_argument(
         "--out",
-        type=Path,
+        type=expanded,
         help="folder of the new results, one inside it for each of several evaluations "
         "(default: judged-NAME in each evaluation)",
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from robust_encoders.hub.embedded import EMBEDDED_BASES
 from robust_encoders.utils.console import EXIT_NO, EXIT_OK, UsageError, say
+from robust_encoders.utils.home import expanded
 
 from .parsing import parser_of
 
@@ -68,7 +69,7 @@ def _compare(arguments: Sequence[str]) -> int:
 
 def _demo(arguments: Sequence[str]) -> int:
     parser = parser_of("demo", "Draw the same prompts with and without a robust encoder, plain and under attack.")
-    parser.add_argument("--out", type=Path, default=Path(), help="folder that receives demo.png and demo-strip.png")
+    parser.add_argument("--out", type=expanded, default=Path(), help="folder that receives demo.png and demo-strip.png")
     parser.add_argument("--seed", type=int, default=0, help="seed of prompts, pictures and attacks")
     parser.add_argument(
         "--base", choices=EMBEDDED_BASES, help="embedded base to draw with; by default all that are installed"
@@ -124,8 +125,8 @@ def _reproduce(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--base", help="folder, Hub id or name of its pipeline; by default the embedded base that it is for"
     )
-    parser.add_argument("--out", type=Path, help="folder that keeps the artifact of the second run")
-    parser.add_argument("--cache-dir", type=Path, help="folder that keeps the trajectories of the frozen model")
+    parser.add_argument("--out", type=expanded, help="folder that keeps the artifact of the second run")
+    parser.add_argument("--cache-dir", type=expanded, help="folder that keeps the trajectories of the frozen model")
     parser.add_argument("--json", action="store_true", help="answer in JSON")
     options = parser.parse_args(arguments)
 
@@ -151,7 +152,7 @@ def _reproduce(arguments: Sequence[str]) -> int:
 def _merge(arguments: Sequence[str]) -> int:
     parser = parser_of("merge", "Merge several encoders, which erase one concept each, into one encoder.")
     parser.add_argument("names", metavar="ENCODER", nargs="+", help="catalog name or folder of an encoder")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the merged artifact")
+    parser.add_argument("--out", type=expanded, required=True, help="folder of the merged artifact")
     parser.add_argument(
         "--base", help="folder, Hub id or name of their pipeline; by default the embedded base they are for"
     )
@@ -205,8 +206,8 @@ def _judge(arguments: Sequence[str]) -> int:
 
 def _leaderboard(arguments: Sequence[str]) -> int:
     parser = parser_of("leaderboard", "Print and draw one table of many evaluations, ranked by the worst case.")
-    parser.add_argument("found", type=Path, nargs="+", metavar="DIR", help="folder of an evaluation or an artifact")
-    parser.add_argument("--out", type=Path, default=Path(), help="folder that receives leaderboard.png")
+    parser.add_argument("found", type=expanded, nargs="+", metavar="DIR", help="folder of an evaluation or an artifact")
+    parser.add_argument("--out", type=expanded, default=Path(), help="folder that receives leaderboard.png")
     parser.add_argument("--json", action="store_true", help="answer in JSON")
     options = parser.parse_args(arguments)
 

@@ -9,11 +9,14 @@ import sys
 import textwrap
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, make_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, make_dataclass, replace
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, TypeVar, Union, cast
 
 from docstring_parser import parse as parse_docstring
+
+from robust_encoders.utils.home import expanded
 
 T = TypeVar("T")
 HELP, HELP_ALL = ("-h", "--help"), "--help-all"
@@ -91,7 +94,28 @@ def parse_settings(kind: Any, default: T, arguments: Sequence[str], *, prog: str
     if any(argument in HELP for argument in asked):
         _print_help(default, prog)
     asked = ["--help" if argument == HELP_ALL else argument for argument in asked]
-    return cast(T, tyro.cli(kind, default=default, args=asked, prog=prog))
+    return expanded_paths(cast(T, tyro.cli(kind, default=default, args=asked, prog=prog)))
+
+
+def expanded_paths(settings: T) -> T:
+    """Return settings with ``~`` expanded in every path, at any depth; bash leaves it as it is in ``--out=~/runs``.
+
+    Args:
+        settings: Dataclass, or a value of one of its fields.
+
+    Raises:
+        HomeError: If a path begins with ``~``, and the home directory is not known.
+    """
+    value: Any = settings
+    if isinstance(value, Path):
+        value = expanded(value)
+    elif type(value) in (tuple, list):
+        value = type(value)(expanded_paths(one) for one in value)
+    elif is_dataclass(value) and not isinstance(value, type):
+        held = {one.name: getattr(value, one.name) for one in fields(value) if one.init}
+        made = {name: expanded_paths(one) for name, one in held.items()}
+        value = replace(value, **{name: one for name, one in made.items() if one != held[name]})
+    return cast(T, value)
 
 
 def with_concrete_types(settings: Any) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from robust_encoders.redaction import get_logger
 from robust_encoders.utils.console import EXIT_OK, UsageError, say
-from robust_encoders.utils.home import write_atomically
+from robust_encoders.utils.home import expanded, write_atomically
 
 from ..evaluation.benchmarks.mma_prompts import mma_text, unwritable
 from ..evaluation.winners import keep_winners, winning_texts
@@ -34,10 +34,10 @@ def results(arguments: Sequence[str]) -> int:
         SystemExit: With 0 after help, with 2 on arguments that do not parse.
     """
     options = _parser().parse_args(arguments)
-    out = None if options.csv in (None, "-") else Path(options.csv)
+    out = None if options.csv in (None, "-") else expanded(options.csv)
     if out is not None and out.is_dir():
         raise UsageError(f"expected a file name after --csv, found a folder: {out}; name a file, such as {out}/all.csv")
-    mma = None if options.mma_csv is None else Path(options.mma_csv)
+    mma = None if options.mma_csv is None else expanded(options.mma_csv)
     if mma is not None and (options.mma_csv == "-" or mma.is_dir()):
         raise UsageError(f"expected a file name after --mma-csv, found {options.mma_csv}; name a file, such as mma.csv")
     try:
@@ -64,7 +64,7 @@ def _parser() -> ArgumentParser:
     parser = parser_of("results", "Print the tables of finished evaluations, by concept and in pairs, in Markdown.")
     parser.add_argument(
         "found",
-        type=Path,
+        type=expanded,
         nargs="+",
         metavar="RESULTS",
         help="folder of an evaluation or artifact, or its JSON file",
@@ -76,7 +76,7 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument(
         "--keep-winners",
-        type=Path,
+        type=expanded,
         metavar="FOLDER",
         help="folder of small copies of the evaluations, with the best picture of each attacked prompt",
     )

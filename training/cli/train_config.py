@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from robust_encoders.utils.console import UsageError, say
+from robust_encoders.utils.home import expanded
 
 from ..recipes.recipe import Recipe
 from ..recipes.run_file import RunFileError, values_of, write_run_file
@@ -31,7 +32,7 @@ def config_path(arguments: Sequence[str]) -> Path | None:
         raise UsageError(f"expected one --config, found {', '.join(found)}; write all settings into one file")
     if not found[0] or found[0].startswith("--"):
         raise UsageError("expected a file after --config, found none")
-    return Path(found[0])
+    return expanded(found[0])
 
 
 def joined(option: str, arguments: Sequence[str]) -> list[str]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from robust_encoders.utils.console import EXIT_OK, choose, say
 from robust_encoders.utils.extras import OptionalPackage, install_command
+from robust_encoders.utils.home import expanded
 
 from ..worlds.pretrain import build as builder
 from ..worlds.pretrain.corpus import Corpus
@@ -33,9 +33,11 @@ def emoji(arguments: Sequence[str]) -> int:
     parser = parser_of("emoji", "Build the embedded base with real words, from icons and keywords of npm packages.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     fetch = commands.add_parser("fetch", help="download the packages that the base is made from; needs npm")
-    fetch.add_argument("--out", type=Path, required=True, help="folder that receives the packages")
+    fetch.add_argument("--out", type=expanded, required=True, help="folder that receives the packages")
     build = _add_build(commands.add_parser, "the base with real words")
-    build.add_argument("--sources", type=Path, help="folder of the packages (default: sources, inside the work folder)")
+    build.add_argument(
+        "--sources", type=expanded, help="folder of the packages (default: sources, inside the work folder)"
+    )
     _add_measure(commands.add_parser)
     options = parser.parse_args(arguments)
     return {"fetch": _fetch, "build": _build_emoji, "measure": _measure_emoji}[options.command](options)
@@ -43,16 +45,16 @@ def emoji(arguments: Sequence[str]) -> int:
 
 def _add_measure(add_parser: Callable[..., ArgumentParser]) -> None:
     measure = add_parser("measure", help="draw captions that no training uses, and judge them; finished sets are kept")
-    measure.add_argument("--out", type=Path, required=True, help="folder that receives measure.json and sheet.png")
+    measure.add_argument("--out", type=expanded, required=True, help="folder that receives measure.json and sheet.png")
     measure.add_argument("--n", type=_count, default=1000, help="captions of each set, and renders for the judges")
     measure.add_argument(
         "--sheet", type=_count_or_none, default=100, help="captions on the contact sheet; 0 draws no sheet"
     )
     measure.add_argument("--sets", nargs="+", help="names of the sets to measure, as the table has them (default: all)")
     measure.add_argument("--seed", type=int, default=3_000_000, help="seed of captions, noise and renders")
-    measure.add_argument("--assets", type=Path, help="folder that a build wrote (default: the packaged base)")
-    measure.add_argument("--sources", type=Path, help="folder of the packages; measures the judges themselves, too")
-    measure.add_argument("--work", type=Path, help="folder of the rendered icons (default: work, inside OUT)")
+    measure.add_argument("--assets", type=expanded, help="folder that a build wrote (default: the packaged base)")
+    measure.add_argument("--sources", type=expanded, help="folder of the packages; measures the judges themselves, too")
+    measure.add_argument("--work", type=expanded, help="folder of the rendered icons (default: work, inside OUT)")
 
 
 def _count(text: str) -> int:
@@ -108,10 +110,10 @@ def _build_emoji(options: Namespace) -> int:
 def _add_build(add_parser: Callable[..., ArgumentParser], what: str) -> ArgumentParser:
     build = add_parser("build", help=f"train {what} from scratch; a stopped run in the same folder continues")
     build.add_argument(
-        "--out", type=Path, required=True, help="folder that receives base, judge, image tower and the run's record"
+        "--out", type=expanded, required=True, help="folder that receives base, judge, image tower and the run's record"
     )
     build.add_argument("--seed", type=int, default=0, help="seed of every stage")
-    build.add_argument("--work", type=Path, help="folder of checkpoints (default: work, inside OUT)")
+    build.add_argument("--work", type=expanded, help="folder of checkpoints (default: work, inside OUT)")
     build.add_argument("--stages", nargs="+", help="stages to run, in order (default: all)")
     return build
 

@@ -12,6 +12,7 @@ from typing import Any
 from robust_encoders.hub.base_files import INDEX_NAME
 from robust_encoders.hub.connection import unreachable
 from robust_encoders.hub.pipelines import HUB_NAME
+from robust_encoders.utils.home import expanded
 
 Config = Mapping[str, Any]
 _WITH_CONFIG = ("unet", "text_encoder", "text_encoder_2", "vae", "scheduler")
@@ -115,7 +116,7 @@ def configs_of(name: str | Path, *, draws: bool = False) -> BaseConfigs | None:
         name: Folder, or ``ORG/NAME`` or ``ORG/NAME@REVISION``.
         draws: True if the pipeline itself shall draw pictures, which needs its autoencoder.
     """
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if folder.exists():
         return BaseConfigs.of_folder(folder)
     found = None if isinstance(name, Path) else HUB_NAME.fullmatch(name)

@@ -14,7 +14,7 @@ from robust_encoders.artifact.fingerprint import content_sha256
 from robust_encoders.artifact.owned_file import read_owned
 from robust_encoders.errors import IntegrityError
 from robust_encoders.overlays.projection import key_value_layers
-from robust_encoders.utils.home import write_atomically
+from robust_encoders.utils.home import expanded, write_atomically
 
 logger = logging.getLogger(__name__)
 FOLDER = "statistics"
@@ -33,7 +33,7 @@ class GramMatrix:
     key: str
 
     @classmethod
-    def of(cls, unet: nn.Module, cache_dir: Path | None = None) -> GramMatrix:
+    def of(cls, unet: nn.Module, cache_dir: str | Path | None = None) -> GramMatrix:
         """Return the statistics of a UNet, from the cache if it holds them.
 
         If a cached file is damaged or belongs to other matrices, a warning is logged, and the statistics are computed
@@ -50,7 +50,7 @@ class GramMatrix:
         """
         weights = {name: layer.weight for name, layer in key_value_layers(unet).items()}
         key = content_sha256(weights)
-        path = None if cache_dir is None else cache_dir / FOLDER / f"{key}.safetensors"
+        path = None if cache_dir is None else expanded(cache_dir) / FOLDER / f"{key}.safetensors"
         if path is not None and (kept := _read(path, key, weights)) is not None:
             return cls(kept, key)
         gram = _gram(weights)

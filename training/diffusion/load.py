@@ -8,9 +8,11 @@ from typing import Any, Literal
 
 import torch
 
+from robust_encoders.artifact.fingerprint import dtype_name
 from robust_encoders.errors import BaseLoadError
 from robust_encoders.hub.embedded import embedded_name
 from robust_encoders.hub.pipelines import PipelineOptions, load_pipeline, require_place
+from robust_encoders.utils.dtypes import dtype_of
 
 from .base_configs import configs_of
 from .base_kind import kind_problems
@@ -42,7 +44,7 @@ class OpenedBase:
 def open_base(
     name: str | Path | None,
     *,
-    dtype: UNetDtype = "float32",
+    dtype: UNetDtype | torch.dtype = "float32",
     device: str = "",
     whole: bool = False,
     two: bool = False,
@@ -53,7 +55,7 @@ def open_base(
         name: Folder with a ``model_index.json``, or ``ORG/NAME`` or ``ORG/NAME@REVISION`` on the Hub, or the name of an
             embedded base; None stands for the default one.
         dtype: Precision of the UNet, which is never trained; text encoders are in float32. With ``whole``, precision of
-            all weights.
+            all weights. A dtype of torch, or its name.
         device: Device of the pipeline. The default is a GPU if there is one; an embedded base stays on the CPU.
         whole: True to keep the autoencoder, which drawing pictures needs, and to accept weights stored as pickles, as
             diffusers does.
@@ -62,19 +64,21 @@ def open_base(
     Raises:
         BaseLoadError: If the pipeline or the device does not exist, the pipeline is of another kind, such as one for
             inpainting, diffusers cannot load it, or its weights are pickles and ``whole`` is False.
+        ValueError: If ``dtype`` is no precision.
     """
+    precision = dtype_of(dtype)
     embedded = embedded_name(name)
     if name is not None and not embedded:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        require_base(name, device=device, dtype=dtype, draws=whole, two=two)
+        require_base(name, device=device, dtype=precision, draws=whole, two=two)
     elif problems := device_problems(device) if device else []:
         raise BaseLoadError(problems[0])
-    loaded = load_pipeline(name, _whole(dtype, device) if whole else _for_training(dtype, device))
+    loaded = load_pipeline(name, _whole(precision, device) if whole else _for_training(precision, device))
     family = loaded.family
     return OpenedBase(loaded.pipe, family if family.isalnum() else "", loaded.ids, loaded.revision)
 
 
-def require_base(name: str | Path, *, device: str, dtype: UNetDtype, draws: bool, two: bool = False) -> None:
+def require_base(name: str | Path, *, device: str, dtype: torch.dtype, draws: bool, two: bool = False) -> None:
     """Check a base by its configurations, and the device, before weights are fetched or loaded.
 
     Args:
@@ -89,7 +93,7 @@ def require_base(name: str | Path, *, device: str, dtype: UNetDtype, draws: bool
             the message lists everything.
     """
     require_place(name)
-    problems = device_problems(device, dtype)
+    problems = device_problems(device, dtype_name(dtype))
     configs = configs_of(name, draws=draws)
     if configs is not None:
         problems += kind_problems(configs, draws=draws, two=two)
@@ -97,10 +101,10 @@ def require_base(name: str | Path, *, device: str, dtype: UNetDtype, draws: bool
         raise BaseLoadError("; ".join(problems))
 
 
-def _whole(dtype: UNetDtype, device: str) -> PipelineOptions:
-    return PipelineOptions(dtype=getattr(torch, dtype), device=device, without=("safety_checker",))
+def _whole(dtype: torch.dtype, device: str) -> PipelineOptions:
+    return PipelineOptions(dtype=dtype, device=device, without=("safety_checker",))
 
 
-def _for_training(dtype: UNetDtype, device: str) -> PipelineOptions:
-    dtypes = {"unet": getattr(torch, dtype), "default": torch.float32}
+def _for_training(dtype: torch.dtype, device: str) -> PipelineOptions:
+    dtypes = {"unet": dtype, "default": torch.float32}
     return PipelineOptions(dtype=dtypes, device=device, without=_UNUSED, safetensors=True)

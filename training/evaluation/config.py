@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from robust_encoders.utils.home import expanded, expanded_or_none
 
 from ..diffusion.sampling import SamplingConfig
 
@@ -12,6 +14,8 @@ from ..diffusion.sampling import SamplingConfig
 @dataclass(frozen=True)
 class EvaluationConfig:
     """Settings of an evaluation's run; the benchmark sets prompts, detector, attacks and metrics.
+
+    A folder may be a string and begin with ``~``: an evaluation reads it as a path.
 
     Args:
         sampling: Sampling settings of all pictures.
@@ -49,6 +53,19 @@ class EvaluationConfig:
             raise ValueError(
                 f"expected chunk of at least 2, checks of 0 or of at least 2, and seed of at least 0, found {self}"
             )
+
+    def with_paths(self) -> EvaluationConfig:
+        """Return the same settings with all folders as paths in which ``~`` is expanded.
+
+        Raises:
+            HomeError: If a folder begins with ``~``, and the home directory is not known.
+        """
+        return replace(
+            self,
+            source=expanded_or_none(self.source),
+            reuse=tuple(expanded(folder) for folder in self.reuse),
+            strength=expanded_or_none(self.strength),
+        )
 
 
 def chooses(names: Collection[str], name: str) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from robust_encoders.loaded import LoadedArtifact
+from robust_encoders.utils.encoder_names import refuse_names
 
 
 @runtime_checkable
@@ -38,10 +39,16 @@ class DefendedPipeline:
     Args:
         pipe: A diffusers text-to-image pipeline, the base.
         defence: Encoder or baseline; None for the base itself.
+
+    Raises:
+        EncoderNameError: If the defence is a name, not a loaded encoder.
     """
 
     pipe: Any
     defence: Defence | None = None
+
+    def __post_init__(self) -> None:
+        refuse_names(self.defence)
 
     @property
     def label(self) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from robust_encoders.artifact.fingerprint import sketch, tokenizer_fingerprint
+from robust_encoders.utils.home import expanded
 
 from ..diffusion.backbone import computes_bf16_in_fp32
 from ..diffusion.sampling import draw
@@ -28,7 +29,7 @@ from .example_pictures import PICTURES_PART, Group, gallery, groups_of, to_pictu
 from .jobs import Jobs
 from .judged_pictures import read_pictures
 from .plan import Benchmark, Plan
-from .preflight import SOURCE, require_plan, require_ready
+from .preflight import SOURCE, require_plan, require_ready, require_several
 from .recorded import chunks_of
 from .results import CELLS, RESULTS_NAME, Evaluation
 from .sanity.attack_strength import AttackStrength
@@ -43,7 +44,7 @@ def evaluate(
     encoder: Defence | None,
     benchmark: Benchmark,
     *,
-    out: Path,
+    out: str | Path,
     config: EvaluationConfig | None = None,
     shard: Shard | None = None,
 ) -> Evaluation:
@@ -67,13 +68,16 @@ def evaluate(
         NotReadyError: If the run lacks something that it needs until its end; the message lists everything.
         ValueError: If an attack or a metric is not known, or the benchmark refuses an option.
         IncompatibleError: If the encoder does not fit the pipeline.
+        EncoderNameError: If ``encoder`` is a name, not a loaded encoder.
     """
-    config = config or defaults_of(benchmark)
+    defended, share = DefendedPipeline(pipe, encoder), shard or Shard.current()
+    out, config = expanded(out), config or defaults_of(benchmark)
+    require_several(benchmark, config)
+    config = config.with_paths()
     require_ready(pipe, benchmark, config, out)
     refuse_unknown(benchmark, config)
     plan = chosen(benchmark.plan(pipe, config), config)
     require_plan(pipe, plan, config, out)
-    defended, share = DefendedPipeline(pipe, encoder), shard or Shard.current()
     jobs = _jobs(defended, plan, replace(config, sampling=plan.sampling or config.sampling), out)
     strength = None if config.strength is None else AttackStrength.read(config.strength, jobs)
     for name, stage in (("draw", drawing), ("attack", attacking)):

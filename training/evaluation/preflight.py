@@ -38,6 +38,20 @@ class ChecksFirst(Protocol):
         ...
 
 
+def require_several(benchmark: Benchmark, config: EvaluationConfig) -> None:
+    """Check that no setting holds one string where several belong; other checks would stumble over it.
+
+    Args:
+        benchmark: Benchmark of the run.
+        config: Settings of the run.
+
+    Raises:
+        NotReadyError: If one does; the message lists all.
+    """
+    if wrong := _single_texts(benchmark, config):
+        raise NotReadyError.of(wrong)
+
+
 def require_ready(pipe: Any, benchmark: Benchmark, config: EvaluationConfig, out: Path) -> None:
     """Check everything that an evaluation needs until its end, before its first picture.
 
@@ -147,7 +161,7 @@ def benchmark_problems(benchmark: Benchmark, config: EvaluationConfig) -> list[s
         benchmark: Benchmark of the run.
         config: Settings of the run, with the names.
     """
-    if wrong := [*single_text_problems(benchmark, type(benchmark).__name__), *single_text_problems(config, "config")]:
+    if wrong := _single_texts(benchmark, config):
         return wrong  # the checks of the contents would stumble over wrong types
     problems = package_problems(_named(config))
     detector = getattr(benchmark, "detector", "")
@@ -180,6 +194,10 @@ def picture_needs(pipe: Any, plan: Plan, config: EvaluationConfig, out: Path) ->
     place = out / CELLS
     size = (drawn + judged) * picture + aims - present(place)
     return [DiskNeed(place, max(0, size), f"{drawn} pictures and their latents")]
+
+
+def _single_texts(benchmark: Benchmark, config: EvaluationConfig) -> list[str]:
+    return [*single_text_problems(benchmark, type(benchmark).__name__), *single_text_problems(config, "config")]
 
 
 def _named(config: EvaluationConfig) -> Iterator[tuple[str, object]]:

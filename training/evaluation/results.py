@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from robust_encoders.utils.home import expanded
+
 from ..provenance import write_json
 from ..types import Result
 
@@ -43,22 +45,23 @@ class Evaluation:
         """Return the results as JSON values, for a manifest."""
         return tuple(result.record() for result in self.results)
 
-    def write(self, path: Path) -> None:
+    def write(self, path: str | Path) -> None:
         """Write ``results.json``."""
         head = {"schema": SCHEMA, "label": self.label, "concept": self.concept, "subject": dict(self.subject)}
         if self.benchmark:
             head["benchmark"] = self.benchmark
         checks = [dict(check) for check in self.checks]
-        write_json(path, {**head, "results": self.records(), "checks": checks, "seconds": dict(self.seconds)})
+        write_json(expanded(path), {**head, "results": self.records(), "checks": checks, "seconds": dict(self.seconds)})
 
     @classmethod
-    def read(cls, path: Path) -> Evaluation:
+    def read(cls, path: str | Path) -> Evaluation:
         """Read a ``results.json``, or the one in a folder.
 
         Raises:
             FileNotFoundError: If there is no such file.
             ValueError: If the file is no such JSON, or has another schema.
         """
+        path = expanded(path)
         path = path / RESULTS_NAME if path.is_dir() else path
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))

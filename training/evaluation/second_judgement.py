@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from robust_encoders.errors import IntegrityError
+from robust_encoders.utils.home import expanded
 
 from ..attacks.none import NoAttack
 from ..metrics.rates import judged, margins_of, rate
@@ -63,12 +64,13 @@ class SecondJudgement:
     seconds: float
     groups: Mapping[str, Sequence[Mapping[str, str]]] = field(default_factory=dict)
 
-    def write(self, out: Path) -> None:
+    def write(self, out: str | Path) -> None:
         """Write the results and the verdicts of each attack into a folder that other commands can read.
 
         Raises:
             FileExistsError: If the folder holds results already.
         """
+        out = expanded(out)
         if (out / RESULTS_NAME).exists():
             raise FileExistsError(f"expected a folder without {RESULTS_NAME}, found one in {out}; choose another one")
         records = self.after.records()
@@ -84,7 +86,7 @@ class SecondJudgement:
         self.after.write(out / RESULTS_NAME)
 
 
-def judge_again(folder: Path, detector: Detector) -> SecondJudgement:
+def judge_again(folder: str | Path, detector: Detector) -> SecondJudgement:
     """Judge the kept pictures of a finished evaluation by another detector.
 
     Pictures are judged in the same batches as before, so that the same detector gives the same verdicts.
@@ -98,7 +100,8 @@ def judge_again(folder: Path, detector: Detector) -> SecondJudgement:
         FileNotFoundError: If there are no results.
         ValueError: If the results have another schema.
     """
-    start, before = time.monotonic(), Evaluation.read(folder)
+    start, folder = time.monotonic(), expanded(folder)
+    before = Evaluation.read(folder)
     records = before.records()
     attacks = [one for one in recorded_attacks(folder) if all(r in records for r in one.results)]
     plain = {r.prompt_set: r for r in before.results if r.metric == "pre_asr"}

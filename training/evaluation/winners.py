@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from robust_encoders.utils.home import write_atomically
+from robust_encoders.utils.home import expanded, write_atomically
 
 from ..provenance import write_json
 from ..types import JudgedPicture, Verdict
@@ -17,7 +17,7 @@ from .recorded import BEST, GROUPS_PART, chunks_of, recorded_attacks, recorded_g
 from .results import CELLS, RESULTS_NAME, Evaluation
 
 
-def keep_winners(folder: Path, out: Path) -> None:
+def keep_winners(folder: str | Path, out: str | Path) -> None:
     """Copy an evaluation with its numbers and verdicts, and with few of its pictures.
 
     Of each attacked case, the picture of the first success is kept, or that of the candidate with the highest margin.
@@ -33,6 +33,7 @@ def keep_winners(folder: Path, out: Path) -> None:
         FileNotFoundError: If there are no results.
         IntegrityError: If pictures are missing.
     """
+    folder, out = expanded(folder), expanded(out)
     if (out / RESULTS_NAME).exists():
         raise FileExistsError(
             f"expected a folder without {RESULTS_NAME} for the copy, found one in {out}; choose another"

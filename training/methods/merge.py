@@ -17,6 +17,7 @@ from robust_encoders.clip.state_dict import nested_state
 from robust_encoders.concepts import Concept
 from robust_encoders.loaded import LoadedArtifact
 from robust_encoders.pipeline.textual_inversion import first_rows
+from robust_encoders.utils.encoder_names import refuse_names
 
 from ..artifact import to_encoder
 from ..types import Edit
@@ -92,7 +93,9 @@ def merge(encoders: Sequence[LoadedArtifact], pipe: Any, method: Merge | None = 
     Raises:
         ValueError: If there are fewer than two encoders, or if one is of another form or base. The message names every
             such encoder.
+        EncoderNameError: If a name was passed, not a loaded encoder.
     """
+    refuse_names(*([encoders] if isinstance(encoders, str) else encoders))
     method = method or Merge()
     base = nested_state(pipe.text_encoder)
     _require_same_base(encoders, pipe, base)

@@ -16,6 +16,7 @@ from robust_encoders.artifact.base import Base
 from robust_encoders.artifact.fingerprint import compare
 from robust_encoders.errors import RobustEncodersError
 from robust_encoders.loaded import LoadedArtifact
+from robust_encoders.utils.encoder_names import refuse_names
 
 from ..attacks import INNER_ATTACKS
 from ..diffusion.load import UNetDtype
@@ -71,7 +72,12 @@ class Reproduction:
 
 
 def reproduce(
-    encoder: LoadedArtifact, pipe: Any, *, out: Path | None = None, cache_dir: Path | None = None, progress: bool = True
+    encoder: LoadedArtifact,
+    pipe: Any,
+    *,
+    out: str | Path | None = None,
+    cache_dir: str | Path | None = None,
+    progress: bool = True,
 ) -> Reproduction:
     """Train again with the recorded method, settings and seed, and compare the tensors.
 
@@ -85,7 +91,9 @@ def reproduce(
     Raises:
         CannotReproduceError: If the manifest lacks something or the base differs; the message names it.
         RuntimeError: If the training fails, see :func:`run_recipe`.
+        EncoderNameError: If ``encoder`` is a name, not a loaded encoder.
     """
+    refuse_names(encoder)
     recipe = recorded_recipe(encoder.manifest)
     _require_base(encoder.manifest, pipe)
     with tempfile.TemporaryDirectory() as folder:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Generator
 
+from robust_encoders.utils.home import expanded, expanded_or_none
 from robust_encoders.utils.text_lists import require_texts
 
 from ..artifact import to_encoder
@@ -76,11 +77,11 @@ def run_recipe(
         TrainingError: If the checkpoint belongs to another run, or if the loss is not finite.
         TrackerError: If a tracker cannot be used or does not start.
     """
-    out = Path(out)
+    out = expanded(out)
     work = _work_of(out)
     workspace = Workspace(
         folder=work / "checkpoints",
-        cache_dir=Path(cache_dir) if cache_dir is not None else work / "bank",
+        cache_dir=expanded_or_none(cache_dir) or work / "bank",
         every=every,
         resume=resume,
         progress=progress,

@@ -13,7 +13,7 @@ from robust_encoders.artifact.manifest import MANIFEST_NAME, MOST_MANIFEST, Mani
 from robust_encoders.errors import RobustEncodersError
 from robust_encoders.utils.bounded_files import read_small
 from robust_encoders.utils.extras import install_command
-from robust_encoders.utils.home import write_atomically
+from robust_encoders.utils.home import expanded, write_atomically
 from robust_encoders.utils.json_fields import short
 
 from ..provenance import describe
@@ -31,7 +31,7 @@ class RunFileError(RobustEncodersError):
     """A file of settings is missing, is no TOML or JSON, or states settings that do not exist or do not fit."""
 
 
-def read_run_file(path: Path) -> dict[str, Any]:
+def read_run_file(path: str | Path) -> dict[str, Any]:
     """Read a file of settings, without a check of what it states.
 
     Args:
@@ -45,6 +45,7 @@ def read_run_file(path: Path) -> dict[str, Any]:
         ManifestError: If a manifest is not valid.
         CannotReproduceError: If a manifest lacks a recipe.
     """
+    path = expanded(path)
     path = path / MANIFEST_NAME if path.is_dir() else path
     text, suffix = _text(path), path.suffix.lower()
     if suffix not in FORMATS:
@@ -124,7 +125,7 @@ def require_writable(path: Path) -> None:
         _toml()
 
 
-def write_run_file(path: Path, values: Mapping[str, Any]) -> None:
+def write_run_file(path: str | Path, values: Mapping[str, Any]) -> None:
     """Write a file of settings atomically.
 
     Args:
@@ -134,6 +135,7 @@ def write_run_file(path: Path, values: Mapping[str, Any]) -> None:
     Raises:
         RunFileError: If the ending is another one, or the file cannot be written.
     """
+    path = expanded(path)
     require_writable(path)
     stated = {key: value for key, value in values.items() if value is not None}
     if path.suffix.lower() == ".toml":

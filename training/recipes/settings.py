@@ -10,6 +10,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+from robust_encoders.utils.home import expanded
 from robust_encoders.utils.json_fields import short
 
 from ..attacks import INNER_ATTACKS
@@ -154,7 +155,7 @@ def _converted(hint: Any, value: Any) -> Any:
     if not fits:
         raise _MismatchError
     if hint is Path:
-        return Path(value).expanduser()
+        return expanded(value)
     return float(value) if hint is float else value
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from robust_encoders.artifact.owned_file import read_owned, shapes_of
 from robust_encoders.errors import IntegrityError, TrainingError
-from robust_encoders.utils.home import HOUR, remove_aged
+from robust_encoders.utils.home import HOUR, expanded, remove_aged
 from robust_encoders.utils.home import write_atomically as write_bytes
 
 logger = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ class BankStore:
     latent_shape: tuple[int, ...]
 
     @classmethod
-    def open(cls, cache_dir: Path, key: Mapping[str, Any]) -> BankStore:
+    def open(cls, cache_dir: str | Path, key: Mapping[str, Any]) -> BankStore:
         """Return the bank of ``key`` among the banks in ``cache_dir``; a new bank is empty.
 
         Args:
@@ -132,6 +132,7 @@ class BankStore:
         Raises:
             BankError: The folder holds a bank of another key.
         """
+        cache_dir = expanded(cache_dir)
         folder = cache_dir / digest(key)[:24]
         note = folder / KEY_NAME
         if note.exists():

@@ -12,6 +12,7 @@ from robust_encoders.errors import BaseLoadError, ManifestError
 from robust_encoders.hub.catalog import CATALOG
 from robust_encoders.hub.embedded import EMBEDDED_BASES, embedded_name, warn_of_namesake
 from robust_encoders.loaded import LoadedArtifact
+from robust_encoders.utils.dtypes import dtype_of
 from robust_encoders.utils.home import expanded
 
 from ..diffusion.devices import device_problems
@@ -35,7 +36,7 @@ def world_of(base: str | Path | None) -> EmbeddedBase | None:
 def open_named(
     base: str | Path | None,
     *,
-    dtype: UNetDtype = "float32",
+    dtype: UNetDtype | torch.dtype = "float32",
     device: str = "",
     whole: bool = False,
     two: bool = False,
@@ -45,7 +46,7 @@ def open_named(
     Args:
         base: Name of an embedded base, folder, or Hub id; None stands for the default base.
         dtype: Precision of the UNet; see :func:`robust_encoders.training.diffusion.load.open_base`. With ``whole``,
-            precision of all weights. Without it, an embedded base is in float32.
+            precision of all weights. Without it, an embedded base is in float32. A dtype of torch, or its name.
         device: Device of the pipeline; empty for a GPU if there is one, and for the CPU with an embedded base.
         whole: True to keep the autoencoder, which drawing pictures needs; an embedded base has all components anyway.
         two: True to accept a base with two text encoders, as SDXL has.
@@ -53,17 +54,19 @@ def open_named(
     Raises:
         BaseLoadError: If the pipeline or the device does not exist, or the pipeline is of another kind.
         AssetsMissingError: If the package was installed without that embedded base.
+        ValueError: If ``dtype`` is no precision.
     """
+    precision = dtype_of(dtype)
     world = world_of(base)
     if world is None:
-        return open_base(base, dtype=dtype, device=device, whole=whole, two=two)
+        return open_base(base, dtype=precision, device=device, whole=whole, two=two)
     if problems := device_problems(device) if device else []:
         raise BaseLoadError(problems[0])
     if base is not None:
         warn_of_namesake(world.name)
     pipe = world.pipeline()
-    if whole and dtype != "float32":
-        pipe = pipe.to(getattr(torch, dtype))
+    if whole and precision != torch.float32:
+        pipe = pipe.to(precision)
     return OpenedBase(pipe.to(device) if device else pipe, world.name)
 
 

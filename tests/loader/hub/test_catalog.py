@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
 import pytest
 
 from robust_encoders import CATALOG, CatalogEntry, ConversionNeededError, ManifestError, RobustEncoder
+from robust_encoders.cli.main import main
 from robust_encoders.hub.catalog import announce, did_you_mean, entry_at
+from robust_encoders.hub.pins import read_pins
 
 PUBLISHED = ("nudity", "vangogh", "church", "garbage_truck", "parachute", "tench")
 OTHERS = ("safe-clip", "safe-clip-h", "safe-clip-sd20", "safer-clip", "sage", "leaf", "clip-gmp", "clip-sae")
@@ -110,6 +113,31 @@ def test_the_licence_is_logged_on_load(caplog: pytest.LogCaptureFixture) -> None
         announce("./nudity", "")
         announce(Path("nudity"), "")
     assert caplog.messages == ["nudity: licence cc-by-4.0", "tench: licence cc-by-4.0"]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_no_command_fetches_what_the_catalog_only_lists(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("robust_encoders.hub.load.fetch_artifact", lambda *_, **__: pytest.fail("nothing to fetch"))
+    entry = CATALOG[name]
+    named = f"{entry.name!r} is published in {entry.repo}"
+    commands = [["verify", entry.name], ["pin", entry.name], ["verify", entry.repo, *_within(entry)]]
+    commands += [["pin", entry.repo, *_within(entry)], ["ready", entry.repo, *_within(entry)]]
+    commands += [["convert", entry.name, str(tmp_path / "out")]]
+    commands += [["export", entry.name, "--to", "comfyui", "--out", str(tmp_path / "out")]]
+    for command in commands:
+        assert main(command) == 1
+        out, err = capsys.readouterr()
+        assert (out, named in err, entry.how in err) == ("", True, True)
+    assert main(["verify", entry.name, "--json"]) == 1
+    assert named in json.loads(capsys.readouterr().out)["problem"]
+    assert not (tmp_path / "out").exists()
+    assert read_pins() == {}
+
+
+def _within(entry: CatalogEntry) -> list[str]:
+    return ["--subfolder", entry.subfolder] if entry.subfolder else []
 
 
 def test_a_folder_of_that_name_is_not_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

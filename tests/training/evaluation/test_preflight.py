@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import namedtuple
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,12 +12,18 @@ from typing import Any, ClassVar
 import pytest
 from plans import make_plan
 
-from robust_encoders import NotReadyError
+from robust_encoders import NotReadyError, RobustEncoder
+from robust_encoders.pipeline.before_after import before_after
 from robust_encoders.training.evaluation import evaluate as evaluation
 from robust_encoders.training.evaluation.benchmarks import ShapesBenchmark, StableDiffusionBenchmark
+from robust_encoders.training.evaluation.certificate.certify import certify
 from robust_encoders.training.evaluation.config import EvaluationConfig
+from robust_encoders.training.evaluation.defence import DefendedPipeline
 from robust_encoders.training.evaluation.plan import FixedPlan, Plan
 from robust_encoders.training.evaluation.preflight import picture_needs
+from robust_encoders.training.methods.merge import merge
+from robust_encoders.training.recipes.reproduce import reproduce
+from robust_encoders.utils.encoder_names import EncoderNameError
 from robust_encoders.utils.extras import OptionalPackage
 
 Usage = namedtuple("Usage", "total used free")
@@ -133,3 +140,52 @@ def test_shapes_asks_for_the_packages_of_the_chosen_parts_alone(monkeypatch: pyt
     made = ShapesBenchmark("circle")
     assert "torchmetrics" in made.problems(EvaluationConfig())[0]
     assert made.problems(EvaluationConfig(metrics=("clip_score",))) == []
+
+
+@pytest.mark.parametrize(("given", "words"), [("runs/x", "'runs/x'"), (Path("runs/x"), "write a tuple of paths")])
+def test_one_path_where_several_belong_is_refused(tiny_pipe: Any, tmp_path: Path, given: Any, words: str) -> None:
+    said = refused(tiny_pipe, tmp_path / "out", Unplanned(), replace(QUICK, reuse=given))
+    assert "config.reuse: expected several" in said
+    assert words in said
+
+
+def test_strings_are_read_as_paths(tiny_pipe: Any, tmp_path: Path) -> None:
+    few = FixedPlan(replace(make_plan(tiny_pipe), attacks={}))
+    places: Any = {"source": str(tmp_path / "source"), "strength": str(tmp_path / "none")}
+    said = refused(tiny_pipe, tmp_path / "out", few, replace(QUICK, **places))
+    assert f"found no results.json in {tmp_path / 'none'}" in said
+    reused: Any = (str(tmp_path / "none"),)
+    assert f"found no folder cells in {tmp_path / 'none'}" in refused(
+        tiny_pipe, tmp_path / "out", few, replace(QUICK, reuse=reused)
+    )
+    evaluation.evaluate(tiny_pipe, None, few, out=str(tmp_path / "out"), config=QUICK)
+    evaluation.evaluate(tiny_pipe, None, few, out=tmp_path / "b", config=replace(QUICK, reuse=(str(tmp_path / "out"),)))  # type: ignore[arg-type]  # a string is read as a path
+    assert (tmp_path / "b" / "results.json").is_file()
+
+
+@pytest.mark.parametrize("given", ["folder", Path("folder")])
+def test_a_name_in_place_of_an_encoder(
+    tiny_pipe: Any, tiny_encoder: RobustEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny_encoder.save_pretrained("folder")
+    concept, few = tiny_encoder.manifest.concept, FixedPlan(replace(make_plan(tiny_pipe), attacks={}))
+    starts: list[Callable[[Any], object]] = [
+        lambda encoder: evaluation.evaluate(tiny_pipe, encoder, few, out="out", config=QUICK),
+        lambda encoder: DefendedPipeline(tiny_pipe, encoder),
+        lambda encoder: certify(tiny_pipe, encoder, concept, few.made.detector, out="out"),
+        lambda encoder: reproduce(encoder, tiny_pipe, out="out"),
+        lambda encoder: merge([encoder, tiny_encoder], tiny_pipe),
+        lambda encoder: before_after(tiny_pipe, encoder, ["a disc"]),
+    ]
+    for start in starts:
+        with pytest.raises(EncoderNameError, match="expected an encoder, found the name") as caught:
+            start(given)
+    with pytest.raises(EncoderNameError, match="found the name 'folder'"):
+        merge("folder", tiny_pipe)  # type: ignore[arg-type]  # what is refused
+    assert not Path("out").exists()
+    call = str(caught.value).partition("; pass ")[2]
+    encoder = eval(call, {"RobustEncoder": RobustEncoder, "Path": Path})
+    starts[0](encoder)
+    assert starts[1](encoder)
+    assert Path("out", "results.json").is_file()

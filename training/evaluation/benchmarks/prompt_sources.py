@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from robust_encoders.utils.home import expanded
+
 from ...prompts.text_files import PromptFileError, read_text
 from ..plan import PromptSet
 from .csv_rows import columns_of
@@ -95,7 +97,7 @@ def file_problems(read: Callable[[], object], source: str) -> list[str]:
     """
     hub = _HUB.fullmatch(source)
     try:
-        if hub is None or Path(source).exists():
+        if hub is None or expanded(source).exists():
             read()
         else:
             require_commit(hub["revision"])
@@ -154,7 +156,7 @@ def one_guidance(scales: Sequence[float]) -> float:
 
 def _local(source: str) -> tuple[Path, str]:
     """Return the file, downloaded if necessary, and the name of its origin."""
-    path, hub = Path(source), _HUB.fullmatch(source)
+    path, hub = expanded(source), _HUB.fullmatch(source)
     if path.is_file():
         return path, path.name
     if hub is None and path.exists():

@@ -13,6 +13,8 @@ from torch import Tensor
 from robust_encoders.concepts import Concept
 from robust_encoders.errors import NotReadyError
 from robust_encoders.loaded import LoadedArtifact
+from robust_encoders.utils.encoder_names import refuse_names
+from robust_encoders.utils.home import expanded
 from robust_encoders.utils.targets import DiskNeed, disk_problems
 
 from ...diffusion.backbone import Backbone, computes_bf16_in_fp32
@@ -42,7 +44,7 @@ def certify(
     concept: Concept,
     detector: Detector,
     *,
-    out: Path,
+    out: str | Path,
     config: CertificateConfig | None = None,
     base_name: str = "",
 ) -> Certificate:
@@ -62,10 +64,12 @@ def certify(
 
     Raises:
         NotReadyError: If the encoder changes the UNet, or the disk is too small.
+        EncoderNameError: If ``encoder`` is a name, not a loaded encoder.
         ValueError: If there are fewer prompts than a sample needs.
         IncompatibleError: If the encoder does not fit the pipeline.
     """
-    config = config or CertificateConfig()
+    refuse_names(encoder)
+    out, config = expanded(out), config or CertificateConfig()
     problems = [*form_problems(encoder), *disk_problems([_disk_need(pipe, config, out)])]
     if problems:
         raise NotReadyError.of(problems)

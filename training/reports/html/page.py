@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from robust_encoders.utils.home import write_atomically
+from robust_encoders.utils.home import expanded, write_atomically
 
 from ...evaluation.results import Evaluation
 from ...evaluation.sanity.trust import NOT_TRUSTED
@@ -33,7 +33,7 @@ _CARDS: Mapping[str, str] = {
 }
 
 
-def write_report(out: Path, evaluation: Evaluation, *, beside: Sequence[Path] = ()) -> Path:
+def write_report(out: str | Path, evaluation: Evaluation, *, beside: Sequence[str | Path] = ()) -> Path:
     """Write the page and the figures of a stored evaluation; each file is written completely or not at all.
 
     Args:
@@ -48,8 +48,9 @@ def write_report(out: Path, evaluation: Evaluation, *, beside: Sequence[Path] = 
         FileNotFoundError: If a folder of ``beside`` holds no evaluation.
         ValueError: If one is of another suite version.
     """
+    out, folders = expanded(out), [expanded(folder) for folder in beside]
     stored = StoredEvaluation.read(out, evaluation) if out.is_dir() else StoredEvaluation(evaluation)
-    others = {str(folder): StoredEvaluation.read(folder) for folder in beside}
+    others = {str(folder): StoredEvaluation.read(folder) for folder in folders}
     version, named = versions_of(evaluation)[0], [(name, one.evaluation) for name, one in others.items()]
     if problems := version_problems(named, version, "beside this one"):
         raise ValueError("\n".join(problems))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robust_encoders.errors import IntegrityError
+from robust_encoders.utils.home import expanded
 
 from .icon_sets import IconSet
 from .keywords import Entry, read_entries
@@ -203,7 +204,7 @@ def require_current(folder: Path) -> None:
 def main() -> None:
     """Write the files, or check them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="folder of the packages")
+    parser.add_argument("folder", type=expanded, help="folder of the packages")
     parser.add_argument("--check", action="store_true", help="write nothing, and fail if the files differ")
     chosen = parser.parse_args()
     if chosen.check:

@@ -9,12 +9,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from robust_encoders.errors import DownloadError
+from robust_encoders.utils.home import expanded
 
 from ...progress import ProgressBar
 from .packages import SOURCES, Package, is_whole, require_packages
 
 
-def fetch(folder: Path, packages: Iterable[Package] = SOURCES.packages) -> None:
+def fetch(folder: str | Path, packages: Iterable[Package] = SOURCES.packages) -> None:
     """Download packages into a folder, and check their hashes; files that are there and whole are kept.
 
     Args:
@@ -25,7 +26,7 @@ def fetch(folder: Path, packages: Iterable[Package] = SOURCES.packages) -> None:
         DownloadError: If a client is missing or fails.
         IntegrityError: If a file has another hash.
     """
-    wanted = tuple(packages)
+    folder, wanted = expanded(folder), tuple(packages)
     folder.mkdir(parents=True, exist_ok=True)
     missing = [package for package in wanted if not is_whole(folder, package)]
     with ProgressBar(missing, desc="packages", disable=not missing) as bar:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from robust_encoders.artifact.owned_file import read_owned
 from robust_encoders.hub.embedded import embedded_file
-from robust_encoders.utils.home import write_atomically
+from robust_encoders.utils.home import expanded_or_none, write_atomically
 
 from ..clip_scorer import ClipScorer
 from ..pretrain.config import NetworkConfig
@@ -144,7 +144,7 @@ def measure(
     *,
     seed: int = SEED,
     corpus: EmojiCorpus | None = None,
-    path: Path | None = None,
+    path: str | Path | None = None,
     sets: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the record of a measurement, as JSON.
@@ -160,7 +160,7 @@ def measure(
     Raises:
         ValueError: If the file holds the record of another measurement.
     """
-    asked_for = prompt_sets(base.things, n, seed=seed)
+    path, asked_for = expanded_or_none(path), prompt_sets(base.things, n, seed=seed)
     record: dict[str, Any] = {
         "n": n,
         "seed": seed,

@@ -11,6 +11,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
+from robust_encoders.utils.home import expanded, expanded_or_none
+
 from . import stages as parts
 from .assemble import assemble
 from .config import Sizes
@@ -109,12 +111,12 @@ def _judge(shop: Workshop) -> None:
 
 def build(
     corpus: Corpus,
-    out: Path,
+    out: str | Path,
     *,
     seed: int = 0,
     stages: Sequence[str] | None = None,
     sizes: Sizes | None = None,
-    work: Path | None = None,
+    work: str | Path | None = None,
 ) -> None:
     """Build the base into ``out``; a second call continues where the first one stopped.
 
@@ -133,7 +135,8 @@ def build(
     wanted = tuple(stages or STAGES)
     if unknown := set(wanted) - set(STAGES):
         raise ValueError(f"expected stages among {', '.join(STAGES)}, found {', '.join(sorted(unknown))}")
-    shop = Workshop(corpus, work or out / "work", sizes or corpus.sizes, seed)
+    out = expanded(out)
+    shop = Workshop(corpus, expanded_or_none(work) or out / "work", sizes or corpus.sizes, seed)
     shop.require_same_sources()
     trainers = {"autoencoder": _autoencoder, "text": _text, "unet": _unet, "judge": _judge}
     for stage in (stage for stage in trainers if stage in wanted):
