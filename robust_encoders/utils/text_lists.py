@@ -98,7 +98,7 @@ def _file_names(place: str, held: object) -> Iterator[str]:
     if found is not None:
         yield (
             f"{place}: expected texts, found the name of a file, {found[:_SHOWN]!r}; write the texts themselves, or "
-            "let `train METHOD --retain-prompts FILE` read retain prompts from a file"
+            "let `robust-encoders train METHOD --retain-prompts FILE` read retain prompts from a file"
         )
 
 

@@ -111,6 +111,8 @@ WALKED: Mapping[str, str] = {
     "make it by backbone_of": f"{_W}test_a_backbone_of_the_other_encoder",
     # commands of training
     "expected a finite loss": f"{_T}test_a_run_that_diverged",
+    "expected texts, found the name of a file": "tests/training/cli/test_spelling.py::"
+    "test_a_file_where_texts_belong_is_refused",
     "expected a finite denoising loss": "tests/training/attacks/common/test_denoising.py::"
     "test_weights_beyond_half_precision_are_attacked_in_single_precision",
     "expected a checkpoint of this run": f"{_T}test_a_checkpoint_of_other_settings",

@@ -71,7 +71,7 @@ def test_a_file_where_texts_belong_is_refused(
     for texts in ([str(keep)], ["a dog", str(keep)], ["missing.csv"]):
         said = refused(capsys, 2, "train", recipe, option, *texts, *out)
         assert "expected texts, found the name of a file" in said
-        assert "`train METHOD --retain-prompts FILE`" in said
+        assert "`robust-encoders train METHOD --retain-prompts FILE`" in said
     said = refused(capsys, 2, "train", recipe, option, "a dog", "a file called missing.csv", *out)
     assert "name of a file" not in said
     method = recipe.rpartition("-")[2]
