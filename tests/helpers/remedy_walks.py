@@ -113,6 +113,8 @@ WALKED: Mapping[str, str] = {
     "expected a finite loss": f"{_T}test_a_run_that_diverged",
     "expected texts, found the name of a file": "tests/training/cli/test_spelling.py::"
     "test_a_file_where_texts_belong_is_refused",
+    "leave --concept out to look for": "tests/training/cli/test_spelling.py::"
+    "test_another_concept_than_the_erased_one_is_said",
     "expected a finite denoising loss": "tests/training/attacks/common/test_denoising.py::"
     "test_weights_beyond_half_precision_are_attacked_in_single_precision",
     "expected a checkpoint of this run": f"{_T}test_a_checkpoint_of_other_settings",

@@ -40,7 +40,9 @@ def test_another_concept_than_the_erased_one_is_said(circle: LoadedArtifact, cap
     with caplog.at_level(logging.WARNING):
         assert concept_of("circel", [circle]) == Concept(name="circel", kind="object")
     assert "the encoder erases 'circle', and what is looked for is the concept 'circel'" in caplog.text
+    assert "leave --concept out to look for what the encoder erases" in caplog.text
     caplog.clear()
+    assert concept_of("", [circle]) is circle.manifest.concept
     assert concept_of("red", [circle]).name == "red"
     assert concept_of("a lighthouse").name == "a lighthouse"
     assert not caplog.text
