@@ -74,7 +74,7 @@ def read_options(arguments: Sequence[str], names: Sequence[str] = ()) -> tuple[E
 
     Raises:
         UsageError: If the benchmark is not known or belongs to another embedded base, or --prompts is given without
-            --base.
+            --base for encoders that tell no embedded base.
         SystemExit: With 0 after help, with 2 on arguments that do not parse.
     """
     import tyro
@@ -98,7 +98,7 @@ def read_options(arguments: Sequence[str], names: Sequence[str] = ()) -> tuple[E
     found: EvaluationRun = expanded_paths(
         tyro.cli(run, args=arguments, prog="robust-encoders evaluate NAME", config=(tyro.conf.OmitArgPrefixes,))
     )
-    if name == _BY_PROMPTS and not found.base:
+    if name == _BY_PROMPTS and not found.base and not told:
         raise UsageError("expected --base with --prompts, the folder or Hub id of a pipeline, found none; add it")
     found = replace(found, base=_base_of(name, found.base, told))
     config = replace(found.config, attacks=_parted(found.config.attacks), metrics=_parted(found.config.metrics))

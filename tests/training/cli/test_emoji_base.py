@@ -197,6 +197,9 @@ def test_merge_needs_no_other_base_than_that_of_its_encoders(
         (("shapes/circle",), (), "shapes", ""),
         (("emoji/alcohol", "shapes/circle"), (), "shapes", ""),
         (("org/name",), (), "shapes", ""),
+        (("emoji/alcohol",), ("--prompts", "p.csv", "--kept", "k.csv"), "stable_diffusion", "emoji"),
+        (("shapes/circle",), ("--prompts", "p.csv", "--kept", "k.csv"), "stable_diffusion", ""),
+        (("shapes/circle",), ("--prompts=p.csv", "--kept", "k.csv", "--base", "org/b"), "stable_diffusion", "org/b"),
     ],
 )
 def test_base_and_benchmark_follow_from_each_other_and_from_the_names(
