@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from robust_encoders.conversion.state_dicts import entry_of, plain, require_no_m
 from robust_encoders.conversion.text_config import configuration, family_of, without_last_layer
 from robust_encoders.conversion.wrappers import text_encoder_entry
 from robust_encoders.utils.home import expanded
+from robust_encoders.utils.versions import version
 
 logger = logging.getLogger(__name__)
 NOT_STATED = "not stated"
