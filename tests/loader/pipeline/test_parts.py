@@ -16,7 +16,7 @@ from robust_encoders.pipeline.parts import part_of, parts_of, text_encoders_of
 PIPELINE: Any = StableDiffusionPipeline
 
 
-class WithSecond(PIPELINE):
+class WithSecond(PIPELINE):  # type: ignore[misc]
     """A pipeline of a user with a second text encoder that has a default."""
 
     def __init__(
@@ -29,7 +29,7 @@ class WithSecond(PIPELINE):
         self.register_modules(text_encoder_2=text_encoder_2)
 
 
-class WithDefault(PIPELINE):
+class WithDefault(PIPELINE):  # type: ignore[misc]
     """A pipeline of a user whose text encoder has a default."""
 
     def __init__(
@@ -41,14 +41,14 @@ class WithDefault(PIPELINE):
         )
 
 
-class WithoutNames(PIPELINE):
+class WithoutNames(PIPELINE):  # type: ignore[misc]
     """A pipeline of a user that hands all arguments on."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
 
 
-class Guided(PIPELINE):
+class Guided(PIPELINE):  # type: ignore[misc]
     """A pipeline that is guided by a whole CLIP, as in the community's examples."""
 
     def __init__(
