@@ -20,8 +20,6 @@ The rooms (subpackages and modules), from top to bottom. Each one imports only f
 - ``concepts``, ``utils``, ``errors``: used by all rooms.
 """
 
-from importlib.metadata import version
-
 import robust_encoders.utils.working_folder  # noqa: F401 - refuses a deleted folder before torch is imported there
 from robust_encoders.artifact.base import Base
 from robust_encoders.artifact.manifest import FileRecord, Manifest
@@ -52,6 +50,7 @@ from robust_encoders.hub.embedded import embedded_pipeline
 from robust_encoders.loaded import LoadedArtifact
 from robust_encoders.overlay import Overlay
 from robust_encoders.pipeline.status import Status
+from robust_encoders.utils.versions import version
 
 __all__ = [
     "CATALOG",

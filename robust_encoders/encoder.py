@@ -25,6 +25,7 @@ from robust_encoders.pipeline import attach as attaching
 from robust_encoders.pipeline import composition
 from robust_encoders.pipeline.attach import Attachment, attachment_of, has_overlays
 from robust_encoders.pipeline.attached_overlay import PREFIXES
+from robust_encoders.pipeline.parts import part_of
 from robust_encoders.pipeline.scopes import changing
 from robust_encoders.pipeline.shared_copy import is_shared_copy, original_of
 from robust_encoders.pipeline.textual_inversion import EMBEDDING, first_rows
@@ -188,7 +189,7 @@ class RobustEncoder(
 
     def _attach_for_scope(self, pipe: Any, *, replace: bool, allowed: Mapping[str, bool]) -> Callable[[Any], None]:
         before = attachment_of(pipe, self.manifest.component)
-        slot = getattr(pipe, self.manifest.component, None)
+        slot = part_of(pipe, self.manifest.component)
         module = original_of(slot) if is_shared_copy(slot) else slot
         self.attach(pipe, replace=replace, **allowed)
         record = attachment_of(pipe, self.manifest.component)

@@ -61,6 +61,25 @@ def device_and_dtype(module: nn.Module) -> tuple[torch.device, torch.dtype]:
     return parameter.device, parameter.dtype
 
 
+def unreadable(module: nn.Module) -> str:
+    """Return in words why :func:`module_state` cannot return the weights of a component as tensors; empty if it can.
+
+    Args:
+        module: Component of a pipeline, perhaps compiled or offloaded.
+    """
+    module = unwrapped(module)
+    if any(parameter.is_meta for parameter in module.parameters()) and not any(map(_offloads, module.modules())):
+        return "weights on the meta device, which has no memory"
+    packed = [name for name, value in module.state_dict().items() if not isinstance(value, Tensor)]
+    return f"packed weights that are no tensors ({', '.join(packed[:3])})" if packed else ""
+
+
+def _offloads(part: nn.Module) -> bool:
+    """Return true if a hook of accelerate holds the weights of a module."""
+    hook = getattr(part, "_hf_hook", None)
+    return any(getattr(inner, "offload", False) for inner in getattr(hook, "hooks", [hook]))
+
+
 def module_state(module: nn.Module) -> dict[str, Tensor]:
     """Return the state dict of a component; its tensors are real even while the component is offloaded sequentially.
 

@@ -20,17 +20,27 @@ _CLASS_REMEDIES: Mapping[str, str] = {
 }
 
 
+def unwrapping(slot: str) -> str:
+    """Return the remedy for a model of peft around a text encoder.
+
+    Args:
+        slot: Name of the slot.
+    """
+    return (
+        f"peft's wrapper is around the text encoder: set pipe.{slot} = pipe.{slot}.unload() first, or "
+        f"pipe.{slot}.merge_and_unload() for an encoder with the adapter in its weights, which detach puts back"
+    )
+
+
 def module_class(facts: Facts) -> Check | None:
     """Check that the replaced encoder has the same class."""
     if facts.original is None:
         return None
     kind = type(facts.original)
-    return _equal(
-        "class",
-        f"transformers.{facts.kind}",
-        f"{kind.__module__.partition('.')[0]}.{kind.__name__}",
-        _CLASS_REMEDIES.get(kind.__name__, _OTHER_CLASS),
-    )
+    library = kind.__module__.partition(".")[0]
+    remedy = _CLASS_REMEDIES.get(kind.__name__, _OTHER_CLASS)
+    remedy = unwrapping(facts.manifest.component) if library == "peft" else remedy
+    return _equal("class", f"transformers.{facts.kind}", f"{library}.{kind.__name__}", remedy)
 
 
 def width(facts: Facts) -> Check | None:
@@ -39,7 +49,8 @@ def width(facts: Facts) -> Check | None:
     source = "cross_attention_dim of the UNet"
     if facts.original is None and (beside := slot.widths_beside(facts)):
         return slot.room(facts, beside)
-    if facts.original is not None and (seen is None or len(facts.slots.kinds) > 1):
+    several = sum("text_encoder" in name for name in facts.slots.kinds) > 1
+    if facts.original is not None and (seen is None or several):
         seen, source = facts.original_config.get("hidden_size"), "hidden_size of the text encoder"
     if seen is None:
         return None

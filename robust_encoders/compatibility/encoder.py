@@ -13,12 +13,14 @@ from robust_encoders.compatibility import architecture, learned_vectors, pipelin
 from robust_encoders.compatibility.facts import Facts
 from robust_encoders.compatibility.report import Check, CompatReport
 from robust_encoders.pipeline.attach import attachment_of
+from robust_encoders.pipeline.parts import part_of, parts_of
 from robust_encoders.pipeline.shared_copy import original_of
 from robust_encoders.pipeline.slots import FIRST, SECOND, Slots
 
 QUESTIONS: tuple[Callable[[Facts], Check | None], ...] = (
     pipeline_state.other_encoders,
     architecture.module_class,
+    pipeline_state.weights,
     architecture.width,
     slot.output,
     architecture.field("layers", "num_hidden_layers"),
@@ -67,14 +69,19 @@ def check(
     component = _component(pipe, manifest)
     if not component.ok:
         return CompatReport((component,), Slots.of(pipe, manifest.component, manifest.concept.name))
-    current, record = original_of(getattr(pipe, manifest.component)), attachment_of(pipe, manifest.component)
+    current, record = original_of(part_of(pipe, manifest.component)), attachment_of(pipe, manifest.component)
     original = original_of(record.original) if record else current
     facts = Facts.gather(pipe, manifest, config, current=current, original=original, partial=allow_partial)
     facts = replace(facts, embeddings=embeddings, allow_large_vectors=allow_large_vectors)
-    # The other checks need a torch module with weights in the slot.
-    questions = QUESTIONS if all(map(_readable, (facts.current, facts.original))) else QUESTIONS[:2]
-    answers = [question(facts) for question in questions]
+    answers = [question(facts) for question in _questions(facts)]
     return CompatReport((component, *(answer for answer in answers if answer is not None)), facts.slots)
+
+
+def _questions(facts: Facts) -> tuple[Callable[[Facts], Check | None], ...]:
+    """Return the checks that can be made; most need a torch module in the slot, with weights that can be read."""
+    if not all(map(_has_weights, (facts.current, facts.original))):
+        return QUESTIONS[:2]
+    return QUESTIONS[:3] if pipeline_state.weights(facts) else QUESTIONS
 
 
 _NO_PIPELINE = "pass the pipeline object itself; the pipeline must be conditioned on a CLIP text encoder"
@@ -84,14 +91,14 @@ _SECOND_SLOT = (
 )
 
 
-def _readable(module: Any) -> bool:
+def _has_weights(module: Any) -> bool:
     return module is None or (isinstance(module, nn.Module) and any(True for _ in module.parameters()))
 
 
 def _component(pipe: Any, manifest: Manifest) -> Check:
     # Modular pipelines have update_components, all others register_modules.
     known = hasattr(pipe, "register_modules") or hasattr(pipe, "update_components")
-    slots = list(getattr(pipe, "components", {})) if known else []
+    slots = list(parts_of(pipe)) if known else []
     return Check(
         "component",
         manifest.component in slots,

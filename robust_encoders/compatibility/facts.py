@@ -14,6 +14,7 @@ from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.clip.state_dict import nested_state
 from robust_encoders.compatibility.report import Check
 from robust_encoders.pipeline.bypass import other_text_encoders
+from robust_encoders.pipeline.parts import part_of
 from robust_encoders.pipeline.slots import SECOND, Slots
 from robust_encoders.pipeline.textual_inversion import first_rows, highest_id, inversion_rows, inversion_tokens
 
@@ -65,8 +66,8 @@ class Facts:
         """Look up the facts that every check may need; costly ones are computed later, when a check reads them."""
         from transformers import PreTrainedTokenizerBase
 
-        unet = getattr(pipe, "unet", None)
-        slot_tokenizer = getattr(pipe, manifest.component.replace("text_encoder", "tokenizer"), None)
+        unet = part_of(pipe, "unet")
+        slot_tokenizer = part_of(pipe, manifest.component.replace("text_encoder", "tokenizer"))
         return cls(
             pipe=pipe,
             manifest=manifest,

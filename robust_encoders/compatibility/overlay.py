@@ -21,6 +21,7 @@ from robust_encoders.pipeline.attentions import attentions_of, is_fused
 from robust_encoders.pipeline.composition import composition_of, deployed_in, reference_of, unet_of
 from robust_encoders.pipeline.foreign_code import foreign_hooks, replaced_forwards
 from robust_encoders.pipeline.offload import mode_of
+from robust_encoders.pipeline.parts import part_of, parts_of
 from robust_encoders.pipeline.slots import OUTPUTS, reading_of
 from robust_encoders.pipeline.textual_inversion import EMBEDDING, added_tokens, first_rows
 
@@ -40,6 +41,8 @@ def check(
     if not components.ok:
         return CompatReport((components,))
     facts = replace(_facts(pipe, overlay.manifest, allow_partial), allow_large_vectors=allow_large_vectors)
+    if unread := _unread(facts):  # the other checks read weights
+        return CompatReport((components, *unread), facts.slots)
     answers: list[Check | None] = [
         components,
         *(question(facts) for question in _GENERAL),
@@ -68,16 +71,24 @@ _GENERAL: Sequence[Callable[[Facts], Check | None]] = (
 
 
 def _components(pipe: Any) -> Check:
-    missing = [name for name in (*PREFIXES, "tokenizer") if getattr(pipe, name, None) is None]
+    missing = [name for name in (*PREFIXES, "tokenizer") if part_of(pipe, name) is None]
     modules = not missing and all(isinstance(unwrapped(getattr(pipe, name)), nn.Module) for name in PREFIXES)
     return Check(
         "components",
-        modules and hasattr(pipe, "components"),
+        modules and bool(parts_of(pipe)),
         "error",
         "a diffusers pipeline with a text_encoder, a tokenizer and a unet",
         f"a {type(pipe).__name__} without {', '.join(missing)}" if missing else f"a {type(pipe).__name__}",
         "overlays are made for Stable Diffusion; load such a pipeline with all its components",
     )
+
+
+def _unread(facts: Facts) -> tuple[Check, ...]:
+    """Return the errors that weights of the text encoder or the UNet cannot be read; empty if all can."""
+    remedy = "load the pipeline again, with all weights in memory and without quantisation"
+    parts = {"text_encoder": (facts.original, facts.current), "unet": (facts.unet,)}
+    found = (pipeline_state.unread(name, modules, remedy) for name, modules in parts.items())
+    return tuple(check for check in found if check is not None)
 
 
 def _facts(pipe: Any, manifest: Manifest, allow_partial: bool) -> Facts:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
-from importlib.metadata import version
+from collections.abc import Sequence
+from typing import Any
 
 from robust_encoders.artifact.fingerprint import compare, sketch
-from robust_encoders.clip.state_dict import module_state
+from robust_encoders.clip.state_dict import device_and_dtype, module_state, unreadable
+from robust_encoders.compatibility.architecture import unwrapping
 from robust_encoders.compatibility.facts import Facts, unknown
 from robust_encoders.compatibility.report import OTHERS, Check
 from robust_encoders.pipeline import offload
 from robust_encoders.pipeline.attach import has_overlays
 from robust_encoders.pipeline.bypass import has_adapter
 from robust_encoders.pipeline.foreign_code import foreign_hooks, replaced_forwards
+from robust_encoders.pipeline.parts import part_of
 from robust_encoders.pipeline.shared_copy import is_shared_copy
+from robust_encoders.utils.versions import version
 
 # The oldest versions that the tests run on.
 MINIMUM = {"torch": "2.6", "transformers": "4.57", "diffusers": "0.35"}
@@ -58,30 +62,61 @@ def unet_fingerprint(facts: Facts) -> Check | None:
     recorded = facts.manifest.base.unet
     if facts.unet is None or recorded is None:
         return None
-    outcome = compare(sketch(module_state(facts.unet)), recorded)
+    outcome = None if (lacking := unreadable(facts.unet)) else compare(sketch(module_state(facts.unet)), recorded)
     return Check(
         "UNet fingerprint",
-        outcome.kind != "differs",
+        outcome is not None and outcome.kind != "differs",
         "warning",
         f"the UNet of {facts.manifest.base.family}, same at least up to dtype",
-        str(outcome),
+        str(outcome or lacking),
         "the artifact was made with another UNet; measure the erasure on this one",
     )
 
 
-def precision(facts: Facts) -> Check | None:
-    """Check that the replaced weights are plain floating-point numbers, not quantised."""
-    if facts.original is None:
+def weights(facts: Facts) -> Check | None:
+    """Check that the weights of the encoders that were and are in the slot can be read; the fingerprints need them."""
+    slot = facts.manifest.component
+    remedy = f"load the pipeline with {slot}=encoder.text_encoder(), or with {slot}=None and attach"
+    return unread(slot, (facts.original, facts.current), remedy)
+
+
+def unread(component: str, modules: Sequence[Any], remedy: str) -> Check | None:
+    """Return the error that weights of a component cannot be read; None if they can.
+
+    Args:
+        component: Name of the component.
+        modules: Modules that are or were in its slot; None for an empty slot.
+        remedy: Advice to the user.
+    """
+    found = [text for module in modules if module is not None and (text := unreadable(module))]
+    if not found:
         return None
-    dtype = next(facts.original.parameters()).dtype
-    quantised = getattr(facts.original, "hf_quantizer", None) is not None or not dtype.is_floating_point
+    expected = f"weights of the {component} that are tensors in memory, or offloaded by accelerate"
+    return Check("weights", False, "error", expected, found[0], remedy)
+
+
+def precision(facts: Facts) -> Check | None:
+    """Check that the replaced weights are floating-point numbers that plain layers compute with, not quantised.
+
+    An encoder for an empty slot takes the precision of the denoiser's first weights.
+    """
+    modules = [module for module in (facts.original, facts.current) if module is not None]
+    dtypes = {parameter.dtype for module in modules for parameter in module.parameters()}
+    whose = "text encoder"
+    if not modules and (leader := offload.denoiser_of(facts.pipe)) is not None:
+        dtypes, whose = {device_and_dtype(leader)[1]}, "denoiser, whose precision the encoder for an empty slot takes"
+    if not dtypes:
+        return None
+    quantised = any(getattr(module, "hf_quantizer", None) is not None for module in modules)
+    quantised = quantised or not dtypes <= offload.COMPUTING
+    found = ", ".join(sorted(map(str, dtypes)))
     return Check(
         "precision",
         not quantised,
         "error",
-        "a floating dtype, not quantised",
-        f"quantised ({dtype})" if quantised else str(dtype),
-        "load the pipeline with text_encoder=encoder.text_encoder() instead",
+        f"a floating dtype of at least 16 bits, not quantised, in the {whose}",
+        f"quantised ({found})" if quantised else found,
+        f"load the pipeline with {facts.manifest.component}=encoder.text_encoder() instead",
     )
 
 
@@ -124,7 +159,7 @@ def hooks(facts: Facts) -> Check | None:
     hooked = list(dict.fromkeys(name or "the module itself" for name, *_ in foreign_hooks(facts.current)))
     patched = [name or "the module itself" for name in replaced_forwards(facts.current)]
     # torch.compile(module) wraps the module, module.compile() changes it in place.
-    wrapped = hasattr(getattr(facts.pipe, facts.manifest.component), "_orig_mod")
+    wrapped = hasattr(part_of(facts.pipe, facts.manifest.component), "_orig_mod")
     compiled = wrapped or getattr(facts.current, "_compiled_call_impl", None) is not None
     found = [f"hooks on {', '.join(hooked[:3])}"] * bool(hooked) + ["a torch.compile wrapper"] * compiled
     found += [f"a replaced forward of {', '.join(patched[:3])}"] * bool(patched)
@@ -140,7 +175,7 @@ def hooks(facts: Facts) -> Check | None:
 
 def overlays_of_others(facts: Facts) -> Check | None:
     """Check that the text encoder carries no overlay of another pipeline, which would be lost."""
-    slot = getattr(facts.pipe, facts.manifest.component)
+    slot = part_of(facts.pipe, facts.manifest.component)
     if not is_shared_copy(slot) or has_overlays(facts.pipe):
         return None
     return Check(
@@ -158,15 +193,14 @@ def adapters(facts: Facts) -> Check | None:
     if facts.current is None:
         return None
     loaded = has_adapter(facts.current)
-    return Check(
-        "adapters",
-        not loaded,
-        "error",
-        "no adapter in the text encoder",
-        "a LoRA or another adapter" if loaded else "none",
+    remedy = (
         "its part in the text encoder would be lost while its part in the UNet stays: call pipe.unload_lora_weights() "
-        "first",
+        "first"
     )
+    if type(facts.current).__module__.startswith("peft."):
+        remedy = unwrapping(facts.manifest.component)
+    found = "a LoRA or another adapter" if loaded else "none"
+    return Check("adapters", not loaded, "error", "no adapter in the text encoder", found, remedy)
 
 
 def textual_inversion(facts: Facts) -> Check | None:

@@ -8,6 +8,7 @@ from robust_encoders.artifact.embedded_bases import EMBEDDED
 from robust_encoders.artifact.manifest import Manifest
 from robust_encoders.compatibility.facts import OTHER_BASE, Facts, config_of
 from robust_encoders.compatibility.report import Check
+from robust_encoders.pipeline.parts import part_of
 from robust_encoders.pipeline.slots import FIRST, OUTPUTS, SECOND, ReadOutput, reading_of
 
 # Families of bases whose encoders are trained on one output. Of other families it is not known.
@@ -24,7 +25,7 @@ def widths_beside(facts: Facts) -> dict[str, int]:
     if facts.unet is None:
         return {}
     numbered = [name for name in facts.others if name.startswith(FIRST)]
-    widths = {name: config_of(getattr(facts.pipe, name)).get("hidden_size") for name in numbered}
+    widths = {name: config_of(part_of(facts.pipe, name)).get("hidden_size") for name in numbered}
     return {name: width for name, width in widths.items() if isinstance(width, int)}
 
 

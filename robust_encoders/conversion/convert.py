@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from robust_encoders.conversion.text_config import configuration, family_of, wit
 from robust_encoders.conversion.wrappers import text_encoder_entry
 from robust_encoders.utils.dtypes import dtype_or_none
 from robust_encoders.utils.home import expanded
+from robust_encoders.utils.versions import version
 
 logger = logging.getLogger(__name__)
 NOT_STATED = "not stated"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from robust_encoders.conversion.text_config import family_of
 from robust_encoders.errors import IntegrityError
 from robust_encoders.overlays.adapters import UNET_PREFIX, Adapter
 from robust_encoders.utils.home import expanded
+from robust_encoders.utils.versions import version
 
 
 def is_adapter_file(path: Path) -> bool:

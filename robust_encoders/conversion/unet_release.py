@@ -14,7 +14,6 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +34,7 @@ from robust_encoders.errors import IntegrityError
 from robust_encoders.overlays.eraser import cross_attentions
 from robust_encoders.overlays.values import shown
 from robust_encoders.utils.bounded_files import read_small
+from robust_encoders.utils.versions import version
 
 logger = logging.getLogger(__name__)
 ERASER_CONFIG = "eraser_config.json"

@@ -19,6 +19,7 @@ from robust_encoders.hub.client import Failure, asked, blank_variable, transport
 from robust_encoders.redaction import get_logger, redacted
 from robust_encoders.utils.atomic_folders import remove_abandoned, scratch
 from robust_encoders.utils.home import home
+from robust_encoders.utils.versions import version
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
@@ -110,8 +111,6 @@ class _Repository:
 
     @cached_property
     def api(self) -> HfApi:
-        from importlib.metadata import version
-
         from huggingface_hub import HfApi
 
         return HfApi(token=self.options.token, library_name=LIBRARY, library_version=version(LIBRARY))

@@ -26,6 +26,7 @@ from robust_encoders.pipeline.module_settings import (
     warn_of_losses,
 )
 from robust_encoders.pipeline.offload import SUPPORTED, denoiser_of, follow, mode_of
+from robust_encoders.pipeline.parts import part_of
 from robust_encoders.pipeline.textual_inversion import EMBEDDING, carry_over, first_rows
 from robust_encoders.utils.inference_mode import makes_normal_tensors
 
@@ -105,14 +106,14 @@ def install(
         source: Place that the encoder was loaded from; empty for an encoder that was made in memory.
     """
     before = attachment_of(pipe, component)
-    old: nn.Module | None = getattr(pipe, component)
+    old: nn.Module | None = part_of(pipe, component)
     module = make()
     weights = sketch(nested_state(module))
     if old is None:
         _settle(module, pipe)
     else:
         model = unwrapped(old)
-        carry_over(module, model, getattr(pipe, component.replace("text_encoder", "tokenizer"), None))
+        carry_over(module, model, part_of(pipe, component.replace("text_encoder", "tokenizer")))
         imitate(module, model)
         follow(module, model)
     original = before.original if before else old
@@ -160,7 +161,7 @@ def uninstall(pipe: Any, record: Attachment, *, to: nn.Module | None, then: Atta
             carried over, or if a LoRA or a textual inversion was loaded after attaching.
     """
     require_current(pipe, record)
-    current = getattr(pipe, record.component)
+    current = part_of(pipe, record.component)
     if (mode := mode_of(pipe, current)) not in SUPPORTED:
         raise StaleAttachmentError(
             f"expected the pipeline without {mode}, as it was when {record.label} was attached, found {mode} enabled; "
@@ -238,7 +239,7 @@ def label_in(pipe: Any, component: str, identity: str) -> str:
     """
     if record := attachment_of(pipe, component):
         return record.label
-    found = getattr(getattr(unwrapped(getattr(pipe, component, None)), "config", None), "robust_encoders", None)
+    found = getattr(getattr(unwrapped(part_of(pipe, component)), "config", None), "robust_encoders", None)
     if not isinstance(found, Mapping) or found.get("content_sha256") == identity:
         return ""
     return f"{found.get('concept')!r} erased by {found.get('method')}, which came with the pipeline"
@@ -261,19 +262,20 @@ def require_current(pipe: Any, record: Attachment) -> None:
     Raises:
         StaleAttachmentError: If the slot holds another object.
     """
-    _require_installed(record, unwrapped(getattr(pipe, record.component)))
+    _require_installed(record, unwrapped(part_of(pipe, record.component)))
 
 
 def _require_installed(record: Attachment, found: Any) -> None:
     if found is not record.installed:
+        now = "an empty slot" if found is None else f"a {type(found).__name__} that was put there since"
         raise StaleAttachmentError(
-            f"expected {record.label} in pipe.{record.component}, found a {type(found).__name__} that was put there "
-            f"since; set pipe.{record.component} back to the attached encoder, or leave the pipeline as it is"
+            f"expected {record.label} in pipe.{record.component}, found {now}; set pipe.{record.component} back to the "
+            "attached encoder, or leave the pipeline as it is"
         )
 
 
 def _swap(pipe: Any, component: str, module: nn.Module | None, record: Attachment | None) -> None:
-    before: nn.Module | None = getattr(pipe, component)
+    before: nn.Module | None = part_of(pipe, component)
     record_before = attachment_of(pipe, component)
     with ExitStack() as undo:
         undo.callback(_set_record, pipe, component, record_before)

@@ -13,8 +13,15 @@ from torch import Tensor, nn
 
 from robust_encoders.clip.state_dict import unwrapped
 from robust_encoders.pipeline.learned_vectors import large_vectors
+from robust_encoders.pipeline.parts import part_of, text_encoders_of
 from robust_encoders.pipeline.slots import Slots, erased_in
-from robust_encoders.pipeline.textual_inversion import added_tokens, highest_id, rows_of, tokens_without_vector
+from robust_encoders.pipeline.textual_inversion import (
+    added_tokens,
+    highest_id,
+    rows_of,
+    tokens_beyond,
+    tokens_without_vector,
+)
 
 
 def has_adapter(module: nn.Module) -> bool:
@@ -38,15 +45,13 @@ def has_ip_adapter(module: Any) -> bool:
 
 
 def other_text_encoders(pipe: Any, component: str) -> tuple[str, ...]:
-    """Return the names of a pipeline's text encoders other than the one in a slot, including those of a prior.
+    """Return the names of a pipeline's text encoders other than the one in a slot, also of a prior or a whole CLIP.
 
     Args:
         pipe: A diffusers pipeline.
         component: Name of the slot.
     """
-    parts = getattr(pipe, "components", {}).items()
-    named = [name for name, part in parts if "text_encoder" in name and part is not None]
-    return tuple(sorted(name for name in named if name != component))
+    return tuple(name for name, part in text_encoders_of(pipe).items() if part is not None and name != component)
 
 
 def to_unload(
@@ -79,7 +84,7 @@ def to_unload(
 
 
 def _tokenizer(pipe: Any, component: str) -> Any:
-    return getattr(pipe, component.replace("text_encoder", "tokenizer"), None)
+    return part_of(pipe, component.replace("text_encoder", "tokenizer"))
 
 
 def bypasses_in(pipe: Any, component: str, module: nn.Module) -> tuple[str, ...]:
@@ -115,13 +120,16 @@ def _of_the_text(pipe: Any, component: str, module: nn.Module) -> Iterator[str]:
         )
     if tokens := added_tokens(_tokenizer(pipe, component)):
         yield f"learned tokens ({', '.join(tokens)}): a vector found by textual inversion can bring the concept back"
+    if lacking := tokens_beyond(_tokenizer(pipe, component), rows_of(module)):
+        named = ", ".join(lacking[:6]) + ", ..." * (len(lacking) > 6)
+        yield f"tokens ({named}) have no vector in this encoder: drawing with one of them fails"
     yield from large_vectors(_tokenizer(pipe, component), module)
     if has_adapter(module):
         yield "a LoRA in the text encoder: it changes the robust weights, and the erasure was never measured with it"
 
 
 def _through_others(pipe: Any, slots: Slots) -> Iterator[str]:
-    robust = [name for name in slots.open if erased_in(getattr(pipe, name))]
+    robust = [name for name in slots.open if erased_in(part_of(pipe, name))]
     for names, state in ((set(slots.open) - set(robust), "are unchanged"), (set(robust), "erase another concept")):
         if names:
             yield f"other text encoders ({', '.join(sorted(names))}) {state}: the concept is reachable through them"
@@ -129,7 +137,7 @@ def _through_others(pipe: Any, slots: Slots) -> Iterator[str]:
 
 def _loaded(pipe: Any) -> Iterator[str]:
     for name in ("unet", "transformer"):
-        denoiser = unwrapped(getattr(pipe, name, None))
+        denoiser = unwrapped(part_of(pipe, name))
         if isinstance(denoiser, nn.Module) and has_adapter(denoiser):
             yield f"a LoRA in the {name}: it may have learned the concept, and the erasure was never measured with it"
         if has_ip_adapter(denoiser):

@@ -22,6 +22,7 @@ from robust_encoders.pipeline.attached_overlay import PREFIXES, AttachedOverlay
 from robust_encoders.pipeline.module_settings import carry_changes, warn_of_losses
 from robust_encoders.pipeline.offload import follow
 from robust_encoders.pipeline.overlay_hosts import Host, concerns, host_of
+from robust_encoders.pipeline.parts import part_of
 from robust_encoders.pipeline.untouched import require_untouched
 from robust_encoders.utils.inference_mode import makes_normal_tensors
 
@@ -117,7 +118,7 @@ def beneath(pipe: Any, component: str) -> Any:
         component: Name of the slot.
     """
     host = next((host for host in composition_of(pipe).hosts if host.component == component), None)
-    return unwrapped(getattr(pipe, component, None) if host is None else host.original)
+    return unwrapped(part_of(pipe, component) if host is None else host.original)
 
 
 @makes_normal_tensors

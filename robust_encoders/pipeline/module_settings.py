@@ -26,7 +26,8 @@ _CHECKPOINTING = ("gradient_checkpointing", "_gradient_checkpointing_func")
 # Attributes of torch itself and of offloading, and those that bind a module to its own methods.
 _BOUND = frozenset(("_hf_hook", "_old_forward", "_compiled_call_impl", "forward", "save_pretrained"))
 _NO_SETTINGS = (frozenset(vars(nn.Module())) | _BOUND) - {"training"}
-_FLAGS = ("output_attentions", "output_hidden_states", "return_dict", "torchscript")
+# Diffusers reads use_attention_mask off the configuration: with it, pipelines pass the tokenizer's mask of the padding.
+_FLAGS = ("output_attentions", "output_hidden_states", "return_dict", "torchscript", "use_attention_mask")
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +133,7 @@ def imitate(module: nn.Module, model: nn.Module) -> None:
     """Copy the settings of a text encoder to the one that takes its place, name by name.
 
     Copied are training mode, trainable parameters, gradient checkpointing, attention implementation, and the flags
-    for hidden states, attentions and the type of the output.
+    for hidden states, attentions, the type of the output and the mask of the padding.
 
     Args:
         module: New text encoder.

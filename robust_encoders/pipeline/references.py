@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from robust_encoders.pipeline.parts import parts_of
 from robust_encoders.pipeline.shared_copy import Original, is_shared_copy
 
 # Objects that only pass a reference on; what holds them is the holder.
@@ -53,7 +54,7 @@ class _Search:
     def __init__(self, modules: Sequence[nn.Module], pipe: Any) -> None:
         parts = [part for module in modules for part in module.modules()]
         self.targets: list[Any] = [*parts, *(parameter for module in modules for parameter in module.parameters())]
-        components = [part for part in getattr(pipe, "components", {}).values() if isinstance(part, nn.Module)]
+        components = [part for part in parts_of(pipe).values() if isinstance(part, nn.Module)]
         known = [pipe, *parts, *(part for component in components for part in component.modules())]
         # Tables of the modules and of the pipeline themselves.
         self.known = {id(one) for one in known} | {id(vars(one)) for one in known}

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from robust_encoders.clip.state_dict import unwrapped
 from robust_encoders.pipeline.offload import denoiser_of
+from robust_encoders.pipeline.parts import text_encoders_of
 
 FIRST, SECOND = "text_encoder", "text_encoder_2"
 ReadOutput = Literal["last", "last but one", "pooled", "unknown"]
@@ -41,8 +42,8 @@ class Slots:
             component: Slot that the artifact changes.
             concept: Name of the concept that the artifact erases; empty if it is not known.
         """
-        parts = {name: part for name, part in getattr(pipe, "components", {}).items() if "text_encoder" in name}
-        kinds = {name: "" if parts[name] is None else type(unwrapped(parts[name])).__name__ for name in sorted(parts)}
+        parts = text_encoders_of(pipe)
+        kinds = {name: "" if part is None else type(unwrapped(part)).__name__ for name, part in parts.items()}
         others = [name for name in kinds if name != component]
         covered = (name for name in others if concept and erased_in(parts[name]) == concept)
         return cls(component, kinds, tuple(covered))

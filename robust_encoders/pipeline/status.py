@@ -13,6 +13,7 @@ from robust_encoders.clip.state_dict import unwrapped
 from robust_encoders.pipeline.attach import attachment_of, attachments_of, is_intact
 from robust_encoders.pipeline.bypass import bypasses_in, bypasses_of_the_unet
 from robust_encoders.pipeline.composition import Composition, composition_of
+from robust_encoders.pipeline.parts import part_of, text_encoders_of
 from robust_encoders.pipeline.references import holders_of
 from robust_encoders.pipeline.scopes import changing
 from robust_encoders.pipeline.shared_copy import is_shared_copy, original_of
@@ -123,17 +124,17 @@ def status(pipe: Any, component: str = "text_encoder", *, references: bool = Fal
 
 def _robust_slots(pipe: Any) -> list[str]:
     """Return the slots that a robust encoder was attached to, or that hold one, in order."""
-    parts = getattr(pipe, "components", {})
-    carrying = [name for name, part in parts.items() if "text_encoder" in name and erased_in(part)]
+    carrying = [name for name, part in text_encoders_of(pipe).items() if erased_in(part)]
     return sorted({*carrying, *(record.component for record in attachments_of(pipe))})
 
 
 def _status_of_encoder(pipe: Any, slot: str) -> Status:
     record = attachment_of(pipe, slot)
-    module = original_of(getattr(pipe, slot, None))
+    module = original_of(part_of(pipe, slot))
     provenance = getattr(getattr(module, "config", None), "robust_encoders", None)
     if record is not None and module is not record.installed:
-        note = f"{record.label} was attached here, but another object has taken its place since"
+        now = "its slot is empty now" if module is None else "another object has taken its place since"
+        note = f"{record.label} was attached here, but {now}"
         return Status(provenance is not None, component=slot, provenance=provenance, notes=(note,))
     if provenance is None:
         return Status(attached=False)
@@ -147,7 +148,7 @@ def _status_of_encoder(pipe: Any, slot: str) -> Status:
 
 def _bypasses(pipe: Any, slot: str, found: Status) -> tuple[str, ...]:
     """Return the ways past the encoder and past overlays, whether they were attached here or came along."""
-    text, unet = (unwrapped(getattr(pipe, name, None)) for name in (slot, "unet"))
+    text, unet = (unwrapped(part_of(pipe, name)) for name in (slot, "unet"))
     if found.attached or is_shared_copy(text):
         return bypasses_in(pipe, slot, text)
     return bypasses_of_the_unet(pipe) if is_shared_copy(unet) else ()
@@ -155,14 +156,13 @@ def _bypasses(pipe: Any, slot: str, found: Status) -> tuple[str, ...]:
 
 def _notes_on_overlays(pipe: Any, composition: Composition) -> Iterator[str]:
     for host in composition.hosts:
-        if unwrapped(getattr(pipe, host.component)) is not host.module:
-            yield (
-                f"overlays were attached to pipe.{host.component}, but another object has taken its place since, so "
-                "they have no effect there"
-            )
+        current = unwrapped(part_of(pipe, host.component))
+        if current is not host.module:
+            now = "its slot is empty now" if current is None else "another object has taken its place since"
+            yield f"overlays were attached to pipe.{host.component}, but {now}, so they have no effect there"
     known = {host.component for host in composition.hosts}
     for name in ("text_encoder", "unet"):
-        if name not in known and is_shared_copy(getattr(pipe, name, None)):
+        if name not in known and is_shared_copy(part_of(pipe, name)):
             yield f"pipe.{name} carries overlays that came from another pipeline, so detach works only there"
 
 

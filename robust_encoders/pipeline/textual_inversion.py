@@ -45,6 +45,8 @@ def added_tokens(tokenizer: Any) -> tuple[str, ...]:
 def tokens_without_vector(tokenizer: Any, current: nn.Module, coming: Any, vocabulary: int) -> tuple[str, ...]:
     """Return the learned tokens for which the next encoder has no vector, or another vector than the current one.
 
+    A token for which the current encoder has no vector itself is not returned if the next one has a vector for it.
+
     Args:
         tokenizer: Tokenizer of the pipeline.
         current: Encoder that is taken out.
@@ -60,10 +62,25 @@ def tokens_without_vector(tokenizer: Any, current: nn.Module, coming: Any, vocab
 
 
 def _same_row(here: Tensor, there: Tensor, index: int) -> bool:
-    if index >= min(len(here), len(there)):
+    if index >= len(there):
         return False
+    if index >= len(here):  # another pipeline with the same tokenizer loaded the token, so nothing is lost here
+        return True
     # The tolerance allows for a cast of the pipeline after the vector was copied.
     return torch.allclose(here[index], there[index], rtol=2.0**-6, atol=1e-6)
+
+
+def tokens_beyond(tokenizer: Any, rows: int | None) -> tuple[str, ...]:
+    """Return the tokens of a tokenizer for which a text encoder has no token embedding, sorted by id.
+
+    Args:
+        tokenizer: A transformers tokenizer, or None.
+        rows: Number of token embeddings of the encoder; None if it is not known.
+    """
+    if tokenizer is None or rows is None:
+        return ()
+    beyond = {index: token for token, index in tokenizer.get_vocab().items() if index >= rows}
+    return tuple(beyond[index] for index in sorted(beyond))
 
 
 def highest_id(tokenizer: Any) -> int:

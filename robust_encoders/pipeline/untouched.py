@@ -12,6 +12,7 @@ from robust_encoders.pipeline.attentions import attentions_of, is_fused
 from robust_encoders.pipeline.bypass import has_adapter, has_ip_adapter
 from robust_encoders.pipeline.offload import SUPPORTED, mode_of
 from robust_encoders.pipeline.overlay_hosts import Host, shapes_of
+from robust_encoders.pipeline.parts import part_of
 from robust_encoders.pipeline.textual_inversion import rows_of
 
 
@@ -51,13 +52,11 @@ def _raise(problems: list[str]) -> None:
 
 
 def _replaced(pipe: Any, host: Host) -> list[str]:
-    current, slot = unwrapped(getattr(pipe, host.component)), f"pipe.{host.component}"
+    current, slot = unwrapped(part_of(pipe, host.component)), f"pipe.{host.component}"
     if current is host.module:
         return []
-    return [
-        f"in {slot} a {type(current).__name__} that was put there since: set {slot} back to the previous module, or "
-        "leave the pipeline as it is"
-    ]
+    now = "nothing" if current is None else f"a {type(current).__name__} that was put there since"
+    return [f"in {slot} {now}: set {slot} back to the previous module, or leave the pipeline as it is"]
 
 
 def _problems(pipe: Any, host: Host) -> list[str]:

@@ -37,13 +37,21 @@ def names_extra(extra: str, module: str) -> bool:
         module: Name of the module, for example ``docstring_parser``, whose distribution is ``docstring-parser``.
     """
     package = _normal(module.partition(".")[0])
-    for line in metadata.requires(_DISTRIBUTION) or []:
+    for line in _requirements():
         requirement, _, marker = line.partition(";")
         named = re.match(r"[\w.-]+", requirement)
         extras = (re.search(rf"extra == .{re.escape(one)}['\"]", marker) for one in extra.split(","))
         if named and _normal(named[0]) == package and any(extras):
             return True
     return False
+
+
+def _requirements() -> list[str]:
+    """Return the requirements of this distribution; empty for a clone that is not installed."""
+    try:
+        return metadata.requires(_DISTRIBUTION) or []
+    except metadata.PackageNotFoundError:
+        return []
 
 
 def _normal(name: str) -> str:
@@ -53,7 +61,10 @@ def _normal(name: str) -> str:
 
 def _wheel() -> str:
     """Return the path of the wheel that this package was installed from; empty for any other origin."""
-    recorded = metadata.distribution(_DISTRIBUTION).read_text("direct_url.json")
+    try:
+        recorded = metadata.distribution(_DISTRIBUTION).read_text("direct_url.json")
+    except metadata.PackageNotFoundError:
+        return ""
     url = str(json.loads(recorded).get("url", "")) if recorded else ""
     return url2pathname(urlsplit(url).path) if url.startswith("file:") and url.endswith(".whl") else ""
 

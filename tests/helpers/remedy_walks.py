@@ -234,7 +234,9 @@ WALKED: Mapping[str, str] = {
     "test_what_diffusers_fuses_is_refused_and_taken_after_it_is_undone",
     "would have no effect; call pipe.unfuse": _FUSED,
     "fused projections in {slot}": _FUSED,
-    "load the pipeline with text_encoder=": f"{_L}test_a_quantised_text_encoder",
+    "=encoder.text_encoder() instead": f"{_L}test_a_quantised_text_encoder",
+    "=encoder.text_encoder(), or with": f"{_L}test_a_text_encoder_whose_weights_cannot_be_read",
+    "peft's wrapper is around the text encoder": f"{_L}test_a_wrapper_of_peft",
     "and not to the text encoder": f"{_L}test_tokens_without_vectors",
     "can set the conditioning, whatever the encoder learned: call": "tests/loader/pipeline/test_learned_vectors.py::"
     "test_a_large_vector_is_refused_unless_it_is_accepted",

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
+import peft
 import pytest
 import torch
 import transformers
@@ -87,6 +88,8 @@ OWNERS: Mapping[str, tuple[Any, ...]] = {
     "config": (transformers.CLIPTextConfig,),
     "CLIPTextModel": (transformers.CLIPTextModel,),
 }
+# Classes of others whose methods a message names on a component of the pipeline.
+LIBRARIES = (torch.nn.Module, peft.LoraModel)
 # Options of the programs of others, which have no place in this tree.
 FOREIGN = {
     "iconv -f WINDOWS-1252 -t UTF-8 {} > utf8.txt",
@@ -235,7 +238,8 @@ def test_methods_exist() -> None:
     for message, remedy in of_kind("call"):
         owner, _, name = remedy.text.rpartition(".")
         found = any(hasattr(one, name) for one in OWNERS.get(owner, ())) if owner in OWNERS else name in defined
-        assert found or hasattr(torch.nn.Module, name), f"{message}: no {remedy.text}()"
+        found = found or any(hasattr(one, name) for one in LIBRARIES)
+        assert found, f"{message}: no {remedy.text}()"
 
 
 def test_variables_and_extras_exist() -> None:

@@ -7,9 +7,11 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import peft
 import pytest
 import torch
 from overlays import drawn, make_adapter, make_delta
+from tiny_models import packed
 
 from robust_encoders import AlreadyAttachedError, IncompatibleError, IntegrityError, RobustEncoder, StaleAttachmentError
 from robust_encoders.clip.state_dict import nested_state
@@ -82,11 +84,52 @@ def test_a_quantised_text_encoder(make_pipe: Any, tiny_encoder: RobustEncoder) -
     pipe.text_encoder.hf_quantizer = object()
     with pytest.raises(IncompatibleError, match=r"text_encoder=encoder\.text_encoder\(\) instead"):
         tiny_encoder.attach(pipe)
-    loaded = type(pipe)(
-        **{**pipe.components, "text_encoder": tiny_encoder.text_encoder()}, requires_safety_checker=False
-    )
-    loaded.set_progress_bar_config(disable=True)
+    loaded = with_encoder(pipe, tiny_encoder.text_encoder())
     assert bool(torch.isfinite(drawn(loaded, "a red circle")).all())
+
+
+def with_encoder(pipe: Any, encoder: Any) -> Any:
+    """Return a pipeline that was loaded with another object in the slot of the text encoder."""
+    loaded = type(pipe)(**{**pipe.components, "text_encoder": encoder}, requires_safety_checker=False)
+    loaded.set_progress_bar_config(disable=True)
+    return loaded
+
+
+@pytest.mark.parametrize("way", ["loaded", "attached"])
+@pytest.mark.parametrize("kind", ["meta", "packed"])
+def test_a_text_encoder_whose_weights_cannot_be_read(
+    kind: str, way: str, make_pipe: Any, tiny_encoder: RobustEncoder
+) -> None:
+    pipe = make_pipe()
+    if kind == "meta":
+        pipe.text_encoder.to("meta")
+    else:
+        pipe.text_encoder = packed(pipe.text_encoder)
+    with pytest.raises(
+        IncompatibleError, match=r"with text_encoder=encoder\.text_encoder\(\), or with text_encoder=None"
+    ):
+        tiny_encoder.attach(pipe)
+    loaded = with_encoder(pipe, tiny_encoder.text_encoder() if way == "loaded" else None)
+    if way == "attached":
+        tiny_encoder.attach(loaded)
+    assert bool(torch.isfinite(drawn(loaded, "a red circle")).all())
+
+
+@pytest.mark.parametrize("way", ["unload", "merge_and_unload"])
+def test_a_wrapper_of_peft(way: str, tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
+    plain, settings = tiny_pipe.text_encoder, peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    before = nested_state(plain)["text_model.final_layer_norm.weight"]
+    tiny_pipe.text_encoder = peft.get_peft_model(plain, settings)
+    report = tiny_encoder.check(tiny_pipe)
+    for name in ("class", "adapters"):
+        assert f"pipe.text_encoder.{way}()" in report[name].remedy
+        assert "peft's wrapper is around the text encoder" in report[name].remedy
+    tiny_pipe.text_encoder = getattr(tiny_pipe.text_encoder, way)()
+    tiny_encoder.attach(tiny_pipe)
+    assert RobustEncoder.status(tiny_pipe).intact
+    tiny_encoder.detach(tiny_pipe)
+    assert tiny_pipe.text_encoder is plain
+    assert torch.equal(nested_state(plain)["text_model.final_layer_norm.weight"], before)
 
 
 def test_tokens_without_vectors(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:

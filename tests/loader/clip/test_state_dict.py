@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import cpu_offload
+from tiny_models import packed
 from torch import nn
 
 from robust_encoders import IntegrityError
@@ -16,6 +18,7 @@ from robust_encoders.clip.state_dict import (
     nested,
     nested_name,
     nested_state,
+    unreadable,
     unwrapped,
 )
 
@@ -58,8 +61,6 @@ def test_a_compiled_module_is_unwrapped() -> None:
 
 
 def test_the_state_of_an_offloaded_module_is_real(tiny_pipe: Any) -> None:
-    from accelerate import cpu_offload
-
     before = nested_state(tiny_pipe.text_encoder)
     before = {name: tensor.clone() for name, tensor in before.items()}
     cpu_offload(tiny_pipe.text_encoder, torch.device("cpu"))
@@ -79,3 +80,19 @@ def test_architecture_keeps_what_decides_the_computation(tiny_pipe: Any) -> None
 def test_a_configuration_without_its_shapes_is_refused() -> None:
     with pytest.raises(IntegrityError, match=r"without vocab_size, .*hidden_act"):
         architecture({"hidden_size": None})
+
+
+@pytest.mark.parametrize("how", ["plain", "offloaded", "meta", "packed"])
+def test_weights_that_cannot_be_read_are_told_beforehand(tiny_pipe: Any, how: str) -> None:
+    module = tiny_pipe.text_encoder
+    if how == "offloaded":
+        cpu_offload(module, torch.device("cpu"))
+    elif how == "meta":
+        module.to("meta")
+    elif how == "packed":
+        packed(module)
+    told = {"meta": "weights on the meta device", "packed": "packed weights that are no tensors"}.get(how, "")
+    assert unreadable(module).startswith(told)
+    assert bool(unreadable(Compiled(module))) == bool(told)
+    if not told:
+        assert not any(tensor.is_meta for tensor in module_state(module).values())

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import metadata
 from typing import Any
 
 import pytest
 import torch
+from overlays import make_projection
+from tiny_models import packed
 from torch import nn
 
 from robust_encoders import Check, CompatReport, IncompatibleError, RobustEncoder
@@ -301,6 +304,74 @@ def test_quantised_encoders_are_refused(tiny_pipe: Any, tiny_encoder: RobustEnco
     check = tiny_encoder.check(tiny_pipe)["precision"]
     assert (check.ok, check.severity) == (False, "error")
     assert "encoder.text_encoder()" in check.remedy
+
+
+def store(pipe: Any, dtype: torch.dtype) -> None:
+    """Store the linear layers of the text encoder in a dtype that no plain layer computes in."""
+    for part in pipe.text_encoder.modules():
+        if isinstance(part, nn.Linear):
+            part.weight = nn.Parameter(part.weight.detach().to(dtype), requires_grad=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8])
+def test_every_parameter_counts_for_the_precision(
+    tiny_pipe: Any, tiny_encoder: RobustEncoder, dtype: torch.dtype
+) -> None:
+    store(tiny_pipe, dtype)
+    assert next(tiny_pipe.text_encoder.parameters()).dtype == torch.float32
+    check = tiny_encoder.check(tiny_pipe)["precision"]
+    assert (check.ok, check.severity) == (False, "error")
+    assert str(dtype) in check.found
+
+
+def test_the_encoder_that_is_replaced_now_counts_too(
+    tiny_pipe: Any, make_encoder: Callable[..., RobustEncoder]
+) -> None:
+    first, second = make_encoder(tiny_pipe), make_encoder(tiny_pipe, seed=2)
+    first.attach(tiny_pipe)
+    store(tiny_pipe, torch.float8_e4m3fn)
+    assert not second.check(tiny_pipe)["precision"].ok
+
+
+def test_an_empty_slot_takes_no_precision_that_cannot_compute(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
+    tiny_pipe.register_modules(text_encoder=None)
+    tiny_pipe.unet.to(torch.float8_e4m3fn)
+    with pytest.raises(IncompatibleError, match=r"in the denoiser, whose precision .*float8_e4m3fn"):
+        tiny_encoder.attach(tiny_pipe)
+    assert tiny_pipe.text_encoder is None
+
+
+@pytest.mark.parametrize("how", ["meta", "packed"])
+def test_a_unet_that_cannot_be_read_is_a_warning(tiny_pipe: Any, tiny_encoder: RobustEncoder, how: str) -> None:
+    projection = make_projection(tiny_pipe)
+    if how == "meta":
+        tiny_pipe.unet.to("meta")
+    else:
+        packed(tiny_pipe.unet)
+    assert failed(tiny_encoder.check(tiny_pipe)) == {"UNet fingerprint": "warning"}
+    assert failed(projection.check(tiny_pipe)) == {"weights": "error"}
+
+
+def test_the_checks_end_at_weights_that_cannot_be_read(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
+    projection = make_projection(tiny_pipe)
+    tiny_pipe.text_encoder.to("meta")
+    report = tiny_encoder.check(tiny_pipe)
+    assert [check.name for check in report.checks] == ["component", "other text encoders", "class", "weights"]
+    assert failed(projection.check(tiny_pipe)) == {"weights": "error"}
+
+
+def test_libraries_without_metadata_have_their_modules_version(
+    tiny_pipe: Any, tiny_encoder: RobustEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = tiny_encoder.check(tiny_pipe)["library versions"].found
+
+    def unknown(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", unknown)
+    check = tiny_encoder.check(tiny_pipe)["library versions"]
+    assert (check.ok, check.found) == (True, found)
+    tiny_encoder.attach(tiny_pipe)
 
 
 def test_checking_changes_nothing(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:

@@ -74,6 +74,39 @@ def test_settings_that_changed_meanwhile_are_those_of_the_old_encoder(
     assert [name.rpartition("embeddings.")[2] for name in trainable] == ["token_embedding.weight"]
 
 
+def masks_of(pipe: Any) -> list[Any]:
+    """Return the attention masks that the pipeline passes to its text encoder."""
+    passed: list[Any] = []
+    note = pipe.text_encoder.register_forward_pre_hook(
+        lambda _, args, options: passed.append(options.get("attention_mask")), with_kwargs=True
+    )
+    pipe.encode_prompt("a red circle", pipe.device, 1, False)
+    note.remove()
+    return passed
+
+
+def test_the_padding_is_masked_as_the_old_encoder_has_it(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
+    old = tiny_pipe.text_encoder
+    assert masks_of(tiny_pipe) == [None]
+    old.config.use_attention_mask = True
+    (before,) = masks_of(tiny_pipe)
+    tiny_encoder.attach(tiny_pipe)
+    (after,) = masks_of(tiny_pipe)
+    assert torch.equal(after, before)
+    tiny_pipe.text_encoder.config.use_attention_mask = False
+    tiny_encoder.detach(tiny_pipe)
+    assert tiny_pipe.text_encoder is old
+    assert old.config.use_attention_mask is False
+
+
+def test_a_mask_of_the_padding_that_came_after_attaching_stays(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
+    tiny_encoder.attach(tiny_pipe)
+    assert masks_of(tiny_pipe) == [None]
+    tiny_pipe.text_encoder.config.use_attention_mask = True
+    tiny_encoder.detach(tiny_pipe)
+    assert masks_of(tiny_pipe) != [None]
+
+
 @pytest.mark.parametrize("overlay", [False, True])
 def test_hidden_states_are_returned_before_between_and_after(
     tiny_pipe: Any, tiny_encoder: RobustEncoder, overlay: bool

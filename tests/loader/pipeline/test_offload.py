@@ -164,6 +164,33 @@ def test_other_offloading_is_refused(
     assert later.text_encoder is installed
 
 
+def test_casting_by_layers_is_seen_under_model_offload(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
+    from diffusers.hooks import apply_layerwise_casting
+
+    skipped = ("norm", "embed")
+    apply_layerwise_casting(tiny_pipe.text_encoder, torch.float8_e4m3fn, torch.float32, skip_modules_pattern=skipped)
+    tiny_pipe.enable_model_cpu_offload(device="cpu")
+    report = tiny_encoder.check(tiny_pipe)
+    assert report["offloading"].found == "layerwise casting"
+    assert "float8_e4m3fn" in report["precision"].found
+    with pytest.raises(IncompatibleError, match="found layerwise casting"):
+        tiny_encoder.attach(tiny_pipe)
+
+
+def test_a_precision_that_only_stores_weights_does_not_reach_the_original(
+    tiny_pipe: Any, tiny_encoder: RobustEncoder
+) -> None:
+    original = tiny_pipe.text_encoder
+    before = {name: tensor.clone() for name, tensor in original.state_dict().items()}
+    tiny_encoder.attach(tiny_pipe)
+    for part in tiny_pipe.text_encoder.modules():
+        if isinstance(part, torch.nn.Linear):
+            part.to(torch.float8_e4m3fn)
+    tiny_encoder.detach(tiny_pipe)
+    assert tiny_pipe.text_encoder is original
+    assert all(torch.equal(tensor, before[name]) for name, tensor in original.state_dict().items())
+
+
 def test_an_empty_slot_is_filled_where_the_unet_is(make_pipe: Any, tiny_encoder: RobustEncoder) -> None:
     robust = draw(tiny_encoder.attach(make_pipe()))
     pipe = make_pipe()

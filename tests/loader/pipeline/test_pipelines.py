@@ -532,6 +532,21 @@ def test_a_slot_that_was_empty_is_not_emptied_under_learned_tokens(tiny_pipe: An
     assert tiny_pipe.text_encoder is None
 
 
+def test_a_token_that_a_sibling_loaded_is_told_and_does_not_hold_up_detaching(
+    tiny_pipe: Any, tiny_encoder: RobustEncoder
+) -> None:
+    sibling = type(tiny_pipe)(**tiny_pipe.components, requires_safety_checker=False)
+    original = tiny_pipe.text_encoder
+    tiny_encoder.attach(tiny_pipe)
+    learn(sibling)
+    told = "tokens (<thing>) have no vector in this encoder: drawing with one of them fails"
+    assert told in RobustEncoder.status(tiny_pipe).bypasses
+    assert not any("have no vector" in way for way in RobustEncoder.status(sibling).bypasses)
+    tiny_encoder.detach(tiny_pipe)
+    assert tiny_pipe.text_encoder is original
+    assert tiny_pipe.encode_prompt("a <thing>", tiny_pipe.device, 1, False)[0].shape[-1] == 16
+
+
 def test_special_tokens_that_came_later_are_named_as_such(tiny_pipe: Any, tiny_encoder: RobustEncoder) -> None:
     tiny_encoder.attach(tiny_pipe)
     tiny_pipe.tokenizer.add_special_tokens({"additional_special_tokens": ["<special>"]})
