@@ -17,8 +17,8 @@ class Optimizers:
     """The optimizers of one module, and their state as tensors.
 
     Muon (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks") makes the update of a matrix
-    orthogonal. The weights of a convolution count as a matrix of its outputs by everything else. On the UNet of the
-    emoji base, 400 steps came about as far as 800 of AdamW alone.
+    orthogonal. The weights of a convolution count as a matrix of its outputs by everything else. On a UNet for
+    the emoji base, 400 steps came further than 600 of AdamW alone, in the same time.
 
     Args:
         named: Parameters of the module, by name; they are changed in place.
