@@ -22,7 +22,15 @@ from ..losses import squared_error
 from ..prompts.layout import Placement, PromptLayout, prompt_lengths
 from ..prompts.spelled import spelled
 from ..types import AttackResult, AttackUse, Candidate, Case
-from .common.denoising import FORWARD_AND_BACKWARD, case_generator, chunks, clean_latents, draw_noise, draw_timesteps
+from .common.denoising import (
+    FORWARD_AND_BACKWARD,
+    case_generator,
+    chunks,
+    clean_latents,
+    draw_noise,
+    draw_timesteps,
+    finite,
+)
 from .common.whole_prompts import EMPTY_PROMPT
 from .unlearn_diff_atk import allowed_tokens
 
@@ -127,12 +135,16 @@ class _Comparison:
     plain: Tensor  # (B, L, D), by the base's encoder
 
     def __call__(self, conditioning: Tensor, generators: Sequence[Generator]) -> Tensor:
-        """Return the loss (B,) of conditionings (B, L, D); each case's generator draws its timestep and noise."""
+        """Return the loss (B,) of conditionings (B, L, D); each case's generator draws its timestep and noise.
+
+        Raises:
+            ValueError: If the loss of a row is not finite.
+        """
         t = draw_timesteps(self.target, generators)
         noisy = self.target.add_noise(self.latents, draw_noise(self.latents, generators), t)
         with torch.no_grad():
             wanted = self.base.predict(noisy, t, self.plain)
-        return squared_error(self.target.predict(noisy, t, conditioning), wanted)
+        return finite(squared_error(self.target.predict(noisy, t, conditioning), wanted), t, self.target)
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,22 @@ class PrefixedPrompts:
         return self.target.encode(*self.place(adversarial))
 
 
+def finite(values: Tensor, t: Tensor, target: Backbone) -> Tensor:
+    """Return the losses (B,) of a model at timesteps (B,) as they are.
+
+    Raises:
+        ValueError: If one is not finite, so that no search can follow it.
+    """
+    found = values.detach()
+    if not bool(found.isfinite().all()):
+        row = int((~found.isfinite()).nonzero()[0])
+        raise ValueError(
+            f"expected a finite denoising loss, found {float(found[row])} at timestep {int(t[row])}: the model "
+            f"computes in {target.dtype}; attack it with --dtype float32, or train its weights again"
+        )
+    return values
+
+
 @dataclass(frozen=True)
 class DenoisingLoss:
     """MSE between the UNet's prediction for a noised picture and the correct noise or velocity.
@@ -101,15 +117,7 @@ class DenoisingLoss:
         Raises:
             ValueError: If the loss of a row is not finite, so that no search can follow it.
         """
-        values = self.values(conditioning, t, noise)
-        found = values.detach()
-        if not bool(found.isfinite().all()):
-            row = int((~found.isfinite()).nonzero()[0])
-            raise ValueError(
-                f"expected a finite denoising loss, found {float(found[row])} at timestep {int(t[row])}: the model "
-                f"computes in {self.target.dtype}; attack it with --dtype float32, or train its weights again"
-            )
-        return values
+        return finite(self.values(conditioning, t, noise), t, self.target)
 
     def values(self, conditioning: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """Return the loss (B,) as ``__call__`` does, but as the model gives it, finite or not."""

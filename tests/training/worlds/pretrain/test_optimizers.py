@@ -89,7 +89,8 @@ def test_a_stopped_training_goes_on_with_the_same_numbers(matrix_rate: float, tm
             calls[0] += 1
             if calls[0] > stop:
                 raise KeyboardInterrupt
-            return module(torch.randn((2, 3, 4, 4), generator=generator)).square().mean()
+            value: Tensor = module(torch.randn((2, 3, 4, 4), generator=generator)).square().mean()
+            return value
 
         fit(module, loss, schedule, folder, seed=0, label="small")
         return module
